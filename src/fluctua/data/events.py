@@ -1,0 +1,269 @@
+"""Spike events: what a sample is, what a data set is, and how events become a dense batch `[T, B, N]`.
+
+Events keep their times in seconds, so the time step is chosen where they are binned and not where they are stored.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# A float32 time lies up to half a unit in the last place below the number it stands for.
+_FLOAT32_EPS = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """The spikes of one sample, in any order.
+
+    Attributes:
+        times: float32 `[n]`, seconds, finite and not negative.
+        units: int64 `[n]`, the unit which spikes, from 0.
+
+    Raises:
+        ValueError: if the shapes differ, a time is negative or not finite, or the units are not integers.
+    """
+
+    times: NDArray[np.float32]
+    units: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        times, units = np.asarray(self.times, dtype=np.float32), np.asarray(self.units)
+        if times.ndim != 1 or times.shape != units.shape:
+            raise ValueError(f"times {times.shape} and units {units.shape} must be vectors of one length: pair them.")
+        if units.size and not np.issubdtype(units.dtype, np.integer):
+            raise ValueError(f"units must be integers, not {units.dtype}: cast them with .astype('int64').")
+        if not np.isfinite(times).all():
+            raise ValueError(
+                f"{np.sum(~np.isfinite(times))} of {times.size} times are not finite: remove those events."
+            )
+        if times.size and times.min() < 0:
+            raise ValueError(f"time {times.min():g} s is negative, events start at 0 s: shift or drop them.")
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "units", units.astype(np.int64, copy=False))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+class EventDataset(ABC):
+    """Labelled samples of spike events.
+
+    Attributes:
+        n_units: number of input units; every event's unit is below it.
+        n_classes: number of classes; every label is below it.
+        labels: int64 `[samples]`.
+    """
+
+    n_units: int
+    n_classes: int
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def events(self, i: int) -> Events:
+        """Return the events of sample `i`; negative `i` counts from the end, `IndexError` beyond it."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventArrays(EventDataset):
+    """A data set in memory, as flat arrays: sample `i` owns the events `offsets[i]:offsets[i + 1]`.
+
+    Attributes:
+        times: float32 `[events]`, seconds.
+        units: int64 `[events]`.
+        offsets: int64 `[samples + 1]`, from 0 to the number of events.
+        labels: int64 `[samples]`.
+        n_units: number of input units.
+        n_classes: number of classes.
+
+    Raises:
+        ValueError: if the arrays contradict each other.
+    """
+
+    times: NDArray[np.float32]
+    units: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    n_units: int
+    n_classes: int
+
+    def __post_init__(self) -> None:
+        every = Events(self.times, self.units)
+        check_range(every.units, self.n_units, name="unit", limit="n_units")
+        check_range(self.labels, self.n_classes, name="label", limit="n_classes")
+        if len(self.offsets) != len(self.labels) + 1:
+            raise ValueError(f"{len(self.labels)} labels need {len(self.labels) + 1} offsets, not {len(self.offsets)}.")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(every) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to the number of events, {len(every)}: use a cumulative sum.")
+        object.__setattr__(self, "times", every.times)
+        object.__setattr__(self, "units", every.units)
+
+    @classmethod
+    def from_events(cls, samples: Sequence[Events], labels: Sequence[int], *, n_units: int, n_classes: int) -> Self:
+        """Build the data set from one `Events` and one label per sample."""
+        return cls(
+            times=np.concatenate([sample.times for sample in samples]),
+            units=np.concatenate([sample.units for sample in samples]),
+            offsets=np.cumsum([0, *map(len, samples)]),
+            labels=np.asarray(labels, dtype=np.int64),
+            n_units=n_units,
+            n_classes=n_classes,
+        )
+
+    def events(self, i: int) -> Events:
+        """Return the events of sample `i`, as views of the flat arrays."""
+        i = range(len(self))[i]
+        own = slice(self.offsets[i], self.offsets[i + 1])
+        return Events(self.times[own], self.units[own])
+
+
+class Subset(EventDataset):
+    """Some samples of a data set, in the order of `indices`; nothing is copied but the labels."""
+
+    def __init__(self, dataset: EventDataset, indices: NDArray[np.int64] | Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = np.asarray(indices, dtype=np.int64)
+        check_range(self.indices, len(dataset), name="index", limit="the number of samples")
+        self.n_units, self.n_classes = dataset.n_units, dataset.n_classes
+        self.labels = dataset.labels[self.indices]
+
+    def events(self, i: int) -> Events:
+        """Return the events of the subset's sample `i`."""
+        return self.dataset.events(int(self.indices[i]))
+
+
+def split(
+    dataset: EventDataset,
+    fractions: Sequence[float],
+    *,
+    seed: int,
+    shuffle: bool = True,
+    stratified: bool = False,
+) -> tuple[Subset, ...]:
+    """Cut a data set into disjoint parts which together hold every sample once.
+
+    Args:
+        dataset: what to cut.
+        fractions: share of each part; they sum to 1. A part's size is at most one sample off its share.
+        seed: decides the shuffle and nothing else; the same seed gives the same parts.
+        shuffle: draw at random (and leave the parts in random order), else cut in the order of the samples.
+        stratified: hold the shares within every class, not only overall.
+
+    Raises:
+        ValueError: if the fractions are negative or do not sum to 1.
+    """
+    inner_bounds = cumulative(fractions)[:-1]
+    samples = np.arange(len(dataset))
+    order = np.random.default_rng(seed).permutation(samples) if shuffle else samples
+    groups = dataset.labels[order] if stratified else np.zeros(len(dataset), dtype=np.int64)
+    # The part follows from how far along its group a sample stands, from 0 to 1.
+    quantile = (occurrence(groups) + 0.5) / np.bincount(groups)[groups]
+    part = np.searchsorted(inner_bounds, quantile, side="right")
+    return tuple(Subset(dataset, order[part == k]) for k in range(len(fractions)))
+
+
+def bin_events(
+    samples: Sequence[Events],
+    *,
+    n_units: int,
+    dt: float,
+    duration: float,
+    binary: bool = True,
+    pool: int = 1,
+) -> torch.Tensor:
+    """Lay events out as a dense batch.
+
+    An event at time t falls into step `floor(t / dt)`. Times are float32, so one within a rounding error below a
+    step's start belongs to that step: t = 0.006 at dt = 0.002 is in step 3. Events at `t >= duration` are dropped.
+
+    Args:
+        samples: one `Events` per row of the batch.
+        n_units: number of units N before pooling.
+        dt: time step, seconds.
+        duration: length of the batch, seconds.
+        binary: 1 where at least one event fell, else the number of events.
+        pool: number of neighbouring units merged into one channel; the last channel may have fewer.
+
+    Returns:
+        float32 `[T, B, ceil(N / pool)]` with T as in `step_count`.
+
+    Raises:
+        ValueError: if there are no samples, a unit is not below `n_units`, or a setting is out of range.
+    """
+    n_steps, n_channels, n_samples = step_count(dt, duration), channel_count(n_units, pool), len(samples)
+    if not samples:
+        raise ValueError("samples is empty, a batch needs at least one: pass the Events of each sample.")
+    times = np.concatenate([sample.times for sample in samples])
+    units = np.concatenate([sample.units for sample in samples])
+    row = np.repeat(np.arange(n_samples), [len(sample) for sample in samples])
+    check_range(units, n_units, name="unit", limit="n_units")
+
+    step = times * np.float64((1 + _FLOAT32_EPS) / dt)
+    inside = step < min(duration / dt, n_steps)
+    flat = (step[inside].astype(np.int64) * n_samples + row[inside]) * n_channels + units[inside] // pool
+    index = torch.from_numpy(flat)
+    batch = torch.zeros(n_steps * n_samples * n_channels)
+    if binary:
+        batch[index] = 1.0
+    else:
+        batch.index_add_(0, index, torch.ones(len(index)))
+    return batch.view(n_steps, n_samples, n_channels)
+
+
+def step_count(dt: float, duration: float) -> int:
+    """Return the number of time steps that cover `duration`, the last of which may be cut short.
+
+    Args:
+        dt: time step, seconds.
+        duration: seconds, at least `dt`.
+    """
+    if not (math.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt={dt} s must be positive and finite: pass the time step in seconds, such as dt=2e-3.")
+    if not (math.isfinite(duration) and duration >= dt):
+        raise ValueError(f"duration={duration} s must be finite and at least one time step, dt={dt} s: lengthen it.")
+    return math.ceil(duration / dt * (1 - 1e-9))  # 0.7 / 0.002 is 350, however it rounds
+
+
+def channel_count(n_units: int, pool: int) -> int:
+    """Return the number of channels that `n_units` units make, `pool` neighbours to a channel."""
+    if n_units < 1:
+        raise ValueError(f"n_units={n_units} must be at least 1: pass the number of input units.")
+    if pool < 1:
+        raise ValueError(f"pool={pool} must be at least 1, which merges nothing: pass the units per channel.")
+    return math.ceil(n_units / pool)
+
+
+def check_range(values: NDArray[np.int64], size: int, *, name: str, limit: str) -> None:
+    """Refuse integers outside `0 .. size - 1` with a `ValueError` that names the first of them."""
+    outside = values[(values < 0) | (values >= size)]
+    if outside.size:
+        raise ValueError(
+            f"{name} {outside[0]} is not in 0..{size - 1}: raise {limit}, now {size}, or drop what lies outside."
+        )
+
+
+def cumulative(fractions: Sequence[float]) -> NDArray[np.float64]:
+    """Return the running sum of `fractions`, which must not be negative and must sum to 1."""
+    total = float(np.sum(fractions))
+    if min(fractions, default=-1.0) < 0 or not math.isclose(total, 1.0, abs_tol=1e-9):
+        raise ValueError(
+            f"fractions {tuple(fractions)} must not be negative and must sum to 1, not {total:g}: mend them."
+        )
+    return np.cumsum(fractions, dtype=np.float64)
+
+
+def occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count, for each entry, the equal entries before it: `[7, 8, 7, 7] -> [0, 0, 1, 2]`."""
+    by_label = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[by_label], return_index=True, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_label] = np.arange(len(labels)) - np.repeat(first, counts)
+    return rank

@@ -1,0 +1,252 @@
+"""Event data sets as a Lightning data module, binned when a batch is asked for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fluctua.data.events import (
+    EventDataset,
+    Events,
+    Subset,
+    bin_events,
+    channel_count,
+    occurrence,
+    split,
+    step_count,
+)
+from fluctua.data.shd import SHDFile
+
+try:
+    import lightning
+except ImportError as error:
+    raise ImportError('SpikeDataModule needs lightning, which is missing: pip install "fluctua[train]".') from error
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Sample = tuple[Events, int]
+
+
+class SpikeDataModule(lightning.LightningDataModule):
+    """Batches `(x, y)` of spike events: `x` float32 `[T, B, N]`, `y` int64 `[B]`.
+
+    The order of training is a function of seed and epoch alone. Lightning tells the sampler the epoch; a loop of
+    one's own calls `loader.sampler.set_epoch(epoch)`.
+
+    Attributes:
+        splits: the data sets by name: `train`, `val`, `test`, then the further test sets.
+        test_names: names of the test sets, in the order of Lightning's `dataloader_idx`.
+        n_units: number of input channels N, after pooling.
+        n_classes: number of classes.
+        n_steps: number of time steps T.
+    """
+
+    def __init__(
+        self,
+        train: EventDataset,
+        val: EventDataset,
+        test: EventDataset,
+        *,
+        dt: float,
+        duration: float,
+        further_tests: Mapping[str, EventDataset] | None = None,
+        batch_size: int = 128,
+        pool: int = 1,
+        binary: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        """Take data sets of equal `n_units`.
+
+        Args:
+            train: samples to learn from.
+            val: samples to choose by.
+            test: samples to report on.
+            dt: time step, seconds.
+            duration: length of a batch, seconds; later events are dropped.
+            further_tests: other test sets by name, such as those of some speakers.
+            batch_size: samples per batch B; the last batch may have fewer.
+            pool: neighbouring units merged into one channel.
+            binary: 0 and 1, else numbers of events.
+            seed: not negative; decides the order of training and the samples of `batch`.
+            num_workers: processes which bin; 0 bins in this one.
+
+        Raises:
+            ValueError: if the data sets differ in `n_units`, names collide, or a setting is out of range.
+        """
+        super().__init__()
+        further = dict(further_tests or {})
+        if taken := {"train", "val", "test"} & further.keys():
+            raise ValueError(f"further_tests uses the names {sorted(taken)}, which are taken: choose others.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1: raise it.")
+        self.splits: dict[str, EventDataset] = {"train": train, "val": val, "test": test, **further}
+        self.test_names = ("test", *further)
+        for name, dataset in self.splits.items():
+            if dataset.n_units != train.n_units:
+                raise ValueError(
+                    f"{name} has {dataset.n_units} units and train {train.n_units}: pass data sets of the same input."
+                )
+        self.n_units = channel_count(train.n_units, pool)
+        self.n_classes = max(dataset.n_classes for dataset in self.splits.values())
+        self.n_steps = step_count(dt, duration)
+        self._collate = _Collate(n_units=train.n_units, dt=dt, duration=duration, binary=binary, pool=pool)
+        self._batch_size, self._seed, self._num_workers = batch_size, seed, num_workers
+
+    @classmethod
+    def from_shd_files(
+        cls,
+        train_path: str,
+        test_path: str | None = None,
+        *,
+        dt: float = 2e-3,
+        duration: float = 0.7,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        n_units: int = 700,
+        batch_size: int = 128,
+        pool: int = 1,
+        binary: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> Self:
+        """Read files in the layout of SHD; `dt` and `duration` default to the paper's.
+
+        Validation samples are held out of the training file, the same share of every class. Without a test file so
+        are the test samples. If the test file has speakers of whom the training file has none, the further test sets
+        `known speakers` and `unheard speakers` report the two kinds apart.
+
+        Args:
+            train_path: the training file, such as `shd_train.h5`.
+            test_path: the test file, such as `shd_test.h5`.
+            dt: time step, seconds.
+            duration: length of a batch, seconds.
+            val_fraction: share of the training file to hold out for validation.
+            test_fraction: share of it to hold out for the test, where there is no test file.
+            n_units: number of channels in the files.
+            batch_size: samples per batch.
+            pool: neighbouring units merged into one channel.
+            binary: 0 and 1, else numbers of events.
+            seed: decides what is held out, besides what it decides in `SpikeDataModule`.
+            num_workers: processes which bin.
+        """
+        file = SHDFile(train_path, n_units=n_units)
+        held_out = (val_fraction,) if test_path else (val_fraction, test_fraction)
+        train, val, *rest = split(file, (1 - sum(held_out), *held_out), seed=seed, stratified=True)
+        test = SHDFile(test_path, n_units=n_units) if test_path else rest[0]
+        return cls(
+            train,
+            val,
+            test,
+            dt=dt,
+            duration=duration,
+            further_tests=_by_acquaintance(file, test) if isinstance(test, SHDFile) else None,
+            batch_size=batch_size,
+            pool=pool,
+            binary=binary,
+            seed=seed,
+            num_workers=num_workers,
+        )
+
+    def batch(self, n: int, split: str = "train") -> Batch:
+        """Return `n` samples as one batch `(x, y)`, the same at every call, the classes as equal as they can be.
+
+        Raises:
+            ValueError: if there is no such split, or it has fewer than `n` samples.
+        """
+        if split not in self.splits:
+            raise ValueError(f"split {split!r} is unknown: choose one of {list(self.splits)}.")
+        dataset = self.splits[split]
+        if not 1 <= n <= len(dataset):
+            raise ValueError(
+                f"n={n} is not in 1..{len(dataset)}, the samples of {split!r}: ask for as many as there are."
+            )
+        order = np.random.default_rng(self._seed).permutation(len(dataset))
+        rounds = occurrence(dataset.labels[order])  # the first of every class, then the second of every class, ...
+        samples = _Samples(dataset)
+        return self._collate([samples[i] for i in order[np.argsort(rounds, kind="stable")[:n]]])
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return the training batches, in an order that follows from seed and epoch."""
+        train = self.splits["train"]
+        return self._loader(train, EpochShuffle(len(train), seed=self._seed))
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Return the validation batches, in the order of the data set."""
+        return self._loader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+        """Return the test batches: one loader, or one for each of `test_names` if there are several."""
+        loaders = [self._loader(self.splits[name]) for name in self.test_names]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def _loader(self, dataset: EventDataset, sampler: Sampler[int] | None = None) -> DataLoader[Sample]:
+        return DataLoader(
+            _Samples(dataset),
+            batch_size=self._batch_size,
+            sampler=sampler,
+            collate_fn=self._collate,
+            num_workers=self._num_workers,
+            generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
+        )
+
+
+class EpochShuffle(Sampler[int]):
+    """All indices below `n` in a random order that depends on `(seed, epoch)` alone."""
+
+    def __init__(self, n: int, *, seed: int) -> None:
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this at the start of every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class _Samples(Dataset[Sample]):
+    """An event data set as torch's loaders want it."""
+
+    def __init__(self, dataset: EventDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Sample:
+        return self.dataset.events(i), int(self.dataset.labels[i])
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Samples -> batch; a class and not a closure, so that worker processes can be sent one."""
+
+    n_units: int
+    dt: float
+    duration: float
+    binary: bool
+    pool: int
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        events, labels = zip(*samples, strict=True)
+        x = bin_events(
+            events, n_units=self.n_units, dt=self.dt, duration=self.duration, binary=self.binary, pool=self.pool
+        )
+        return x, torch.tensor(labels)
+
+
+def _by_acquaintance(train: SHDFile, test: SHDFile) -> dict[str, EventDataset]:
+    """Divide the test samples into those of speakers met in training and the others, if there are others."""
+    if train.speakers is None or test.speakers is None:
+        return {}
+    known = np.isin(test.speakers, train.speakers)
+    if known.all():
+        return {}
+    parts = {"known speakers": np.flatnonzero(known), "unheard speakers": np.flatnonzero(~known)}
+    return {name: Subset(test, indices) for name, indices in parts.items() if len(indices)}

@@ -1,0 +1,23 @@
+"""A stateless module over a whole sequence."""
+
+from torch import Tensor, nn
+
+
+class OverTime(nn.Module):
+    """Apply a stateless module (convolution, pooling, normalisation, ...) to all time steps in one call.
+
+    Time and batch are folded into one axis, `[T, B, ...] -> [T * B, ...]`, and unfolded behind the module, so a batch
+    norm inside takes its statistics over batch and time. `nn.Linear` does not need it: it acts on the last axis.
+
+    Args:
+        module: takes and returns one tensor `[batch, ...]`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, B, ...] -> [T, B, ...]`."""
+        out: Tensor = self.module(x.flatten(0, 1))
+        return out.unflatten(0, x.shape[:2])

@@ -1,0 +1,91 @@
+"""What the leaky neurons share: their time constants, and the way from module to time loop."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fluctua import timeloop
+from fluctua.timeloop import LoopParameters, LoopResult, State
+
+Tau = float | Tensor
+
+
+class LeakyNeuron(nn.Module):
+    """A leaky membrane behind an exponential or a delta synapse, integrated over whole sequences.
+
+    Args:
+        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
+        tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
+        dt: time step in seconds.
+        learn_tau: whether the time constants are trained; they are then kept as their logarithms, so stay positive.
+
+    Raises:
+        ValueError: a time constant or time step that is not a positive, finite number of seconds.
+    """
+
+    log_tau_mem: Tensor
+    log_tau_syn: Tensor | None
+
+    def __init__(self, tau_mem: Tau, tau_syn: Tau | None, dt: float, *, learn_tau: bool = False) -> None:
+        super().__init__()
+        if not 0 < dt < math.inf:
+            raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
+        self.dt = dt
+        self._register("log_tau_mem", "tau_mem", tau_mem, learn_tau)
+        if tau_syn is None:
+            self.log_tau_syn = None
+        else:
+            self._register("log_tau_syn", "tau_syn", tau_syn, learn_tau)
+
+    def _register(self, name: str, tau_name: str, tau: Tau, learn: bool) -> None:
+        value = torch.as_tensor(tau, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(((value > 0) & value.isfinite()).all()):
+            raise ValueError(f"{tau_name} must be a positive number of seconds, got {tau}")
+        if learn:
+            self.register_parameter(name, nn.Parameter(value.log()))
+        else:
+            self.register_buffer(name, value.log())
+
+    @property
+    def tau_mem(self) -> Tensor:
+        """Membrane time constant in seconds."""
+        return self.log_tau_mem.exp()
+
+    @property
+    def tau_syn(self) -> Tensor | None:
+        """Synaptic time constant in seconds; None for a delta synapse."""
+        return None if self.log_tau_syn is None else self.log_tau_syn.exp()
+
+    def loop_parameters(self) -> LoopParameters:
+        """The constants of the time loop, from the live parameters."""
+        tau_syn = self.tau_syn
+        return LoopParameters(
+            decay_mem=torch.exp(-self.dt / self.tau_mem),
+            decay_syn=None if tau_syn is None else torch.exp(-self.dt / tau_syn),
+        )
+
+    def initial_state(self, current: Tensor) -> State:
+        """State before the first step for an input current `[T, B, *N]`: at rest."""
+        rest = current.new_zeros(current.shape[1:], dtype=torch.promote_types(current.dtype, torch.float32))
+        return State(rest, rest)
+
+    def simulate(self, current: Tensor, state: State | None = None) -> LoopResult:
+        """Run the time loop and return everything: output, potential and final state (see `timeloop.LoopResult`)."""
+        state = self.initial_state(current) if state is None else state
+        return timeloop.run(current, self.loop_parameters(), state)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Input current `[T, B, *N]` -> output of the same shape."""
+        return self.simulate(current).output
+
+    def extra_repr(self) -> str:
+        """The constants, for `print(model)`."""
+        taus = [f"tau_mem={_shown(self.tau_mem)}"]
+        taus.append("delta synapse" if self.tau_syn is None else f"tau_syn={_shown(self.tau_syn)}")
+        return ", ".join([*taus, f"dt={self.dt:g}"])
+
+
+def _shown(tau: Tensor) -> str:
+    values = tau.detach().flatten()
+    return f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g}..{values.max():.4g}"

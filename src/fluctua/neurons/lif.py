@@ -1,0 +1,76 @@
+"""The leaky integrate-and-fire neuron."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fluctua.neurons.leaky import LeakyNeuron, Tau
+from fluctua.timeloop import LoopParameters, Reset, SuperSpike, Surrogate
+
+
+class LIF(LeakyNeuron):
+    """Leaky integrate-and-fire neurons with the dynamics of the paper: input current `[T, B, *N]` -> spikes.
+
+    With `a = exp(-dt/tau_mem)`, `b = exp(-dt/tau_syn)` (Rossbroich, Gygax & Zenke 2022)::
+
+        out[t] = H(U[t] - theta)
+        U[t+1] = (a U[t] + (1-a) I[t]) (1 - out[t])
+        I[t+1] = b I[t] + x[t]
+
+    and for a delta synapse `U[t+1] = (a U[t] + x[t]) (1 - out[t])`. In backward a surrogate stands in for the
+    derivative of H.
+
+    Args:
+        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
+        tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
+        dt: time step in seconds.
+        threshold: `theta`; a scalar, or a tensor that broadcasts to the population's shape.
+        reset: "zero" (the paper's: U and the step's drive are lost) or "subtract" (theta is taken off the new U).
+        differentiable_reset: whether the gradient also flows through the reset (the paper: no).
+        surrogate: a `fluctua.neurons.Surrogate`.
+        learn_tau: whether the time constants are trained.
+
+    Raises:
+        ValueError: constants that are not positive and finite, or an unknown reset.
+    """
+
+    spiking = True
+    threshold: Tensor
+
+    def __init__(
+        self,
+        tau_mem: Tau = 20e-3,
+        tau_syn: Tau | None = 10e-3,
+        dt: float = 2e-3,
+        *,
+        threshold: float | Tensor = 1.0,
+        reset: Reset = "zero",
+        differentiable_reset: bool = False,
+        surrogate: Surrogate | None = None,
+        learn_tau: bool = False,
+    ) -> None:
+        super().__init__(tau_mem, tau_syn, dt, learn_tau=learn_tau)
+        theta = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(((theta > 0) & theta.isfinite()).all()):
+            raise ValueError(f"a threshold must be positive and finite, got {threshold}")
+        if reset not in ("zero", "subtract"):
+            raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
+        self.register_buffer("threshold", theta)
+        self.reset = reset
+        self.differentiable_reset = differentiable_reset
+        self.surrogate = surrogate if surrogate is not None else SuperSpike()
+
+    def loop_parameters(self) -> LoopParameters:
+        """The constants of the time loop, from the live parameters."""
+        return replace(
+            super().loop_parameters(),
+            threshold=self.threshold,
+            reset=self.reset,
+            differentiable_reset=self.differentiable_reset,
+            surrogate=self.surrogate,
+        )
+
+    def extra_repr(self) -> str:
+        """The constants, for `print(model)`."""
+        return f"{super().extra_repr()}, reset={self.reset!r}, {self.surrogate}"

@@ -1,0 +1,88 @@
+"""What a time loop gets and what it gives. `reference.py` is the definition in code of what is said here.
+
+Dynamics, with time step index t, threshold theta, `a = exp(-dt/tau_mem)` and `b = exp(-dt/tau_syn)`
+(Rossbroich, Gygax & Zenke 2022; the released code of the paper)::
+
+    out[t] = H(U[t] - theta)                       spikes; for a readout out[t] = U[t]
+    V[t]   = a U[t] + (1 - a) I[t]                 exponential synapse
+    V[t]   = a U[t] + x[t]                         delta synapse
+    U[t+1] = V[t] (1 - out[t])                     reset "zero"
+    U[t+1] = V[t] - theta out[t]                   reset "subtract"
+    I[t+1] = b I[t] + x[t]
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from fluctua.timeloop.surrogates import SuperSpike, Surrogate
+
+Reset = Literal["zero", "subtract"]
+
+
+@dataclass(frozen=True)
+class LoopParameters:
+    """Constants of one population. Tensors broadcast to the population's shape `[*N]`.
+
+    Attributes:
+        decay_mem: `a`, per step; may require a gradient.
+        decay_syn: `b`, per step, or None for a delta synapse; may require a gradient.
+        threshold: `theta`, or None for a population that never spikes (a readout, or a free potential).
+        reset: what a spike does to the potential.
+        differentiable_reset: whether the gradient also flows through the reset.
+        surrogate: derivative used for the spike function in backward.
+    """
+
+    decay_mem: Tensor
+    decay_syn: Tensor | None
+    threshold: Tensor | None = None
+    reset: Reset = "zero"
+    differentiable_reset: bool = False
+    surrogate: Surrogate = field(default_factory=SuperSpike)
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the population has a threshold at all."""
+        return self.threshold is not None
+
+    @property
+    def learnable(self) -> bool:
+        """Whether a time constant needs a gradient."""
+        return self.decay_mem.requires_grad or (self.decay_syn is not None and self.decay_syn.requires_grad)
+
+
+class State(NamedTuple):
+    """State between two steps: membrane potential `U` and synaptic current `I`, each `[B, *N]`."""
+
+    potential: Tensor
+    current: Tensor
+
+
+class LoopResult(NamedTuple):
+    """What an engine returns.
+
+    Attributes:
+        output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
+        potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it where the
+            population spikes.
+        state: the state after the last step, to go on from.
+    """
+
+    output: Tensor
+    potential: Tensor
+    state: State
+
+
+class Engine(Protocol):
+    """One implementation of the loop."""
+
+    name: str
+
+    def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
+        """Why this engine cannot serve the request, or None where it can."""
+        ...
+
+    def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
+        """Integrate `current` `[T, B, *N]` from `state` on."""
+        ...

@@ -1,0 +1,56 @@
+"""Surrogate gradients: what backward uses in place of the derivative of the spike function."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Surrogate(ABC):
+    """Derivative that stands in for that of the Heaviside function; `beta` (1 / potential) is its steepness."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"a surrogate needs a steepness beta > 0, got {self.beta}")
+
+    @abstractmethod
+    def derivative(self, x: Tensor) -> Tensor:
+        """Pseudo-derivative at the distance `x = U - theta` from threshold, of any shape."""
+
+
+@dataclass(frozen=True)
+class SuperSpike(Surrogate):
+    """`1 / (beta |x| + 1)^2`, the paper's choice (Zenke & Ganguli 2018)."""
+
+    beta: float = 20.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """See `Surrogate.derivative`."""
+        return (self.beta * x.abs() + 1.0).pow(-2)
+
+
+@dataclass(frozen=True)
+class SigmoidDerivative(Surrogate):
+    """`beta s (1 - s)` with `s = sigmoid(beta x)` (Bengio et al. 2013)."""
+
+    beta: float = 10.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """See `Surrogate.derivative`."""
+        s = (self.beta * x).sigmoid()
+        return self.beta * s * (1.0 - s)
+
+
+@dataclass(frozen=True)
+class ArcTan(Surrogate):
+    """`beta/2 / (1 + (pi/2 beta x)^2)`, the derivative of a scaled arctangent (Fang et al. 2021)."""
+
+    beta: float = 2.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """See `Surrogate.derivative`."""
+        return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
