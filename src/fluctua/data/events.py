@@ -105,6 +105,7 @@ class EventArrays(EventDataset):
             raise ValueError(f"offsets must rise from 0 to the number of events, {len(every)}: use a cumulative sum.")
         object.__setattr__(self, "times", every.times)
         object.__setattr__(self, "units", every.units)
+        object.__setattr__(self, "labels", self.labels.astype(np.int64, copy=False))
 
     @classmethod
     def from_events(cls, samples: Sequence[Events], labels: Sequence[int], *, n_units: int, n_classes: int) -> Self:
@@ -129,8 +130,10 @@ class Subset(EventDataset):
     """Some samples of a data set, in the order of `indices`; nothing is copied but the labels."""
 
     def __init__(self, dataset: EventDataset, indices: NDArray[np.int64] | Sequence[int]) -> None:
-        self.dataset = dataset
-        self.indices = np.asarray(indices, dtype=np.int64)
+        chosen = np.asarray(indices)
+        if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
+            raise ValueError(f"indices must be integers, not {chosen.dtype}: use np.flatnonzero on a mask.")
+        self.dataset, self.indices = dataset, chosen.astype(np.int64)
         check_range(self.indices, len(dataset), name="index", limit="the number of samples")
         self.n_units, self.n_classes = dataset.n_units, dataset.n_classes
         self.labels = dataset.labels[self.indices]
@@ -206,7 +209,7 @@ def bin_events(
     row = np.repeat(np.arange(n_samples), [len(sample) for sample in samples])
     check_range(units, n_units, name="unit", limit="n_units")
 
-    step = times * np.float64((1 + _FLOAT32_EPS) / dt)
+    step = times.astype(np.float64) * ((1 + _FLOAT32_EPS) / dt)
     inside = step < min(duration / dt, n_steps)
     flat = (step[inside].astype(np.int64) * n_samples + row[inside]) * n_channels + units[inside] // pool
     index = torch.from_numpy(flat)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -98,8 +99,8 @@ class SpikeDataModule(lightning.LightningDataModule):
     @classmethod
     def from_shd_files(
         cls,
-        train_path: str,
-        test_path: str | None = None,
+        train_path: str | Path,
+        test_path: str | Path | None = None,
         *,
         dt: float = 2e-3,
         duration: float = 0.7,

@@ -92,8 +92,8 @@ def make_randman(settings: RandmanSettings = PAPER, *, seed: int) -> tuple[Event
     `duration * (step_frac * (1 - offset_frac) * y_d + offset_frac)`, where `y_d` is `f_d(x)` scaled to [0, 1] per unit
     and class and clipped to that range.
 
-    A class's manifolds and training samples depend on `seed` alone, not on how many classes or further samples there
-    are. Numbers differ from those of the original, which draws from torch's global generator.
+    Unless `leaky_standardisation`, a class's training samples do not depend on how many held-out samples or other
+    classes there are. Numbers differ from those of the original, which draws from torch's global generator.
 
     Args:
         settings: what the task is like.
@@ -117,7 +117,8 @@ def draw_manifold(settings: RandmanSettings, rng: np.random.Generator) -> NDArra
 
     The middle axis holds amplitude, frequency and phase; `F = min(ceil(1e-3^(-1 / alpha)), 1000)`.
     """
-    n_terms = min(math.ceil(_PRECISION ** (-1 / settings.alpha)), _MAX_TERMS) if settings.alpha > 0.1 else _MAX_TERMS
+    alpha = max(settings.alpha, 1.0)  # below 1 the cap holds, and the power would overflow
+    n_terms = min(math.ceil(_PRECISION ** (-1 / alpha)), _MAX_TERMS)
     theta = rng.random((settings.n_units, settings.dim, 3, n_terms))
     theta[:, :, 0, 0] = 0  # no constant term: the manifolds stay centred
     return theta
@@ -145,15 +146,17 @@ def evaluate_manifold(
     s = 1 / ((k + 1) ** alpha + (1 if spectrum == "torch" else 0))
     amplitude, frequency, phase = torch.from_numpy(theta).unbind(2)  # each [units, dim, F]
     amplitude, frequency = (amplitude * s).float(), frequency * k
-    y = torch.ones(len(x), theta.shape[0], dtype=torch.float64)
-    rows = max(1, _CHUNK // n_terms)
-    for part, points in zip(y.split(rows), torch.from_numpy(x).split(rows), strict=True):
+    points, y = torch.from_numpy(x), torch.ones(len(x), len(theta), dtype=torch.float64)
+    n_rows = max(1, _CHUNK // n_terms)
+    for start in range(0, len(x), n_rows):
+        rows = slice(start, start + n_rows)
         for d, j in np.ndindex(theta.shape[:2]):
-            turns = torch.outer(points[:, j], frequency[d, j]).add_(phase[d, j])
+            turns = torch.outer(points[rows, j], frequency[d, j]).add_(phase[d, j])
             # Whole turns are taken off in float64; on the rest float32 is exact enough, and ten times faster.
             turns = turns.sub_(turns.round()).mul_(2 * math.pi).float()
-            part[:, d] *= turns.sin_() @ amplitude[d, j]
-    return y.numpy()
+            y[rows, d] *= turns.sin_() @ amplitude[d, j]
+    values: NDArray[np.float64] = y.numpy()
+    return values
 
 
 def _class_times(settings: RandmanSettings, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -172,7 +175,8 @@ def _class_times(settings: RandmanSettings, rng: np.random.Generator) -> NDArray
 def _standardise(values: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale each column to [0, 1] by the range of the reference rows, and clip what lies beyond."""
     low, high = reference.min(axis=0), reference.max(axis=0)
-    return (np.clip(values, low, high) - low) / (high - low + 1e-7)
+    scaled: NDArray[np.float64] = (np.clip(values, low, high) - low) / (high - low + 1e-7)
+    return scaled
 
 
 def _mix(times: NDArray[np.float32], settings: RandmanSettings, rng: np.random.Generator) -> EventArrays:

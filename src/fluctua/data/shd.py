@@ -111,4 +111,4 @@ def _integers(file: Any, name: str) -> NDArray[np.int64]:
 
 
 def _names(file: Any, name: str) -> tuple[str, ...] | None:
-    return tuple(file[name].asstr()[()]) if name in file else None
+    return tuple(file[name].asstr("utf-8", "replace")[()]) if name in file else None

@@ -20,4 +20,4 @@ class OverTime(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[T, B, ...] -> [T, B, ...]`."""
         out: Tensor = self.module(x.flatten(0, 1))
-        return out.unflatten(0, x.shape[:2])
+        return out.reshape(*x.shape[:2], *out.shape[1:])

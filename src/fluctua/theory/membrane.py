@@ -27,7 +27,7 @@ class Drive:
 
     @staticmethod
     def poisson(n: float, nu: ArrayLike, kernel: PspKernel) -> "Drive":
-        """`n` independent Poisson spike trains of rate `nu` (Hz): `n nu eps_bar` and `n nu eps_hat` (paper, eq. 6-7)."""
+        """`n` independent Poisson spike trains of rate `nu` (Hz): `n nu eps_bar`, `n nu eps_hat` (paper, eq. 6-7)."""
         rate = np.asarray(nu, float)
         if not n > 0 or not np.all((rate > 0) & np.isfinite(rate)):
             raise ValueError(f"a pathway needs a fan-in and a rate above zero, got n = {n} and nu = {rate} Hz")
