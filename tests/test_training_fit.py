@@ -5,7 +5,7 @@ import logging
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-lightning = pytest.importorskip("lightning")
+pytest.importorskip("lightning")
 
-from fluctua.training import ActivityBound  # noqa: E402
-from fluctua.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit  # noqa: E402
-from fluctua.training.folder import load_checkpoint  # noqa: E402
-from fluctua.training.module import SpikingClassifier, recorded_spikes  # noqa: E402
+import lightning
+
+from fluctua.training import ActivityBound
+from fluctua.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
+from fluctua.training.folder import load_checkpoint
+from fluctua.training.module import SpikingClassifier, recorded_spikes
 
 T, N, C = 5, 6, 3
 SETTINGS = TrainSettings(epochs=4, lr=0.05, optimizer="adam", seed=3, progress=False)
@@ -43,8 +45,8 @@ def network(seed: int = 0, *, dropout: float = 0.3) -> nn.Module:
     return nn.Sequential(nn.Linear(N, 8), Spikes(), nn.Dropout(dropout), nn.Linear(8, C))
 
 
-class TinyData(lightning.LightningDataModule):  # type: ignore[misc]
-    """50 samples, the last batch odd; shuffled by the global generator. `at(epoch, batch)` is called for every batch."""
+class TinyData(lightning.LightningDataModule):
+    """50 samples, the last batch odd, shuffled by the global generator; calls `at(epoch, batch)` for every batch."""
 
     def __init__(self, at: Callable[[int, int], None] = lambda epoch, batch: None, *, poison: bool = False) -> None:
         super().__init__()
@@ -111,10 +113,10 @@ def accuracy(model: nn.Module, data: TinyData, part: slice) -> float:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FitResult, nn.Module, TinyData]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, nn.Module, TinyData]:
     """An uninterrupted run of four epochs."""
     model, data = network(), TinyData()
-    yield fit(model, data, out_dir=tmp_path_factory.mktemp("whole"), settings=SETTINGS), model, data
+    return fit(model, data, out_dir=tmp_path_factory.mktemp("whole"), settings=SETTINGS), model, data
 
 
 # --- what a run leaves behind ---
@@ -268,9 +270,12 @@ def test_a_nan_loss_stops_at_once(tmp_path: Path) -> None:
 
 def test_nan_weights_behind_silent_neurons_stop_too(tmp_path: Path) -> None:
     model = network()
-    data = TinyData(
-        lambda epoch, batch: nn.init.constant_(model[0].weight, np.nan) if (epoch, batch) == (1, 2) else None
-    )  # type: ignore[index, operator, func-returns-value]
+
+    def poison(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (1, 2):
+            nn.init.constant_(next(model.parameters()), float("nan"))
+
+    data = TinyData(poison)
     with pytest.raises(TrainingDiverged, match=r"epoch 2, step 7"):
         fit(model, data, out_dir=tmp_path, settings=SETTINGS)
     assert len(rows(tmp_path)) == 1
@@ -280,7 +285,7 @@ def test_nan_weights_behind_silent_neurons_stop_too(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_named_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     data = TinyData()
-    with pytest.raises(OSError, match="cannot write to .*: choose another out_dir"):
+    with pytest.raises(OSError, match=r"cannot write to .*: choose another out_dir"):
         fit(network(), data, out_dir=tmp_path / "file" / "run", settings=SETTINGS)
     assert data.orders == []
 
@@ -357,10 +362,11 @@ def test_regularisers_need_spikes() -> None:
 
 def test_hooks_are_gone_after_recording() -> None:
     model = nn.Sequential(network(), nn.Linear(C, N), network())
-    with pytest.raises(ValueError, match="stop"), recorded_spikes(model) as spikes:
+    with recorded_spikes(model) as spikes:
         model(torch.randn(T, 2, N))
-        raise ValueError("stop")
     assert list(spikes) == ["0.1", "2.1"]
+    with pytest.raises(RuntimeError, match="shapes"), recorded_spikes(model):
+        model(torch.randn(T, 2, N + 1))
     assert all(not module._forward_hooks for module in model.modules())
 
 

@@ -8,6 +8,10 @@ from fluctua.training import SMORMS3, make_optimizer
 Array = NDArray[np.float64]
 
 
+def backward(loss: torch.Tensor, weight: torch.Tensor) -> None:
+    (weight.grad,) = torch.autograd.grad(loss, weight)
+
+
 def smorms3(weight: Array, gradients: list[Array], lr: float, eps: float) -> Array:
     """Funk's three lines, literally."""
     mem, g, g2 = np.ones_like(weight), np.zeros_like(weight), np.zeros_like(weight)
@@ -39,9 +43,8 @@ def test_smorms3_finds_the_minimum_of_a_badly_scaled_quadratic() -> None:
     optimizer = SMORMS3([weight], lr=0.05)
 
     def closure() -> float:
-        optimizer.zero_grad()
         loss = (scale * weight.square()).sum()
-        loss.backward()
+        backward(loss, weight)
         return loss.item()
 
     first = optimizer.step(closure)
@@ -56,8 +59,7 @@ def test_smorms3_does_not_know_the_scale_of_the_loss() -> None:
         weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
         optimizer = SMORMS3([weight], lr=0.1)
         for _ in range(20):
-            optimizer.zero_grad()
-            (scale * (weight * torch.tensor([1.0, 2.0, 3.0])).square().sum()).backward()
+            backward(scale * (weight * torch.tensor([1.0, 2.0, 3.0])).square().sum(), weight)
             optimizer.step()
         return np.asarray(weight.detach())
 
@@ -67,8 +69,7 @@ def test_smorms3_does_not_know_the_scale_of_the_loss() -> None:
 def test_smorms3_goes_on_from_its_state_dict() -> None:
     def steps(weight: torch.Tensor, optimizer: SMORMS3, n: int) -> None:
         for _ in range(n):
-            optimizer.zero_grad()
-            weight.pow(4).sum().backward()
+            backward(weight.pow(4).sum(), weight)
             optimizer.step()
 
     whole, half = (torch.linspace(1, 2, 5, requires_grad=True) for _ in range(2))
@@ -85,7 +86,7 @@ def test_smorms3_goes_on_from_its_state_dict() -> None:
 def test_a_weight_without_gradient_stays() -> None:
     moving, idle = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     optimizer = SMORMS3([moving, idle])
-    moving.sum().backward()
+    backward(moving.sum(), moving)
     optimizer.step()
     assert not torch.equal(moving, torch.ones(2))
     assert torch.equal(idle, torch.ones(2))

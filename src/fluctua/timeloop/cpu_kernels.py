@@ -1,8 +1,8 @@
 """Numba kernels of the fused CPU loop: the equations of `contract.py` and their adjoint.
 
 A kernel integrates the columns `start:stop` of `[T, M]` arrays, a block at a time: the state of a block stays in
-the L1 cache while time runs, and every array is passed over once. Kernels are made to measure: the fields of a
-variant are compile-time constants, so that no branch is left in the inner loop.
+the L1 cache while time runs, and each array is passed over once. Kernels are made to measure: the fields of a
+variant are constants to the compiler, which leaves no branch in the inner loop and reads no array it does not need.
 
 No fast-math: every operation is rounded as torch rounds it, so that spikes equal the reference's.
 """
@@ -10,7 +10,6 @@ No fast-math: every operation is rounded as torch rounds it, so that spikes equa
 import math
 from collections.abc import Callable
 from functools import cache
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ Kernel = Callable[..., None]
 
 
 class Forward(NamedTuple):
-    """Variant of the forward loop: number type, synapse, threshold, reset to zero, whether `I` is recorded."""
+    """Variant of the forward loop; `hard` is reset to zero, `records` keeps `I[t]` for backward."""
 
     dtype: str
     exponential: bool
@@ -46,22 +45,82 @@ class Backward(NamedTuple):
     wants_input: bool
 
 
-# --- one neuron, one step: constants of the array's own type, or numba would go on in float64 ---
+@cache
+def forward_kernel(variant: Forward) -> Kernel:
+    """Loop over time: carries the state `u`, `i` `[M]` along in place and fills the arrays after `x` `[T, M]`."""
+    dtype, exponential, spiking, hard, records = variant
+    one = np.dtype(dtype).type(1)  # of the arrays' type: with a plain 1 numba would go on in float64
+    zero = one - one
+
+    def forward(decay_mem, decay_syn, threshold, u, i, x, potential, output, current, start, stop):  # type: ignore[no-untyped-def]
+        for lo in range(start, stop, BLOCK):
+            hi = min(lo + BLOCK, stop)
+            a, b, theta = _spread(decay_mem, lo, hi), _spread(decay_syn, lo, hi), _spread(threshold, lo, hi)
+            u_, i_ = u[lo:hi], i[lo:hi]
+            for t in range(x.shape[0]):
+                x_t, u_t, out_t, i_t = x[t, lo:hi], potential[t, lo:hi], output[t, lo:hi], current[t, lo:hi]
+                for j in range(hi - lo):
+                    u_t[j] = u_[j]
+                    v = a[j] * u_[j] + ((one - a[j]) * i_[j] if exponential else x_t[j])
+                    if spiking:
+                        out = one if u_[j] > theta[j] else zero
+                        out_t[j] = out
+                        v = v * (one - out) if hard else v - theta[j] * out
+                    u_[j] = v
+                    if records:
+                        i_t[j] = i_[j]
+                    if exponential:
+                        i_[j] = b[j] * i_[j] + x_t[j]
+
+    return _compiled(forward, variant, _signature(dtype, vectors=5, scalars=0, arrays=4))
 
 
-@njit(nogil=True, error_model="numpy")
-def _step(u, i, x, a, b, theta, one, exponential, spiking, hard):  # type: ignore[no-untyped-def]
-    """Spike, and the state after the step."""
-    out = one if spiking and u > theta else one - one
-    v = a * u + ((one - a) * i if exponential else x)
-    if spiking:
-        v = v * (one - out) if hard else v - theta * out
-    return out, v, b * i + x
+@cache
+def backward_kernel(variant: Backward) -> Kernel:
+    """Adjoint loop: carries the gradients wrt the state along, in place, and sums up those wrt the decays, all `[M]`.
+
+    `gout` is the gradient wrt the output, `drive` what enters the potential, `I[t]` or, of a delta synapse, `x[t]`.
+    """
+    dtype, exponential, spiking, hard, differentiable, shape, learnable, wants_input = variant
+    one = np.dtype(dtype).type(1)
+    zero = one - one
+
+    def backward(  # type: ignore[no-untyped-def]
+        decay_mem, decay_syn, threshold, gu, gi, ga, gb, slope, height, gout, potential, drive, gx, start, stop
+    ):
+        for lo in range(start, stop, BLOCK):
+            hi = min(lo + BLOCK, stop)
+            a, b, theta = _spread(decay_mem, lo, hi), _spread(decay_syn, lo, hi), _spread(threshold, lo, hi)
+            gu_, gi_, ga_, gb_ = gu[lo:hi], gi[lo:hi], ga[lo:hi], gb[lo:hi]
+            for t in range(gout.shape[0] - 1, -1, -1):
+                g_t, u_t, d_t, gx_t = gout[t, lo:hi], potential[t, lo:hi], drive[t, lo:hi], gx[t, lo:hi]
+                for j in range(hi - lo):
+                    g, gv = g_t[j], gu_[j]
+                    if spiking:
+                        x = u_t[j] - theta[j]
+                        if differentiable and hard:
+                            g -= gu_[j] * (a[j] * u_t[j] + ((one - a[j]) * d_t[j] if exponential else d_t[j]))
+                        elif differentiable:
+                            g -= gu_[j] * theta[j]
+                        if hard:
+                            gv *= zero if x > zero else one
+                        g *= height * _surrogate(slope * abs(x), one, shape)
+                    gu_[j] = a[j] * gv + g
+                    if learnable:
+                        ga_[j] += gv * (u_t[j] - d_t[j] if exponential else u_t[j])
+                    if learnable and exponential:
+                        gb_[j] += gi_[j] * d_t[j]
+                    if wants_input:
+                        gx_t[j] = gi_[j] if exponential else gv
+                    if exponential:
+                        gi_[j] = (one - a[j]) * gv + b[j] * gi_[j]
+
+    return _compiled(backward, variant, _signature(dtype, vectors=7, scalars=2, arrays=4))
 
 
 @njit(nogil=True, error_model="numpy")
 def _surrogate(z, one, shape):  # type: ignore[no-untyped-def]
-    """Surrogate of unit slope and height at the distance `z >= 0` from threshold."""
+    """Surrogate of slope and height 1 at the distance `z >= 0` from threshold."""
     if shape == RATIONAL:
         return one / ((one + z) * (one + z))
     if shape == LORENTZIAN:
@@ -71,9 +130,27 @@ def _surrogate(z, one, shape):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def _reset_adjoint(gu, gout, u, v, theta, surrogate, one, hard, differentiable):  # type: ignore[no-untyped-def]
-    """Gradient wrt `V[t]`, and the part of that wrt `U[t]` that goes through the spike."""
-    if differentiable:
-        gout = gout - gu * (v if hard else theta)
-    gv = gu * (zero_if(u > theta)) if hard else gu
-    return gv, surrogate * gout
+def _spread(source, lo, hi):  # type: ignore[no-untyped-def]
+    """A constant for each of the columns `lo:hi`, from the values of one sample's neurons or one for all."""
+    row = np.empty(hi - lo, source.dtype)
+    k = lo % source.size
+    for j in range(row.size):
+        row[j] = source[k]
+        k = k + 1 if k + 1 < source.size else 0
+    return row
+
+
+def _signature(dtype: str, vectors: int, scalars: int, arrays: int) -> Any:
+    real = getattr(types, dtype)
+    parameters = [real[::1]] * vectors + [real] * scalars + [real[:, ::1]] * arrays
+    return types.void(*parameters, types.intp, types.intp)
+
+
+def _compiled(kernel: Kernel, variant: tuple[object, ...], signature: Any) -> Kernel:
+    """Machine code of the kernel, kept on disk where that is possible."""
+    # Numba names its cache files by the qualified name: with one name a variant, none can be taken for another.
+    kernel.__qualname__ = "_".join([kernel.__name__, *map(str, variant)])
+    try:
+        return njit(signature, nogil=True, error_model="numpy", cache=True)(kernel)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError):  # the cache folder cannot be written, or the disk is full
+        return njit(signature, nogil=True, error_model="numpy")(kernel)  # type: ignore[no-any-return]

@@ -112,14 +112,13 @@ def _trainer(recorder: "_Recorder", bar: Progress) -> lightning.Trainer:
 @contextmanager
 def _interruptible(trainer: lightning.Trainer, recorder: "_Recorder") -> Iterator[None]:
     """Turn an interruption into one error that says how to go on."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit:  # Lightning's answer to Ctrl-C, which it also makes the process deaf to
         pass
     finally:
-        if in_main_thread:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_interrupt)
     if trainer.interrupted:
         raise TrainingInterrupted(

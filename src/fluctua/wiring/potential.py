@@ -42,4 +42,6 @@ def _convolved(x: Tensor, k: PspKernel) -> Tensor:
     eps = torch.as_tensor(k.response(steps)).to(x)
     eps = eps.reshape(steps, *[1] * (x.ndim - eps.ndim), *eps.shape[1:])
     size = 2 * steps  # zero padding: without it the convolution would wrap around
-    return torch.fft.irfft(torch.fft.rfft(x, size, dim=0) * torch.fft.rfft(eps, size, dim=0), size, dim=0)[:steps]
+    spectrum = torch.fft.rfft(x, size, dim=0) * torch.fft.rfft(eps, size, dim=0)
+    potential: Tensor = torch.fft.irfft(spectrum, size, dim=0)[:steps]
+    return potential

@@ -99,7 +99,7 @@ def _record(model: nn.Module, batch: Any, forward: Forward, neurons: dict[nn.Mod
         if module in neurons:
             handles.append(module.register_forward_pre_hook(before_neuron))
             handles.append(module.register_forward_hook(noting(record.neuron_of)))
-        elif isinstance(module, NORMS):
+        elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif _weight_names(module):
             handles.append(module.register_forward_pre_hook(before_synapse))

@@ -3,6 +3,7 @@
 from fluctua.neurons import LI, LIF
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.theory import PspKernel
+from fluctua.wiring.adapters.facts import Facts
 from fluctua.wiring.graph import Neuron
 
 
@@ -23,7 +24,7 @@ def _kernel(module: LeakyNeuron) -> PspKernel:
     return PspKernel.exponential(tau_mem, module.tau_syn.detach().double().cpu().numpy(), module.dt)
 
 
-FACTS = {
+FACTS: Facts = {
     "fluctua.neurons.lif.LIF": lif,
     "fluctua.neurons.li.LI": li,
 }

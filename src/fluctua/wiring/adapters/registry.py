@@ -4,15 +4,13 @@ A table maps the full name of a neuron class to a function that reads its facts.
 framework they come from need not be importable here; a subclass is served by the entry of its nearest base class.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from torch import nn
 
 from fluctua.wiring.adapters import own
+from fluctua.wiring.adapters.facts import Facts
 from fluctua.wiring.graph import Neuron
 
-_TABLES: tuple[Mapping[str, Callable[[Any], Neuron]], ...] = (own.FACTS,)
+_TABLES: tuple[Facts, ...] = (own.FACTS,)
 
 
 def facts_of(module: nn.Module) -> Neuron | None:

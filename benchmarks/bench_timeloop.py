@@ -1,0 +1,89 @@
+"""One LIF population, T=350, B=128, N=512, float32: forward and backward of each engine, interleaved.
+
+Yardsticks: a ReLU through autograd, and two elementwise passes over preallocated memory.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fluctua.timeloop import LoopParameters, engine, run
+
+Step = Callable[[], object]
+
+
+def contestants(shape: tuple[int, int, int]) -> dict[str, Step]:
+    """What is timed, by name."""
+    generator = torch.Generator().manual_seed(1234)
+    current = (torch.randn(shape, generator=generator) * 0.25 + 0.1).requires_grad_()
+    upstream = torch.randn(shape, generator=generator)
+    decay_mem, decay_syn = torch.tensor(math.exp(-1 / 10)), torch.tensor(math.exp(-1 / 5))
+    threshold = torch.tensor(0.25)  # 4 % spikes
+    lif = LoopParameters(decay_mem, decay_syn, threshold)
+    learnable = LoopParameters(decay_mem.clone().requires_grad_(), decay_syn.clone().requires_grad_(), threshold)
+
+    def loop(name: str, parameters: LoopParameters) -> Step:
+        def step() -> None:
+            with engine(name):
+                backward(run(current, parameters).output)
+
+        return step
+
+    def backward(output: Tensor) -> None:
+        current.grad = None
+        output.backward(upstream)  # type: ignore[no-untyped-call]
+
+    first, second = torch.empty(shape), torch.empty(shape)
+
+    def passes() -> None:
+        torch.mul(upstream, 0.5, out=first)
+        torch.mul(upstream, 0.5, out=second)
+
+    return {
+        "reference": loop("reference", lif),
+        "cpu": loop("cpu", lif),
+        "cpu, learnable time constants": loop("cpu", learnable),
+        "relu": lambda: backward(torch.relu(current)),
+        "two passes": passes,
+    }
+
+
+def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step in each round, after one round of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for k in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if k:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="print one JSON line of the medians, in seconds")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    seconds = interleaved(contestants((350, 128, 512)), arguments.rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    if arguments.json:
+        print(json.dumps({"threads": arguments.threads, "seconds": medians}))
+        return
+    print(f"{arguments.threads} thread(s), {arguments.rounds} rounds: median (min to max) in ms, and how often the cpu engine fits in")
+    for name, values in seconds.items():
+        spread = f"({min(values) * 1e3:.0f} to {max(values) * 1e3:.0f})"
+        print(f"{name:>30} {medians[name] * 1e3:8.1f} {spread:>16} {medians[name] / medians['cpu']:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

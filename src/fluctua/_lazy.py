@@ -1,0 +1,21 @@
+"""Names that a package hands on without importing where they live until one is asked for."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` (PEP 562) for names that live elsewhere.
+
+    Args:
+        package: `__name__` of the package.
+        homes: name -> module that it is imported from when it is first asked for.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return __getattr__

@@ -1,0 +1,40 @@
+"""Balanced weights: no neuron gets a mean potential of its own (design 2.4).
+
+With frozen weights the mean potential `w_i . r` differs from neuron to neuron, `r` being the mean filtered activity of
+the afferents, and that difference never goes away with time: it leaves some neurons silent and others saturated.
+"""
+
+import torch
+from torch import Tensor
+
+from fluctua.theory import PspKernel
+from fluctua.wiring.potential import potential_adjoint
+
+
+def mean_activity(current: Tensor, mask: Tensor, kernel: PspKernel, weights: list[Tensor]) -> list[Tensor]:
+    """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
+
+    U is linear in the weights, so `r` is the gradient of the mean potential with respect to them. This holds for any
+    linear path: convolutions with strides, groups, dilation and borders, pooling, additions. Rows are known up to a
+    common factor, the number of neurons that share a row.
+
+    Args:
+        current: `[T, B, *N]`, with a graph back to `weights`.
+        mask: `[T, B]`, the window over which the mean is taken.
+        kernel: of the population's neurons.
+        weights: of the pathways to be balanced.
+    """
+    weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
+    if kernel.eps_bar.ndim:  # time constants differ by neuron
+        weight = weight.expand_as(current)
+    adjoint = potential_adjoint(weight, kernel).expand_as(current)
+    gradients = torch.autograd.grad(current, weights, adjoint, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+
+
+def balanced(weight: Tensor, r: Tensor) -> Tensor:
+    """Every row made orthogonal to the mean activity: `w_i - r_i (r_i . w_i) / |r_i|^2`."""
+    w, rows = weight.flatten(1).double(), r.flatten(1).double()
+    norm = rows.square().sum(1, keepdim=True)
+    along = torch.where(norm > 0, (w * rows).sum(1, keepdim=True) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+    return (w - along * rows).reshape(weight.shape).to(weight)

@@ -1,0 +1,120 @@
+"""The one call: put a spiking network into the fluctuation-driven regime."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from fluctua.diagnostics import Report
+from fluctua.diagnostics.inspection import inspect_populations
+from fluctua.diagnostics.window import Window
+from fluctua.initialization import measured, poisson
+from fluctua.initialization.batch import check_batch, new_generator, short_batch_warnings
+from fluctua.initialization.passes import Passes
+from fluctua.theory import Moments, Target
+from fluctua.wiring import Population, trace
+from fluctua.wiring.running import Forward, plain_call, preserved
+
+READOUT = Target(sigma=1.0)
+
+
+def initialize(
+    model: nn.Module,
+    batch: Any,
+    target: Target | None = None,
+    *,
+    method: Literal["measured", "poisson"] = "measured",
+    nu: poisson.Rate = None,
+    balance: bool = True,
+    window: Window = "trial",
+    readout: Target = READOUT,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    populations: Collection[str] | None = None,
+    forward: Forward = plain_call,
+) -> Report:
+    """Put a spiking network into the fluctuation-driven regime, in place, and report the state it is in.
+
+    Args:
+        model: any model of known neurons, on any device; its weights are overwritten.
+        batch: input `[T, B, ...]` as in training, of one or a few hundred samples.
+        target: the wanted state of every spiking population (default: mean 0, xi = 1).
+        method: "measured" scales the weights by the free potential that they cause on the batch, population after
+            population, and holds its target at any depth. "poisson" is the paper's formula.
+        nu: for "poisson", the rate of the afferents in Hz: a number for the whole network; None for the mean rate of
+            the batch, as in the paper; "per-layer" to measure it for each pathway.
+        balance: for "measured", give every neuron the same mean potential: no silent, no saturated neurons.
+        window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on,
+            which is what networks deeper than the trial is long need.
+        readout: the wanted state of populations without threshold.
+        seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
+        generator: of the draws, on the CPU, instead of a seed.
+        populations: names of those to initialise; default: all.
+        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+
+    Returns:
+        The state of every population after the call, with what was left alone and why.
+
+    Raises:
+        BatchError: an empty, all-zero, non-finite or misshapen batch.
+        WiringError: no spiking neuron found, or a model that cannot be traced.
+        SilentInputError: a population that nothing reaches.
+        InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
+    """
+    if method not in ("measured", "poisson"):
+        raise ValueError(f"unknown method {method!r}: choose 'measured' or 'poisson'")
+    target = target or Target()
+    check_batch(batch, forward)
+    draws = new_generator(seed, generator)
+    found = trace(model, batch, forward)
+    chosen = _chosen(found, populations)
+    goals = {p.name: readout if p.neuron.threshold is None else target for p in chosen}
+    with preserved(model):
+        passes = Passes(model, batch, forward)
+        rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
+        for population in found:
+            if population in chosen and any(q.left_alone is None for q in population.pathways):
+                goal = goals[population.name]
+                if method == "measured":
+                    measured.fit(population, goal, passes, balance=balance, window=window, generator=draws)
+                else:
+                    poisson.fit(population, goal, nu, passes, rate, generator=draws)
+            passes.done(population)
+    return inspect_populations(
+        model,
+        batch,
+        found,
+        window=window,
+        forward=forward,
+        targets={p.name: _moments(goals[p.name], p) for p in chosen},
+        notes=tuple(_notes(chosen)),
+        warnings=tuple(short_batch_warnings(chosen, batch.shape[0]) if isinstance(batch, torch.Tensor) else ()),
+    )
+
+
+def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> list[Population]:
+    known = {p.name for p in found}
+    if names is not None and (unknown := set(names) - known):
+        raise ValueError(f"no population {sorted(unknown)[0]!r} in the model: it has {', '.join(sorted(known))}")
+    return [p for p in found if names is None or p.name in names]
+
+
+def _moments(target: Target, p: Population) -> Moments:
+    return Moments(np.asarray(target.mean), target.sigma_u(p.neuron.threshold, p.neuron.kernel))
+
+
+def _notes(chosen: list[Population]) -> Iterator[str]:
+    for p in chosen:
+        if not p.pathways:
+            yield f"{p.name} was left alone: no weight feeds it"
+        for q in p.pathways:
+            if q.left_alone is not None:
+                yield f"{q.name} was left alone: {q.left_alone}"
+    biases = [q for p in chosen for q in p.pathways if q.left_alone is None and q.bias is not None]
+    moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
+    if moved:
+        yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
+    if len(moved) < len(biases):
+        yield f"{len(biases) - len(moved)} bias(es) were set to zero"

@@ -1,0 +1,121 @@
+"""The paper's formula: Poisson input of a known rate, independent weights."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fluctua.initialization.drawing import by_row, normal, write
+from fluctua.initialization.measured import SilentInputError
+from fluctua.initialization.passes import Passes
+from fluctua.theory import Afferent, Drive, Normal, PspKernel, Target, solve
+from fluctua.wiring import INPUT, Pathway, Population
+from fluctua.wiring.trace import hooked
+
+Rate = float | Literal["per-layer"] | None
+
+
+def fluctuation_driven_(
+    tensor: Tensor,
+    *,
+    nu: float,
+    kernel: PspKernel,
+    target: Target | None = None,
+    threshold: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill a weight tensor `[out, in, ...]` in place with the paper's fluctuation-driven normal weights.
+
+    With the fan-in n (the entries of one row) and target `(mu_U, xi)` (Rossbroich, Gygax & Zenke 2022, eq. 6-9)::
+
+        mu_W      = mu_U / (n nu eps_bar)
+        sigma_W^2 = ((theta - mu_U) / xi)^2 / (n nu eps_hat) - mu_W^2
+
+    As in `torch.nn.init`, the tensor is one that is multiplied from the left, `x @ w.T`.
+
+    Args:
+        tensor: the weights; they are overwritten.
+        nu: mean firing rate of the afferents in Hz.
+        kernel: PSP kernel of the neurons that the weights lead to.
+        target: the wanted state (default: mean 0, xi = 1).
+        threshold: of those neurons.
+        generator: of the draws, which are made on the CPU; default: torch's own.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        InfeasibleTargetError: no weights reach the target; names the largest feasible `mu_u`.
+
+    Example:
+        >>> kernel = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
+        >>> w = fluctuation_driven_(torch.empty(128, 700), nu=15.8, kernel=kernel)
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"fluctuation_driven_ needs a weight [out, in, ...], got the shape {tuple(tensor.shape)}")
+    drive = Drive.poisson(tensor[0].numel(), nu, kernel)
+    (law,) = solve(target or Target(), threshold, kernel, [Afferent(drive)])
+    draw_(tensor, law, generator)
+    return tensor
+
+
+def draw_(tensor: Tensor, law: Normal, generator: torch.Generator | None) -> None:
+    """Fill `tensor` from the law; one mean and standard deviation for all, or for each row."""
+    write(tensor, by_row(law.mean, tensor) + by_row(law.std, tensor) * normal(tensor, generator))
+
+
+def fit(
+    population: Population, target: Target, nu: Rate, passes: Passes, input_rate: float, *, generator: torch.Generator
+) -> None:
+    """Draw the weights into one population by the formula.
+
+    Args:
+        population: where the weights lead; pathways that must be left alone count as if they did their share.
+        target: the wanted state.
+        nu: rate of the afferents in Hz, None for `input_rate`, or "per-layer" to measure it for each pathway.
+        passes: for measuring.
+        input_rate: mean rate of the network's input in Hz.
+        generator: of the draws.
+    """
+    rates = presynaptic_rates(population, passes) if nu == "per-layer" else {}
+    kernel, share = population.neuron.kernel, 1 / len(population.pathways)
+    afferents = []
+    for q in population.pathways:
+        rate = rates[q.name] if nu == "per-layer" else input_rate if nu is None else float(nu)
+        if not rate > 0:
+            raise SilentInputError(
+                f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
+            )
+        afferents.append(Afferent(Drive.poisson(q.fan_in, rate, kernel), share))
+    laws = solve(target, population.neuron.threshold, kernel, afferents)
+    for q, law in zip(population.pathways, laws, strict=True):
+        if q.left_alone is None:
+            draw_(q.weight, law, generator)
+            if q.bias is not None and q.bias.requires_grad:
+                write(q.bias, torch.zeros_like(q.bias))
+
+
+def presynaptic_rates(population: Population, passes: Passes) -> dict[str, float]:
+    """Mean rate in Hz of what each pathway of a population gets, by the pathway's name."""
+    dt, rates = population.neuron.kernel.dt, {}
+
+    def noting(q: Pathway) -> Any:
+        def before(module: Any, args: tuple[Any, ...]) -> None:
+            rates[q.name] = float(args[0].detach().double().mean()) / dt
+
+        return before
+
+    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in population.pathways]):
+        passes.current(population)
+    return rates
+
+
+def mean_input_rate(populations: tuple[Population, ...], passes: Passes) -> float:
+    """Mean rate in Hz of the network's input, over all pathways that it comes in by; 0 where there is none."""
+    rates = []
+    for population in populations:
+        if any(q.sources == (INPUT,) for q in population.pathways):
+            measured = presynaptic_rates(population, passes)
+            rates += [measured[q.name] for q in population.pathways if q.sources == (INPUT,)]
+    return float(np.mean(rates)) if rates else 0.0
