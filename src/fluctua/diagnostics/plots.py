@@ -35,7 +35,7 @@ def plot_report(report: Report, title: str | None = None) -> "Figure":
         axes[0, 0].set_title("free membrane potential")
         axes[0, 1].set_title("firing rate of the neurons")
         axes[0, 2].set_title("spikes of some neurons, one sample")
-        axes[-1, 0].set_xlabel("U (in units of the threshold's)")
+        axes[-1, 0].set_xlabel("U (in the unit of the threshold)")
         axes[-1, 1].set_xlabel("rate (Hz)")
         axes[-1, 2].set_xlabel("time (s)")
         axes[0, 0].legend(loc="upper left", handlelength=1.2)
@@ -70,7 +70,8 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
         return
     rates = p.sketch.rates
     top = max(float(np.quantile(rates, 0.995)) if len(rates) else 0.0, 1.3 * (p.rate_predicted or 0.0), 1.0)
-    axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
+    counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
+    axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text
     axis.axvline(p.rate, color=BLUE, lw=1.4)
     if p.rate_predicted is not None:
         axis.axvline(p.rate_predicted, color=ORANGE, lw=1.4, ls="--")

@@ -8,20 +8,7 @@ from fluctua.diagnostics.report import PopulationState, Report
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEAD = (
-    "population",
-    "neurons",
-    "mu_U",
-    "sigma_U",
-    "(time)",
-    "(across)",
-    "xi",
-    "rate Hz",
-    "(theory)",
-    "first spike",
-    "silent",
-    "saturated",
-)
+_HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "saturated")
 
 
 def flat_row(p: PopulationState) -> dict[str, Any]:
@@ -34,7 +21,11 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
 
 
 def plain_text(report: Report) -> str:
-    """The table in plain characters, with notes and warnings below."""
+    """The table in plain characters, with notes and warnings below.
+
+    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
+    potential above threshold.
+    """
     rows = [_HEAD, *map(_cells, report.populations)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = [
@@ -57,7 +48,13 @@ def rich_table(report: Report) -> "Table":
 
     caption = [f"{escape(note)}" for note in report.notes]
     caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in report.warnings]
-    table = Table(box=box.SIMPLE_HEAD, caption="\n".join(caption) or None, caption_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        caption="\n".join(caption) or None,
+        caption_justify="left",
+    )
     for name in _HEAD:
         table.add_column(name, justify="left" if name == "population" else "right")
     for p in report.populations:
@@ -69,30 +66,25 @@ def rich_table(report: Report) -> "Table":
 
 
 def _cells(p: PopulationState) -> tuple[str, ...]:
+    latency = None if p.latency is None else 1e3 * p.latency
     return (
         p.name,
         str(p.n),
         _with_target(p.mu_u, p.target_mu_u),
         _with_target(p.sigma_u, p.target_sigma_u),
-        f"{p.sigma_temporal:.2f}",
         f"{p.sigma_across:.2f}",
         _number(p.xi, ".2f"),
-        _number(p.rate, ".1f"),
-        _number(p.rate_predicted, ".1f"),
-        "never" if p.latency is None and p.rate is not None else _number(_milliseconds(p.latency), ".0f", " ms"),
+        "-" if p.rate is None else f"{p.rate:.1f} ({_number(p.rate_predicted, '.1f')})",
+        "never" if latency is None and p.rate is not None else _number(latency, ".0f", " ms"),
         _number(p.silent, ".0%"),
         _number(p.saturated, ".0%"),
     )
 
 
 def _with_target(actual: float, target: float | None) -> str:
-    shown = f"{actual + 0.0:.2f}".replace("-0.00", "0.00")
-    return shown if target is None else f"{shown} / {target:.2f}"
+    shown = f"{actual:.2f}".replace("-0.00", "0.00")
+    return shown if target is None else f"{shown}/{target:.2f}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e3 * seconds
