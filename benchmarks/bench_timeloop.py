@@ -1,6 +1,7 @@
 """One LIF population, T=350, B=128, N=512, float32: forward and backward of each engine, interleaved.
 
-Yardsticks: a ReLU through autograd, and two elementwise passes over preallocated memory.
+Yardsticks: a ReLU through autograd, and two elementwise passes over preallocated memory. On a machine with other
+work to do, set OMP_WAIT_POLICY=passive: threads of the reference that spin against each other take a minute a round.
 """
 
 import argparse
@@ -79,7 +80,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"threads": arguments.threads, "seconds": medians}))
         return
-    print(f"{arguments.threads} thread(s), {arguments.rounds} rounds: median (min to max) in ms, and how often the cpu engine fits in")
+    print(
+        f"{arguments.threads} thread(s), {arguments.rounds} rounds; median ms (min to max), multiple of the cpu engine"
+    )
     for name, values in seconds.items():
         spread = f"({min(values) * 1e3:.0f} to {max(values) * 1e3:.0f})"
         print(f"{name:>30} {medians[name] * 1e3:8.1f} {spread:>16} {medians[name] / medians['cpu']:7.2f}")

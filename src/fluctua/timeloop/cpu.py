@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
@@ -126,26 +125,27 @@ class _Loop(torch.autograd.Function):
         ctx.mark_non_differentiable(*([potential] if kind.spiking else []), *([] if record is None else [record]))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(
-        ctx: Any, g_potential: Tensor | None, g_output: Tensor | None, g_u: Tensor | None, g_i: Tensor | None, _: None
-    ) -> tuple[Tensor | None, ...]:
-        kind: _Kind = ctx.kind
-        wants_x, wants_u, wants_i, wants_a, wants_b, *_rest = ctx.needs_input_grad
-        a, b, theta, potential, drive = ctx.saved_tensors
-        g_out = g_output if kind.spiking else g_potential
-        if g_out is None:  # only the final state was used
-            g_out = torch.zeros(ctx.shape, dtype=a.dtype)
-        gx = _empty(ctx.shape, a.dtype) if wants_x else None
-        gu, gi = _state_gradient(g_u, g_out), _state_gradient(g_i, g_out)
-        ga, gb = torch.zeros_like(gu), torch.zeros_like(gu)
-        shape, *scale = _SURROGATES[type(kind.surrogate)](kind.surrogate.beta) if kind.spiking else (RATIONAL, 0.0, 0.0)
-        kernel = backward_kernel(Backward(_name(a.dtype), *kind.equations, shape, wants_a or wants_b, wants_x))
-        columns = [_column(t) for t in (gu, gi, ga, gb)]
-        rows = [_rows(g_out if t is None else t) for t in (g_out, potential, drive, gx)]
-        _over_columns(kernel, *_constants(a, b, theta, ctx.shape[2:]), *columns, *scale, *rows)
-        g_decays = (_summed(ga, a) if wants_a else None, _summed(gb, b) if wants_b else None)
-        return gx, gu if wants_u else None, gi if wants_i else None, *g_decays, None, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            gradients = _adjoint(ctx, grads)
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = _Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
+        return *gradients, None, None
+
+
+class _Once(torch.autograd.Function):
+    """Identity that refuses to be differentiated; torch's `once_differentiable` lets constant gradients through."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(g if g is None else g.view_as(g) for g in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(
+            "the fused time loop can be differentiated only once; for second derivatives run the network "
+            "within `with fluctua.timeloop.engine('reference'):`"
+        )
 
 
 def _integrate(
@@ -155,13 +155,37 @@ def _integrate(
     potential = _empty(x.shape, x.dtype)
     output = _empty(x.shape, x.dtype) if kind.spiking else None
     record = _empty(x.shape, x.dtype) if kind.records else None
-    u = u0.detach().clone(memory_format=torch.contiguous_format)
-    i = None if i0 is None else i0.detach().clone(memory_format=torch.contiguous_format)
+    u, i = _copy(u0), None if i0 is None else _copy(i0)
     kernel = forward_kernel(Forward(_name(x.dtype), *kind.equations[:3], kind.records))
     columns = [_column(u if t is None else t) for t in (u, i)]  # what a variant does not touch is given any array
     rows = [_rows(potential if t is None else t) for t in (x, potential, output, record)]
     _over_columns(kernel, *_constants(a, b, theta, x.shape[2:]), *columns, *rows)
     return potential, output, u, i, record
+
+
+def _adjoint(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients with respect to the current, the initial state and the decays, where they are asked for."""
+    kind: _Kind = ctx.kind
+    g_potential, g_output, g_u, g_i, _ = grads
+    wants_x, wants_u, wants_i, wants_a, wants_b, *_rest = ctx.needs_input_grad
+    a, b, theta, potential, drive = ctx.saved_tensors
+    g_out = g_output if kind.spiking else g_potential
+    if g_out is None:  # only the final state was used
+        g_out = torch.zeros(ctx.shape, dtype=a.dtype)
+    gx = _empty(ctx.shape, a.dtype) if wants_x else None
+    gu, gi, ga, gb = (_copy(t) if t is not None else g_out.new_zeros(ctx.shape[1:]) for t in (g_u, g_i, None, None))
+    shape, *scale = _SURROGATES[type(kind.surrogate)](kind.surrogate.beta) if kind.spiking else (RATIONAL, 0.0, 0.0)
+    kernel = backward_kernel(Backward(_name(a.dtype), *kind.equations, shape, wants_a or wants_b, wants_x))
+    columns = [_column(t) for t in (gu, gi, ga, gb)]
+    rows = [_rows(g_out if t is None else t) for t in (g_out, potential, drive, gx)]
+    _over_columns(kernel, *_constants(a, b, theta, ctx.shape[2:]), *columns, *scale, *rows)
+    return (
+        gx,
+        gu if wants_u else None,
+        gi if wants_i else None,
+        _summed(ga, a) if wants_a else None,
+        _summed(gb, b) if wants_b else None,
+    )
 
 
 def _over_columns(kernel: Kernel, *arguments: Any) -> None:
@@ -194,14 +218,13 @@ def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 def _constants(a: Tensor, b: Tensor | None, theta: Tensor | None, shape: torch.Size) -> list[Array]:
     """Decays and threshold, each as one value or as one for each neuron; what is missing is not read."""
-    given = (a if c is None else c.detach() for c in (a, b, theta))
+    given = (a if c is None else c for c in (a, b, theta))
     return [_column(c if c.numel() == 1 else c.expand(shape)) for c in given]
 
 
-def _state_gradient(gradient: Tensor | None, like: Tensor) -> Tensor:
-    if gradient is None:
-        return like.new_zeros(like.shape[1:])
-    return gradient.clone(memory_format=torch.contiguous_format)  # the loop overwrites it
+def _copy(tensor: Tensor) -> Tensor:
+    """Contiguous memory of its own for a state: the loop carries it along in place."""
+    return torch.empty_like(tensor, requires_grad=False, memory_format=torch.contiguous_format).copy_(tensor.detach())
 
 
 def _summed(gradient: Tensor, constant: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     Half precision input is integrated in float32 and the output returned in the input's type.
 
     Raises:
-        ValueError: fewer than two axes, no time step, or an integer current.
+        ValueError: fewer than two axes, no time step, an integer current, or a state of another shape.
     """
     _check(current)
     wide = current.float() if current.dtype in (torch.float16, torch.bfloat16) else current
@@ -52,6 +52,11 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     if state is None:
         rest = wide.new_zeros(wide.shape[1:])
         state = State(rest, rest)
+    elif any(tensor.shape != wide.shape[1:] for tensor in state):
+        shapes = [tuple(tensor.shape) for tensor in state]
+        raise ValueError(f"a state has the shape of one step of the current, {tuple(wide.shape[1:])}, got {shapes}")
+    else:
+        state = State(*(tensor.to(wide) for tensor in state))
     result = choose(wide, parameters).run(wide, parameters, state)
     if wide.dtype != current.dtype:
         result = result._replace(output=result.output.to(current.dtype))

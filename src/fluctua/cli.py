@@ -1,0 +1,106 @@
+"""The command line: `fluctua demo`, `fluctua train`. What a command does lives in `fluctua.experiments`."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ImportError:
+    sys.exit('the command line needs an extra: pip install "fluctua[train]"')
+
+from typer import Option
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Spiking neural networks in the fluctuation-driven regime, from the first step of training on.",
+)
+
+
+class Method(StrEnum):
+    """Initialisers, by the name used on the command line."""
+
+    measured = "measured"
+    poisson = "poisson"
+    kaiming = "kaiming"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, Option(help="Folder of the results; a demo stopped half-way goes on from there.")] = Path(
+        "runs/demo"
+    ),
+    minutes: Annotated[float, Option(min=0.05, help="Limit for the training of all three networks together.")] = 5.0,
+) -> None:
+    """Compare Kaiming, the paper's formula and measured + balanced weights on one task; about two minutes."""
+    from fluctua.experiments.demo import run_demo
+
+    run_demo(out, _console(), minutes=minutes)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, Option(help="Training file in the layout of SHD, such as shd_train.h5.")],
+    test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
+    out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/train"),
+    method: Annotated[Method, Option(help="Initialisation.")] = Method.measured,
+    xi: Annotated[float | None, Option(help="Target: distance from threshold in sigma_U (default 1).")] = None,
+    rate: Annotated[float | None, Option(help="Target: firing rate in Hz, instead of xi.")] = None,
+    width: Annotated[int, Option(min=1, help="Neurons in a hidden layer.")] = 128,
+    depth: Annotated[int, Option(min=1, help="Hidden layers.")] = 3,
+    epochs: Annotated[int, Option(min=1)] = 20,
+    lr: Annotated[float, Option(help="Learning rate of Adam.")] = 5e-3,
+    batch_size: Annotated[int, Option(min=1)] = 128,
+    dt: Annotated[float, Option(help="Time step in seconds.")] = 2e-3,
+    duration: Annotated[float, Option(help="Length of a trial in seconds.")] = 0.7,
+    pool: Annotated[int, Option(min=1, help="Merge so many neighbouring channels.")] = 1,
+    minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
+    seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
+    resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
+) -> None:
+    """Initialise and train a network on spike data in the layout of SHD, and show its state before and after."""
+    from fluctua.experiments.train_file import FileSettings, train_file
+    from fluctua.theory import Target
+
+    settings = FileSettings(
+        method=method.value,
+        target=Target(xi=xi, rate=rate),
+        width=width,
+        depth=depth,
+        dt=dt,
+        duration=duration,
+        pool=pool,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        minutes=minutes,
+    )
+    train_file(data, test, out, _console(), settings, resume=resume)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import fluctua
+
+    typer.echo(fluctua.__version__)
+
+
+def main() -> None:
+    """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, no traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"fluctua: {error}")
+
+
+def _console():  # type: ignore[no-untyped-def]
+    """A console wide enough for the tables even where the output is a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=110)

@@ -1,0 +1,1 @@
+"""Experiments that a user can run with one command each."""

@@ -1,0 +1,168 @@
+"""The demo: one task, one network, three initial states."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import fluctua
+from fluctua.data import make_randman
+from fluctua.data.module import SpikeDataModule
+from fluctua.diagnostics import Report
+from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure, save
+from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
+from fluctua.theory import Target
+from fluctua.training.fit import FitResult, TrainSettings, fit
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo does: the paper's Randman task, three hidden layers of 128 neurons, Adam."""
+
+    width: int = 128
+    depth: int = 3
+    xi: float = 1.0
+    dt: float = 2e-3
+    duration: float = 0.2
+    epochs: int = 8
+    lr: float = 2e-2
+    batch_size: int = 125
+    measured_on: int = 250
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One network of the demo: its state before and after training, and what training gave."""
+
+    before: Report
+    after: Report
+    result: FitResult
+
+    @property
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """One row per epoch."""
+        return self.result.history
+
+    @property
+    def test(self) -> float:
+        """Accuracy on the test set."""
+        return float(self.result.test["test"])
+
+
+def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSettings | None = None) -> list[Path]:
+    """Initialise and train the same network in three ways, write figures and tables to `out`, and say what was seen.
+
+    A finished part is not done again: a demo that was stopped goes on where it was.
+
+    Args:
+        out: folder of the results; made if need be.
+        console: to print to.
+        minutes: limit for the training of all three together.
+        settings: of the demo.
+
+    Returns:
+        The files written.
+    """
+    s = settings or DemoSettings()
+    out.mkdir(parents=True, exist_ok=True)
+    data = _data(s)
+    x, _ = data.batch(s.measured_on)
+    console.print(
+        f"\n[bold]Randman[/bold]: {data.n_classes} classes, {data.n_units} inputs, {s.duration:g} s; "
+        f"{s.depth} hidden layers of {s.width} LIF neurons. Pairs in the tables read actual/target.\n"
+    )
+    outcomes = {}
+    for method in METHODS:
+        model = feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
+        before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
+        console.rule(LABELS[method], align="left")
+        console.print(before)
+        train = TrainSettings(
+            epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=minutes / len(METHODS)
+        )
+        result = fit(model, data, out_dir=out / method, settings=train, resume=True)
+        outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result)
+    files = _write(out, outcomes, 1 / data.n_classes)
+    console.rule("Result", align="left")
+    console.print(_table(outcomes))
+    console.print("Written: " + ", ".join(str(path) for path in files), soft_wrap=True)
+    for sentence in conclusions(outcomes):
+        console.print(f"\n[bold]{sentence}[/bold]")
+    return files
+
+
+def conclusions(outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
+    """Two sentences on what was seen, from the numbers."""
+    deepest = {label: [p for p in o.before if p.rate is not None][-1] for label, o in outcomes.items()}
+    states = "; ".join(
+        f"{label}: sigma_U = {p.sigma_u:.2f}, {p.rate:.1f} Hz, {p.silent:.0%} of its neurons silent"
+        for label, p in deepest.items()
+    )
+    scores = ", ".join(
+        f"{label} {o.history[0]['val_accuracy']:.0%} after one epoch and {o.test:.0%} on the test set at the end"
+        for label, o in outcomes.items()
+    )
+    epochs = max(len(o.history) for o in outcomes.values())
+    return (
+        f"Before training, the last hidden layer is in these states - {states}.",
+        f"With the same {epochs} epoch(s) of the same training they reached: {scores}.",
+    )
+
+
+def _data(s: DemoSettings) -> SpikeDataModule:
+    train, val, test = make_randman(seed=s.seed)
+    return SpikeDataModule(train, val, test, dt=s.dt, duration=s.duration, batch_size=s.batch_size, seed=s.seed)
+
+
+def _rows(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    rows = []
+    for label, o in outcomes.items():
+        last = [p for p in o.before if p.rate is not None][-1]
+        rows.append(
+            {
+                "initialisation": label,
+                "last layer sigma_U": round(last.sigma_u, 3),
+                "last layer rate (Hz)": round(last.rate, 2),
+                "last layer silent (%)": round(100 * last.silent, 1),
+                "first epoch val (%)": round(100 * o.history[0]["val_accuracy"], 1),
+                "best val (%)": round(100 * max(row["val_accuracy"] for row in o.history), 1),
+                "test (%)": round(100 * o.test, 1),
+                "epochs": len(o.history),
+                "seconds": round(o.result.seconds, 1),
+            }
+        )
+    return rows
+
+
+def _table(outcomes: Mapping[str, Outcome]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    rows = _rows(outcomes)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "initialisation" else "right", min_width=5)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Path]:
+    before = {label: o.before for label, o in outcomes.items()}
+    after = {label: o.after for label, o in outcomes.items()}
+    rows = _rows(outcomes)
+    table = out / "results.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return [
+        save(membrane_figure(before), out / "membrane.png"),
+        save(raster_figure(before, after), out / "rasters.png"),
+        save(learning_figure({k: o.history for k, o in outcomes.items()}, chance), out / "learning.png"),
+        table,
+    ]
