@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 try:
     import typer
@@ -11,6 +11,9 @@ except ImportError:
     sys.exit('the command line needs an extra: pip install "fluctua[train]"')
 
 from typer import Option
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     add_completion=False,
@@ -98,7 +101,7 @@ def main() -> None:
         sys.exit(f"fluctua: {error}")
 
 
-def _console():  # type: ignore[no-untyped-def]
+def _console() -> "Console":
     """A console wide enough for the tables even where the output is a file."""
     from rich.console import Console
 

@@ -188,17 +188,27 @@ def _pathway_state(q: Any) -> PathwayState:
 
 
 def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """A sentence for every population that activity does not reach, or only at the end of the trial."""
+    """What a user should know: silence, late activity, missed targets; a sentence each."""
+    trial = states[0].sketch.duration if states else 0.0
+    silent = [p.name for p in states if p.rate is not None and p.latency is None]
+    late = [p.name for p in states if p.latency is not None and p.latency > 0.7 * trial]
+    missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
     warnings = []
-    for p in states:
-        if p.rate is None:
-            continue
-        trial = p.sketch.duration
-        if p.latency is None:
-            warnings.append(f"{p.name} does not spike in half of the samples or more within the trial of {trial:g} s")
-        elif p.latency > 0.7 * trial:
-            warnings.append(
-                f"{p.name} gives its first spike after {1e3 * p.latency:.0f} ms of a trial of {1e3 * trial:.0f} ms: "
-                "activity needs time in every layer; use longer trials, or fewer layers"
-            )
+    if silent:
+        warnings.append(f"no spike within the trial of {trial:g} s, in half of the samples or more: {_listed(silent)}")
+    if late:
+        warnings.append(
+            f"first spike only in the last third of the trial of {trial:g} s: {_listed(late)}; activity needs time in "
+            "every layer, so use longer trials or fewer layers"
+        )
+    if missed:
+        worst = max(missed, key=lambda p: abs(np.log(max(p.sigma_u, 1e-9) / (p.target_sigma_u or 1.0))))
+        warnings.append(
+            f"sigma_U misses its target by more than 10 %: {_listed([p.name for p in missed])} "
+            f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
+        )
     return warnings
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#0072B2",
@@ -18,11 +19,12 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 def style() -> Iterator[None]:
     """The look, inside the block only."""
     import matplotlib as mpl
+    from cycler import cycler
 
-    look = {
+    look: dict[Any, Any] = {
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
+        "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
         "axes.titlesize": 10,
         "axes.labelsize": 9,
         "xtick.labelsize": 8,

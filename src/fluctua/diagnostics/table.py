@@ -8,7 +8,7 @@ from fluctua.diagnostics.report import PopulationState, Report
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "saturated")
+_HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
 
 
 def flat_row(p: PopulationState) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def rich_table(report: Report) -> "Table":
         caption_justify="left",
     )
     for name in _HEAD:
-        table.add_column(name, justify="left" if name == "population" else "right")
+        table.add_column(name, justify="left" if name == "population" else "right", no_wrap=True)
     for p in report.populations:
         cells = list(_cells(p))
         if p.silent is not None and p.silent > 0.5:

@@ -11,7 +11,7 @@ from rich.console import Console
 import fluctua
 from fluctua.data import make_randman
 from fluctua.data.module import SpikeDataModule
-from fluctua.diagnostics import Report
+from fluctua.diagnostics import PopulationState, Report
 from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure, save
 from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.theory import Target
@@ -97,7 +97,7 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
 
 def conclusions(outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
     """Two sentences on what was seen, from the numbers."""
-    deepest = {label: [p for p in o.before if p.rate is not None][-1] for label, o in outcomes.items()}
+    deepest = {label: _last_hidden(o.before) for label, o in outcomes.items()}
     states = "; ".join(
         f"{label}: sigma_U = {p.sigma_u:.2f}, {p.rate:.1f} Hz, {p.silent:.0%} of its neurons silent"
         for label, p in deepest.items()
@@ -121,21 +121,25 @@ def _data(s: DemoSettings) -> SpikeDataModule:
 def _rows(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     rows = []
     for label, o in outcomes.items():
-        last = [p for p in o.before if p.rate is not None][-1]
+        last = _last_hidden(o.before)
         rows.append(
             {
                 "initialisation": label,
-                "last layer sigma_U": round(last.sigma_u, 3),
-                "last layer rate (Hz)": round(last.rate, 2),
-                "last layer silent (%)": round(100 * last.silent, 1),
-                "first epoch val (%)": round(100 * o.history[0]["val_accuracy"], 1),
-                "best val (%)": round(100 * max(row["val_accuracy"] for row in o.history), 1),
-                "test (%)": round(100 * o.test, 1),
-                "epochs": len(o.history),
-                "seconds": round(o.result.seconds, 1),
+                "sigma_U": f"{last.sigma_u:.2f}",
+                "rate (Hz)": f"{last.rate or 0:.1f}",
+                "silent (%)": f"{100 * (last.silent or 0):.0f}",
+                "1st epoch (%)": f"{100 * o.history[0]['val_accuracy']:.1f}",
+                "best val (%)": f"{100 * max(row['val_accuracy'] for row in o.history):.1f}",
+                "test (%)": f"{100 * o.test:.1f}",
+                "epochs": str(len(o.history)),
+                "seconds": f"{o.result.seconds:.0f}",
             }
         )
     return rows
+
+
+def _last_hidden(report: Report) -> PopulationState:
+    return [p for p in report if p.rate is not None][-1]
 
 
 def _table(outcomes: Mapping[str, Outcome]) -> Any:
@@ -143,11 +147,13 @@ def _table(outcomes: Mapping[str, Outcome]) -> Any:
     from rich.table import Table
 
     rows = _rows(outcomes)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=0, caption="sigma_U, rate and silent share: last hidden layer before training"
+    )
     for name in rows[0]:
-        table.add_column(name, justify="left" if name == "initialisation" else "right", min_width=5)
+        table.add_column(name, justify="left" if name == "initialisation" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*row.values())
     return table
 
 

@@ -26,6 +26,9 @@ def membrane_figure(reports: Mapping[str, Report]) -> "Figure":
             for k, (axis, name) in enumerate(zip(row, layers, strict=True)):
                 p = report[name]
                 plot_distribution(axis, p)
+                axis.set_xlim(-4.5, 4.5)  # the same for all, or they could not be compared
+                if p.sigma_u == 0:
+                    axis.text(0.5, 0.5, "no input: U = 0", transform=axis.transAxes, ha="right", fontsize=8)
                 axis.set_ylabel(label if k == 0 else "")
                 axis.set_title(
                     f"layer {k + 1}: $\\sigma_U$ = {p.sigma_u:.2f}, {p.rate:.1f} Hz, {p.silent:.0%} silent",

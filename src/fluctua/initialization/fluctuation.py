@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -71,6 +70,7 @@ def initialize(
     found = trace(model, batch, forward)
     chosen = _chosen(found, populations)
     goals = {p.name: readout if p.neuron.threshold is None else target for p in chosen}
+    targets: dict[str, Moments] = {}
     with preserved(model):
         passes = Passes(model, batch, forward)
         rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
@@ -78,9 +78,10 @@ def initialize(
             if population in chosen and any(q.left_alone is None for q in population.pathways):
                 goal = goals[population.name]
                 if method == "measured":
-                    measured.fit(population, goal, passes, balance=balance, window=window, generator=draws)
+                    moments = measured.fit(population, goal, passes, balance=balance, window=window, generator=draws)
                 else:
-                    poisson.fit(population, goal, nu, passes, rate, generator=draws)
+                    moments = poisson.fit(population, goal, nu, passes, rate, generator=draws)
+                targets[population.name] = moments
             passes.done(population)
     return inspect_populations(
         model,
@@ -88,24 +89,20 @@ def initialize(
         found,
         window=window,
         forward=forward,
-        targets={p.name: _moments(goals[p.name], p) for p in chosen},
+        targets=targets,
         notes=tuple(_notes(chosen)),
         warnings=tuple(short_batch_warnings(chosen, batch.shape[0]) if isinstance(batch, torch.Tensor) else ()),
     )
 
 
-def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> list[Population]:
+def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> tuple[Population, ...]:
     known = {p.name for p in found}
     if names is not None and (unknown := set(names) - known):
         raise ValueError(f"no population {sorted(unknown)[0]!r} in the model: it has {', '.join(sorted(known))}")
-    return [p for p in found if names is None or p.name in names]
+    return tuple(p for p in found if names is None or p.name in names)
 
 
-def _moments(target: Target, p: Population) -> Moments:
-    return Moments(np.asarray(target.mean), target.sigma_u(p.neuron.threshold, p.neuron.kernel))
-
-
-def _notes(chosen: list[Population]) -> Iterator[str]:
+def _notes(chosen: tuple[Population, ...]) -> Iterator[str]:
     for p in chosen:
         if not p.pathways:
             yield f"{p.name} was left alone: no weight feeds it"

@@ -9,7 +9,7 @@ from torch import Tensor
 from fluctua.initialization.drawing import by_row, normal, write
 from fluctua.initialization.measured import SilentInputError
 from fluctua.initialization.passes import Passes
-from fluctua.theory import Afferent, Drive, Normal, PspKernel, Target, solve
+from fluctua.theory import Afferent, Drive, Moments, Normal, PspKernel, Target, solve
 from fluctua.wiring import INPUT, Pathway, Population
 from fluctua.wiring.trace import hooked
 
@@ -67,8 +67,8 @@ def draw_(tensor: Tensor, law: Normal, generator: torch.Generator | None) -> Non
 
 def fit(
     population: Population, target: Target, nu: Rate, passes: Passes, input_rate: float, *, generator: torch.Generator
-) -> None:
-    """Draw the weights into one population by the formula.
+) -> Moments:
+    """Draw the weights into one population by the formula; returns the moments aimed at.
 
     Args:
         population: where the weights lead; pathways that must be left alone count as if they did their share.
@@ -88,12 +88,14 @@ def fit(
                 f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
             )
         afferents.append(Afferent(Drive.poisson(q.fan_in, rate, kernel), share))
-    laws = solve(target, population.neuron.threshold, kernel, afferents)
+    threshold = population.neuron.threshold
+    laws = solve(target, threshold, kernel, afferents)
     for q, law in zip(population.pathways, laws, strict=True):
         if q.left_alone is None:
             draw_(q.weight, law, generator)
             if q.bias is not None and q.bias.requires_grad:
                 write(q.bias, torch.zeros_like(q.bias))
+    return Moments(np.asarray(target.mean), target.sigma_u(threshold, kernel))
 
 
 def presynaptic_rates(population: Population, passes: Passes) -> dict[str, float]:
