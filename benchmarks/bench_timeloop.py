@@ -1,7 +1,8 @@
 """One LIF population, T=350, B=128, N=512, float32: forward and backward of each engine, interleaved.
 
-Yardsticks: a ReLU through autograd, and two elementwise passes over preallocated memory. On a machine with other
-work to do, set OMP_WAIT_POLICY=passive: threads of the reference that spin against each other take a minute a round.
+Yardsticks: a ReLU through autograd, and two elementwise passes over preallocated memory. On a busy machine the
+reference's OpenMP threads spin against the other work, up to a minute a round; OMP_WAIT_POLICY=passive prevents that
+but makes the reference slower than it is on a quiet machine.
 """
 
 import argparse

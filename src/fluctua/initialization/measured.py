@@ -224,7 +224,7 @@ def _scale_for_rate(rig: _Rig, solution: _Solution, rate: float) -> float:
             f"{rig.population.name} cannot fire at {rate:g} Hz on this batch: it reaches {largest:.3g} Hz at most"
         )
     for _ in range(14):  # the rate is then known to the spike
-        middle = (low * high) ** 0.5
+        middle = float((low * high) ** 0.5)
         solution.write(middle)
         reached = rig.rate()
         if abs(reached - rate) < 0.01 * rate:

@@ -81,11 +81,12 @@ class LeakyNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""
-        taus = [f"tau_mem={_shown(self.tau_mem)}"]
-        taus.append("delta synapse" if self.tau_syn is None else f"tau_syn={_shown(self.tau_syn)}")
+        taus = [f"tau_mem={shown(self.tau_mem)}"]
+        taus.append("delta synapse" if self.tau_syn is None else f"tau_syn={shown(self.tau_syn)}")
         return ", ".join([*taus, f"dt={self.dt:g}"])
 
 
-def _shown(tau: Tensor) -> str:
-    values = tau.detach().flatten()
+def shown(constant: Tensor) -> str:
+    """One number, or the range over a population whose neurons differ."""
+    values = constant.detach().flatten()
     return f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g}..{values.max():.4g}"

@@ -38,3 +38,7 @@ class LI(LeakyNeuron):
         """State before the first step for an input current `[T, B, *N]`."""
         rest = super().initial_state(current)
         return rest._replace(potential=torch.full_like(rest.potential, self.initial))
+
+    def extra_repr(self) -> str:
+        """The constants, for `print(model)`."""
+        return f"{super().extra_repr()}, initial={self.initial:g}"

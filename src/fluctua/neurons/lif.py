@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import LeakyNeuron, Tau
+from fluctua.neurons.leaky import LeakyNeuron, Tau, shown
 from fluctua.timeloop import LoopParameters, Reset, SuperSpike, Surrogate
 
 
@@ -73,4 +73,4 @@ class LIF(LeakyNeuron):
 
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""
-        return f"{super().extra_repr()}, reset={self.reset!r}, {self.surrogate}"
+        return f"{super().extra_repr()}, threshold={shown(self.threshold)}, reset={self.reset!r}, {self.surrogate}"

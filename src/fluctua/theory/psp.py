@@ -60,7 +60,9 @@ class PspKernel(ABC):
         """`sum eps`, `sum eps^2` and `sum eps[k] eps[k+1]`."""
         if self.steps is None:
             return self._stationary_sums()
-        eps = self.response(self.steps)
+        eps = self.response(max(self.steps, 0))
+        if not eps.any():
+            raise ValueError(f"a trial of {self.steps} steps ends before a spike has moved the potential")
         # A spike of step s has T - s steps left to act in: averaged over the trial, lag k counts (T - k) / T times.
         weight = (1 - np.arange(self.steps) / self.steps).reshape(-1, *[1] * (eps.ndim - 1))
         return (
@@ -163,6 +165,10 @@ class TwoStateKernel(PspKernel):
                     f"the decay {name} per step must lie in [0, 1), got {value.min():.6g} to {value.max():.6g}; "
                     "a perfect integrator (decay 1) needs PspKernel.integrator with the trial's steps"
                 )
+        if not all(np.isfinite(value).all() for value in values[2:]):
+            raise ValueError(f"the gain of a kernel must be finite, got {values[2:]}")
+        if delay < 0:
+            raise ValueError(f"the delay of a kernel must be 0 steps or more, got {delay}")
         a, b, coupling, jump_mem, jump_syn = values
         return cls(dt=dt, steps=steps, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=delay)
 
@@ -243,6 +249,10 @@ class ContinuousKernel(PspKernel):
     def response(self, steps: int) -> Array:
         """Refused: without a time step there is nothing to sample."""
         raise ValueError("the continuous limit has no time step to sample its response at")
+
+    def over_trial(self, steps: int) -> Self:
+        """Refused: the limit is that of the stationary process."""
+        raise ValueError("the continuous limit has no time step to count a trial's steps in")
 
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
         raise AssertionError("the continuous limit overrides every sum")

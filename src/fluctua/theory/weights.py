@@ -1,8 +1,10 @@
 """The budget solver: a wanted state and the pathways that must supply it -> the law of each pathway's weights."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,15 +73,22 @@ def solve(
         ValueError: no afferents, or shares that are not positive or do not add up to 1.
     """
     shares = [a.share for a in afferents]
-    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+    if not shares or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise ValueError(f"the shares of a population's pathways must be positive and add up to 1, got {shares}")
     sigma = target.sigma_u(threshold, kernel)
     mean_drive = sum((a.drive.mean for a in afferents), np.asarray(0.0))
-    mean = target.mean / mean_drive
+    if target.mean and not np.all(mean_drive):
+        raise InfeasibleTargetError(
+            f"mu_u = {target.mean:g} is out of reach: these pathways cannot move the mean of U at all, whatever their "
+            "weights; the only feasible mu_u here is 0"
+        )
+    mean = target.mean / mean_drive if target.mean else np.zeros_like(mean_drive)
     variances = [a.share * sigma**2 / a.drive.power - mean**2 for a in afferents]
     if min(v.min() for v in variances) < 0:
-        per_mean = max(np.sqrt(a.drive.power / a.share).max() for a in afferents) / mean_drive.min()
-        check_feasible(target, threshold, float(per_mean), float(np.min(sigma)))
+        noise = reduce(np.maximum, (np.sqrt(a.drive.power / a.share) for a in afferents)) / np.abs(mean_drive)
+        noise, sigma = np.broadcast_arrays(noise, sigma)
+        worst = np.argmax(noise / sigma)  # the neuron whose limit is the tightest
+        check_feasible(target, threshold, float(noise.flat[worst]), float(sigma.flat[worst]))
     # A target at the limit of feasibility may miss zero by a rounding error.
     return tuple(Normal(mean, np.sqrt(np.maximum(v, 0.0))) for v in variances)
 
@@ -105,5 +114,13 @@ def check_feasible(target: Target, threshold: float | None, sigma_per_mean: floa
     raise InfeasibleTargetError(
         f"mu_u = {target.mean:g} is out of reach: weights with that mean make U fluctuate by {noise:.3g} on their own, "
         f"more than the wanted sigma_u = {sigma:.3g}; the {'largest' if sign > 0 else 'lowest'} feasible mu_u here is "
-        f"{limit:.3g}"
+        f"{_three_digits(limit):.3g}"
     )
+
+
+def _three_digits(value: float) -> float:
+    """`value` rounded towards zero: a limit that a message names must itself be feasible."""
+    if value == 0:
+        return value
+    digit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+    return math.trunc(value / digit) * digit

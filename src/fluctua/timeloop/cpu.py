@@ -156,10 +156,11 @@ def _integrate(
     output = _empty(x.shape, x.dtype) if kind.spiking else None
     record = _empty(x.shape, x.dtype) if kind.records else None
     u, i = _copy(u0), None if i0 is None else _copy(i0)
-    kernel = forward_kernel(Forward(_name(x.dtype), *kind.equations[:3], kind.records))
+    constants = _constants(a, b, theta, x.shape[2:])
+    kernel = forward_kernel(Forward(_name(x.dtype), _shared(constants), *kind.equations[:3], kind.records))
     columns = [_column(u if t is None else t) for t in (u, i)]  # what a variant does not touch is given any array
     rows = [_rows(potential if t is None else t) for t in (x, potential, output, record)]
-    _over_columns(kernel, *_constants(a, b, theta, x.shape[2:]), *columns, *rows)
+    _over_columns(kernel, *constants, *columns, *rows)
     return potential, output, u, i, record
 
 
@@ -175,10 +176,11 @@ def _adjoint(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None,
     gx = _empty(ctx.shape, a.dtype) if wants_x else None
     gu, gi, ga, gb = (_copy(t) if t is not None else g_out.new_zeros(ctx.shape[1:]) for t in (g_u, g_i, None, None))
     shape, *scale = _SURROGATES[type(kind.surrogate)](kind.surrogate.beta) if kind.spiking else (RATIONAL, 0.0, 0.0)
-    kernel = backward_kernel(Backward(_name(a.dtype), *kind.equations, shape, wants_a or wants_b, wants_x))
+    constants = _constants(a, b, theta, ctx.shape[2:])
+    variant = Backward(_name(a.dtype), _shared(constants), *kind.equations, shape, wants_a or wants_b, wants_x)
     columns = [_column(t) for t in (gu, gi, ga, gb)]
     rows = [_rows(g_out if t is None else t) for t in (g_out, potential, drive, gx)]
-    _over_columns(kernel, *_constants(a, b, theta, ctx.shape[2:]), *columns, *scale, *rows)
+    _over_columns(backward_kernel(variant), *constants, *columns, *scale, *rows)
     return (
         gx,
         gu if wants_u else None,
@@ -191,9 +193,11 @@ def _adjoint(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None,
 def _over_columns(kernel: Kernel, *arguments: Any) -> None:
     """Run the kernel on all columns of its arrays, split over as many threads as torch uses."""
     steps, columns = arguments[-1].shape
+    if columns == 0:
+        return
     workers = max(1, min(torch.get_num_threads(), steps * columns // _GRAIN))
-    share = max(1, -(-columns // (workers * _LINE))) * _LINE
-    first, *others = [(lo, min(lo + share, columns)) for lo in range(0, max(1, columns), share)]
+    share = -(-columns // (workers * _LINE)) * _LINE
+    first, *others = [(lo, min(lo + share, columns)) for lo in range(0, columns, share)]
     jobs = [_pool(os.getpid(), torch.get_num_threads()).submit(kernel, *arguments, *span) for span in others]
     kernel(*arguments, *first)
     for job in jobs:
@@ -220,6 +224,10 @@ def _constants(a: Tensor, b: Tensor | None, theta: Tensor | None, shape: torch.S
     """Decays and threshold, each as one value or as one for each neuron; what is missing is not read."""
     given = (a if c is None else c for c in (a, b, theta))
     return [_column(c if c.numel() == 1 else c.expand(shape)) for c in given]
+
+
+def _shared(constants: list[Array]) -> bool:
+    return all(c.size == 1 for c in constants)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a network is to the theory: populations of neurons and the pathways into them. Facts, no behaviour."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,9 @@ class Pathway:
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
         norm: the normalisation layer in between whose affine parameters set the scale of the current, if any.
-        left_alone: why an initialiser must not write the weight (frozen, shared), or None.
+        left_alone: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
+        through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
+            population of their own.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Pathway:
     via: tuple[str, ...] = ()
     norm: nn.Module | None = None
     left_alone: str | None = None
+    through: tuple[nn.Module, ...] = ()
 
     @property
     def weight(self) -> Tensor:
@@ -63,6 +67,9 @@ class Pathway:
     @property
     def fan_in(self) -> int:
         """Afferents of one neuron: the entries of one row of the weight (convolution: away from the border)."""
+        if isinstance(self.synapse, nn.modules.conv._ConvTransposeNd):  # weight [in, out / groups, *kernel]
+            contacts = len(self.weight) // self.synapse.groups * self.weight[0, 0].numel()
+            return round(contacts / math.prod(self.synapse.stride))
         return self.weight[0].numel()
 
 

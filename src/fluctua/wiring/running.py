@@ -1,8 +1,9 @@
 """Running a user's model without leaving a trace in it."""
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 Forward = Callable[[nn.Module, Any], Any]
 
-# What torch keeps in a module's __dict__ besides the state of the module itself.
-_MACHINERY = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+# What torch keeps in a module that is not state: hooks must stay where they are, parameters are looked after below.
+_MACHINERY = frozenset(name for name in vars(nn.Module()) if "hooks" in name) | {"_parameters"}
 
 
 def plain_call(model: nn.Module, batch: Any) -> Any:
@@ -23,19 +24,28 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Leave all as it was but the values of parameters.
 
-    Buffers (batch-norm statistics, states of neurons), plain attributes, `requires_grad` and torch's random number
-    generators are put back at the end of the block.
+    Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
+    attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
+    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside.
     """
-    snapshots = [(module, _snapshot(module)) for module in model.modules()]
-    grads = [(p, p.requires_grad) for p in model.parameters()]
-    with torch.random.fork_rng():
+    copies = Copies(model)
+    originals = [(vars(module), _state(module)) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    gpus = sorted({p.device.index for p, _ in flags if p.is_cuda})
+    with torch.random.fork_rng(gpus):
         try:
+            for attributes, state in originals:
+                attributes.update((name, copies.of(value)) for name, value in state.items())
+            for module in model.modules():
+                _run_as_written(module)
             yield
         finally:
-            for parameter, flag in grads:
+            for attributes, state in originals:
+                for name in attributes.keys() - _MACHINERY:
+                    del attributes[name]
+                attributes.update(state)
+            for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-            for module, snapshot in snapshots:
-                _restore(module, snapshot)
 
 
 @contextmanager
@@ -53,36 +63,64 @@ def only_requiring_grad(model: nn.Module, tensors: list[Tensor] | None) -> Itera
             p.requires_grad_(flag)
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    attributes: dict[str, Any]
-    contents: dict[str, Any]  # copies of the attributes that may be changed in place
-    buffers: dict[str, Tensor | None]
-    values: dict[str, Tensor]
+class Copies:
+    """Copies of values that can be changed in place: tensors, generators of random numbers, and containers of them.
+
+    What is one object, or shares its memory, among the originals is so among the copies. Parameters, and tensors that
+    share the memory of one, stand for themselves.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._objects: dict[int, Any] = {}
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._parameters = {_memory(p) for p in model.parameters()} - {0}
+
+    def of(self, value: Any) -> Any:
+        """The value's copy, or the value itself if it is of another kind."""
+        if isinstance(value, nn.Parameter):
+            return value
+        if isinstance(value, tuple):
+            items = [self.of(item) for item in value]
+            changed = any(new is not old for new, old in zip(items, value, strict=True))
+            return getattr(value, "_make", type(value))(items) if changed else value
+        if id(value) not in self._objects:
+            self._copy(value)
+        return self._objects.get(id(value), value)
+
+    def _copy(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._objects[id(value)] = self._tensor(value)
+        elif isinstance(value, torch.Generator):
+            self._objects[id(value)] = value.clone_state()
+        elif isinstance(value, dict | list | deque | set):
+            self._objects[id(value)] = twin = copy.copy(value)  # known before its contents, which may lead back to it
+            if not isinstance(twin, set):
+                for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
+                    twin[key] = self.of(item)
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        memory = _memory(tensor)
+        if memory in self._parameters:
+            return tensor
+        if memory == 0:
+            return tensor.detach().clone()
+        if memory not in self._storages:
+            self._storages[memory] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+        new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return new.set_(self._storages[memory], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
 
 
-def _snapshot(module: nn.Module) -> _Snapshot:
-    attributes = {name: value for name, value in vars(module).items() if _is_state(name)}
-    contents = {name: value.copy() for name, value in attributes.items() if isinstance(value, dict | list | set)}
-    buffers = dict(module._buffers)
-    values = {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
-    return _Snapshot(attributes, contents, buffers, values)
+def _memory(tensor: Tensor) -> int:
+    """Address of the tensor's memory; 0 where it has none of the ordinary kind (sparse, lazy, empty)."""
+    ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
+    return tensor.untyped_storage().data_ptr() if ordinary else 0
 
 
-def _restore(module: nn.Module, snapshot: _Snapshot) -> None:
-    state = vars(module)
-    for name in [name for name in state if _is_state(name) and name not in snapshot.attributes]:
-        del state[name]
-    state.update(snapshot.attributes)
-    for name, content in snapshot.contents.items():
-        state[name].clear()
-        state[name].extend(content) if isinstance(content, list) else state[name].update(content)
-    module._buffers.clear()
-    module._buffers.update(snapshot.buffers)
-    with torch.no_grad():
-        for name, value in snapshot.values.items():
-            module._buffers[name].copy_(value)  # type: ignore[union-attr]
+def _state(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _MACHINERY}
 
 
-def _is_state(name: str) -> bool:
-    return name not in _MACHINERY and "_hooks" not in name
+def _run_as_written(module: nn.Module) -> None:
+    vars(module).pop("_compiled_call_impl", None)  # of `module.compile()`
+    if "_orig_mod" in module._modules:  # of `torch.compile(module)`
+        vars(module)["forward"] = module._orig_mod

@@ -1,17 +1,21 @@
 """From a model and a batch to its populations, by hooks and the autograd graph.
 
 One forward pass is run with gradients on. Hooks note the autograd node of every tensor that a neuron or a synapse
-(any module that owns a weight) puts out; a walk back from each neuron's input current then stops at the first of
-those it meets: they are what feeds the neuron, whatever lies between (pooling, flatten, dropout, norms, additions).
+(a module that owns a weight and holds no other layers) puts out; a walk back from each neuron's input current then
+stops at the first of those it meets: they are what feeds the neuron, whatever lies between (pooling, flatten, dropout,
+norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fluctua.wiring.adapters.registry import facts_of
 from fluctua.wiring.graph import INPUT, Neuron, Pathway, Population
@@ -19,8 +23,9 @@ from fluctua.wiring.running import Forward, only_requiring_grad, plain_call, pre
 
 Node = Any  # torch.autograd.graph.Node
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _PLUMBING = ("View", "Reshape", "Unsafe", "Alias", "Clone", "Accumulate", "Contiguous", "ToCopy", "Expand")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")  # what a gain or an offset acts by on another signal
 
 
 class WiringError(ValueError):
@@ -36,17 +41,18 @@ class _Record:
     synapse_of: dict[Node, nn.Module] = field(default_factory=dict)
     neuron_of: dict[Node, nn.Module] = field(default_factory=dict)
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
-    inputs: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # into synapses
+    fed_last: bool = False  # whether a synapse ran before the neuron that ran last
 
 
 def trace(model: nn.Module, batch: Any, forward: Forward = plain_call) -> tuple[Population, ...]:
     """The populations of `model` in the order in which they run, each with its afferent pathways.
 
-    Nothing of the model is changed. Two time steps or more are needed to see a recurrence.
+    Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
+    `detach()` is not seen. Two time steps or more are needed to see a recurrence.
 
     Raises:
-        WiringError: no known neuron in the model or none reached, a neuron called twice in one pass, or a model that
-            runs without gradients.
+        WiringError: no known neuron in the model or none reached, a neuron called twice in one pass, a model that
+            runs without gradients, or a weight that acts outside a module of its own.
     """
     names = {module: name or "model" for name, module in model.named_modules()}
     neurons = {m: facts for m in model.modules() if (facts := facts_of(m)) is not None}
@@ -82,15 +88,18 @@ def _record(model: nn.Module, batch: Any, forward: Forward, neurons: dict[nn.Mod
     names = {module: name or "model" for name, module in model.named_modules()}
 
     def before_neuron(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise WiringError(
+                f"the neuron {names[module]} runs under torch.no_grad() or inference_mode(), so the weights that feed "
+                "it cannot be found: run the model with gradients on, or give a `forward` that does"
+            )
         record.currents[module] = current_of(args, names[module])
         record.calls[module] = record.calls.get(module, 0) + 1
-
-    def before_synapse(module: nn.Module, args: tuple[Any, ...]) -> None:
-        record.inputs.setdefault(module, []).extend(a for a in args if isinstance(a, Tensor))
+        record.fed_last = bool(record.synapse_of)
 
     def noting(table: dict[Node, nn.Module]) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            table.update((tensor.grad_fn, module) for tensor in _tensors(output) if tensor.grad_fn is not None)
+            table.update((node, module) for tensor in tensors_in(output) for node in _nodes(tensor))
 
         return after
 
@@ -101,16 +110,15 @@ def _record(model: nn.Module, batch: Any, forward: Forward, neurons: dict[nn.Mod
             handles.append(module.register_forward_hook(noting(record.neuron_of)))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
-        elif _weight_names(module):
-            handles.append(module.register_forward_pre_hook(before_synapse))
+        elif _is_synapse(module, neurons):
             handles.append(module.register_forward_hook(noting(record.synapse_of)))
     with hooked(handles):
         forward(model, batch)
-    _check_calls(record, names)
+    _check(record, names)
     return record
 
 
-def _check_calls(record: _Record, names: dict[nn.Module, str]) -> None:
+def _check(record: _Record, names: dict[nn.Module, str]) -> None:
     if not record.currents:
         raise WiringError("the model's forward pass reached none of its neurons")
     for module, calls in record.calls.items():
@@ -119,10 +127,10 @@ def _check_calls(record: _Record, names: dict[nn.Module, str]) -> None:
                 f"the neuron {names[module]} was called {calls} times in one forward pass: give each population a "
                 "module of its own, called once with the whole sequence [T, B, ...]"
             )
-    if not any(current.requires_grad for current in record.currents.values()):
+    if record.fed_last and not any(current.requires_grad for current in record.currents.values()):
         raise WiringError(
-            "no gradient reaches any neuron, so the weights that feed it cannot be found: does the model run under "
-            "torch.no_grad(), or detach its currents?"
+            "no gradient reaches any neuron, so the weights that feed it cannot be found: does the model detach its "
+            "currents, or send them through an operation without gradient?"
         )
 
 
@@ -130,20 +138,25 @@ def _populations(
     record: _Record, neurons: dict[nn.Module, Neuron], names: dict[nn.Module, str], trainable: set[int]
 ) -> Iterator[Population]:
     taken: dict[int, str] = {}  # weight -> first population that it feeds
+    loose = _loose_weights(neurons, names)
     for module, current in record.currents.items():
-        hits = _walk([current], record.synapse_of.keys() | record.neuron_of.keys(), record)
+        hits = _walk(current, record, loose, names[module])
         pathways = []
         for node, (via, norm) in hits.items():
             synapse = record.synapse_of.get(node)
             if synapse is None:
                 continue
-            sources = _sources(record, synapse, names)
+            sources, through = _upstream(node, record)
+            origin = tuple(sorted(names[m] for m in sources)) or (INPUT,)
             for parameter in _weight_names(synapse):
-                name = ".".join(filter(None, [names[synapse] if names[synapse] != "model" else "", parameter]))
                 weight = getattr(synapse, parameter)
-                first = taken.setdefault(id(weight), names[module])
-                reason = _why_left_alone(first if first != names[module] else None, id(weight) in trainable)
-                pathways.append(Pathway(name, synapse, parameter, sources, via, norm, reason))
+                if parameter in _parametrised(synapse):
+                    reason: str | None = "parametrised: initialise it first and parametrise it then"
+                else:
+                    first = taken.setdefault(id(weight), names[module])
+                    reason = _why_left_alone(first if first != names[module] else None, id(weight) in trainable)
+                name = f"{names[synapse]}.{parameter}"
+                pathways.append(Pathway(name, synapse, parameter, origin, via, norm, reason, through))
         direct = sorted({names[record.neuron_of[node]] for node in hits if node not in record.synapse_of})
         yield Population(names[module], module, neurons[module], tuple(pathways), tuple(direct))
 
@@ -154,45 +167,118 @@ def _why_left_alone(first: str | None, trainable: bool) -> str | None:
     return None if trainable else "frozen (requires_grad=False)"
 
 
-def _sources(record: _Record, synapse: nn.Module, names: dict[nn.Module, str]) -> tuple[str, ...]:
-    hits = _walk(record.inputs.get(synapse, []), record.neuron_of.keys(), record)
-    return tuple(sorted({names[record.neuron_of[node]] for node in hits})) or (INPUT,)
-
-
 def _walk(
-    tensors: Iterable[Tensor], stops: Iterable[Node], record: _Record
+    current: Tensor, record: _Record, loose: dict[int, str], population: str
 ) -> dict[Node, tuple[tuple[str, ...], nn.Module | None]]:
     """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed."""
-    stops = set(stops)
     hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
     seen: set[Node] = set()
-    pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(t.grad_fn, (), None) for t in tensors]
+    pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(current.grad_fn, (), None)]
     while pending:
         node, via, norm = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node in stops:
+        if node in record.synapse_of or node in record.neuron_of:
             hits[node] = (via, norm)
             continue
         norm = norm or record.norm_of.get(node)
         operation = node.name().removesuffix("Backward0").removesuffix("Backward1")
+        parents = _parents(node)
+        for parent in parents:
+            weight = loose.get(id(getattr(parent, "variable", None)))
+            if weight is not None and not (operation in _ELEMENTWISE and _carry_signal(parents, record)):
+                raise WiringError(
+                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
+                    "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
+                )
         if not operation.startswith(_PLUMBING):
             via = (operation, *via)
-        pending.extend((parent, via, norm) for parent, _ in reversed(node.next_functions))
+        pending.extend((parent, via, norm) for parent in reversed(parents))
     return hits
 
 
+def _upstream(synapse: Node, record: _Record) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
+    """The neurons that a synapse hears, and the modules with weights in between."""
+    neurons: set[nn.Module] = set()
+    through: dict[nn.Module, None] = {}
+    for node in _behind(_parents(synapse), record.neuron_of):
+        if node in record.neuron_of:
+            neurons.add(record.neuron_of[node])
+        elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
+            through[module] = None
+    return neurons, tuple(through)
+
+
+def _carry_signal(nodes: list[Node], record: _Record) -> bool:
+    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
+    return any(node in record.neuron_of or node in record.synapse_of for node in _behind(nodes, ()))
+
+
+def _behind(nodes: Iterable[Node], stops: Container[Node]) -> Iterator[Node]:
+    """The nodes and all that lead to them, but not what is behind a stop."""
+    pending, seen = list(nodes), set()
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            pending += () if node in stops else _parents(node)
+
+
+def _parents(node: Node) -> list[Node]:
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def _nodes(tensor: Tensor) -> Iterator[Node]:
+    """The node that made the tensor, and the one of its base: a change in place cuts a view off its own node."""
+    for made in (tensor, tensor._base):
+        if made is not None and made.grad_fn is not None:
+            yield made.grad_fn
+
+
+def _is_synapse(module: nn.Module, neurons: dict[nn.Module, Neuron]) -> bool:
+    """Whether the module owns weights and all that it holds besides is without parameters."""
+    if isinstance(module, parametrize.ParametrizationList) or not _weight_names(module):
+        return False
+    inner = [child for name, child in module.named_children() if name != "parametrizations"]
+    return not any(list(child.parameters()) or not neurons.keys().isdisjoint(child.modules()) for child in inner)
+
+
 def _weight_names(module: nn.Module) -> list[str]:
-    """Attributes of the module's own weights: parameters of two or more dimensions."""
-    return [name for name, p in module.named_parameters(recurse=False) if p.ndim >= 2 and p.is_floating_point()]
+    """Attributes of the module's own weights: what it learns in two or more dimensions."""
+    computed = _parametrised(module)
+    plain = [name for name, _ in module.named_parameters(recurse=False) if name.rsplit("_", 1)[0] not in computed]
+    return [name for name in (*computed, *plain) if _is_weight(getattr(module, name))]
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def _parametrised(module: nn.Module) -> list[str]:
+    """Attributes that torch computes anew from parameters at every call: weight norm, spectral norm and the like."""
+    hooks = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
+    return [*(module.parametrizations if parametrize.is_parametrized(module) else ()), *hooks]
+
+
+def _loose_weights(neurons: dict[nn.Module, Neuron], names: dict[nn.Module, str]) -> dict[int, str]:
+    """Names of all weights; met outside of a synapse they cannot be dealt with."""
+    return {
+        id(p): f"{names[module]}.{name}"
+        for module in names
+        if module not in neurons and not isinstance(module, NORMS)
+        for name, p in module.named_parameters(recurse=False)
+        if _is_weight(p)
+    }
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.ndim >= 2 and tensor.is_floating_point()
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a module returns."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))
+        yield from tensors_in(list(output.values()))
     elif isinstance(output, list | tuple):
         for item in output:
-            yield from _tensors(item)
+            yield from tensors_in(item)

@@ -1,0 +1,132 @@
+"""Bad input gets one clear sentence."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fluctua
+from fluctua import Target
+from fluctua.neurons import LI, LIF
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LI(0.2))
+
+
+def batch() -> Tensor:
+    return (torch.rand(200, 8, 30, generator=torch.Generator().manual_seed(0)) < 0.05).float()
+
+
+def with_value(value: float) -> Tensor:
+    x = batch()
+    x[3, 2, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(200, 8, 30), "all zero"),
+        (torch.zeros(200, 0, 30), "at least 2 steps and 1 sample"),
+        (torch.ones(1, 8, 30), "at least 2 steps"),
+        (torch.ones(200, 30), "must be a sequence"),
+        (torch.ones(200, 8, 30, dtype=torch.int64), r"call \.float\(\)"),
+        (with_value(math.nan), "NaN or infinite"),
+        (with_value(math.inf), "NaN or infinite"),
+        ((batch(), torch.zeros(8)), "pass the input alone"),
+    ],
+)
+def test_a_useless_batch(x: Any, message: str) -> None:
+    net = model()
+    before = net[0].weight.clone()
+    with pytest.raises(ValueError, match=message):
+        fluctua.initialize(net, x)
+    assert torch.equal(net[0].weight, before)
+
+
+def test_a_network_without_neurons() -> None:
+    with pytest.raises(ValueError, match=r"no spiking neuron found in the model: none of its modules \(Linear, ReLU\)"):
+        fluctua.initialize(nn.Sequential(nn.Linear(30, 5), nn.ReLU()), batch())
+
+
+def test_a_population_whose_afferents_are_silent() -> None:
+    net = nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LIF())
+    net[0].requires_grad_(False)
+    net[0].weight.data.zero_()
+    net[0].bias.data.zero_()
+    with pytest.raises(ValueError, match=r"no spike reaches 3 within the trial of 0\.4 s: 1 gave none"):
+        fluctua.initialize(net, batch())
+    with pytest.raises(ValueError, match="give nu in Hz"):
+        fluctua.initialize(net, batch(), method="poisson", nu="per-layer")
+    report = fluctua.initialize(net, batch(), method="poisson", nu=10.0)
+    assert any("no spike within the trial" in warning and "1, 3" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("method", ["measured", "poisson"])
+def test_a_mean_out_of_reach_names_the_largest_that_is_not(method: Any) -> None:
+    net = nn.Sequential(nn.Linear(30, 400, bias=False), LIF())
+    with pytest.raises(fluctua.theory.InfeasibleTargetError, match="the largest feasible mu_u here is") as refusal:
+        fluctua.initialize(net, batch(), Target(mean=0.99), method=method, seed=0)
+    limit = float(str(refusal.value).rsplit(" ", 1)[-1])
+    assert 0 < limit < 0.99
+    fluctua.initialize(net, batch(), Target(mean=0.98 * limit), method=method, seed=0)
+
+
+def test_a_mean_at_threshold() -> None:
+    with pytest.raises(ValueError, match=r"not below the threshold 1"):
+        fluctua.initialize(model(), batch(), Target(mean=1.0))
+
+
+def test_a_rate_out_of_reach() -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 11"):
+        fluctua.initialize(model(), batch(), Target(rate=100.0))
+
+
+def test_a_frozen_pathway_that_leaves_no_room() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.lif = nn.Linear(30, 40), nn.Linear(30, 40), LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lif(self.a(x) + self.b(x))  # type: ignore[no-any-return]
+
+    net = Two()
+    net.a.requires_grad_(False)
+    net.a.weight.data.mul_(1000)
+    with pytest.raises(ValueError, match="gets through frozen, shared or missing weights alone"):
+        fluctua.initialize(net, batch())
+
+
+def test_a_batch_too_short_for_the_kernel_is_a_warning() -> None:
+    net = nn.Sequential(nn.Linear(30, 40), LIF(tau_mem=0.5))
+    report = fluctua.initialize(net, batch()[:50], seed=0)
+    assert any("is short for the time constants of 1" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"window": "later"}, "unknown window 'later'"),
+        ({"populations": ["9"]}, "no population '9' in the model: it has 1, 3"),
+        ({"seed": 1, "generator": torch.Generator()}, "a seed or a generator, not both"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fluctua.initialize(model(), batch(), **arguments)
+
+
+def test_an_error_leaves_the_model_usable() -> None:
+    net = nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LIF())
+    x = torch.zeros(10, 4, 30)
+    x[7] = 1  # too late for the second layer
+    with pytest.raises(ValueError, match="no spike reaches"):
+        fluctua.initialize(net, x)
+    assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert all(p.requires_grad for p in net.parameters())
+    net(x).sum().backward()
