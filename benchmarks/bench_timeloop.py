@@ -8,16 +8,12 @@ but makes the reference slower than it is on a quiet machine.
 import argparse
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from timing import Step, interleaved, medians, table
 from torch import Tensor
 
 from fluctua.timeloop import LoopParameters, engine, run
-
-Step = Callable[[], object]
 
 
 def contestants(shape: tuple[int, int, int]) -> dict[str, Step]:
@@ -56,18 +52,6 @@ def contestants(shape: tuple[int, int, int]) -> dict[str, Step]:
     }
 
 
-def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after one round of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for k in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if k:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -77,16 +61,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     seconds = interleaved(contestants((350, 128, 512)), arguments.rounds)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
     if arguments.json:
-        print(json.dumps({"threads": arguments.threads, "seconds": medians}))
+        print(json.dumps({"threads": arguments.threads, "seconds": medians(seconds)}))
         return
-    print(
-        f"{arguments.threads} thread(s), {arguments.rounds} rounds; median ms (min to max), multiple of the cpu engine"
-    )
-    for name, values in seconds.items():
-        spread = f"({min(values) * 1e3:.0f} to {max(values) * 1e3:.0f})"
-        print(f"{name:>30} {medians[name] * 1e3:8.1f} {spread:>16} {medians[name] / medians['cpu']:7.2f}")
+    print(f"{arguments.threads} thread(s), {arguments.rounds} rounds")
+    print(table(seconds, "cpu"))
 
 
 if __name__ == "__main__":

@@ -184,7 +184,8 @@ def test_xi_counts_standard_deviations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "nu"), [(0, 5.0), (-1, 5.0), (10, 0.0), (10, -5.0), (10, float("nan")), (10, float("inf")), (float("nan"), 5.0)]
+    ("n", "nu"),
+    [(0, 5.0), (-1, 5.0), (10, 0.0), (10, -5.0), (10, float("nan")), (10, float("inf")), (float("nan"), 5.0)],
 )
 def test_a_pathway_without_spikes_is_refused(n: float, nu: float) -> None:
     with pytest.raises(ValueError, match="a fan-in and a rate above zero"):

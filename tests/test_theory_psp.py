@@ -40,7 +40,7 @@ def delayed(eps: Array, delay: int) -> Array:
 @given(gain=gains, a=decays, delay=delays)
 def test_one_pole(gain: float, a: float, delay: int) -> None:
     kernel = PspKernel.one_pole(gain, a, DT, delay=delay)
-    eps = delayed(gain * a ** np.arange(LONG), delay)
+    eps = delayed(gain * a ** np.arange(LONG, dtype=float), delay)
     np.testing.assert_allclose(kernel.response(LONG), eps, rtol=1e-9, atol=1e-12)
     assert_sums_match(kernel, eps)
 
@@ -179,9 +179,33 @@ def test_over_trial_averages_a_trial_from_rest(kernel: PspKernel, steps: int) ->
 @every_kernel
 def test_a_long_trial_is_stationary(kernel: PspKernel) -> None:
     for quantity in ("eps_bar", "eps_hat", "lag_one"):
-        short, long = (np.abs(getattr(kernel.over_trial(n), quantity) / getattr(kernel, quantity) - 1) for n in (3000, 6000))
+        short, long = (
+            np.abs(getattr(kernel.over_trial(n), quantity) / getattr(kernel, quantity) - 1) for n in (3000, 6000)
+        )
         assert np.all(short < 0.02)
         np.testing.assert_allclose(long, short / 2, rtol=0.02, atol=1e-12)  # what the start takes away goes as 1 / T
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.3, -2.5])
+@every_kernel
+def test_a_scaled_kernel_has_scaled_sums_and_the_same_correlation(kernel: PspKernel, factor: float) -> None:
+    for plain, scaled in (
+        (kernel, kernel.scaled(factor)),
+        (kernel.over_trial(50), kernel.over_trial(50).scaled(factor)),
+    ):
+        np.testing.assert_allclose(scaled.response(40), factor * plain.response(40), rtol=1e-12)
+        np.testing.assert_allclose(scaled.eps_bar, factor * plain.eps_bar, rtol=1e-12)
+        np.testing.assert_allclose(scaled.eps_hat, factor**2 * plain.eps_hat, rtol=1e-12)
+        np.testing.assert_allclose(scaled.lag_one, plain.lag_one, rtol=1e-12)
+
+
+def test_a_scaled_limit_is_the_limit_of_scaled_kernels() -> None:
+    for tau_syn in (10e-3, None):
+        limit = PspKernel.continuous(20e-3, tau_syn).scaled(-3.0).scaled(0.5)
+        kernel = PspKernel.delta(20e-3, 1e-6) if tau_syn is None else PspKernel.exponential(20e-3, tau_syn, 1e-6)
+        for quantity in ("eps_bar", "eps_hat"):
+            assert getattr(kernel.scaled(-1.5), quantity) == pytest.approx(float(getattr(limit, quantity)), rel=1e-3)
+        assert limit.lag_one == 1
 
 
 @pytest.mark.parametrize(("gain", "steps"), [(1.0, 1), (0.5, 100), (-2.0, 7)])
@@ -268,6 +292,9 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "negative trial": (lambda: PspKernel.delta(20e-3, DT).over_trial(-2).lag_one, "trial of -2 steps"),
     "trial within the delay": (lambda: PspKernel.exponential(20e-3, 10e-3, DT).over_trial(2).eps_hat, "2 steps"),
     "trial of an integrator": (lambda: PspKernel.integrator(1.0, DT, 0).eps_hat, "trial of 0 steps"),
+    "scaled by zero": (lambda: PspKernel.delta(20e-3, DT).scaled(0.0), "other than 0, got 0"),
+    "scaled by nan": (lambda: PspKernel.from_response([1.0], DT).scaled(float("nan")), "finite .* nan"),
+    "limit scaled by infinity": (lambda: PspKernel.continuous(20e-3, None).scaled(float("inf")), "finite .* inf"),
     "continuous response": (lambda: PspKernel.continuous(20e-3, 10e-3).response(10), "no time step"),
     "continuous trial": (lambda: PspKernel.continuous(20e-3, 10e-3).over_trial(10), "no time step"),
 }

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = ["PspKernel", "Report", "Target", "__version__", "engine", "fluctuation_driven_", "initialize", "inspect"]
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "PspKernel": "fluctua.theory",

@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562) for names that live elsewhere.
+def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A module's `__getattr__` and `__dir__` (PEP 562) for names that live elsewhere.
 
     Args:
         package: `__name__` of the package.
@@ -18,4 +18,7 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(homes[name]), name)
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted({*vars(import_module(package)), *homes})
+
+    return __getattr__, __dir__

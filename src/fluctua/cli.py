@@ -2,20 +2,34 @@
 
 import sys
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
+    from typer import Option
+    from typer.core import TyperGroup
 except ImportError:
-    sys.exit('the command line needs an extra: pip install "fluctua[train]"')
-
-from typer import Option
+    sys.exit('fluctua: the command line needs typer: pip install "fluctua[train]"')
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+class _Commands(TyperGroup):
+    """Commands that say on Ctrl-C how to go on; typer would end in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"fluctua: {_in_options(interrupt) or 'interrupted'}", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,7 +55,10 @@ def demo(
     """Compare Kaiming, the paper's formula and measured + balanced weights on one task; about two minutes."""
     from fluctua.experiments.demo import run_demo
 
-    run_demo(out, _console(), minutes=minutes)
+    try:
+        run_demo(out, _console(), minutes=minutes)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the demo was interrupted: the same command goes on where it was") from None
 
 
 @app.command()
@@ -95,10 +112,18 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, no traceback."""
+    extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors")
+    if missing := [name for name in extra if find_spec(name) is None]:
+        sys.exit(f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"')
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"fluctua: {error}")
+        sys.exit(f"fluctua: {_in_options(error)}")
+
+
+def _in_options(error: BaseException) -> str:
+    """A message written for callers in Python, in the words of the command line."""
+    return str(error).replace("resume=True", "--resume").replace("another out_dir", "another --out")
 
 
 def _console() -> "Console":

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fluctua.diagnostics.report import PathwayState, PopulationState, Report, Sketch
-from fluctua.diagnostics.window import Window, first_event, neuron_mean, population_mean, window_mask
+from fluctua.diagnostics.window import Window, by_neuron, first_event, neuron_mean, population_mean, window_mask
 from fluctua.theory import Moments, crossing_rate
-from fluctua.wiring import Population, free_potential, trace
+from fluctua.wiring import Population, population_currents, potential_of, trace
 from fluctua.wiring.running import Forward, only_requiring_grad, plain_call, preserved
-from fluctua.wiring.trace import current_of, hooked
+from fluctua.wiring.trace import currents_of, hooked
 
 RASTER_NEURONS = 40
 
@@ -37,6 +38,7 @@ def inspect(
 
     Raises:
         WiringError: see `fluctua.wiring.trace`.
+        ValueError: an empty batch, an unknown window, or a loss that is no scalar or does not depend on any weight.
     """
     return inspect_populations(model, batch, trace(model, batch, forward), window=window, loss=loss, forward=forward)
 
@@ -56,8 +58,8 @@ def inspect_populations(
     """`inspect` for populations that are known already, with the targets they were initialised for, by name."""
     seen: dict[str, _Measured] = {}
     handles = []
-    for population in populations:
-        handles += _watch(population, window, seen)
+    for module in dict.fromkeys(p.module for p in populations):
+        handles += _watch(module, [p for p in populations if p.module is module], window, seen)
     with preserved(model), hooked(handles):
         if loss is None:
             with torch.no_grad():
@@ -75,35 +77,59 @@ class _Measured:
 
     mask: Tensor
     mean: Tensor  # of the free potential, per neuron [N]
-    mean_square: Tensor  # likewise
+    variance: Tensor  # likewise
     edges: Tensor
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
 
 
-def _watch(population: Population, window: Window, seen: dict[str, _Measured]) -> list[Any]:
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        current = current_of(args, population.name).detach()
-        u = free_potential(current, population.neuron.kernel)
-        mask = window_mask(current, window)
-        counts, edges = _histogram(u, mask)
-        seen[population.name] = _Measured(mask, neuron_mean(u, mask), neuron_mean(u * u, mask), edges, counts)
+def _watch(module: nn.Module, populations: list[Population], window: Window, seen: dict[str, _Measured]) -> list[Any]:
+    """Hooks that measure the populations of one module while it runs."""
+    spikes: dict[str, Tensor] = {}
 
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        if population.neuron.threshold is not None:
-            seen[population.name].spikes = output.detach().flatten(2)
+    def emitted(name: str) -> Any:
+        def after(emitter: nn.Module, args: Any, output: Tensor) -> None:
+            spikes[name] = output.detach()
 
-    return [population.module.register_forward_pre_hook(before), population.module.register_forward_hook(after)]
+        return after
+
+    def measure(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        for p in populations:
+            seen[p.name] = _measured(p, currents_of(args, p.name), spikes, window)
+
+    handles = [p.emitter.register_forward_hook(emitted(p.name)) for p in populations]
+    return [*handles, module.register_forward_hook(measure)]
+
+
+def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor], window: Window) -> _Measured:
+    if arguments[0].numel() == 0:
+        raise ValueError(f"the batch must have a time step and a sample, {p.name} got {[*arguments[0].shape]}")
+    with torch.no_grad():
+        currents = [_wide(current) for current in population_currents(p, arguments, spikes)]
+    u = by_neuron(potential_of(p.neuron, currents))
+    mask = window_mask(next(c for c in currents if c is not None), window)
+    mean = neuron_mean(u, mask)
+    variance = neuron_mean((u - mean.to(u)).square(), mask)
+    density, edges = _histogram(u, mask)
+    fired = by_neuron(spikes[p.name]) if p.neuron.threshold is not None else None
+    return _Measured(mask, mean, variance, edges, density, fired)
+
+
+def _wide(current: Tensor | None) -> Tensor | None:
+    """Moments need more than half precision."""
+    return None if current is None else current.detach().to(torch.promote_types(current.dtype, torch.float32))
 
 
 def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 1_000_000) -> tuple[Tensor, Tensor]:
-    """Density and edges of the potential within the window; a large population is thinned to about `samples`."""
-    values = u.flatten(2).flatten(0, 1)[mask.flatten() > 0].flatten()
-    values = values[:: max(1, values.numel() // samples)].float().cpu()
+    """Density and edges of the potential `[T, B, N]` within the window; many values are thinned to about `samples`."""
+    values = u.flatten(0, 1)[mask.flatten() > 0].flatten()
+    values = values[:: max(1, values.numel() // samples)].double().cpu()
+    values = values[values.isfinite()]
     if values.numel() == 0:
         return torch.zeros(bins), torch.linspace(-1, 1, bins + 1)
-    middle, spread = values.mean(), values.std(correction=0).clamp_min(1e-12)
-    edges = torch.linspace(float(middle - 5 * spread), float(middle + 5 * spread), bins + 1)
+    middle = float(values.mean())
+    spread = max(float(values.std(correction=0)), 1e-9 * (1 + abs(middle)))  # the edges of equal values must differ
+    edges = torch.linspace(middle - 5 * spread, middle + 5 * spread, bins + 1, dtype=values.dtype)
     density, _ = torch.histogram(values, edges, density=True)
     return density, edges
 
@@ -116,10 +142,12 @@ def _gradient_norms(
     forward: Forward,
 ) -> dict[str, float]:
     """Norm of the loss gradient with respect to all weights into each population."""
-    weights = {p.name: [q.weight for q in p.pathways] for p in populations}
-    flat = [w for group in weights.values() for w in group]
-    with only_requiring_grad(model, flat):
+    with only_requiring_grad(model, None), parametrize.cached():  # so that a parametrised weight is one tensor
         value = loss(forward(model, batch))
+        if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
+            raise ValueError("the loss must return one number, a tensor with a gradient with respect to the weights")
+        weights = {p.name: [q.weight for q in p.pathways] for p in populations}
+        flat = [w for group in weights.values() for w in group]
         gradients = iter(torch.autograd.grad(value, flat, allow_unused=True))
     norms = {}
     for name, group in weights.items():
@@ -129,28 +157,26 @@ def _gradient_norms(
 
 
 def _state(p: Population, m: _Measured, target: Moments | None, gradient: float | None) -> PopulationState:
-    mean, mean_square = m.mean.double(), m.mean_square.double()
-    temporal = float((mean_square - mean**2).clamp_min(0).mean())
-    across = float(mean.var(correction=0))
-    mu, sigma = float(mean.mean()), float(np.sqrt(temporal + across))
+    temporal, across = float(m.variance.mean()), float(m.mean.var(correction=0))
+    mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
     theta, kernel = p.neuron.threshold, p.neuron.kernel
     xi = None if theta is None or sigma == 0 else (theta - mu) / sigma
     rates, raster = np.zeros(0), np.zeros((0, 2))
     spiking: dict[str, float | None] = dict.fromkeys(("rate", "rate_predicted", "latency", "silent", "saturated"))
     if m.spikes is not None and theta is not None:
-        rates = (neuron_mean(m.spikes, m.mask) / kernel.dt).double().cpu().numpy()
+        rates = (neuron_mean(m.spikes, m.mask) / kernel.dt).cpu().numpy()
         raster = _raster(m.spikes, kernel.dt)
         spiking = {
             "rate": population_mean(m.spikes, m.mask) / kernel.dt,
-            "rate_predicted": None if xi is None else float(crossing_rate(xi, kernel).mean()),
+            "rate_predicted": None if xi is None or np.isnan(xi) else float(crossing_rate(xi, kernel).mean()),
             "latency": _latency(m.spikes, kernel.dt),
             "silent": float((m.spikes.sum((0, 1)) == 0).double().mean()),
-            "saturated": float((mean > theta).double().mean()),
+            "saturated": float((m.mean > theta).double().mean()),
         }
     duration = m.mask.shape[0] * kernel.dt
     return PopulationState(
         name=p.name,
-        n=len(mean),
+        n=len(m.mean),
         threshold=theta,
         mu_u=mu,
         sigma_u=sigma,
@@ -163,14 +189,20 @@ def _state(p: Population, m: _Measured, target: Moments | None, gradient: float 
         gradient_norm=gradient,
         pathways=tuple(_pathway_state(q) for q in p.pathways),
         sketch=Sketch(
-            m.edges.numpy().astype(float), m.density.numpy().astype(float), rates, raster, RASTER_NEURONS, duration
+            m.edges.double().numpy(),
+            m.density.double().numpy(),
+            rates,
+            raster,
+            min(len(m.mean), RASTER_NEURONS),
+            duration,
         ),
     )
 
 
 def _latency(spikes: Tensor, dt: float) -> float | None:
-    """Median over samples of the first spike's time; None where half of them never see one."""
-    steps = first_event(spikes).double().median().item()
+    """Median over samples of the first spike's time; None where half of them or more never see one."""
+    first = first_event(spikes).cpu()
+    steps = int(first.kthvalue(len(first) // 2 + 1).values)  # of an even number, the later of the two in the middle
     return None if steps >= spikes.shape[0] else steps * dt
 
 
@@ -188,12 +220,19 @@ def _pathway_state(q: Any) -> PathwayState:
 
 
 def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """What a user should know: silence, late activity, missed targets; a sentence each."""
+    """What a user should know: numbers that are none, silence, late activity, missed targets; a sentence each."""
     trial = states[0].sketch.duration if states else 0.0
+    broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
+    culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
-    late = [p.name for p in states if p.latency is not None and p.latency > 0.7 * trial]
+    late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * trial]
     missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
     warnings = []
+    if broken:
+        warnings.append(
+            f"the potential of {_listed(broken)} has NaN or infinite values: "
+            + (f"so have the weights {_listed(culprits)}" if culprits else "look for them in the batch and in biases")
+        )
     if silent:
         warnings.append(f"no spike within the trial of {trial:g} s, in half of the samples or more: {_listed(silent)}")
     if late:

@@ -33,7 +33,8 @@ class Sketch:
     Attributes:
         edges: `[K + 1]`, and `density` `[K]`: histogram of the free potential over neurons, samples and window.
         rates: `[N]`, firing rate of every neuron in Hz.
-        raster: `[M, 2]`, time in seconds and neuron of the spikes of some neurons in the first sample.
+        raster: `[M, 2]`, spikes of some neurons in the first sample: time in seconds, and the neuron's number among
+            those shown, which are spread evenly over the population.
         shown: number of neurons in the raster.
         duration: of the trial, in seconds.
     """
@@ -61,7 +62,8 @@ class PopulationState:
         xi: `(theta - mu_u) / sigma_u`.
         rate: measured firing rate in Hz.
         rate_predicted: by the level-crossing formula at the measured xi.
-        latency: time of the population's first spike in seconds, median over samples; None where there is none.
+        latency: time of the population's first spike in seconds, median over samples; None where half of them or more
+            have none.
         silent: share of neurons without a spike in the whole batch.
         saturated: share of neurons whose mean potential is above threshold: driven by their mean, not by fluctuations.
         target_mu_u: what was asked for, None if nothing was.

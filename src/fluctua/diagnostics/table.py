@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
+_SILENT = _HEAD.index("silent")
 
 
 def flat_row(p: PopulationState) -> dict[str, Any]:
@@ -26,8 +27,8 @@ def plain_text(report: Report) -> str:
     Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
     potential above threshold.
     """
-    rows = [_HEAD, *map(_cells, report.populations)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    rows = _rows(report)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
@@ -41,7 +42,7 @@ def plain_text(report: Report) -> str:
 
 
 def rich_table(report: Report) -> "Table":
-    """The table for a rich console, with notes and warnings as its caption."""
+    """The table for a rich console of 80 columns or more, with notes and warnings as its caption."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -50,19 +51,31 @@ def rich_table(report: Report) -> "Table":
     caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in report.warnings]
     table = Table(
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=0,
         collapse_padding=True,
         caption="\n".join(caption) or None,
         caption_justify="left",
     )
-    for name in _HEAD:
-        table.add_column(name, justify="left" if name == "population" else "right", no_wrap=True)
-    for p in report.populations:
-        cells = list(_cells(p))
+    (first, *head), *rows = _rows(report)
+    table.add_column(first, overflow="fold", min_width=len(first))  # long names give way, numbers do not
+    for name in head:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for p, row in zip(report.populations, rows, strict=True):
+        cells = [escape(cell) for cell in row]
         if p.silent is not None and p.silent > 0.5:
-            cells[-2] = f"[red]{cells[-2]}[/red]"
+            cells[_SILENT] = f"[red]{cells[_SILENT]}[/red]"
         table.add_row(*cells)
     return table
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    """The head, and the cells of each population; gradient norms only where there are some."""
+    rows = [_HEAD, *map(_cells, report.populations)]
+    norms = [p.gradient_norm for p in report.populations]
+    if all(norm is None for norm in norms):
+        return rows
+    return [(*row, cell) for row, cell in zip(rows, ["gradient", *(_number(g, ".3g") for g in norms)], strict=True)]
 
 
 def _cells(p: PopulationState) -> tuple[str, ...]:
@@ -72,8 +85,8 @@ def _cells(p: PopulationState) -> tuple[str, ...]:
         str(p.n),
         _with_target(p.mu_u, p.target_mu_u),
         _with_target(p.sigma_u, p.target_sigma_u),
-        f"{p.sigma_across:.2f}",
-        _number(p.xi, ".2f"),
+        _potential(p.sigma_across),
+        "-" if p.xi is None else _potential(p.xi),
         "-" if p.rate is None else f"{p.rate:.1f} ({_number(p.rate_predicted, '.1f')})",
         "never" if latency is None and p.rate is not None else _number(latency, ".0f", " ms"),
         _number(p.silent, ".0%"),
@@ -82,8 +95,11 @@ def _cells(p: PopulationState) -> tuple[str, ...]:
 
 
 def _with_target(actual: float, target: float | None) -> str:
-    shown = f"{actual:.2f}".replace("-0.00", "0.00")
-    return shown if target is None else f"{shown}/{target:.2f}"
+    return _potential(actual) if target is None else f"{_potential(actual)}/{_potential(target)}"
+
+
+def _potential(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) < 1000 else f"{value:.3g}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 
 import fluctua
-from fluctua.data import make_randman
+from fluctua.data import RandmanSettings, make_randman
 from fluctua.data.module import SpikeDataModule
 from fluctua.diagnostics import PopulationState, Report
 from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure, save
 from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.theory import Target
 from fluctua.training.fit import FitResult, TrainSettings, fit
+from fluctua.training.folder import RunFolder, replacing
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class DemoSettings:
     lr: float = 2e-2
     batch_size: int = 125
     measured_on: int = 250
+    samples_per_class: int = 1000
     seed: int = 1
 
 
@@ -56,7 +58,7 @@ class Outcome:
 def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSettings | None = None) -> list[Path]:
     """Initialise and train the same network in three ways, write figures and tables to `out`, and say what was seen.
 
-    A finished part is not done again: a demo that was stopped goes on where it was.
+    A finished part is not done again: a demo that was stopped, or cut short by the limit, goes on where it was.
 
     Args:
         out: folder of the results; made if need be.
@@ -66,11 +68,17 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
 
     Returns:
         The files written.
+
+    Raises:
+        OSError: `out` cannot be made or written.
+        ValueError: settings out of range, or other than those of the demo that `out` holds.
+        TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     s = settings or DemoSettings()
-    out.mkdir(parents=True, exist_ok=True)
+    train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=minutes / len(METHODS))
+    RunFolder(out).claim(resume=True)
     data = _data(s)
-    x, _ = data.batch(s.measured_on)
+    x, _ = data.batch(min(s.measured_on, len(data.splits["train"])))
     console.print(
         f"\n[bold]Randman[/bold]: {data.n_classes} classes, {data.n_units} inputs, {s.duration:g} s; "
         f"{s.depth} hidden layers of {s.width} LIF neurons. Pairs in the tables read actual/target.\n"
@@ -81,9 +89,6 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
         before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
         console.rule(LABELS[method], align="left")
         console.print(before)
-        train = TrainSettings(
-            epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=minutes / len(METHODS)
-        )
         result = fit(model, data, out_dir=out / method, settings=train, resume=True)
         outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result)
     files = _write(out, outcomes, 1 / data.n_classes)
@@ -103,18 +108,26 @@ def conclusions(outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
         for label, p in deepest.items()
     )
     scores = ", ".join(
-        f"{label} {o.history[0]['val_accuracy']:.0%} after one epoch and {o.test:.0%} on the test set at the end"
+        f"{label} {o.history[0]['val_accuracy']:.1%} after one epoch and {o.test:.1%} on the test set at the end"
         for label, o in outcomes.items()
     )
-    epochs = max(len(o.history) for o in outcomes.values())
+    epochs = [len(o.history) for o in outcomes.values()]
+    same = f"With {epochs[0]} epoch{'s' * (epochs[0] > 1)} of the same training"
+    cut = f"With the same training, cut short by the time limit after {_and(epochs)} epochs,"
     return (
         f"Before training, the last hidden layer is in these states - {states}.",
-        f"With the same {epochs} epoch(s) of the same training they reached: {scores}.",
+        f"{same if len(set(epochs)) == 1 else cut} they reached: {scores}.",
     )
+
+
+def _and(numbers: Sequence[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}"
 
 
 def _data(s: DemoSettings) -> SpikeDataModule:
-    train, val, test = make_randman(seed=s.seed)
+    task = RandmanSettings(duration=s.duration, samples_per_class=s.samples_per_class)
+    train, val, test = make_randman(task, seed=s.seed)
     return SpikeDataModule(train, val, test, dt=s.dt, duration=s.duration, batch_size=s.batch_size, seed=s.seed)
 
 
@@ -151,7 +164,8 @@ def _table(outcomes: Mapping[str, Outcome]) -> Any:
         box=box.SIMPLE_HEAD, padding=0, caption="sigma_U, rate and silent share: last hidden layer before training"
     )
     for name in rows[0]:
-        table.add_column(name, justify="left" if name == "initialisation" else "right", no_wrap=True)
+        head = name.replace(" ", "\n")  # narrow enough for 80 columns
+        table.add_column(head, justify="left" if name == "initialisation" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
     return table
@@ -162,7 +176,7 @@ def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Pa
     after = {label: o.after for label, o in outcomes.items()}
     rows = _rows(outcomes)
     table = out / "results.csv"
-    with table.open("w", newline="") as file:
+    with replacing(table) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

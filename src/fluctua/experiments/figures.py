@@ -1,14 +1,16 @@
 """Figures that compare networks: states side by side, spikes before and after training, learning curves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fluctua.diagnostics import Report
-from fluctua.diagnostics.plots import plot_distribution
+from fluctua.diagnostics.plots import plot_distribution, shared_legend
 from fluctua.diagnostics.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
+from fluctua.training.folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +29,6 @@ def membrane_figure(reports: Mapping[str, Report]) -> "Figure":
                 p = report[name]
                 plot_distribution(axis, p)
                 axis.set_xlim(-4.5, 4.5)  # the same for all, or they could not be compared
-                if p.sigma_u == 0:
-                    axis.text(0.5, 0.5, "no input: U = 0", transform=axis.transAxes, ha="right", fontsize=8)
                 axis.set_ylabel(label if k == 0 else "")
                 axis.set_title(
                     f"layer {k + 1}: $\\sigma_U$ = {p.sigma_u:.2f}, {p.rate:.1f} Hz, {p.silent:.0%} silent",
@@ -36,10 +36,10 @@ def membrane_figure(reports: Mapping[str, Report]) -> "Figure":
                 )
         for axis in axes[-1]:
             axis.set_xlabel("free membrane potential U")
-        axes[0, 0].legend(loc="upper left", handlelength=1.2)
+        shared_legend(axes[0, 0].figure)
 
     title = "Membrane potential before training, against theory"
-    return _grid(len(reports), len(layers), (3.1 * len(layers), 1.9 * len(reports) + 0.7), title, draw)
+    return _grid(len(reports), len(layers), (3.1 * len(layers), 1.9 * len(reports) + 0.9), title, draw)
 
 
 def raster_figure(before: Mapping[str, Report], after: Mapping[str, Report]) -> "Figure":
@@ -55,7 +55,7 @@ def raster_figure(before: Mapping[str, Report], after: Mapping[str, Report]) -> 
         for axis in axes[-1]:
             axis.set_xlabel("time (s)")
 
-    return _grid(len(before), 2, (9.5, 2.1 * len(before) + 0.6), "Spikes of 40 neurons a layer, one sample", draw)
+    return _grid(len(before), 2, (9.5, 2.1 * len(before) + 0.6), "Spikes of up to 40 neurons a layer, one sample", draw)
 
 
 def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chance: float) -> "Figure":
@@ -63,13 +63,13 @@ def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chan
 
     def draw(axes: Any) -> None:
         accuracy, loss = axes[0]
-        for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
+        for colour, (label, history) in zip(cycle(COLOURS), histories.items(), strict=False):
             epochs = [row["epoch"] for row in history]
             accuracy.plot(
                 epochs, [100 * row["val_accuracy"] for row in history], "o-", ms=3.5, color=colour, label=label
             )
             loss.plot(epochs, [row["train_loss"] for row in history], "o-", ms=3.5, color=colour)
-        accuracy.axhline(100 * chance, color="0.6", lw=1, ls=":", label="chance")
+        accuracy.axhline(100 * chance, color="0.3", lw=1, ls=":", zorder=3, label="chance")
         accuracy.set_ylim(0, 102)
         accuracy.set_ylabel("validation accuracy (%)")
         loss.set_ylabel("training loss (nats)")
@@ -84,9 +84,8 @@ def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chan
 
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure, leaving nothing half written."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format=path.suffix.removeprefix("."))
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix("."))
     return path
 
 
@@ -94,7 +93,7 @@ def _plot_layers(axis: "Axes", report: Report) -> None:
     """One band of neurons per layer, the first at the top."""
     layers = [p for p in report if p.rate is not None]
     ticks = []
-    for k, (colour, p) in enumerate(zip((BLUE, GREEN, ORANGE, PURPLE, SKY, RED) * len(layers), layers, strict=False)):
+    for k, (colour, p) in enumerate(zip(cycle((BLUE, GREEN, ORANGE, PURPLE, SKY, RED)), layers, strict=False)):
         floor = (len(layers) - 1 - k) * 1.15
         spikes = p.sketch.raster
         axis.plot(spikes[:, 0], floor + spikes[:, 1] / p.sketch.shown, "|", color=colour, ms=2.2, mew=0.7)

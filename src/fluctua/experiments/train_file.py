@@ -11,6 +11,7 @@ from fluctua.experiments.figures import learning_figure, save
 from fluctua.experiments.networks import LABELS, Method, bring_up, feed_forward
 from fluctua.theory import Target
 from fluctua.training.fit import FitResult, TrainSettings, fit
+from fluctua.training.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,28 @@ def train_file(
         console: to print to.
         settings: of network and training.
         resume: go on with the run that `out` holds.
+
+    Raises:
+        OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.
+        ValueError: settings out of range, files of another layout, or too few samples.
+        TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     s = settings
+    train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=s.minutes)
     data = SpikeDataModule.from_shd_files(
         train_path, test_path, dt=s.dt, duration=s.duration, batch_size=s.batch_size, pool=s.pool, seed=s.seed
     )
+    if empty := [name for name, part in data.splits.items() if len(part) == 0]:
+        raise ValueError(
+            f"no sample of {train_path} is left for {' and '.join(empty)}: a tenth of each class is held out, so give "
+            "ten samples of each or more"
+        )
+    RunFolder(out).claim(resume=resume)
     model = feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
-    x, _ = data.batch(s.measured_on)
+    x, _ = data.batch(min(s.measured_on, len(data.splits["train"])))
     before = bring_up(model, x, s.method, target=s.target, seed=s.seed)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
-    train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=s.minutes)
     result = fit(model, data, out_dir=out, settings=train, resume=resume)
     console.rule("After training", align="left")
     after = fluctua.inspect(model, x)

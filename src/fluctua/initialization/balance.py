@@ -4,6 +4,8 @@ With frozen weights the mean potential `w_i . r` differs from neuron to neuron, 
 the afferents, and that difference never goes away with time: it leaves some neurons silent and others saturated.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from fluctua.theory import PspKernel
 from fluctua.wiring.potential import potential_adjoint
 
 
-def mean_activity(current: Tensor, mask: Tensor, kernel: PspKernel, weights: list[Tensor]) -> list[Tensor]:
+def mean_activity(
+    currents: Sequence[Tensor | None], mask: Tensor, kernels: Sequence[PspKernel], weights: list[Tensor]
+) -> list[Tensor]:
     """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
 
     U is linear in the weights, so `r` is the gradient of the mean potential with respect to them. This holds for any
@@ -19,17 +23,23 @@ def mean_activity(current: Tensor, mask: Tensor, kernel: PspKernel, weights: lis
     common factor, the number of neurons that share a row.
 
     Args:
-        current: `[T, B, *N]`, with a graph back to `weights`.
+        currents: `[T, B, *N]`, one for each kernel, with a graph back to `weights`.
         mask: `[T, B]`, the window over which the mean is taken.
-        kernel: of the population's neurons.
+        kernels: of the population's neurons.
         weights: of the pathways to be balanced.
     """
+    arrived = [(c, k) for c, k in zip(currents, kernels, strict=True) if c is not None and c.requires_grad]
+    adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
+    gradients = torch.autograd.grad([c for c, _ in arrived], weights, adjoints, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+
+
+def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
+    """What the mean potential within the window gains from each entry of the current."""
     weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
     if kernel.eps_bar.ndim:  # time constants differ by neuron
         weight = weight.expand_as(current)
-    adjoint = potential_adjoint(weight, kernel).expand_as(current)
-    gradients = torch.autograd.grad(current, weights, adjoint, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+    return potential_adjoint(weight, kernel).expand_as(current)
 
 
 def balanced(weight: Tensor, r: Tensor) -> Tensor:

@@ -11,8 +11,11 @@ from fluctua.diagnostics.inspection import inspect_populations
 from fluctua.diagnostics.window import Window
 from fluctua.initialization import measured, poisson
 from fluctua.initialization.batch import check_batch, new_generator, short_batch_warnings
+from fluctua.initialization.fixed_point import fit_circuit
+from fluctua.initialization.measured import Aim
 from fluctua.initialization.passes import Passes
-from fluctua.theory import Moments, Target
+from fluctua.theory import Moments, Normal, Target
+from fluctua.theory.laws import Family
 from fluctua.wiring import Population, trace
 from fluctua.wiring.running import Forward, plain_call, preserved
 
@@ -29,6 +32,8 @@ def initialize(
     balance: bool = True,
     window: Window = "trial",
     readout: Target = READOUT,
+    alpha: float = 0.9,
+    law: Family = Normal(),  # noqa: B008 - frozen
     seed: int | None = None,
     generator: torch.Generator | None = None,
     populations: Collection[str] | None = None,
@@ -48,6 +53,8 @@ def initialize(
         window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on,
             which is what networks deeper than the trial is long need.
         readout: the wanted state of populations without threshold.
+        alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
+        law: of weights that may take either sign; synapses under Dale's law have theirs.
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         populations: names of those to initialise; default: all.
@@ -60,6 +67,7 @@ def initialize(
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no spiking neuron found, or a model that cannot be traced.
         SilentInputError: a population that nothing reaches.
+        NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
     """
     if method not in ("measured", "poisson"):
@@ -69,20 +77,28 @@ def initialize(
     draws = new_generator(seed, generator)
     found = trace(model, batch, forward)
     chosen = _chosen(found, populations)
-    goals = {p.name: readout if p.neuron.threshold is None else target for p in chosen}
+    aims = {
+        p.name: Aim(readout if p.neuron.threshold is None else target, balance, window, alpha, law)
+        for p in chosen
+        if any(q.left_alone is None for q in p.pathways)
+    }
     targets: dict[str, Moments] = {}
     with preserved(model):
         passes = Passes(model, batch, forward)
         rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
-        for population in found:
-            if population in chosen and any(q.left_alone is None for q in population.pathways):
-                goal = goals[population.name]
-                if method == "measured":
-                    moments = measured.fit(population, goal, passes, balance=balance, window=window, generator=draws)
-                else:
-                    moments = poisson.fit(population, goal, nu, passes, rate, generator=draws)
-                targets[population.name] = moments
-            passes.done(population)
+        for module in dict.fromkeys(p.module for p in found):
+            populations = [p for p in found if p.module is module]
+            wanted = {p.name: aims[p.name] for p in populations if p.name in aims}
+            if method == "poisson":
+                for p in populations:
+                    if p.name in wanted:
+                        targets[p.name] = poisson.fit(p, wanted[p.name], nu, passes, rate, draws)
+            elif any(q.recurrent for p in populations for q in p.pathways) and wanted:
+                targets |= fit_circuit(populations, wanted, passes, draws)
+            else:
+                targets |= {p.name: measured.fit(p, aims[p.name], passes, draws) for p in populations if p.name in wanted}
+            for p in populations:
+                passes.done(p)
     return inspect_populations(
         model,
         batch,

@@ -1,98 +1,176 @@
 """Forward passes that go just as far as the population at work, at the cost of one layer."""
 
 from collections import Counter
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.wiring import Population
-from fluctua.wiring.running import Copies, Forward, only_requiring_grad, preserved
-from fluctua.wiring.trace import current_of, hooked, tensors_in
+from fluctua.wiring import Population, population_currents
+from fluctua.wiring.running import Copies, Forward, gpus_of, only_requiring_grad, preserved
+from fluctua.wiring.trace import currents_of, hooked, versions
 
 
-class _Arrived(Exception):
-    def __init__(self, current: Tensor) -> None:
-        self.current = current
+class _Arrived(BaseException):  # no Exception, which the model might catch
+    def __init__(self, currents: tuple[Tensor, ...]) -> None:
+        self.currents = currents
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a module returned once, and the states of torch's random number generators when it did."""
+
+    output: Any
+    versions: list[int]
+    random: list[Tensor]
 
 
 class Passes:
     """Runs a model up to a population's input current; populations reported as done answer from memory.
 
     A pass stops at the wanted population. What is done is not computed again: the neurons of a finished population
-    return the spikes that they gave once, and the synapses that feed only them a meaningless tensor of the right
-    shape, which nothing reads. So bringing a network of L populations into shape costs O(L) layers, not O(L^2). Every
-    pass starts from the same state of the model and of torch's random number generators: dropout masks stay the same.
+    return the spikes that they gave once, and the modules with weights that feed only finished ones a meaningless
+    tensor of the right shape, which nothing reads. So bringing a network of L populations into shape costs O(L)
+    layers, not O(L^2). Every pass starts from the same state of the model and of torch's random number generators, and
+    a module that answers from memory leaves them as if it had run: dropout masks stay the same.
+
+    Populations are to be reported as done in the order in which they run.
     """
 
     def __init__(self, model: nn.Module, batch: Any, forward: Forward) -> None:
         self._model, self._batch, self._forward = model, batch, forward
+        self._gpus = gpus_of(model)
         self._done: list[Population] = []
-        self._outputs: dict[nn.Module, Any] = {}
-        self._versions: dict[nn.Module, list[int]] = {}  # of the outputs when they were given
+        self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # to the module's first, second, ... call in a pass
         self._changed: set[nn.Module] = set()  # neurons whose output the model changes in place
-        self._stand_ins: dict[nn.Module, Tensor] = {}
+        self._zeros: dict[Any, Tensor] = {}  # one for all outputs of the same form
+        self._assumed: dict[str, Tensor] = {}
 
     def done(self, population: Population) -> None:
         """From now on the weights of `population` stay as they are."""
         self._done.append(population)
 
-    def current(self, population: Population, gradients: list[Tensor] | None = None) -> Tensor:
-        """Input current `[T, B, *N]` of a population, with a graph back to the parameters `gradients`, if given."""
+    def assume(self, spikes: Mapping[str, Tensor]) -> None:
+        """Take these to be the spikes `[T, B, *N]` of populations, by name, that recurrent pathways start from."""
+        self._assumed |= spikes
+
+    def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
+        """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None where none arrives.
+
+        What recurrent pathways add follows from the spikes that were last assumed; without any they add nothing.
+
+        Args:
+            population: whose.
+            gradients: parameters that the currents are to have a graph back to.
+        """
+        arguments = self._arguments(population, gradients)
+        with only_requiring_grad(self._model, gradients or []):
+            return population_currents(population, arguments, self._assumed)
+
+    def current(self, population: Population) -> Tensor:
+        """The first input current of a population."""
+        return next(current for current in self.currents(population) if current is not None)
+
+    def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
+        """Spikes `[T, B, *N]` of all populations of one module with the weights as they are, by name."""
+        arguments = self._arguments(populations[0], None)
+        spikes: dict[str, Tensor] = {}
+
+        def noting(name: str) -> Any:
+            def after(module: nn.Module, args: Any, output: Tensor) -> None:
+                spikes[name] = output.detach()
+
+            return after
+
+        handles = [p.emitter.register_forward_hook(noting(p.name)) for p in populations]
+        with preserved(self._model), torch.no_grad(), hooked(handles):
+            populations[0].module(*arguments)
+        return spikes
+
+    def _arguments(self, population: Population, gradients: list[Tensor] | None) -> tuple[Tensor, ...]:
+        """The currents that a population's module is called with."""
 
         def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _Arrived(current_of(args, population.name))
+            raise _Arrived(currents_of(args, population.name))
 
         self._forget_changed()
-        handles = [population.module.register_forward_pre_hook(stop)]
-        handles += [p.module.register_forward_hook(self._remember) for p in self._done]
-        handles += [q.synapse.register_forward_hook(self._remember_shape) for p in self._done for q in p.pathways]
-        with preserved(self._model), only_requiring_grad(self._model, gradients or []), hooked(handles):
-            for module in self._outputs:
-                vars(module)["forward"] = partial(self._recall, module)
-            for module in self._idle(population) & self._stand_ins.keys():
-                vars(module)["forward"] = partial(self._stand_in, module)
+        calls: Counter[nn.Module] = Counter()
+        idle = self._idle(population)
+        handle = population.module.register_forward_pre_hook(stop)
+        with preserved(self._model), only_requiring_grad(self._model, gradients or []), hooked([handle]):
+            for module in dict.fromkeys(p.module for p in self._done):
+                vars(module)["forward"] = self._answering(module, self._spikes, calls)
+            for module in _weighted(self._done):
+                vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
             try:
                 self._forward(self._model, self._batch)
             except _Arrived as arrived:
-                return arrived.current
+                return arrived.currents
         raise RuntimeError(f"the forward pass did not reach {population.name}, though it did when it was traced")
 
+    def _answering(
+        self,
+        module: nn.Module,
+        keep: Callable[[nn.Module, Any], Any],
+        calls: Counter[nn.Module],
+        *,
+        recall: bool = True,
+    ) -> Callable[..., Any]:
+        """A `forward` that returns what was kept of the same call in an earlier pass, if anything."""
+        forward = module.forward
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            call = module, calls[module]
+            calls[module] += 1
+            known = self._answers.get(call)
+            if recall and known is not None:
+                self._set_random(known.random)
+                return self._copy(known.output) if module in self._changed else known.output
+            output = forward(*args, **kwargs)
+            kept = keep(module, output)
+            if known is None and kept is not None:
+                self._answers[call] = _Answer(kept, versions(kept), self._random())
+            return output
+
+        return answer
+
+    def _spikes(self, module: nn.Module, output: Any) -> Any:
+        return self._copy(output) if module in self._changed else output
+
+    def _stand_in(self, module: nn.Module, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        form = (output.shape, output.stride(), output.dtype, output.device)
+        return self._zeros.setdefault(form, torch.zeros_like(output))
+
     def _idle(self, population: Population) -> set[nn.Module]:
-        """Synapses that feed one finished population and nothing that is computed in this pass."""
-        fed = Counter(synapse for p in self._done for synapse in {q.synapse for q in p.pathways})
-        computed = [population, *(p for p in self._done if p.module not in self._outputs)]
-        at_work = {module for p in computed for q in p.pathways for module in (q.synapse, *q.through)}
-        return {synapse for synapse, populations in fed.items() if populations == 1} - at_work
+        """Modules with weights that feed finished populations and nothing that is computed in this pass."""
+        computed = [population, *(p for p in self._done if (p.module, 0) not in self._answers)]
+        return _weighted(self._done) - _weighted(computed)
 
     def _forget_changed(self) -> None:
         """Outputs that the model has changed in place are worthless: compute them again, and keep a copy then."""
-        for module, versions in self._versions.items():
-            if module in self._outputs and module not in self._changed and versions != _versions(self._outputs[module]):
+        for module in {p.module for p in self._done} - self._changed:
+            known = self._answers.get((module, 0))
+            if known is not None and known.versions != versions(known.output):
                 self._changed.add(module)
-                del self._outputs[module]
-
-    def _remember(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module not in self._outputs:
-            self._outputs[module] = self._copy(output) if module in self._changed else output
-            self._versions[module] = _versions(output)
-
-    def _recall(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = self._outputs[module]
-        return self._copy(output) if module in self._changed else output
-
-    def _remember_shape(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and module not in self._stand_ins:
-            like = [t for t in self._stand_ins.values() if t.shape == output.shape and t.dtype == output.dtype]
-            self._stand_ins[module] = like[0] if like else torch.zeros_like(output)
-
-    def _stand_in(self, module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        return self._stand_ins[module]
+                del self._answers[module, 0]
 
     def _copy(self, output: Any) -> Any:
         return Copies(self._model).of(output)
 
+    def _random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._gpus)]
 
-def _versions(output: Any) -> list[int]:
-    return [tensor._version for tensor in tensors_in(output)]
+    def _set_random(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for gpu, state in zip(self._gpus, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, gpu)
+
+
+def _weighted(populations: list[Population]) -> set[nn.Module]:
+    """The modules with weights between the populations and those before them."""
+    ways = [q for p in populations for q in p.pathways if not q.recurrent]
+    return {module for q in ways for module in (q.synapse, *q.through)}

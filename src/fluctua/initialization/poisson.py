@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.initialization.drawing import by_row, normal, write
-from fluctua.initialization.measured import SilentInputError
+from fluctua.initialization.drawing import draw, write
+from fluctua.initialization.components import SilentInputError
+from fluctua.initialization.measured import Aim
 from fluctua.initialization.passes import Passes
-from fluctua.theory import Afferent, Drive, Moments, Normal, PspKernel, Target, solve
+from fluctua.initialization.shares import shares
+from fluctua.theory import Afferent, Drive, Moments, PspKernel, Target, crossing_rate, solve
 from fluctua.wiring import INPUT, Pathway, Population
 from fluctua.wiring.trace import hooked
 
@@ -56,60 +58,61 @@ def fluctuation_driven_(
         raise ValueError(f"fluctuation_driven_ needs a weight [out, in, ...], got the shape {tuple(tensor.shape)}")
     drive = Drive.poisson(tensor[0].numel(), nu, kernel)
     (law,) = solve(target or Target(), threshold, kernel, [Afferent(drive)])
-    draw_(tensor, law, generator)
+    write(tensor, draw(law, tensor, generator))
     return tensor
 
 
-def draw_(tensor: Tensor, law: Normal, generator: torch.Generator | None) -> None:
-    """Fill `tensor` from the law; one mean and standard deviation for all, or for each row."""
-    write(tensor, by_row(law.mean, tensor) + by_row(law.std, tensor) * normal(tensor, generator))
-
-
 def fit(
-    population: Population, target: Target, nu: Rate, passes: Passes, input_rate: float, *, generator: torch.Generator
+    population: Population, aim: Aim, nu: Rate, passes: Passes, input_rate: float, generator: torch.Generator
 ) -> Moments:
     """Draw the weights into one population by the formula; returns the moments aimed at.
 
     Args:
         population: where the weights lead; pathways that must be left alone count as if they did their share.
-        target: the wanted state.
-        nu: rate of the afferents in Hz, None for `input_rate`, or "per-layer" to measure it for each pathway.
+        aim: the wanted state.
+        nu: rate of the afferents in Hz, None for `input_rate`, or "per-layer" to measure it for each pathway, where
+            that of a recurrent one is the rate that the theory predicts at the target.
         passes: for measuring.
         input_rate: mean rate of the network's input in Hz.
         generator: of the draws.
     """
-    rates = presynaptic_rates(population, passes) if nu == "per-layer" else {}
-    kernel, share = population.neuron.kernel, 1 / len(population.pathways)
+    neuron, pathways, wanted = population.neuron, population.pathways, aim.moments(population)
+    rates = presynaptic_rates(population, wanted, passes) if nu == "per-layer" else {}
     afferents = []
-    for q in population.pathways:
+    for q, share in zip(pathways, shares(pathways, population, aim.alpha), strict=True):
         rate = rates[q.name] if nu == "per-layer" else input_rate if nu is None else float(nu)
         if not rate > 0:
             raise SilentInputError(
                 f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
             )
-        afferents.append(Afferent(Drive.poisson(q.fan_in, rate, kernel), share))
-    threshold = population.neuron.threshold
-    laws = solve(target, threshold, kernel, afferents)
-    for q, law in zip(population.pathways, laws, strict=True):
+        drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
+        afferents.append(Afferent(drive, share, q.family or aim.law, q.sign))
+    laws = solve(aim.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
+    for q, law in zip(pathways, laws, strict=True):
         if q.left_alone is None:
-            draw_(q.weight, law, generator)
+            write(q.weight, draw(law, q.weight, generator))
             if q.bias is not None and q.bias.requires_grad:
                 write(q.bias, torch.zeros_like(q.bias))
-    return Moments(np.asarray(target.mean), target.sigma_u(threshold, kernel))
+    return wanted
 
 
-def presynaptic_rates(population: Population, passes: Passes) -> dict[str, float]:
+def presynaptic_rates(population: Population, wanted: Moments, passes: Passes) -> dict[str, float]:
     """Mean rate in Hz of what each pathway of a population gets, by the pathway's name."""
-    dt, rates = population.neuron.kernel.dt, {}
+    neuron = population.neuron
+    rates = {}
+    if neuron.threshold is not None:
+        predicted = float(np.mean(crossing_rate(wanted.xi(neuron.threshold), neuron.kernel)))
+        rates = {q.name: predicted for q in population.pathways if q.recurrent}
 
     def noting(q: Pathway) -> Any:
         def before(module: Any, args: tuple[Any, ...]) -> None:
-            rates[q.name] = float(args[0].detach().double().mean()) / dt
+            rates[q.name] = float(args[0].detach().double().mean()) / neuron.kernel.dt
 
         return before
 
-    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in population.pathways]):
-        passes.current(population)
+    outside = [q for q in population.pathways if not q.recurrent]
+    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in outside]):
+        passes.currents(population)
     return rates
 
 
@@ -118,6 +121,6 @@ def mean_input_rate(populations: tuple[Population, ...], passes: Passes) -> floa
     rates = []
     for population in populations:
         if any(q.sources == (INPUT,) for q in population.pathways):
-            measured = presynaptic_rates(population, passes)
+            measured = presynaptic_rates(population, Moments(np.zeros(()), np.ones(())), passes)
             rates += [measured[q.name] for q in population.pathways if q.sources == (INPUT,)]
     return float(np.mean(rates)) if rates else 0.0

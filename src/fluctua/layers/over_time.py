@@ -18,6 +18,17 @@ class OverTime(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[T, B, ...] -> [T, B, ...]`."""
+        """`[T, B, ...] -> [T, B, ...]`.
+
+        Raises:
+            ValueError: no sequence, or a module that does not keep the axis of time and batch.
+        """
+        if x.ndim < 2:
+            raise ValueError(f"OverTime takes a sequence [T, B, ...], got the shape {tuple(x.shape)}")
         out: Tensor = self.module(x.flatten(0, 1))
+        if out.shape[:1] != (x.shape[0] * x.shape[1],):
+            raise ValueError(
+                f"{type(self.module).__name__} returned {tuple(out.shape)} for {x.shape[0] * x.shape[1]} steps and "
+                "samples: it must keep the first axis as it is"
+            )
         return out.reshape(*x.shape[:2], *out.shape[1:])

@@ -1,8 +1,22 @@
 """The spiking modules a user builds with."""
 
+from fluctua.neurons.adaptive import AdaptiveLIF
+from fluctua.neurons.exc_inh import ExcInhLIF
+from fluctua.neurons.heterogeneity import heterogeneous
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.neurons.li import LI
 from fluctua.neurons.lif import LIF
 from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
 
-__all__ = ["LI", "LIF", "ArcTan", "LeakyNeuron", "SigmoidDerivative", "SuperSpike", "Surrogate"]
+__all__ = [
+    "LI",
+    "LIF",
+    "AdaptiveLIF",
+    "ArcTan",
+    "ExcInhLIF",
+    "LeakyNeuron",
+    "SigmoidDerivative",
+    "SuperSpike",
+    "Surrogate",
+    "heterogeneous",
+]

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua import timeloop
-from fluctua.timeloop import LoopParameters, LoopResult, State
+from fluctua.timeloop import LoopParameters, LoopResult, State, Stepper
 
 Tau = float | Tensor
 
@@ -29,23 +31,12 @@ class LeakyNeuron(nn.Module):
 
     def __init__(self, tau_mem: Tau, tau_syn: Tau | None, dt: float, *, learn_tau: bool = False) -> None:
         super().__init__()
-        if not 0 < dt < math.inf:
-            raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
-        self.dt = dt
-        self._register("log_tau_mem", "tau_mem", tau_mem, learn_tau)
+        self.dt = checked_dt(dt)
+        register_tau(self, "tau_mem", tau_mem, learn_tau)
         if tau_syn is None:
             self.log_tau_syn = None
         else:
-            self._register("log_tau_syn", "tau_syn", tau_syn, learn_tau)
-
-    def _register(self, name: str, tau_name: str, tau: Tau, learn: bool) -> None:
-        value = torch.as_tensor(tau, dtype=torch.get_default_dtype()).detach().clone()
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise ValueError(f"{tau_name} must be a positive number of seconds, got {tau}")
-        if learn:
-            self.register_parameter(name, nn.Parameter(value.log()))
-        else:
-            self.register_buffer(name, value.log())
+            register_tau(self, "tau_syn", tau_syn, learn_tau)
 
     @property
     def tau_mem(self) -> Tensor:
@@ -66,8 +57,8 @@ class LeakyNeuron(nn.Module):
         )
 
     def initial_state(self, current: Tensor) -> State:
-        """State before the first step for an input current `[T, B, *N]`: at rest."""
-        rest = current.new_zeros(current.shape[1:], dtype=torch.promote_types(current.dtype, torch.float32))
+        """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
+        rest = at_rest(current)
         return State(rest, rest)
 
     def simulate(self, current: Tensor, state: State | None = None) -> LoopResult:
@@ -79,11 +70,51 @@ class LeakyNeuron(nn.Module):
         """Input current `[T, B, *N]` -> output of the same shape."""
         return self.simulate(current).output
 
+    def stepper(self) -> Stepper:
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.stepper`.
+
+        A function `(current [B, *N], state) -> (output [B, *N], next state)`; start it from `initial_state`.
+        """
+        return timeloop.stepper(self.loop_parameters())
+
+    def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: current `[B, *N]`, state -> output `[B, *N]`, next state. In a loop `stepper` is faster."""
+        return self.stepper()(current, state)
+
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""
         taus = [f"tau_mem={shown(self.tau_mem)}"]
         taus.append("delta synapse" if self.tau_syn is None else f"tau_syn={shown(self.tau_syn)}")
         return ", ".join([*taus, f"dt={self.dt:g}"])
+
+
+def register_tau(module: nn.Module, name: str, tau: Tau, learn: bool) -> None:
+    """Keep a time constant as its logarithm, `log_<name>`: a parameter of the module if it is learnt, else a buffer."""
+    value = torch.as_tensor(tau, dtype=torch.get_default_dtype()).detach().clone()
+    if not bool(((value > 0) & value.isfinite()).all()):
+        raise ValueError(f"{name} must be a positive number of seconds, got {tau}")
+    if learn:
+        module.register_parameter(f"log_{name}", nn.Parameter(value.log()))
+    else:
+        module.register_buffer(f"log_{name}", value.log())
+
+
+def checked_dt(dt: float) -> float:
+    """The time step, if it is one."""
+    if not 0 < dt < math.inf:
+        raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
+    return dt
+
+
+def at_rest(current: Tensor) -> Tensor:
+    """Zeros `[B, *N]` for a current `[T, B, *N]`, in single precision or more."""
+    return current.new_zeros(current.shape[1:], dtype=torch.promote_types(current.dtype, torch.float32))
+
+
+def numbers(constant: Tensor) -> NDArray[np.float64]:
+    """The values of a constant, for the theory."""
+    values: NDArray[np.float64] = constant.detach().double().cpu().numpy()
+    return values
 
 
 def shown(constant: Tensor) -> str:

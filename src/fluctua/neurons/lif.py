@@ -3,13 +3,48 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluctua.neurons.leaky import LeakyNeuron, Tau, shown
 from fluctua.timeloop import LoopParameters, Reset, SuperSpike, Surrogate
 
 
-class LIF(LeakyNeuron):
+class Firing(nn.Module):
+    """What neurons that spike have besides their time constants: threshold, reset and surrogate (see `LIF`)."""
+
+    spiking = True
+    threshold: Tensor
+    reset: Reset
+    differentiable_reset: bool
+    surrogate: Surrogate
+
+    def _set_firing(
+        self, threshold: float | Tensor, reset: Reset, differentiable_reset: bool, surrogate: Surrogate | None
+    ) -> None:
+        theta = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(((theta > 0) & theta.isfinite()).all()):
+            raise ValueError(f"a threshold must be positive and finite, got {threshold}")
+        if reset not in ("zero", "subtract"):
+            raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
+        self.register_buffer("threshold", theta)
+        self.reset = reset
+        self.differentiable_reset = differentiable_reset
+        self.surrogate = surrogate if surrogate is not None else SuperSpike()
+
+    def _firing(self, parameters: LoopParameters) -> LoopParameters:
+        return replace(
+            parameters,
+            threshold=self.threshold,
+            reset=self.reset,
+            differentiable_reset=self.differentiable_reset,
+            surrogate=self.surrogate,
+        )
+
+    def _firing_repr(self) -> str:
+        return f"threshold={shown(self.threshold)}, reset={self.reset!r}, {self.surrogate}"
+
+
+class LIF(LeakyNeuron, Firing):
     """Leaky integrate-and-fire neurons with the dynamics of the paper: input current `[T, B, *N]` -> spikes.
 
     With `a = exp(-dt/tau_mem)`, `b = exp(-dt/tau_syn)` (Rossbroich, Gygax & Zenke 2022)::
@@ -35,9 +70,6 @@ class LIF(LeakyNeuron):
         ValueError: constants that are not positive and finite, or an unknown reset.
     """
 
-    spiking = True
-    threshold: Tensor
-
     def __init__(
         self,
         tau_mem: Tau = 20e-3,
@@ -51,26 +83,12 @@ class LIF(LeakyNeuron):
         learn_tau: bool = False,
     ) -> None:
         super().__init__(tau_mem, tau_syn, dt, learn_tau=learn_tau)
-        theta = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
-        if not bool(((theta > 0) & theta.isfinite()).all()):
-            raise ValueError(f"a threshold must be positive and finite, got {threshold}")
-        if reset not in ("zero", "subtract"):
-            raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
-        self.register_buffer("threshold", theta)
-        self.reset = reset
-        self.differentiable_reset = differentiable_reset
-        self.surrogate = surrogate if surrogate is not None else SuperSpike()
+        self._set_firing(threshold, reset, differentiable_reset, surrogate)
 
     def loop_parameters(self) -> LoopParameters:
         """The constants of the time loop, from the live parameters."""
-        return replace(
-            super().loop_parameters(),
-            threshold=self.threshold,
-            reset=self.reset,
-            differentiable_reset=self.differentiable_reset,
-            surrogate=self.surrogate,
-        )
+        return self._firing(super().loop_parameters())
 
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""
-        return f"{super().extra_repr()}, threshold={shown(self.threshold)}, reset={self.reset!r}, {self.surrogate}"
+        return f"{super().extra_repr()}, {self._firing_repr()}"

@@ -55,6 +55,10 @@ class PspKernel(ABC):
         """The same kernel with moments averaged over a trial of that many steps from rest."""
         return replace(self, steps=steps)
 
+    @abstractmethod
+    def scaled(self, factor: float) -> Self:
+        """The kernel times a factor: -1 for an inhibitory current, whose `eps_bar` is negative."""
+
     @cached_property
     def _sums(self) -> tuple[Array, Array, Array]:
         """`sum eps`, `sum eps^2` and `sum eps[k] eps[k+1]`."""
@@ -181,6 +185,11 @@ class TwoStateKernel(PspKernel):
             m, s = self.a * m + self.coupling * s, self.b * s
         return eps
 
+    def scaled(self, factor: float) -> Self:
+        """See `PspKernel.scaled`."""
+        factor = checked_factor(factor)
+        return replace(self, jump_mem=factor * self.jump_mem, jump_syn=factor * self.jump_syn)
+
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
         a, b, c, u, v = self.a, self.b, self.coupling, self.jump_mem, self.jump_syn
         s_s = v**2 / (1 - b**2)
@@ -207,6 +216,10 @@ class SampledKernel(PspKernel):
         eps[:known] = self.values[:known]
         return eps
 
+    def scaled(self, factor: float) -> Self:
+        """See `PspKernel.scaled`."""
+        return replace(self, values=checked_factor(factor) * self.values)
+
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
         eps = self.values
         return eps.sum(0), (eps**2).sum(0), (eps[:-1] * eps[1:]).sum(0)
@@ -218,6 +231,7 @@ class ContinuousKernel(PspKernel):
 
     tau_mem: float
     tau_syn: float | None
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         for tau in (self.tau_mem,) if self.tau_syn is None else (self.tau_mem, self.tau_syn):
@@ -227,14 +241,14 @@ class ContinuousKernel(PspKernel):
     @cached_property
     def eps_bar(self) -> Array:
         """`tau_syn`, or `tau_mem` for a delta synapse."""
-        return np.asarray(self.tau_mem if self.tau_syn is None else self.tau_syn)
+        return np.asarray(self.gain * (self.tau_mem if self.tau_syn is None else self.tau_syn))
 
     @cached_property
     def eps_hat(self) -> Array:
         """`tau_syn^2 / (2 (tau_syn + tau_mem))`, or `tau_mem / 2` for a delta synapse."""
         if self.tau_syn is None:
-            return np.asarray(self.tau_mem / 2)
-        return np.asarray(self.tau_syn**2 / (2 * (self.tau_syn + self.tau_mem)))
+            return np.asarray(self.gain**2 * self.tau_mem / 2)
+        return np.asarray((self.gain * self.tau_syn) ** 2 / (2 * (self.tau_syn + self.tau_mem)))
 
     @cached_property
     def curvature(self) -> float:
@@ -249,6 +263,10 @@ class ContinuousKernel(PspKernel):
     def response(self, steps: int) -> Array:
         """Refused: without a time step there is nothing to sample."""
         raise ValueError("the continuous limit has no time step to sample its response at")
+
+    def scaled(self, factor: float) -> Self:
+        """See `PspKernel.scaled`."""
+        return replace(self, gain=checked_factor(factor) * self.gain)
 
     def over_trial(self, steps: int) -> Self:
         """Refused: the limit is that of the stationary process."""
@@ -265,6 +283,13 @@ def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
     if not np.all((taus > 0) & np.isfinite(taus)):
         raise ValueError(f"{name} must be a positive number of seconds, got {tau!r}")
     return np.exp(-dt / taus)
+
+
+def checked_factor(factor: float) -> float:
+    """The factor that a kernel is scaled by, if it is one."""
+    if not np.isfinite(factor) or factor == 0:
+        raise ValueError(f"a kernel can be scaled by a finite number other than 0, got {factor}")
+    return factor
 
 
 def _check_dt(dt: float) -> None:

@@ -1,10 +1,12 @@
 """The loops over time behind every neuron: one contract, several engines."""
 
-from fluctua.timeloop.contract import Engine, LoopParameters, LoopResult, Reset, State
-from fluctua.timeloop.engines import engine, run
+from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, Reset, State
+from fluctua.timeloop.engines import Stepper, engine, run, stepper, widened
+from fluctua.timeloop.reference import step
 from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
 
 __all__ = [
+    "Adaptation",
     "ArcTan",
     "Engine",
     "LoopParameters",
@@ -12,8 +14,12 @@ __all__ = [
     "Reset",
     "SigmoidDerivative",
     "State",
+    "Stepper",
     "SuperSpike",
     "Surrogate",
     "engine",
     "run",
+    "step",
+    "stepper",
+    "widened",
 ]

@@ -9,6 +9,11 @@ Dynamics, with time step index t, threshold theta, `a = exp(-dt/tau_mem)` and `b
     U[t+1] = V[t] (1 - out[t])                     reset "zero"
     U[t+1] = V[t] - theta out[t]                   reset "subtract"
     I[t+1] = b I[t] + x[t]
+
+A population may adapt, with a variable w in units of the potential and `rho = exp(-dt/tau_adapt)`::
+
+    w[t+1] = rho w[t] + (1 - rho) beta out[t]              its threshold is theta + w[t] instead of theta,
+    w[t+1] = rho w[t] + (1 - rho) (c U[t] + beta out[t])   or V[t] loses (1 - a) w[t+1] before the reset
 """
 
 from dataclasses import dataclass, field
@@ -22,6 +27,21 @@ Reset = Literal["zero", "subtract"]
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """How a population that spikes adapts. Tensors broadcast to `[*N]` and may require a gradient.
+
+    Attributes:
+        decay: `rho`, per step.
+        strength: `beta`, what `w` tends to while the neuron fires at every step.
+        coupling: `c`, the pull of the potential on a `w` that is a current, or None where `w` raises the threshold.
+    """
+
+    decay: Tensor
+    strength: Tensor
+    coupling: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LoopParameters:
     """Constants of one population. Tensors broadcast to the population's shape `[*N]`.
 
@@ -32,6 +52,7 @@ class LoopParameters:
         reset: what a spike does to the potential.
         differentiable_reset: whether the gradient also flows through the reset.
         surrogate: derivative used for the spike function in backward.
+        adaptation: how it adapts, or None; a population without threshold does not.
     """
 
     decay_mem: Tensor
@@ -40,6 +61,7 @@ class LoopParameters:
     reset: Reset = "zero"
     differentiable_reset: bool = False
     surrogate: Surrogate = field(default_factory=SuperSpike)
+    adaptation: Adaptation | None = None
 
     @property
     def spiking(self) -> bool:
@@ -53,10 +75,11 @@ class LoopParameters:
 
 
 class State(NamedTuple):
-    """State between two steps: membrane potential `U` and synaptic current `I`, each `[B, *N]`."""
+    """State between two steps: potential `U`, synaptic current `I` and, where it adapts, `w`, each `[B, *N]`."""
 
     potential: Tensor
     current: Tensor
+    adaptation: Tensor | None = None
 
 
 class LoopResult(NamedTuple):

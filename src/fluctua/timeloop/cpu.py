@@ -56,6 +56,8 @@ class CpuEngine:
     def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
         """See `Engine.refusal`."""
         p = parameters
+        if p.adaptation is not None:
+            return "it has no loop for a population that adapts"
         constants = [c for c in (p.decay_mem, p.decay_syn, p.threshold) if c is not None]
         if any(_is_unusual(tensor) for tensor in (current, *constants)):
             return "it takes plain CPU tensors, not subclasses, sparse or dual tensors, nor those of torch.func"

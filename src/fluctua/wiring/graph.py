@@ -1,13 +1,17 @@
 """What a network is to the theory: populations of neurons and the pathways into them. Facts, no behaviour."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fluctua.theory import PspKernel
+from fluctua.theory.laws import Family
+from fluctua.wiring.running import preserved
 
 Array = NDArray[np.float64]
 
@@ -18,13 +22,24 @@ INPUT = "input"  # name of the source of what no population of the network has s
 class Neuron:
     """The facts of one neuron module.
 
+    The free potential is `rest` and, added up over the input currents of the module's call, each current filtered by
+    its kernel.
+
     Attributes:
-        kernel: its PSP kernel, from its live parameters.
+        kernels: PSP kernels from its live parameters, one for each input current in the order of the call; that of an
+            inhibitory current is negative.
         threshold: `theta` (mean over the population where neurons differ), or None for a readout.
+        rest: the potential without input.
     """
 
-    kernel: PspKernel
+    kernels: tuple[PspKernel, ...]
     threshold: float | None
+    rest: float = 0.0
+
+    @property
+    def kernel(self) -> PspKernel:
+        """The kernel of the first input current, the only one of most neurons."""
+        return self.kernels[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +56,9 @@ class Pathway:
         left_alone: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
         through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
             population of their own.
+        port: which of the neuron's input currents it adds to.
+        inner: within a module that holds its own synapses: presynaptic spikes `[T, B, *N]` to the current that they
+            cause. The pathway of a recurrence; None for one that a walk from outside finds.
     """
 
     name: str
@@ -51,10 +69,32 @@ class Pathway:
     norm: nn.Module | None = None
     left_alone: str | None = None
     through: tuple[nn.Module, ...] = ()
+    port: int = 0
+    inner: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it starts in the module that it leads to."""
+        return self.inner is not None
+
+    @property
+    def family(self) -> Family | None:
+        """The weight law that the synapse prescribes, of one sign under Dale's law; None where it has no wish."""
+        family = getattr(self.synapse, "family", None)
+        return family if isinstance(family, Family) else None
+
+    @property
+    def sign(self) -> int:
+        """Sign of the weights of a one-sided law."""
+        return int(getattr(self.synapse, "sign", 1))
 
     @property
     def weight(self) -> Tensor:
         """The weight tensor, one row per output unit."""
+        if parametrize.is_parametrized(self.synapse, self.parameter):
+            with preserved(self.synapse):  # computed anew, and a spectral norm moves on with every look at it
+                computed: Tensor = getattr(self.synapse, self.parameter)
+                return computed
         weight: Tensor = getattr(self.synapse, self.parameter)
         return weight
 
@@ -74,19 +114,57 @@ class Pathway:
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
-    """The neurons of one module, with everything that feeds them.
+class InnerSynapse:
+    """A synapse that a module holds for itself, from one of its populations to another or the same.
 
     Attributes:
-        name: of the module, as in `model.named_modules()`.
-        module: the neuron module.
+        module: owns the weight.
+        source: name of the presynaptic population within the holding module.
+        port: which of the target's input currents it adds to.
+        current: spikes `[T, B, *N]` of the source -> the current that they cause over the whole sequence.
+    """
+
+    module: nn.Module
+    source: str
+    port: int
+    current: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A population as the adapter of its module describes it.
+
+    Attributes:
+        neuron: its facts.
+        emitter: the module whose output is its spikes.
+        arguments: for each input current, which argument of the module's call reaches it; None if none does.
+        synapses: those of the module that lead to it.
+    """
+
+    neuron: Neuron
+    emitter: nn.Module
+    arguments: tuple[int | None, ...]
+    synapses: tuple[InnerSynapse, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The neurons of one module, or one of several populations that it holds, with everything that feeds them.
+
+    Attributes:
+        name: of the module, as in `model.named_modules()`; with the population's own behind it where there are several.
+        module: the neuron module, called with the currents from outside.
         neuron: its facts.
         pathways: the weights that feed it.
         unweighted: populations whose spikes reach it without passing a weight (identity skip connections).
+        emitter: the module whose output is its spikes, or its potential if it never spikes; often `module` itself.
+        arguments: for each input current, which argument of the module's call reaches it; None if none does.
     """
 
     name: str
     module: nn.Module
     neuron: Neuron
     pathways: tuple[Pathway, ...]
-    unweighted: tuple[str, ...] = ()
+    unweighted: tuple[str, ...]
+    emitter: nn.Module
+    arguments: tuple[int | None, ...] = (0,)

@@ -1,19 +1,54 @@
 """The free (never spiking) membrane potential, from the current that reaches a population."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
+from fluctua.wiring.graph import Neuron, Population
 
 
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
-    """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient."""
-    current = current.detach()
+    """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient.
+
+    Half precision is integrated in float32, and so returned.
+    """
+    current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
     if isinstance(kernel, TwoStateKernel):
         return _two_states(current, kernel)
     return _convolved(current, kernel)
+
+
+def population_currents(
+    population: Population, arguments: Sequence[Tensor], spikes: Mapping[str, Tensor]
+) -> list[Tensor | None]:
+    """Input currents `[T, B, *N]` of a population, one for each of its kernels; None where none arrives.
+
+    Args:
+        population: whose.
+        arguments: the currents that its module is called with.
+        spikes: `[T, B, *N]` of the populations that recurrent pathways start from, by name; without them these add
+            nothing.
+    """
+    currents = [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
+    for q in population.pathways:
+        if q.inner is not None and q.sources[0] in spikes:
+            added, arrived = q.inner(spikes[q.sources[0]]), currents[q.port]
+            currents[q.port] = added if arrived is None else arrived + added
+    return currents
+
+
+def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
+    """The free potential of a population: `rest + sum_p eps_p * I_p` over its input currents `[T, B, *N]`."""
+    parts = [
+        free_potential(current, kernel)
+        for current, kernel in zip(currents, neuron.kernels, strict=True)
+        if current is not None
+    ]
+    return sum(parts[1:], parts[0]) + neuron.rest
 
 
 def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:

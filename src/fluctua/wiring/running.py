@@ -31,8 +31,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     copies = Copies(model)
     originals = [(vars(module), _state(module)) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    gpus = sorted({p.device.index for p, _ in flags if p.is_cuda})
-    with torch.random.fork_rng(gpus):
+    with torch.random.fork_rng(gpus_of(model)):
         try:
             for attributes, state in originals:
                 attributes.update((name, copies.of(value)) for name, value in state.items())
@@ -46,6 +45,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 attributes.update(state)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+
+def gpus_of(model: nn.Module) -> list[int]:
+    """The CUDA devices that its parameters lie on."""
+    return sorted({p.device.index for p in model.parameters() if p.is_cuda})
 
 
 @contextmanager

@@ -1,30 +1,68 @@
 """The facts of fluctua's own neurons."""
 
-from fluctua.neurons import LI, LIF
-from fluctua.neurons.leaky import LeakyNeuron
+from collections.abc import Mapping
+
+from fluctua.layers import Circuit
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, LeakyNeuron
+from fluctua.neurons.adaptive_kernel import adaptive_kernel
+from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
 from fluctua.wiring.adapters.facts import Facts
-from fluctua.wiring.graph import Neuron
+from fluctua.wiring.graph import InnerSynapse, Member, Neuron
 
 
 def lif(module: LIF) -> Neuron:
     """Spikes above its threshold."""
-    return Neuron(_kernel(module), float(module.threshold.mean()))
+    return Neuron((_kernel(module),), float(module.threshold.mean()))
+
+
+def adaptive_lif(module: AdaptiveLIF) -> Neuron:
+    """Before its first spike: adaptation that follows the potential is in the kernel, that by spikes is not."""
+    if module.coupling is None or not module.coupling.any():
+        return lif(module)
+    tau_syn = None if module.tau_syn is None else numbers(module.tau_syn)
+    taus = numbers(module.tau_mem), tau_syn, numbers(module.tau_adapt)
+    return Neuron((adaptive_kernel(*taus, numbers(module.coupling), module.dt),), float(module.threshold.mean()))
+
+
+def exc_inh_lif(module: ExcInhLIF) -> Neuron:
+    """Called with an excitatory and an inhibitory current."""
+    tau_mem, tau_exc, tau_inh = (numbers(tau) for tau in (module.tau_mem, module.tau_exc, module.tau_inh))
+    excitation = PspKernel.exponential(tau_mem, tau_exc, module.dt)
+    inhibition = PspKernel.exponential(tau_mem, tau_inh, module.dt).scaled(-1)
+    return Neuron((excitation, inhibition), float(module.threshold.mean()))
 
 
 def li(module: LI) -> Neuron:
     """Never spikes."""
-    return Neuron(_kernel(module), None)
+    return Neuron((_kernel(module),), None)
+
+
+def circuit(module: Circuit) -> Mapping[str, Member]:
+    """Several populations, or one that hears itself."""
+    members = {}
+    for name, cell in module.cells.items():
+        neuron = FACTS[f"{type(cell).__module__}.{type(cell).__qualname__}"](cell)
+        assert isinstance(neuron, Neuron), "circuits are not nested"
+        arguments = tuple(
+            module.inputs.index((name, port)) if (name, port) in module.inputs else None
+            for port in range(len(neuron.kernels))
+        )
+        synapses = tuple(InnerSynapse(s.module, s.source, s.port, s.current) for s in module.synapses if s.target == name)
+        members[name] = Member(neuron, module.spikes[name], arguments, synapses)
+    return members
 
 
 def _kernel(module: LeakyNeuron) -> PspKernel:
-    tau_mem = module.tau_mem.detach().double().cpu().numpy()
     if module.tau_syn is None:
-        return PspKernel.delta(tau_mem, module.dt)
-    return PspKernel.exponential(tau_mem, module.tau_syn.detach().double().cpu().numpy(), module.dt)
+        return PspKernel.delta(numbers(module.tau_mem), module.dt)
+    return PspKernel.exponential(numbers(module.tau_mem), numbers(module.tau_syn), module.dt)
 
 
 FACTS: Facts = {
+    "fluctua.layers.circuit.Circuit": circuit,
+    "fluctua.neurons.adaptive.AdaptiveLIF": adaptive_lif,
+    "fluctua.neurons.exc_inh.ExcInhLIF": exc_inh_lif,
     "fluctua.neurons.lif.LIF": lif,
     "fluctua.neurons.li.LI": li,
 }

@@ -1,0 +1,121 @@
+"""What the rivals need to know of a network: its spiking populations, and what reaches them from the data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.initialization.baselines.classic import draw_kaiming
+from fluctua.initialization.batch import check_batch
+from fluctua.initialization.components import SilentInputError
+from fluctua.initialization.drawing import normal, write
+from fluctua.initialization.passes import Passes
+from fluctua.wiring import INPUT, Pathway, Population, trace
+from fluctua.wiring.running import Forward
+from fluctua.wiring.trace import hooked
+
+
+@dataclass(frozen=True, eq=False)
+class Afferents:
+    """What reaches one population.
+
+    Attributes:
+        shape: of its input current, `[T, B, *N]`.
+        power: mean square of what each pathway from the data gets, by the pathway's name.
+        constant: whether all that reaches it comes from the data and is the same at every time step.
+    """
+
+    shape: torch.Size
+    power: dict[str, float]
+    constant: bool
+
+    def total_power(self, population: Population, spiking: float) -> float:
+        """Sum over the afferents of one neuron of their mean square: `spiking` for each of another population.
+
+        Raises:
+            SilentInputError: the data leave the population without any input.
+        """
+        total = sum(q.fan_in * self.power.get(q.name, spiking) for q in population.pathways)
+        if not total > 0:
+            raise SilentInputError(
+                f"no activity of this batch reaches {population.name}, so its weights cannot be sized: take a batch "
+                "with activity"
+            )
+        return total
+
+
+def spiking_populations(
+    rival: str, model: nn.Module, batch: Any, forward: Forward, generator: torch.Generator, *, data: bool
+) -> Iterator[tuple[Population, Afferents]]:
+    """Populations whose weights are to be written, one after the other; what is not theirs gets Kaiming weights.
+
+    The rivals' theories are about spiking neurons. Readouts, and layers that lead to another layer, have no place in
+    them and get what the code of SpikeInit gives its classifiers, Kaiming weights of gain 1. Biases are zero.
+
+    Args and errors: see `populations_of`; the generator is for the Kaiming weights.
+    """
+    found = populations_of(rival, model, batch, forward, data=data)
+    draw_kaiming(model, generator)
+    passes = Passes(model, batch, forward)
+    for population in found:
+        if population.neuron.threshold is not None and free(population):
+            yield population, _afferents(population, passes)
+        passes.done(population)
+
+
+def populations_of(rival: str, model: nn.Module, batch: Any, forward: Forward, *, data: bool) -> tuple[Population, ...]:
+    """All populations in the order in which they run.
+
+    Args:
+        rival: name of the method, for messages.
+        model: to be initialised.
+        batch: input `[T, B, ...]`.
+        forward: runs all time steps.
+        data: whether the batch is measured; else it only serves to find the wiring.
+
+    Raises:
+        ValueError: no batch.
+        BatchError: a batch that cannot be measured.
+        WiringError: no spiking neuron found, or a model that cannot be traced.
+    """
+    if batch is None:
+        raise ValueError(f"{rival} has to see which neurons a weight feeds: pass a batch [T, B, ...]")
+    if data:
+        check_batch(batch, forward)
+    return trace(model, batch, forward)
+
+
+def free(population: Population) -> list[Pathway]:
+    """The pathways whose weights may be written."""
+    return [q for q in population.pathways if q.left_alone is None]
+
+
+def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:
+    """Normal weights of one standard deviation for all pathways of a population."""
+    for q in free(population):
+        write(q.weight, std * normal(q.weight, generator))
+
+
+def _afferents(population: Population, passes: Passes) -> Afferents:
+    inputs: dict[str, Tensor] = {}
+
+    def noting(q: Pathway) -> Any:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[q.name] = args[0].detach()
+
+        return before
+
+    from_data = [q for q in population.pathways if q.sources == (INPUT,)]
+    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in from_data]):
+        shape = passes.current(population).shape
+    power = {name: float(x.double().square().mean()) for name, x in inputs.items()}
+    constant = len(power) == len(population.pathways) and all(_constant(x, shape[0]) for x in inputs.values())
+    return Afferents(shape, power, constant)
+
+
+def _constant(x: Tensor, steps: int) -> bool:
+    """Whether an input `[T, B, ...]` or `[T * B, ...]` is the same at all steps."""
+    x = x.reshape(steps, -1)
+    return bool((x[1:] == x[:-1]).all())

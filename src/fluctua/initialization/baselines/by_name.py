@@ -1,0 +1,60 @@
+"""The rivals by name, all called alike."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from torch import nn
+
+from fluctua.initialization.baselines.classic import kaiming, torch_default, xavier
+from fluctua.initialization.baselines.ding import ding
+from fluctua.initialization.baselines.lsuv import lsuv
+from fluctua.initialization.baselines.micheli import micheli
+from fluctua.initialization.baselines.spikeinit import spikeinit, spikeinit_sim
+from fluctua.initialization.baselines.tdbn import tdbn
+from fluctua.wiring.running import Forward, plain_call
+
+
+class Baseline(Protocol):
+    """An initialiser: overwrites the parameters of a model in place."""
+
+    def __call__(
+        self, model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call
+    ) -> None:
+        """Initialise a model.
+
+        Args:
+            model: of known neurons; its weights are overwritten, its biases too.
+            batch: input `[T, B, ...]` as in training; the ANN initialisers do without.
+            seed: of the draws; default: drawn from torch's generator.
+            forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        """
+
+
+BASELINES: Mapping[str, Baseline] = MappingProxyType(
+    {
+        "kaiming": kaiming,
+        "kaiming-relu": partial(kaiming, gain=math.sqrt(2)),
+        "xavier": xavier,
+        "torch": torch_default,
+        "ding": ding,
+        "micheli": micheli,
+        "spikeinit": spikeinit,
+        "spikeinit-sim": spikeinit_sim,
+        "tdbn": tdbn,
+        "lsuv": lsuv,
+    }
+)
+
+
+def baseline(name: str) -> Baseline:
+    """The initialiser of that name.
+
+    Raises:
+        ValueError: an unknown name; lists the known ones.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}: choose one of {', '.join(BASELINES)}")
+    return BASELINES[name]

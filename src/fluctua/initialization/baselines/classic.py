@@ -1,0 +1,84 @@
+"""The initialisers of artificial neural networks. They know nothing of time constants, time steps or firing rates."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluctua.initialization.batch import new_generator
+from fluctua.initialization.drawing import normal, write
+from fluctua.wiring.adapters.registry import members_of
+from fluctua.wiring.running import Forward, plain_call
+
+
+def kaiming(
+    model: nn.Module,
+    batch: Any = None,
+    *,
+    seed: int | None = None,
+    forward: Forward = plain_call,
+    gain: float = 1.0,
+) -> None:
+    """`N(0, gain^2 / fan_in)` for every trained weight of two or more dimensions, zero for every bias, in place.
+
+    He et al. 2015; `gain=1` is what the paper compares itself with, `gain=sqrt(2)` the choice for ReLUs. Parameters of
+    neurons stay as they are. The batch is not looked at.
+    """
+    draw_kaiming(model, new_generator(seed, None), gain)
+
+
+def draw_kaiming(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -> None:
+    """`kaiming` with draws from a generator that goes on being used."""
+    for weight in _weights(model):
+        write(weight, normal(weight, generator) * gain / math.sqrt(weight[0].numel()))
+
+
+def xavier(
+    model: nn.Module,
+    batch: Any = None,
+    *,
+    seed: int | None = None,
+    forward: Forward = plain_call,
+    gain: float = 1.0,
+) -> None:
+    """`N(0, 2 gain^2 / (fan_in + fan_out))`, else as `kaiming`.
+
+    Glorot & Bengio 2010, whose variance is certain; they drew from a uniform law, here it is the normal one that the
+    other methods have.
+    """
+    generator = new_generator(seed, None)
+    for weight in _weights(model):
+        fans = weight[0].numel() + weight[:, 0].numel()
+        write(weight, normal(weight, generator) * gain * math.sqrt(2 / fans))
+
+
+def torch_default(
+    model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call
+) -> None:
+    """What torch starts every layer with, its biases included: `reset_parameters()` of all modules that have it.
+
+    For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, weights and biases alike. Torch's
+    own generators give the draws, and are put back. The batch is not looked at.
+    """
+    seed = new_generator(seed, None).initial_seed()
+    gpus = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
+def _weights(model: nn.Module) -> list[nn.Parameter]:
+    """All trained weights; the biases are set to zero on the way."""
+    weights: dict[nn.Parameter, None] = {}
+    for module in model.modules():
+        if not members_of(module):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad and parameter.ndim >= 2:
+                    weights[parameter] = None
+                elif parameter.requires_grad and name == "bias":
+                    write(parameter, torch.zeros_like(parameter))
+    return list(weights)

@@ -1,0 +1,230 @@
+"""The free potential of one population as a sum of components, and the factors that bring it where it is wanted.
+
+U is linear in the weights of a population's pathways. So a handful of *components* is measured, one per pathway and
+one for the mean, and their factors follow from a quadratic equation, exactly: no assumption on rates, stationarity,
+independence or binary spikes, and whatever lies between weight and neuron is accounted for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluctua.diagnostics.window import neuron_mean, population_mean
+from fluctua.initialization.drawing import by_row, write
+from fluctua.initialization.passes import Passes
+from fluctua.theory import InfeasibleTargetError, Target
+from fluctua.theory.weights import check_feasible
+from fluctua.wiring import Population, potential_of
+
+Array = NDArray[np.float64]
+
+
+class SilentInputError(ValueError):
+    """Nothing reaches a population, so no weights can bring it anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Values of some parameters that cause one component of U, up to a factor. All other parameters are zero in it.
+
+    Attributes:
+        values: by parameter.
+        share: of the population's variance.
+    """
+
+    values: dict[Tensor, Tensor]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`)."""
+
+    part: Part
+    per_neuron: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The one-parameter family of weights whose potential has the wanted mean, and how its variance grows.
+
+    For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
+    is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
+    `lift` is the mean of the fluctuating part in units of its own standard deviation.
+    """
+
+    fluctuations: Part
+    shift: Part
+    fixed: Array
+    per_k: Array
+    square: float
+    cross: float
+    constant: float
+    lift: float
+
+    def factors(self, scale: float) -> tuple[float, Array]:
+        """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
+        free = scale**2 - self.constant
+        k = float((-self.cross + np.sqrt(self.cross**2 + self.square * max(free, 0.0))) / self.square)
+        return k, np.asarray(self.fixed + k * self.per_k)
+
+    def write(self, scale: float) -> None:
+        """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
+        k, factor = self.factors(scale)
+        if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
+            factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
+        for p in self.fluctuations.values.keys() | self.shift.values.keys():
+            fluctuation, shift = self.fluctuations.values.get(p), self.shift.values.get(p)
+            value = torch.zeros_like(p) if fluctuation is None else k * fluctuation
+            write(p, value if shift is None else value + by_row(factor, p) * shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """Measures components of one population's free potential.
+
+    Attributes:
+        population: at work.
+        passes: to run the network.
+        mask: `[T, B]`, the window.
+        sigma: wanted `sigma_u`, `[]` or `[*N]`.
+    """
+
+    population: Population
+    passes: Passes
+    mask: Tensor
+    sigma: Tensor
+
+    def solve(self, fluctuations: list[Part], shift: Shift, target: Target) -> Solution:
+        """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+
+        Raises:
+            SilentInputError: a part has no effect.
+            InfeasibleTargetError: the shift, or what cannot be changed, brings more fluctuation than wanted.
+        """
+        touched = {p for part in (*fluctuations, shift.part) for p in part.values}
+        rest = self._rest(touched)
+        parts, signals = [], []
+        for part in fluctuations:
+            scaled, u = self._in_size(part, self._component(part, touched, rest))
+            parts.append(scaled)
+            signals.append(u)
+        together = Part({p: v for part in parts for p, v in part.values.items()})
+        shape = sum(signals[1:], signals[0])
+        lift = (
+            self._mean(shape / self.sigma)
+            / max(self._inner(shape, shape) - self._mean(shape / self.sigma) ** 2, 1e-24) ** 0.5
+        )
+        offset = rest - target.mean + torch.zeros_like(shape)
+        fixed = per_k = np.zeros(())
+        if abs(self._mean(offset)) > 1e-9 or abs(self._mean(shape / self.sigma)) > 0.01 or shift.per_neuron:
+            moving = self._component(shift.part, touched, rest)
+            fixed, per_k = self._factors(moving, offset, shape, shift.per_neuron)
+            offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
+        square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
+        if constant > 1:
+            self._refuse(target, constant**0.5)
+        return Solution(together, shift.part, fixed, per_k, square, cross, constant, lift)
+
+    def in_proportion(self, parts: list[Part]) -> Part:
+        """Several parts as one, each of its share."""
+        if len(parts) == 1:
+            return parts[0]
+        touched = {p for part in parts for p in part.values}
+        rest = self._potential(touched, None)
+        scaled = [self._in_size(part, self._component(part, touched, rest))[0] for part in parts]
+        return Part({p: v for part in scaled for p, v in part.values.items()})
+
+    def rate(self) -> float:
+        """Firing rate in Hz with the weights as they are."""
+        spikes = self.passes.simulate([self.population])[self.population.name]
+        return population_mean(spikes, self.mask) / self.population.neuron.kernel.dt
+
+    def potential(self) -> Tensor:
+        """Free potential with the weights as they are."""
+        return potential_of(self.population.neuron, self.passes.currents(self.population))
+
+    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, per_neuron: bool) -> tuple[Array, Array]:
+        """Factors of the shift, fixed and per k, that cancel the mean of `offset + k shape`."""
+        if per_neuron:
+            gain, fixed, per_k = (neuron_mean(u, self.mask).double().cpu().numpy() for u in (moving, offset, shape))
+            gain, fixed, per_k = (v.reshape(moving.shape[2:]) for v in (gain, fixed, per_k))
+        else:
+            gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
+        if not np.all(np.abs(gain) > 1e-12):
+            raise SilentInputError(silence(self.population, self.mask.shape[0]))
+        return -fixed / gain, -per_k / gain
+
+    def _in_size(self, part: Part, u: Tensor) -> tuple[Part, Tensor]:
+        """A part, and its component, scaled to its share of the variance.
+
+        Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
+        """
+        factor = torch.ones((), dtype=torch.float64)
+        rows = u.shape[2]
+        if self.population.neuron.kernel.eps_hat.ndim and all(len(p) == rows for p in part.values):
+            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(rows, -1).mean(1)
+            factor = square.clamp_min(1e-24).rsqrt()
+        wide = factor.to(u).reshape(-1, *[1] * (u.ndim - 3))
+        spread = self._inner(wide * u, wide * u) - self._mean(wide * u / self.sigma) ** 2
+        if not spread > 1e-24:
+            raise SilentInputError(silence(self.population, self.mask.shape[0]))
+        size = (part.share / spread) ** 0.5
+        values = {p: by_row(factor.numpy(), p) * size * v for p, v in part.values.items()}
+        return Part(values, part.share), size * wide * u
+
+    def _rest(self, touched: Iterable[Tensor]) -> Tensor:
+        """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
+        population = self.population
+        fixed = any(q.left_alone for q in population.pathways) or population.unweighted
+        frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
+        if fixed or frozen:
+            return self._potential(touched, None)
+        return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+
+    def _component(self, part: Part, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
+        return self._potential(touched, part) - rest
+
+    def _potential(self, touched: Iterable[Tensor], part: Part | None) -> Tensor:
+        values = {} if part is None else part.values
+        for p in touched:
+            write(p, values.get(p, torch.zeros_like(p)))
+        return self.potential()
+
+    def _mean(self, u: Tensor) -> float:
+        return population_mean(u, self.mask)
+
+    def _inner(self, u: Tensor, v: Tensor) -> float:
+        """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
+        return population_mean(u * v / self.sigma**2, self.mask)
+
+    def _refuse(self, target: Target, noise: float) -> None:
+        """The part of U that does not scale is too large already: `noise` times `sigma_u`."""
+        p = self.population
+        sigma = float(self.sigma.double().square().mean().sqrt())
+        if not any(q.left_alone for q in p.pathways) and not p.unweighted:
+            distance = abs(target.mean - p.neuron.rest)
+            check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest)
+        raise InfeasibleTargetError(
+            f"what {p.name} gets through frozen, shared or missing weights alone makes U fluctuate by "
+            f"{noise * sigma:.3g}, more than the wanted sigma_u = {sigma:.3g}: unfreeze them or ask for more"
+        )
+
+
+def silence(population: Population, steps: int) -> str:
+    """Why a population cannot be initialised on a batch of so many steps."""
+    dt = population.neuron.kernel.dt
+    sources = sorted({s for q in population.pathways for s in q.sources})
+    return (
+        f"no spike reaches {population.name} within the trial of {steps * dt:g} s: {' and '.join(sources)} gave none "
+        "in time. Activity needs time in every layer (some 12 ms with 20/10 ms time constants): use a longer batch, a "
+        "smaller xi, or method='poisson', which needs no activity"
+    )
+
+
+def _wide(factor: Array, like: Tensor) -> Tensor:
+    return torch.as_tensor(factor).to(like)

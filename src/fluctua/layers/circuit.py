@@ -1,0 +1,174 @@
+"""Populations that hear each other: explicit recurrence, one step late."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Synapse:
+    """A way from one population of a circuit to another.
+
+    Attributes:
+        module: takes spikes `[B, *N]` of one step to the current `[B, *M]` that they cause: `nn.Linear`, `nn.Conv1d`, ...
+        source: name of the presynaptic population.
+        target: name of the postsynaptic population.
+        port: which of the target's input currents it adds to (0, or 1 for the inhibition of an `ExcInhLIF`).
+    """
+
+    module: nn.Module
+    source: str
+    target: str
+    port: int = 0
+
+    def current(self, spikes: Tensor) -> Tensor:
+        """The current `[T, B, *M]` that spikes `[T, B, *N]` cause over a whole sequence, one step late."""
+        steps, samples = spikes.shape[0] - 1, spikes.shape[1]
+        current: Tensor = self.module(spikes[:-1].flatten(0, 1)).unflatten(0, (steps, samples))
+        return torch.cat([torch.zeros_like(current[:1]), current])
+
+
+class SpikeTap(nn.Identity):
+    """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them.
+
+    Args:
+        dt: time step in seconds.
+    """
+
+    spiking = True
+
+    def __init__(self, dt: float) -> None:
+        super().__init__()
+        self.dt = dt
+
+
+class Circuit(nn.Module, ABC):
+    """Populations of neurons with synapses among them; called with the currents that come from outside.
+
+    A subclass says what there is in `cells` and `synapses`, and keeps the modules as its own. Spikes of one step
+    reach their targets in the next. Every population's spikes pass through `spikes[<name>]`.
+    """
+
+    spikes: nn.ModuleDict
+
+    @property
+    @abstractmethod
+    def cells(self) -> Mapping[str, nn.Module]:
+        """The populations by name: neurons of `fluctua.neurons`."""
+
+    @property
+    @abstractmethod
+    def synapses(self) -> Sequence[Synapse]:
+        """What connects them."""
+
+    @property
+    def inputs(self) -> Sequence[tuple[str, int]]:
+        """Population and port that each argument of the circuit reaches; by default the first port of each."""
+        return [(name, 0) for name in self.cells]
+
+    @property
+    def output(self) -> str:
+        """The population whose spikes the circuit returns; by default the first."""
+        return next(iter(self.cells))
+
+    def tap(self) -> None:
+        """Make the taps; a subclass calls it when its cells are in place."""
+        self.spikes = nn.ModuleDict({name: SpikeTap(cell.dt) for name, cell in self.cells.items()})  # type: ignore[arg-type]
+
+    def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
+        """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of every population.
+
+        Raises:
+            ValueError: a wrong number of currents, different lengths, or a synapse that does not fit its target.
+        """
+        self._check(currents)
+        cells = self.cells
+        outside = dict(zip(self.inputs, currents, strict=True))
+        ports = {name: 1 + max(port for target, port in self._ends() if target == name) for name in cells}
+        steppers = {name: cell.stepper() for name, cell in cells.items()}  # type: ignore[operator]
+        states = {name: cell.initial_state(outside[name, 0]) for name, cell in cells.items()}  # type: ignore[operator]
+        record: dict[str, list[Tensor]] = {name: [] for name in cells}
+        last: dict[str, Tensor] = {}
+        for now in zip(*(current.unbind(0) for current in currents), strict=True):
+            drive: dict[tuple[str, int], Tensor] = dict(zip(self.inputs, now, strict=True))
+            for synapse in self.synapses if last else ():
+                end = (synapse.target, synapse.port)
+                current = synapse.module(last[synapse.source])
+                drive[end] = drive[end] + current if end in drive else current
+            for name, stepper in steppers.items():
+                arguments = [drive.get((name, port)) for port in range(ports[name])]
+                last[name], states[name] = stepper(*arguments, states[name])
+                record[name].append(last[name])
+        return {name: torch.stack(spikes) for name, spikes in record.items()}
+
+    def forward(self, *currents: Tensor) -> Tensor:
+        """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of the output."""
+        spikes = {name: self.spikes[name](s) for name, s in self.simulate(*currents).items()}
+        return spikes[self.output]
+
+    def _ends(self) -> list[tuple[str, int]]:
+        return [*self.inputs, *((s.target, s.port) for s in self.synapses)]
+
+    def _check(self, currents: tuple[Tensor, ...]) -> None:
+        wanted = self.inputs
+        if len(currents) != len(wanted):
+            raise ValueError(f"the circuit takes {len(wanted)} currents, for {wanted}, got {len(currents)}")
+        shapes = [tuple(current.shape) for current in currents]
+        if any(len(shape) < 3 or shape[:2] != shapes[0][:2] or shape[0] == 0 for shape in shapes):
+            raise ValueError(f"a circuit takes currents [T, B, ...] of one length, got the shapes {shapes}")
+        sizes = {name: shape[2:] for (name, _), shape in zip(wanted, shapes, strict=True)}
+        for synapse in self.synapses:
+            rest = currents[0].new_zeros((shapes[0][1], *sizes[synapse.source]))
+            with torch.no_grad():
+                size = tuple(_applied(synapse, rest).shape[1:])
+            if size != sizes[synapse.target]:
+                raise ValueError(
+                    f"the weight from {synapse.source} to {synapse.target} gives a current of shape {size} to neurons "
+                    f"of shape {sizes[synapse.target]}: give it as many outputs as there are neurons"
+                )
+
+
+def _applied(synapse: Synapse, spikes: Tensor) -> Any:
+    try:
+        return synapse.module(spikes)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weight from {synapse.source} to {synapse.target} cannot take spikes of shape "
+            f"{tuple(spikes.shape[1:])}: {error}"
+        ) from error
+
+
+class Recurrent(Circuit):
+    """Explicit recurrence around a population: its spikes pass `weight` and reach it again one step later.
+
+    Called with the current `[T, B, *N]` that comes from outside, it returns spikes of the same shape.
+
+    Args:
+        cell: the neurons, such as `LIF` or `AdaptiveLIF`.
+        weight: takes spikes `[B, *N]` to a current of the same shape: `nn.Linear(n, n, bias=False)`, or for a feature
+            map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's.
+
+    Example:
+        >>> layer = Recurrent(LIF(20e-3, 10e-3, 2e-3), nn.Linear(128, 128, bias=False))
+    """
+
+    def __init__(self, cell: nn.Module, weight: nn.Module) -> None:
+        super().__init__()
+        if not callable(getattr(cell, "stepper", None)) or not getattr(cell, "spiking", False):
+            raise ValueError(f"Recurrent needs a spiking neuron of fluctua.neurons, got {type(cell).__name__}")
+        self.cell, self.weight = cell, weight
+        self.tap()
+
+    @property
+    def cells(self) -> Mapping[str, nn.Module]:
+        """The one population."""
+        return {"cell": self.cell}
+
+    @property
+    def synapses(self) -> Sequence[Synapse]:
+        """From the population to itself."""
+        return (Synapse(self.weight, "cell", "cell"),)

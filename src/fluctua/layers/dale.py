@@ -1,0 +1,169 @@
+"""Networks under Dale's law: excitatory and inhibitory populations, whose weights keep their sign."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fluctua.layers.circuit import Circuit, Synapse
+from fluctua.neurons import ExcInhLIF
+from fluctua.theory.laws import Exponential, OneSided
+
+
+class DaleError(ValueError):
+    """A weight has the wrong sign; the message says where and what to do."""
+
+
+class SignedLinear(nn.Linear):
+    """`nn.Linear` without bias whose weights are all zero or more; whether they excite or inhibit is up to the neuron.
+
+    An optimiser knows nothing of the sign: call `constrain_(model)` after each of its steps, or `keep_signs` once.
+
+    Args:
+        in_features: afferents.
+        out_features: neurons.
+        family: one-sided weight law that an initialiser draws from.
+    """
+
+    sign = 1
+
+    def __init__(self, in_features: int, out_features: int, family: OneSided | None = None) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.family = family if family is not None else Exponential()
+        if not isinstance(self.family, OneSided):
+            raise ValueError(f"a signed weight needs a one-sided law such as Exponential(), got {self.family}")
+
+    def reset_parameters(self) -> None:
+        """Uniform in `[0, 2 / in_features]`."""
+        nn.init.uniform_(self.weight, 0.0, 2 / self.in_features)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Set to zero what has the wrong sign."""
+        self.weight.clamp_(min=0.0)
+
+    def check(self) -> None:
+        """Refuse weights below zero, and NaN.
+
+        Raises:
+            DaleError: there is one.
+        """
+        if not bool((self.weight >= 0).all()):
+            raise DaleError(
+                f"a weight of {float(self.weight.min()):.3g} breaks Dale's law, weights here are zero or more: call "
+                "fluctua.layers.constrain_(model) after every step of the optimiser, or keep_signs(optimizer, model)"
+            )
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.family}"
+
+
+def constrain_(model: nn.Module) -> None:
+    """Set all weights of the wrong sign to zero, in every `SignedLinear` of the model."""
+    for module in model.modules():
+        if isinstance(module, SignedLinear):
+            module.constrain_()
+
+
+def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:
+    """`constrain_` the model after every step of the optimiser; `fluctua.training` does it by itself."""
+
+    def after(*_: Any) -> None:
+        constrain_(model)
+
+    return optimizer.register_step_post_hook(after)
+
+
+class DaleCircuit(Circuit):
+    """The recurrent part of a `DaleLayer`: called with the excitatory currents from outside into E and into I.
+
+    Attributes:
+        exc: the excitatory population; its spikes are the output.
+        inh: the inhibitory population.
+        exc_exc: weights E -> E; likewise `exc_inh` (E -> I), `inh_exc` (I -> E), `inh_inh` (I -> I).
+    """
+
+    def __init__(
+        self,
+        n_exc: int,
+        n_inh: int,
+        cells: tuple[ExcInhLIF, ExcInhLIF],
+        family: OneSided | None,
+        recurrent_excitation: bool,
+    ) -> None:
+        super().__init__()
+        self.exc, self.inh = cells
+        self.exc_exc = SignedLinear(n_exc, n_exc, family) if recurrent_excitation else None
+        self.exc_inh = SignedLinear(n_exc, n_inh, family) if recurrent_excitation else None
+        self.inh_exc = SignedLinear(n_inh, n_exc, family)
+        self.inh_inh = SignedLinear(n_inh, n_inh, family)
+        self.tap()
+
+    @property
+    def cells(self) -> Mapping[str, nn.Module]:
+        """E and I."""
+        return {"exc": self.exc, "inh": self.inh}
+
+    @property
+    def synapses(self) -> Sequence[Synapse]:
+        """E -> E, E -> I, I -> E, I -> I; inhibition arrives at the second port."""
+        ways = [
+            (self.exc_exc, "exc", "exc", 0),
+            (self.exc_inh, "exc", "inh", 0),
+            (self.inh_exc, "inh", "exc", 1),
+            (self.inh_inh, "inh", "inh", 1),
+        ]
+        return [Synapse(module, *way) for module, *way in ways if module is not None]  # type: ignore[misc,arg-type]
+
+
+class DaleLayer(nn.Module):
+    """A recurrent layer under Dale's law (paper, section on biologically constrained networks).
+
+    Spikes `[T, B, n_in]` of excitatory afferents reach an excitatory population E and an inhibitory one I, which
+    inhibits both; spikes of E `[T, B, n_exc]` come out. All weights are zero or more and stay so in training; a
+    forward pass refuses weights of the wrong sign.
+
+    Args:
+        n_in: afferents.
+        n_exc: neurons of E.
+        n_inh: neurons of I (default: a quarter of `n_exc`, the paper's ratio).
+        recurrent_excitation: whether E also excites itself and I.
+        family: weight law, one-sided (default: exponential, the paper's).
+        tau_mem: time constants in seconds, as in `ExcInhLIF`, which further options go to; likewise `tau_exc`,
+            `tau_inh` and the time step `dt`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_exc: int,
+        n_inh: int | None = None,
+        *,
+        recurrent_excitation: bool = True,
+        family: OneSided | None = None,
+        tau_mem: float = 20e-3,
+        tau_exc: float = 10e-3,
+        tau_inh: float = 20e-3,
+        dt: float = 2e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        n_inh = math.ceil(n_exc / 4) if n_inh is None else n_inh
+        if min(n_in, n_exc, n_inh) < 1:
+            raise ValueError(f"every population needs a neuron at least, got n_in={n_in}, n_exc={n_exc}, n_inh={n_inh}")
+        self.input_exc = SignedLinear(n_in, n_exc, family)
+        self.input_inh = SignedLinear(n_in, n_inh, family)
+        exc, inh = (ExcInhLIF(tau_mem, tau_exc, tau_inh, dt, **options) for _ in range(2))
+        self.circuit = DaleCircuit(n_exc, n_inh, (exc, inh), family, recurrent_excitation)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes `[T, B, n_in]` -> spikes of the excitatory population `[T, B, n_exc]`."""
+        for module in self.modules():
+            if isinstance(module, SignedLinear):
+                module.check()
+        output: Tensor = self.circuit(self.input_exc(spikes), self.input_inh(spikes))
+        return output

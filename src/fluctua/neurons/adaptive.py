@@ -1,0 +1,132 @@
+"""Leaky integrate-and-fire neurons that adapt."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.neurons.adaptive_kernel import check_coupling
+from fluctua.neurons.leaky import Tau, numbers, register_tau, shown
+from fluctua.neurons.lif import LIF
+from fluctua.timeloop import Adaptation, LoopParameters, Reset, State, Surrogate
+
+
+class AdaptiveLIF(LIF):
+    """Leaky integrate-and-fire neurons that tire: input current `[T, B, *N]` -> spikes.
+
+    The dynamics are those of `LIF` but for an adaptation `w` in units of the potential, `rho = exp(-dt/tau_adapt)`.
+    It raises the threshold (`kind="threshold"`: ALIF, Bellec et al. 2018)::
+
+        out[t] = H(U[t] - theta - w[t])
+        w[t+1] = rho w[t] + (1-rho) beta out[t]
+
+    which is their `theta + beta A[t]` with `w = beta A`; the reset "subtract" takes off the raised threshold. Or it
+    is a current against the drive (`kind="current"`: adLIF, Bittar & Garner 2022; Baronig et al. 2025)::
+
+        w[t+1] = rho w[t] + (1-rho) (c U[t] + beta out[t])
+        U[t+1] = (a U[t] + (1-a) (I[t] - w[t+1])) (1 - out[t])
+
+    and for a delta synapse `U[t+1] = (a U[t] + x[t] - (1-a) w[t+1]) (1 - out[t])`. That U feels the new w is the order
+    of both papers (symplectic Euler in the second, which shows that it is the stabler one). Bittar & Garner write w
+    without the factor `1-rho`: their a and b are `(1-rho) coupling` and `(1-rho) beta`; in Baronig et al. they are
+    `coupling / q` and `beta / q` with `q = 120`. Their U[t] in the coupling is the one before the reset in the first
+    paper, as here, and the one after it in the second.
+
+    Neurons that fire at the rate r settle at `w = beta r dt`; one spike adds about `beta dt / tau_adapt`.
+
+    Args:
+        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
+        tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
+        dt: time step in seconds.
+        tau_adapt: time constant of the adaptation in seconds, likewise.
+        beta: strength of the adaptation by spikes; a scalar, or a tensor that broadcasts to the population's shape. The
+            default, like those of the papers, lets a spike raise the adaptation by about the threshold.
+        coupling: `c`, adaptation by the potential itself, likewise; only with `kind="current"`.
+        kind: "threshold" or "current".
+        threshold: see `LIF`, as all that follow.
+        reset: "zero" or "subtract"; it leaves the adaptation alone.
+        differentiable_reset: whether the gradient also flows through the reset. Through the adaptation it always does.
+        surrogate: a `fluctua.neurons.Surrogate`.
+        learn_tau: whether the time constants are trained.
+        learn_adaptation: whether `beta` and `coupling` are trained.
+
+    Raises:
+        ValueError: constants that are not positive and finite, an unknown reset or kind, or a coupling that does not go
+            with the kind or makes the potential unstable.
+    """
+
+    log_tau_adapt: Tensor
+    beta: Tensor
+    coupling: Tensor | None
+
+    def __init__(
+        self,
+        tau_mem: Tau = 20e-3,
+        tau_syn: Tau | None = 10e-3,
+        dt: float = 2e-3,
+        *,
+        tau_adapt: Tau = 0.2,
+        beta: float | Tensor = 100.0,
+        coupling: float | Tensor = 0.0,
+        kind: Literal["threshold", "current"] = "threshold",
+        threshold: float | Tensor = 1.0,
+        reset: Reset = "zero",
+        differentiable_reset: bool = False,
+        surrogate: Surrogate | None = None,
+        learn_tau: bool = False,
+        learn_adaptation: bool = False,
+    ) -> None:
+        super().__init__(
+            tau_mem,
+            tau_syn,
+            dt,
+            threshold=threshold,
+            reset=reset,
+            differentiable_reset=differentiable_reset,
+            surrogate=surrogate,
+            learn_tau=learn_tau,
+        )
+        register_tau(self, "tau_adapt", tau_adapt, learn_tau)
+        self._register_strength("beta", beta, learn_adaptation)
+        if kind == "current":
+            self._register_strength("coupling", coupling, learn_adaptation)
+            check_coupling(numbers(self.tau_mem), numbers(self.tau_adapt), numbers(torch.as_tensor(coupling)), dt)
+        elif kind != "threshold":
+            raise ValueError(f"unknown kind of adaptation {kind!r}: choose 'threshold' or 'current'")
+        elif torch.as_tensor(coupling).any():
+            raise ValueError(f"a threshold does not follow the potential, got coupling={coupling}: use kind='current'")
+        else:
+            self.coupling = None
+        self.kind = kind
+
+    def _register_strength(self, name: str, value: float | Tensor, learn: bool) -> None:
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} must be finite, got {value}")
+        if learn:
+            self.register_parameter(name, nn.Parameter(tensor))
+        else:
+            self.register_buffer(name, tensor)
+
+    @property
+    def tau_adapt(self) -> Tensor:
+        """Time constant of the adaptation in seconds."""
+        return self.log_tau_adapt.exp()
+
+    def loop_parameters(self) -> LoopParameters:
+        """The constants of the time loop, from the live parameters."""
+        adaptation = Adaptation(torch.exp(-self.dt / self.tau_adapt), self.beta, self.coupling)
+        return replace(super().loop_parameters(), adaptation=adaptation)
+
+    def initial_state(self, current: Tensor) -> State:
+        """State before the first step for an input current `[T, B, *N]`: at rest, and rested."""
+        rest = super().initial_state(current)
+        return rest._replace(adaptation=rest.potential)
+
+    def extra_repr(self) -> str:
+        """The constants, for `print(model)`."""
+        own = [f"kind={self.kind!r}", f"tau_adapt={shown(self.tau_adapt)}", f"beta={shown(self.beta)}"]
+        if self.coupling is not None:
+            own.append(f"coupling={shown(self.coupling)}")
+        return ", ".join([super().extra_repr(), *own])

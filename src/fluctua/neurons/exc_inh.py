@@ -1,0 +1,174 @@
+"""Leaky integrate-and-fire neurons with an excitatory and an inhibitory synaptic current."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fluctua import timeloop
+from fluctua.neurons.leaky import Tau, at_rest, checked_dt, register_tau, shown
+from fluctua.neurons.lif import Firing
+from fluctua.timeloop import LoopParameters, Reset, State, Surrogate
+
+
+class ExcInhState(NamedTuple):
+    """State between two steps: potential `U` and the synaptic currents `I_e` and `I_i`, each `[B, *N]`."""
+
+    potential: Tensor
+    excitation: Tensor
+    inhibition: Tensor
+
+
+ExcInhStepper = Callable[[Tensor, Tensor | None, ExcInhState], tuple[Tensor, ExcInhState]]
+
+
+class ExcInhResult(NamedTuple):
+    """What `ExcInhLIF.simulate` returns: as a `timeloop.LoopResult`, with a state of three."""
+
+    output: Tensor
+    potential: Tensor
+    state: ExcInhState
+
+
+class ExcInhLIF(Firing):
+    """Leaky integrate-and-fire neurons with synapses of two kinds: two input currents `[T, B, *N]` -> spikes.
+
+    The neurons of the paper's networks with Dale's law. With `a = exp(-dt/tau_mem)`, `b_e = exp(-dt/tau_exc)` and
+    `b_i = exp(-dt/tau_inh)`::
+
+        out[t]   = H(U[t] - theta)
+        U[t+1]   = (a U[t] + (1-a) (I_e[t] - I_i[t])) (1 - out[t])
+        I_e[t+1] = b_e I_e[t] + exc[t]
+        I_i[t+1] = b_i I_i[t] + inh[t]
+
+    The signs are here: both input currents come through weights that are not negative. Each equation is a time loop
+    of its own, of a leaky integrator, so the fused engines serve them.
+
+    Args:
+        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
+        tau_exc: time constant of the excitatory current in seconds, likewise.
+        tau_inh: time constant of the inhibitory current in seconds, likewise.
+        dt: time step in seconds.
+        threshold: see `LIF`, as all that follow.
+        reset: "zero" or "subtract".
+        differentiable_reset: whether the gradient also flows through the reset.
+        surrogate: a `fluctua.neurons.Surrogate`.
+        learn_tau: whether the time constants are trained.
+
+    Raises:
+        ValueError: constants that are not positive and finite, or an unknown reset.
+    """
+
+    log_tau_mem: Tensor
+    log_tau_exc: Tensor
+    log_tau_inh: Tensor
+
+    def __init__(
+        self,
+        tau_mem: Tau = 20e-3,
+        tau_exc: Tau = 10e-3,
+        tau_inh: Tau = 20e-3,
+        dt: float = 2e-3,
+        *,
+        threshold: float | Tensor = 1.0,
+        reset: Reset = "zero",
+        differentiable_reset: bool = False,
+        surrogate: Surrogate | None = None,
+        learn_tau: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dt = checked_dt(dt)
+        register_tau(self, "tau_mem", tau_mem, learn_tau)
+        register_tau(self, "tau_exc", tau_exc, learn_tau)
+        register_tau(self, "tau_inh", tau_inh, learn_tau)
+        self._set_firing(threshold, reset, differentiable_reset, surrogate)
+
+    @property
+    def tau_mem(self) -> Tensor:
+        """Membrane time constant in seconds."""
+        return self.log_tau_mem.exp()
+
+    @property
+    def tau_exc(self) -> Tensor:
+        """Time constant of the excitatory current in seconds."""
+        return self.log_tau_exc.exp()
+
+    @property
+    def tau_inh(self) -> Tensor:
+        """Time constant of the inhibitory current in seconds."""
+        return self.log_tau_inh.exp()
+
+    def loop_parameters(self) -> tuple[LoopParameters, LoopParameters, LoopParameters]:
+        """The constants of the time loops of membrane, excitatory and inhibitory current, from the live parameters."""
+        membrane, exc, inh = (
+            LoopParameters(torch.exp(-self.dt / tau), None) for tau in (self.tau_mem, self.tau_exc, self.tau_inh)
+        )
+        return self._firing(membrane), exc, inh
+
+    def initial_state(self, exc: Tensor) -> ExcInhState:
+        """State before the first step for a current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
+        rest = at_rest(exc)
+        return ExcInhState(rest, rest, rest)
+
+    def simulate(self, exc: Tensor, inh: Tensor | None = None, state: ExcInhState | None = None) -> ExcInhResult:
+        """Run the time loops and return everything: output, potential and final state.
+
+        Raises:
+            ValueError: currents of different shapes, or what `timeloop.run` refuses.
+        """
+        if inh is None:
+            inh = torch.zeros_like(exc)
+        elif inh.shape != exc.shape:
+            shapes = f"{tuple(exc.shape)} and {tuple(inh.shape)}"
+            raise ValueError(f"the excitatory and the inhibitory current must have the same shape, got {shapes}")
+        state = self.initial_state(exc) if state is None else state
+        membrane, b_exc, b_inh = self.loop_parameters()
+        excitation = timeloop.run(timeloop.widened(exc), b_exc, _loop_state(state.excitation))
+        inhibition = timeloop.run(timeloop.widened(inh), b_inh, _loop_state(state.inhibition))
+        drive = _drive(membrane, excitation.output, inhibition.output)
+        result = timeloop.run(drive, membrane, _loop_state(state.potential))
+        end = ExcInhState(*(r.state.potential for r in (result, excitation, inhibition)))
+        return ExcInhResult(result.output.to(exc.dtype), result.potential, end)
+
+    def forward(self, exc: Tensor, inh: Tensor | None = None) -> Tensor:
+        """Excitatory and inhibitory input current `[T, B, *N]` (default: none) -> spikes of the same shape."""
+        return self.simulate(exc, inh).output
+
+    def stepper(self) -> ExcInhStepper:
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.stepper`.
+
+        A function `(exc [B, *N], inh [B, *N] or None, state) -> (spikes [B, *N], next state)`; start it from
+        `initial_state`.
+        """
+        membrane, b_exc, b_inh = self.loop_parameters()
+        spike, excite, inhibit = (timeloop.stepper(p) for p in (membrane, b_exc, b_inh))
+
+        def advance(exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
+            inh = torch.zeros_like(exc) if inh is None else inh
+            i_exc, excitation = excite(timeloop.widened(exc), _loop_state(state.excitation))
+            i_inh, inhibition = inhibit(timeloop.widened(inh), _loop_state(state.inhibition))
+            output, potential = spike(_drive(membrane, i_exc, i_inh), _loop_state(state.potential))
+            end = ExcInhState(potential.potential, excitation.potential, inhibition.potential)
+            return output.to(exc.dtype), end
+
+        return advance
+
+    def step(self, exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
+        """One step: currents `[B, *N]`, state -> spikes `[B, *N]`, next state. In a loop `stepper` is faster."""
+        return self.stepper()(exc, inh, state)
+
+    def extra_repr(self) -> str:
+        """The constants, for `print(model)`."""
+        taus = [f"{name}={shown(getattr(self, name))}" for name in ("tau_mem", "tau_exc", "tau_inh")]
+        return ", ".join([*taus, f"dt={self.dt:g}", self._firing_repr()])
+
+
+def _drive(membrane: LoopParameters, excitation: Tensor, inhibition: Tensor) -> Tensor:
+    """What the potential gains in a step: the membrane's loop is that of a delta synapse."""
+    return (1 - membrane.decay_mem.to(excitation)) * (excitation - inhibition)
+
+
+def _loop_state(value: Tensor) -> State:
+    """State of a loop without a synaptic current."""
+    return State(value, value)

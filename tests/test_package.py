@@ -1,0 +1,132 @@
+"""Laws of the package as a whole: quick to import, and of use without its extras."""
+
+import subprocess
+import sys
+from statistics import median
+
+import pytest
+
+import fluctua
+
+EXTRAS = ["lightning", "rich", "typer", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "hypothesis"]
+
+
+def python(code: str, *, blocked: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own in which some modules cannot be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({blocked or []}))\n"
+    return subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, check=False)
+
+
+def output(code: str, *, blocked: list[str] | None = None) -> str:
+    done = python(code, blocked=blocked)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- the cost of an import ---
+
+COST = """
+import time, torch
+begin = time.perf_counter()
+{what}
+print(time.perf_counter() - begin)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "seconds"), [("import fluctua", 0.1), ("import fluctua\nfluctua.initialize, fluctua.inspect", 0.8)]
+)
+def test_an_import_costs_little_beyond_torch(what: str, seconds: float) -> None:
+    # Measured on one core of a busy machine: 1 ms and 0.15 s.
+    assert median(float(output(COST.format(what=what))) for _ in range(3)) < seconds
+
+
+def test_an_import_alone_brings_nothing_else_in() -> None:
+    assert output("import fluctua; print(*{'torch', 'numpy', 'numba', 'matplotlib'} & sys.modules.keys())").split() == []
+
+
+# --- without the extras ---
+
+BY_HAND = """
+import torch, fluctua
+from torch import nn
+from fluctua.data import make_randman, RandmanSettings, bin_events
+from fluctua.neurons import LI, LIF
+from fluctua.training import make_optimizer, max_over_time_cross_entropy
+
+train, _, _ = make_randman(RandmanSettings(n_classes=2, samples_per_class=50), seed=0)
+x = bin_events([train.events(i) for i in range(len(train))], n_units=train.n_units, dt=2e-3, duration=0.2)
+y = torch.as_tensor(train.labels)
+model = nn.Sequential(nn.Linear(20, 32, bias=False), LIF(), nn.Linear(32, 2, bias=False), LI(0.2))
+report = fluctua.initialize(model, x, fluctua.Target(xi=1.0), readout=fluctua.Target(sigma=0.1), seed=0)
+print(report)
+print(fluctua.inspect(model, x, loss=lambda out: max_over_time_cross_entropy(out, y)))
+report.rows()
+optimizer = make_optimizer("adam", model.parameters(), lr=0.02)
+losses = []
+for _ in range(15):
+    optimizer.zero_grad()
+    loss = max_over_time_cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+print("LOSSES", losses[0], losses[-1])
+try:
+    report.plot()
+except ImportError as error:
+    print("PLOT", error)
+print("LOADED", *[name for name in BLOCKED if sys.modules.get(name) is not None])
+"""
+
+
+def test_torch_numpy_and_numba_are_enough_to_initialise_inspect_and_train() -> None:
+    lines = output(f"BLOCKED = {EXTRAS}\n{BY_HAND}", blocked=EXTRAS).splitlines()
+    assert [line.split()[0] for line in lines].count("population") == 2
+    first, last = map(float, next(line for line in lines if line.startswith("LOSSES")).split()[1:])
+    assert last < 0.5 * first
+    assert 'PLOT a figure needs matplotlib, which is missing: pip install "fluctua[train]"' in lines
+    assert lines[-1] == "LOADED"
+
+
+def test_the_theory_needs_no_torch() -> None:
+    code = """
+from fluctua.theory import PspKernel, Target, xi_for_rate
+from fluctua import Target as handed_on
+kernel = PspKernel.exponential(20e-3, 10e-3, 2e-3)
+assert handed_on is Target
+print(float(xi_for_rate(5.0, kernel)), 'torch' in sys.modules and sys.modules['torch'] is not None)
+"""
+    xi, loaded = output(code, blocked=["torch", "numba", "scipy"]).split()
+    assert 1 < float(xi) < 2
+    assert loaded == "False"
+
+
+@pytest.mark.parametrize("missing", [["typer"], ["lightning", "h5py"], ["matplotlib"]])
+def test_the_command_line_names_the_extra_that_is_missing(missing: list[str]) -> None:
+    code = "sys.argv = ['fluctua', 'demo']\nfrom fluctua.cli import main\nmain()"
+    done = python(code, blocked=missing)
+    assert done.returncode == 1
+    assert done.stderr == f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"\n'
+    assert done.stdout == ""
+
+
+# --- the public face ---
+
+
+def test_every_public_name_can_be_had_and_is_listed() -> None:
+    for name in fluctua.__all__:
+        assert getattr(fluctua, name) is not None
+        assert name in dir(fluctua)
+
+
+def test_a_name_comes_from_where_it_lives() -> None:
+    from fluctua.diagnostics import Report
+    from fluctua.initialization import initialize
+
+    assert fluctua.Report is Report
+    assert fluctua.initialize is initialize
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fluctua' has no attribute 'initialise'"):
+        fluctua.initialise  # type: ignore[attr-defined]  # noqa: B018
