@@ -204,6 +204,7 @@ NETWORKS: dict[str, Callable[[], Report]] = {
     "initialised": lambda: fluctua.initialize(sequence(40, 64, 64, 5), batch(), seed=0),
     "untouched": lambda: fluctua.inspect(sequence(40, 20, 20, 5), batch()),
     "far from target": lambda: Report((state(target_mu_u=5.0), state(sigma_u=30.0), state(sigma_u=0.01))),
+    "NaN alone": lambda: Report((state(mu_u=np.nan, sigma_u=np.nan, xi=np.nan, rate_predicted=None),)),
     "saturated": lambda: fluctua.inspect(changed(sequence(40, 20, 20, 5), "0.bias", 3.0), batch()),
     "silent": silent,
     "NaN": lambda: fluctua.inspect(changed(sequence(40, 20, 20, 5), "0.bias", float("nan")), batch()),
@@ -244,6 +245,14 @@ def test_the_figure_shows_threshold_and_target_wherever_they_are() -> None:
         middle = p.mu_u if p.target_mu_u is None else p.target_mu_u
         assert low < middle - 2 * p.sigma_u
         assert middle + 2 * p.sigma_u < high
+
+
+def test_the_figure_draws_a_target_to_its_peak_however_narrow() -> None:
+    axis = Report((state(target_sigma_u=1e-4),)).plot().axes[0]
+    (target,) = [line for line in axis.lines if line.get_label() == "target"]
+    peak = 1 / (1e-4 * np.sqrt(2 * np.pi))
+    assert np.asarray(target.get_ydata(), float).max() == pytest.approx(peak, rel=1e-3)
+    assert axis.get_ylim()[1] > peak
 
 
 def test_a_figure_needs_no_display_and_leaves_no_style_behind() -> None:

@@ -13,19 +13,20 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
 import torch
-from layout import assert_legible, texts
 from rich.console import Console
 from torch import Tensor
 
 import fluctua
-from fluctua.experiments import demo as demo_module
+from fluctua.data import RandmanSettings, make_randman
+from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.demo import DemoSettings, Outcome, conclusions, run_demo
 from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure
 from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.experiments.train_file import FileSettings
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
-from fluctua.training.fit import FitResult
+from fluctua.training.fit import FitResult, fit
+from layout import assert_legible, texts
 
 TINY = DemoSettings(width=24, depth=2, dt=4e-3, epochs=2, samples_per_class=60, measured_on=100, batch_size=60)
 FILES = {"membrane.png", "rasters.png", "learning.png", "results.csv"}
@@ -77,7 +78,8 @@ def test_the_table_has_the_numbers_of_the_runs(demo: Demo) -> None:
 
 def test_the_table_has_the_state_before_training(demo: Demo) -> None:
     out, _, _ = demo
-    data = demo_module._data(TINY)
+    train, val, test = make_randman(RandmanSettings(samples_per_class=TINY.samples_per_class), seed=TINY.seed)
+    data = SpikeDataModule(train, val, test, dt=TINY.dt, duration=TINY.duration, seed=TINY.seed)
     x, _ = data.batch(TINY.measured_on)
     for method, row in zip(METHODS, table(out), strict=True):
         model = feed_forward(20, 10, width=24, depth=2, dt=4e-3, duration=0.2)
@@ -125,15 +127,15 @@ def test_a_demo_stopped_half_way_ends_like_one_that_was_not(
     demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, _, _ = demo
-    real, calls = demo_module.fit, []
+    calls = []
 
     def stopped(*args: Any, **kwargs: Any) -> FitResult:
         calls.append(kwargs["out_dir"])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args, **kwargs)
+        return fit(*args, **kwargs)
 
-    monkeypatch.setattr(demo_module, "fit", stopped)
+    monkeypatch.setattr("fluctua.experiments.demo.fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     monkeypatch.undo()
@@ -276,5 +278,7 @@ def test_the_learning_curves_are_legible_and_hold_every_epoch(epochs: int) -> No
     assert len(loss.lines) == 8
     curves = {str(line.get_label()): line for line in accuracy.lines}
     assert curves.keys() == {*histories, "chance"}
-    np.testing.assert_allclose(curves["network 7"].get_ydata(), [100 * row["val_accuracy"] for row in history])
+    np.testing.assert_allclose(
+        np.asarray(curves["network 7"].get_ydata(), float), [100 * row["val_accuracy"] for row in history]
+    )
     assert all(float(t.get_text()).is_integer() for t in texts(figure) if t in loss.get_xticklabels())

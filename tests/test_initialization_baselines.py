@@ -7,6 +7,7 @@ from statistics import NormalDist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fluctua.initialization import BatchError, SilentInputError
 from fluctua.initialization.baselines import (
@@ -27,13 +28,13 @@ from fluctua.initialization.baselines import (
 )
 from fluctua.initialization.baselines.spikeinit import SpikeInitConstants, largest_probability, simulated_drive
 from fluctua.initialization.baselines.translation import DeltaNeuron, delta_neuron
-from fluctua.layers import OverTime
+from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 from fluctua.timeloop.reference import spike
-from fluctua.wiring import Neuron, WiringError, free_potential, trace
+from fluctua.wiring import Neuron, Population, WiringError, free_potential, population_currents, trace
 from fluctua.wiring.adapters.own import lif
-from fluctua.wiring.running import plain_call
+from fluctua.wiring.trace import hooked
 
 NORMAL = NormalDist()
 NO_MEMORY = 1e-6  # a membrane time constant in seconds: what is left after a step of 2 ms is nothing
@@ -81,10 +82,16 @@ class Branches(nn.Module):
         return self.outer_lif(self.norms[1](self.inner(inner)) + self.norms[2](self.skip(x)))  # type: ignore[no-any-return]
 
 
-def conv() -> nn.Module:
-    return nn.Sequential(
-        OverTime(nn.Conv2d(2, 8, 3, padding=1)), LIF(), nn.Flatten(2), nn.Linear(512, 32), LIF(), nn.Linear(32, 5), LI()
-    )
+def recurrent(*, norm: bool = False, threshold: float = 1.0) -> nn.Module:
+    layer = Recurrent(LIF(threshold=threshold), nn.Linear(64, 64, bias=False))
+    norms = [OverTime(ThresholdBatchNorm(64))] if norm else []
+    return nn.Sequential(nn.Linear(40, 64), *norms, layer, nn.Linear(64, 5), LI(0.2))
+
+
+def conv(*, norm: bool = False) -> nn.Module:
+    norms = [[OverTime(ThresholdBatchNorm(n))] if norm else [] for n in (8, 32)]
+    features = [OverTime(nn.Conv2d(2, 8, 3, padding=1)), *norms[0], LIF()]
+    return nn.Sequential(*features, nn.Flatten(2), nn.Linear(512, 32), *norms[1], LIF(), nn.Linear(32, 5), LI())
 
 
 def their_neuron(kappa: float, theta: float = 1.0) -> Callable[[Tensor], Tensor]:
@@ -104,13 +111,11 @@ def their_neuron(kappa: float, theta: float = 1.0) -> Callable[[Tensor], Tensor]
 
 
 @pytest.mark.parametrize("name", BASELINES)
-@pytest.mark.parametrize("make", [network, Branches, conv], ids=["chain", "branches", "conv"])
+@pytest.mark.parametrize("make", [network, Branches, recurrent, conv], ids=["chain", "branches", "recurrent", "conv"])
 def test_every_rival_initialises_a_network_by_name_and_the_same_again_for_the_same_seed(
     name: str, make: Callable[..., nn.Module]
 ) -> None:
-    if name == "tdbn" and make is conv:
-        pytest.skip("no norms in this network")
-    models = [make(norm=True) if name == "tdbn" else make() for _ in range(3)]
+    models = [make(norm=name == "tdbn") for _ in range(3)]
     x = spikes(60, 8, 2, 8, 8) if make is conv else spikes(60, 8, 40)
     for model, seed in zip(models, (1, 1, 2), strict=True):
         baseline(name)(model, x, seed=seed)
@@ -126,6 +131,15 @@ def test_every_rival_initialises_a_network_by_name_and_the_same_again_for_the_sa
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown baseline 'he': choose one of kaiming, .*spikeinit"):
         baseline("he")
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES.keys() - {"torch"}))
+def test_weights_of_both_signs_are_refused_under_dales_law(name: str) -> None:
+    model = nn.Sequential(DaleLayer(40, 32), nn.Linear(32, 5), LI(0.2))
+    before = weight(model, "0.input_exc").clone()
+    with pytest.raises(ValueError, match=r"0.input_exc is a layer under Dale's law|tdbn needs a norm"):
+        baseline(name)(model, spikes(30, 4, 40))
+    assert torch.equal(weight(model, "0.input_exc"), before)
 
 
 @pytest.mark.parametrize("name", ["ding", "micheli", "spikeinit", "spikeinit-sim", "tdbn", "lsuv"])
@@ -196,7 +210,7 @@ def test_time_constants_of_neurons_are_no_weights() -> None:
     taus = torch.full((8, 8, 8), 15e-3)
     model = nn.Sequential(OverTime(nn.Conv2d(2, 8, 3, padding=1)), LIF(taus, learn_tau=True))
     kaiming(model, seed=0)
-    assert float(model.get_parameter("1.log_tau_mem").exp().mean()) == pytest.approx(15e-3)
+    assert float(model.get_parameter("1.log_tau_mem").detach().exp().mean()) == pytest.approx(15e-3)
 
 
 # -- the neuron that the theories are about -----------------------------------------------------------------------
@@ -264,8 +278,8 @@ def test_ding_shares_a_population_out_among_its_pathways() -> None:
     for layer, fan_in in ((model.first, 40), (model.inner, 104), (model.skip, 104)):
         assert std(layer.weight) == pytest.approx(math.sqrt(2 / fan_in) / n.gain, rel=4 / math.sqrt(2 * 2560))
     whole = n.theta * (1 - n.kappa) / (2 * n.gain)
-    assert float(model.first.bias.mean()) == pytest.approx(whole)
-    assert float(model.inner.bias.mean() + model.skip.bias.mean()) == pytest.approx(whole)
+    assert float(bias(model, "first").mean()) == pytest.approx(whole)
+    assert float((bias(model, "inner") + bias(model, "skip")).mean()) == pytest.approx(whole)
 
 
 def test_ding_does_not_mind_a_silent_batch() -> None:
@@ -276,7 +290,7 @@ def test_ding_does_not_mind_a_silent_batch() -> None:
 
 
 def test_micheli_keeps_variance_and_spikes_over_a_hundred_layers() -> None:
-    width, theta = 400, 0.5
+    width, theta = 300, 0.5
     model = nn.Sequential()
     for _ in range(100):
         model.extend([nn.Linear(width, width, bias=False), LIF(NO_MEMORY, None, threshold=theta)])
@@ -288,7 +302,7 @@ def test_micheli_keeps_variance_and_spikes_over_a_hundred_layers() -> None:
         s = (u > theta).float()
         variances.append(float(u.square().mean()))
         rates.append(float(s.mean()))
-    # A sample's count of spikes errs by sqrt((1 - p) / (n p)) = 7 % in every layer, and theta phi / (2 p) = 0.29 of
+    # A sample's count of spikes errs by sqrt((1 - p) / (n p)) = 9 % in every layer, and theta phi / (2 p) = 0.29 of
     # that is handed on. Samples grow alike with depth, so the mean over them errs as much, that over layers by 2 %.
     late = slice(20, None)
     assert float(torch.tensor(variances[late]).mean()) == pytest.approx(1.0, rel=0.05)
@@ -401,6 +415,18 @@ def test_the_simulated_variant_gives_a_network_of_its_neurons_the_wanted_probabi
     assert reached == pytest.approx(p, rel=2 * 4 / math.sqrt(20_000 * 50 / 30 * p))
 
 
+def test_what_a_recurrence_adds_is_part_of_the_wanted_current() -> None:
+    p, x = 0.05, spikes(60, 8, 40, p=0.2)
+    model = recurrent(threshold=0.1)
+    spikeinit_sim(model, x, seed=0, p=p)
+    noise = torch.randn(60, 64, 64, generator=generator())
+    drive = simulated_drive(LIF(threshold=0.1), noise, p)
+    power = 40 * float(x.mean()) + 64 * p
+    # 4096 trials of 60 steps each for either number: 7 spikes and more in one of ten.
+    assert std(weight(model, "1.weight")) == pytest.approx(drive / math.sqrt(power), rel=0.06)
+    assert std(weight(model, "0")) == pytest.approx(drive / math.sqrt(power), rel=0.08)
+
+
 def test_weights_from_the_data_are_sized_by_what_the_data_are() -> None:
     p, neuron = 0.05, lif(LIF())
     c, static = (SpikeInitConstants.of(delta_neuron(neuron, constant_input=k), p) for k in (False, True))
@@ -450,24 +476,30 @@ def test_a_probability_out_of_reach_is_refused() -> None:
 # -- LSUV ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [network, Branches, conv], ids=["chain", "branches", "conv"])
+@pytest.mark.parametrize("make", [network, Branches, recurrent, conv], ids=["chain", "branches", "recurrent", "conv"])
 def test_lsuv_gives_every_current_unit_variance(make: Callable[[], nn.Module]) -> None:
     x = spikes(100, 8, 2, 8, 8) if make is conv else spikes(100, 8, 40)
     model = make()
-    lsuv(model, x, seed=0, tolerance=1e-4)
-    currents: dict[str, Tensor] = {}
-    found = trace(model, x, plain_call)
-    handles = [
-        p.module.register_forward_pre_hook(lambda _, args, name=p.name: currents.__setitem__(name, args[0]))
-        for p in found
-    ]
-    with torch.no_grad():
+    tolerance = 0.1 if make is recurrent else 1e-4  # a chaotic recurrence is met only so well
+    lsuv(model, x, seed=0, tolerance=tolerance)
+    found = trace(model, x)
+    arguments: dict[str, tuple[Tensor, ...]] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def noting(population: Population) -> list[RemovableHandle]:
+        return [
+            population.module.register_forward_pre_hook(lambda _, args: arguments.update({population.name: args})),
+            population.emitter.register_forward_hook(lambda _, args, out: outputs.update({population.name: out})),
+        ]
+
+    handles = [handle for p in found for handle in noting(p)]
+    with torch.no_grad(), hooked(handles):
         model(x)
-    for handle in handles:
-        handle.remove()
-    assert len(currents) == len(found) >= 2
-    for current in currents.values():
-        assert float(current.double().var()) == pytest.approx(1.0, abs=1e-4)
+        for p in found:
+            (current,) = population_currents(p, arguments[p.name], outputs)
+            assert current is not None
+            assert float(current.double().var()) == pytest.approx(1.0, abs=tolerance)
+    assert len(outputs) == len(found) >= 2
 
 
 def test_lsuv_weights_are_orthogonal() -> None:
@@ -509,7 +541,7 @@ def test_threshold_batch_norm_gives_every_channel_the_spread_of_the_threshold(sh
 def test_over_time_it_normalises_over_steps_and_samples_at_once() -> None:
     norm = OverTime(ThresholdBatchNorm(6))
     x = torch.linspace(0, 4, 30)[:, None, None] * torch.randn(30, 20, 6, generator=generator())
-    out = norm(x)
+    out = norm(x).detach()
     assert torch.allclose(out.flatten(0, 1).var(0, unbiased=False), torch.ones(6), rtol=1e-4)
     assert float(out[-1].var()) > 10 * float(out[3].var()), "not step by step"
 
@@ -517,11 +549,11 @@ def test_over_time_it_normalises_over_steps_and_samples_at_once() -> None:
 def test_tdbn_sets_the_norms_of_a_network_by_its_thresholds_and_branches() -> None:
     model = network(neuron=lambda: LIF(threshold=0.5), norm=True)
     tdbn(model, spikes(20, 4, 40), seed=0)
-    assert torch.allclose(model.get_parameter("1.module.weight"), torch.tensor(0.5))
-    assert not model.get_parameter("1.module.bias").any()
+    assert torch.allclose(weight(model, "1.module"), torch.tensor(0.5))
+    assert not bias(model, "1.module").any()
     branches = Branches(norm=True)
     tdbn(branches, spikes(20, 4, 40), seed=0, scale=2.0)
-    gains = [float(branches.get_parameter(f"norms.{k}.module.weight").mean()) for k in range(3)]
+    gains = [float(weight(branches, f"norms.{k}.module").mean()) for k in range(3)]
     assert gains == pytest.approx([2.0, math.sqrt(2), math.sqrt(2)])
 
 

@@ -28,21 +28,23 @@ def output(code: str, *, blocked: list[str] | None = None) -> str:
 COST = """
 import time, torch
 begin = time.perf_counter()
-{what}
-print(time.perf_counter() - begin)
+import fluctua
+imported = time.perf_counter()
+fluctua.initialize, fluctua.inspect
+print(imported - begin, time.perf_counter() - imported)
 """
 
 
-@pytest.mark.parametrize(
-    ("what", "seconds"), [("import fluctua", 0.1), ("import fluctua\nfluctua.initialize, fluctua.inspect", 0.8)]
-)
-def test_an_import_costs_little_beyond_torch(what: str, seconds: float) -> None:
-    # Measured on one core of a busy machine: 1 ms and 0.15 s.
-    assert median(float(output(COST.format(what=what))) for _ in range(3)) < seconds
+def test_an_import_costs_little_beyond_torch() -> None:
+    runs = [[float(seconds) for seconds in output(COST).split()] for _ in range(3)]
+    alone, with_all_that_a_call_needs = map(median, zip(*runs, strict=True))
+    assert alone < 0.1  # 1 ms where nothing else runs
+    assert alone + with_all_that_a_call_needs < 1.0  # 0.15 s
 
 
 def test_an_import_alone_brings_nothing_else_in() -> None:
-    assert output("import fluctua; print(*{'torch', 'numpy', 'numba', 'matplotlib'} & sys.modules.keys())").split() == []
+    heavy = ["torch", "numpy", "numba", "matplotlib"]
+    assert output(f"import fluctua; print(*sys.modules.keys() & {heavy})").split() == []
 
 
 # --- without the extras ---
@@ -62,9 +64,9 @@ report = fluctua.initialize(model, x, fluctua.Target(xi=1.0), readout=fluctua.Ta
 print(report)
 print(fluctua.inspect(model, x, loss=lambda out: max_over_time_cross_entropy(out, y)))
 report.rows()
-optimizer = make_optimizer("adam", model.parameters(), lr=0.02)
+optimizer = make_optimizer("adam", model.parameters(), lr=0.05)
 losses = []
-for _ in range(15):
+for _ in range(40):
     optimizer.zero_grad()
     loss = max_over_time_cross_entropy(model(x), y)
     loss.backward()

@@ -37,7 +37,7 @@ SIDED: dict[OneSided, Any] = {
     Gamma(0.5): stats.gamma(0.5),
     HalfNormal(): stats.halfnorm(),
 }
-ALL: dict[Family, Any] = FREE | dict[Family, Any](SIDED)
+ALL: dict[Family, Any] = dict([*FREE.items(), *SIDED.items()])
 
 
 def law(family: Family, mean: float | Array, density: float = 1.0) -> WeightLaw:
@@ -91,9 +91,12 @@ def test_drawn_weights_have_the_moments_sign_and_sparseness_of_the_law(
 
 
 def test_small_weights_of_one_sign_are_not_turned_by_rounding() -> None:
-    """A Gamma law of shape 0.01 has half of its weights below 1e-30 of their mean."""
-    drawn = law(Gamma(0.01), -1.0).draw(np.random.default_rng(0), (1000, 100))
-    assert drawn.max() <= 0.0
+    """Half of the weights of this law are below 1e-30 of their mean, and mean + std * standard ends below zero."""
+    wanted = law(Gamma(0.01), -0.3)
+    standard = wanted.family.standard(np.random.default_rng(0), (1000, 10))
+    assert (0.3 + wanted.std * standard).min() < 0
+    drawn = wanted.draw(np.random.default_rng(0), (1000, 10))
+    assert drawn.max() <= 0
     assert (drawn > -1e-12).mean() > 0.5
 
 

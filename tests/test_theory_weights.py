@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -20,7 +20,6 @@ from fluctua.theory import (
     HalfNormal,
     InfeasibleTargetError,
     LogNormal,
-    Moments,
     Normal,
     OneSided,
     PspKernel,
@@ -156,7 +155,7 @@ spreads = st.fixed_dictionaries({"xi": st.floats(0.2, 5.0)}) | st.fixed_dictiona
 
 
 @given(populations(), thresholds, rests, st.floats(-3.0, 0.999), spreads)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 def test_a_target_is_reproduced_or_refused_with_the_limit(
     population: tuple[PspKernel, list[Afferent]], threshold: float, rest: float, mean: float, spread: dict[str, float]
 ) -> None:
@@ -205,167 +204,6 @@ def test_centred_weights_are_always_feasible(population: tuple[PspKernel, list[A
     assert all(np.all(law.mean == 0) and np.all(law.std > 0) for law in laws)
 
 
-# -- the paper ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mu_u", [0.0, 0.5, -0.3])
-def test_one_pathway_is_the_formula_of_the_paper(mu_u: float) -> None:
-    n, nu, xi = 700, 15.8, 1.5
-    (law,) = solve(Target(mean=mu_u, xi=xi), 1.0, LIF, [poisson(n, nu)])
-    mu_w = mu_u / (n * nu * LIF.eps_bar)
-    assert law.mean == pytest.approx(mu_w)
-    assert law.std == pytest.approx(np.sqrt(((1 - mu_u) / xi) ** 2 / (n * nu * LIF.eps_hat) - mu_w**2))
-
-
-@pytest.mark.parametrize(("n_ff", "n_rec", "alpha", "mu_u"), [([700], [128], 0.9, 0.0), ([300, 100], [50], 0.8, 0.4)])
-def test_recurrence_is_the_alpha_of_the_paper(n_ff: list[int], n_rec: list[int], alpha: float, mu_u: float) -> None:
-    nu, xi = 15.8, 1.0
-    shares = [alpha / len(n_ff)] * len(n_ff) + [(1 - alpha) / len(n_rec)] * len(n_rec)
-    fan_ins = n_ff + n_rec
-    laws = solve(Target(mean=mu_u), 1.0, LIF, [poisson(n, nu, share=s) for n, s in zip(fan_ins, shares, strict=True)])
-    mu_w = mu_u / (sum(fan_ins) * nu * LIF.eps_bar)
-    for n, share, law in zip(fan_ins, shares, laws, strict=True):
-        assert law.mean == pytest.approx(mu_w)
-        assert law.std**2 == pytest.approx(share * ((1 - mu_u) / xi) ** 2 / (n * nu * LIF.eps_hat) - mu_w**2)
-
-
-@pytest.mark.parametrize(
-    ("n", "nu", "limits"),
-    [(700, 15.8, (0.96, 0.93, 0.90)), (128, 15.8, (0.92, 0.85, 0.79)), (20, 5.0, (0.71, 0.55, 0.45))],
-)
-def test_the_largest_means_that_the_paper_can_have(n: int, nu: float, limits: tuple[float, ...]) -> None:
-    for xi, limit in zip((1.0, 2.0, 3.0), limits, strict=True):
-        assert feasible(Target(mean=limit - 0.006, xi=xi), [poisson(n, nu)])
-        assert not feasible(Target(mean=limit + 0.006, xi=xi), [poisson(n, nu)])
-        with pytest.raises(InfeasibleTargetError) as error:
-            solve(Target(mean=0.99, xi=xi), 1.0, LIF, [poisson(n, nu)])
-        assert limit_named_by(error.value)[1] == pytest.approx(limit, abs=0.006)
-
-
-# Dale's law in the paper: excitatory currents of 10 ms, inhibitory ones of 20 ms, one rate for all, and weights of the
-# size 1 / lambda or exp(mu); `alpha` divides the excitatory variance alone.
-NU, XI, ALPHA = 15.8, 1.0, 0.9
-N_F, N_R, N_I = 700, 128, 32
-INH = PspKernel.exponential(20e-3, 20e-3, dt=2e-3)
-EB_E, EH_E, EB_I, EH_I = (float(v) for v in (LIF.eps_bar, LIF.eps_hat, INH.eps_bar, INH.eps_hat))
-
-
-def dale(family: Family, shares: dict[str, float]) -> dict[str, Afferent]:
-    drives = {
-        "feed-forward": Drive.poisson(N_F, NU, LIF),
-        "recurrent": Drive.poisson(N_R, NU, LIF),
-        "inhibitory": Drive.poisson(N_I, NU, INH),
-    }
-    return {
-        name: Afferent(drives[name], share, family, -1 if name == "inhibitory" else 1) for name, share in shares.items()
-    }
-
-
-def solved(afferents: dict[str, Afferent], target: Target, threshold: float = 1.0) -> dict[str, WeightLaw]:
-    return dict(zip(afferents, solve(target, threshold, LIF, list(afferents.values())), strict=True))
-
-
-# What the two share is theirs to divide, so that any share of inhibition gives the same weights.
-FORWARD = [{"feed-forward": e, "inhibitory": 1 - e} for e in (0.5, 0.9)]
-RECURRENT = [{"feed-forward": ALPHA * e, "recurrent": (1 - ALPHA) * e, "inhibitory": 1 - e} for e in (0.5, 0.9)]
-
-
-@pytest.mark.parametrize("shares", FORWARD)
-def test_dales_law_without_recurrent_excitation_is_that_of_the_paper(shares: dict[str, float]) -> None:
-    theta, xi = 2.0, 1.5
-    laws = solved(dale(Exponential(), shares), Target(xi=xi), theta)
-    delta = N_I * EB_I / (N_F * EB_E)
-    lambda_e = xi * np.sqrt(2 * NU * (delta**2 * N_F * EH_E + N_I * EH_I)) / (delta * theta)
-    assert laws["feed-forward"].mean == pytest.approx(1 / lambda_e, rel=1e-9)
-    assert laws["inhibitory"].mean == pytest.approx(-1 / (delta * lambda_e), rel=1e-9)
-
-
-@pytest.mark.parametrize("shares", RECURRENT)
-def test_dales_law_with_recurrent_excitation_is_that_of_the_paper(shares: dict[str, float]) -> None:
-    theta, xi = 2.0, 1.5
-    laws = solved(dale(Exponential(), shares), Target(xi=xi), theta)
-    delta_r = np.sqrt(ALPHA * N_R / ((1 - ALPHA) * N_F))
-    delta_ei = delta_r * EB_I * N_I / (delta_r * EB_E * N_F + EB_E * N_R)
-    power = delta_ei**2 * EH_E * N_R + delta_r**2 * (N_F * delta_ei**2 * EH_E + EH_I * N_I)
-    lambda_f = xi * np.sqrt(2 * NU * power) / (theta * delta_ei * delta_r)
-    assert laws["feed-forward"].mean == pytest.approx(1 / lambda_f, rel=1e-9)
-    assert laws["recurrent"].mean == pytest.approx(1 / (delta_r * lambda_f), rel=1e-9)
-    assert laws["inhibitory"].mean == pytest.approx(-1 / (delta_ei * lambda_f), rel=1e-9)
-
-
-@dataclass(frozen=True)
-class LogNormalWeights:
-    """`exp(mu + N(0, 1))` on each pathway, by the paper's `mu` of the feed-forward weights and its differences."""
-
-    mu: float
-    delta_r: float
-    delta_ei: float
-
-    @staticmethod
-    def of_variance_one(delta_r: float, delta_ei: float) -> "LogNormalWeights":
-        n_r = 0 if delta_r == -np.inf else N_R
-        power = NU * (N_F * EH_E + n_r * EH_E * np.exp(2 * delta_r) + N_I * EH_I * np.exp(2 * delta_ei))
-        return LogNormalWeights(0.5 * (np.log(1 / (XI**2 * power)) - 2), delta_r, delta_ei)
-
-    @property
-    def means(self) -> dict[str, float]:
-        sizes = {"feed-forward": 0.0, "recurrent": self.delta_r, "inhibitory": self.delta_ei}
-        return {k: (-1 if k == "inhibitory" else 1) * float(np.exp(self.mu + d + 0.5)) for k, d in sizes.items()}
-
-    def assert_same(self, laws: dict[str, WeightLaw]) -> None:
-        for name, law in laws.items():
-            assert law.mean == pytest.approx(self.means[name], rel=1e-9)
-
-    def moments(self) -> tuple[Moments, float]:
-        """Of U, and the feed-forward part of the excitatory variance."""
-        afferents = dale(LogNormal(), dict.fromkeys(self.means, 1 / 3))
-        drives = {name: a.drive for name, a in afferents.items()}
-        squares = {name: np.e * mean**2 for name, mean in self.means.items()}
-        moments = membrane_moments(list(drives.values()), list(self.means.values()), list(squares.values()))
-        forward, recurrent = (float(drives[k].power * squares[k]) for k in ("feed-forward", "recurrent"))
-        return moments, forward / (forward + recurrent)
-
-
-def test_log_normal_weights_without_recurrence_are_those_of_the_paper() -> None:
-    laws = solved(dale(LogNormal(), FORWARD[0]), Target(xi=XI))
-    LogNormalWeights.of_variance_one(-np.inf, np.log(N_F * EB_E / (N_I * EB_I))).assert_same(laws)
-
-
-def test_log_normal_weights_with_recurrence_are_not_those_of_the_released_code() -> None:
-    """Two factors 1/2 stand at the wrong bracket there: U is far above threshold, recurrence has hardly a share."""
-
-    def balance(delta_r: float) -> float:
-        return float(np.log(EB_E * (N_F + N_R * np.exp(delta_r)) / (N_I * EB_I)))
-
-    delta_r = 0.5 * np.log((1 - ALPHA) * N_F) - np.log(ALPHA * N_R)
-    moments, share = LogNormalWeights.of_variance_one(delta_r, 0.5 * balance(delta_r)).moments()
-    assert moments.mu_u == pytest.approx(7.1, abs=0.05)
-    assert share == pytest.approx(0.999, abs=5e-4)
-
-    delta_r = 0.5 * (np.log((1 - ALPHA) * N_F) - np.log(ALPHA * N_R))
-    right = LogNormalWeights.of_variance_one(delta_r, balance(delta_r))
-    moments, share = right.moments()
-    assert moments.mu_u == pytest.approx(0.0, abs=1e-9)
-    assert moments.sigma_u == pytest.approx(1.0)
-    assert share == pytest.approx(ALPHA)
-    right.assert_same(solved(dale(LogNormal(), RECURRENT[0]), Target(xi=XI)))
-
-
-@pytest.mark.parametrize(
-    ("recurrent", "alpha", "shares"),
-    [
-        ([False], 0.9, (1.0,)),
-        ([True, True], 0.9, (0.5, 0.5)),
-        ([False, True], 0.9, (0.9, 0.1)),
-        ([True, False, False], 0.8, (0.2, 0.4, 0.4)),
-        ([False, True, True, True], 0.7, (0.7, 0.1, 0.1, 0.1)),
-        ([], 0.9, ()),
-    ],
-)
-def test_the_shares_of_the_paper(recurrent: list[bool], alpha: float, shares: tuple[float, ...]) -> None:
-    assert default_shares(recurrent, alpha) == pytest.approx(shares)
-
-
 # -- signs, sparseness, rest -------------------------------------------------------------------------------------
 
 
@@ -373,26 +211,26 @@ def sided(mean: float, power: float, share: float, sign: int = 1, family: Family
     return Afferent(Drive(np.asarray(mean), np.asarray(power)), share, family, sign)
 
 
-@given(populations(SIDED), st.floats(-2.0, 2.0))
+@given(populations(SIDED))
 @settings(deadline=None)
 def test_excitation_and_inhibition_reach_what_some_split_of_the_variance_reaches(
-    population: tuple[PspKernel, list[Afferent]], mean: float
+    population: tuple[PspKernel, list[Afferent]],
 ) -> None:
     """All splits between the two are tried; at `sigma_U = 1`, in the first neuron."""
     kernel, pathways = population
     afferents = [replace(a, drive=Drive(*(v.ravel()[0] for v in (a.drive.mean, a.drive.power)))) for a in pathways]
     pulls = [float(pull(a)) for a in afferents]
     assume({-1.0, 1.0} <= set(pulls))
-    angle = np.linspace(0, np.pi / 2, 2001)
-    sides = {p: sum(a.share for a, q in zip(afferents, pulls, strict=True) if p == q) for p in (1.0, -1.0)}
+    angle = np.linspace(0, np.pi / 2, 201)
+    due = {p: sum(a.share for a, q in zip(afferents, pulls, strict=True) if p == q) for p in (1.0, -1.0)}
     reached = np.zeros_like(angle)
     for a, p in zip(afferents, pulls, strict=True):
         if p and isinstance(a.family, OneSided):
-            variance = {1.0: np.cos(angle), -1.0: np.sin(angle)}[p] ** 2 * sum(sides.values()) * a.share / sides[p]
+            variance = {1.0: np.cos(angle), -1.0: np.sin(angle)}[p] ** 2 * sum(due.values()) * a.share / due[p]
             reached += a.sign * a.present.mean * np.sqrt(variance / (a.family.kappa * a.present.power))
-    distance = min(abs(mean - reached.min()), abs(mean - reached.max()))
-    assume(distance > 1e-6)
-    assert feasible(Target(mean=mean, sigma=1.0), afferents, None, kernel) == (reached.min() < mean < reached.max())
+    for limit in (reached.min(), reached.max()):
+        assert feasible(Target(mean=0.999 * limit, sigma=1.0), afferents, None, kernel)
+        assert not feasible(Target(mean=1.001 * limit, sigma=1.0), afferents, None, kernel)
 
 
 def test_weights_of_one_sign_have_one_mean() -> None:
@@ -438,22 +276,22 @@ def test_a_negative_kernel_inhibits_as_negative_weights_do() -> None:
     assert double_negative.mean == pytest.approx(-0.25), "negative weights that excite"
 
 
-@given(populations(), st.floats(-2.0, 0.9), st.floats(-80.0, 80.0))
+@given(populations(), st.integers(-200, 90), st.integers(-80, 80))
 @settings(deadline=None)
-def test_potentials_are_counted_from_rest(
-    population: tuple[PspKernel, list[Afferent]], mean: float, rest: float
-) -> None:
+def test_potentials_are_counted_from_rest(population: tuple[PspKernel, list[Afferent]], mean: int, rest: int) -> None:
     kernel, afferents = population
-    spread = 2.0
-    from_zero = feasible(Target(mean=mean, sigma=spread), afferents, 1.0, kernel)
-    from_rest = feasible(Target(mean=mean + rest, sigma=spread), afferents, 1.0 + rest, kernel, rest)
-    assert from_zero == from_rest
-    if from_zero:
-        laws = solve(Target(mean=mean, sigma=spread), 1.0, kernel, afferents)
-        shifted = solve(Target(mean=mean + rest, sigma=spread), 1.0 + rest, kernel, afferents, rest)
-        for law, other in zip(laws, shifted, strict=True):
-            scale = np.sqrt(law.mean_square)
-            assert np.all(np.abs(law.mean - other.mean) <= 1e-9 * scale)
+
+    def solve_at(rest: int) -> tuple[WeightLaw, ...] | None:
+        # In 64ths, so that the shift by whole numbers is free of rounding errors.
+        target = Target(mean=mean / 64 + rest, sigma=2.0)
+        feasible_here = feasible(target, afferents, 2.0 + rest, kernel, rest)
+        return solve(target, 2.0 + rest, kernel, afferents, rest) if feasible_here else None
+
+    laws, shifted = solve_at(0), solve_at(rest)
+    assert (laws is None) == (shifted is None)
+    for law, other in zip(laws or (), shifted or (), strict=True):
+        np.testing.assert_array_equal(law.mean, other.mean)
+        np.testing.assert_array_equal(law.std, other.std)
 
 
 def test_each_neuron_has_its_own_rest() -> None:
@@ -527,6 +365,19 @@ def test_the_named_limit_is_the_limit(target: Target, threshold: float | None, a
     assert not feasible(at(1.01 * limit), afferents, threshold)
 
 
+@pytest.mark.parametrize(
+    ("n", "nu", "limits"),
+    [(700, 15.8, (0.96, 0.93, 0.90)), (128, 15.8, (0.92, 0.85, 0.79)), (20, 5.0, (0.71, 0.55, 0.45))],
+)
+def test_the_largest_means_that_the_paper_can_have(n: int, nu: float, limits: tuple[float, ...]) -> None:
+    for xi, limit in zip((1.0, 2.0, 3.0), limits, strict=True):
+        assert feasible(Target(mean=limit - 0.006, xi=xi), [poisson(n, nu)])
+        assert not feasible(Target(mean=limit + 0.006, xi=xi), [poisson(n, nu)])
+        with pytest.raises(InfeasibleTargetError) as error:
+            solve(Target(mean=0.99, xi=xi), 1.0, LIF, [poisson(n, nu)])
+        assert limit_named_by(error.value)[1] == pytest.approx(limit, abs=0.006)
+
+
 def test_a_mean_at_the_very_limit_leaves_no_spread() -> None:
     drive = Drive(np.asarray(2.0), np.asarray(1.0))
     (law,) = solve(Target(mean=0.6, sigma=0.3), None, LIF, [Afferent(drive)])
@@ -579,41 +430,7 @@ def test_shares_add_up_to_one(shares: list[float]) -> None:
         solve(Target(), 1.0, LIF, [poisson(10, 5.0, share=share) for share in shares])
 
 
-# -- targets --------------------------------------------------------------------------------------------
-
-
-def test_xi_of_one_is_the_default() -> None:
-    assert Target().xi == 1.0
-    assert Target().sigma_u(1.0, LIF) == 1.0
-    assert Target(sigma=0.5).xi is None
-    assert Target(rate=5.0).xi is None
-
-
-@pytest.mark.parametrize("threshold", [1.0, 0.3, 20.0])
-def test_three_ways_to_say_the_same(threshold: float) -> None:
-    xi = 1.7
-    by_xi = Target(mean=0.1, xi=xi).sigma_u(threshold, LIF)
-    assert by_xi == pytest.approx((threshold - 0.1) / xi)
-    assert Target(mean=0.1, sigma=float(by_xi)).sigma_u(threshold, LIF) == by_xi
-    rate = float(crossing_rate(xi, LIF))
-    assert Target(mean=0.1, rate=rate).sigma_u(threshold, LIF) == pytest.approx(float(by_xi), rel=1e-9)
-
-
-def test_a_rate_asks_each_neuron_for_its_own_spread() -> None:
-    kernel = PspKernel.exponential([10e-3, 20e-3], 10e-3, dt=2e-3)
-    sigma = Target(rate=3.0).sigma_u(1.0, kernel)
-    np.testing.assert_allclose(crossing_rate(1 / sigma, kernel), 3.0)
-    assert sigma[0] < sigma[1]
-
-
-def test_a_readout_takes_a_sigma() -> None:
-    assert Target(sigma=0.2).sigma_u(None, LIF) == 0.2
-    for target in (Target(), Target(xi=2.0), Target(rate=5.0)):
-        with pytest.raises(ValueError, match=r"readout has no threshold, .* Target\(sigma=\.\.\.\)"):
-            target.sigma_u(None, LIF)
-
-
-INFINITE, NAN = float("inf"), float("nan")
+NAN = float("nan")
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "sign zero": (lambda: sided(1.0, 1.0, 1.0, sign=0), r"must be 1 or -1, .* got 0 with Exponential\(\)"),
     "sign of a free family": (lambda: sided(1.0, 1.0, 1.0, -1, Normal()), r"one-sided .*: got -1 with Normal\(\)"),
@@ -623,16 +440,6 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "mean drive nan": (lambda: sided(NAN, 1.0, 1.0), "finite mean .* mean = nan"),
     "alpha one": (lambda: default_shares([False, True], 1.0), "alpha, .* between 0 and 1, got 1"),
     "alpha nan": (lambda: default_shares([False], NAN), "alpha, .* got nan"),
-    "xi and sigma": (lambda: Target(xi=1.0, sigma=0.5), "got xi and sigma: drop all but one"),
-    "all three": (lambda: Target(xi=1.0, sigma=0.5, rate=3.0), "got xi and sigma and rate"),
-    "xi zero": (lambda: Target(xi=0.0), "target's xi .* got 0"),
-    "xi negative": (lambda: Target(xi=-1.0), "target's xi .* got -1"),
-    "xi nan": (lambda: Target(xi=NAN), "target's xi .* nan"),
-    "sigma infinite": (lambda: Target(sigma=INFINITE), "target's sigma .* inf"),
-    "rate zero": (lambda: Target(rate=0.0), "target's rate .* got 0"),
-    "mean nan": (lambda: Target(mean=NAN), "target's mean .* nan"),
-    "mean infinite": (lambda: Target(mean=-INFINITE), "target's mean .* -inf"),
-    "rate too high": (lambda: Target(rate=500.0).sigma_u(1.0, LIF), "got 500.0 Hz"),
 }
 
 
@@ -640,7 +447,3 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
 def test_refusals(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_an_infeasible_target_is_a_value_error() -> None:
-    assert issubclass(InfeasibleTargetError, ValueError)

@@ -39,8 +39,8 @@ class Messy(nn.Module):
         self.fails = fails
         self.first = parametrizations.spectral_norm(nn.Linear(20, 12))
         self.norm, self.drop, self.lif = OverTime(nn.BatchNorm1d(12)), nn.Dropout(0.2), LIF(threshold=0.1)
-        self.second, self.readout = spectral_norm(nn.Linear(12, 12)), LI(0.1)
-        self.second.bias.requires_grad_(False)
+        self.second, self.third, self.readout = spectral_norm(nn.Linear(12, 12)), nn.Linear(12, 12), LI(0.1)
+        self.third.bias.requires_grad_(False)
         self.idle = nn.Linear(3, 3)
         self.idle.weight.grad = torch.ones(3, 3)
         self.register_buffer("calls", torch.tensor(0))
@@ -55,7 +55,7 @@ class Messy(nn.Module):
         self.table: dict[str, Any] = {"u": torch.zeros(3), "inner": {"i": torch.zeros(1)}}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.recent: deque[Tensor] = deque([torch.zeros(1)], maxlen=3)
-        self.seen = {1}
+        self.seen = {0}
         self.state = Pair(torch.zeros(2), torch.zeros(2))
         self.generator = torch.Generator().manual_seed(5)
         self.alias = self.idle.weight.data[0]  # memory of a parameter
@@ -82,7 +82,7 @@ class Messy(nn.Module):
         self.fails()
         self.norm.eval()
         self.first.bias.requires_grad_(False)
-        return self.readout(self.second(spikes))
+        return self.readout(self.third(self.second(spikes)))
 
 
 def batch() -> Tensor:
@@ -136,17 +136,15 @@ def test_the_messy_model_changes_everything_when_it_is_run() -> None:
     before = everything(model)
     model(batch())
     after = everything(model)
-    parts = ["calls", "window", "view", "count", "log", "table", "counts", "recent", "seen", "state", "generator"]
-    for part in ("random numbers", *(f"|{part}" for part in parts if part not in ("calls", "window"))):
+    attributes = ["view", "same", "count", "log", "table", "counts", "recent", "seen", "state", "generator", "_buffers"]
+    for key in (
+        *("random numbers", "norm.module|_buffers", "second|_buffers", "first.parametrizations.weight.0|_buffers"),
+        *("norm|training", "first.bias|flags", *(f"|{name}" for name in attributes)),
+    ):
         with pytest.raises(AssertionError):
-            assert_same(before[part], after[part])
-    assert "|added" in after
-    assert "|forgotten" not in after
-    for part in ("norm.module|_buffers", "second|_buffers", "|_buffers"):
-        with pytest.raises(AssertionError):
-            assert_same(before[part], after[part])
-    assert before["first.bias|flags"] != after["first.bias|flags"]
-    assert before["norm|training"] != after["norm|training"]
+            assert_same(before[key], after[key])
+    assert "|added" in after.keys() - before.keys()
+    assert "|forgotten" in before.keys() - after.keys()
 
 
 def run(model: nn.Module) -> None:
@@ -201,7 +199,7 @@ def test_a_forward_pass_that_fails_leaves_everything_as_it_was(name: str) -> Non
     assert_same(before, everything(model))
 
 
-@pytest.mark.parametrize("at", [2, 3, 5, 8])
+@pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_forward_pass_that_fails_later_on_leaves_everything_but_values_as_it_was(at: int) -> None:
     reached = 0
 

@@ -54,7 +54,7 @@ def shared_legend(figure: "Figure") -> None:
     """One legend at the foot of the figure, for whatever any of its axes has labelled."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
-    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=len(by_label), handlelength=1.4)
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=len(by_label) or 1)
 
 
 def plot_distribution(axis: "Axes", p: PopulationState) -> None:
@@ -68,12 +68,11 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
     mu = p.mu_u if p.target_mu_u is None else p.target_mu_u
     sigma = p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
     if p.sigma_u == 0:
-        axis.text(0.03, 0.5, "U = 0 throughout", transform=axis.transAxes, va="center", fontsize=8)
+        axis.text(0.03, 0.5, f"U = {p.mu_u:.3g} throughout", transform=axis.transAxes, va="center", fontsize=8)
     else:
         axis.stairs(p.sketch.density, p.sketch.edges, fill=True, color=BLUE, alpha=0.45, label="measured")
-    low, high = _range(p, mu, sigma)
     if sigma > 0:
-        u = np.linspace(low, high, 400)
+        u = mu + sigma * np.linspace(-4, 4, 201)
         gauss = np.exp(-((u - mu) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
         if p.target_sigma_u is None:
             axis.plot(u, gauss, color=BLACK, lw=1.2, ls=":", label="Gaussian of the same moments")
@@ -83,7 +82,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
         axis.set_ylim(0, 1.1 * max(peak, min(float(p.sketch.density.max()), 2.5 * peak)))
     if p.threshold is not None:
         axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
-    axis.set_xlim(low, high)
+    axis.set_xlim(_range(p, mu, sigma))
 
 
 def _range(p: PopulationState, mu: float, sigma: float) -> tuple[float, float]:
@@ -101,7 +100,7 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
         _say(axis, "readout: no spikes")
         return
     rates = p.sketch.rates
-    top = max(float(np.quantile(rates, 0.995)), 1.3 * (p.rate_predicted or 0.0), 1.0)
+    top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 1.0)
     counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
     axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text, which the lines end below

@@ -47,7 +47,7 @@ def rich_table(report: Report) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    caption = [f"{escape(note)}" for note in report.notes]
+    caption = [escape(note) for note in report.notes]
     caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in report.warnings]
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -39,7 +39,8 @@ def membrane_figure(reports: Mapping[str, Report]) -> "Figure":
         shared_legend(axes[0, 0].figure)
 
     title = "Membrane potential before training, against theory"
-    return _grid(len(reports), len(layers), (3.1 * len(layers), 1.9 * len(reports) + 0.9), title, draw)
+    size = (max(3.1 * len(layers), 6.0), 1.9 * len(reports) + 0.9)  # wide enough for title and legend
+    return _grid(len(reports), len(layers), size, title, draw)
 
 
 def raster_figure(before: Mapping[str, Report], after: Mapping[str, Report]) -> "Figure":
@@ -76,7 +77,7 @@ def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chan
         loss.set_ylim(bottom=0)
         for axis in axes[0]:
             axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         accuracy.legend()
 
     return _grid(1, 2, (9.5, 3.6), "Learning", draw)

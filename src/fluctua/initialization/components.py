@@ -54,7 +54,8 @@ class Solution:
 
     For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
     is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
-    `lift` is the mean of the fluctuating part in units of its own standard deviation.
+    `lift` is the mean of the fluctuating part in units of its own standard deviation, `gain` how far the shift moves
+    the mean of U, None where it was not needed.
     """
 
     fluctuations: Part
@@ -65,22 +66,37 @@ class Solution:
     cross: float
     constant: float
     lift: float
+    gain: float | None
+
+    def discriminant(self, scale: float = 1.0) -> float:
+        """Of the quadratic equation for k; negative where the part that does not grow with k is too large already."""
+        return self.cross**2 + self.square * (scale**2 - self.constant)
 
     def factors(self, scale: float) -> tuple[float, Array]:
         """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
-        free = scale**2 - self.constant
-        k = float((-self.cross + np.sqrt(self.cross**2 + self.square * max(free, 0.0))) / self.square)
+        k = float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square)
         return k, np.asarray(self.fixed + k * self.per_k)
+
+    def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
+        """The weights that bring U to `scale` times the wanted `sigma_u`, by parameter.
+
+        The fluctuations can be made to `grow` beyond by a factor, at the same mean, and the mean to `move`.
+        """
+        k, factor = self.factors(scale)
+        factor = factor + (grow - 1) * k * self.per_k
+        if self.gain is not None:
+            factor = factor + move / self.gain
+        if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
+            factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
+        values = {p: grow * k * fluctuation for p, fluctuation in self.fluctuations.values.items()}
+        for p, shift in self.shift.values.items():
+            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+        return values
 
     def write(self, scale: float) -> None:
         """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
-        k, factor = self.factors(scale)
-        if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
-            factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
-        for p in self.fluctuations.values.keys() | self.shift.values.keys():
-            fluctuation, shift = self.fluctuations.values.get(p), self.shift.values.get(p)
-            value = torch.zeros_like(p) if fluctuation is None else k * fluctuation
-            write(p, value if shift is None else value + by_row(factor, p) * shift)
+        for p, value in self.values(scale).items():
+            write(p, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +137,17 @@ class Rig:
         )
         offset = rest - target.mean + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
+        gain = None
         if abs(self._mean(offset)) > 1e-9 or abs(self._mean(shape / self.sigma)) > 0.01 or shift.per_neuron:
             moving = self._component(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift.per_neuron)
+            gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        if constant > 1:
+        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain)
+        if solution.discriminant() < 0:
             self._refuse(target, constant**0.5)
-        return Solution(together, shift.part, fixed, per_k, square, cross, constant, lift)
+        return solution
 
     def in_proportion(self, parts: list[Part]) -> Part:
         """Several parts as one, each of its share."""

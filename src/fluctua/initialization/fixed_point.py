@@ -1,9 +1,10 @@
-"""Measured initialisation of populations that hear themselves or each other: iterated until their state is their own.
+"""Measured initialisation of populations that hear themselves or each other: until they reproduce their own state.
 
 What a recurrent weight brings depends on the spikes that it helps to cause. So the populations of a circuit start from
-Poisson spikes at the rates that the theory predicts for their target; in each round all weights are set for the spikes
-of the last one, and the circuit is run anew. Weights move only part of the way: a full step overshoots where recurrence
-is strong. What is asked for is a state that reproduces itself, and the round that came closest to it is kept.
+Poisson spikes at the rates that the theory predicts at their target. In each round all weights go part of the way to
+those that the spikes of the last round ask for, and the circuit answers with other spikes. Where strong inhibition
+makes that slow, two knobs of every population are turned at the end: the size of its fluctuations and, where it takes
+one, the shift of its mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,36 +12,82 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.diagnostics.window import population_mean, window_mask
+from fluctua.diagnostics.window import population_mean
+from fluctua.initialization.components import Rig, Solution
 from fluctua.initialization.drawing import write
 from fluctua.initialization.measured import Aim, fresh, solve
 from fluctua.initialization.passes import Passes
+from fluctua.initialization.root import find_root
 from fluctua.theory import Moments, crossing_rate
-from fluctua.wiring import Population, potential_of
+from fluctua.theory.laws import OneSided
+from fluctua.wiring import Population
 
-ROUNDS = 30
-STEP = 0.6  # of the way to the weights that the last spikes ask for
-ENOUGH = 0.03  # distance from the target at which to stop: of mu_u in theta, of sigma_u and rate in relative terms
-BEARABLE = 0.1  # distance that is accepted when the rounds are over
+Array = NDArray[np.float64]
+
+ROUNDS = 6
+SHORTEST = 0.2  # step that a round takes at least, in parts of the way to the weights that the last spikes ask for
+CALLS = 8  # simulations of a round
+ENOUGH = 0.03  # distance from the target at which to stop: of mu_u in theta, of sigma_u or rate in its logarithm
+BEARABLE = 0.1  # distance that is accepted when all is done
 
 
 class NoFixedPointError(ValueError):
     """A recurrent population has no steady state at its target, or none was found."""
 
 
-@dataclass(frozen=True)
-class _State:
-    """How far one population is from where it should be."""
+@dataclass(frozen=True, eq=False)
+class _Knobs:
+    """Two numbers, zero at first, that move a population about the weights that were solved for."""
 
-    mean: float  # distance of mu_u in thresholds
-    spread: float  # sigma_u over its target, less 1
-    rate: float  # likewise, where a rate was asked for, else 0
+    population: Population
+    aim: Aim
+    rig: Rig
+    solution: Solution
+    base: dict[Tensor, Tensor]
 
     @property
-    def distance(self) -> float:
-        return max(abs(self.mean), abs(self.spread), abs(self.rate))
+    def count(self) -> int:
+        return 1 if self.solution.gain is None else 2
+
+    def turn(self, x: Array) -> None:
+        """Multiply the fluctuations by `exp(x[0])` and move the mean by `x[1]`, from the base on."""
+        start = self.solution.values()
+        end = self.solution.values(grow=float(np.exp(x[0])), move=float(x[1]) if self.count == 2 else 0.0)
+        signs = {q.weight: q.sign for q in self.population.pathways if isinstance(q.family, OneSided)}
+        for w, base in self.base.items():
+            value = base + end[w] - start[w]
+            write(w, (signs[w] * value).clamp_min(0.0) * signs[w] if w in signs else value)
+
+    def moments(self) -> tuple[float, float]:
+        """`mu_u`, and `sigma_u` in units of the wanted one, with weights and assumed spikes as they are."""
+        u = self.rig.potential()
+        mean = population_mean(u, self.rig.mask)
+        return mean, population_mean(((u - mean) / self.rig.sigma) ** 2, self.rig.mask) ** 0.5
+
+    def residuals(self, spikes: Tensor) -> Array:
+        """How far the population is from its target, with the weights and spikes as they are."""
+        aim, neuron = self.aim, self.population.neuron
+        mean, size = self.moments()
+        if aim.target.rate is not None:
+            size = population_mean(spikes, self.rig.mask) / neuron.kernel.dt / aim.target.rate
+        distance = (mean - aim.target.mean) / (neuron.threshold or 1.0)
+        return np.array([np.log(max(size, 1e-6)), distance if self.count == 2 else 0.0])
+
+    def rate_gain(self) -> float:
+        """By which factor the theory expects the rate to change on the way from the present state to the wanted one."""
+        theta, kernel = self.population.neuron.threshold, self.population.neuron.kernel
+        if theta is None:
+            return 1.0
+        mean, size = self.moments()
+        sigma = float(self.rig.sigma.double().square().mean().sqrt())
+        now, then = (
+            float(np.mean(crossing_rate((theta - mu) / max(s, 1e-6), kernel)))
+            for mu, s in ((mean, size * sigma), (self.aim.target.mean, sigma))
+        )
+        return float(np.clip(then / max(now, 1e-9), 0.5, 2.0))
 
 
 def fit_circuit(
@@ -65,32 +112,55 @@ def fit_circuit(
     chosen = [p for p in populations if p.name in aims]
     values = {p.name: fresh(p, aims[p.name], generator) for p in chosen}
     wanted = {p.name: aims[p.name].moments(p) for p in chosen}
-    scale = dict.fromkeys(wanted, 1.0)
     passes.assume(_predicted_spikes(populations, wanted, passes, generator))
-    best, kept = np.inf, {}
-    for turn in range(ROUNDS):
+    best = np.inf
+    kept: dict[Tensor, Tensor] = {}
+    step, base = 1.0, dict[Tensor, Tensor]()
+    for _ in range(ROUNDS):
+        knobs = []
         for p in chosen:
-            before = {w: w.detach().clone() for w in values[p.name]}
-            solve(p, values[p.name], aims[p.name], passes)[1].write(scale[p.name])
-            for w in before if turn else ():
-                write(w, before[w] + STEP * (w.detach() - before[w]))
-        spikes = passes.simulate(populations)
-        passes.assume({name: s for name, s in spikes.items() if bool(s.any())})
-        states = {p.name: _state(p, aims[p.name], wanted[p.name], scale[p.name], spikes, passes) for p in chosen}
-        distance = max(state.distance for state in states.values())
+            rig, solution = solve(p, values[p.name], aims[p.name], passes)
+            start = {w: torch.lerp(base.get(w, v), v, step) for w, v in solution.values().items()}
+            knobs.append(_Knobs(p, aims[p.name], rig, solution, start))
+        distance = _turn_together(knobs, populations, passes)
+        base = {w: w.detach().clone() for k in knobs for w in k.base}
         if distance < best:
-            best, kept = distance, {w: w.detach().clone() for group in values.values() for w in group}
-            nearest = states
-        if distance < ENOUGH:
+            best, kept = distance, base
+        if best <= ENOUGH:
             break
-        for name, state in states.items():
-            if aims[name].target.rate is not None:
-                scale[name] *= float(np.clip((1 + state.rate) ** -0.25, 0.8, 1.25))
+        step = max(0.7 * step, SHORTEST)
+        for k in knobs:
+            passes.scale(k.population.name, k.rate_gain())
     for w, value in kept.items():
         write(w, value)
     if best > BEARABLE:
-        raise NoFixedPointError(_failure(nearest))
-    return {name: Moments(m.mu_u, scale[name] * m.sigma_u) for name, m in wanted.items()}
+        raise NoFixedPointError(
+            f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest was off by "
+            f"{best:.0%} in sigma_u, or so much of theta in mu_u. Recurrence as strong as asked for has no "
+            "steady state there: ask for a smaller recurrent share (a larger alpha), a smaller xi, or give a larger "
+            "batch"
+        )
+    return wanted
+
+
+def _turn_together(knobs: Sequence[_Knobs], populations: Sequence[Population], passes: Passes) -> float:
+    """Turn the knobs of all populations alike until they are on average where they should be; the largest distance.
+
+    Turned one by one they would work against each other: the populations of a circuit answer together.
+    """
+    each: dict[bytes, Array] = {}
+
+    def measure(x: Array) -> Array:
+        for k in knobs:
+            k.turn(x)
+        spikes = passes.simulate(populations)
+        passes.assume({name: s for name, s in spikes.items() if bool(s.any())})
+        each[x.tobytes()] = residuals = np.stack([k.residuals(spikes[k.population.name]) for k in knobs])
+        return np.asarray(residuals.mean(0)[: len(x)])
+
+    x, _ = find_root(measure, np.zeros(max(k.count for k in knobs)), enough=ENOUGH / 2, calls=CALLS)
+    measure(x)
+    return float(np.abs(each[x.tobytes()]).max())
 
 
 def _predicted_spikes(
@@ -105,29 +175,3 @@ def _predicted_spikes(
             uniform = torch.rand(spikes[p.name].shape, generator=generator)
             spikes[p.name] = (uniform < probability).to(spikes[p.name])
     return spikes
-
-
-def _state(
-    p: Population, aim: Aim, wanted: Moments, scale: float, spikes: Mapping[str, Tensor], passes: Passes
-) -> _State:
-    currents = passes.currents(p)
-    mask = window_mask(next(c for c in currents if c is not None), aim.window)
-    u = potential_of(p.neuron, currents)
-    mean = population_mean(u, mask)
-    sigma = torch.as_tensor(scale * wanted.sigma_u).to(u)
-    spread = population_mean(((u - mean) / sigma) ** 2, mask) ** 0.5
-    rate = 0.0
-    if aim.target.rate is not None:
-        rate = population_mean(spikes[p.name], mask) / p.neuron.kernel.dt / aim.target.rate - 1
-    return _State((mean - aim.target.mean) / (p.neuron.threshold or 1.0), spread - 1, rate)
-
-
-def _failure(states: Mapping[str, _State]) -> str:
-    found = "; ".join(
-        f"{name}: mu_u off by {state.mean:+.2f} theta, sigma_u by {state.spread:+.0%}" for name, state in states.items()
-    )
-    return (
-        f"no state that reproduces itself was found within {ROUNDS} rounds; the nearest was {found}. Recurrence as "
-        "strong as asked for has no steady state there: ask for a smaller recurrent share (a larger alpha), a smaller "
-        "xi, or give a larger batch"
-    )

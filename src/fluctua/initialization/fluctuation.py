@@ -87,17 +87,17 @@ def initialize(
         passes = Passes(model, batch, forward)
         rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
         for module in dict.fromkeys(p.module for p in found):
-            populations = [p for p in found if p.module is module]
-            wanted = {p.name: aims[p.name] for p in populations if p.name in aims}
-            if method == "poisson":
-                for p in populations:
-                    if p.name in wanted:
-                        targets[p.name] = poisson.fit(p, wanted[p.name], nu, passes, rate, draws)
-            elif any(q.recurrent for p in populations for q in p.pathways) and wanted:
-                targets |= fit_circuit(populations, wanted, passes, draws)
+            within = [p for p in found if p.module is module]
+            wanted = {p.name: aims[p.name] for p in within if p.name in aims}
+            if method == "measured" and wanted and any(q.recurrent for p in within for q in p.pathways):
+                targets |= fit_circuit(within, wanted, passes, draws)
             else:
-                targets |= {p.name: measured.fit(p, aims[p.name], passes, draws) for p in populations if p.name in wanted}
-            for p in populations:
+                for p in within:
+                    if p.name in wanted and method == "measured":
+                        targets[p.name] = measured.fit(p, wanted[p.name], passes, draws)
+                    elif p.name in wanted:
+                        targets[p.name] = poisson.fit(p, wanted[p.name], nu, passes, rate, draws)
+            for p in within:
                 passes.done(p)
     return inspect_populations(
         model,

@@ -106,6 +106,8 @@ def solve(population: Population, values: dict[Tensor, Tensor], aim: Aim, passes
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return rig, _balance_of_signs(rig, parts, inhibition, aim)
+    if excitation or inhibition:
+        _check_one_sided(population, carriers, aim)
     return rig, rig.solve(parts, Shift(_mean_part(free, carriers, activity)), aim.target)
 
 
@@ -128,6 +130,19 @@ def _balance_of_signs(rig: Rig, parts: list[Part], inhibition: list[Pathway], ai
         neuron, sigma = rig.population.neuron, float(rig.sigma.double().square().mean().sqrt())
         check_feasible(aim.target, neuron.threshold, 1 / solution.lift, sigma, neuron.rest)
     return solution
+
+
+def _check_one_sided(population: Population, carriers: list[Pathway], aim: Aim) -> None:
+    """Refuse weights that all excite, or all inhibit, with nothing to set the mean by.
+
+    Raises:
+        InfeasibleTargetError: always, unless there are weights of either sign, or a bias.
+    """
+    if not carriers and not any(q.bias is not None and q.bias.requires_grad for q in writable(population)):
+        raise InfeasibleTargetError(
+            f"mu_u = {aim.target.mean:g} is out of reach for {population.name}: where all weights excite, or all "
+            "inhibit, their variance fixes their mean; add a pathway of the other sign, or a bias"
+        )
 
 
 def _alone(parts: list[Part]) -> list[Part]:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.initialization.drawing import draw, write
 from fluctua.initialization.components import SilentInputError
+from fluctua.initialization.drawing import draw, write
 from fluctua.initialization.measured import Aim
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import shares

@@ -14,7 +14,7 @@ class Synapse:
     """A way from one population of a circuit to another.
 
     Attributes:
-        module: takes spikes `[B, *N]` of one step to the current `[B, *M]` that they cause: `nn.Linear`, `nn.Conv1d`, ...
+        module: takes spikes `[B, *N]` of one step to the current `[B, *M]` that they cause, such as `nn.Linear`.
         source: name of the presynaptic population.
         target: name of the postsynaptic population.
         port: which of the target's input currents it adds to (0, or 1 for the inhibition of an `ExcInhLIF`).
@@ -107,7 +107,7 @@ class Circuit(nn.Module, ABC):
 
     def forward(self, *currents: Tensor) -> Tensor:
         """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of the output."""
-        spikes = {name: self.spikes[name](s) for name, s in self.simulate(*currents).items()}
+        spikes: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in self.simulate(*currents).items()}
         return spikes[self.output]
 
     def _ends(self) -> list[tuple[str, int]]:

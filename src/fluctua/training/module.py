@@ -83,6 +83,13 @@ class SpikingClassifier(lightning.LightningModule):
         x, y = batch
         self._log("test_accuracy", self._accuracy(self(x), y), len(y))
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and put weights with a sign (Dale's law) back where they belong."""
+        super().optimizer_step(*args, **kwargs)
+        for module in self.model.modules():
+            if callable(constrain := getattr(module, "constrain_", None)):
+                constrain()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop at a gradient that is not finite.
 

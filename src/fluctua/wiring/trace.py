@@ -214,8 +214,8 @@ def _populations(
             found: list[Pathway] = []
             direct: set[str] = set()
             for port, argument in enumerate(member.arguments):
-                arrived = argument is not None and argument < len(made)
-                for node, (via, norm) in _walk(made[argument], record, loose, name).items() if arrived else ():
+                start = made[argument] if argument is not None and argument < len(made) else None
+                for node, (via, norm) in _walk(start, record, loose, name).items():
                     if node not in record.synapse_of:
                         direct.add(called[record.neuron_of[node]])
                         continue
@@ -357,9 +357,7 @@ def _parametrised(module: nn.Module) -> list[str]:
     return [*computed, *hooks]
 
 
-def _loose_weights(
-    neurons: Members, names: dict[nn.Module, str], no_weights: Container[int]
-) -> dict[int, str]:
+def _loose_weights(neurons: Members, names: dict[nn.Module, str], no_weights: Container[int]) -> dict[int, str]:
     """Names of all weights; met outside of a synapse they cannot be dealt with."""
     inside = _inside(neurons)
     return {

@@ -9,7 +9,7 @@ from torch import nn
 from fluctua.initialization.batch import new_generator
 from fluctua.initialization.drawing import normal, write
 from fluctua.wiring.adapters.registry import members_of
-from fluctua.wiring.running import Forward, plain_call
+from fluctua.wiring.running import Forward, gpus_of, plain_call
 
 
 def kaiming(
@@ -24,6 +24,9 @@ def kaiming(
 
     He et al. 2015; `gain=1` is what the paper compares itself with, `gain=sqrt(2)` the choice for ReLUs. Parameters of
     neurons stay as they are. The batch is not looked at.
+
+    Raises:
+        ValueError: a layer under Dale's law, whose weights must not have both signs.
     """
     draw_kaiming(model, new_generator(seed, None), gain)
 
@@ -62,8 +65,7 @@ def torch_default(
     own generators give the draws, and are put back. The batch is not looked at.
     """
     seed = new_generator(seed, None).initial_seed()
-    gpus = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(gpus):
+    with torch.random.fork_rng(gpus_of(model)):
         torch.manual_seed(seed)
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)
@@ -74,6 +76,12 @@ def torch_default(
 def _weights(model: nn.Module) -> list[nn.Parameter]:
     """All trained weights; the biases are set to zero on the way."""
     weights: dict[nn.Parameter, None] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "sign"):
+            raise ValueError(
+                f"{name} is a layer under Dale's law, whose weights have one sign, and this method draws both signs: "
+                "use 'torch', or ei_init_ on its weights"
+            )
     for module in model.modules():
         if not members_of(module):
             for name, parameter in module.named_parameters(recurse=False):

@@ -32,8 +32,8 @@ def lsuv(
 
     Certain: algorithm and default tolerance and number of iterations. Reconstructed, as there is no version for
     spiking networks: the output of a layer is the current that its neurons get (the method knows nothing of synapses
-    and membranes), its variance is taken over time, samples and neurons, and pathways that add up are one layer. A
-    current that a normalisation layer sets is left as it is.
+    and membranes), its variance is taken over time, samples and neurons, and pathways that add up are one layer,
+    recurrent ones included. A current that a normalisation layer sets is left as it is.
 
     Args:
         model: of known neurons.
@@ -72,6 +72,8 @@ def orthonormal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _variance(population: Population, passes: Passes) -> float:
+    if any(q.recurrent for q in population.pathways):
+        passes.assume(passes.simulate([population]))
     variance = float(passes.current(population).double().var())
     if not variance > 0:
         raise SilentInputError(

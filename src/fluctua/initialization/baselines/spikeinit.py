@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluctua.initialization.baselines.afferents import draw_weights, spiking_populations
+from fluctua.initialization.baselines.afferents import draw_weights, free, spiking_populations
 from fluctua.initialization.baselines.translation import DeltaNeuron, delta_neuron, power_gain
 from fluctua.initialization.batch import new_generator
+from fluctua.initialization.drawing import write
 from fluctua.neurons import LIF, Surrogate
 from fluctua.wiring import Population
 from fluctua.wiring.running import Forward, plain_call, preserved
@@ -60,8 +61,9 @@ def spikeinit(
         constants = SpikeInitConstants.of(neuron, p)
         drive = constants.sigma_static if afferents.constant else constants.sigma * math.sqrt(p)
         draw_weights(population, drive / math.sqrt(afferents.total_power(population, p)), generator)
-        if surrogate and isinstance(population.module, LIF):
-            population.module.surrogate = PiecewiseExponential(constants.slope)
+        for cell in population.module.modules() if surrogate else ():
+            if isinstance(cell, LIF):
+                cell.surrogate = PiecewiseExponential(constants.slope)
 
 
 def spikeinit_sim(
@@ -86,7 +88,7 @@ def spikeinit_sim(
         seed: of the draws.
         forward: runs all time steps.
         p: spike probability per step; for a rate in Hz, `rate * dt`.
-        samples: trials that are simulated, of one neuron each.
+        samples: how many neurons, over all trials, are simulated at least.
 
     Raises:
         ValueError: no batch, or a p out of reach, naming the limit.
@@ -100,6 +102,8 @@ def spikeinit_sim(
         trials = math.ceil(samples / math.prod(neurons))
         noise = torch.randn(1 if afferents.constant else steps, trials, *neurons, generator=generator)
         noise = noise.expand(steps, *noise.shape[1:]).to(population.pathways[0].weight)
+        for q in free(population):
+            write(q.weight, torch.zeros_like(q.weight))  # what comes back from the neurons is part of the noise
         with preserved(model):
             drive = simulated_drive(population.module, noise, p, _scale(population))
         draw_weights(population, drive / math.sqrt(afferents.total_power(population, p)), generator)
@@ -171,7 +175,7 @@ def static_rate(drive: float, kappa: float, theta: float) -> float:
 
     One that needs k steps to its threshold, `x (1 - kappa^k) / (1 - kappa) >= theta`, spikes once in k steps.
     """
-    k = torch.arange(1, 100_000, dtype=torch.float64)  # who needs longer counts as silent
+    k = torch.arange(1, 20_000, dtype=torch.float64)  # who needs longer counts as silent
     growth = k if kappa == 1 else (1 - kappa**k) / (1 - kappa)
     within = torch.special.ndtr(-theta / (drive * growth))  # P(at threshold within k steps)
     first = torch.diff(within, prepend=torch.zeros(1, dtype=torch.float64))

@@ -59,7 +59,8 @@ def tdbn(
     """Threshold-dependent batch normalisation (Zheng, Wu, Deng, Hu & Li 2021, arXiv 2011.05280), in place.
 
     The norms in front of spiking populations get the gain `scale theta`, divided by `sqrt(branches)` where several
-    signals add up behind them, and no offset; the weights are Kaiming's for ReLUs, whose size the norm cancels.
+    signals add up behind them, and no offset; the weights are Kaiming's for ReLUs, whose size the norm cancels. What
+    recurrent weights add does not pass a norm and does not count as a branch.
 
     A norm is part of a network, so it must be there already: build it with `OverTime(ThresholdBatchNorm(C, theta))`,
     or any norm with a gain, between weights and neurons.
@@ -91,6 +92,8 @@ def _gains(population: Population) -> dict[Tensor, float]:
         return {}
     norms: dict[Tensor, None] = {}
     for q in population.pathways:
+        if q.recurrent:
+            continue
         gain = getattr(q.norm, "weight", None)
         if not isinstance(gain, Tensor):
             raise ValueError(

@@ -48,7 +48,8 @@ def circuit(module: Circuit) -> Mapping[str, Member]:
             module.inputs.index((name, port)) if (name, port) in module.inputs else None
             for port in range(len(neuron.kernels))
         )
-        synapses = tuple(InnerSynapse(s.module, s.source, s.port, s.current) for s in module.synapses if s.target == name)
+        arriving = [s for s in module.synapses if s.target == name]
+        synapses = tuple(InnerSynapse(s.module, s.source, s.port, s.current) for s in arriving)
         members[name] = Member(neuron, module.spikes[name], arguments, synapses)
     return members
 

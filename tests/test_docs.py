@@ -1,0 +1,67 @@
+"""Laws of the documentation: its links lead somewhere, its code runs, its numbers are those that are printed."""
+
+import ast
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    local = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_script_that_a_page_names_is_there(page: Path) -> None:
+    scripts = re.findall(r"python ((?:docs|benchmarks)/\S+\.py)", page.read_text())
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in PAGES if page.name not in navigation] == []
+
+
+def test_the_theory_page_prints_what_it_says() -> None:
+    failed, tried = doctest.testfile(str(DOCS / "theory.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert (failed, tried > 10) == (0, True)
+
+
+RUNNABLE = [page for page in PAGES if blocks(page)]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=names(RUNNABLE))
+def test_the_python_blocks_of_a_page_run_in_order(page: Path) -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_every_error_of_the_package_is_explained() -> None:
+    errors = {
+        node.name
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.bases and not node.name.startswith("_")
+        if re.search(r"(Error|Exception|RuntimeError|KeyboardInterrupt)$", ast.unparse(node.bases[0]))
+    }
+    text = (DOCS / "errors.md").read_text()
+    assert errors, "none found: has the layout of the package changed?"
+    assert sorted(error for error in errors if f"`{error}`" not in text) == []

@@ -1,0 +1,66 @@
+"""Targets: three ways to say how far U is to swing, and what is refused."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fluctua.theory import InfeasibleTargetError, PspKernel, Target, crossing_rate
+
+LIF = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
+
+
+def test_xi_of_one_is_the_default() -> None:
+    assert Target().xi == 1.0
+    assert Target().sigma_u(1.0, LIF) == 1.0
+    assert Target(sigma=0.5).xi is None
+    assert Target(rate=5.0).xi is None
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.3, 20.0])
+def test_three_ways_to_say_the_same(threshold: float) -> None:
+    xi = 1.7
+    by_xi = Target(mean=0.1, xi=xi).sigma_u(threshold, LIF)
+    assert by_xi == pytest.approx((threshold - 0.1) / xi)
+    assert Target(mean=0.1, sigma=float(by_xi)).sigma_u(threshold, LIF) == by_xi
+    rate = float(crossing_rate(xi, LIF))
+    assert Target(mean=0.1, rate=rate).sigma_u(threshold, LIF) == pytest.approx(float(by_xi), rel=1e-9)
+
+
+def test_a_rate_asks_each_neuron_for_its_own_spread() -> None:
+    kernel = PspKernel.exponential([10e-3, 20e-3], 10e-3, dt=2e-3)
+    sigma = Target(rate=3.0).sigma_u(1.0, kernel)
+    np.testing.assert_allclose(crossing_rate(1 / sigma, kernel), 3.0)
+    assert sigma[0] < sigma[1]
+
+
+def test_a_readout_takes_a_sigma() -> None:
+    assert Target(sigma=0.2).sigma_u(None, LIF) == 0.2
+    for target in (Target(), Target(xi=2.0), Target(rate=5.0)):
+        with pytest.raises(ValueError, match=r"readout has no threshold, .* Target\(sigma=\.\.\.\)"):
+            target.sigma_u(None, LIF)
+
+
+INFINITE, NAN = float("inf"), float("nan")
+REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
+    "xi and sigma": (lambda: Target(xi=1.0, sigma=0.5), "got xi and sigma: drop all but one"),
+    "all three": (lambda: Target(xi=1.0, sigma=0.5, rate=3.0), "got xi and sigma and rate"),
+    "xi zero": (lambda: Target(xi=0.0), "target's xi .* got 0"),
+    "xi negative": (lambda: Target(xi=-1.0), "target's xi .* got -1"),
+    "xi nan": (lambda: Target(xi=NAN), "target's xi .* nan"),
+    "sigma infinite": (lambda: Target(sigma=INFINITE), "target's sigma .* inf"),
+    "rate zero": (lambda: Target(rate=0.0), "target's rate .* got 0"),
+    "mean nan": (lambda: Target(mean=NAN), "target's mean .* nan"),
+    "mean infinite": (lambda: Target(mean=-INFINITE), "target's mean .* -inf"),
+    "rate too high": (lambda: Target(rate=500.0).sigma_u(1.0, LIF), "got 500.0 Hz"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSALS.values(), ids=list(REFUSALS))
+def test_refusals(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_infeasible_target_is_a_value_error() -> None:
+    assert issubclass(InfeasibleTargetError, ValueError)
