@@ -14,6 +14,12 @@ from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 
 
+def weight_of(model: nn.Module, k: int) -> Tensor:
+    layer = list(model.children())[k]
+    assert isinstance(layer, nn.Linear)
+    return layer.weight
+
+
 def spikes(*shape: int, p: float = 0.05, seed: int = 0) -> Tensor:
     return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).float()
 
@@ -184,18 +190,17 @@ def test_without_a_seed_torchs_generator_decides() -> None:
     for seed, model in zip((1, 1, 2), models, strict=True):
         torch.manual_seed(seed)
         fluctua.initialize(model, x)
-    assert torch.equal(models[0][0].weight, models[1][0].weight)
-    assert not torch.equal(models[0][0].weight, models[2][0].weight)
+    assert torch.equal(weight_of(models[0], 0), weight_of(models[1], 0))
+    assert not torch.equal(weight_of(models[0], 0), weight_of(models[2], 0))
 
 
 def test_frozen_and_shared_weights_are_left_alone_and_named() -> None:
     model, x = sequence(40, 64, 64, 64, 5), spikes(*flat)
-    model[0].weight.requires_grad_(False)
+    weight_of(model, 0).requires_grad_(False).mul_(8)  # a state from which spikes come through
     model[4].weight = model[2].weight
-    frozen = model[0].weight.clone()
-    model[0].weight.data.mul_(8)  # a state from which spikes come through
+    frozen = weight_of(model, 0).clone()
     report = fluctua.initialize(model, x, seed=0)
-    assert torch.equal(model[0].weight, 8 * frozen)
+    assert torch.equal(weight_of(model, 0), frozen)
     assert any("0.weight was left alone: frozen" in note for note in report.notes)
     assert any("4.weight was left alone: shared with 3" in note for note in report.notes)
     assert report["3"].sigma_u == pytest.approx(1.0, rel=1e-3)
@@ -223,7 +228,7 @@ def test_nothing_but_weights_is_changed() -> None:
     model.train()
     buffers = {k: v.clone() for k, v in model.named_buffers()}
     keys = list(model.state_dict())
-    model[3].requires_grad_(False)
+    list(model.children())[3].requires_grad_(False)
     fluctua.initialize(model, x, seed=0)
     assert list(model.state_dict()) == keys
     assert all(torch.equal(v, buffers[k]) for k, v in model.named_buffers())

@@ -16,6 +16,12 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LI(0.2))
 
 
+def weight_of(net: nn.Sequential, k: int = 0) -> Tensor:
+    layer = net[k]
+    assert isinstance(layer, nn.Linear)
+    return layer.weight
+
+
 def batch() -> Tensor:
     return (torch.rand(200, 8, 30, generator=torch.Generator().manual_seed(0)) < 0.05).float()
 
@@ -41,10 +47,10 @@ def with_value(value: float) -> Tensor:
 )
 def test_a_useless_batch(x: Any, message: str) -> None:
     net = model()
-    before = net[0].weight.clone()
+    before = weight_of(net).detach().clone()
     with pytest.raises(ValueError, match=message):
         fluctua.initialize(net, x)
-    assert torch.equal(net[0].weight, before)
+    assert torch.equal(weight_of(net), before)
 
 
 def test_a_network_without_neurons() -> None:
@@ -55,8 +61,9 @@ def test_a_network_without_neurons() -> None:
 def test_a_population_whose_afferents_are_silent() -> None:
     net = nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LIF())
     net[0].requires_grad_(False)
-    net[0].weight.data.zero_()
-    net[0].bias.data.zero_()
+    nn.init.zeros_(weight_of(net))
+    for bias in net[0].parameters():
+        nn.init.zeros_(bias)
     with pytest.raises(ValueError, match=r"no spike reaches 3 within the trial of 0\.4 s: 1 gave none"):
         fluctua.initialize(net, batch())
     with pytest.raises(ValueError, match="give nu in Hz"):

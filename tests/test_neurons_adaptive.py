@@ -16,7 +16,7 @@ from torch import Tensor
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
 from fluctua.timeloop import Reset, State, SuperSpike, engine
-from fluctua.wiring.adapters.registry import facts_of
+from fluctua.wiring.adapters.registry import members_of
 from fluctua.wiring.graph import Neuron
 
 Array = NDArray[np.float64]
@@ -230,9 +230,7 @@ def test_the_fused_engine_steps_aside_and_says_why(caplog: pytest.LogCaptureFixt
 
 
 def facts(n: AdaptiveLIF) -> Neuron:
-    found = facts_of(n)
-    assert found is not None
-    return found
+    return members_of(n)[""].neuron
 
 
 def impulse_response(n: AdaptiveLIF, steps: int) -> Array:
@@ -262,8 +260,7 @@ def test_the_kernel_is_the_impulse_response_of_the_free_neuron(coupling: float |
 def test_the_kernel_of_a_threshold_that_adapts_is_that_of_the_lif(synapse: bool) -> None:
     n = neuron("threshold", synapse, threshold=1e6)
     kernel = facts(n).kernel
-    lif = facts_of(LIF(n.tau_mem, n.tau_syn, DT))
-    assert lif is not None
+    lif = members_of(LIF(n.tau_mem, n.tau_syn, DT))[""].neuron
     np.testing.assert_array_equal(kernel.eps_hat, lif.kernel.eps_hat)
     np.testing.assert_allclose(kernel.response(100), impulse_response(n, 100), rtol=1e-9, atol=1e-12)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
 from fluctua.timeloop import Reset, engine
-from fluctua.wiring.adapters.registry import facts_of
+from fluctua.wiring.adapters.registry import members_of
 from fluctua.wiring.graph import Neuron
 
 Array = NDArray[np.float64]
@@ -161,9 +161,7 @@ def test_the_free_neuron_passes_gradcheck(name: str) -> None:
 
 
 def facts(n: ExcInhLIF) -> Neuron:
-    found = facts_of(n)
-    assert found is not None
-    return found
+    return members_of(n)[""].neuron
 
 
 def test_each_port_has_the_impulse_response_as_its_kernel() -> None:

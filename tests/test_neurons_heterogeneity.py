@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from fluctua.neurons import LIF, heterogeneous
-from fluctua.wiring.adapters.registry import facts_of
+from fluctua.wiring.adapters.registry import members_of
 
 Law = Literal["gamma", "lognormal"]
 TINY = 1e-9  # a time step that no draw falls below
@@ -74,8 +74,7 @@ def test_a_heterogeneous_population_is_its_neurons_side_by_side() -> None:
         assert torch.equal(spikes[..., j], LIF(tau_mem[j], tau_syn[j])(x[..., j]))
     assert 0.05 < spikes.mean() < 0.5
     assert population.log_tau_mem.shape == (6,)
-    facts = facts_of(population)
-    assert facts is not None
+    facts = members_of(population)[""].neuron
     np.testing.assert_allclose(facts.kernel.eps_bar, 2e-3 / (1 - np.exp(-2e-3 / tau_syn.double().numpy())), rtol=1e-5)
 
 

@@ -15,9 +15,9 @@ from fluctua.theory import (
     Afferent,
     Drive,
     Moments,
-    Normal,
     PspKernel,
     Target,
+    WeightLaw,
     crossing_rate,
     membrane_moments,
     solve,
@@ -47,7 +47,7 @@ class Point:
         return PspKernel.exponential(self.tau_mem, self.tau_syn, self.dt)
 
     @property
-    def law(self) -> Normal:
+    def law(self) -> WeightLaw:
         drive = Drive.poisson(self.n, self.nu, self.kernel)
         (law,) = solve(Target(mean=self.mu_u, xi=self.xi), 1.0, self.kernel, [Afferent(drive)])
         return law

@@ -37,12 +37,38 @@ app = typer.Typer(
 )
 
 
+class Model(StrEnum):
+    """Networks of `fluctua.experiments.networks.NETWORKS`, whose import would make `--help` slow."""
+
+    fc = "fc"
+    recurrent = "recurrent"
+    shd_conv = "shd-conv"
+    shd_conv_deep = "shd-conv-deep"
+    dale = "dale"
+    dale_lognormal = "dale-lognormal"
+    residual = "residual"
+    cifar10_conv_shallow = "cifar10-conv-shallow"
+    cifar10_conv = "cifar10-conv"
+    dvs_conv = "dvs-conv"
+    dvs_conv_deep = "dvs-conv-deep"
+    residual_conv = "residual-conv"
+
+
 class Method(StrEnum):
-    """Initialisers, by the name used on the command line."""
+    """Initialisers of `fluctua.experiments.networks.LABELS`, likewise."""
 
     measured = "measured"
     poisson = "poisson"
     kaiming = "kaiming"
+    kaiming_relu = "kaiming-relu"
+    xavier = "xavier"
+    torch = "torch"
+    ding = "ding"
+    micheli = "micheli"
+    spikeinit = "spikeinit"
+    spikeinit_sim = "spikeinit-sim"
+    tdbn = "tdbn"
+    lsuv = "lsuv"
 
 
 @app.command()
@@ -63,31 +89,45 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[Path, Option(help="Training file in the layout of SHD, such as shd_train.h5.")],
+    data: Annotated[
+        Path,
+        Option(
+            help="Training file in the layout of SHD, such as shd_train.h5; for models of images the folder or tar file "
+            "of N-MNIST, or the folder cifar-10-batches-py."
+        ),
+    ],
     test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/train"),
+    model: Annotated[Model, Option(help="Network: the last five are for images.")] = Model.fc,
     method: Annotated[Method, Option(help="Initialisation.")] = Method.measured,
     xi: Annotated[float | None, Option(help="Target: distance from threshold in sigma_U (default 1).")] = None,
     rate: Annotated[float | None, Option(help="Target: firing rate in Hz, instead of xi.")] = None,
-    width: Annotated[int, Option(min=1, help="Neurons in a hidden layer.")] = 128,
-    depth: Annotated[int, Option(min=1, help="Hidden layers.")] = 3,
+    nu: Annotated[float | None, Option(help="Rate of all afferents in Hz for poisson, instead of the data's.")] = None,
+    width: Annotated[
+        int | None, Option(min=1, help="Neurons in a hidden layer, or filters in the first; default: the model's.")
+    ] = None,
+    depth: Annotated[int | None, Option(min=1, help="Hidden layers or residual blocks; default: the model's.")] = None,
     epochs: Annotated[int, Option(min=1)] = 20,
     lr: Annotated[float, Option(help="Learning rate of Adam.")] = 5e-3,
-    batch_size: Annotated[int, Option(min=1)] = 128,
+    batch_size: Annotated[int | None, Option(min=1, help="Default: 128, or 16 images.")] = None,
     dt: Annotated[float, Option(help="Time step in seconds.")] = 2e-3,
-    duration: Annotated[float, Option(help="Length of a trial in seconds.")] = 0.7,
+    duration: Annotated[
+        float | None, Option(help="Length of a trial in seconds; default: 0.7, N-MNIST 0.3, CIFAR-10 0.5.")
+    ] = None,
     pool: Annotated[int, Option(min=1, help="Merge so many neighbouring channels.")] = 1,
     minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
     seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
-    """Initialise and train a network on spike data in the layout of SHD, and show its state before and after."""
+    """Initialise and train a network on spike trains or images, and show its state before and after."""
     from fluctua.experiments.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
     settings = FileSettings(
+        model=model.value,
         method=method.value,
         target=Target(xi=xi, rate=rate),
+        nu=nu,
         width=width,
         depth=depth,
         dt=dt,

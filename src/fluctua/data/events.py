@@ -7,11 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+Sample = TypeVar("Sample", covariant=True)
 
 # A float32 time lies up to half a unit in the last place below the number it stands for.
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -51,7 +54,25 @@ class Events:
         return len(self.times)
 
 
-class EventDataset(ABC):
+class LabelledDataset(Dataset[tuple[Sample, int]], ABC, Generic[Sample]):
+    """Samples of any kind, each with its class; `dataset[i]` is `(sample, label)`.
+
+    Attributes:
+        n_classes: number of classes; every label is below it.
+        labels: int64 `[samples]`.
+    """
+
+    n_classes: int
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def __getitem__(self, i: int) -> tuple[Sample, int]: ...
+
+
+class EventDataset(LabelledDataset[Events]):
     """Labelled samples of spike events.
 
     Attributes:
@@ -61,15 +82,13 @@ class EventDataset(ABC):
     """
 
     n_units: int
-    n_classes: int
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @abstractmethod
     def events(self, i: int) -> Events:
         """Return the events of sample `i`; negative `i` counts from the end, `IndexError` beyond it."""
+
+    def __getitem__(self, i: int) -> tuple[Events, int]:
+        return self.events(i), int(self.labels[i])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +182,22 @@ def split(
     Raises:
         ValueError: if the fractions are negative or do not sum to 1.
     """
+    parts = partition(dataset.labels, fractions, seed=seed, shuffle=shuffle, stratified=stratified)
+    return tuple(Subset(dataset, part) for part in parts)
+
+
+def partition(
+    labels: NDArray[np.int64], fractions: Sequence[float], *, seed: int, shuffle: bool = True, stratified: bool = False
+) -> tuple[NDArray[np.int64], ...]:
+    """Cut the samples of these labels into disjoint parts, given as indices; arguments and errors as in `split`."""
     inner_bounds = cumulative(fractions)[:-1]
-    samples = np.arange(len(dataset))
+    samples = np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(samples) if shuffle else samples
-    groups = dataset.labels[order] if stratified else np.zeros(len(dataset), dtype=np.int64)
+    groups = labels[order] if stratified else np.zeros(len(labels), dtype=np.int64)
     # The part follows from how far along its group a sample stands, from 0 to 1.
     quantile = (occurrence(groups) + 0.5) / np.bincount(groups)[groups]
     part = np.searchsorted(inner_bounds, quantile, side="right")
-    return tuple(Subset(dataset, order[part == k]) for k in range(len(fractions)))
+    return tuple(order[part == k] for k in range(len(fractions)))
 
 
 def bin_events(

@@ -1,17 +1,19 @@
-"""Event data sets as a Lightning data module, binned when a batch is asked for."""
+"""Data sets as Lightning data modules; events are binned when a batch is asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from fluctua.data.events import (
     EventDataset,
     Events,
+    LabelledDataset,
     Subset,
     bin_events,
     channel_count,
@@ -19,19 +21,20 @@ from fluctua.data.events import (
     split,
     step_count,
 )
+from fluctua.data.nmnist import NMNIST
 from fluctua.data.shd import SHDFile
 
 try:
     import lightning
 except ImportError as error:
-    raise ImportError('SpikeDataModule needs lightning, which is missing: pip install "fluctua[train]".') from error
+    raise ImportError('Data modules need lightning, which is missing: pip install "fluctua[train]".') from error
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Sample = tuple[Events, int]
+D = TypeVar("D", bound=LabelledDataset[Any])
 
 
-class SpikeDataModule(lightning.LightningDataModule):
-    """Batches `(x, y)` of spike events: `x` float32 `[T, B, N]`, `y` int64 `[B]`.
+class SplitDataModule(lightning.LightningDataModule, Generic[D]):
+    """Batches `(x, y)` of training, validation and test sets: `x` float32 `[T, B, *shape]`, `y` int64 `[B]`.
 
     The order of training is a function of seed and epoch alone. Lightning tells the sampler the epoch; a loop of
     one's own calls `loader.sampler.set_epoch(epoch)`.
@@ -39,9 +42,84 @@ class SpikeDataModule(lightning.LightningDataModule):
     Attributes:
         splits: the data sets by name: `train`, `val`, `test`, then the further test sets.
         test_names: names of the test sets, in the order of Lightning's `dataloader_idx`.
-        n_units: number of input channels N, after pooling.
+        shape: of one sample at one time step.
         n_classes: number of classes.
         n_steps: number of time steps T.
+    """
+
+    shape: tuple[int, ...]
+    n_steps: int
+
+    def __init__(
+        self,
+        splits: Mapping[str, D],
+        collate: Callable[[Sequence[Any]], Batch],
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        """Take data sets by name, the first two of which are `train` and `val`, and how samples become a batch.
+
+        Raises:
+            ValueError: if `batch_size` is out of range.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1: raise it.")
+        self.splits = dict(splits)
+        self.test_names = tuple(name for name in splits if name not in ("train", "val"))
+        self.n_classes = max(dataset.n_classes for dataset in splits.values())
+        self._collate = collate
+        self._batch_size, self._seed, self._num_workers = batch_size, seed, num_workers
+
+    def batch(self, n: int, split: str = "train") -> Batch:
+        """Return `n` samples as one batch `(x, y)`, the same at every call, the classes as equal as they can be.
+
+        Raises:
+            ValueError: if there is no such split, or it has fewer than `n` samples.
+        """
+        if split not in self.splits:
+            raise ValueError(f"split {split!r} is unknown: choose one of {list(self.splits)}.")
+        dataset = self.splits[split]
+        if not 1 <= n <= len(dataset):
+            raise ValueError(
+                f"n={n} is not in 1..{len(dataset)}, the samples of {split!r}: ask for as many as there are."
+            )
+        order = np.random.default_rng(self._seed).permutation(len(dataset))
+        rounds = occurrence(dataset.labels[order])  # the first of every class, then the second of every class, ...
+        return self._collate([dataset[int(i)] for i in order[np.argsort(rounds, kind="stable")[:n]]])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches, in an order that follows from seed and epoch."""
+        train = self.splits["train"]
+        return self._loader(train, EpochShuffle(len(train), seed=self._seed))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation batches, in the order of the data set."""
+        return self._loader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the test batches: one loader, or one for each of `test_names` if there are several."""
+        loaders = [self._loader(self.splits[name]) for name in self.test_names]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def _loader(self, dataset: D, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=self._batch_size,
+            sampler=sampler,
+            collate_fn=self._collate,
+            num_workers=self._num_workers,
+            generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
+        )
+
+
+class SpikeDataModule(SplitDataModule[EventDataset]):
+    """Batches `(x, y)` of spike events: `x` float32 `[T, B, N]`, or `[T, B, *shape]` where units have a shape.
+
+    Attributes:
+        n_units: number of input channels N, after pooling.
     """
 
     def __init__(
@@ -55,6 +133,7 @@ class SpikeDataModule(lightning.LightningDataModule):
         further_tests: Mapping[str, EventDataset] | None = None,
         batch_size: int = 128,
         pool: int = 1,
+        shape: tuple[int, ...] | None = None,
         binary: bool = True,
         seed: int = 0,
         num_workers: int = 0,
@@ -70,6 +149,7 @@ class SpikeDataModule(lightning.LightningDataModule):
             further_tests: other test sets by name, such as those of some speakers.
             batch_size: samples per batch B; the last batch may have fewer.
             pool: neighbouring units merged into one channel.
+            shape: how the N channels of one time step are laid out, such as `(2, 34, 34)`; default: in a row.
             binary: 0 and 1, else numbers of events.
             seed: not negative; decides the order of training and the samples of `batch`.
             num_workers: processes which bin; 0 bins in this one.
@@ -77,24 +157,22 @@ class SpikeDataModule(lightning.LightningDataModule):
         Raises:
             ValueError: if the data sets differ in `n_units`, names collide, or a setting is out of range.
         """
-        super().__init__()
         further = dict(further_tests or {})
         if taken := {"train", "val", "test"} & further.keys():
             raise ValueError(f"further_tests uses the names {sorted(taken)}, which are taken: choose others.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1: raise it.")
-        self.splits: dict[str, EventDataset] = {"train": train, "val": val, "test": test, **further}
-        self.test_names = ("test", *further)
-        for name, dataset in self.splits.items():
+        splits = {"train": train, "val": val, "test": test, **further}
+        for name, dataset in splits.items():
             if dataset.n_units != train.n_units:
                 raise ValueError(
                     f"{name} has {dataset.n_units} units and train {train.n_units}: pass data sets of the same input."
                 )
         self.n_units = channel_count(train.n_units, pool)
-        self.n_classes = max(dataset.n_classes for dataset in self.splits.values())
         self.n_steps = step_count(dt, duration)
-        self._collate = _Collate(n_units=train.n_units, dt=dt, duration=duration, binary=binary, pool=pool)
-        self._batch_size, self._seed, self._num_workers = batch_size, seed, num_workers
+        self.shape = (self.n_units,) if shape is None else shape
+        if math.prod(self.shape) != self.n_units:
+            raise ValueError(f"shape={shape} holds {math.prod(self.shape)} channels, not {self.n_units}: mend it.")
+        collate = _Collate(train.n_units, dt=dt, duration=duration, binary=binary, pool=pool, shape=self.shape)
+        super().__init__(splits, collate, batch_size=batch_size, seed=seed, num_workers=num_workers)
 
     @classmethod
     def from_shd_files(
@@ -151,46 +229,45 @@ class SpikeDataModule(lightning.LightningDataModule):
             num_workers=num_workers,
         )
 
-    def batch(self, n: int, split: str = "train") -> Batch:
-        """Return `n` samples as one batch `(x, y)`, the same at every call, the classes as equal as they can be.
+    @classmethod
+    def from_nmnist(
+        cls,
+        path: str | Path,
+        *,
+        dt: float = 2e-3,
+        duration: float = 0.3,
+        val_fraction: float = 0.1,
+        batch_size: int = 16,
+        binary: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> Self:
+        """Read N-MNIST from its folder or tar file; batches are `[T, B, 2, 34, 34]`, polarity, row and column.
 
-        Raises:
-            ValueError: if there is no such split, or it has fewer than `n` samples.
+        Validation samples are held out of `Train`, the same share of every digit; `Test` is the test set.
+
+        Args:
+            path: folder that holds `Train` and `Test`, or a tar file of both.
+            dt: time step, seconds.
+            duration: length of a batch, seconds; the recordings last 0.3 s.
+            val_fraction: share of the training samples to hold out for validation.
+            batch_size: samples per batch.
+            binary: 0 and 1, else numbers of events.
+            seed: decides what is held out, besides what it decides in `SpikeDataModule`.
+            num_workers: processes which bin.
         """
-        if split not in self.splits:
-            raise ValueError(f"split {split!r} is unknown: choose one of {list(self.splits)}.")
-        dataset = self.splits[split]
-        if not 1 <= n <= len(dataset):
-            raise ValueError(
-                f"n={n} is not in 1..{len(dataset)}, the samples of {split!r}: ask for as many as there are."
-            )
-        order = np.random.default_rng(self._seed).permutation(len(dataset))
-        rounds = occurrence(dataset.labels[order])  # the first of every class, then the second of every class, ...
-        samples = _Samples(dataset)
-        return self._collate([samples[i] for i in order[np.argsort(rounds, kind="stable")[:n]]])
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Return the training batches, in an order that follows from seed and epoch."""
-        train = self.splits["train"]
-        return self._loader(train, EpochShuffle(len(train), seed=self._seed))
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Return the validation batches, in the order of the data set."""
-        return self._loader(self.splits["val"])
-
-    def test_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
-        """Return the test batches: one loader, or one for each of `test_names` if there are several."""
-        loaders = [self._loader(self.splits[name]) for name in self.test_names]
-        return loaders if len(loaders) > 1 else loaders[0]
-
-    def _loader(self, dataset: EventDataset, sampler: Sampler[int] | None = None) -> DataLoader[Sample]:
-        return DataLoader(
-            _Samples(dataset),
-            batch_size=self._batch_size,
-            sampler=sampler,
-            collate_fn=self._collate,
-            num_workers=self._num_workers,
-            generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
+        train, val = split(NMNIST(path), (1 - val_fraction, val_fraction), seed=seed, stratified=True)
+        return cls(
+            train,
+            val,
+            NMNIST(path, "Test"),
+            dt=dt,
+            duration=duration,
+            batch_size=batch_size,
+            shape=NMNIST.shape,
+            binary=binary,
+            seed=seed,
+            num_workers=num_workers,
         )
 
 
@@ -211,19 +288,6 @@ class EpochShuffle(Sampler[int]):
         return self.n
 
 
-class _Samples(Dataset[Sample]):
-    """An event data set as torch's loaders want it."""
-
-    def __init__(self, dataset: EventDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> Sample:
-        return self.dataset.events(i), int(self.dataset.labels[i])
-
-
 @dataclass(frozen=True)
 class _Collate:
     """Samples -> batch; a class and not a closure, so that worker processes can be sent one."""
@@ -233,13 +297,14 @@ class _Collate:
     duration: float
     binary: bool
     pool: int
+    shape: tuple[int, ...]
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[tuple[Events, int]]) -> Batch:
         events, labels = zip(*samples, strict=True)
         x = bin_events(
             events, n_units=self.n_units, dt=self.dt, duration=self.duration, binary=self.binary, pool=self.pool
         )
-        return x, torch.tensor(labels)
+        return x.reshape(*x.shape[:2], *self.shape), torch.tensor(labels)
 
 
 def _by_acquaintance(train: SHDFile, test: SHDFile) -> dict[str, EventDataset]:

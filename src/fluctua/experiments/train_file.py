@@ -1,34 +1,64 @@
-"""Train a network on a file in the layout of SHD."""
+"""Train a network on files of spikes or images."""
 
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import fluctua
+from fluctua.data.image_module import ImageDataModule
 from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.figures import learning_figure, save
-from fluctua.experiments.networks import LABELS, Method, bring_up, feed_forward
+from fluctua.experiments.networks import LABELS, Architecture, bring_up, network
 from fluctua.theory import Target
 from fluctua.training.fit import FitResult, TrainSettings, fit
 from fluctua.training.folder import RunFolder
 
+Data = SpikeDataModule | ImageDataModule
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of data is called, and what is taken for it unless it is said otherwise.
+
+    Attributes:
+        name: in words.
+        duration: of a trial in seconds.
+        batch_size: samples per step of training. Feature maps are large: 16 of them fill 0.7 GB a layer in 250 steps.
+        measured_on: samples to initialise on.
+        nu: rate of the afferents in Hz for the formula of the paper; None to measure it.
+    """
+
+    name: str
+    duration: float
+    batch_size: int
+    measured_on: int
+    nu: float | None = None
+
+
+SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128, measured_on=128)
+NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16, measured_on=16)
+CIFAR10 = Kind("CIFAR-10", duration=0.5, batch_size=16, measured_on=16, nu=9.2)  # a constant current has no rate
+
 
 @dataclass(frozen=True)
 class FileSettings:
-    """A feed-forward network on spike files; times in seconds, defaults for SHD."""
+    """A network, its initial state and its training; times in seconds. None stands for the default of model or data."""
 
-    method: Method = "measured"
+    model: str = "fc"
+    method: str = "measured"
     target: Target = Target(xi=1.0)  # noqa: RUF009 - frozen
-    width: int = 128
-    depth: int = 3
+    nu: float | None = None
+    width: int | None = None
+    depth: int | None = None
     dt: float = 2e-3
-    duration: float = 0.7
+    duration: float | None = None
     pool: int = 1
     epochs: int = 20
     lr: float = 5e-3
-    batch_size: int = 128
-    measured_on: int = 128
+    batch_size: int | None = None
     seed: int = 0
     minutes: float | None = None
 
@@ -36,11 +66,13 @@ class FileSettings:
 def train_file(
     train_path: Path, test_path: Path | None, out: Path, console: Console, settings: FileSettings, *, resume: bool
 ) -> FitResult:
-    """Initialise a network on the training file, train it, test it once, and write figures and tables to `out`.
+    """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
 
     Args:
-        train_path: HDF5 file in the layout of SHD; a tenth of it is kept for validation.
-        test_path: likewise; None to keep another tenth of the training file for the test.
+        train_path: what the model learns from: an HDF5 file in the layout of SHD, N-MNIST's folder or tar file, or
+            CIFAR-10's folder of batches. A tenth is kept for validation.
+        test_path: another file in the layout of SHD; None to keep another tenth of the training file for the test.
+            The image data have a test set of their own.
         out: folder of the run.
         console: to print to.
         settings: of network and training.
@@ -48,23 +80,24 @@ def train_file(
 
     Raises:
         OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.
-        ValueError: settings out of range, files of another layout, or too few samples.
+        ValueError: settings out of range, data of another layout or not of the model's kind, or too few samples.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     s = settings
     train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=s.minutes)
-    data = SpikeDataModule.from_shd_files(
-        train_path, test_path, dt=s.dt, duration=s.duration, batch_size=s.batch_size, pool=s.pool, seed=s.seed
-    )
+    architecture = _architecture(s)
+    kind = _kind(train_path, architecture, s.model)
+    duration = kind.duration if s.duration is None else s.duration
+    data = _data(kind, train_path, test_path, s, duration)
     if empty := [name for name, part in data.splits.items() if len(part) == 0]:
         raise ValueError(
             f"no sample of {train_path} is left for {' and '.join(empty)}: a tenth of each class is held out, so give "
             "ten samples of each or more"
         )
+    model = architecture.build(data.shape, data.n_classes, dt=s.dt, duration=duration)
     RunFolder(out).claim(resume=resume)
-    model = feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
-    x, _ = data.batch(min(s.measured_on, len(data.splits["train"])))
-    before = bring_up(model, x, s.method, target=s.target, seed=s.seed)
+    x, _ = data.batch(min(kind.measured_on, len(data.splits["train"])))
+    before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
     result = fit(model, data, out_dir=out, settings=train, resume=resume)
@@ -83,3 +116,59 @@ def train_file(
         "Written: " + ", ".join(map(str, [*files, out / "metrics.csv", out / "model.safetensors"])), soft_wrap=True
     )
     return result
+
+
+def _architecture(s: FileSettings) -> Architecture:
+    architecture = network(s.model)
+    if s.width is not None:
+        architecture = architecture.with_width(s.width)
+    return architecture if s.depth is None else architecture.with_depth(s.depth)
+
+
+def _kind(path: Path, architecture: Architecture, model: str) -> Kind:
+    """The kind of data at `path`.
+
+    Raises:
+        ValueError: it is not of the model's kind.
+    """
+    found = _kind_found(path)
+    if len(architecture.shape) == 1:
+        if found in (SHD, None):
+            return SHD  # whose reader says best what is wrong with a file
+        wanted = "a file of spike trains in the layout of SHD"
+    else:
+        if found in (NMNIST, CIFAR10):
+            return found
+        wanted = "images, the folder or tar file of N-MNIST or the folder cifar-10-batches-py"
+    what = (found.name if found else "neither") if path.exists() else "nothing"
+    raise ValueError(f"{model} learns from {wanted}, and {path} holds {what}: give other data or choose another model")
+
+
+def _kind_found(path: Path) -> Kind | None:
+    if (path / "data_batch_1").is_file():
+        return CIFAR10
+    if (path / "Train").is_dir():
+        return NMNIST
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return SHD
+        if tarfile.is_tarfile(path):
+            return NMNIST
+    return None
+
+
+def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, duration: float) -> Data:
+    batch_size = kind.batch_size if s.batch_size is None else s.batch_size
+    options: dict[str, Any] = {"dt": s.dt, "duration": duration, "batch_size": batch_size, "seed": s.seed}
+    if kind is SHD:
+        return SpikeDataModule.from_shd_files(path, test_path, pool=s.pool, **options)
+    if test_path is not None or s.pool != 1:
+        raise ValueError(
+            f"{kind.name} has a test set of its own and its pixels are not pooled: leave test and pool out"
+        )
+    return (
+        SpikeDataModule.from_nmnist(path, **options)
+        if kind is NMNIST
+        else ImageDataModule.from_cifar10(path, **options)
+    )

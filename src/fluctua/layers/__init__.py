@@ -1,5 +1,6 @@
 """Layers around neurons."""
 
+from fluctua.layers.blocks import ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.circuit import Circuit, Recurrent, Synapse
 from fluctua.layers.dale import DaleCircuit, DaleError, DaleLayer, SignedLinear, constrain_, keep_signs
 from fluctua.layers.over_time import OverTime
@@ -11,8 +12,11 @@ __all__ = [
     "DaleLayer",
     "OverTime",
     "Recurrent",
+    "ResidualBlock",
     "SignedLinear",
     "Synapse",
     "constrain_",
+    "conv_block",
     "keep_signs",
+    "recurrent_conv_block",
 ]

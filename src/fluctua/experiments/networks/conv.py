@@ -1,0 +1,117 @@
+"""Convolutional networks: along the channels of a cochlea, and on images."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import nn
+
+from fluctua.experiments.networks.architecture import Architecture
+from fluctua.layers import OverTime, ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers.blocks import Cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConv(Architecture):
+    """Recurrent convolutions along the channels of spike trains `[T, B, N]`.
+
+    Attributes:
+        filters: of each layer; its `kernels` and `strides` likewise.
+        padding: on each side.
+        recurrent_kernel: length of the recurrent filters.
+    """
+
+    shape: tuple[int, ...] = (700,)
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: int = 0
+    recurrent_kernel: int = 5
+
+    def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
+        """See `Architecture.hidden`."""
+        cell, n_in, (length,) = self.cells(dt), 1, shape
+        layers: list[nn.Module] = [nn.Unflatten(2, (1, length))]
+        for n_out, kernel, stride in zip(self.filters, self.kernels, self.strides, strict=True):
+            sizes = {"kernel": kernel, "stride": stride, "padding": self.padding}
+            back = self.recurrent_kernel
+            layers.append(recurrent_conv_block(n_in, n_out, cell, **sizes, recurrent_kernel=back))
+            n_in, length = n_out, (length + 2 * self.padding - kernel) // stride + 1
+            _check_map(length, shape)
+        return [*layers, nn.Flatten(2)], n_in * length
+
+    def with_width(self, width: int) -> Self:
+        """See `Architecture.with_width`."""
+        return replace(self, filters=_scaled(self.filters, width, self.filters[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConv(Architecture):
+    """Blocks of convolutions on images `[T, B, C, H, W]`, each with a pooling at its end.
+
+    Attributes:
+        blocks: filters of each convolution in each block.
+        kernel: rows and columns of a filter.
+        padding: on each side of a map.
+        pool: rows and columns of which the maximum is taken.
+    """
+
+    blocks: tuple[tuple[int, ...], ...]
+    kernel: int = 3
+    padding: int = 2
+    pool: int = 2
+
+    def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
+        """See `Architecture.hidden`."""
+        cell, n_in, *size = self.cells(dt), *shape
+        layers: list[nn.Module] = []
+        for filters in self.blocks:
+            sizes = {"kernel": self.kernel, "padding": self.padding, "pool": self.pool}
+            layers.append(conv_block(n_in, filters, cell, **sizes))
+            growth = len(filters) * (2 * self.padding - self.kernel + 1)
+            n_in, size = filters[-1], [(n + growth) // self.pool for n in size]
+            _check_map(min(size), shape)
+        return [*layers, nn.Flatten(2)], n_in * size[0] * size[1]
+
+    def with_width(self, width: int) -> Self:
+        """See `Architecture.with_width`."""
+        first = self.blocks[0][0]
+        return replace(self, blocks=tuple(_scaled(filters, width, first) for filters in self.blocks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConv(Architecture):
+    """A convolution with pooling, and `depth` residual blocks of two convolutions on maps of one size.
+
+    Attributes:
+        width: filters of every convolution.
+        depth: blocks.
+    """
+
+    shape: tuple[int, ...] = (2, 34, 34)
+    width: int = 16
+    depth: int = 4
+
+    def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
+        """See `Architecture.hidden`."""
+        n_in, *size = shape
+        stem = conv_block(n_in, [self.width], self.cells(dt), padding=1, pool=4)
+        size = [n // 4 for n in size]
+        _check_map(min(size), shape)
+        blocks = [self._block(self.cells(dt)) for _ in range(self.depth)]
+        return [stem, *blocks, nn.Flatten(2)], self.width * size[0] * size[1]
+
+    def _block(self, cell: Cell) -> ResidualBlock:
+        body = nn.Sequential(self._conv(3), cell(), self._conv(3))
+        return ResidualBlock(body, self._conv(1), cell())
+
+    def _conv(self, kernel: int) -> OverTime:
+        return OverTime(nn.Conv2d(self.width, self.width, kernel, padding=kernel // 2, bias=False))
+
+
+def _scaled(filters: tuple[int, ...], width: int, first: int) -> tuple[int, ...]:
+    return tuple(max(1, round(n * width / first)) for n in filters)
+
+
+def _check_map(size: int, shape: tuple[int, ...]) -> None:
+    if size < 1:
+        raise ValueError(f"data of the shape {shape} are too small, nothing is left behind a layer: take larger ones")
