@@ -1,6 +1,7 @@
 # Every target installs what it needs into .venv by itself: Python >= 3.11, make and gcc are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= auto
 
 .PHONY: install demo test lint bench clean
 install: .venv/.installed
@@ -15,7 +16,7 @@ demo: install
 	$(BIN)/fluctua demo
 
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: install
 	$(BIN)/ruff check .

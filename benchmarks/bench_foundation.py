@@ -4,6 +4,7 @@
 fluctuation-driven regime, on a batch of 250 samples of 350 steps, against one training step on the same batch: forward,
 max-over-time loss, backward, Adam. (b) Forward and backward of the fused cpu engine against the reference, as in
 bench_timeloop.py. What is compared is timed in turn, so that the drift of a busy machine hits all alike.
+On a busy machine take --threads 1: the reference's OpenMP threads otherwise wait for each other (bench_timeloop.py).
 """
 
 import argparse

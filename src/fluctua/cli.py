@@ -92,8 +92,8 @@ def train(
     data: Annotated[
         Path,
         Option(
-            help="Training file in the layout of SHD, such as shd_train.h5; for models of images the folder or tar file "
-            "of N-MNIST, or the folder cifar-10-batches-py."
+            help="Training file in the layout of SHD, such as shd_train.h5; for models of images the folder or tar "
+            "file of N-MNIST, or the folder cifar-10-batches-py."
         ),
     ],
     test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,

@@ -8,13 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from fluctua.training.folder import RunFolder, load_checkpoint, save_checkpoint
@@ -28,6 +22,16 @@ from fluctua.training.settings import (
     TrainSettings,
     best_epoch,
 )
+
+try:
+    import lightning
+    from lightning.fabric.plugins import TorchCheckpointIO
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+except ImportError as error:
+    raise ImportError('training needs lightning and rich: pip install "fluctua[train]".') from error
 
 __all__ = ["FitResult", "TrainSettings", "TrainingDiverged", "TrainingInterrupted", "fit"]
 
@@ -112,17 +116,20 @@ def _trainer(recorder: "_Recorder", bar: Progress) -> lightning.Trainer:
 @contextmanager
 def _interruptible(trainer: lightning.Trainer, recorder: "_Recorder") -> Iterator[None]:
     """Turn an interruption into one error that says how to go on."""
+    in_main = threading.current_thread() is threading.main_thread()
     on_interrupt = signal.getsignal(signal.SIGINT)
+    if in_main:
+        signal.signal(signal.SIGINT, recorder.interrupt)
     try:
         yield
     except SystemExit:  # Lightning's answer to Ctrl-C, which it also makes the process deaf to
         pass
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main:
             signal.signal(signal.SIGINT, on_interrupt)
     if trainer.interrupted:
         raise TrainingInterrupted(
-            f"training was interrupted with {len(recorder.history)} of {recorder.settings.epochs} epochs finished: "
+            f"training was interrupted with {recorder.saved} of {recorder.settings.epochs} epochs finished: "
             f"pass resume=True to go on with the run in {recorder.folder.root}"
         )
 
@@ -150,6 +157,17 @@ class _Recorder(lightning.Callback):
         self._trainer: lightning.Trainer | None = None
         self._earlier_seconds: float = record["seconds"] if record else 0.0
         self._start = self._epoch_start = time.monotonic()
+        self.saved = len(self.history)  # epochs that a resumed run need not do again
+        self._interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        """Stop at once; or after the batch, where Python happens to be in a callback that drops the exception."""
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     @property
     def seconds(self) -> float:
@@ -177,7 +195,14 @@ class _Recorder(lightning.Callback):
             self.folder.save_metrics(self.history)  # a kill may have come between checkpoint and table
             trainer.should_stop = self._out_of_patience()
 
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._stop_if_interrupted()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self._stop_if_interrupted()
+
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._stop_if_interrupted()
         if not self.history and self._out_of_time(time.monotonic()):
             trainer.should_stop = True
 
@@ -190,6 +215,7 @@ class _Recorder(lightning.Callback):
         if best_epoch(self.history) == len(self.history):
             self.folder.save_weights(pl_module.model)  # before the checkpoint: a kill in between then repeats both
         trainer.save_checkpoint(self.folder.checkpoint)
+        self.saved = len(self.history)
         self.folder.save_metrics(self.history)
         if self._out_of_patience() or self._out_of_time(now + epoch_seconds):
             trainer.should_stop = True

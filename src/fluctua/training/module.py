@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -14,6 +13,11 @@ from fluctua.training.losses import loss_by_name
 from fluctua.training.optimizers import make_optimizer
 from fluctua.training.regularizers import ActivityBound
 from fluctua.training.settings import TrainingDiverged
+
+try:
+    import lightning
+except ImportError as error:
+    raise ImportError('training needs lightning, which is missing: pip install "fluctua[train]".') from error
 
 Batch = tuple[Tensor, Tensor]
 
