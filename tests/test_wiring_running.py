@@ -195,7 +195,7 @@ def test_a_forward_pass_that_fails_leaves_everything_as_it_was(name: str) -> Non
     before = everything(model)
     with pytest.raises(Trouble):
         (READERS | WRITERS)[name](model)
-    assert reached == 1
+    assert reached >= 1
     assert_same(before, everything(model))
 
 

@@ -56,18 +56,29 @@ def inspect_populations(
     warnings: tuple[str, ...] = (),
 ) -> Report:
     """`inspect` for populations that are known already, with the targets they were initialised for, by name."""
-    seen: dict[str, _Measured] = {}
-    handles = []
-    for module in dict.fromkeys(p.module for p in populations):
-        handles += _watch(module, [p for p in populations if p.module is module], window, seen)
-    with preserved(model), hooked(handles):
+    seen: Seen = {}
+    modules = dict.fromkeys(p.module for p in populations)
+    groups = [[p for p in populations if p.module is module] for module in modules]
+    with preserved(model), hooked(handle for group in groups for handle in watch(group, window, seen)):
         if loss is None:
             with torch.no_grad():
                 forward(model, batch)
             gradients: dict[str, float] = {}
         else:
             gradients = _gradient_norms(model, batch, populations, loss, forward)
-    states = tuple(_state(p, seen[p.name], (targets or {}).get(p.name), gradients.get(p.name)) for p in populations)
+    return report(populations, seen, targets or {}, gradients, notes, warnings)
+
+
+def report(
+    populations: tuple[Population, ...],
+    seen: "Seen",
+    targets: Mapping[str, Moments],
+    gradients: Mapping[str, float],
+    notes: tuple[str, ...],
+    warnings: tuple[str, ...],
+) -> Report:
+    """The report of what `watch` has seen."""
+    states = tuple(_state(p, seen[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations)
     return Report(states, notes, (*warnings, *_warnings(states)))
 
 
@@ -83,8 +94,12 @@ class _Measured:
     spikes: Tensor | None = None  # [T, B, N]
 
 
-def _watch(module: nn.Module, populations: list[Population], window: Window, seen: dict[str, _Measured]) -> list[Any]:
-    """Hooks that measure the populations of one module while it runs."""
+Seen = dict[str, _Measured]
+
+
+def watch(populations: list[Population], window: Window, seen: Seen) -> list[Any]:
+    """Hooks that measure the populations of one module when it runs next."""
+    (module,) = {p.module for p in populations}
     spikes: dict[str, Tensor] = {}
 
     def emitted(name: str) -> Any:
@@ -95,6 +110,8 @@ def _watch(module: nn.Module, populations: list[Population], window: Window, see
 
     def measure(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         for p in populations:
+            if p.name in seen:
+                continue
             seen[p.name] = _measured(p, currents_of(args, p.name), spikes, window)
 
     handles = [p.emitter.register_forward_hook(emitted(p.name)) for p in populations]
@@ -108,9 +125,9 @@ def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str,
         currents = [_wide(current) for current in population_currents(p, arguments, spikes)]
     u = by_neuron(potential_of(p.neuron, currents))
     mask = window_mask(next(c for c in currents if c is not None), window)
-    mean = neuron_mean(u, mask)
-    variance = neuron_mean((u - mean.to(u)).square(), mask)
     density, edges = _histogram(u, mask)
+    mean = neuron_mean(u, mask)
+    variance = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
     fired = by_neuron(spikes[p.name]) if p.neuron.threshold is not None else None
     return _Measured(mask, mean, variance, edges, density, fired)
 
@@ -120,10 +137,11 @@ def _wide(current: Tensor | None) -> Tensor | None:
     return None if current is None else current.detach().to(torch.promote_types(current.dtype, torch.float32))
 
 
-def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 1_000_000) -> tuple[Tensor, Tensor]:
+def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:
     """Density and edges of the potential `[T, B, N]` within the window; many values are thinned to about `samples`."""
-    values = u.flatten(0, 1)[mask.flatten() > 0].flatten()
-    values = values[:: max(1, values.numel() // samples)].double().cpu()
+    rows = mask.flatten().nonzero().flatten()  # steps of samples
+    rows = rows[:: max(1, rows.numel() * u.shape[2] // samples)]
+    values = u.flatten(0, 1)[rows].flatten().double().cpu()
     values = values[values.isfinite()]
     if values.numel() == 0:
         return torch.zeros(bins), torch.linspace(-1, 1, bins + 1)

@@ -39,6 +39,14 @@ def population_mean(x: Tensor, mask: Tensor) -> float:
     return float(neuron_mean(x, mask).mean())
 
 
+def product_mean(u: Tensor, v: Tensor, mask: Tensor) -> float:
+    """Mean of `u v`, both `[T, B, *N]`, over window and neurons, without the product in memory."""
+    rows, columns = (by_neuron(x).flatten(0, 1) for x in (u, v))
+    products = torch.bmm(rows.unsqueeze(1), columns.unsqueeze(2)).flatten()  # one for each step and sample
+    total = mask.flatten().double() @ products.double()
+    return float(total / mask.sum(dtype=torch.float64).clamp_min(1)) / rows.shape[1]
+
+
 def first_event(x: Tensor) -> Tensor:
     """First step in which anything of `x` `[T, B, *N]` is not zero, per sample `[B]`; T where nothing ever is."""
     active = (by_neuron(x) != 0).any(-1)

@@ -26,21 +26,19 @@ class Kind:
     Attributes:
         name: in words.
         duration: of a trial in seconds.
-        batch_size: samples per step of training. Feature maps are large: 16 of them fill 0.7 GB a layer in 250 steps.
-        measured_on: samples to initialise on.
+        batch_size: samples per step of training. Feature maps are large: 16 images fill 0.7 GB a layer in 250 steps.
         nu: rate of the afferents in Hz for the formula of the paper; None to measure it.
     """
 
     name: str
     duration: float
     batch_size: int
-    measured_on: int
     nu: float | None = None
 
 
-SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128, measured_on=128)
-NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16, measured_on=16)
-CIFAR10 = Kind("CIFAR-10", duration=0.5, batch_size=16, measured_on=16, nu=9.2)  # a constant current has no rate
+SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128)
+NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16)
+CIFAR10 = Kind("CIFAR-10", duration=0.5, batch_size=16, nu=9.2)  # a constant current has no rate
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def train_file(
         )
     model = architecture.build(data.shape, data.n_classes, dt=s.dt, duration=duration)
     RunFolder(out).claim(resume=resume)
-    x, _ = data.batch(min(kind.measured_on, len(data.splits["train"])))
+    x, _ = data.batch(min(architecture.measured_on, len(data.splits["train"])))
     before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)

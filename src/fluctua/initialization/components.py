@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.diagnostics.window import neuron_mean, population_mean
+from fluctua.diagnostics.window import neuron_mean, population_mean, product_mean
 from fluctua.initialization.drawing import by_row, write
 from fluctua.initialization.passes import Passes
 from fluctua.theory import InfeasibleTargetError, Target
@@ -131,14 +131,16 @@ class Rig:
             signals.append(u)
         together = Part({p: v for part in parts for p, v in part.values.items()})
         shape = sum(signals[1:], signals[0])
-        lift = (
-            self._mean(shape / self.sigma)
-            / max(self._inner(shape, shape) - self._mean(shape / self.sigma) ** 2, 1e-24) ** 0.5
-        )
-        offset = rest - target.mean + torch.zeros_like(shape)
+        square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
+        lift = mean / max(square - mean**2, 1e-24) ** 0.5
+        offset = rest - target.mean
+        if not offset.ndim and not offset and abs(mean) <= 0.01 and not shift.per_neuron:
+            none = np.zeros(())
+            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None)
+        offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
-        if abs(self._mean(offset)) > 1e-9 or abs(self._mean(shape / self.sigma)) > 0.01 or shift.per_neuron:
+        if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
             moving = self._component(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift.per_neuron)
             gain = self._mean(moving)
@@ -188,13 +190,14 @@ class Rig:
         if self.population.neuron.kernel.eps_hat.ndim and all(len(p) == rows for p in part.values):
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(rows, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
-        wide = factor.to(u).reshape(-1, *[1] * (u.ndim - 3))
-        spread = self._inner(wide * u, wide * u) - self._mean(wide * u / self.sigma) ** 2
+        if factor.ndim:
+            u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
+        spread = self._inner(u, u) - self._mean_in_sigma(u) ** 2
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.mask.shape[0]))
         size = (part.share / spread) ** 0.5
         values = {p: by_row(factor.numpy(), p) * size * v for p, v in part.values.items()}
-        return Part(values, part.share), size * wide * u
+        return Part(values, part.share), u.mul_(size)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -206,7 +209,8 @@ class Rig:
         return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
 
     def _component(self, part: Part, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
-        return self._potential(touched, part) - rest
+        u = self._potential(touched, part)
+        return u.sub_(rest) if rest.any() else u
 
     def _potential(self, touched: Iterable[Tensor], part: Part | None) -> Tensor:
         values = {} if part is None else part.values
@@ -219,7 +223,12 @@ class Rig:
 
     def _inner(self, u: Tensor, v: Tensor) -> float:
         """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
-        return population_mean(u * v / self.sigma**2, self.mask)
+        if self.sigma.ndim:
+            return product_mean(u / self.sigma, v / self.sigma, self.mask)
+        return product_mean(u, v, self.mask) / float(self.sigma) ** 2
+
+    def _mean_in_sigma(self, u: Tensor) -> float:
+        return self._mean(u / self.sigma) if self.sigma.ndim else self._mean(u) / float(self.sigma)
 
     def _refuse(self, target: Target, noise: float) -> None:
         """The part of U that does not scale is too large already: `noise` times `sigma_u`."""

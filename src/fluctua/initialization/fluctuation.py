@@ -1,13 +1,14 @@
 """The one call: put a spiking network into the fluctuation-driven regime."""
 
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from fluctua.diagnostics import Report
-from fluctua.diagnostics.inspection import inspect_populations
+from fluctua.diagnostics.inspection import Seen, report, watch
 from fluctua.diagnostics.window import Window
 from fluctua.initialization import measured, poisson
 from fluctua.initialization.batch import check_batch, new_generator, short_batch_warnings
@@ -18,6 +19,7 @@ from fluctua.theory import Moments, Normal, Target
 from fluctua.theory.laws import Family
 from fluctua.wiring import Population, trace
 from fluctua.wiring.running import Forward, plain_call, preserved
+from fluctua.wiring.trace import hooked
 
 READOUT = Target(sigma=1.0)
 
@@ -75,7 +77,7 @@ def initialize(
     target = target or Target()
     check_batch(batch, forward)
     draws = new_generator(seed, generator)
-    found = trace(model, batch, forward)
+    found = _traced(model, batch, forward)
     chosen = _chosen(found, populations)
     aims = {
         p.name: Aim(readout if p.neuron.threshold is None else target, balance, window, alpha, law)
@@ -83,7 +85,8 @@ def initialize(
         if any(q.left_alone is None for q in p.pathways)
     }
     targets: dict[str, Moments] = {}
-    with preserved(model):
+    seen: Seen = {}
+    with preserved(model), ExitStack() as watching:
         passes = Passes(model, batch, forward)
         rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
         for module in dict.fromkeys(p.module for p in found):
@@ -99,16 +102,24 @@ def initialize(
                         targets[p.name] = poisson.fit(p, wanted[p.name], nu, passes, rate, draws)
             for p in within:
                 passes.done(p)
-    return inspect_populations(
-        model,
-        batch,
+            watching.enter_context(hooked(watch(within, window, seen)))  # in the next pass, which runs them
+        passes.finish()
+    return report(
         found,
-        window=window,
-        forward=forward,
-        targets=targets,
+        seen,
+        targets,
+        gradients={},
         notes=tuple(_notes(chosen)),
         warnings=tuple(short_batch_warnings(chosen, batch.shape[0]) if isinstance(batch, torch.Tensor) else ()),
     )
+
+
+def _traced(model: nn.Module, batch: Any, forward: Forward) -> tuple[Population, ...]:
+    """Two samples show the wiring as well as all of them, unless the model insists on more."""
+    if forward is plain_call and batch.shape[1] > 2:
+        with suppress(Exception):  # what is wrong with the model shows on the whole batch too
+            return trace(model, batch[:, :2].clone(), forward)
+    return trace(model, batch, forward)
 
 
 def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> tuple[Population, ...]:

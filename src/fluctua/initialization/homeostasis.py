@@ -118,6 +118,4 @@ def spikes_now(model: nn.Module, batch: Any, populations: Sequence[Population], 
 
 def rates(populations: Sequence[Population], spikes: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean firing rate of each population in Hz."""
-    return {
-        p.name: float(spikes[p.name].detach().mean(dtype=torch.float64)) / p.neuron.kernel.dt for p in populations
-    }
+    return {p.name: float(spikes[p.name].detach().mean(dtype=torch.float64)) / p.neuron.kernel.dt for p in populations}

@@ -104,22 +104,29 @@ class Passes:
         weights = [population.module, len(self._done), *(p._version for p in self._model.parameters())]
         if not gradients and self._last is not None and self._last[0] == weights:
             return self._last[1]
+        with hooked([population.module.register_forward_pre_hook(stop)]):
+            try:
+                self._run(population, gradients or [])
+            except _Arrived as arrived:
+                self._last = None if gradients else (weights, arrived.currents)
+                return arrived.currents
+        raise RuntimeError(f"the forward pass did not reach {population.name}, though it did when it was traced")
+
+    def finish(self) -> None:
+        """Run to the end once more: what has not run since it was done does so now."""
+        self._run(None, [])
+
+    def _run(self, population: Population | None, gradients: list[Tensor]) -> None:
         self._forget_changed()
-        calls: Counter[nn.Module] = Counter()
         idle = self._idle(population)
-        handle = population.module.register_forward_pre_hook(stop)
-        with preserved(self._model), only_requiring_grad(self._model, gradients or []), hooked([handle]):
+        calls: Counter[nn.Module] = Counter()
+        with preserved(self._model), only_requiring_grad(self._model, gradients):
             for module in dict.fromkeys(p.module for p in self._done):
                 vars(module)["forward"] = self._answering(module, self._spikes, calls)
             for module in _weighted(self._done):
                 vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
             self._set_random(self._start)
-            try:
-                self._forward(self._model, self._batch)
-            except _Arrived as arrived:
-                self._last = None if gradients else (weights, arrived.currents)
-                return arrived.currents
-        raise RuntimeError(f"the forward pass did not reach {population.name}, though it did when it was traced")
+            self._forward(self._model, self._batch)
 
     def _answering(
         self,
@@ -154,11 +161,14 @@ class Passes:
         if not isinstance(output, Tensor):
             return None
         form = (output.shape, output.stride(), output.dtype, output.device)
-        return self._zeros.setdefault(form, torch.zeros_like(output))
+        if form not in self._zeros:
+            self._zeros[form] = torch.zeros_like(output)
+        return self._zeros[form]
 
-    def _idle(self, population: Population) -> set[nn.Module]:
+    def _idle(self, population: Population | None) -> set[nn.Module]:
         """Modules with weights that feed finished populations and nothing that is computed in this pass."""
-        computed = [population, *(p for p in self._done if (p.module, 0) not in self._answers)]
+        computed = [p for p in self._done if (p.module, 0) not in self._answers]
+        computed += [] if population is None else [population]
         return _weighted(self._done) - _weighted(computed)
 
     def _forget_changed(self) -> None:

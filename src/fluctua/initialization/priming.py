@@ -153,7 +153,9 @@ class _Priming:
 
     def _differentiate(self, loss: Tensor, number: int) -> None:
         if not loss.requires_grad:
-            raise ValueError("no trainable parameter leads to a spiking population, so none can be primed: unfreeze one")
+            raise ValueError(
+                "no trainable parameter leads to a spiking population, so none can be primed: unfreeze one"
+            )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self.model.parameters():

@@ -48,7 +48,8 @@ def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
         for current, kernel in zip(currents, neuron.kernels, strict=True)
         if current is not None
     ]
-    return sum(parts[1:], parts[0]) + neuron.rest
+    u = sum(parts[1:], parts[0])
+    return u + neuron.rest if neuron.rest else u
 
 
 def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
@@ -61,7 +62,8 @@ def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
         torch.as_tensor(np.asarray(v)).to(x) for v in (k.a, k.b, k.coupling, k.jump_mem, k.jump_syn)
     )
     simple = bool((coupling == 0).all())  # no synaptic state to carry along
-    u = torch.zeros_like(x)
+    u = torch.empty_like(x)
+    u[: k.delay] = 0
     m, s = torch.zeros_like(x[0]), torch.zeros_like(x[0])
     for t in range(x.shape[0] - k.delay):
         m = a * m + jump_mem * x[t]

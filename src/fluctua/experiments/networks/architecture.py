@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import nn
 
@@ -16,10 +16,13 @@ class Architecture(ABC):
     """A network up to the size of its data and the time step: hidden layers, and behind them a readout.
 
     Attributes:
+        measured_on: how many samples suffice to initialise it on.
         shape: of one sample at one time step in the experiment that the settings are for.
         tau_mem: membrane time constant in seconds.
         tau_syn: synaptic time constant in seconds.
     """
+
+    measured_on: ClassVar[int] = 128
 
     shape: tuple[int, ...]
     tau_mem: float = 20e-3
