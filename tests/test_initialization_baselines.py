@@ -596,3 +596,22 @@ def test_ei_init_refuses_what_it_cannot_size() -> None:
         ei_init_(torch.empty(5, 5), torch.ones(4, 5))
     with pytest.raises(SilentInputError, match="the same in all samples"):
         ei_init_(torch.empty(5, 5), torch.ones(3, 4, 5))
+
+
+def test_ei_init_serves_a_network_with_dales_law_and_no_other() -> None:
+    torch.manual_seed(0)
+    x = spikes(60, 8, 30, p=0.1)
+    layer, linear = DaleLayer(30, 40, 10), nn.Linear(40, 5)
+    model = nn.Sequential(layer, linear, LI(0.2))
+    baseline("ei-init")(model, x, seed=0)
+    first = layer.input_exc.weight.detach().clone()
+    variance, square = float(x.flatten(0, 1).double().var(0).mean()), float(x.double().square().mean())
+    wanted = math.sqrt(variance / (30 * (square + variance)))
+    assert float(first.mean()) == pytest.approx(wanted, rel=4 / math.sqrt(first.numel()))
+    assert torch.equal(layer.circuit.inh_exc.weight, torch.full((40, 10), 0.1))
+    assert all(bool((w >= 0).all()) for w in layer.parameters() if w.ndim == 2)
+    assert bool((linear.bias == 0).all())
+    baseline("ei-init")(model, x, seed=0)
+    assert torch.equal(layer.input_exc.weight, first)
+    with pytest.raises(ValueError, match="none: choose another"):
+        baseline("ei-init")(nn.Sequential(nn.Linear(30, 5), LIF()), x)

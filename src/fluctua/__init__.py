@@ -6,13 +6,24 @@ from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
     from fluctua.diagnostics import Report, inspect
-    from fluctua.initialization import fluctuation_driven_, initialize
+    from fluctua.initialization import fluctuation_driven_, initialize, prime, scale_synapses
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
 
 __version__ = "0.1.0"
 
-__all__ = ["PspKernel", "Report", "Target", "__version__", "engine", "fluctuation_driven_", "initialize", "inspect"]
+__all__ = [
+    "PspKernel",
+    "Report",
+    "Target",
+    "__version__",
+    "engine",
+    "fluctuation_driven_",
+    "initialize",
+    "inspect",
+    "prime",
+    "scale_synapses",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -24,5 +35,7 @@ __getattr__, __dir__ = lazy(
         "fluctuation_driven_": "fluctua.initialization",
         "initialize": "fluctua.initialization",
         "inspect": "fluctua.diagnostics",
+        "prime": "fluctua.initialization",
+        "scale_synapses": "fluctua.initialization",
     },
 )

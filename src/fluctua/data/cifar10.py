@@ -90,7 +90,7 @@ def _unpickled(raw: bytes) -> Any:
     try:
         return _Restricted(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # a broken pickle raises whatever it happens upon
-        raise ValueError(str(error) or type(error).__name__) from None
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 class _DType:

@@ -92,6 +92,7 @@ class _Measured:
     edges: Tensor
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
+    silent: float | None = None  # share of neurons, or of feature maps
 
 
 Seen = dict[str, _Measured]
@@ -128,8 +129,17 @@ def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str,
     density, edges = _histogram(u, mask)
     mean = neuron_mean(u, mask)
     variance = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
-    fired = by_neuron(spikes[p.name]) if p.neuron.threshold is not None else None
-    return _Measured(mask, mean, variance, edges, density, fired)
+    if p.neuron.threshold is None:
+        return _Measured(mask, mean, variance, edges, density)
+    return _Measured(mask, mean, variance, edges, density, by_neuron(spikes[p.name]), _silent(spikes[p.name]))
+
+
+def _silent(spikes: Tensor) -> float:
+    """Share of neurons that never fire. Those of a feature map `[T, B, C, ...]` share weights and count as one."""
+    counts = spikes.sum((0, 1))
+    if counts.ndim > 1:
+        counts = counts.flatten(1).sum(1)
+    return float((counts == 0).double().mean())
 
 
 def _wide(current: Tensor | None) -> Tensor | None:
@@ -188,7 +198,7 @@ def _state(p: Population, m: _Measured, target: Moments | None, gradient: float 
             "rate": population_mean(m.spikes, m.mask) / kernel.dt,
             "rate_predicted": None if xi is None or np.isnan(xi) else float(crossing_rate(xi, kernel).mean()),
             "latency": _latency(m.spikes, kernel.dt),
-            "silent": float((m.spikes.sum((0, 1)) == 0).double().mean()),
+            "silent": m.silent,
             "saturated": float((m.mean > theta).double().mean()),
         }
     duration = m.mask.shape[0] * kernel.dt

@@ -64,7 +64,7 @@ class PopulationState:
         rate_predicted: by the level-crossing formula at the measured xi.
         latency: time of the population's first spike in seconds, median over samples; None where half of them or more
             have none.
-        silent: share of neurons without a spike in the whole batch.
+        silent: share of neurons without a spike in the whole batch; of feature maps, share of the maps.
         saturated: share of neurons whose mean potential is above threshold: driven by their mean, not by fluctuations.
         target_mu_u: what was asked for, None if nothing was.
         target_sigma_u: likewise.

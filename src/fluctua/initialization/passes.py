@@ -79,6 +79,22 @@ class Passes:
         """The first input current of a population."""
         return next(current for current in self.currents(population) if current is not None)
 
+    def heard(self, population: Population) -> dict[str, Tensor]:
+        """What the synapse of each pathway from outside a population's module gets, by the pathway's name."""
+        inputs: dict[str, Tensor] = {}
+
+        def noting(name: str) -> Any:
+            def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+                inputs[name] = args[0].detach()
+
+            return before
+
+        self._last = None  # what answers from memory does not run
+        outside = [q for q in population.pathways if not q.recurrent]
+        with hooked([q.synapse.register_forward_pre_hook(noting(q.name)) for q in outside]):
+            self._arguments(population, None)
+        return inputs
+
     def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
         """Spikes `[T, B, *N]` of all populations of one module with the weights as they are, by name."""
         arguments = self._arguments(populations[0], None)

@@ -1,6 +1,6 @@
 """The paper's formula: Poisson input of a known rate, independent weights."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from fluctua.initialization.measured import Aim
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import shares
 from fluctua.theory import Afferent, Drive, Moments, PspKernel, Target, crossing_rate, solve
-from fluctua.wiring import INPUT, Pathway, Population
-from fluctua.wiring.trace import hooked
+from fluctua.wiring import INPUT, Population
 
 Rate = float | Literal["per-layer"] | None
 
@@ -104,16 +103,8 @@ def presynaptic_rates(population: Population, wanted: Moments, passes: Passes) -
         predicted = float(np.mean(crossing_rate(wanted.xi(neuron.threshold), neuron.kernel)))
         rates = {q.name: predicted for q in population.pathways if q.recurrent}
 
-    def noting(q: Pathway) -> Any:
-        def before(module: Any, args: tuple[Any, ...]) -> None:
-            rates[q.name] = float(args[0].detach().double().mean()) / neuron.kernel.dt
-
-        return before
-
-    outside = [q for q in population.pathways if not q.recurrent]
-    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in outside]):
-        passes.currents(population)
-    return rates
+    heard = passes.heard(population)
+    return rates | {name: float(x.double().mean()) / neuron.kernel.dt for name, x in heard.items()}
 
 
 def mean_input_rate(populations: tuple[Population, ...], passes: Passes) -> float:

@@ -17,7 +17,7 @@ from fluctua.training.settings import TrainingDiverged
 from fluctua.wiring import Population, trace
 from fluctua.wiring.running import Forward, gpus_of, plain_call, preserved
 
-Penalties = dict[tuple[str, str], float]  # by name of the population and kind of the bound
+Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
 
 
 def prime(
@@ -88,7 +88,8 @@ def prime(
                 break
         priming.optimizer.zero_grad()
         report = inspect_populations(model, first, found, forward=forward)
-    reasons = {name: f"{kind} bound missed, penalty {value:.2g}" for (name, kind), value in missed.items()}
+    worst_last = sorted(missed.items(), key=lambda item: item[1])
+    reasons = {name: f"{bound.kind} bound missed, penalty {value:.2g}" for (name, bound), value in worst_last}
     return Refinement(before, reasons, rounds, report)
 
 
@@ -141,7 +142,7 @@ class _Priming:
                 losses = {(p.name, b): b(spikes[p.name]) for p in self.populations for b in self.bounds}
                 loss = torch.stack(list(losses.values())).sum()
                 _check_finite("penalty", loss, number)
-                penalties = {(name, b.kind): float(x.detach()) / _unit(b) for (name, b), x in losses.items()}
+                penalties = {(name, b): float(x.detach()) / _unit(b) for (name, b), x in losses.items()}
                 step = learn and max(penalties.values()) > self.tolerance
                 if step:
                     self._differentiate(loss, number)

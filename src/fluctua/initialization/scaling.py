@@ -15,7 +15,9 @@ from fluctua.initialization.batch import check_batch
 from fluctua.initialization.drawing import by_row, write
 from fluctua.initialization.homeostasis import Refinement, rates, spikes_now, spiking
 from fluctua.initialization.passes import Passes
-from fluctua.wiring import Population, trace
+from fluctua.initialization.shares import excites
+from fluctua.theory.laws import OneSided
+from fluctua.wiring import Pathway, Population, trace
 from fluctua.wiring.running import Forward, plain_call, preserved
 
 Array = NDArray[np.float64]
@@ -30,7 +32,7 @@ def scale_synapses(
     batch: Any,
     rate: float | Mapping[str, float],
     *,
-    rounds: int = 20,
+    rounds: int = 30,
     step: float = 0.5,
     tolerance: float = 0.1,
     share: float = 0.9,
@@ -40,9 +42,10 @@ def scale_synapses(
     """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
 
     In two stages. First all weights of a population are multiplied by one factor, from its mean rate: that sets the
-    size of the fluctuations, and leaves their ratio to the mean, and of excitation to inhibition, as it is. Then each
-    neuron, from its own rate alone, multiplies its *excitatory* weights, which shifts its mean: the positive ones of
-    its row, and under Dale's law its rows in the excitatory pathways. No weight changes sign.
+    size of the fluctuations and leaves their ratio to the mean. Then each neuron, from its own rate alone, multiplies
+    its *excitatory* weights, the positive ones of its row, which shifts its mean. Under Dale's law there is no first
+    stage, and what is multiplied are the rows of the excitatory pathways; inhibition stays as it is. No weight changes
+    its sign.
 
     A factor moves by `exp(step)` at most in a round, which is what a silent neuron takes, and by half of its last move
     where that went beyond the target. A round is a forward pass. Populations are done in the order in which they run,
@@ -50,9 +53,9 @@ def scale_synapses(
     feature map, are scaled together by their mean rate. Where a normalisation layer sets the scale of the current, its
     gains are multiplied instead of the weights.
 
-    Left alone are biases and weights that are frozen, shared or parametrised (the report's notes name them), and, but
-    for the common factor, neurons that stay silent. The common factor is taken back where growth alone does not bring
-    enough spikes, as where inhibition prevails.
+    Biases, and weights that are frozen, shared or parametrised (the report's notes name them), are left alone. The
+    factor of a neuron that stays silent is taken back in the end, and so is the common one where it does not bring
+    half of the wanted spikes, as where inhibition prevails.
 
     Args:
         model: any model of known neurons.
@@ -85,7 +88,7 @@ def scale_synapses(
     chosen = [p for p in found if p.name in targets]
     spikes = spikes_now(model, batch, chosen, forward)
     scalings = {
-        p.name: _Scaling(p, Goal(targets[p.name], tolerance, share, per_neuron), spikes[p.name].shape[2:], step)
+        p.name: _Scaling(p, _Goal(targets[p.name], tolerance, share, per_neuron), spikes[p.name].shape[2:], step)
         for p in chosen
     }
     needed = 0
@@ -115,7 +118,7 @@ def _targets(rate: float | Mapping[str, float], names: Sequence[str]) -> dict[st
 
 
 @dataclass(frozen=True)
-class Goal:
+class _Goal:
     """Where a population is to be brought: see `scale_synapses`."""
 
     rate: float
@@ -128,10 +131,10 @@ def _scale(working: Sequence["_Scaling"], within: Sequence[Population], passes: 
     """Bring populations of one module, all of which are `within`, to their goals; how many rounds it took."""
     if not any(bool(current.any()) for p in within for current in passes.currents(p) if current is not None):
         for scaling in working:
-            scaling.missed = "no spike reaches it"
+            scaling.missed = "no current reaches it"
         return 0
     best = math.inf
-    kept: list[tuple[_Scaling, _Seen, Array]] = []
+    kept: list[tuple[_Scaling, _Seen, tuple[Array, Array]]] = []
     for done in range(rounds + 1):
         spikes = passes.simulate(within)
         seen = [scaling.look(spikes[scaling.population.name]) for scaling in working]
@@ -139,7 +142,7 @@ def _scale(working: Sequence["_Scaling"], within: Sequence[Population], passes: 
         if distance < best:
             best = distance
             kept = [(scaling, now, scaling.state()) for scaling, now in zip(working, seen, strict=True)]
-        if distance == 0 or done == rounds:
+        if distance == 0 or done == rounds or not any(scaling.scaled for scaling in working):
             break
         for scaling, now in zip(working, seen, strict=True):
             scaling.adjust(now, patient=2 * done < rounds)
@@ -159,7 +162,7 @@ class _Seen:
         quantum: the rate of a unit with one spike in the whole batch.
     """
 
-    goal: Goal
+    goal: _Goal
     mean: float
     units: Array
     quantum: float
@@ -191,7 +194,10 @@ class _Seen:
 
 
 class _Factors:
-    """Logarithms of factors on their way to a target that they are nearer to or farther from, not by how much."""
+    """Logarithms of factors, moved to where errors vanish that grow with them, nobody knows how fast.
+
+    Resilient propagation (Riedmiller & Braun 1993), but with steps that get shorter with the error.
+    """
 
     def __init__(self, n: int, step: float, toward: float) -> None:
         self.position = np.zeros(n)
@@ -200,7 +206,7 @@ class _Factors:
         self._last = np.zeros(n)
 
     def move(self, error: Array) -> None:
-        """Move in the direction of an error: by the bound at most, and by half as much as before when it has turned."""
+        """Move in the direction of the error: by the bound at most, and by half of the last move where it has turned."""
         turn = error * self._last
         self._step = np.where(turn < 0, np.abs(self._last) / 2, self._step)
         self._step = np.where(turn > 0, np.minimum(_GROWTH * self._step, self._bound), self._step)
@@ -211,8 +217,9 @@ class _Factors:
 
 @dataclass(frozen=True, eq=False)
 class _Scaled:
-    """A parameter that is scaled, its value at first, and 1 where it excites, 0 elsewhere."""
+    """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere."""
 
+    pathway: Pathway
     parameter: Tensor
     base: Tensor
     excites: Tensor
@@ -223,17 +230,19 @@ class _Scaling:
 
     Attributes:
         population: which.
+        scaled: what is multiplied.
         missed: what it misses at the end, in words.
     """
 
-    def __init__(self, population: Population, goal: Goal, shape: Sequence[int], step: float) -> None:
+    def __init__(self, population: Population, goal: _Goal, shape: Sequence[int], step: float) -> None:
         self.population, self.goal = population, goal
         self.missed = ""
-        self._scaled = _scaled(population)
-        self._unit_of = _units(population, self._scaled, shape)
-        self._common = _Factors(1, step, _COMMON)
+        self.scaled = _scaled(population)
+        self._unit_of = _units(self.scaled, shape)
+        dale = all(isinstance(s.pathway.family, OneSided) for s in self.scaled)
+        self._common = _Factors(1, step, _OWN if dale else _COMMON)
         self._own = _Factors(int(self._unit_of.max()) + 1, step, _OWN)
-        self._together = True  # the first stage
+        self._together = not dale  # in the first stage
 
     def look(self, spikes: Tensor) -> _Seen:
         """The rates of the population, from its spikes `[T, B, *N]`."""
@@ -247,22 +256,22 @@ class _Scaling:
         """One round; after the first stage, or when there is no more patience with it, each unit by its own rate."""
         if not self.goal.per_neuron or (self._together and seen.mean_error and patient):
             self._common.move(np.asarray([seen.mean_error]))
-        elif self._together and seen.mean_error > 0:
+        elif self._together and seen.mean < self.goal.rate / 2:
             self._together = False
-            self._common.position[:] = 0.0  # growth alone does not bring enough spikes
+            self._common.position = np.zeros(1)  # growth alone does not bring enough spikes
         else:
             self._together = False
             self._own.move(seen.errors)
         self._write()
 
-    def state(self) -> Array:
+    def state(self) -> tuple[Array, Array]:
         """Logarithms of the common factor and of the own ones."""
-        return np.concatenate([self._common.position, self._own.position])
+        return self._common.position, self._own.position
 
-    def settle(self, seen: _Seen, state: Array) -> None:
-        """Go back to a state, and what was seen in it."""
-        self._common.position = state[:1]
-        self._own.position = np.where(seen.units > 0, state[1:], 0.0)
+    def settle(self, seen: _Seen, state: tuple[Array, Array]) -> None:
+        """Stay in a state that was met, and with what was seen in it; what growth could not wake is not to grow."""
+        self._common.position = state[0]
+        self._own.position = np.where(seen.units > 0, state[1], 0.0)
         self._write()
         if seen.distance:
             each = f", {seen.within:.0%} of its neurons within {self.goal.tolerance:.0%}"
@@ -273,38 +282,40 @@ class _Scaling:
         for q in self.population.pathways:
             if q.left_alone is not None:
                 yield f"{q.name} was left alone: {q.left_alone}"
-        if not self._scaled:
+        if not self.scaled:
             yield f"{self.population.name} was left alone: no weight that excites it may be scaled"
 
     def _write(self) -> None:
-        for s in self._scaled:
+        for s in self.scaled:
             exponent = float(self._common.position[0]) + by_row(self._own.position, s.parameter) * s.excites
             write(s.parameter, s.base * exponent.exp())
 
 
 def _scaled(population: Population) -> list[_Scaled]:
-    """The weights that may be scaled, or the gains of the normalisation layer behind; none where none excites."""
+    """The weights that may be scaled, or the gains of the normalisation layer behind; none where none excites.
+
+    Inhibitory pathways under Dale's law are not among them.
+    """
     found: dict[Tensor, _Scaled] = {}
     for q in population.pathways:
-        gain = getattr(q.norm, "weight", None)
-        if q.left_alone is None and gain is None:
-            sign = np.sign(population.neuron.kernels[q.port].eps_bar.mean())
-            w = q.weight.detach().clone()
-            found[q.weight] = _Scaled(q.weight, w, (w * sign > 0).to(w))
-        elif q.left_alone is None and gain.requires_grad:
-            found[gain] = _Scaled(gain, gain.detach().clone(), torch.ones_like(gain))
+        gain: Any = getattr(q.norm, "weight", None)
+        if q.left_alone is not None or excites(q, population) < 0:
+            continue
+        if gain is None:
+            upward = q.weight.detach() * np.sign(population.neuron.kernels[q.port].eps_bar.mean()) > 0
+            found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight))
+        elif gain.requires_grad:
+            found[gain] = _Scaled(q, gain, gain.detach().clone(), torch.ones_like(gain))
     return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
 
 
-def _units(population: Population, scaled: Sequence[_Scaled], shape: Sequence[int]) -> NDArray[np.int64]:
+def _units(scaled: Sequence[_Scaled], shape: Sequence[int]) -> NDArray[np.int64]:
     """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all where that is not clear."""
     neurons = math.prod(shape)
-    ways = [q for q in population.pathways if q.left_alone is None]
-    if scaled and ways:
-        q, rows = ways[0], len(scaled[0].parameter)
-        moved = any(operation in ("Permute", "Transpose") for operation in q.via)
-        transposed = isinstance(q.synapse, nn.modules.conv._ConvTransposeNd)
-        if neurons == rows or (neurons % rows == 0 and not moved and not transposed):
+    if scaled:
+        q, rows = scaled[0].pathway, len(scaled[0].parameter)
+        clear = not ({"Permute", "Transpose"} & set(q.via) or isinstance(q.synapse, nn.modules.conv._ConvTransposeNd))
+        if neurons == rows or (clear and neurons % rows == 0):
             last = isinstance(q.synapse, nn.Linear)  # its rows are the last axis, those of a convolution the first
             return np.arange(neurons) % rows if last else np.arange(neurons) // (neurons // rows)
     return np.zeros(neurons, dtype=np.int64)

@@ -14,7 +14,6 @@ from fluctua.initialization.drawing import normal, write
 from fluctua.initialization.passes import Passes
 from fluctua.wiring import INPUT, Pathway, Population, trace
 from fluctua.wiring.running import Forward
-from fluctua.wiring.trace import hooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +98,9 @@ def draw_weights(population: Population, std: float, generator: torch.Generator)
 
 
 def _afferents(population: Population, passes: Passes) -> Afferents:
-    inputs: dict[str, Tensor] = {}
-
-    def noting(q: Pathway) -> Any:
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs[q.name] = args[0].detach()
-
-        return before
-
-    from_data = [q for q in population.pathways if q.sources == (INPUT,)]
-    with hooked([q.synapse.register_forward_pre_hook(noting(q)) for q in from_data]):
-        shape = passes.current(population).shape
+    from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
+    inputs = {name: x for name, x in passes.heard(population).items() if name in from_data}
+    shape = passes.current(population).shape
     power = {name: float(x.double().square().mean()) for name, x in inputs.items()}
     constant = len(power) == len(population.pathways) and all(_constant(x, shape[0]) for x in inputs.values())
     return Afferents(shape, power, constant)

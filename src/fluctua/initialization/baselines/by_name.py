@@ -10,6 +10,7 @@ from torch import nn
 
 from fluctua.initialization.baselines.classic import kaiming, torch_default, xavier
 from fluctua.initialization.baselines.ding import ding
+from fluctua.initialization.baselines.ei_init import ei_init
 from fluctua.initialization.baselines.lsuv import lsuv
 from fluctua.initialization.baselines.micheli import micheli
 from fluctua.initialization.baselines.spikeinit import spikeinit, spikeinit_sim
@@ -48,6 +49,9 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
     }
 )
 
+DALE_BASELINES: Mapping[str, Baseline] = MappingProxyType({"ei-init": ei_init})
+"""Those for networks with layers under Dale's law."""
+
 
 def baseline(name: str) -> Baseline:
     """The initialiser of that name.
@@ -55,6 +59,7 @@ def baseline(name: str) -> Baseline:
     Raises:
         ValueError: an unknown name; lists the known ones.
     """
-    if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}: choose one of {', '.join(BASELINES)}")
-    return BASELINES[name]
+    known = {**BASELINES, **DALE_BASELINES}
+    if name not in known:
+        raise ValueError(f"unknown baseline {name!r}: choose one of {', '.join(known)}")
+    return known[name]

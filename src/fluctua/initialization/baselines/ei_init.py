@@ -1,12 +1,65 @@
 """E-I Init: exponential weights for networks that obey Dale's law."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fluctua.initialization.batch import check_batch, new_generator
 from fluctua.initialization.components import SilentInputError
-from fluctua.initialization.drawing import write
+from fluctua.initialization.drawing import normal, write
+from fluctua.initialization.passes import Passes
+from fluctua.initialization.shares import excites
+from fluctua.theory.laws import OneSided
+from fluctua.wiring import Population, trace
+from fluctua.wiring.running import Forward, plain_call, preserved
+
+
+def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call) -> None:
+    """`ei_init_` for the layers of a network that obey Dale's law, one after the other on the activity before them.
+
+    Reconstructed where it leaves the authors' circuit: excitation within a layer is sized by the statistics of what
+    the layer gets from outside, inhibitory weights are their `1 / n_I`, and weights of either sign get Kaiming weights
+    of gain 1. Biases are zero.
+
+    Args:
+        model: its weights are overwritten.
+        batch: input `[T, B, ...]`.
+        seed: of the draws; default: drawn from torch's generator.
+        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+
+    Raises:
+        BatchError: see `fluctua.initialize`.
+        SilentInputError: a layer that no activity reaches.
+        ValueError: a network without any layer under Dale's law.
+    """
+    check_batch(batch, forward)
+    draws = new_generator(seed, None)
+    found = trace(model, batch, forward)
+    if not any(isinstance(q.family, OneSided) for p in found for q in p.pathways):
+        raise ValueError("ei-init is for networks with layers under Dale's law, and this one has none: choose another")
+    with preserved(model):
+        passes = Passes(model, batch, forward)
+        for module in dict.fromkeys(p.module for p in found):
+            within = [p for p in found if p.module is module]
+            for p in within:
+                _fill(p, passes, draws)
+            for p in within:
+                passes.done(p)
+
+
+def _fill(population: Population, passes: Passes, draws: torch.Generator) -> None:
+    heard = passes.heard(population)
+    for q in (q for q in population.pathways if q.left_alone is None):
+        if excites(q, population) > 0:
+            ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=draws)
+        elif excites(q, population) < 0:
+            write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
+        else:
+            write(q.weight, normal(q.weight, draws) / math.sqrt(q.fan_in))
+        if q.bias is not None and q.bias.requires_grad:
+            write(q.bias, torch.zeros_like(q.bias))
 
 
 def ei_init_(weight: Tensor, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
