@@ -69,6 +69,7 @@ class Method(StrEnum):
     spikeinit_sim = "spikeinit-sim"
     tdbn = "tdbn"
     lsuv = "lsuv"
+    ei_init = "ei-init"
 
 
 @app.command()

@@ -102,7 +102,6 @@ def presynaptic_rates(population: Population, wanted: Moments, passes: Passes) -
     if neuron.threshold is not None:
         predicted = float(np.mean(crossing_rate(wanted.xi(neuron.threshold), neuron.kernel)))
         rates = {q.name: predicted for q in population.pathways if q.recurrent}
-
     heard = passes.heard(population)
     return rates | {name: float(x.double().mean()) / neuron.kernel.dt for name, x in heard.items()}
 
@@ -111,7 +110,7 @@ def mean_input_rate(populations: tuple[Population, ...], passes: Passes) -> floa
     """Mean rate in Hz of the network's input, over all pathways that it comes in by; 0 where there is none."""
     rates = []
     for population in populations:
-        if any(q.sources == (INPUT,) for q in population.pathways):
-            measured = presynaptic_rates(population, Moments(np.zeros(()), np.ones(())), passes)
-            rates += [measured[q.name] for q in population.pathways if q.sources == (INPUT,)]
+        from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
+        heard = passes.heard(population) if from_data else {}
+        rates += [float(heard[name].double().mean()) / population.neuron.kernel.dt for name in from_data]
     return float(np.mean(rates)) if rates else 0.0
