@@ -160,6 +160,16 @@ class Rig:
         scaled = [self._in_size(part, self._component(part, touched, rest))[0] for part in parts]
         return Part({p: v for part in scaled for p, v in part.values.items()})
 
+    def variances(self, parts: list[Part]) -> list[float]:
+        """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
+        now = {p: p.detach().clone() for part in parts for p in part.values}
+        rest = self._potential(now, None)
+        signals = (self._component(Part({p: now[p] for p in part.values}), now, rest) for part in parts)
+        found = [self._variance(u) for u in signals]
+        for p, value in now.items():
+            write(p, value)
+        return found
+
     def rate(self) -> float:
         """Firing rate in Hz with the weights as they are."""
         spikes = self.passes.simulate([self.population])[self.population.name]
@@ -192,7 +202,7 @@ class Rig:
             factor = square.clamp_min(1e-24).rsqrt()
         if factor.ndim:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
-        spread = self._inner(u, u) - self._mean_in_sigma(u) ** 2
+        spread = self._variance(u)
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.mask.shape[0]))
         size = (part.share / spread) ** 0.5
@@ -226,6 +236,10 @@ class Rig:
         if self.sigma.ndim:
             return product_mean(u / self.sigma, v / self.sigma, self.mask)
         return product_mean(u, v, self.mask) / float(self.sigma) ** 2
+
+    def _variance(self, u: Tensor) -> float:
+        """Over window and neurons, in units of `sigma_u^2`."""
+        return self._inner(u, u) - self._mean_in_sigma(u) ** 2
 
     def _mean_in_sigma(self, u: Tensor) -> float:
         return self._mean(u / self.sigma) if self.sigma.ndim else self._mean(u) / float(self.sigma)

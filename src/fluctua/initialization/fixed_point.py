@@ -1,14 +1,15 @@
 """Measured initialisation of populations that hear themselves or each other: until they reproduce their own state.
 
 What a recurrent weight brings depends on the spikes that it helps to cause. So the populations of a circuit start from
-Poisson spikes at the rates that the theory predicts at their target. In each round all weights go part of the way to
-those that the spikes of the last round ask for, and the circuit answers with other spikes. Where strong inhibition
-makes that slow, two knobs of every population are turned at the end: the size of its fluctuations and, where it takes
-one, the shift of its mean.
+Poisson spikes at the rates that the theory predicts at their target, and go on in rounds. In each, weights are solved
+for as if the spikes were to stay as they are, and all go part of the way there: that sets right the shares of the
+pathways, the balance of the neurons and what one population lacks against the others. The circuit answers with other
+spikes, strong inhibition with very different ones. So two knobs are then turned for all populations together until
+their state is the wanted one: the size of the fluctuations and, where weights take one, the shift of the mean.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,19 +19,20 @@ from torch import Tensor
 from fluctua.diagnostics.window import population_mean
 from fluctua.initialization.components import Rig, Solution
 from fluctua.initialization.drawing import write
-from fluctua.initialization.measured import Aim, fresh, solve
+from fluctua.initialization.measured import Aim, fresh, missed_share, solve
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.root import find_root
-from fluctua.theory import Moments, crossing_rate
+from fluctua.theory import InfeasibleTargetError, Moments, Target, crossing_rate
 from fluctua.theory.laws import OneSided
 from fluctua.wiring import Population
 
 Array = NDArray[np.float64]
 
 ROUNDS = 6
-SHORTEST = 0.2  # step that a round takes at least, in parts of the way to the weights that the last spikes ask for
-CALLS = 8  # simulations of a round
-ENOUGH = 0.03  # distance from the target at which to stop: of mu_u in theta, of sigma_u or rate in its logarithm
+SLOWER = 0.7  # each round goes that part as far as the one before,
+SHORTEST = 0.2  # but at least so far, in parts of the way to the weights that the last spikes ask for
+CALLS = 7  # simulations of a round
+ENOUGH = 0.05  # distance from the target at which to stop: of mu_u in theta, of sigma_u or rate in its logarithm
 BEARABLE = 0.1  # distance that is accepted when all is done
 
 
@@ -40,10 +42,14 @@ class NoFixedPointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class _Knobs:
-    """Two numbers, zero at first, that move a population about the weights that were solved for."""
+    """Two numbers, zero at first, that move a population about its weights `base`, along with a solution near them.
+
+    `sigma` is the wanted `sigma_u`; `aim` what is wanted in the end, whatever the solution is for.
+    """
 
     population: Population
     aim: Aim
+    sigma: Tensor
     rig: Rig
     solution: Solution
     base: dict[Tensor, Tensor]
@@ -53,7 +59,7 @@ class _Knobs:
         return 1 if self.solution.gain is None else 2
 
     def turn(self, x: Array) -> None:
-        """Multiply the fluctuations by `exp(x[0])` and move the mean by `x[1]`, from the base on."""
+        """Multiply the fluctuations by `exp(x[0])` and move the mean by `x[1]`."""
         start = self.solution.values()
         end = self.solution.values(grow=float(np.exp(x[0])), move=float(x[1]) if self.count == 2 else 0.0)
         signs = {q.weight: q.sign for q in self.population.pathways if isinstance(q.family, OneSided)}
@@ -61,33 +67,31 @@ class _Knobs:
             value = base + end[w] - start[w]
             write(w, (signs[w] * value).clamp_min(0.0) * signs[w] if w in signs else value)
 
-    def moments(self) -> tuple[float, float]:
-        """`mu_u`, and `sigma_u` in units of the wanted one, with weights and assumed spikes as they are."""
+    def distance(self, spikes: Tensor) -> "_Distance":
+        """How far the population is from its target, with the weights and spikes as they are."""
+        theta, dt, target = self.population.neuron.threshold or 1.0, self.population.neuron.kernel.dt, self.aim.target
         u = self.rig.potential()
         mean = population_mean(u, self.rig.mask)
-        return mean, population_mean(((u - mean) / self.rig.sigma) ** 2, self.rig.mask) ** 0.5
+        size = population_mean(((u - mean) / self.sigma) ** 2, self.rig.mask) ** 0.5
+        reached = size if target.rate is None else population_mean(spikes, self.rig.mask) / dt / target.rate
+        off = np.log(max(reached, 1e-6)), (mean - target.mean) / theta if self.count == 2 else 0.0
+        return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 
-    def residuals(self, spikes: Tensor) -> Array:
-        """How far the population is from its target, with the weights and spikes as they are."""
-        aim, neuron = self.aim, self.population.neuron
-        mean, size = self.moments()
-        if aim.target.rate is not None:
-            size = population_mean(spikes, self.rig.mask) / neuron.kernel.dt / aim.target.rate
-        distance = (mean - aim.target.mean) / (neuron.threshold or 1.0)
-        return np.array([np.log(max(size, 1e-6)), distance if self.count == 2 else 0.0])
+    def closer(self, own: "_Distance", common: Array) -> Aim:
+        """What to solve for next: the wanted state, but for the little that all populations are off in common."""
+        theta = self.population.neuron.threshold or 1.0
+        tolerated = np.clip(common, -ENOUGH, ENOUGH)
+        size = np.exp(own.size - own.off[0] + tolerated[0])
+        sigma = float(self.sigma.double().square().mean().sqrt())
+        return replace(self.aim, target=Target(self.aim.target.mean + theta * tolerated[1], sigma=float(size * sigma)))
 
-    def rate_gain(self) -> float:
-        """By which factor the theory expects the rate to change on the way from the present state to the wanted one."""
-        theta, kernel = self.population.neuron.threshold, self.population.neuron.kernel
-        if theta is None:
-            return 1.0
-        mean, size = self.moments()
-        sigma = float(self.rig.sigma.double().square().mean().sqrt())
-        now, then = (
-            float(np.mean(crossing_rate((theta - mu) / max(s, 1e-6), kernel)))
-            for mu, s in ((mean, size * sigma), (self.aim.target.mean, sigma))
-        )
-        return float(np.clip(then / max(now, 1e-9), 0.5, 2.0))
+
+@dataclass(frozen=True, eq=False)
+class _Distance:
+    """From the target: `off` of sigma_u or rate in its logarithm and of mu_u in theta; `size` of sigma_u always."""
+
+    off: Array
+    size: float
 
 
 def fit_circuit(
@@ -112,55 +116,74 @@ def fit_circuit(
     chosen = [p for p in populations if p.name in aims]
     values = {p.name: fresh(p, aims[p.name], generator) for p in chosen}
     wanted = {p.name: aims[p.name].moments(p) for p in chosen}
-    passes.assume(_predicted_spikes(populations, wanted, passes, generator))
-    best = np.inf
-    kept: dict[Tensor, Tensor] = {}
-    step, base = 1.0, dict[Tensor, Tensor]()
+    spikes = _predicted_spikes(populations, wanted, passes, generator)
+    asked, step = dict(aims), 1.0
+    base: dict[Tensor, Tensor] = {}
+    best, kept = np.inf, base
     for _ in range(ROUNDS):
+        passes.assume(spikes)
         knobs = []
-        for p in chosen:
-            rig, solution = solve(p, values[p.name], aims[p.name], passes)
-            start = {w: torch.lerp(base.get(w, v), v, step) for w, v in solution.values().items()}
-            knobs.append(_Knobs(p, aims[p.name], rig, solution, start))
-        distance = _turn_together(knobs, populations, passes)
+        try:
+            for p in chosen:
+                rig, solution = solve(p, values[p.name], asked[p.name], passes)
+                start = {w: torch.lerp(base.get(w, v), v, step) for w, v in solution.values().items()}
+                sigma = torch.as_tensor(wanted[p.name].sigma_u).to(rig.sigma)
+                knobs.append(_Knobs(p, aims[p.name], sigma, rig, solution, start))
+        except InfeasibleTargetError:
+            if not kept:
+                raise
+            break
+        distances, fired = _turn_together(knobs, populations, passes)
         base = {w: w.detach().clone() for k in knobs for w in k.base}
-        if distance < best:
-            best, kept = distance, base
+        largest = max(float(np.abs(d.off).max()) for d in distances)
+        largest = max(largest, *(missed_share(k.rig, k.aim) for k in knobs))
+        if largest < best:
+            best, kept = largest, base
         if best <= ENOUGH:
             break
-        step = max(0.7 * step, SHORTEST)
-        for k in knobs:
-            passes.scale(k.population.name, k.rate_gain())
+        common = np.mean([d.off for d in distances], 0)
+        asked = {k.population.name: k.closer(d, common) for k, d in zip(knobs, distances, strict=True)}
+        spikes |= {name: s for name, s in fired.items() if bool(s.any())}
+        step = max(SLOWER * step, SHORTEST)
     for w, value in kept.items():
         write(w, value)
     if best > BEARABLE:
         raise NoFixedPointError(
             f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest was off by "
-            f"{best:.0%} in sigma_u, or so much of theta in mu_u. Recurrence as strong as asked for has no "
-            "steady state there: ask for a smaller recurrent share (a larger alpha), a smaller xi, or give a larger "
-            "batch"
+            f"{best:.0%} in sigma_u, of theta in mu_u, or of the variance in a pathway's share. Recurrence as strong "
+            "as asked for has no steady state there: ask for a smaller recurrent share (a larger alpha), a smaller xi, "
+            "or give a larger batch"
         )
     return wanted
 
 
-def _turn_together(knobs: Sequence[_Knobs], populations: Sequence[Population], passes: Passes) -> float:
-    """Turn the knobs of all populations alike until they are on average where they should be; the largest distance.
+def _turn_together(
+    knobs: Sequence[_Knobs], populations: Sequence[Population], passes: Passes
+) -> tuple[list[_Distance], dict[str, Tensor]]:
+    """Turn the knobs of all populations alike until they are on average where they should be.
 
     Turned one by one they would work against each other: the populations of a circuit answer together.
+
+    Returns:
+        The distance of each from its target, and the spikes of all by name.
     """
-    each: dict[bytes, Array] = {}
+    last: tuple[Array, list[_Distance], dict[str, Tensor]] | None = None
 
     def measure(x: Array) -> Array:
+        nonlocal last
         for k in knobs:
             k.turn(x)
         spikes = passes.simulate(populations)
-        passes.assume({name: s for name, s in spikes.items() if bool(s.any())})
-        each[x.tobytes()] = residuals = np.stack([k.residuals(spikes[k.population.name]) for k in knobs])
-        return np.asarray(residuals.mean(0)[: len(x)])
+        passes.assume(spikes)
+        distances = [k.distance(spikes[k.population.name]) for k in knobs]
+        last = x, distances, spikes
+        return np.asarray(np.mean([d.off for d in distances], 0)[: len(x)])
 
     x, _ = find_root(measure, np.zeros(max(k.count for k in knobs)), enough=ENOUGH / 2, calls=CALLS)
-    measure(x)
-    return float(np.abs(each[x.tobytes()]).max())
+    if last is None or last[0] is not x:
+        measure(x)
+    assert last is not None
+    return last[1:]
 
 
 def _predicted_spikes(

@@ -88,7 +88,7 @@ def solve(population: Population, values: dict[Tensor, Tensor], aim: Aim, passes
         InfeasibleTargetError: see `Rig.solve`.
     """
     free = writable(population)
-    carriers = [q for q in free if q.norm is None and not isinstance(q.family, OneSided)]
+    carriers = [q for q in free if _carries(q)]
     for parameter, value in values.items():
         write(parameter, value)
     currents = passes.currents(population, [q.weight for q in carriers])
@@ -102,13 +102,32 @@ def solve(population: Population, values: dict[Tensor, Tensor], aim: Aim, passes
         for q, r in zip(carriers, activity, strict=True):
             write(q.weight, balanced(q.weight, r))
     rig = Rig(population, passes, mask, torch.as_tensor(aim.moments(population).sigma_u).to(first))
-    parts = _parts(free, shares(free, population, aim.alpha))
+    wanted = shares(free, population, aim.alpha)
+    parts = _parts(free, wanted)
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return rig, _balance_of_signs(rig, parts, inhibition, aim)
     if excitation or inhibition:
         _check_one_sided(population, carriers, aim)
-    return rig, rig.solve(parts, Shift(_mean_part(free, carriers, activity)), aim.target)
+    return rig, rig.solve(parts, Shift(_mean_part(rig, free, wanted, activity, aim)), aim.target)
+
+
+def missed_share(rig: Rig, aim: Aim) -> float:
+    """How far the shares of the variance are from those asked for, at most, with the weights as they are.
+
+    They are compared within excitation, inhibition and weights of either sign: see `shares`.
+    """
+    population, largest = rig.population, 0.0
+    free = writable(population)
+    wanted = shares(free, population, aim.alpha)
+    for kind in (1, -1, 0):
+        group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]
+        parts = _alone(_parts([q for q, _ in group], [share for _, share in group]))
+        if len(parts) > 1:
+            variances = rig.variances(parts)
+            total = max(sum(variances), 1e-24)
+            largest = max(largest, *(abs(v / total - part.share) for v, part in zip(variances, parts, strict=True)))
+    return largest
 
 
 def writable(population: Population) -> list[Pathway]:
@@ -161,20 +180,30 @@ def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Part]:
     return [Part({p: p.detach().clone()}, share) for p, share in shared.items()]
 
 
-def _mean_part(free: list[Pathway], carriers: list[Pathway], activity: list[Tensor]) -> Part:
+def _mean_part(rig: Rig, free: list[Pathway], wanted: list[float], activity: list[Tensor], aim: Aim) -> Part:
     """The part that shifts the mean of U: a bias where there is one, else the weights of either sign.
 
     A bias shifts without noise. Weights do it with the least noise along the mean activity, every neuron by the same;
-    where that was not measured, all by the same amount as in the paper.
+    where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
+    proportion to its share.
     """
     for q in free:
         bias = q.bias if q.norm is None else _affine(q, "bias")
         if bias is not None and bias.requires_grad:
             return Part({bias: torch.ones_like(bias)})
-    if not activity:
-        return Part({q.weight: torch.ones_like(q.weight) for q in carriers})
+    carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
+    along = activity or [torch.ones_like(w) for w, _ in carriers]
     norm = sum((r.flatten(1).square().sum(1) for r in activity), torch.zeros(())).clamp_min(1e-30)
-    return Part({q.weight: r / norm.reshape(-1, *[1] * (r.ndim - 1)) for q, r in zip(carriers, activity, strict=True)})
+    scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in activity] or along
+    values = dict(zip((w for w, _ in carriers), scaled, strict=True))
+    if aim.target.mean == rig.population.neuron.rest:  # hardly needed, so not worth measuring
+        return Part(values)
+    return rig.in_proportion([Part({w: v}, sum(s for u, s in carriers if u is w)) for w, v in values.items()])
+
+
+def _carries(q: Pathway) -> bool:
+    """Whether the weights of a pathway, of either sign, can set a mean."""
+    return q.norm is None and not isinstance(q.family, OneSided)
 
 
 def _scale_for_rate(rig: Rig, solution: Solution, rate: float) -> float:

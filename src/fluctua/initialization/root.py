@@ -28,19 +28,19 @@ def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float,
     """
     best, residual = start, measure(start)
     calls -= 1
-    if np.abs(residual).max() <= enough or calls < len(start) + 1:
+    if _size(residual) <= enough or calls < len(start):
         return best, _size(residual)
-    jacobian = np.eye(len(start))
-    for k in range(len(start)):
-        probe = start + _PROBE * np.eye(len(start))[k]
+    jacobian, origin = np.eye(len(start)), residual
+    for k, direction in enumerate(np.eye(len(start))):
+        probe = start + _PROBE * direction
         found = measure(probe)
-        if np.isfinite(found).all():
-            jacobian[:, k] = (found - residual) / _PROBE
+        calls -= 1
+        if np.isfinite(found - origin).all():
+            jacobian[:, k] = (found - origin) / _PROBE
         if _size(found) < _size(residual):
             best, residual = probe, found
-    calls -= len(start)
     shortening = 1.0
-    while calls > 0 and _size(residual) > enough:
+    while calls > 0 and enough < _size(residual) < np.inf:
         step = np.clip(-np.linalg.pinv(jacobian, rcond=1e-2) @ residual, -_LONGEST, _LONGEST) * shortening
         found = measure(best + step)
         calls -= 1

@@ -22,7 +22,7 @@ from fluctua.wiring.running import Forward, plain_call, preserved
 
 Array = NDArray[np.float64]
 
-# Logarithm of a factor for that of the rate: by how much less than the rate it is expected to change.
+# Steps in the logarithm of a factor for an error in that of the rate: the rate is taken to answer by the inverse.
 _COMMON, _OWN = 0.5, 0.125
 _GROWTH = 1.2  # of the largest step, after one that went the right way
 
@@ -65,7 +65,7 @@ def scale_synapses(
         step: largest change of the logarithm of a factor in a round.
         tolerance: largest distance of a rate from its target, in units of the target; half a spike in the whole batch
             is always tolerated.
-        share: part of a population's neurons that has to be within tolerance, besides its mean rate.
+        share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
         per_neuron: whether to do the second stage; if not, only the mean rate counts.
         forward: `forward(model, batch)` runs all time steps, where a plain call does not.
 
@@ -206,7 +206,7 @@ class _Factors:
         self._last = np.zeros(n)
 
     def move(self, error: Array) -> None:
-        """Move in the direction of the error: by the bound at most, and by half of the last move where it has turned."""
+        """Move the way of the error: by the bound at most, and by half of the last move where it has turned."""
         turn = error * self._last
         self._step = np.where(turn < 0, np.abs(self._last) / 2, self._step)
         self._step = np.where(turn > 0, np.minimum(_GROWTH * self._step, self._bound), self._step)
@@ -302,7 +302,7 @@ def _scaled(population: Population) -> list[_Scaled]:
         if q.left_alone is not None or excites(q, population) < 0:
             continue
         if gain is None:
-            upward = q.weight.detach() * np.sign(population.neuron.kernels[q.port].eps_bar.mean()) > 0
+            upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
             found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight))
         elif gain.requires_grad:
             found[gain] = _Scaled(q, gain, gain.detach().clone(), torch.ones_like(gain))

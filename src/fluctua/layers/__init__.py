@@ -1,6 +1,6 @@
 """Layers around neurons."""
 
-from fluctua.layers.blocks import ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers.blocks import OneToOne, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.circuit import Circuit, Recurrent, Synapse
 from fluctua.layers.dale import DaleCircuit, DaleError, DaleLayer, SignedLinear, constrain_, keep_signs
 from fluctua.layers.over_time import OverTime
@@ -10,6 +10,7 @@ __all__ = [
     "DaleCircuit",
     "DaleError",
     "DaleLayer",
+    "OneToOne",
     "OverTime",
     "Recurrent",
     "ResidualBlock",

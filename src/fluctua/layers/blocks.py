@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.over_time import OverTime
+from fluctua.theory.laws import Gamma
 
 Cell = Callable[[], nn.Module]
 """Makes a new population of neurons, such as `lambda: LIF(20e-3, 10e-3, 2e-3)`."""
@@ -51,12 +52,36 @@ def recurrent_conv_block(
     return nn.Sequential(OverTime(forth), Recurrent(cell(), back))
 
 
+class OneToOne(nn.Conv1d):
+    """A synapse from each neuron to the one of the same number: spikes `[T, B, C, ...]` -> current of the same shape.
+
+    Weights start nearly equal and positive, so that spikes are handed on as they are; `fluctua.initialize` finds their
+    size. Training may change all that.
+
+    Args:
+        n: neurons C, or channels of a map, which have one weight each.
+    """
+
+    family = Gamma(1e4)  # nearly all within 2 % of their mean
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n, n, 1, groups=n, bias=False)
+
+    def reset_parameters(self) -> None:
+        """All weights 1."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Spikes `[T, B, C, ...]` -> current of the same shape."""
+        return super().forward(spikes.reshape(-1, self.in_channels, spikes[0, 0, 0].numel())).reshape(spikes.shape)
+
+
 class ResidualBlock(nn.Module):
     """Two ways into one population: `cell(body(x) + skip(x))`.
 
-    A skip with weights, such as `nn.Linear` or a 1 x 1 convolution, is one more feed-forward pathway to
-    `fluctua.initialize`, equal to the one from the body (the paper's rule). An `nn.Identity` adds bare spikes to the
-    current: next to 128 afferents at xi = 1 they bring some 2 % of the variance.
+    To `fluctua.initialize` a skip with weights is one more feed-forward pathway, which brings as much of the variance
+    as the one from the body (the paper's rule). A `OneToOne` hands spikes on as they are, past any number of blocks;
+    random weights, such as those of an `nn.Linear`, mix them anew in every block. An `nn.Identity` is fixed and weak.
 
     Args:
         body: from spikes to current through neurons of its own, such as `nn.Sequential(linear, LIF(), linear)`.

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,30 @@ class Synapse:
     target: str
     port: int = 0
 
+    def step(self, spikes: Tensor, like: Tensor) -> Tensor:
+        """The current that spikes `[B, *N]` of one step cause in the next, of the shape of `like`.
+
+        Raises:
+            ValueError: the module cannot take such spikes, or returns another shape.
+        """
+        try:
+            current: Tensor = self.module(spikes)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the weight from {self.source} to {self.target} cannot take spikes of shape "
+                f"{tuple(spikes.shape[1:])}: {error}"
+            ) from error
+        if current.shape != like.shape:
+            raise ValueError(
+                f"the weight from {self.source} to {self.target} gives a current of shape {tuple(current.shape[1:])} "
+                f"to neurons of shape {tuple(like.shape[1:])}: give it as many outputs as there are neurons"
+            )
+        return current
+
     def current(self, spikes: Tensor) -> Tensor:
         """The current `[T, B, *M]` that spikes `[T, B, *N]` cause over a whole sequence, one step late."""
-        steps, samples = spikes.shape[0] - 1, spikes.shape[1]
-        current: Tensor = self.module(spikes[:-1].flatten(0, 1)).unflatten(0, (steps, samples))
-        return torch.cat([torch.zeros_like(current[:1]), current])
+        current: Tensor = self.module(spikes.flatten(0, 1)).unflatten(0, spikes.shape[:2])
+        return torch.cat([torch.zeros_like(current[:1]), current[:-1]])
 
 
 class SpikeTap(nn.Identity):
@@ -83,25 +102,26 @@ class Circuit(nn.Module, ABC):
         """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of every population.
 
         Raises:
-            ValueError: a wrong number of currents, different lengths, or a synapse that does not fit its target.
+            ValueError: a wrong number of currents, different lengths, or synapses that do not fit their populations.
         """
-        self._check(currents)
-        cells = self.cells
-        outside = dict(zip(self.inputs, currents, strict=True))
-        ports = {name: 1 + max(port for target, port in self._ends() if target == name) for name in cells}
+        cells, synapses = self.cells, self.synapses
         steppers = {name: cell.stepper() for name, cell in cells.items()}  # type: ignore[operator]
-        states = {name: cell.initial_state(outside[name, 0]) for name, cell in cells.items()}  # type: ignore[operator]
+        # Besides its currents, one for each port, a stepper takes the state.
+        ports = {name: len(signature(stepper).parameters) - 1 for name, stepper in steppers.items()}
+        self._check(currents, ports)
+        first = {name: current for (name, port), current in zip(self.inputs, currents, strict=True) if port == 0}
+        states = {name: cell.initial_state(first[name]) for name, cell in cells.items()}  # type: ignore[operator]
         record: dict[str, list[Tensor]] = {name: [] for name in cells}
         last: dict[str, Tensor] = {}
         for now in zip(*(current.unbind(0) for current in currents), strict=True):
             drive: dict[tuple[str, int], Tensor] = dict(zip(self.inputs, now, strict=True))
-            for synapse in self.synapses if last else ():
-                end = (synapse.target, synapse.port)
-                current = synapse.module(last[synapse.source])
+            for synapse in synapses if last else ():
+                end = synapse.target, synapse.port
+                current = synapse.step(last[synapse.source], like=drive[synapse.target, 0])
                 drive[end] = drive[end] + current if end in drive else current
             for name, stepper in steppers.items():
-                arguments = [drive.get((name, port)) for port in range(ports[name])]
-                last[name], states[name] = stepper(*arguments, states[name])
+                arriving = [drive.get((name, port)) for port in range(ports[name])]
+                last[name], states[name] = stepper(*arriving, states[name])
                 record[name].append(last[name])
         return {name: torch.stack(spikes) for name, spikes in record.items()}
 
@@ -110,36 +130,21 @@ class Circuit(nn.Module, ABC):
         spikes: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in self.simulate(*currents).items()}
         return spikes[self.output]
 
-    def _ends(self) -> list[tuple[str, int]]:
-        return [*self.inputs, *((s.target, s.port) for s in self.synapses)]
-
-    def _check(self, currents: tuple[Tensor, ...]) -> None:
-        wanted = self.inputs
-        if len(currents) != len(wanted):
-            raise ValueError(f"the circuit takes {len(wanted)} currents, for {wanted}, got {len(currents)}")
+    def _check(self, currents: tuple[Tensor, ...], ports: Mapping[str, int]) -> None:
+        inputs = list(self.inputs)
+        if len(currents) != len(inputs):
+            raise ValueError(f"the circuit takes {len(inputs)} currents, for {inputs}, got {len(currents)}")
         shapes = [tuple(current.shape) for current in currents]
         if any(len(shape) < 3 or shape[:2] != shapes[0][:2] or shape[0] == 0 for shape in shapes):
             raise ValueError(f"a circuit takes currents [T, B, ...] of one length, got the shapes {shapes}")
-        sizes = {name: shape[2:] for (name, _), shape in zip(wanted, shapes, strict=True)}
-        for synapse in self.synapses:
-            rest = currents[0].new_zeros((shapes[0][1], *sizes[synapse.source]))
-            with torch.no_grad():
-                size = tuple(_applied(synapse, rest).shape[1:])
-            if size != sizes[synapse.target]:
+        if missing := [name for name in ports if (name, 0) not in inputs]:
+            raise ValueError(f"{missing[0]} gets no current from outside: name its first port among the inputs")
+        for s in self.synapses:
+            if s.source not in ports or s.port not in range(ports.get(s.target, 0)):
+                there = ", ".join(f"{name} with {n} port(s)" for name, n in ports.items())
                 raise ValueError(
-                    f"the weight from {synapse.source} to {synapse.target} gives a current of shape {size} to neurons "
-                    f"of shape {sizes[synapse.target]}: give it as many outputs as there are neurons"
+                    f"no synapse can lead from {s.source} to port {s.port} of {s.target}: there is {there}"
                 )
-
-
-def _applied(synapse: Synapse, spikes: Tensor) -> Any:
-    try:
-        return synapse.module(spikes)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weight from {synapse.source} to {synapse.target} cannot take spikes of shape "
-            f"{tuple(spikes.shape[1:])}: {error}"
-        ) from error
 
 
 class Recurrent(Circuit):

@@ -51,11 +51,14 @@ class SignedLinear(nn.Linear):
         Raises:
             DaleError: there is one.
         """
-        if not bool((self.weight >= 0).all()):
-            raise DaleError(
-                f"a weight of {float(self.weight.min()):.3g} breaks Dale's law, weights here are zero or more: call "
-                "fluctua.layers.constrain_(model) after every step of the optimiser, or keep_signs(optimizer, model)"
-            )
+        if bool((self.weight >= 0).all()):
+            return
+        if bool(self.weight.isnan().any()):
+            raise DaleError("a weight is NaN, so it has no sign: training has diverged, try a smaller learning rate")
+        raise DaleError(
+            f"a weight of {float(self.weight.min()):.3g} breaks Dale's law, weights here are zero or more: call "
+            "fluctua.layers.constrain_(model) after every step of the optimiser, or keep_signs(optimizer, model) once"
+        )
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
@@ -111,13 +114,10 @@ class DaleCircuit(Circuit):
     @property
     def synapses(self) -> Sequence[Synapse]:
         """E -> E, E -> I, I -> E, I -> I; inhibition arrives at the second port."""
-        ways = [
-            (self.exc_exc, "exc", "exc", 0),
-            (self.exc_inh, "exc", "inh", 0),
-            (self.inh_exc, "inh", "exc", 1),
-            (self.inh_inh, "inh", "inh", 1),
-        ]
-        return [Synapse(module, *way) for module, *way in ways if module is not None]  # type: ignore[misc,arg-type]
+        inhibition = [Synapse(self.inh_exc, "inh", "exc", 1), Synapse(self.inh_inh, "inh", "inh", 1)]
+        if self.exc_exc is None or self.exc_inh is None:
+            return inhibition
+        return [Synapse(self.exc_exc, "exc", "exc"), Synapse(self.exc_inh, "exc", "inh"), *inhibition]
 
 
 class DaleLayer(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
-from fluctua.wiring.graph import Neuron, Population
+from fluctua.wiring.graph import Neuron, Pathway, Population
 
 
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
@@ -33,12 +33,22 @@ def population_currents(
         spikes: `[T, B, *N]` of the populations that recurrent pathways start from, by name; without them these add
             nothing.
     """
-    currents = [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
-    for q in population.pathways:
+    currents = currents_from_outside(population, arguments)
+    for q in recurrent_pathways(population):
         if q.inner is not None and q.sources[0] in spikes:
             added, arrived = q.inner(spikes[q.sources[0]]), currents[q.port]
             currents[q.port] = added if arrived is None else arrived + added
     return currents
+
+
+def currents_from_outside(population: Population, arguments: Sequence[Tensor]) -> list[Tensor | None]:
+    """Those of a population's currents that its module is called with, one for each of its kernels."""
+    return [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
+
+
+def recurrent_pathways(population: Population) -> list[Pathway]:
+    """The recurrent pathways of a population, one for each synapse: one with two weights has two in the population."""
+    return list({q.inner: q for q in reversed(population.pathways) if q.inner is not None}.values())[::-1]
 
 
 def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:

@@ -225,10 +225,22 @@ def _populations(
                     found += pathways(synapse, name, origin, via=via, norm=norm, through=through, port=port)
             for s in member.synapses:
                 source = (called[neurons[module][s.source].emitter],)
-                found += pathways(s.module, name, source, port=s.port, inner=s.current)
+                owner = _owner(s.module, names, name)
+                found += pathways(owner, name, source, port=s.port, inner=s.current)
             yield Population(
                 name, module, member.neuron, tuple(found), tuple(sorted(direct)), member.emitter, member.arguments
             )
+
+
+def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
+    """The module that owns the weights of a recurrent synapse: itself, or one that it holds beside dropout and such."""
+    owners = [module for module in synapse.modules() if _weight_names(module)]
+    if len(owners) != 1:
+        raise WiringError(
+            f"the recurrent synapse {names[synapse]} into {population} has {len(owners)} layers with weights, it needs "
+            "one, such as nn.Linear"
+        )
+    return owners[0]
 
 
 def _population_names(neurons: Members, names: dict[nn.Module, str]) -> dict[nn.Module, str]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 from torch import nn
 
 from fluctua.experiments.networks.architecture import Architecture
-from fluctua.layers import OverTime, ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers import OneToOne, OverTime, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.blocks import Cell
 
 
@@ -97,7 +97,7 @@ class ImageConv(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConv(Architecture):
-    """A convolution with pooling, and `depth` residual blocks of two convolutions on maps of one size.
+    """A convolution with pooling, and `depth` residual blocks of two convolutions, past which spikes are handed on.
 
     Attributes:
         width: filters of every convolution.
@@ -120,11 +120,8 @@ class ResidualConv(Architecture):
         return [stem, *blocks, nn.Flatten(2)], self.width * size[0] * size[1]
 
     def _block(self, cell: Cell) -> ResidualBlock:
-        body = nn.Sequential(self._conv(3), cell(), self._conv(3))
-        return ResidualBlock(body, self._conv(1), cell())
-
-    def _conv(self, kernel: int) -> OverTime:
-        return OverTime(nn.Conv2d(self.width, self.width, kernel, padding=kernel // 2, bias=False))
+        first, second = (OverTime(nn.Conv2d(self.width, self.width, 3, padding=1, bias=False)) for _ in range(2))
+        return ResidualBlock(nn.Sequential(first, cell(), second), OneToOne(self.width), cell())
 
 
 def _scaled(filters: tuple[int, ...], width: int, first: int) -> tuple[int, ...]:

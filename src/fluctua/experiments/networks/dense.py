@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fluctua.experiments.networks.architecture import Architecture
-from fluctua.layers import DaleLayer, Recurrent, ResidualBlock
+from fluctua.layers import DaleLayer, OneToOne, Recurrent, ResidualBlock
 from fluctua.layers.blocks import Cell
 from fluctua.theory.laws import Exponential, OneSided
 
@@ -52,7 +52,7 @@ class Dale(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Residual(Architecture):
-    """A layer, and `depth` residual blocks of two layers each, whose skip connections have weights."""
+    """A layer, and `depth` residual blocks of two layers each, past which spikes are handed on one to one."""
 
     shape: tuple[int, ...] = (700,)
     width: int = 128
@@ -65,8 +65,8 @@ class Residual(Architecture):
         return [*stem, *[self._block(cell) for _ in range(self.depth)]], self.width
 
     def _block(self, cell: Cell) -> ResidualBlock:
-        first, second, skip = (nn.Linear(self.width, self.width, bias=False) for _ in range(3))
-        return ResidualBlock(nn.Sequential(first, cell(), second), skip, cell())
+        first, second = (nn.Linear(self.width, self.width, bias=False) for _ in range(2))
+        return ResidualBlock(nn.Sequential(first, cell(), second), OneToOne(self.width), cell())
 
 
 def feed_forward(
