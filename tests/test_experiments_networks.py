@@ -21,7 +21,7 @@ from fluctua.experiments.networks import (
     network,
 )
 from fluctua.initialization.baselines import BASELINES
-from fluctua.layers import DaleLayer, Recurrent, SignedLinear, keep_signs
+from fluctua.layers import DaleLayer, OneToOne, Recurrent, SignedLinear, keep_signs
 from fluctua.neurons import LI, LIF, ExcInhLIF, SuperSpike
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal
@@ -79,12 +79,12 @@ WEIGHTS = {
     "shd-conv-deep": 7 * 16 + 5 * (16 * 32 + 32 * 64 + 4 * 64**2 + 16**2 + 32**2 + 5 * 64**2) + 64 * 4 * CLASSES,
     "dale": (700 + 128 + 32) * (128 + 32) + 128 * CLASSES,
     "dale-lognormal": (700 + 128 + 32) * (128 + 32) + 128 * CLASSES,
-    "residual": 700 * 128 + 20 * 3 * 128**2 + 128 * CLASSES,
+    "residual": 700 * 128 + 20 * (2 * 128**2 + 128) + 128 * CLASSES,
     "cifar10-conv-shallow": CIFAR_BLOCK_1 + 32 * 18 * 18 * CLASSES,
     "cifar10-conv": CIFAR_BLOCK_1 + 9 * (32 * 64 + 64 * 64) + 64 * 11 * 11 * CLASSES,
     "dvs-conv": 9 * (2 * 32 + 32 * 32) + BLOCKS_2_3 + 128 * 7 * 7 * CLASSES,
     "dvs-conv-deep": 9 * (2 * 32 + 32 * 32) + BLOCKS_2_3 + 9 * 2 * 128**2 + 128 * 5 * 5 * CLASSES,
-    "residual-conv": 9 * 2 * 16 + 4 * (9 + 9 + 1) * 16**2 + 16 * 8 * 8 * CLASSES,
+    "residual-conv": 9 * 2 * 16 + 4 * (2 * 9 * 16**2 + 16) + 16 * 8 * 8 * CLASSES,
 }
 
 
@@ -168,8 +168,10 @@ def test_recurrent_networks_are_recurrent() -> None:
     assert len(parts(two, Recurrent)) == 2
 
 
-def test_skips_of_the_residual_network_have_weights_of_their_own() -> None:
-    found = {p.name: p for p in trace(build("residual", 700, 20, dt=DT, duration=DURATION), torch.rand(3, 1, 700))}
+def test_the_residual_network_hands_spikes_on_past_every_block() -> None:
+    model = build("residual", 700, 20, dt=DT, duration=DURATION)
+    assert len(parts(model, OneToOne)) == 20
+    found = {p.name: p for p in trace(model, torch.rand(3, 1, 700))}
     for k in range(2, 22):
         before = "1" if k == 2 else f"{k - 1}.cell"
         ends = {q.name: q.sources for q in found[f"{k}.cell"].pathways}

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
+import fluctua
+from fluctua import Target
+from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.neurons import LIF
-from fluctua.wiring import trace
+from fluctua.wiring import free_potential, trace
 
 M = TypeVar("M", bound=nn.Module)
 DT = 2e-3
@@ -82,16 +84,51 @@ def test_a_residual_block_adds_both_ways() -> None:
     torch.testing.assert_close(block(x), cell()(block.skip(x)))
 
 
-def test_an_initialiser_sees_two_pathways_into_the_end_of_a_residual_block() -> None:
-    stem = nn.Sequential(nn.Linear(4, 5, bias=False), cell())
-    found = {p.name: p for p in trace(nn.Sequential(*stem, dense_block()), spikes(5, 2, 4))}
-    end = found["2.cell"]
+@pytest.mark.parametrize("skip", [nn.Linear(60, 60, bias=False), OneToOne(60)], ids=["random", "one to one"])
+def test_a_skip_with_weights_is_one_more_pathway_of_equal_share(skip: nn.Module) -> None:
+    block = dense_block(60)
+    block.skip = skip
+    model = nn.Sequential(nn.Linear(30, 60, bias=False), cell(), block)
+    x = spikes(200, 20, 30)
+    end = {p.name: p for p in trace(model, x)}["2.cell"]
     assert {q.name: q.sources for q in end.pathways} == {"2.body.2.weight": ("2.body.1",), "2.skip.weight": ("1",)}
     assert end.unweighted == ()
-    bare = dense_block()
-    bare.skip = nn.Identity()
-    found = {p.name: p for p in trace(nn.Sequential(*stem, bare), spikes(5, 2, 4))}
+    fluctua.initialize(model, x, Target(sigma=1.0), seed=0)
+    before: Tensor = model[1](model[0](x))
+    for current in (block.skip(before), block.body(before)):
+        u = free_potential(current, end.neuron.kernel)
+        # Half of 1 each; besides, the body cancels the mean that positive weights of the skip bring.
+        assert float(u.var(correction=0)) == pytest.approx(0.5, rel=0.15)
+
+
+def test_a_bare_skip_is_a_part_that_no_weight_can_change() -> None:
+    block = dense_block()
+    block.skip = nn.Identity()
+    found = {p.name: p for p in trace(nn.Sequential(nn.Linear(4, 5, bias=False), cell(), block), spikes(5, 2, 4))}
     assert found["2.cell"].unweighted == ("1",)
+
+
+def test_one_to_one_is_a_factor_for_each_neuron_or_channel() -> None:
+    layer = OneToOne(3)
+    assert (layer.weight == 1).all()
+    nn.init.normal_(layer.weight)
+    factor = layer.weight.flatten()
+    x = spikes(6, 2, 3)
+    torch.testing.assert_close(layer(x), factor * x)
+    maps = spikes(6, 2, 3, 4, 5)
+    torch.testing.assert_close(layer(maps), factor[:, None, None] * maps)
+    layer.reset_parameters()
+    torch.testing.assert_close(layer(maps), maps)
+
+
+def test_one_to_one_starts_with_nearly_equal_positive_weights() -> None:
+    """So spikes are handed on alike; the law's standard deviation is 1 % of the mean."""
+    block = ResidualBlock(nn.Sequential(nn.Linear(50, 50), cell(), nn.Linear(50, 50)), OneToOne(50), cell())
+    model = nn.Sequential(nn.Linear(10, 50), cell(), block)
+    fluctua.initialize(model, spikes(100, 10, 10), seed=0)
+    weights = parts(block, OneToOne)[0].weight.detach()
+    assert float(weights.min()) > 1
+    assert float(weights.std() / weights.mean()) == pytest.approx(0.01, rel=0.4)  # of 50: +- 10 %
 
 
 def test_a_residual_block_whose_ways_differ_in_shape_is_refused() -> None:

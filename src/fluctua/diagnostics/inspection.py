@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fluctua.diagnostics.report import PathwayState, PopulationState, Report, Sketch
+from fluctua.diagnostics.shares import Parts, needs_passes, outer_parts, parts_of, shares, variance
 from fluctua.diagnostics.window import Window, by_neuron, first_event, neuron_mean, population_mean, window_mask
 from fluctua.theory import Moments, crossing_rate
-from fluctua.wiring import Population, population_currents, potential_of, trace
-from fluctua.wiring.running import Forward, only_requiring_grad, plain_call, preserved
+from fluctua.wiring import Pathway, Population, trace
+from fluctua.wiring.potential import currents_from_outside
+from fluctua.wiring.running import Copies, Forward, only_requiring_grad, plain_call, preserved
 from fluctua.wiring.trace import currents_of, hooked
 
 RASTER_NEURONS = 40
@@ -59,14 +61,28 @@ def inspect_populations(
     seen: Seen = {}
     modules = dict.fromkeys(p.module for p in populations)
     groups = [[p for p in populations if p.module is module] for module in modules]
-    with preserved(model), hooked(handle for group in groups for handle in watch(group, window, seen)):
+    answers: dict[nn.Module, Any] = {}
+    handles = [handle for group in groups for handle in watch(group, window, seen)]
+    if any(map(needs_passes, populations)):
+        handles += [module.register_forward_hook(_keeping(answers, Copies(model))) for module in modules]
+    with preserved(model), hooked(handles):
         if loss is None:
             with torch.no_grad():
                 forward(model, batch)
             gradients: dict[str, float] = {}
         else:
             gradients = _gradient_norms(model, batch, populations, loss, forward)
-    return report(populations, seen, targets or {}, gradients, notes, warnings)
+    masks = {name: measured.mask for name, measured in seen.items()}
+    outside = outer_parts(model, batch, populations, forward, answers, masks)
+    return report(populations, seen, targets or {}, gradients, notes, warnings, outside)
+
+
+def _keeping(answers: dict[nn.Module, Any], copies: Copies) -> Any:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        with torch.no_grad():
+            answers[module] = copies.of(output)
+
+    return after
 
 
 def report(
@@ -76,9 +92,13 @@ def report(
     gradients: Mapping[str, float],
     notes: tuple[str, ...],
     warnings: tuple[str, ...],
+    outside: Mapping[str, Parts] | None = None,
 ) -> Report:
-    """The report of what `watch` has seen."""
-    states = tuple(_state(p, seen[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations)
+    """The report of what `watch` has seen; with `outside`, see `shares`, it knows the shares of more pathways."""
+    known = {p.name: shares(p, seen[p.name].parts, (outside or {}).get(p.name)) for p in populations}
+    states = tuple(
+        _state(p, seen[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations
+    )
     return Report(states, notes, (*warnings, *_warnings(states)))
 
 
@@ -89,6 +109,7 @@ class _Measured:
     mask: Tensor
     mean: Tensor  # of the free potential, per neuron [N]
     variance: Tensor  # likewise
+    parts: Parts  # variance of what comes from outside and of each recurrent pathway
     edges: Tensor
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
@@ -123,15 +144,17 @@ def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str,
     if arguments[0].numel() == 0:
         raise ValueError(f"the batch must have a time step and a sample, {p.name} got {[*arguments[0].shape]}")
     with torch.no_grad():
-        currents = [_wide(current) for current in population_currents(p, arguments, spikes)]
-    u = by_neuron(potential_of(p.neuron, currents))
-    mask = window_mask(next(c for c in currents if c is not None), window)
+        parts = parts_of(p, arguments, spikes)
+    mask = window_mask(next(c for c in currents_from_outside(p, arguments) if c is not None), window)
+    variances = {name: variance(part, mask) for name, part in parts.items()} if len(parts) > 1 else {}
+    u = by_neuron(sum(parts.values()) + p.neuron.rest)
     density, edges = _histogram(u, mask)
     mean = neuron_mean(u, mask)
-    variance = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
+    spread = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
     if p.neuron.threshold is None:
-        return _Measured(mask, mean, variance, edges, density)
-    return _Measured(mask, mean, variance, edges, density, by_neuron(spikes[p.name]), _silent(spikes[p.name]))
+        return _Measured(mask, mean, spread, variances, edges, density)
+    fired = spikes[p.name]
+    return _Measured(mask, mean, spread, variances, edges, density, by_neuron(fired), _silent(fired))
 
 
 def _silent(spikes: Tensor) -> float:
@@ -140,11 +163,6 @@ def _silent(spikes: Tensor) -> float:
     if counts.ndim > 1:
         counts = counts.flatten(1).sum(1)
     return float((counts == 0).double().mean())
-
-
-def _wide(current: Tensor | None) -> Tensor | None:
-    """Moments need more than half precision."""
-    return None if current is None else current.detach().to(torch.promote_types(current.dtype, torch.float32))
 
 
 def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:
@@ -184,7 +202,9 @@ def _gradient_norms(
     return norms
 
 
-def _state(p: Population, m: _Measured, target: Moments | None, gradient: float | None) -> PopulationState:
+def _state(
+    p: Population, m: _Measured, known: Parts, target: Moments | None, gradient: float | None
+) -> PopulationState:
     temporal, across = float(m.variance.mean()), float(m.mean.var(correction=0))
     mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
     theta, kernel = p.neuron.threshold, p.neuron.kernel
@@ -215,7 +235,7 @@ def _state(p: Population, m: _Measured, target: Moments | None, gradient: float 
         target_mu_u=None if target is None else float(np.mean(target.mu_u)),
         target_sigma_u=None if target is None else float(np.sqrt(np.mean(target.sigma_u**2))),
         gradient_norm=gradient,
-        pathways=tuple(_pathway_state(q) for q in p.pathways),
+        pathways=tuple(_pathway_state(q, known.get(q.name)) for q in p.pathways),
         sketch=Sketch(
             m.edges.double().numpy(),
             m.density.double().numpy(),
@@ -242,9 +262,9 @@ def _raster(spikes: Tensor, dt: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.column_stack([events[:, 0] * dt, events[:, 1]])
 
 
-def _pathway_state(q: Any) -> PathwayState:
+def _pathway_state(q: Pathway, share: float | None) -> PathwayState:
     w = q.weight.detach().double()
-    return PathwayState(q.name, q.sources, q.fan_in, float(w.mean()), float(w.std(correction=0)), q.left_alone)
+    return PathwayState(q.name, q.sources, q.fan_in, float(w.mean()), float(w.std(correction=0)), q.left_alone, share)
 
 
 def _warnings(states: tuple[PopulationState, ...]) -> list[str]:

@@ -16,7 +16,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PathwayState:
-    """Weights of one pathway: name, presynaptic populations, fan-in, mean and standard deviation; what was not done."""
+    """One pathway into a population.
+
+    Attributes:
+        name: of its weight.
+        sources: presynaptic populations.
+        fan_in: afferents of a neuron.
+        mean: of the weights.
+        std: of the weights.
+        left_alone: why they were not to be written, None if they were.
+        share: the variance of U that it brings alone, over the sum of what all bring alone. None where the population
+            has no other pathway or they cannot be told apart, and in the report of `initialize` where the population
+            has several pathways from outside: `inspect` knows.
+    """
 
     name: str
     sources: tuple[str, ...]
@@ -24,6 +36,7 @@ class PathwayState:
     mean: float
     std: float
     left_alone: str | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

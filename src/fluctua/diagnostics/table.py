@@ -18,6 +18,7 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
     row = {f.name: getattr(p, f.name) for f in fields(p) if f.name not in nested}
     row["weights"] = " ".join(q.name for q in p.pathways)
     row["weight_std"] = " ".join(f"{q.std:.6g}" for q in p.pathways)
+    row["weight_share"] = " ".join(_number(q.share, ".3f") for q in p.pathways)
     return row
 
 

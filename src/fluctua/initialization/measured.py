@@ -192,10 +192,11 @@ def _mean_part(rig: Rig, free: list[Pathway], wanted: list[float], activity: lis
         if bias is not None and bias.requires_grad:
             return Part({bias: torch.ones_like(bias)})
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
-    along = activity or [torch.ones_like(w) for w, _ in carriers]
-    norm = sum((r.flatten(1).square().sum(1) for r in activity), torch.zeros(())).clamp_min(1e-30)
-    scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in activity] or along
-    values = dict(zip((w for w, _ in carriers), scaled, strict=True))
+    along = [torch.ones_like(w) for w, _ in carriers]
+    if activity:
+        norm = sum((r.flatten(1).square().sum(1) for r in activity), torch.zeros(())).clamp_min(1e-30)
+        along = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in activity]
+    values = dict(zip((w for w, _ in carriers), along, strict=True))
     if aim.target.mean == rig.population.neuron.rest:  # hardly needed, so not worth measuring
         return Part(values)
     return rig.in_proportion([Part({w: v}, sum(s for u, s in carriers if u is w)) for w, v in values.items()])

@@ -75,6 +75,10 @@ class OneToOne(nn.Conv1d):
         """Spikes `[T, B, C, ...]` -> current of the same shape."""
         return super().forward(spikes.reshape(-1, self.in_channels, spikes[0, 0, 0].numel())).reshape(spikes.shape)
 
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return str(self.in_channels)
+
 
 class ResidualBlock(nn.Module):
     """Two ways into one population: `cell(body(x) + skip(x))`.

@@ -53,13 +53,18 @@ def recurrent_pathways(population: Population) -> list[Pathway]:
 
 def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
     """The free potential of a population: `rest + sum_p eps_p * I_p` over its input currents `[T, B, *N]`."""
+    u = response(neuron, currents)
+    return u + neuron.rest if neuron.rest else u
+
+
+def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
+    """What input currents `[T, B, *N]` of a population add to its free potential: `sum_p eps_p * I_p`."""
     parts = [
         free_potential(current, kernel)
         for current, kernel in zip(currents, neuron.kernels, strict=True)
         if current is not None
     ]
-    u = sum(parts[1:], parts[0])
-    return u + neuron.rest if neuron.rest else u
+    return sum(parts[1:], parts[0])
 
 
 def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
