@@ -43,7 +43,10 @@ STATE = PopulationState(
     target_mu_u=0.0,
     target_sigma_u=1.0,
     gradient_norm=None,
-    pathways=(PathwayState("2.weight", ("1",), 128, 0.01, 0.31),),
+    pathways=(
+        PathwayState("2.weight", ("1",), 128, 0.01, 0.31),
+        PathwayState("4.weight", ("3",), 9, 0.0, 0.2, None, 0.25),
+    ),
     sketch=SKETCH,
 )
 
@@ -160,7 +163,11 @@ def test_rows_hold_every_number_of_every_population() -> None:
     report = Report((STATE, READOUT))
     for row, p in zip(report.rows(), report, strict=True):
         numbers = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name not in ("pathways", "sketch")}
-        assert row == numbers | {"weights": "2.weight", "weight_std": "0.31"}
+        assert row == numbers | {
+            "weights": "2.weight 4.weight",
+            "weight_std": "0.31 0.2",
+            "weight_share": "- 0.250",
+        }
 
 
 def test_a_population_is_found_by_its_name_or_number() -> None:

@@ -21,8 +21,8 @@ from fluctua.data import RandmanSettings, make_randman
 from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.demo import DemoSettings, Outcome, conclusions, run_demo
 from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure
-from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
-from fluctua.experiments.train_file import FileSettings
+from fluctua.experiments.networks import LABELS, METHODS, FullyConnected, bring_up, feed_forward, network
+from fluctua.experiments.train_file import SHD, FileSettings
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 from fluctua.training.fit import FitResult, fit
@@ -216,8 +216,10 @@ def test_the_targets_are_met_by_the_measured_network() -> None:
 
 
 def test_file_settings_are_those_of_the_paper_on_shd() -> None:
-    s = FileSettings()
-    assert (s.dt, s.duration, s.width, s.depth, s.target) == (2e-3, 0.7, 128, 3, Target(xi=1.0))
+    s, net = FileSettings(), network(FileSettings().model)
+    assert isinstance(net, FullyConnected)
+    assert (s.dt, SHD.duration, net.width, net.depth, s.target) == (2e-3, 0.7, 128, 3, Target(xi=1.0))
+    assert (s.duration, s.width, s.depth) == (None, None, None), "else these stand for the defaults of model and data"
 
 
 # --- figures ---

@@ -147,7 +147,11 @@ def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str,
         parts = parts_of(p, arguments, spikes)
     mask = window_mask(next(c for c in currents_from_outside(p, arguments) if c is not None), window)
     variances = {name: variance(part, mask) for name, part in parts.items()} if len(parts) > 1 else {}
-    u = by_neuron(sum(parts.values()) + p.neuron.rest)
+    u, *others = map(by_neuron, parts.values())
+    for other in others:
+        u += other
+    if p.neuron.rest:
+        u += p.neuron.rest
     density, edges = _histogram(u, mask)
     mean = neuron_mean(u, mask)
     spread = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
