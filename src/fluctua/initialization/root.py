@@ -9,13 +9,15 @@ Array = NDArray[np.float64]
 
 _PROBE = 0.1  # step of the first differences: large against the noise of a measurement
 _LONGEST = 0.25  # largest change of an unknown in one step
+_HARDLY = 1e-2  # of the strongest answer, per step: weaker ones are lost in the noise of the differences
 
 
 def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float, calls: int) -> tuple[Array, float]:
     """The point at which `measure` comes closest to zero, by Broyden's method (1965) with bounded, shortened steps.
 
     Made for a function that is costly, a little noisy and not smooth: a derivative is taken by differences once and
-    then learnt on the way; a step that leads away from zero is halved.
+    then learnt on the way; a step that leads away from zero is halved. A direction in which the residuals hardly
+    answer is not followed.
 
     Args:
         measure: n numbers -> n residuals; not finite where it cannot be evaluated.
@@ -41,7 +43,7 @@ def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float,
             best, residual = probe, found
     shortening = 1.0
     while calls > 0 and enough < _size(residual) < np.inf:
-        step = np.clip(-np.linalg.pinv(jacobian, rcond=1e-2) @ residual, -_LONGEST, _LONGEST) * shortening
+        step = np.clip(-np.linalg.pinv(jacobian, rcond=_HARDLY) @ residual, -_LONGEST, _LONGEST) * shortening
         found = measure(best + step)
         calls -= 1
         if np.isfinite(found).all() and (length := float(step @ step)) > 0:
