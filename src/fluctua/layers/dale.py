@@ -57,7 +57,7 @@ class SignedLinear(nn.Linear):
             raise DaleError("a weight is NaN, so it has no sign: training has diverged, try a smaller learning rate")
         raise DaleError(
             f"a weight of {float(self.weight.detach().min()):.3g} breaks Dale's law, weights here are zero or more: "
-            "call fluctua.layers.constrain_(model) after every step of the optimiser, or keep_signs(optimizer, model) once"
+            "call fluctua.layers.constrain_(model) after every optimiser step, or keep_signs(optimizer, model) once"
         )
 
     def extra_repr(self) -> str:

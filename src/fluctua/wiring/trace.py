@@ -57,7 +57,7 @@ def trace(model: nn.Module, batch: Any, forward: Forward = plain_call) -> tuple[
     """The populations of `model` in the order in which they run, each with its afferent pathways.
 
     Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
-    `detach()` is not seen. Two time steps or more are needed to see a recurrence.
+    `detach()` is not seen.
 
     Raises:
         WiringError: no known neuron in the model or none reached, a neuron called twice in one pass, a model that
@@ -113,6 +113,12 @@ def _neurons(model: nn.Module) -> dict[nn.Module, Mapping[str, Member]]:
     return neurons
 
 
+def _computing(model: nn.Module) -> set[nn.Module]:
+    """The modules that compute parametrised weights; what they own is no weight itself."""
+    lists = [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]
+    return {inner for outer in lists for inner in outer.modules()}
+
+
 def _inside(neurons: Members) -> set[nn.Module]:
     return {inner for module in neurons for inner in module.modules()}
 
@@ -141,19 +147,24 @@ def _record(model: nn.Module, batch: Any, forward: Forward, neurons: Members) ->
 
         return after
 
+    def after_neuron(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.grad_fn is None:
+            output = output.detach().requires_grad_().clone()  # no input has reached a spike in so few steps
+        noting(record.neuron_of)(module, args, output)
+        return output
+
     def after_synapse(module: nn.Module, args: Any, output: Any) -> None:
         record.no_weights |= _gains_and_offsets(module, output)
         if _weight_names(module, record.no_weights):
             noting(record.synapse_of)(module, args, output)
 
-    parametrisations = [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]
-    no_layers = {inner for outer in parametrisations for inner in outer.modules()} | _inside(neurons)
+    no_layers = _computing(model) | _inside(neurons)
     handles = []
     for module in model.modules():
         if module in neurons:
             handles.append(module.register_forward_pre_hook(before_neuron))
             emitters = [member.emitter for member in neurons[module].values()]
-            handles += [emitter.register_forward_hook(noting(record.neuron_of)) for emitter in emitters]
+            handles += [emitter.register_forward_hook(after_neuron) for emitter in emitters]
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and _may_be_synapse(module, neurons):
@@ -234,7 +245,7 @@ def _populations(
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
     """The module that owns the weights of a recurrent synapse: itself, or one that it holds beside dropout and such."""
-    owners = [module for module in synapse.modules() if _weight_names(module)]
+    owners = [module for module in synapse.modules() if module not in _computing(synapse) and _weight_names(module)]
     if len(owners) != 1:
         raise WiringError(
             f"the recurrent synapse {names[synapse]} into {population} has {len(owners)} layers with weights, it needs "
