@@ -140,7 +140,9 @@ def but_at_the_start(x: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("function", "reached"), [(nowhere, np.inf), (beyond, 0.15), (but_at_the_start, 1e-3)], ids=str
+    ("function", "reached"),
+    [(nowhere, np.inf), (beyond, 0.15), (but_at_the_start, 1e-3)],
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_points_that_cannot_be_evaluated_are_stepped_around(function: Function, reached: float) -> None:
     counted = Counted(function)

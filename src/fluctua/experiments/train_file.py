@@ -165,8 +165,6 @@ def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, durat
         raise ValueError(
             f"{kind.name} has a test set of its own and its pixels are not pooled: leave test and pool out"
         )
-    return (
-        SpikeDataModule.from_nmnist(path, **options)
-        if kind is NMNIST
-        else ImageDataModule.from_cifar10(path, **options)
-    )
+    if kind is NMNIST:
+        return SpikeDataModule.from_nmnist(path, **options)
+    return ImageDataModule.from_cifar10(path, **options)
