@@ -94,6 +94,16 @@ def dale_by_hand(layer: DaleLayer, x: Tensor) -> dict[str, Tensor]:
     return {name: torch.stack(spikes) for name, spikes in outputs.items()}
 
 
+def late(current: Tensor) -> Tensor:
+    """What arrives one step later; in the first step nothing does."""
+    return torch.cat([torch.zeros_like(current[:1]), current[:-1]])
+
+
+def applied(weight: nn.Module, s: Tensor) -> Tensor:
+    result: Tensor = weight(s.flatten(0, 1)).unflatten(0, s.shape[:2])
+    return result
+
+
 def spikes(*shape: int, p: float = 0.1, seed: int = 0) -> Tensor:
     """Poisson spikes."""
     return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).float()

@@ -11,7 +11,6 @@ from fluctua.initialization.components import SilentInputError
 from fluctua.initialization.drawing import normal, write
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import excites
-from fluctua.theory.laws import OneSided
 from fluctua.wiring import Population, trace
 from fluctua.wiring.running import Forward, plain_call, preserved
 
@@ -37,7 +36,7 @@ def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, for
     check_batch(batch, forward)
     draws = new_generator(seed, None)
     found = trace(model, batch, forward)
-    if not any(isinstance(q.family, OneSided) for p in found for q in p.pathways):
+    if not any(hasattr(q.synapse, "sign") for p in found for q in p.pathways):  # a law alone does not keep signs
         raise ValueError("ei-init is for networks with layers under Dale's law, and this one has none: choose another")
     with preserved(model):
         passes = Passes(model, batch, forward)
