@@ -13,7 +13,7 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.wiring import INPUT
 
 OUT = (INPUT,)
-FLAT, MAPS = (30, 3, 20), (30, 3, 2, 24)
+FLAT, MAPS = (60, 3, 20), (40, 3, 2, 24)
 
 # Of a pathway: sources, port and whether it is recurrent.
 Way = tuple[tuple[str, ...], int, bool]
@@ -144,7 +144,7 @@ CASES = {
 
 def made(name: str) -> tuple[nn.Module, Tensor]:
     """The network in float64, with weights large enough for spikes in every population, and its input."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = CASES[name].make().double()
     with torch.no_grad():
         for key, p in model.named_parameters():
