@@ -1,12 +1,14 @@
 """Circuits written out step by step, from the equations alone: what the layers are tested against."""
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import Circuit, DaleLayer
+from fluctua.layers import Circuit, DaleLayer, Recurrent
 from fluctua.neurons import AdaptiveLIF, ExcInhLIF
+from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.neurons.lif import Firing
 
 
@@ -102,6 +104,37 @@ def late(current: Tensor) -> Tensor:
 def applied(weight: nn.Module, s: Tensor) -> Tensor:
     result: Tensor = weight(s.flatten(0, 1)).unflatten(0, s.shape[:2])
     return result
+
+
+def never(cell: nn.Module) -> Any:
+    """The same neuron with its threshold out of reach."""
+    free = copy.deepcopy(cell)
+    assert isinstance(free.threshold, Tensor)
+    free.threshold.fill_(1e9)
+    return free
+
+
+def free_potentials(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """Of each population of a layer called with `x`: its neurons without threshold, fed by the actual spikes."""
+    return [sum(parts[1:], parts[0]) for parts in potential_parts(layer, x)]
+
+
+def potential_parts(layer: nn.Module, x: Tensor) -> list[list[Tensor]]:
+    """Their parts: from outside, from each other's excitation if there is any, from inhibition."""
+    if isinstance(layer, Recurrent):
+        free = never(layer.cell)
+        return [[free.simulate(x).potential, free.simulate(late(applied(layer.weight, layer(x)))).potential]]
+    if isinstance(layer, DaleLayer):
+        circuit, outside = layer.circuit, {"exc": layer.input_exc(x), "inh": layer.input_inh(x)}
+        fired, found = populations_of(circuit, *outside.values()), []
+        for name, cell in circuit.cells.items():
+            ways = {s.source: s.module for s in circuit.synapses if s.target == name}
+            free, inhibition = never(cell), late(ways["inh"](fired["inh"]))
+            excitation = [outside[name], *(late(ways[k](fired[k])) for k in ways if k == "exc")]
+            parts = [free.simulate(current).potential for current in excitation]
+            found.append([*parts, free.simulate(torch.zeros_like(inhibition), inhibition).potential])
+        return found
+    return [[layer.simulate(x).output]] if isinstance(layer, LeakyNeuron) else []
 
 
 def spikes(*shape: int, p: float = 0.1, seed: int = 0) -> Tensor:

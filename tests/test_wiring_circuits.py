@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import fluctua
-from circuit_loops import applied, dale_by_hand, late, spikes
+from circuit_loops import applied, free_potentials, late, spikes
 from circuit_networks import CASES, FLAT, Found, linear, made
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.neurons import LIF
-from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.theory.laws import Exponential
 from fluctua.wiring import Pathway, Population, WiringError, population_currents, trace
 
@@ -121,30 +120,6 @@ def test_what_cannot_be_read_is_refused(model: nn.Module, message: str) -> None:
 
 
 # -- the free potential ----------------------------------------------------------------------------------------
-
-
-def never(cell: nn.Module) -> Any:
-    """The same neuron with its threshold out of reach."""
-    free = copy.deepcopy(cell)
-    assert isinstance(free.threshold, Tensor)
-    free.threshold.fill_(1e9)
-    return free
-
-
-def free_potentials(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Of each population of a layer called with `x`: its neurons without threshold, fed by the actual spikes."""
-    if isinstance(layer, Recurrent):
-        fed = x + late(applied(layer.weight, layer(x)))
-        return [never(layer.cell).simulate(fed).potential]
-    if isinstance(layer, DaleLayer):
-        fired, c = dale_by_hand(layer, x), layer.circuit
-        into = {"exc": layer.input_exc(x), "inh": layer.input_inh(x)}
-        if c.exc_exc is not None and c.exc_inh is not None:
-            into["exc"] = into["exc"] + late(c.exc_exc(fired["exc"]))
-            into["inh"] = into["inh"] + late(c.exc_inh(fired["exc"]))
-        against = {"exc": late(c.inh_exc(fired["inh"])), "inh": late(c.inh_inh(fired["inh"]))}
-        return [never(cell).simulate(into[k], against[k]).potential for k, cell in c.cells.items()]
-    return [layer.simulate(x).output] if isinstance(layer, LeakyNeuron) else []
 
 
 def flattened(model: nn.Module) -> list[nn.Module]:

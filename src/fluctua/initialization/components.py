@@ -142,7 +142,7 @@ class Rig:
         gain = None
         if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
             moving = self._component(shift.part, touched, rest)
-            fixed, per_k = self._factors(moving, offset, shape, shift.per_neuron)
+            fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
@@ -179,15 +179,15 @@ class Rig:
         """Free potential with the weights as they are."""
         return potential_of(self.population.neuron, self.passes.currents(self.population))
 
-    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, per_neuron: bool) -> tuple[Array, Array]:
+    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: Shift) -> tuple[Array, Array]:
         """Factors of the shift, fixed and per k, that cancel the mean of `offset + k shape`."""
-        if per_neuron:
+        if shift.per_neuron:
             gain, fixed, per_k = (neuron_mean(u, self.mask).double().cpu().numpy() for u in (moving, offset, shape))
             gain, fixed, per_k = (v.reshape(moving.shape[2:]) for v in (gain, fixed, per_k))
         else:
             gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
         if not np.all(np.abs(gain) > 1e-12):
-            raise SilentInputError(silence(self.population, self.mask.shape[0]))
+            raise SilentInputError(silence(self.population, self.mask.shape[0], shift.part))
         return -fixed / gain, -per_k / gain
 
     def _in_size(self, part: Part, u: Tensor) -> tuple[Part, Tensor]:
@@ -204,7 +204,7 @@ class Rig:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
         spread = self._variance(u)
         if not spread > 1e-24:
-            raise SilentInputError(silence(self.population, self.mask.shape[0]))
+            raise SilentInputError(silence(self.population, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
         values = {p: by_row(factor.numpy(), p) * size * v for p, v in part.values.items()}
         return Part(values, part.share), u.mul_(size)
@@ -257,10 +257,11 @@ class Rig:
         )
 
 
-def silence(population: Population, steps: int) -> str:
-    """Why a population cannot be initialised on a batch of so many steps."""
+def silence(population: Population, steps: int, part: Part | None = None) -> str:
+    """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
     dt = population.neuron.kernel.dt
-    sources = sorted({s for q in population.pathways for s in q.sources})
+    silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
+    sources = sorted({s for q in silent for s in q.sources})
     return (
         f"no spike reaches {population.name} within the trial of {steps * dt:g} s: {' and '.join(sources)} gave none "
         "in time. Activity needs time in every layer (some 12 ms with 20/10 ms time constants): use a longer batch, a "

@@ -41,18 +41,40 @@ class NoFixedPointError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
+class _Distance:
+    """From the target: `off` of sigma_u or rate in its logarithm and of mu_u in theta; `size` of sigma_u always."""
+
+    off: Array
+    size: float
+
+
+@dataclass(frozen=True, eq=False)
 class _Knobs:
     """Two numbers, zero at first, that move a population about its weights `base`, along with a solution near them.
 
     `sigma` is the wanted `sigma_u`; `aim` what is wanted in the end, whatever the solution is for.
     """
 
-    population: Population
     aim: Aim
     sigma: Tensor
     rig: Rig
     solution: Solution
     base: dict[Tensor, Tensor]
+
+    @staticmethod
+    def about(before: dict[Tensor, Tensor], step: float, aim: Aim, rig: Rig, solution: Solution) -> "_Knobs":
+        """Knobs about the weights that lie a `step` on the way from those before, if any, to the solution."""
+        base = {w: torch.lerp(before.get(w, value), value, step) for w, value in solution.values().items()}
+        sigma = torch.as_tensor(aim.moments(rig.population).sigma_u).to(rig.sigma)
+        return _Knobs(aim, sigma, rig, solution, base)
+
+    @property
+    def population(self) -> Population:
+        return self.rig.population
+
+    @property
+    def name(self) -> str:
+        return self.population.name
 
     @property
     def count(self) -> int:
@@ -67,7 +89,7 @@ class _Knobs:
             value = base + end[w] - start[w]
             write(w, (signs[w] * value).clamp_min(0.0) * signs[w] if w in signs else value)
 
-    def distance(self, spikes: Tensor) -> "_Distance":
+    def distance(self, spikes: Tensor) -> _Distance:
         """How far the population is from its target, with the weights and spikes as they are."""
         theta, dt, target = self.population.neuron.threshold or 1.0, self.population.neuron.kernel.dt, self.aim.target
         u = self.rig.potential()
@@ -77,7 +99,7 @@ class _Knobs:
         off = np.log(max(reached, 1e-6)), (mean - target.mean) / theta if self.count == 2 else 0.0
         return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 
-    def closer(self, own: "_Distance", common: Array) -> Aim:
+    def closer(self, own: _Distance, common: Array) -> Aim:
         """What to solve for next: the wanted state, but for the little that all populations are off in common."""
         theta = self.population.neuron.threshold or 1.0
         tolerated = np.clip(common, -ENOUGH, ENOUGH)
@@ -85,13 +107,10 @@ class _Knobs:
         sigma = float(self.sigma.double().square().mean().sqrt())
         return replace(self.aim, target=Target(self.aim.target.mean + theta * tolerated[1], sigma=float(size * sigma)))
 
-
-@dataclass(frozen=True, eq=False)
-class _Distance:
-    """From the target: `off` of sigma_u or rate in its logarithm and of mu_u in theta; `size` of sigma_u always."""
-
-    off: Array
-    size: float
+    def reached(self, own: _Distance) -> Moments:
+        """The moments aimed at; where that is a rate, with the `sigma_u` that brings it."""
+        wanted = self.aim.moments(self.population)
+        return wanted if self.aim.target.rate is None else Moments(wanted.mu_u, wanted.sigma_u * np.exp(own.size))
 
 
 def fit_circuit(
@@ -119,42 +138,39 @@ def fit_circuit(
     spikes = _predicted_spikes(populations, wanted, passes, generator)
     asked, step = dict(aims), 1.0
     base: dict[Tensor, Tensor] = {}
-    best, kept = np.inf, base
+    nearest, kept = np.inf, base
     for _ in range(ROUNDS):
         passes.assume(spikes)
-        knobs = []
         try:
-            for p in chosen:
-                rig, solution = solve(p, values[p.name], asked[p.name], passes)
-                start = {w: torch.lerp(base.get(w, v), v, step) for w, v in solution.values().items()}
-                sigma = torch.as_tensor(wanted[p.name].sigma_u).to(rig.sigma)
-                knobs.append(_Knobs(p, aims[p.name], sigma, rig, solution, start))
+            solved = [solve(p, values[p.name], asked[p.name], passes) for p in chosen]
         except InfeasibleTargetError:
             if not kept:
                 raise
             break
+        knobs = [_Knobs.about(base, step, aims[rig.population.name], rig, solution) for rig, solution in solved]
         distances, fired = _turn_together(knobs, populations, passes)
         base = {w: w.detach().clone() for k in knobs for w in k.base}
-        largest = max(float(np.abs(d.off).max()) for d in distances)
-        largest = max(largest, *(missed_share(k.rig, k.aim) for k in knobs))
-        if largest < best:
-            best, kept = largest, base
-        if best <= ENOUGH:
+        off = max(float(np.abs(d.off).max()) for d in distances)
+        off = max(off, *(missed_share(k.rig, k.aim) for k in knobs))
+        if off < nearest:
+            nearest, kept = off, base
+            reached = {k.name: k.reached(d) for k, d in zip(knobs, distances, strict=True)}
+        if nearest <= ENOUGH:
             break
         common = np.mean([d.off for d in distances], 0)
-        asked = {k.population.name: k.closer(d, common) for k, d in zip(knobs, distances, strict=True)}
+        asked = {k.name: k.closer(d, common) for k, d in zip(knobs, distances, strict=True)}
         spikes |= {name: s for name, s in fired.items() if bool(s.any())}
         step = max(SLOWER * step, SHORTEST)
     for w, value in kept.items():
         write(w, value)
-    if best > BEARABLE:
+    if nearest > BEARABLE:
         raise NoFixedPointError(
             f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest was off by "
-            f"{best:.0%} in sigma_u, of theta in mu_u, or of the variance in a pathway's share. Recurrence as strong "
-            "as asked for has no steady state there: ask for a smaller recurrent share (a larger alpha), a smaller xi, "
-            "or give a larger batch"
+            f"{nearest:.0%} in sigma_u, in mu_u (of theta) or in a pathway's share of the variance. Recurrence as "
+            "strong as asked for has no steady state there: ask for a smaller recurrent share (a larger alpha), a "
+            "smaller xi, or give a larger batch"
         )
-    return wanted
+    return reached
 
 
 def _turn_together(
@@ -175,7 +191,7 @@ def _turn_together(
             k.turn(x)
         spikes = passes.simulate(populations)
         passes.assume(spikes)
-        distances = [k.distance(spikes[k.population.name]) for k in knobs]
+        distances = [k.distance(spikes[k.name]) for k in knobs]
         last = x, distances, spikes
         return np.asarray(np.mean([d.off for d in distances], 0)[: len(x)])
 

@@ -160,7 +160,7 @@ def _check_one_sided(population: Population, carriers: list[Pathway], aim: Aim) 
     if not carriers and not any(q.bias is not None and q.bias.requires_grad for q in writable(population)):
         raise InfeasibleTargetError(
             f"mu_u = {aim.target.mean:g} is out of reach for {population.name}: where all weights excite, or all "
-            "inhibit, their variance fixes their mean; add a pathway of the other sign, or a bias"
+            "inhibit, their variance fixes their mean; add or unfreeze a pathway of the other sign, or a bias"
         )
 
 
