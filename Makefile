@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= auto
 
-.PHONY: install demo test lint bench clean
+.PHONY: install frameworks demo test lint bench clean
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -12,10 +12,17 @@ install: .venv/.installed
 	$(BIN)/pip install -q -c constraints.txt -e ".[train,dev]"
 	touch $@
 
+# snnTorch, Norse and the others, for the tests of their adapters; torch stays the one that is pinned.
+frameworks: .venv/.frameworks
+
+.venv/.frameworks: .venv/.installed requirements-frameworks.txt
+	$(BIN)/pip install -q --no-deps -r requirements-frameworks.txt
+	touch $@
+
 demo: install
 	$(BIN)/fluctua demo
 
-test: install lint
+test: frameworks lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: install
@@ -23,8 +30,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# RIVALS: interpreters of environments with other libraries; `make frameworks` brings most of them into .venv.
 bench: install
-	$(BIN)/python benchmarks/bench_foundation.py
+	$(BIN)/python benchmarks/bench.py --python $(RIVALS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/growth.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernels.py
 
 clean:
 	rm -rf .venv runs build dist

@@ -33,8 +33,8 @@ from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 from fluctua.timeloop.reference import spike
 from fluctua.wiring import Neuron, Population, WiringError, free_potential, population_currents, trace
-from fluctua.wiring.adapters.own import lif
-from fluctua.wiring.trace import hooked
+from fluctua.wiring.adapters.registry import members_of
+from fluctua.wiring.recording import hooked
 
 NORMAL = NormalDist()
 NO_MEMORY = 1e-6  # a membrane time constant in seconds: what is left after a step of 2 ms is nothing
@@ -54,6 +54,10 @@ def weight(model: nn.Module, name: str) -> Tensor:
 
 def bias(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(f"{name}.bias").detach()
+
+
+def lif(module: LIF) -> Neuron:
+    return members_of(module)[""].neuron
 
 
 def std(x: Tensor) -> float:

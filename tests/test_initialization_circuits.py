@@ -94,7 +94,8 @@ def quiet(model: nn.Module, x: Tensor) -> Tensor:
     """Numbers of all samples but the most active tenth."""
     with torch.no_grad():
         activity = model(x).mean((0, 2))
-    return activity.argsort()[: int(0.9 * x.shape[1])]
+    order: Tensor = activity.argsort()
+    return order[: int(0.9 * x.shape[1])]
 
 
 def assert_dale(model: DaleLayer, x: Tensor, others: Tensor, target: Target) -> None:

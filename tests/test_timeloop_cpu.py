@@ -3,7 +3,6 @@
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -16,108 +15,42 @@ from torch import Tensor
 from fluctua.timeloop import (
     ArcTan,
     LoopParameters,
-    LoopResult,
     SigmoidDerivative,
     State,
     SuperSpike,
     Surrogate,
-    cpu,
     cpu_kernels,
+    cpu_loop,
     engine,
     run,
 )
 from fluctua.timeloop.cpu import CpuEngine
-
-DTYPE = torch.float64
-SHAPE = (25, 3, 5, 7)  # [T, B, *N]
-
-
-def options(synapse: bool, threshold: bool, reset: str = "zero", differentiable: bool = False) -> LoopParameters:
-    """A population with constants of every shape: one for all, one a channel, one a neuron."""
-    generator = torch.Generator().manual_seed(3)
-    return LoopParameters(
-        decay_mem=0.8 + 0.15 * torch.rand(5, 1, generator=generator, dtype=DTYPE),
-        decay_syn=0.6 + 0.3 * torch.rand(5, 7, generator=generator, dtype=DTYPE) if synapse else None,
-        threshold=torch.tensor(0.5, dtype=DTYPE) if threshold else None,
-        reset="zero" if reset == "zero" else "subtract",
-        differentiable_reset=differentiable,
-    )
-
-
-READOUTS = [options(synapse, False) for synapse in (True, False)]
-SPIKING = [options(s, True, reset, d) for s, reset, d in product([True, False], ["zero", "subtract"], [False, True])]
-LIF = SPIKING[0]
+from loop_populations import (
+    ADAPTIVE,
+    DTYPE,
+    LIF,
+    READOUTS,
+    SHAPE,
+    SPIKING,
+    assert_same,
+    assert_same_gradients,
+    assert_same_results,
+    drawn,
+    everything,
+    leaf,
+    named,
+)
 
 
-def named(p: LoopParameters) -> str:
-    synapse = "delta" if p.decay_syn is None else "exponential"
-    if not p.spiking:
-        return f"{synapse}-readout"
-    return f"{synapse}-{p.reset}{'-differentiable' if p.differentiable_reset else ''}"
-
-
-def leaf(tensor: Tensor, dtype: torch.dtype = DTYPE) -> Tensor:
-    return tensor.detach().to(dtype).clone().requires_grad_()
-
-
-def drawn(shape: tuple[int, ...], scale: float = 3.0, seed: int = 0) -> Tensor:
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
-
-
-def everything(
-    name: str, p: LoopParameters, current: Tensor, dtype: torch.dtype = DTYPE, state: State | None = None
-) -> tuple[LoopResult, dict[str, Tensor]]:
-    """Result of an engine, and the gradients with respect to all inputs of a loss on all that is differentiable."""
-    if state is None:
-        state = State(drawn(tuple(current.shape[1:]), 0.3, 1), drawn(tuple(current.shape[1:]), 1.0, 2))
-    x, state = leaf(current, dtype), State(*(leaf(tensor, dtype) for tensor in state[:2]))
-    decay_syn = None if p.decay_syn is None else leaf(p.decay_syn, dtype)
-    p = replace(p, decay_mem=leaf(p.decay_mem, dtype), decay_syn=decay_syn)
-    if name == "cpu":
-        assert (
-            CpuEngine().refusal(x, replace(p, threshold=None if p.threshold is None else p.threshold.to(dtype))) is None
-        )
-    with engine(name):
-        result = run(x, p, state)
-    weights = drawn(tuple(current.shape), 1.0, 4).to(dtype)
-    loss = (result.output * weights).sum() + result.state.potential.square().sum() + result.state.current.sin().sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    leaves = {"current": x, "potential": state.potential, "synapse": state.current, "decay_mem": p.decay_mem}
-    if p.decay_syn is not None:
-        leaves["decay_syn"] = p.decay_syn
-    gradients = {key: tensor.grad for key, tensor in leaves.items() if tensor.grad is not None}
-    assert len(gradients) == len(leaves)
-    return result, gradients
-
-
-def assert_same_results(ours: LoopResult, theirs: LoopResult) -> None:
-    for mine, truth in zip((*ours[:2], *ours.state[:2]), (*theirs[:2], *theirs.state[:2]), strict=True):
-        torch.testing.assert_close(mine, truth, rtol=0, atol=0, equal_nan=True)
-        assert mine.requires_grad == truth.requires_grad
-
-
-def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    for key, truth in theirs.items():
-        error, scale = (float(t.abs().max()) if t.numel() else 0.0 for t in (ours[key] - truth, truth))
-        assert ours[key].shape == truth.shape, key
-        assert error <= tolerance * scale, key
-
-
-def assert_same(p: LoopParameters, current: Tensor, tolerance: float = 1e-10, dtype: torch.dtype = DTYPE) -> None:
-    ours, our_gradients = everything("cpu", p, current, dtype)
-    theirs, their_gradients = everything("reference", p, current, dtype)
-    assert_same_results(ours, theirs)
-    assert_same_gradients(our_gradients, their_gradients, tolerance)
-
-
-@pytest.mark.parametrize("p", READOUTS + SPIKING, ids=named)
+@pytest.mark.parametrize("p", READOUTS + SPIKING + ADAPTIVE, ids=named)
 def test_equals_the_reference(p: LoopParameters) -> None:
+    assert CpuEngine().refusal(drawn(SHAPE), p) is None
     assert_same(p, drawn(SHAPE))
     if p.spiking:
         assert 0.02 < run(drawn(SHAPE), p).output.mean() < 0.5
 
 
-@pytest.mark.parametrize("p", [READOUTS[0], LIF, SPIKING[3], SPIKING[5]], ids=named)
+@pytest.mark.parametrize("p", [READOUTS[0], LIF, SPIKING[3], SPIKING[5], ADAPTIVE[2], ADAPTIVE[5]], ids=named)
 def test_equals_the_reference_in_single_precision(p: LoopParameters) -> None:
     assert_same(p, drawn(SHAPE), tolerance=1e-5, dtype=torch.float32)
 
@@ -130,18 +63,16 @@ def test_equals_the_reference_with_every_surrogate(surrogate: Surrogate) -> None
 @settings(max_examples=25, deadline=None)
 @given(
     shape=st.lists(st.integers(0, 5), min_size=1, max_size=4),
-    steps=st.integers(1, 6),
-    p=st.sampled_from(READOUTS + SPIKING),
-    block=st.integers(0, 2**20),
+    steps=st.integers(1, 8),
+    p=st.sampled_from(READOUTS + SPIKING + ADAPTIVE),
+    seed=st.integers(0, 2**20),
 )
-def test_any_shape(shape: list[int], steps: int, p: LoopParameters, block: int) -> None:
+def test_any_shape(shape: list[int], steps: int, p: LoopParameters, seed: int) -> None:
     neurons = tuple(shape[1:])
-    p = replace(
-        p,
-        decay_mem=p.decay_mem[0, 0],
-        decay_syn=None if p.decay_syn is None else 0.5 + drawn(neurons, 0.1, block).abs().clamp(max=0.4),
-    )
-    assert_same(p, drawn((steps, *shape), seed=block))
+    adaptation = p.adaptation and replace(p.adaptation, strength=drawn(neurons, 1.0, seed).abs())
+    decay_syn = None if p.decay_syn is None else 0.5 + drawn(neurons, 0.1, seed).abs().clamp(max=0.4)
+    p = replace(p, decay_mem=p.decay_mem[0, 0], decay_syn=decay_syn, adaptation=adaptation)
+    assert_same(p, drawn((steps, *shape), seed=seed))
 
 
 @pytest.mark.parametrize("p", [READOUTS[0], LIF], ids=named)
@@ -160,7 +91,7 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads")
 def test_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_GRAIN", 16)
+    monkeypatch.setattr(cpu_loop, "_GRAIN", 16)
     current = drawn((20, 13, 5, 7))
     torch.set_num_threads(1)
     result, gradients = everything("cpu", LIF, current)
@@ -177,7 +108,7 @@ def forked(current: Tensor, p: LoopParameters, spikes: Tensor) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_a_forked_process_gets_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_GRAIN", 16)
+    monkeypatch.setattr(cpu_loop, "_GRAIN", 16)
     torch.set_num_threads(2)
     current = drawn(SHAPE)
     spikes = run(current, LIF).output
@@ -258,16 +189,16 @@ def test_memory_in_any_order() -> None:
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("wanted", ["current", "potential", "synapse", "decay_mem", "decay_syn"])
+@pytest.mark.parametrize("wanted", ["x", "u", "i", "decay_mem", "decay_syn"])
 def test_one_gradient_alone(wanted: str) -> None:
     current, rest = drawn(SHAPE), drawn(SHAPE[1:], 0.3)
     _, truth = everything("reference", LIF, current, state=State(rest, rest))
-    tensors = {"current": current, "potential": rest, "synapse": rest, "decay_mem": LIF.decay_mem}
+    tensors = {"x": current, "u": rest, "i": rest, "decay_mem": LIF.decay_mem}
     assert LIF.decay_syn is not None
     tensors["decay_syn"] = LIF.decay_syn
     tensors[wanted] = leaf(tensors[wanted])
     p = replace(LIF, decay_mem=tensors["decay_mem"], decay_syn=tensors["decay_syn"])
-    result = run(tensors["current"], p, State(tensors["potential"], tensors["synapse"]))
+    result = run(tensors["x"], p, State(tensors["u"], tensors["i"]))
     weights = drawn(SHAPE, 1.0, 4)
     loss = (result.output * weights).sum() + result.state.potential.square().sum() + result.state.current.sin().sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -342,7 +273,7 @@ PLAIN = LoopParameters(HALF, HALF, HALF)
         (torch.zeros(2, 1, 3, dtype=DTYPE), PLAIN, "not of the current's type"),
         (torch.zeros(2, 1, 3), replace(PLAIN, decay_mem=torch.full((4,), 0.5)), "does not broadcast"),
         (torch.zeros(2, 1, 3), replace(PLAIN, decay_syn=torch.full((1, 1), 0.5)), "does not broadcast"),
-        (torch.zeros(2, 1, 3), replace(PLAIN, threshold=leaf(HALF, torch.float32)), "threshold"),
+        (torch.zeros(2, 1, 3), replace(PLAIN, threshold=leaf(HALF, torch.float32)), None),
         (torch.zeros(2, 1, 3), replace(PLAIN, surrogate=Steeper()), "Steeper"),
         (torch.zeros(2, 1, 3), PLAIN, None),
         (torch.nn.Parameter(torch.zeros(2, 1, 3)), PLAIN, None),
@@ -377,7 +308,7 @@ def test_kernels_need_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         return njit(*args, **options)
 
     monkeypatch.setattr(cpu_kernels, "njit", without_cache)
-    monkeypatch.setattr(cpu, "forward_kernel", cpu_kernels.forward_kernel.__wrapped__)
+    monkeypatch.setattr(cpu_loop, "forward_kernel", cpu_kernels.forward_kernel.__wrapped__)
     current = drawn(SHAPE)
     with engine("reference"):
         truth = run(current, READOUTS[1])

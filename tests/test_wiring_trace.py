@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, parametrize
 from fluctua.layers import OverTime
 from fluctua.neurons import LIF
 from fluctua.wiring import INPUT, Pathway, Population, WiringError, trace
+from fluctua.wiring.recording import hooked
 from fluctua.wiring.running import preserved
-from fluctua.wiring.trace import hooked
 from wiring_networks import (
     CASES,
     CONVOLUTIONAL,
@@ -363,7 +363,8 @@ def test_the_bias_is_the_tensor_of_that_name_or_none() -> None:
     with_bias, without = nn.Linear(3, 2), nn.Linear(3, 2, bias=False)
     assert Pathway("w", with_bias, "weight", (INPUT,)).bias is with_bias.bias
     assert Pathway("w", without, "weight", (INPUT,)).bias is None
-    assert Pathway("w", nn.GRU(3, 2), "weight_ih_l0", (INPUT,)).bias is None, "there, `bias` is a flag"
+    rnn = nn.GRU(3, 2)
+    assert Pathway("w", rnn, "weight_ih_l0", (INPUT,)).bias is rnn.bias_ih_l0
 
 
 def test_a_layer_with_several_weights_is_a_pathway_for_each() -> None:
@@ -455,7 +456,7 @@ def refused(model: nn.Module, message: str, batch: Any = None) -> None:
 
 
 def test_a_model_without_neurons_is_refused() -> None:
-    refused(nn.Sequential(nn.Linear(20, 4), nn.ReLU()), r"no spiking neuron found.*\(Linear, ReLU\) is known$")
+    refused(nn.Sequential(nn.Linear(20, 4), nn.ReLU()), r"no spiking neuron found.*\(Linear, ReLU\) is known;")
 
 
 def test_a_model_whose_neurons_are_not_reached_is_refused() -> None:

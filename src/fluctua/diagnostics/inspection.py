@@ -1,7 +1,8 @@
 """Look at a network: run it once and measure the state of every population."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from fluctua.diagnostics.window import Window, by_neuron, first_event, neuron_me
 from fluctua.theory import Moments, crossing_rate
 from fluctua.wiring import Pathway, Population, trace
 from fluctua.wiring.potential import currents_from_outside
+from fluctua.wiring.probe import ProbedNeuron
+from fluctua.wiring.reading import Reading
+from fluctua.wiring.recording import emitted, heard, hooked
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Copies, Forward, only_requiring_grad, plain_call, preserved
-from fluctua.wiring.trace import currents_of, hooked
 
 RASTER_NEURONS = 40
 
@@ -28,21 +32,29 @@ def inspect(
     window: Window = "trial",
     loss: Callable[[Any], Tensor] | None = None,
     forward: Forward = plain_call,
+    dt: float | None = None,
+    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
 ) -> Report:
     """The state of every population of a network on a batch; nothing is changed.
 
     Args:
-        model: any model of known neurons.
-        batch: input `[T, B, ...]`, or whatever `forward` takes.
+        model: any model of known neurons, of any framework.
+        batch: input `[T, B, ...]`, or whatever the model or `forward` takes.
         window: take the moments over the whole "trial", or from the "arrival" of activity at each population on.
         loss: scalar loss of the model's output; with it the report has the gradient norm of every population.
-        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
+            looped over time, as its neurons ask for.
+        dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
+        neurons: what neuron classes are like that fluctua does not know.
 
     Raises:
         WiringError: see `fluctua.wiring.trace`.
         ValueError: an empty batch, an unknown window, or a loss that is no scalar or does not depend on any weight.
     """
-    return inspect_populations(model, batch, trace(model, batch, forward), window=window, loss=loss, forward=forward)
+    reading = Reading(dt, neurons or {})
+    forward = running_of(model, batch, forward, reading)
+    populations = trace(model, batch, forward, reading)
+    return inspect_populations(model, batch, populations, window=window, loss=loss, forward=forward)
 
 
 def inspect_populations(
@@ -60,9 +72,9 @@ def inspect_populations(
     """`inspect` for populations that are known already, with the targets they were initialised for, by name."""
     seen: Seen = {}
     modules = dict.fromkeys(p.module for p in populations)
-    groups = [[p for p in populations if p.module is module] for module in modules]
-    answers: dict[nn.Module, Any] = {}
-    handles = [handle for group in groups for handle in watch(group, window, seen)]
+    answers: dict[nn.Module, list[Any]] = {module: [] for module in modules}
+    within = [[p for p in populations if p.module is module] for module in modules]
+    handles = [handle for together in within for handle in watch(together, window, seen)]
     if any(map(needs_passes, populations)):
         handles += [module.register_forward_hook(_keeping(answers, Copies(model))) for module in modules]
     with preserved(model), hooked(handles):
@@ -77,10 +89,10 @@ def inspect_populations(
     return report(populations, seen, targets or {}, gradients, notes, warnings, outside)
 
 
-def _keeping(answers: dict[nn.Module, Any], copies: Copies) -> Any:
+def _keeping(answers: dict[nn.Module, list[Any]], copies: Copies) -> Any:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         with torch.no_grad():
-            answers[module] = copies.of(output)
+            answers[module].append(copies.of(output))
 
     return after
 
@@ -119,25 +131,27 @@ class _Measured:
 Seen = dict[str, _Measured]
 
 
-def watch(populations: list[Population], window: Window, seen: Seen) -> list[Any]:
+def watch(populations: Sequence[Population], window: Window, seen: Seen) -> list[Any]:
     """Hooks that measure the populations of one module when it runs next."""
-    (module,) = {p.module for p in populations}
-    spikes: dict[str, Tensor] = {}
+    arrived: dict[str, tuple[Tensor, ...]] = {}
+    fired: dict[str, Tensor] = {}
 
-    def emitted(name: str) -> Any:
-        def after(emitter: nn.Module, args: Any, output: Tensor) -> None:
-            spikes[name] = output.detach()
+    def noting(name: str) -> Any:
+        def then(spikes: Tensor) -> None:
+            fired[name] = spikes.detach()
 
-        return after
+        return then
 
-    def measure(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def measure(module: nn.Module, args: Any, output: Any) -> None:
+        if len(fired) < len(populations):  # steps are still to come
+            return
         for p in populations:
-            if p.name in seen:
-                continue
-            seen[p.name] = _measured(p, currents_of(args, p.name), spikes, window)
+            if p.name not in seen:
+                seen[p.name] = _measured(p, arrived[p.name], fired, window)
 
-    handles = [p.emitter.register_forward_hook(emitted(p.name)) for p in populations]
-    return [*handles, module.register_forward_hook(measure)]
+    handles = [heard(p, partial(arrived.__setitem__, p.name)) for p in populations]
+    handles += [emitted(p, noting(p.name)) for p in populations]
+    return [*handles, populations[0].module.register_forward_hook(measure)]
 
 
 def _measured(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor], window: Window) -> _Measured:
@@ -248,6 +262,7 @@ def _state(
             min(len(m.mean), RASTER_NEURONS),
             duration,
         ),
+        in_steps=p.neuron.in_steps,
     )
 
 
@@ -273,11 +288,11 @@ def _pathway_state(q: Pathway, share: float | None) -> PathwayState:
 
 def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
     """What a user should know: numbers that are none, silence, late activity, missed targets; a sentence each."""
-    trial = states[0].sketch.duration if states else 0.0
+    trial = f"{states[0].sketch.duration:g} {'steps' if states[0].in_steps else 's'}" if states else ""
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
-    late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * trial]
+    late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * p.sketch.duration]
     missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
     warnings = []
     if broken:
@@ -286,10 +301,10 @@ def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
             + (f"so have the weights {_listed(culprits)}" if culprits else "look for them in the batch and in biases")
         )
     if silent:
-        warnings.append(f"no spike within the trial of {trial:g} s, in half of the samples or more: {_listed(silent)}")
+        warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {_listed(silent)}")
     if late:
         warnings.append(
-            f"first spike only in the last third of the trial of {trial:g} s: {_listed(late)}; activity needs time in "
+            f"first spike only in the last third of the trial of {trial}: {_listed(late)}; activity needs time in "
             "every layer, so use longer trials or fewer layers"
         )
     if missed:

@@ -41,9 +41,10 @@ def plot_report(report: Report, title: str | None = None) -> "Figure":
         for row in spiking[:1]:
             row[1].set_title("firing rate of the neurons")
             row[2].set_title("spikes of some neurons, one sample")
+        in_steps = any(population.in_steps for population in populations)
         for row in spiking[-1:]:  # readouts, often the last rows, have neither
-            row[1].set_xlabel("rate (Hz)")
-            row[2].set_xlabel("time (s)")
+            row[1].set_xlabel(f"rate ({'per step' if in_steps else 'Hz'})")
+            row[2].set_xlabel(f"time ({'steps' if in_steps else 's'})")
         shared_legend(figure)
         figure.suptitle(title or "State of the network", fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
@@ -100,15 +101,15 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
         _say(axis, "readout: no spikes")
         return
     rates = p.sketch.rates
-    top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 1.0)
+    top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
     counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
     axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text, which the lines end below
-    lines = [(f"mean {p.rate:.1f} Hz", BLUE), (f"{p.silent:.0%} silent", BLACK)]
+    lines = [(f"mean {p.rate_in_words(p.rate)}", BLUE), (f"{p.silent:.0%} silent", BLACK)]
     axis.axvline(p.rate, ymax=0.58, color=BLUE, lw=1.4)
     if p.rate_predicted is not None:
         axis.axvline(p.rate_predicted, ymax=0.58, color=RED, lw=1.4, ls="--")
-        lines.insert(1, (f"theory {p.rate_predicted:.1f} Hz", RED))
+        lines.insert(1, (f"theory {p.rate_in_words(p.rate_predicted)}", RED))
     for k, (text, colour) in enumerate(lines):
         height = 0.97 - 0.12 * k
         axis.text(0.98, height, text, color=colour, fontsize=7.5, transform=axis.transAxes, ha="right", va="top")

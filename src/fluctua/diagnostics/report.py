@@ -84,6 +84,8 @@ class PopulationState:
         gradient_norm: of the loss with respect to the population's weights, where a loss was given.
         pathways: the weights that feed it.
         sketch: for the figure.
+        in_steps: whether time is counted in steps, as its framework does where nobody says how long one is: rates are
+            then spikes per step, and times numbers of steps.
     """
 
     name: str
@@ -104,6 +106,19 @@ class PopulationState:
     gradient_norm: float | None
     pathways: tuple[PathwayState, ...]
     sketch: Sketch
+    in_steps: bool = False
+
+    def rate_in_words(self, rate: float | None) -> str:
+        """A rate with its unit."""
+        if rate is None:
+            return "-"
+        return f"{rate:.3f} / step" if self.in_steps else f"{rate:.1f} Hz"
+
+    def time_in_words(self, time: float | None) -> str:
+        """A time with its unit."""
+        if time is None:
+            return "-"
+        return f"{time:.0f} steps" if self.in_steps else f"{1e3 * time:.0f} ms"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fluctua.diagnostics.window import population_mean, product_mean
 from fluctua.wiring import Population
 from fluctua.wiring.potential import currents_from_outside, recurrent_pathways, response
+from fluctua.wiring.recording import heard, hooked
 from fluctua.wiring.running import Copies, Forward, preserved
-from fluctua.wiring.trace import currents_of, hooked
 
 OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
 Parts = dict[str, float]
@@ -49,14 +49,14 @@ def shares(p: Population, parts: Parts, outside: Parts | None = None) -> Parts:
     elif needs_passes(p):
         return {}
     else:
-        found |= {q.name: parts[OUTSIDE] for q in p.pathways if not q.recurrent}
+        found |= {q.name: parts[OUTSIDE] for q in p.pathways if not q.inside}
     total = sum(found.values())
     return {name: found[name] / total for name in names} if total > 0 else {}
 
 
 def needs_passes(p: Population) -> bool:
     """Whether what comes from outside is made of parts that only passes of the model can tell apart."""
-    outer = {q.name for q in p.pathways if not q.recurrent}
+    outer = {q.name for q in p.pathways if not q.inside}
     return len({q.name for q in p.pathways}) > 1 and (len(outer) > 1 or bool(p.unweighted))
 
 
@@ -65,7 +65,7 @@ def outer_parts(
     batch: Any,
     populations: Iterable[Population],
     forward: Forward,
-    answers: Mapping[nn.Module, Any],
+    answers: Mapping[nn.Module, list[Any]],
     masks: Mapping[str, Tensor],
 ) -> dict[str, Parts]:
     """The variance that each pathway from outside supplies, of the populations that need passes to know.
@@ -78,7 +78,7 @@ def outer_parts(
         batch: its input.
         populations: all of the model's.
         forward: runs it.
-        answers: what each neuron module has returned.
+        answers: what each neuron module has returned, call by call.
         masks: window `[T, B]` of each population, by name.
     """
     chosen = _separable([p for p in populations if needs_passes(p)])
@@ -86,14 +86,15 @@ def outer_parts(
     rests: dict[str, Tensor] = {}
     found: dict[str, Parts] = {}
     for turn in (None, *sorted(set(turns.values()))) if turns else ():
-        arrived = _arrived(model, batch, forward, answers, [m for m, t in turns.items() if t != turn])
+        silent = [m for m, t in turns.items() if t != turn]
+        arrived = _arrived(model, batch, forward, answers, chosen, silent)
         for p in chosen:
-            u = response(p.neuron, currents_from_outside(p, arrived[p.module]))
+            u = response(p.neuron, currents_from_outside(p, arrived[p.name]))
             if turn is None:
                 rests[p.name] = u if bool(u.any()) else torch.zeros(())
                 found[p.name] = {OUTSIDE: variance(u, masks[p.name])}
             for q in p.pathways:
-                if not q.recurrent and turns[q.synapse] == turn:
+                if not q.inside and turns[q.synapse] == turn:
                     found[p.name][q.name] = variance(u - rests[p.name].to(u), masks[p.name])
     return found
 
@@ -114,7 +115,7 @@ def _turns(populations: list[Population]) -> dict[nn.Module, int]:
     turns: dict[nn.Module, int] = {}
     beside: dict[nn.Module, set[nn.Module]] = {}
     for p in populations:
-        outer = {q.synapse for q in p.pathways if not q.recurrent}
+        outer = {q.synapse for q in p.pathways if not q.inside}
         for m in outer:
             beside.setdefault(m, set()).update(outer)
     for m, others in beside.items():
@@ -124,25 +125,34 @@ def _turns(populations: list[Population]) -> dict[nn.Module, int]:
 
 
 def _arrived(
-    model: nn.Module, batch: Any, forward: Forward, answers: Mapping[nn.Module, Any], silent: list[nn.Module]
-) -> dict[nn.Module, tuple[Tensor, ...]]:
-    """The currents that the neuron modules are called with while some modules put out nothing."""
-    arrived: dict[nn.Module, tuple[Tensor, ...]] = {}
+    model: nn.Module,
+    batch: Any,
+    forward: Forward,
+    answers: Mapping[nn.Module, list[Any]],
+    populations: list[Population],
+    silent: list[nn.Module],
+) -> dict[str, tuple[Tensor, ...]]:
+    """The currents that populations are called with, by name, while some modules put out nothing."""
+    arrived: dict[str, tuple[Tensor, ...]] = {}
 
-    def noting(module: nn.Module, args: tuple[Any, ...]) -> None:
-        arrived[module] = tuple(current.clone() for current in currents_of(args, type(module).__name__))
+    def noting(name: str) -> Any:
+        def then(currents: tuple[Tensor, ...]) -> None:
+            arrived[name] = tuple(current.clone() for current in currents)
 
-    handles = [module.register_forward_pre_hook(noting) for module in answers]
+        return then
+
+    handles = [heard(p, noting(p.name)) for p in populations]
     handles += [module.register_forward_hook(lambda module, args, output: _nothing(output)) for module in silent]
     with preserved(model), hooked(handles), torch.no_grad():
-        for module, answer in answers.items():
-            vars(module)["forward"] = _answering(Copies(model).of(answer))
+        for module, outputs in answers.items():
+            vars(module)["forward"] = _answering(Copies(model).of(outputs))
         forward(model, batch)
     return arrived
 
 
-def _answering(answer: Any) -> Callable[..., Any]:
-    return lambda *args, **kwargs: answer
+def _answering(outputs: list[Any]) -> Callable[..., Any]:
+    following = iter(outputs)
+    return lambda *args, **kwargs: next(following)
 
 
 def _nothing(output: Any) -> Any:

@@ -72,15 +72,19 @@ def rich_table(report: Report) -> "Table":
 
 def _rows(report: Report) -> list[tuple[str, ...]]:
     """The head, and the cells of each population; gradient norms only where there are some."""
-    rows = [_HEAD, *map(_cells, report.populations)]
+    in_steps = {p.in_steps for p in report.populations}
+    rates = {frozenset({True}): "per step (theory)", frozenset({False}): "Hz (theory)"}.get(frozenset(in_steps), "rate")
+    head = tuple(rates if name == "Hz (theory)" else name for name in _HEAD)
+    rows = [head, *(_cells(p, with_unit=len(in_steps) > 1) for p in report.populations)]
     norms = [p.gradient_norm for p in report.populations]
     if all(norm is None for norm in norms):
         return rows
     return [(*row, cell) for row, cell in zip(rows, ["gradient", *(_number(g, ".3g") for g in norms)], strict=True)]
 
 
-def _cells(p: PopulationState) -> tuple[str, ...]:
-    latency = None if p.latency is None else 1e3 * p.latency
+def _cells(p: PopulationState, with_unit: bool) -> tuple[str, ...]:
+    form, unit = (".3f", "/step") if p.in_steps else (".1f", " Hz")
+    rate = "-" if p.rate is None else f"{p.rate:{form}}{unit * with_unit} ({_number(p.rate_predicted, form)})"
     return (
         p.name,
         str(p.n),
@@ -88,8 +92,8 @@ def _cells(p: PopulationState) -> tuple[str, ...]:
         _with_target(p.sigma_u, p.target_sigma_u),
         _potential(p.sigma_across),
         "-" if p.xi is None else _potential(p.xi),
-        "-" if p.rate is None else f"{p.rate:.1f} ({_number(p.rate_predicted, '.1f')})",
-        "never" if latency is None and p.rate is not None else _number(latency, ".0f", " ms"),
+        rate,
+        "never" if p.latency is None and p.rate is not None else p.time_in_words(p.latency),
         _number(p.silent, ".0%"),
         _number(p.saturated, ".0%"),
     )

@@ -12,7 +12,7 @@ def window_mask(current: Tensor, window: Window) -> Tensor:
     """1 where a time step of a sample counts, else 0: `[T, B]` for a current `[T, B, *N]`.
 
     "trial" counts all steps; "arrival" those of each sample from the first on in which any current reaches the
-    population: activity needs some 12 ms a layer to come through (20/10 ms time constants), and before that a deep
+    population: activity needs 12 to 20 ms a layer to come through (20/10 ms time constants), and before that a deep
     population is at rest whatever its weights.
     """
     if window == "trial":

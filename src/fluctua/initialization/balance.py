@@ -42,8 +42,16 @@ def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
     return potential_adjoint(weight, kernel).expand_as(current)
 
 
-def balanced(weight: Tensor, r: Tensor) -> Tensor:
-    """Every row made orthogonal to the mean activity: `w_i - r_i (r_i . w_i) / |r_i|^2`."""
+def balanced(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
+    """Every row made orthogonal to the mean activity: `w_i - r_i (r_i . w_i) / |r_i|^2`.
+
+    Args:
+        weight: to be balanced.
+        r: mean activity, in its shape.
+        axis: that counts rows, the output units.
+    """
+    if axis:
+        return balanced(weight.transpose(0, axis), r.transpose(0, axis)).transpose(0, axis)
     w, rows = weight.flatten(1).double(), r.flatten(1).double()
     norm = rows.square().sum(1, keepdim=True)
     along = torch.where(norm > 0, (w * rows).sum(1, keepdim=True) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)

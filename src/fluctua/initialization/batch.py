@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.theory import Target
 from fluctua.wiring import Population
+from fluctua.wiring.runner import StepLoop
 from fluctua.wiring.running import Forward, plain_call
 
 
@@ -21,7 +23,7 @@ def check_batch(batch: Any, forward: Forward) -> None:
         BatchError: not a floating-point tensor `[T, B, ...]` (unless `forward` knows what to do with it), empty,
             fewer than two time steps, NaN or infinite values, or nothing but zeros.
     """
-    if forward is plain_call:
+    if forward is plain_call or isinstance(forward, StepLoop):
         _check_sequence(batch)
     tensors = list(_tensors(batch))
     for tensor in tensors:
@@ -45,20 +47,40 @@ def _check_sequence(batch: Any) -> None:
         )
 
 
-def short_batch_warnings(populations: tuple[Population, ...], steps: int) -> list[str]:
+def check_unit(populations: tuple[Population, ...], target: Target) -> None:
+    """Refuse a rate in Hz for neurons that count time in steps.
+
+    Raises:
+        ValueError: naming the way out.
+    """
+    unknown = [p.name for p in populations if p.neuron.in_steps]
+    if target.rate is not None and unknown:
+        raise ValueError(
+            f"a rate of {target.rate:g} Hz means nothing to {unknown[0]}, whose neurons count time in steps: give "
+            "dt=, the time step in seconds"
+        )
+
+
+def short_batch_warnings(populations: tuple[Population, ...]) -> list[str]:
     """A sentence for each spiking population whose potential has no time to settle within the batch."""
     return [
-        f"the batch of {steps * p.neuron.kernel.dt:g} s is short for the time constants of {p.name}: its potential "
-        "settles only partly, and what is measured holds for trials of this length"
+        f"the batch of {duration(p)} is short for the time constants of {p.name}: its potential settles only partly, "
+        "and what is measured holds for trials of this length"
         for p in populations
-        if p.neuron.threshold is not None and _settled(p, steps) < 0.95
+        if p.neuron.threshold is not None and _settled(p) < 0.95
     ]
 
 
-def _settled(p: Population, steps: int) -> float:
+def duration(p: Population) -> str:
+    """Length of the trial that a population was traced on, in words."""
+    steps = p.steps or 0
+    return f"{steps} steps" if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
+
+
+def _settled(p: Population) -> float:
     """The part of the stationary variance that is reached at the end of a trial."""
     kernel = p.neuron.kernel
-    return float(((kernel.response(steps) ** 2).sum(0) * kernel.dt / kernel.eps_hat).min())
+    return float(((kernel.response(p.steps or 1) ** 2).sum(0) * kernel.dt / kernel.eps_hat).min())
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -196,9 +196,11 @@ class Rig:
         Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
         """
         factor = torch.ones((), dtype=torch.float64)
-        rows = u.shape[2]
-        if self.population.neuron.kernel.eps_hat.ndim and all(len(p) == rows for p in part.values):
-            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(rows, -1).mean(1)
+        units = u.shape[2]
+        axes = {q.weight: q.rows for q in self.population.pathways if not q.left_alone}
+        rows = {p: axes.get(p, 0) for p in part.values}
+        if self.population.neuron.kernel.eps_hat.ndim and all(p.shape[rows[p]] == units for p in part.values):
+            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
         if factor.ndim:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
@@ -206,7 +208,7 @@ class Rig:
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
-        values = {p: by_row(factor.numpy(), p) * size * v for p, v in part.values.items()}
+        values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
         return Part(values, part.share), u.mul_(size)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
@@ -259,12 +261,12 @@ class Rig:
 
 def silence(population: Population, steps: int, part: Part | None = None) -> str:
     """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
-    dt = population.neuron.kernel.dt
+    length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
     silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
     sources = sorted({s for q in silent for s in q.sources})
     return (
-        f"no spike reaches {population.name} within the trial of {steps * dt:g} s: {' and '.join(sources)} gave none "
-        "in time. Activity needs time in every layer (some 12 ms with 20/10 ms time constants): use a longer batch, a "
+        f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
+        "in time. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer batch, a "
         "smaller xi, or method='poisson', which needs no activity"
     )
 

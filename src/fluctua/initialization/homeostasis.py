@@ -7,6 +7,7 @@ For use after any initialiser. `priming.prime` is the paper's way, gradient step
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from fluctua.diagnostics import Report
 from fluctua.wiring import Population
+from fluctua.wiring.recording import emitted, hooked
 from fluctua.wiring.running import Forward, preserved
-from fluctua.wiring.trace import hooked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,14 +99,7 @@ def spiking(found: Sequence[Population]) -> list[Population]:
 def recorded(populations: Sequence[Population]) -> Iterator[dict[str, Tensor]]:
     """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
     spikes: dict[str, Tensor] = {}
-
-    def noting(name: str) -> Any:
-        def after(module: nn.Module, args: Any, output: Tensor) -> None:
-            spikes[name] = output
-
-        return after
-
-    with hooked([p.emitter.register_forward_hook(noting(p.name)) for p in populations]):
+    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
         yield spikes
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fluctua.diagnostics.window import Window, window_mask
 from fluctua.initialization.balance import balanced, mean_activity
 from fluctua.initialization.components import Part, Rig, Shift, SilentInputError, Solution, silence
-from fluctua.initialization.drawing import draw, write
+from fluctua.initialization.drawing import draw, of_entries, write
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import excites, shares
 from fluctua.theory import InfeasibleTargetError, Moments, Normal, Target, WeightLaw
@@ -73,7 +73,7 @@ def fresh(population: Population, aim: Aim, generator: torch.Generator) -> dict[
             law = WeightLaw(q.family, q.sign * size, size * q.family.spread)
         else:
             law = WeightLaw(aim.law, np.zeros(()), size)
-        values[q.weight] = draw(law, q.weight, generator)
+        values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
         for parameter, value in ((q.bias, 0.0), (_affine(q, "bias"), 0.0), (_affine(q, "weight"), 1.0)):
             if parameter is not None and parameter.requires_grad:
                 values[parameter] = torch.full_like(parameter, value)
@@ -100,7 +100,7 @@ def solve(population: Population, values: dict[Tensor, Tensor], aim: Aim, passes
     if aim.balance and carriers:
         activity = mean_activity(currents, mask, population.neuron.kernels, [q.weight for q in carriers])
         for q, r in zip(carriers, activity, strict=True):
-            write(q.weight, balanced(q.weight, r))
+            write(q.weight, balanced(q.weight, r, q.rows))
     rig = Rig(population, passes, mask, torch.as_tensor(aim.moments(population).sigma_u).to(first))
     wanted = shares(free, population, aim.alpha)
     parts = _parts(free, wanted)
@@ -191,11 +191,14 @@ def _mean_part(rig: Rig, free: list[Pathway], wanted: list[float], activity: lis
         bias = q.bias if q.norm is None else _affine(q, "bias")
         if bias is not None and bias.requires_grad:
             return Part({bias: torch.ones_like(bias)})
+    carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
-    along = [torch.ones_like(w) for w, _ in carriers]
+    along = [of_entries(q, torch.ones_like(q.weight)) for q in carrying]
     if activity:
-        norm = sum((r.flatten(1).square().sum(1) for r in activity), torch.zeros(())).clamp_min(1e-30)
-        along = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in activity]
+        by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
+        norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
+        scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in by_row]
+        along = [r.transpose(0, q.rows) for q, r in zip(carrying, scaled, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
     if aim.target.mean == rig.population.neuron.rest:  # hardly needed, so not worth measuring
         return Part(values)

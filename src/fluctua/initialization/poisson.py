@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fluctua.initialization.components import SilentInputError
-from fluctua.initialization.drawing import draw, write
+from fluctua.initialization.drawing import draw, of_entries, write
 from fluctua.initialization.measured import Aim
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import shares
@@ -89,7 +89,7 @@ def fit(
     laws = solve(aim.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
     for q, law in zip(pathways, laws, strict=True):
         if q.left_alone is None:
-            write(q.weight, draw(law, q.weight, generator))
+            write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))
             if q.bias is not None and q.bias.requires_grad:
                 write(q.bias, torch.zeros_like(q.bias))
     return wanted

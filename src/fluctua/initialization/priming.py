@@ -15,7 +15,10 @@ from fluctua.training.optimizers import make_optimizer
 from fluctua.training.regularizers import ActivityBound, paper_bounds
 from fluctua.training.settings import TrainingDiverged
 from fluctua.wiring import Population, trace
+from fluctua.wiring.reading import Reading
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward, gpus_of, plain_call, preserved
+from fluctua.wiring.structure import modules_of, parameters_of
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
 
@@ -31,6 +34,7 @@ def prime(
     tolerance: float = 0.1,
     forward: Forward = plain_call,
     seed: int | None = None,
+    dt: float | None = None,
 ) -> Refinement:
     """Train on activity regularisers alone until every population keeps its bounds, in place.
 
@@ -55,6 +59,7 @@ def prime(
         forward: `forward(model, batch)` runs all time steps of an element of `batches`, where a plain call does not.
         seed: of what is random on the way, such as dropout and the order of a loader; default: drawn from torch's
             generator.
+        dt: time step in seconds, for frameworks that count time in steps.
 
     Raises:
         ValueError: no bounds, a number out of range, batches that can be gone through only once, no spiking
@@ -70,12 +75,13 @@ def prime(
             "priming needs an epoch or more, a positive lr, and a tolerance of 0 or more, got "
             f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
         )
-    inputs = _Inputs(batches, forward)
-    draws = new_generator(seed, None)
+    inputs, draws, reading = _Inputs(batches, forward is plain_call), new_generator(seed, None), Reading(dt)
     with torch.random.fork_rng(gpus_of(model)):
         _reseed(draws)
         first = inputs.first()
-        found = trace(model, first, forward)
+        forward = running_of(model, first, forward, reading)
+        check_batch(first, forward)
+        found = trace(model, first, forward, reading)
         populations = spiking(found)
         before = rates(populations, spikes_now(model, first, populations, forward))
         priming = _Priming(
@@ -95,14 +101,14 @@ def prime(
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What an epoch goes through."""
+    """What an epoch goes through; inputs alone, or with what follows them where the model is run by default."""
 
     batches: Tensor | Iterable[Any]
-    forward: Forward
+    by_default: bool
 
     def __iter__(self) -> Iterator[Any]:
         for batch in [self.batches] if isinstance(self.batches, Tensor) else self.batches:
-            yield batch[0] if self.forward is plain_call and isinstance(batch, tuple | list) else batch
+            yield batch[0] if self.by_default and isinstance(batch, tuple | list) else batch
 
     def first(self) -> Any:
         """The first element, where it is fit for a network and an epoch can follow.
@@ -113,7 +119,6 @@ class _Inputs:
         if isinstance(self.batches, Iterator):
             raise ValueError("batches can be gone through only once: pass a list or a DataLoader, not an iterator")
         for batch in self:
-            check_batch(batch, self.forward)
             return batch
         raise ValueError("there are no batches: pass one at least")
 
@@ -159,13 +164,13 @@ class _Priming:
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for parameter in self.model.parameters():
+        for parameter in parameters_of(self.model):
             if parameter.grad is not None:
                 _check_finite("gradient norm", parameter.grad.norm(), number)
 
 
 def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
     if not trainable:
         raise ValueError("the model has no trainable parameters, so none can be primed: unfreeze one")
     return make_optimizer(name, trainable, lr)
@@ -186,7 +191,7 @@ def _check_finite(what: str, value: Tensor, epoch: int) -> None:
 
 def _constrain(model: nn.Module) -> None:
     """Put weights with a sign (Dale's law) back where they belong."""
-    for module in model.modules():
+    for module in modules_of(model):
         if callable(constrain := getattr(module, "constrain_", None)):
             constrain()
 

@@ -18,6 +18,9 @@ from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import excites
 from fluctua.theory.laws import OneSided
 from fluctua.wiring import Pathway, Population, trace
+from fluctua.wiring.groups import groups
+from fluctua.wiring.reading import Reading
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward, plain_call, preserved
 
 Array = NDArray[np.float64]
@@ -38,6 +41,7 @@ def scale_synapses(
     share: float = 0.9,
     per_neuron: bool = True,
     forward: Forward = plain_call,
+    dt: float | None = None,
 ) -> Refinement:
     """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
 
@@ -68,6 +72,7 @@ def scale_synapses(
         share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
         per_neuron: whether to do the second stage; if not, only the mean rate counts.
         forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        dt: time step in seconds, for frameworks that count time in steps.
 
     Returns:
         What came of it; where not all was reached, each population is in the best state that it was found in.
@@ -77,13 +82,15 @@ def scale_synapses(
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no known neuron found, or a model that cannot be traced.
     """
-    check_batch(batch, forward)
     if rounds < 1 or not (0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
         raise ValueError(
             "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
         )
-    found = trace(model, batch, forward)
+    reading = Reading(dt)
+    forward = running_of(model, batch, forward, reading)
+    check_batch(batch, forward)
+    found = trace(model, batch, forward, reading)
     targets = _targets(rate, [p.name for p in spiking(found)])
     chosen = [p for p in found if p.name in targets]
     spikes = spikes_now(model, batch, chosen, forward)
@@ -93,9 +100,8 @@ def scale_synapses(
     }
     needed = 0
     with preserved(model):
-        passes = Passes(model, batch, forward)
-        for module in dict.fromkeys(p.module for p in found):
-            within = [p for p in found if p.module is module]
+        passes = Passes(model, batch, forward, found)
+        for within in groups(found):
             if working := [scalings[p.name] for p in within if p.name in scalings]:
                 needed = max(needed, _scale(working, within, passes, rounds))
             for p in within:
@@ -217,12 +223,16 @@ class _Factors:
 
 @dataclass(frozen=True, eq=False)
 class _Scaled:
-    """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere."""
+    """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere.
+
+    Its axis `rows` counts output units.
+    """
 
     pathway: Pathway
     parameter: Tensor
     base: Tensor
     excites: Tensor
+    rows: int = 0
 
 
 class _Scaling:
@@ -287,7 +297,7 @@ class _Scaling:
 
     def _write(self) -> None:
         for s in self.scaled:
-            exponent = float(self._common.position[0]) + by_row(self._own.position, s.parameter) * s.excites
+            exponent = float(self._common.position[0]) + by_row(self._own.position, s.parameter, s.rows) * s.excites
             write(s.parameter, s.base * exponent.exp())
 
 
@@ -303,7 +313,7 @@ def _scaled(population: Population) -> list[_Scaled]:
             continue
         if gain is None:
             upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
-            found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight))
+            found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
         elif gain.requires_grad:
             found[gain] = _Scaled(q, gain, gain.detach().clone(), torch.ones_like(gain))
     return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
@@ -313,7 +323,7 @@ def _units(scaled: Sequence[_Scaled], shape: Sequence[int]) -> NDArray[np.int64]
     """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all where that is not clear."""
     neurons = math.prod(shape)
     if scaled:
-        q, rows = scaled[0].pathway, len(scaled[0].parameter)
+        q, rows = scaled[0].pathway, scaled[0].parameter.shape[scaled[0].rows]
         clear = not ({"Permute", "Transpose"} & set(q.via) or isinstance(q.synapse, nn.modules.conv._ConvTransposeNd))
         if neurons == rows or (clear and neurons % rows == 0):
             last = isinstance(q.synapse, nn.Linear)  # its rows are the last axis, those of a convolution the first

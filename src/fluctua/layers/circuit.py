@@ -4,9 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from fluctua.layers.fusion import bare, fused_layer, plain_sequence, undisturbed
+from fluctua.neurons import LIF
+
+if TYPE_CHECKING:
+    from fluctua.timeloop.events_layers import Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,3 +184,31 @@ class Recurrent(Circuit):
     def synapses(self) -> Sequence[Synapse]:
         """From the population to itself."""
         return (Synapse(self.weight, "cell", "cell"),)
+
+    def forward(self, *currents: Tensor) -> Tensor:
+        """Current `[T, B, *N]` from outside -> spikes of the same shape; of `LIF` and `nn.Linear` as one operation."""
+        if len(currents) == 1 and plain_sequence(currents[0]) and undisturbed(currents[0]):
+            layer = self.fusible(currents[0].shape[2], currents[0])
+            if layer is not None:
+                from fluctua.timeloop.events_layers import run_layers
+
+                return run_layers(currents[0], [layer])
+        return super().forward(*currents)
+
+    def fusible(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
+        """What a fused operation takes, with the weight in front, or None where it has to be stepped through.
+
+        Args:
+            size: number of neurons.
+            like: a tensor of the input's type.
+            linear: the weight in front, if it is to be part of the operation.
+        """
+        taps = (self.spikes, *self.spikes.values())
+        if not (
+            bare(self.cell, LIF)
+            and bare(self.weight, nn.Linear)
+            and all(bare(tap, nn.ModuleDict, SpikeTap) for tap in taps)
+        ):
+            return None
+        assert isinstance(self.weight, nn.Linear)
+        return fused_layer(self.cell, size, like, linear=linear, back=self.weight)

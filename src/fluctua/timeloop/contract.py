@@ -60,7 +60,7 @@ class LoopParameters:
     threshold: Tensor | None = None
     reset: Reset = "zero"
     differentiable_reset: bool = False
-    surrogate: Surrogate = field(default_factory=SuperSpike)
+    surrogate: Surrogate = field(default_factory=lambda: SuperSpike())  # torch.compile cannot call the class itself
     adaptation: Adaptation | None = None
 
     @property

@@ -1,165 +1,254 @@
 """Numba kernels of the fused CPU loop: the equations of `contract.py` and their adjoint.
 
-A kernel integrates the columns `start:stop` of `[T, M]` arrays, a block at a time: the state of a block stays in
-the core's cache while time runs, and each array is passed over once. Kernels are made to measure: the fields of a
-variant are constants to the compiler, which leaves no branch in the inner loop and reads no array it does not need.
+A kernel integrates the columns `start:stop` of `[T, M]` arrays, a block at a time, and passes over each array once, a
+vector of `simd.py` at a time. So `stop - start` is a multiple of a vector's lanes. All arrays are of one axis; step t
+of a row array starts at `t` times its stride. An array that is empty is not wanted: it is neither read nor written.
 
-No fast-math: every operation is rounded as torch rounds it, so that spikes equal the reference's.
+Kernels are made to measure: the fields of a variant are constants to the compiler, which leaves no branch for them.
+
+No fast-math: every operation of the forward loop is rounded as torch rounds it, so that spikes equal the reference's.
 """
 
-import math
+import hashlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
 
-BLOCK = 1 << 15  # columns: long rows stream from memory best; a quarter of a megabyte of state stays in L2
+from fluctua.timeloop.cpu_parts import add, constant, put, spread, surrogate
+from fluctua.timeloop.simd import (
+    broadcast,
+    fence,
+    lanes,
+    load,
+    load_bfloat16,
+    mul_add,
+    prefetch,
+    select,
+    store,
+    store_bfloat16,
+)
 
-RATIONAL, LOGISTIC, LORENTZIAN = range(3)  # shapes of a surrogate
+BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
+STEPS = 3  # of a vector taken at a time, with its state in registers
+AHEAD = 512  # columns that are asked for before they are needed
+
+A, B, THETA, RHO, BETA, C = range(6)  # rows of the constants: decays, threshold, and the three of `Adaptation`
+NONE, THRESHOLD, CURRENT = range(3)  # what adapts
 
 Kernel = Callable[..., None]
 
 
 class Forward(NamedTuple):
-    """Variant of the forward loop: neurons may have `shared` constants, `hard` is reset to zero, `records` keeps I."""
+    """Variant of the forward loop: neurons may have `shared` constants, `hard` is reset to zero."""
 
     dtype: str
     shared: bool
     exponential: bool
     spiking: bool
     hard: bool
-    records: bool
+    adapts: int
 
 
 class Backward(NamedTuple):
-    """Variant of the backward loop; `shape` is the surrogate's, the last two say which gradients are wanted."""
+    """Variant of the backward loop; `shape` is the surrogate's."""
 
     dtype: str
     shared: bool
     exponential: bool
     spiking: bool
     hard: bool
+    adapts: int
     differentiable: bool
     shape: int
-    learnable: bool
-    wants_input: bool
 
 
 @cache
 def forward_kernel(variant: Forward) -> Kernel:
-    """Loop over time: carries the state `u`, `i` `[M]` along in place and fills the arrays after `x` `[T, M]`."""
-    dtype, shared, exponential, spiking, hard, records = variant
-    one = np.dtype(dtype).type(1)  # of the arrays' type: with a plain 1 numba would go on in float64
-    zero = one - one
+    """Loop over time: carries the state `u`, `i`, `w` along in place and fills the row arrays after `x`.
 
-    def forward(decay_mem, decay_syn, threshold, u, i, x, potential, output, current, start, stop):  # type: ignore[no-untyped-def]
-        a, b, theta = decay_mem[0], decay_syn[0], threshold[0]
+    `current` and `adaptation` get `I[t]` and `w[t]`, `distance` gets `U[t]` less the threshold in bfloat16.
+    """
+    dtype, shared, exponential, spiking, hard, adapts = variant
+    step = lanes(dtype)
+    threshold_adapts, current_adapts = adapts == THRESHOLD, adapts == CURRENT
+
+    def forward(  # type: ignore[no-untyped-def]
+        constants, u, i, w, x, potential, output, current, adaptation, distance,
+        stride_x, stride, steps, start, stop, streams,
+    ):  # fmt: skip
         for lo in range(start, stop, BLOCK):
-            hi = min(lo + BLOCK, stop)
-            n = 0 if shared else hi - lo
-            a_, b_, theta_ = _spread(decay_mem, lo, n), _spread(decay_syn, lo, n), _spread(threshold, lo, n)
-            u_, i_ = u[lo:hi], i[lo:hi]
-            for t in range(x.shape[0]):
-                x_t, u_t, out_t, i_t = x[t, lo:hi], potential[t, lo:hi], output[t, lo:hi], current[t, lo:hi]
-                for j in range(hi - lo):
-                    if not shared:
-                        a, b, theta = a_[j], b_[j], theta_[j]
-                    u_t[j] = u_[j]
-                    v = a * u_[j] + ((one - a) * i_[j] if exponential else x_t[j])
-                    if spiking:
-                        out = one if u_[j] > theta else zero
-                        out_t[j] = out
-                        v = v * (one - out) if hard else v - theta * out
-                    u_[j] = v
-                    if records:
-                        i_t[j] = i_[j]
+            width = min(BLOCK, stop - lo)
+            own = constants if shared else spread(constants, lo, width)
+            for begin in range(0, steps, STEPS):
+                for k in range(0, width, step):
+                    j = lo + k
+                    u_t = load(u, j)
+                    zero, one = broadcast(0, u_t), broadcast(1, u_t)
+                    i_t = load(i, j) if exponential else zero
+                    w_t = load(w, j) if adapts else zero
+                    a, b = constant(own, A, k, shared, u_t), constant(own, B, k, shared, u_t)
+                    theta_0 = constant(own, THETA, k, shared, u_t)
+                    for t in range(begin, min(begin + STEPS, steps)):
+                        row = t * stride + j
+                        prefetch(x, t * stride_x + j + AHEAD)
+                        x_t = load(x, t * stride_x + j)
+                        put(potential, row, u_t, streams)
+                        v = a * u_t + ((1.0 - a) * i_t if exponential else x_t)
+                        if current.size:
+                            put(current, row, i_t, streams)
+                        if exponential:
+                            i_t = b * i_t + x_t
+                        if spiking:
+                            theta = theta_0 + w_t if threshold_adapts else theta_0
+                            out = select(u_t > theta, one, zero)
+                            put(output, row, out, streams)
+                            if distance.size:
+                                store_bfloat16(distance, row, u_t - theta)
+                            if adapts:
+                                if adaptation.size:
+                                    put(adaptation, row, w_t, streams)
+                                rho = constant(own, RHO, k, shared, u_t)
+                                pull = constant(own, BETA, k, shared, u_t) * out
+                                if current_adapts:
+                                    pull = constant(own, C, k, shared, u_t) * u_t + pull
+                                w_t = rho * w_t + (1.0 - rho) * pull
+                                if current_adapts:
+                                    v = v - (1.0 - a) * w_t
+                            v = v * select(u_t > theta, zero, one) if hard else v - theta * out
+                        u_t = v
+                    store(u, j, u_t)
                     if exponential:
-                        i_[j] = b * i_[j] + x_t[j]
+                        store(i, j, i_t)
+                    if adapts:
+                        store(w, j, w_t)
+        fence()
 
-    return _compiled(forward, variant, _signature(dtype, vectors=5, scalars=0, arrays=4))
+    return _compiled(forward, variant, _signature(dtype, numbers=0, columns=3, inputs="r", outputs="rrrrb"))
 
 
 @cache
 def backward_kernel(variant: Backward) -> Kernel:
-    """Adjoint loop: carries the gradients wrt the state along, in place, and sums up those wrt the decays, all `[M]`.
+    """Adjoint loop: carries the gradients wrt the state along, in place, and adds up those wrt the constants.
 
-    `gout` is the gradient wrt the output, `drive` what enters the potential, `I[t]` or, of a delta synapse, `x[t]`.
+    `gout` is the gradient wrt the output, `drive` what enters the potential: `I[t]` or, of a delta synapse, `x[t]`.
+    The potential comes as such or as a `distance` from threshold in bfloat16.
     """
-    dtype, shared, exponential, spiking, hard, differentiable, shape, learnable, wants_input = variant
-    one = np.dtype(dtype).type(1)
-    zero = one - one
+    dtype, shared, exponential, spiking, hard, adapts, differentiable, shape = variant
+    step = lanes(dtype)
+    threshold_adapts, current_adapts = adapts == THRESHOLD, adapts == CURRENT
+    through_lost = hard and differentiable  # the gradient passes through what the reset takes away
 
     def backward(  # type: ignore[no-untyped-def]
-        decay_mem, decay_syn, threshold, gu, gi, ga, gb, slope, height, gout, potential, drive, gx, start, stop
-    ):
-        a, b, theta = decay_mem[0], decay_syn[0], threshold[0]
+        slope, height, constants, gu, gi, gw, ga, gb, gtheta, grho, gbeta, gc,
+        gout, potential, drive, adaptation, distance, gx,
+        stride_out, stride_potential, stride_drive, stride_adaptation, stride_distance, stride,
+        steps, start, stop, streams,
+    ):  # fmt: skip
         for lo in range(start, stop, BLOCK):
-            hi = min(lo + BLOCK, stop)
-            n = 0 if shared else hi - lo
-            a_, b_, theta_ = _spread(decay_mem, lo, n), _spread(decay_syn, lo, n), _spread(threshold, lo, n)
-            gu_, gi_, ga_, gb_ = gu[lo:hi], gi[lo:hi], ga[lo:hi], gb[lo:hi]
-            for t in range(gout.shape[0] - 1, -1, -1):
-                g_t, u_t, d_t, gx_t = gout[t, lo:hi], potential[t, lo:hi], drive[t, lo:hi], gx[t, lo:hi]
-                for j in range(hi - lo):
-                    if not shared:
-                        a, b, theta = a_[j], b_[j], theta_[j]
-                    g, gv = g_t[j], gu_[j]
-                    if spiking:
-                        x = u_t[j] - theta
-                        if differentiable and hard:
-                            g -= gu_[j] * (a * u_t[j] + ((one - a) * d_t[j] if exponential else d_t[j]))
-                        elif differentiable:
-                            g -= gu_[j] * theta
-                        if hard:
-                            gv *= zero if u_t[j] > theta else one
-                        g *= height * _surrogate(slope * abs(x), one, shape)
-                    gu_[j] = a * gv + g
-                    if learnable:
-                        ga_[j] += gv * (u_t[j] - d_t[j] if exponential else u_t[j])
-                    if learnable and exponential:
-                        gb_[j] += gi_[j] * d_t[j]
-                    if wants_input:
-                        gx_t[j] = gi_[j] if exponential else gv
+            width = min(BLOCK, stop - lo)
+            own = constants if shared else spread(constants, lo, width)
+            for end in range(steps, 0, -STEPS):
+                for k in range(0, width, step):
+                    j = lo + k
+                    gu_t = load(gu, j)
+                    zero, one = broadcast(0, gu_t), broadcast(1, gu_t)
+                    gi_t = load(gi, j) if exponential else zero
+                    gw_t = load(gw, j) if adapts else zero
+                    a, b = constant(own, A, k, shared, gu_t), constant(own, B, k, shared, gu_t)
+                    theta_0, rho = constant(own, THETA, k, shared, gu_t), constant(own, RHO, k, shared, gu_t)
+                    beta, c = constant(own, BETA, k, shared, gu_t), constant(own, C, k, shared, gu_t)
+                    by_a, by_b, by_theta, by_rho, by_beta, by_c = zero, zero, zero, zero, zero, zero
+                    for t in range(end - 1, max(end - STEPS, 0) - 1, -1):
+                        row = t * stride + j
+                        prefetch(gout, t * stride_out + j + AHEAD)
+                        prefetch(potential, row + AHEAD)
+                        g = load(gout, t * stride_out + j)
+                        u_t = load(potential, row) if potential.size else zero
+                        d_t = load(drive, t * stride_drive + j) if drive.size else zero
+                        w_t = load(adaptation, row) if adaptation.size else zero
+                        gv, w_next = gu_t, zero
+                        if spiking:
+                            theta = theta_0 + w_t if threshold_adapts else theta_0
+                            x = u_t - theta
+                            if distance.size:
+                                x = load_bfloat16(distance, row, g)
+                                u_t = theta + x
+                            out = select(x > 0.0, one, zero)
+                            gtheta_t = zero if hard else -(gu_t * out)
+                            if hard:
+                                gv = gu_t * select(x > 0.0, zero, one)
+                            if adapts:
+                                pull = c * u_t + beta * out if current_adapts else beta * out
+                                w_next = rho * w_t + (1.0 - rho) * pull
+                                if current_adapts:
+                                    gw_t = gw_t - (1.0 - a) * gv
+                            if through_lost:
+                                v = a * u_t + ((1.0 - a) * d_t if exponential else d_t)
+                                g = g - gu_t * (v - (1.0 - a) * w_next if current_adapts else v)
+                            elif differentiable:
+                                g = g - gu_t * theta
+                            if adapts:
+                                g = g + (1.0 - rho) * beta * gw_t
+                            g = g * surrogate(slope, height, x, shape)
+                            gtheta_t = gtheta_t - g
+                            by_theta = by_theta + gtheta_t
+                            if adapts:
+                                if current_adapts:
+                                    g = g + (1.0 - rho) * c * gw_t
+                                if grho.size:
+                                    by_rho = by_rho + gw_t * (w_t - pull)
+                                by_beta = by_beta + gw_t * (1.0 - rho) * out
+                                by_c = by_c + gw_t * (1.0 - rho) * u_t
+                                gw_t = rho * gw_t + gtheta_t if threshold_adapts else rho * gw_t
+                        if ga.size:
+                            drawn = u_t - d_t if exponential else u_t
+                            by_a = by_a + gv * (drawn + w_next if current_adapts else drawn)
+                        if gb.size:
+                            by_b = by_b + gi_t * d_t
+                        if gx.size:
+                            put(gx, row, gi_t if exponential else gv, streams)
+                        if exponential:
+                            gi_t = mul_add(b, gi_t, (1.0 - a) * gv)
+                        gu_t = mul_add(a, gv, g)
+                    store(gu, j, gu_t)
                     if exponential:
-                        gi_[j] = (one - a) * gv + b * gi_[j]
+                        store(gi, j, gi_t)
+                    if adapts:
+                        store(gw, j, gw_t)
+                    add(ga, j, by_a)
+                    add(gb, j, by_b)
+                    add(gtheta, j, by_theta)
+                    add(grho, j, by_rho)
+                    add(gbeta, j, by_beta)
+                    add(gc, j, by_c)
+        fence()
 
-    return _compiled(backward, variant, _signature(dtype, vectors=7, scalars=2, arrays=4))
-
-
-@njit(nogil=True, error_model="numpy")
-def _surrogate(z, one, shape):  # type: ignore[no-untyped-def]
-    """Surrogate of slope and height 1 at the distance `z >= 0` from threshold."""
-    if shape == RATIONAL:
-        return one / ((one + z) * (one + z))
-    if shape == LORENTZIAN:
-        return one / (one + z * z)
-    e = math.exp(-z)
-    return e / ((one + e) * (one + e))
+    return _compiled(backward, variant, _signature(dtype, numbers=2, columns=9, inputs="rrrrb", outputs="r"))
 
 
-@njit(nogil=True, error_model="numpy")
-def _spread(source, lo, n):  # type: ignore[no-untyped-def]
-    """A constant for each of the `n` columns from `lo` on, from the values of one sample's neurons or one for all."""
-    row = np.empty(n, source.dtype)
-    k = lo % source.size
-    for j in range(n):
-        row[j] = source[k]
-        k = k + 1 if k + 1 < source.size else 0
-    return row
-
-
-def _signature(dtype: str, vectors: int, scalars: int, arrays: int) -> Any:
+def _signature(dtype: str, numbers: int, columns: int, inputs: str, outputs: str) -> Any:
+    """So many numbers, constants, so many columns; rows, "r" of the type or "b" in bfloat16; integers and a flag."""
     real = getattr(types, dtype)
-    parameters = [real[::1]] * vectors + [real] * scalars + [real[:, ::1]] * arrays
-    return types.void(*parameters, types.intp, types.intp)
+    rows = [{"r": real, "b": types.int16}[letter][::1] for letter in inputs + outputs]
+    integers = [types.intp] * (len(inputs) + 4)
+    return types.void(*[real] * numbers, real[:, ::1], *[real[::1]] * columns, *rows, *integers, types.boolean)
+
+
+@cache
+def _edition() -> str:
+    """Changes with the source of what kernels are made of: numba looks only at the file of the kernel itself."""
+    sources = [Path(__file__).with_name(name).read_bytes() for name in ("cpu_kernels.py", "cpu_parts.py", "simd.py")]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:8]
 
 
 def _compiled(kernel: Kernel, variant: tuple[object, ...], signature: Any) -> Kernel:
     """Machine code of the kernel, kept on disk where that is possible."""
     # Numba names its cache files by the qualified name: with one name a variant, none can be taken for another.
-    kernel.__qualname__ = "_".join([kernel.__name__, *map(str, variant)])
+    kernel.__qualname__ = "_".join([kernel.__name__, _edition(), *(str(np.asarray(v)) for v in variant)])
     try:
         return njit(signature, nogil=True, error_model="numpy", cache=True)(kernel)  # type: ignore[no-any-return]
     except (OSError, RuntimeError):  # the cache folder cannot be written, or the disk is full

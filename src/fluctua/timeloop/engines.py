@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache
 from importlib import import_module
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, State
 from fluctua.timeloop.reference import step
+from fluctua.timeloop.segments import constant_when_compiled, run_whole_or_cut
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +21,21 @@ Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
     "cpu": ("fluctua.timeloop.cpu", "CpuEngine"),
+    "cpu-bfloat16": ("fluctua.timeloop.cpu", "CompactCpuEngine"),
+    "gpu": ("fluctua.timeloop.gpu", "GpuEngine"),
     "reference": ("fluctua.timeloop.reference", "ReferenceEngine"),
 }
+_loaded: dict[str, Engine] = {}
 _wanted: ContextVar[str] = ContextVar("fluctua_engine", default="auto")
 
 
 @contextmanager
 def engine(name: str) -> Iterator[None]:
-    """Run the time loops inside the `with` block on one engine: "auto" (the fastest that fits), "cpu", "reference".
+    """Run the time loops inside the `with` block on one engine.
 
-    A fused engine that cannot serve a request steps aside for the reference, and a log line says why.
+    "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
+    at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request steps aside for the
+    reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
     """
     if name != "auto" and name not in _ENGINES:
         raise ValueError(f"unknown engine {name!r}: choose 'auto' or one of {sorted(_ENGINES)}")
@@ -47,13 +52,16 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     Half precision input is integrated in float32 and the output returned in the input's type.
 
     Raises:
-        ValueError: fewer than two axes, no time step, an integer current, or a state of another shape.
+        ValueError: fewer than two axes, no time step, an integer current, a state of another shape, or `torch.vmap`
+            over neurons that spike.
     """
     _check(current)
+    if parameters.spiking and _is_mapped(current):
+        raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
     wide = widened(current)
     parameters = _matching(parameters, wide)
     state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
-    result = choose(wide, parameters).run(wide, parameters, state)
+    result = run_whole_or_cut(choose(wide, parameters), wide, parameters, state)
     return result._replace(output=result.output.to(current.dtype))
 
 
@@ -84,21 +92,32 @@ def widened(current: Tensor) -> Tensor:
 
 def choose(current: Tensor, parameters: LoopParameters) -> Engine:
     """The engine that serves this request: the wanted one, or the first that does not refuse."""
-    wanted = _wanted.get()
+    wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
         candidate = _load(name)
         reason = candidate.refusal(current, parameters)
         if reason is None:
             return candidate
-        log.info("engine %r steps aside: %s", name, reason)
+        if not torch.compiler.is_compiling():
+            log.info("engine %r steps aside: %s", name, reason)
     raise AssertionError("the reference engine serves every request")
 
 
-@cache
+@constant_when_compiled
+def _wanted_name() -> str:
+    return _wanted.get()
+
+
 def _load(name: str) -> Engine:
-    module, attribute = _ENGINES[name]
-    loaded: Engine = getattr(import_module(module), attribute)()
-    return loaded
+    _import(name)
+    return _loaded[name]
+
+
+@constant_when_compiled
+def _import(name: str) -> None:
+    if name not in _loaded:
+        module, attribute = _ENGINES[name]
+        _loaded[name] = getattr(import_module(module), attribute)()
 
 
 def _matching(p: LoopParameters, current: Tensor) -> LoopParameters:
@@ -132,6 +151,18 @@ def _checked(state: State, current: Tensor, p: LoopParameters) -> State:
             f"a state ({names}) has the shape of one step of the current, {tuple(current.shape[1:])}, got {shapes}"
         )
     return State(*(part.to(current) for part in parts if part is not None))
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    """Whether `torch.vmap` is at work, under `torch.func.grad` too."""
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def _check(current: Tensor) -> None:

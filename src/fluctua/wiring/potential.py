@@ -1,6 +1,6 @@
 """The free (never spiking) membrane potential, from the current that reaches a population."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -36,19 +36,32 @@ def population_currents(
     currents = currents_from_outside(population, arguments)
     for q in recurrent_pathways(population):
         if q.inner is not None and q.sources[0] in spikes:
-            added, arrived = q.inner(spikes[q.sources[0]]), currents[q.port]
-            currents[q.port] = added if arrived is None else arrived + added
+            _add(currents, q.port, q.inner(spikes[q.sources[0]]))
     return currents
 
 
 def currents_from_outside(population: Population, arguments: Sequence[Tensor]) -> list[Tensor | None]:
-    """Those of a population's currents that its module is called with, one for each of its kernels."""
-    return [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
+    """What its module's call alone brings a population, for each of its kernels."""
+    currents = [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
+    for q in _once(q for q in population.pathways if q.argument is not None):
+        if q.inner is not None and q.argument is not None:
+            _add(currents, q.port, q.inner(arguments[q.argument]))
+    return currents
 
 
 def recurrent_pathways(population: Population) -> list[Pathway]:
-    """The recurrent pathways of a population, one for each synapse: one with two weights has two in the population."""
-    return list({q.inner: q for q in reversed(population.pathways) if q.inner is not None}.values())[::-1]
+    """The pathways that start in a population's own module, one for each synapse."""
+    return _once(q for q in population.pathways if q.inside)
+
+
+def _once(pathways: Iterable[Pathway]) -> list[Pathway]:
+    """One pathway for each synapse: one with two weights has two in the population."""
+    return list({q.inner: q for q in reversed(list(pathways))}.values())[::-1]
+
+
+def _add(currents: list[Tensor | None], port: int, added: Tensor) -> None:
+    arrived = currents[port]
+    currents[port] = added if arrived is None else arrived + added
 
 
 def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:

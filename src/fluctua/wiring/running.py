@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluctua.wiring.structure import modules_of, parameters_of
+
 Forward = Callable[[nn.Module, Any], Any]
 
 # What torch keeps in a module that is not state: hooks must stay where they are, parameters are looked after below.
@@ -29,14 +31,15 @@ def preserved(model: nn.Module) -> Iterator[None]:
     number generators are put back. Compiled modules run as they are written: hooks must see what happens inside.
     """
     copies = Copies(model)
-    originals = [(vars(module), _state(module)) for module in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    originals = [(vars(module), _state(module)) for module in modules_of(model)]
+    flags = [(p, p.requires_grad) for p in parameters_of(model)]
     with torch.random.fork_rng(gpus_of(model)):
         try:
             for attributes, state in originals:
                 attributes.update((name, copies.of(value)) for name, value in state.items())
-            for module in model.modules():
+            for module in modules_of(model):
                 _run_as_written(module)
+                _prepare(module)
             yield
         finally:
             for attributes, state in originals:
@@ -49,13 +52,13 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 def gpus_of(model: nn.Module) -> list[int]:
     """The CUDA devices that its parameters lie on."""
-    return sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    return sorted({p.device.index for p in parameters_of(model) if p.is_cuda})
 
 
 @contextmanager
 def only_requiring_grad(model: nn.Module, tensors: list[Tensor] | None) -> Iterator[None]:
     """Gradients enabled for exactly these parameters inside the block (None: for all of floating point)."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    flags = [(p, p.requires_grad) for p in parameters_of(model)]
     wanted = None if tensors is None else {id(t) for t in tensors}
     try:
         for p, _ in flags:
@@ -77,7 +80,7 @@ class Copies:
     def __init__(self, model: nn.Module) -> None:
         self._objects: dict[int, Any] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
-        self._parameters = {_memory(p) for p in model.parameters()} - {0}
+        self._parameters = {_memory(p) for p in parameters_of(model)} - {0}
 
     def of(self, value: Any) -> Any:
         """The value's copy, or the value itself if it is of another kind."""
@@ -128,3 +131,11 @@ def _run_as_written(module: nn.Module) -> None:
     vars(module).pop("_compiled_call_impl", None)  # of `module.compile()`
     if "_orig_mod" in module._modules:  # of `torch.compile(module)`
         vars(module)["forward"] = module._orig_mod
+
+
+def _prepare(module: nn.Module) -> None:
+    from fluctua.wiring.adapters.registry import framework_of  # which is built on this file
+
+    framework = framework_of(module)
+    if framework is not None:
+        framework.prepare(module)

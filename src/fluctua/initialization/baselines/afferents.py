@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from fluctua.initialization.baselines.classic import draw_kaiming
 from fluctua.initialization.batch import check_batch
 from fluctua.initialization.components import SilentInputError
-from fluctua.initialization.drawing import normal, write
+from fluctua.initialization.drawing import normal, of_entries, write
 from fluctua.initialization.passes import Passes
 from fluctua.wiring import INPUT, Pathway, Population, trace
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward
 
 
@@ -55,9 +56,10 @@ def spiking_populations(
 
     Args and errors: see `populations_of`; the generator is for the Kaiming weights.
     """
+    forward = running_of(model, batch, forward)
     found = populations_of(rival, model, batch, forward, data=data)
     draw_kaiming(model, generator)
-    passes = Passes(model, batch, forward)
+    passes = Passes(model, batch, forward, found)
     for population in found:
         if population.neuron.threshold is not None and free(population):
             yield population, _afferents(population, passes)
@@ -94,7 +96,7 @@ def free(population: Population) -> list[Pathway]:
 def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:
     """Normal weights of one standard deviation for all pathways of a population."""
     for q in free(population):
-        write(q.weight, std * normal(q.weight, generator))
+        write(q.weight, of_entries(q, std * normal(q.weight, generator)))
 
 
 def _afferents(population: Population, passes: Passes) -> Afferents:

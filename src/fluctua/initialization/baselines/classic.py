@@ -10,6 +10,7 @@ from fluctua.initialization.batch import new_generator
 from fluctua.initialization.drawing import normal, write
 from fluctua.wiring.adapters.registry import members_of
 from fluctua.wiring.running import Forward, gpus_of, plain_call
+from fluctua.wiring.structure import modules_of
 
 
 def kaiming(
@@ -67,7 +68,7 @@ def torch_default(
     seed = new_generator(seed, None).initial_seed()
     with torch.random.fork_rng(gpus_of(model)):
         torch.manual_seed(seed)
-        for module in model.modules():
+        for module in modules_of(model):
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
@@ -82,7 +83,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
                 f"{name} is a layer under Dale's law, whose weights have one sign, and this method draws both signs: "
                 "use 'torch', or ei_init_ on its weights"
             )
-    for module in model.modules():
+    for module in modules_of(model):
         if not members_of(module):
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter.ndim >= 2:

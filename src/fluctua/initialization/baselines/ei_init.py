@@ -12,6 +12,7 @@ from fluctua.initialization.drawing import normal, write
 from fluctua.initialization.passes import Passes
 from fluctua.initialization.shares import excites
 from fluctua.wiring import Population, trace
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward, plain_call, preserved
 
 
@@ -33,13 +34,14 @@ def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, for
         SilentInputError: a layer that no activity reaches.
         ValueError: a network without any layer under Dale's law.
     """
+    forward = running_of(model, batch, forward)
     check_batch(batch, forward)
     draws = new_generator(seed, None)
     found = trace(model, batch, forward)
     if not any(hasattr(q.synapse, "sign") for p in found for q in p.pathways):  # a law alone does not keep signs
         raise ValueError("ei-init is for networks with layers under Dale's law, and this one has none: choose another")
     with preserved(model):
-        passes = Passes(model, batch, forward)
+        passes = Passes(model, batch, forward, found)
         for module in dict.fromkeys(p.module for p in found):
             within = [p for p in found if p.module is module]
             for p in within:

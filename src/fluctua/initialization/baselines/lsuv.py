@@ -13,6 +13,7 @@ from fluctua.initialization.components import SilentInputError
 from fluctua.initialization.drawing import write
 from fluctua.initialization.passes import Passes
 from fluctua.wiring import Population
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward, plain_call
 
 
@@ -50,9 +51,10 @@ def lsuv(
         WiringError: no spiking neuron found, or a model that cannot be traced.
     """
     generator = new_generator(seed, None)
+    forward = running_of(model, batch, forward)
     found = populations_of("lsuv", model, batch, forward, data=True)
     draw_kaiming(model, generator)  # for layers that lead to another layer; all others are drawn again
-    passes = Passes(model, batch, forward)
+    passes = Passes(model, batch, forward, found)
     for population in found:
         for q in free(population):
             write(q.weight, orthonormal(q.weight, generator))

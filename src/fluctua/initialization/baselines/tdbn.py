@@ -10,6 +10,7 @@ from fluctua.initialization.baselines.afferents import populations_of
 from fluctua.initialization.baselines.classic import kaiming
 from fluctua.initialization.drawing import write
 from fluctua.wiring import Population
+from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Forward, plain_call
 
 
@@ -79,6 +80,7 @@ def tdbn(
         ValueError: no batch, or a spiking population with weights but no norm.
         WiringError: no spiking neuron found, or a model that cannot be traced.
     """
+    forward = running_of(model, batch, forward)
     found = populations_of("tdbn", model, batch, forward, data=False)
     gains = {norm: scale * gain for population in found for norm, gain in _gains(population).items()}
     kaiming(model, gain=math.sqrt(2), seed=seed)

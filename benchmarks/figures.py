@@ -1,0 +1,77 @@
+"""The figures of docs/performance.md."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from contestants import CHAIN, CONTESTANTS, EVENTS, MATMUL_ONLY, PLAIN
+from results import UNITS, Results
+
+from fluctua.diagnostics.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {MATMUL_ONLY: BLACK, PLAIN: SKY, CHAIN: BLUE, EVENTS: GREEN}
+RIVALS = frozenset(c.name for c in CONTESTANTS if c.rival)
+
+
+def comparison_figure(results: Results, threads: int) -> "Figure":
+    """Time of a step as a multiple of the unit's, a panel for each workload; whiskers are the quartiles."""
+    workloads = [name for name, count in results.groups if count == threads and results.unit(name, count)]
+    with style():
+        figure = _figure(4.4 * -(-len(workloads) // 2) + 0.6, 6.0)
+        axes = figure.subplots(2, -(-len(workloads) // 2), squeeze=False).flatten()
+        for axis, workload in zip(axes, workloads, strict=False):
+            bars = {name: results.ratio(run) for name, run in results.of(workload, threads).items()}
+            known = {name: ratio for name, ratio in bars.items() if ratio is not None}
+            middle = np.array([ratio.median for ratio in known.values()])
+            spread = [middle - [r.low for r in known.values()], [r.high for r in known.values()] - middle]
+            colours = [ORANGE if name in RIVALS else COLOURS.get(name, "0.6") for name in known]
+            axis.barh(list(known), middle, xerr=np.abs(spread), color=colours, height=0.7, ecolor="0.4")
+            axis.axvline(1.0, color=BLACK, lw=1, ls=":")
+            axis.invert_yaxis()
+            axis.set_title(workload)
+            axis.set_xlabel(f"time of a step / {' or '.join(UNITS[workload][-1:])}")
+        for axis in axes[len(workloads) :]:
+            axis.axis("off")
+        _lay_out(figure)
+    return figure
+
+
+def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> "Figure":
+    """Milliseconds of a step against each size, on logarithmic axes; the dotted lines are linear growth."""
+    from matplotlib.ticker import NullFormatter
+
+    with style():
+        figure = _figure(10.5, 6.0)
+        grid = figure.subplots(2, 3, squeeze=False).flatten()
+        for panel, facts in zip(grid, axes.values(), strict=False):
+            for name, seconds in facts["curves"].items():
+                panel.loglog(facts["values"], 1e3 * np.array(seconds), "o-", ms=3.5, color=COLOURS[name], label=name)
+            first = 1e3 * np.array(next(iter(facts["curves"].values())))
+            values = np.array(facts["values"])
+            panel.loglog(values, first[-1] * values / values[-1], ":", color="0.5", lw=1, label="linear growth")
+            panel.set_xticks(values, [f"{value:g}" for value in values])
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.set_xlabel(facts["label"])
+            panel.set_ylabel("ms a step")
+        for panel in grid[len(axes) :]:
+            panel.axis("off")
+        grid[-1].legend(*grid[0].get_legend_handles_labels(), loc="center")
+        _lay_out(figure)
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _lay_out(figure: "Figure") -> None:
+    figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]

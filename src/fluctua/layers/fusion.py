@@ -1,0 +1,108 @@
+"""Which modules may run together in one fused operation, and what they are to it.
+
+Only what nobody looks into is fused: a module with hooks, a subclass, or one inside a transformation of torch runs as
+it stands, with the same result.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from fluctua.neurons import LI, LIF
+from fluctua.timeloop import LoopParameters
+from fluctua.timeloop.engines import choose
+
+if TYPE_CHECKING:  # numba is imported when a first network runs
+    from fluctua.timeloop.events_layers import Layer
+
+
+def bare(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is exactly of one of these kinds, and its forward all that a call of it does."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    altered = any(hooks) or "forward" in vars(module) or module._compiled_call_impl is not None
+    return type(module) in kinds and not altered
+
+
+def undisturbed(x: Tensor) -> bool:
+    """Whether torch runs eagerly on plain numbers: no tracing, transformation, autocast, mode or global hook."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and _get_current_dispatch_mode() is None
+        and not _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+def fused_layer(
+    neurons: nn.Module, size: int, like: Tensor, *, linear: nn.Linear | None = None, back: nn.Linear | None = None
+) -> "Layer | None":
+    """The facts of a population of `size` neurons on input of the type of `like`, or None where it cannot be fused.
+
+    Args:
+        neurons: a bare `LIF` or `LI`.
+        size: how many there are.
+        like: a tensor of the input's type.
+        linear: the bare weight in front.
+        back: the bare weight from the population to itself.
+    """
+    assert isinstance(neurons, LIF | LI)
+    parameters = _matching(neurons.loop_parameters(), like)
+    weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
+    if not _served(parameters, size, like) or not all(_plain(w, like) for w in weights if w is not None):
+        return None
+    if back is not None and (back.in_features, back.out_features) != (size, size):
+        return None
+
+    from fluctua.timeloop.events_layers import Layer
+
+    return Layer(
+        size,
+        parameters,
+        weight=None if linear is None else linear.weight,
+        bias=None if linear is None else linear.bias,
+        recurrent=None if back is None else back.weight,
+        recurrent_bias=None if back is None else back.bias,
+        initial=neurons.initial if isinstance(neurons, LI) else 0.0,
+    )
+
+
+def _served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
+    """The fused layers serve what the fused CPU loop does, but for adaptation and the gradient of a threshold."""
+    theta = parameters.threshold
+    if parameters.adaptation is not None or (theta is not None and theta.requires_grad):
+        return False
+    constants = [c for c in (parameters.decay_mem, parameters.decay_syn, theta) if c is not None]
+    if any(c.numel() != 1 and c.shape != (size,) for c in constants):
+        return False
+    return choose(like.new_empty(1, 1, size), parameters).name == "cpu"
+
+
+def _plain(tensor: Tensor, like: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor in memory, of the type of the input."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device == like.device
+        and tensor.dtype == like.dtype
+        and tensor.layout == torch.strided
+        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
+    )
+
+
+def _matching(p: LoopParameters, like: Tensor) -> LoopParameters:
+    b, theta = (None if c is None else c.to(like) for c in (p.decay_syn, p.threshold))
+    return replace(p, decay_mem=p.decay_mem.to(like), decay_syn=b, threshold=theta)
+
+
+def plain_sequence(x: Tensor) -> bool:
+    """Whether `x` is an ordinary sequence `[T, B, N]` that is not empty."""
+    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and _plain(x, x)

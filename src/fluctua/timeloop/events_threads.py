@@ -1,0 +1,52 @@
+"""Samples split over threads that work alone: no barrier until all are done."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+Blocks = Iterator[tuple[int, int]]
+
+
+def over_samples(work: Callable[[Blocks], Result], samples: int, block: int) -> list[Result]:
+    """Results of `work`, one for each thread, in the order of the samples.
+
+    Args:
+        work: gets the samples of one thread as blocks `(first, stop)` of at most `block`.
+        samples: how many there are in all.
+        block: how many are worked on at a time.
+    """
+    threads = torch.get_num_threads()
+    share = -(-samples // threads)
+    spans = [(lo, min(lo + share, samples)) for lo in range(0, samples, share)]
+    work = torch.no_grad()(work)  # which each thread has to say for itself
+    if threads == 1:
+        return [work(_blocks(0, samples, block))]
+    pool = _pool(os.getpid(), threads)
+    return [job.result() for job in [pool.submit(work, _blocks(*span, block)) for span in spans]]
+
+
+def _blocks(lo: int, hi: int, block: int) -> Blocks:
+    return ((first, min(first + block, hi)) for first in range(lo, hi, block))
+
+
+@lru_cache(maxsize=1)
+def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch works alone: OpenMP's own threads would fight them for the cores."""
+    everybody = Barrier(threads)
+
+    def alone() -> None:
+        torch.get_num_threads()  # makes torch set the thread up, which would undo what follows
+        torch.set_num_threads(1)
+        everybody.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fluctua-layers")
+    for job in [pool.submit(alone) for _ in range(threads)]:
+        job.result()
+    torch.set_num_threads(threads)  # what threads that start later take over
+    return pool

@@ -1,0 +1,193 @@
+"""The vectors of `simd.py` against NumPy: every lane is rounded as a scalar is, on any machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+from numba.core.errors import TypingError
+from numpy.typing import NDArray
+
+from fluctua.timeloop import simd
+
+Array = NDArray[Any]
+
+FLOATS = [np.float32, np.float64]
+
+
+def aligned(size: int, dtype: Any) -> Array:
+    """Zeros that start at a multiple of 64 bytes."""
+    memory = np.zeros(size * np.dtype(dtype).itemsize + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size * np.dtype(dtype).itemsize].view(dtype)
+
+
+def drawn(size: int, dtype: Any, seed: int = 0) -> Array:
+    values = aligned(size, dtype)
+    values[:] = np.random.default_rng(seed).standard_normal(size)
+    return values
+
+
+@njit
+def arithmetic(x, y, z, out):  # type: ignore[no-untyped-def]
+    n = 64 // x.itemsize
+    for j in range(0, x.size, n):
+        a, b, c = simd.load(x, j), simd.load(y, j), simd.load(z, j)
+        value = simd.select((a > b) & ~(c == a), (a - b) * 2 + c / b, -simd.absolute(c))
+        simd.store(out, j, simd.select((b != b) | (b <= -1.0), simd.broadcast(3, b), value))
+
+
+def expected(x: Array, y: Array, z: Array) -> Array:
+    value = np.where((x > y) & ~(z == x), (x - y) * x.dtype.type(2) + z / y, -np.abs(z))
+    return np.where(np.isnan(y) | (y <= -1), x.dtype.type(3), value)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_operators_round_every_lane_as_numpy_does(dtype: Any) -> None:
+    x, y, z = (drawn(256, dtype, seed) for seed in range(3))
+    x[5], y[9], z[17], x[33] = np.nan, np.nan, np.inf, -np.inf
+    out = aligned(256, dtype)
+    arithmetic(x, y, z, out)
+    np.testing.assert_array_equal(out, expected(x, y, z))
+
+
+@njit
+def with_integers(x, out):  # type: ignore[no-untyped-def]
+    n = 64 // x.itemsize
+    for j in range(0, x.size, n):
+        a = simd.load(x, j)
+        simd.store(out, j, simd.select(a >= 3, a * a - 1, -(a + 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integers_have_all_but_division(dtype: Any) -> None:
+    x = np.arange(-16, 16, dtype=dtype)
+    out = np.zeros_like(x)
+    with_integers(x, out)
+    np.testing.assert_array_equal(out, np.where(x >= 3, x * x - 1, -(x + 2)))
+
+
+@njit
+def copied(x, out, start, past_caches):  # type: ignore[no-untyped-def]
+    n = 64 // x.itemsize
+    for j in range(0, x.size - n, n):
+        if past_caches:
+            simd.stream(out, j, simd.load(x, j + start))
+        else:
+            simd.store(out, j + start, simd.load(x, j + start))
+    simd.fence()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_loads_and_stores_start_anywhere_and_streams_write_the_same(dtype: Any) -> None:
+    n = simd.lanes(dtype)
+    x, out = drawn(8 * n, dtype), aligned(8 * n, dtype)
+    copied(x, out, 3, False)
+    np.testing.assert_array_equal(out[3 : 3 + 7 * n], x[3 : 3 + 7 * n])
+    assert not out[:3].any()
+    assert not out[3 + 7 * n :].any()
+    copied(x, out, 3, True)
+    np.testing.assert_array_equal(out[: 7 * n], x[3 : 3 + 7 * n])
+
+
+@njit
+def past_threshold(x, theta, found):  # type: ignore[no-untyped-def]
+    count, n = 0, 64 // x.itemsize
+    for j in range(0, x.size, n):
+        b = simd.bits(simd.load(x, j) > theta)
+        while b != 0:
+            found[count] = j + simd.trailing_zeros(b)
+            count += 1
+            b &= b - np.uint64(1)
+    return count
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bits_and_trailing_zeros_list_the_spikes_in_order(dtype: Any) -> None:
+    x = drawn(512, dtype)
+    found = np.zeros(512, np.int64)
+    count = past_threshold(x, dtype(0.5), found)
+    np.testing.assert_array_equal(found[:count], np.flatnonzero(x > 0.5))
+
+
+@njit
+def zeros_at_the_end(number):  # type: ignore[no-untyped-def]
+    return simd.trailing_zeros(number)
+
+
+def test_zero_ends_with_as_many_zeros_as_it_is_wide() -> None:
+    assert zeros_at_the_end(np.uint64(0)) == 64
+    assert zeros_at_the_end(np.uint32(0)) == 32
+    assert zeros_at_the_end(np.uint64(40)) == 3
+
+
+@njit
+def fused(x, y, z, out):  # type: ignore[no-untyped-def]
+    simd.store(out, 0, simd.fma(simd.load(x, 0), simd.load(y, 0), simd.load(z, 0)))
+
+
+def test_fma_rounds_once() -> None:
+    x, y = drawn(16, np.float32), drawn(16, np.float32, 1)
+    z = -(x * y)  # what is left of the product is its rounding error, exact in float32 and lost by two roundings
+    out = aligned(16, np.float32)
+    fused(x, y, z, out)
+    np.testing.assert_array_equal(out, x.astype(np.float64) * y + z)
+    assert np.count_nonzero(out) > 8
+
+
+@njit
+def rounded(x, whole, power):  # type: ignore[no-untyped-def]
+    n = simd.nearest(simd.load(x, 0))
+    simd.store(whole, 0, n)
+    simd.store(power, 0, simd.power_of_two(n))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_powers_of_two_of_the_nearest_whole_numbers(dtype: Any) -> None:
+    least, most = (-126, 127) if dtype is np.float32 else (-1022, 1023)
+    x = aligned(simd.lanes(dtype), dtype)
+    x[:8] = [least, -0.6, 0.4, 0.5, 1.5, 2.51, -7.5, most]
+    whole, power = np.zeros_like(x), np.zeros_like(x)
+    rounded(x, whole, power)
+    np.testing.assert_array_equal(whole, np.rint(x))
+    np.testing.assert_array_equal(power, np.ldexp(dtype(1), np.rint(x).astype(int)))
+
+
+@njit
+def reinterpreted(x, out):  # type: ignore[no-untyped-def]
+    simd.store(out, 0, simd.as_bits(simd.load(x, 0)))
+
+
+def test_bits_of_floats_are_those_in_memory() -> None:
+    x, out = drawn(16, np.float32), np.zeros(16, np.int32)
+    reinterpreted(x, out)
+    np.testing.assert_array_equal(out, x.view(np.int32))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(drawn(16, np.float32), np.zeros(16)), (drawn(16, np.float32)[::2], np.zeros(16, np.float32))],
+    ids=["other-type", "gaps"],
+)
+def test_arrays_that_do_not_fit_are_refused_when_compiled(arguments: tuple[Array, Array]) -> None:
+    @njit
+    def copy(x, out):  # type: ignore[no-untyped-def]
+        simd.store(out, 0, simd.load(x, 0))
+
+    with pytest.raises(TypingError):
+        copy(*arguments)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 processor")
+def test_a_machine_without_wide_registers_computes_the_same() -> None:
+    code = (
+        "import numpy as np, test_timeloop_simd as t; x, y, z = (t.drawn(64, np.float32, k) for k in range(3));"
+        "out = t.aligned(64, np.float32); t.arithmetic(x, y, z, out); asm = t.arithmetic.inspect_asm().popitem()[1];"
+        "assert 'ymm' not in asm and 'zmm' not in asm; np.testing.assert_array_equal(out, t.expected(x, y, z))"
+    )
+    environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": "tests"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
