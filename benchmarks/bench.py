@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,15 @@ class Worker:
 
     def turn(self) -> None:
         """Have it do its work, and note how long that took."""
-        print(file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it is dead: what it leaves unanswered is noted
+            print(file=self.process.stdin, flush=True)
         self._note()
 
     def close(self) -> Run:
         """Let it end, and return all that is known of it."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         if self.run.skipped is None:
             self._note()
         self.process.wait()

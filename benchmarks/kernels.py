@@ -10,7 +10,7 @@ measured in turns with the kernels, so that a change of machine or load hardly s
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -67,9 +67,10 @@ def _of(spikes: Tensor, layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda current: layer(spikes)  # type: ignore[no-any-return]
 
 
-def measured(workload: Workload, rounds: int) -> dict[str, float]:
-    """Each kernel's time as a multiple of the yardstick's."""
-    middle = medians(interleaved(kernels(workload), rounds))
+def measured(workload: Workload, rounds: int, only: Collection[str] = ()) -> dict[str, float]:
+    """Each kernel's time as a multiple of the yardstick's; `only` those named, or all."""
+    steps = {name: step for name, step in kernels(workload).items() if not only or name in (*only, PASSES)}
+    middle = medians(interleaved(steps, rounds))
     return {name: round(seconds / middle[PASSES], 2) for name, seconds in middle.items() if name != PASSES}
 
 
@@ -93,16 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tolerance", type=float, default=1.5, help="how many times slower is too slow")
     parser.add_argument("--kept", type=Path, default=KEPT)
+    parser.add_argument("--only", nargs="+", default=[], help="names of kernels, as in the table")
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--quick", action="store_true", help="so small that the numbers mean nothing; to try it out")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
 
     kept = json.loads(options.kept.read_text()) if options.kept.exists() else {}
-    now = measured(TINY if options.quick else SIZE, options.rounds)
+    now = measured(TINY if options.quick else SIZE, options.rounds, options.only)
     print(comparison(now, kept))
     if options.save:
-        options.kept.write_text(json.dumps(now, indent=1) + "\n")
+        options.kept.write_text(json.dumps(kept | now, indent=1) + "\n")
     elif late := slower(now, kept, options.tolerance):
         sys.exit(f"slower than {options.tolerance:g} times what was kept: {', '.join(late)}")
 

@@ -29,8 +29,8 @@ class Run:
         threads: that it had, and as many cores.
         seconds: of a step, one number a round.
         first: seconds of the first step, which may compile.
-        peak_mb: most memory that its process held, in MB.
-        idle_mb: the same before the first step: imports, data and weights.
+        peak_mb: most memory that its process held from the first step on, in MB.
+        idle_mb: what it held before: imports, data and weights.
         skipped: why it did not take part.
     """
 
@@ -130,13 +130,18 @@ def workload_table(results: Results, workload: str) -> str:
     """A Markdown table of a workload: time, its multiple of the unit's (quartiles), and memory of every contestant."""
     threads = [count for name, count in results.groups if name == workload]
     unit = " or ".join(UNITS[workload])
-    head = ["", *(cell for n in threads for cell in (f"{n} thread{'s'[: n - 1]}, ms", f"/ {unit}")), "peak memory, MB"]
+    head = [
+        "",
+        *(cell for n in threads for cell in (f"{n} thread{'s'[: n - 1]}, ms", f"/ {unit}")),
+        "peak MB",
+        "before, MB",
+    ]
     names = dict.fromkeys(run.contestant for n in threads for run in results.of(workload, n).values())
     return table(head, [[name, *_cells(results, workload, name, threads)] for name in names])
 
 
 def _cells(results: Results, workload: str, contestant: str, threads: Sequence[int]) -> list[str]:
-    """The row of a contestant; memory is that with the fewest threads."""
+    """The row of a contestant; memory is that with the fewest threads, at its peak and before the first step."""
     runs = [results.of(workload, n).get(contestant) for n in threads]
     cells: list[str] = []
     for run in runs:
@@ -145,8 +150,8 @@ def _cells(results: Results, workload: str, contestant: str, threads: Sequence[i
             "" if run is None else f"{1e3 * run.median:.0f}" if run.median > 0.1 else f"{1e3 * run.median:.1f}"
         )
         cells.append("" if ratio is None else str(ratio))
-    memory = next((run.peak_mb for run in runs if run is not None), 0.0)
-    return [*cells, f"{memory:.0f}"]
+    first = next(run for run in runs if run is not None)
+    return [*cells, f"{first.peak_mb:.0f}", f"{first.idle_mb:.0f}"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

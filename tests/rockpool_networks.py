@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 rockpool = pytest.importorskip("rockpool.nn.modules")
 combinators = pytest.importorskip("rockpool.nn.combinators")
+Constant = pytest.importorskip("rockpool.parameters").Constant
 networks = pytest.importorskip("rockpool.nn.networks")
 
 T, B, INPUTS, WIDTH, CLASSES = 100, 24, 64, 64, 10
@@ -59,6 +60,14 @@ def synnet() -> Any:
     """Rockpool's own architecture: synaptic time constants of many lengths in a layer."""
     return networks.SynNet(
         n_classes=CLASSES, n_channels=INPUTS, size_hidden_layers=[60, 40], time_constants_per_layer=[4, 2]
+    )
+
+
+def wavesense() -> Any:
+    """Another of rockpool's own: two synapses for each neuron of a block, skips, and constants that are not learnt."""
+    short = Constant(5e-3)
+    return networks.WaveSenseNet(
+        dilations=[2], n_classes=CLASSES, n_channels_in=INPUTS, base_tau_syn=short, tau_mem=short, tau_lp=short
     )
 
 
@@ -140,6 +149,18 @@ NETWORKS: Mapping[str, Network] = {
             "seq.0_neurons": {"seq.0_linear.weight": IN},
             "seq.1_neurons": {"seq.1_linear.weight": ("seq.0_neurons",)},
             "seq.out_neurons": {"seq.out_linear.weight": ("seq.1_neurons",)},
+        },
+    ),
+    "WaveSense": Network(
+        wavesense,
+        events(INPUTS),
+        {
+            "spk1": {"lin1.weight": IN},
+            "wave0.spk1": {"wave0.lin1.weight": ("spk1",)},
+            "wave0.spk2_res": {"wave0.lin2_res.weight": ("wave0.spk1",)},
+            "wave0.spk2_skip": {"wave0.lin2_skip.weight": ("wave0.spk1",)},
+            "spk2": {"hidden.weight": ("wave0.spk2_skip",)},
+            "spk_out": {"readout.weight": ("spk2",)},
         },
     ),
     "convolution": Network(

@@ -170,6 +170,16 @@ def readout() -> nn.Module:
     return nn.Sequential(layer.Linear(48, 48), lif(), layer.Linear(48, 10), neuron.NonSpikingLIFNode(tau=8.0))
 
 
+def mixture() -> nn.Module:
+    nodes = (
+        neuron.RAFNode(b=-0.2, omega=0.5),
+        neuron.ComplementaryLIFNode(tau=4.0),
+        neuron.HalfThresholdIFNode(0.8),
+        neuron.LIAFNode(torch.relu, True, tau=4.0),
+    )
+    return nn.Sequential(*(m for node in nodes for m in (layer.Linear(48, 48), node)))
+
+
 def classifier() -> nn.Module:
     return nn.Sequential(layer.Flatten(), layer.Linear(144, 10, bias=False), lif(tau=2.0))
 
@@ -223,6 +233,7 @@ CASES = {
     "recurrence by hand": Case(made(Loop, "s"), flat, at_once, LOOP, slack=0.1),
     "spikes added to the current": Case(made(elementwise, "s"), flat, stepped, ELEMENTWISE, slack=0.1),
     "filtered spikes": Case(made(synapses, "m"), flat, at_once, chain("0", "1", "3", "4")),
+    "nodes of many kinds": Case(made(mixture, "m"), flat, at_once, chain(*(str(k) for k in range(8)))),
     "readout": Case(made(readout, "m"), flat, at_once, chain("0", "1", "2", "3")),
     "encoded image": Case(made(classifier, "s"), image, encoded, chain("1", "2"), {"forward": encoded}),
 }

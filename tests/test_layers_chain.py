@@ -193,7 +193,7 @@ def test_gradients_are_off_where_torch_says_so() -> None:
 
 def test_other_layers_may_be_part_of_a_chain(fused: list[int]) -> None:
     torch.manual_seed(0)
-    modules = [
+    modules: list[Any] = [
         DaleLayer(30, 16).double(),
         nn.Linear(16, 8).double(),
         LIF().double(),

@@ -65,6 +65,12 @@ class Lifted(Leak):
         return super().charged(x) + 0.05
 
 
+class Graded(Leak):
+    def forward(self, x: Tensor) -> Tensor:
+        self.v = self.charged(x)
+        return self.v.relu()
+
+
 class Deaf(Leak):
     def charged(self, x: Tensor) -> Tensor:
         return 0 * x
@@ -126,7 +132,7 @@ def _norse(name: str) -> tuple[nn.Module, ProbedNeuron]:
 def _spikingjelly(name: str, **constants: Any) -> tuple[nn.Module, ProbedNeuron]:
     spikingjelly = pytest.importorskip("spikingjelly.activation_based.neuron")
     neuron = getattr(spikingjelly, name)(**constants)
-    return neuron, ProbedNeuron(None if name.startswith("NonSpiking") else "v_threshold", "v", reset="reset")
+    return neuron, ProbedNeuron("v_threshold", "v", reset="reset")
 
 
 def _sinabs(name: str, **constants: Any) -> tuple[nn.Module, ProbedNeuron]:
@@ -152,8 +158,6 @@ KNOWN: dict[str, Callable[[], tuple[nn.Module, ProbedNeuron]]] = {
     "spikingjelly LIFNode": lambda: _spikingjelly("LIFNode", tau=3.0),
     "spikingjelly LIFNode, input not decayed": lambda: _spikingjelly("LIFNode", tau=3.0, decay_input=False),
     "spikingjelly ParametricLIFNode": lambda: _spikingjelly("ParametricLIFNode"),
-    "spikingjelly NonSpikingLIFNode": lambda: _spikingjelly("NonSpikingLIFNode"),
-    "spikingjelly LIAFNode": lambda: _spikingjelly("LIAFNode", act=nn.ReLU(), threshold_related=False),
     "spikingjelly CUBALIFNode": lambda: _spikingjelly("CUBALIFNode"),
     "spikingjelly QIFNode": lambda: _spikingjelly("QIFNode"),
     "sinabs LIF": lambda: _sinabs("LIF", tau_mem=20.0),
@@ -219,8 +223,9 @@ def test_what_is_linear_only_near_rest_is_said_to_be() -> None:
         (Pacemaker, "fires without input"),
         (Drifting, "does not come to rest"),
         (Deaf, "does not answer an impulse"),
+        (Graded, "emits something"),
     ],
-    ids=["rectified", "pacemaker", "drifting", "deaf"],
+    ids=["rectified", "pacemaker", "drifting", "deaf", "graded"],
 )
 def test_a_neuron_that_weights_cannot_govern_is_refused(neuron: type[Leak], reason: str) -> None:
     with pytest.raises(UnsupportedNeuronError, match=reason):
@@ -228,6 +233,8 @@ def test_a_neuron_that_weights_cannot_govern_is_refused(neuron: type[Leak], reas
 
 
 def test_a_wrong_description_is_answered_by_what_to_check() -> None:
+    with pytest.raises(UnsupportedNeuronError, match="no attribute 'v_th': check threshold="):
+        probe(Leak(), ProbedNeuron("v_th", "v"), TIMING)
     with pytest.raises(UnsupportedNeuronError, match="check time=, membrane="):
         probe(Leak(), ProbedNeuron(1.0, "u"), TIMING)
 

@@ -188,6 +188,21 @@ def test_a_rate_unit_is_refused() -> None:
         members_of(modules.RateTorch(N))
 
 
-def test_several_synapses_for_each_neuron_are_refused() -> None:
-    with pytest.raises(UnsupportedNeuronError, match=r"LIFTorch of shape \(8, 4\) has 2 synapses .* shape \(N, N\)"):
-        members_of(modules.LIFTorch((8, 4)))
+@pytest.mark.parametrize("tau_syn", [EACH[:, None] * torch.tensor([1.0, 0.5]), torch.tensor(5e-3)], ids=["own", "same"])
+def test_each_of_several_synapses_has_its_kernel_and_its_current(tau_syn: Tensor) -> None:
+    module = modules.LIFTorch((2 * N, N), tau_syn=tau_syn, threshold=torch.tensor(OUT_OF_REACH))
+    found = member(module)
+    x = torch.rand(B, T, 2 * N, generator=torch.Generator().manual_seed(0))
+    for port, kernel in enumerate(found.neuron.kernels):
+        only = torch.zeros(T, B, 2 * N)
+        only[0, :, port::2] = 1
+        answer = simulated(module, only)[1]
+        eps = torch.as_tensor(kernel.response(T)).float().reshape(T, 1, -1)
+        assert torch.allclose(answer, eps.expand_as(answer), rtol=0, atol=1e-5)
+        assert torch.equal(found.layout.currents(module, (x,), {}, 2)[port], x[..., port::2])
+    assert (len(found.neuron.kernels), found.arguments) == (2, (0, 1))
+
+
+def test_recurrence_onto_several_synapses_is_refused() -> None:
+    with pytest.raises(UnsupportedNeuronError, match=r"LIFTorch of shape \(8, 4\) has recurrence onto 2 .* \(N, N\)"):
+        members_of(modules.LIFTorch((8, 4), has_rec=True))

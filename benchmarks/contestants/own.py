@@ -3,9 +3,12 @@
 - "plain": `nn.Sequential`, on the engine that is chosen by itself.
 - "chain": the same network in `fluctua.layers.Chain`, on the same dense input; "events": given the input as events.
 - "reference": as "plain", on the engine in plain torch.
+- "compact", "segments": as "plain", in less memory: see docs/performance.md.
 - "initialise": what `fluctua.initialize` takes.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 
 import torch
@@ -17,18 +20,19 @@ from contestants.nets import pooled_features, widths
 from contestants.steps import Step, gradient_step, spikes, training_step
 from fluctua.layers import Chain, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
+from fluctua.timeloop import segments
 from fluctua.timeloop.events import SpikeBatch
 
 BUSY = fluctua.Target(sigma=1.75)  # about 4 % of all entries are spikes, three times as many as at xi = 1
 READOUT = fluctua.Target(sigma=0.1)
+ENGINES = {"reference": "reference", "compact": "cpu-bfloat16"}
 MEASURED_ON = 8  # samples: the peak memory is to be that of training
 
 
 def build(workload: Workload, variant: str) -> Step:
-    engine = "reference" if variant == "reference" else "auto"
     if workload.name == "W4":
-        lif = LIF(TAU_MEM, TAU_SYN, DT, threshold=THRESHOLD)
-        return on_engine(engine, gradient_step(lif, workload))
+        step, length = gradient_step(LIF(TAU_MEM, TAU_SYN, DT, threshold=THRESHOLD), workload), -(-workload.steps // 7)
+        return within(lambda: segments(length), step) if variant == "segments" else on(variant, step)
     model, x = network(workload), spikes(workload)
     if variant == "initialise":
         return lambda: fluctua.initialize(model, x, readout=READOUT, seed=0)
@@ -40,7 +44,7 @@ def build(workload: Workload, variant: str) -> Step:
         out: Tensor = forward(given)
         return out.amax(0)
 
-    return on_engine(engine, training_step(logits, model.parameters(), workload))
+    return on(variant, training_step(logits, model.parameters(), workload))
 
 
 def network(w: Workload) -> nn.Sequential:
@@ -66,14 +70,19 @@ def bring_up(model: nn.Sequential, x: Tensor) -> None:
     fluctua.initialize(model, x, BUSY, readout=READOUT, seed=0)
 
 
-def on_engine(name: str, step: Step) -> Step:
-    """The step on one of fluctua's engines."""
+def on(variant: str, step: Step) -> Step:
+    """The step on the engine of a variant."""
+    return within(lambda: fluctua.engine(ENGINES.get(variant, "auto")), step)
 
-    def chosen() -> object:
-        with fluctua.engine(name):
+
+def within(context: Callable[[], AbstractContextManager[None]], step: Step) -> Step:
+    """The step inside a `with` block."""
+
+    def enclosed() -> object:
+        with context():
             return step()
 
-    return chosen
+    return enclosed
 
 
 def densities(model: nn.Sequential, x: Tensor) -> list[float]:

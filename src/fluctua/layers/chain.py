@@ -14,8 +14,12 @@ from fluctua.timeloop.events import SpikeBatch
 if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer
 
-MAX_DENSITY = 0.5
-"""Share of entries that are not zero above which an input is multiplied as it is."""
+MAX_DENSITY = 0.25
+"""Share of entries that are not zero above which an input is multiplied as it is.
+
+Measured for 700 afferents of 128 LIF neurons, forward and backward, one thread: spikes take 0.27 of the time of a
+product at 3 %, 0.8 at 20 %, 1.25 at 35 %. Close to the crossing either costs the same, so the choice needs no memory.
+"""
 
 
 class Chain(nn.Sequential):

@@ -55,7 +55,7 @@ class SpikeBatch:
     @classmethod
     def from_dense(cls, x: Tensor, max_density: float = 1.0) -> "SpikeBatch | None":
         """From a dense tensor `[T, B, N]`, in any layout, or None where a larger share than that is not zero."""
-        from fluctua.timeloop import events_kernels as kernels
+        from fluctua.timeloop import events_bits as bits
 
         steps, samples, units = x.shape
         x = x.detach()
@@ -64,7 +64,7 @@ class SpikeBatch:
         words = np.empty((samples, steps, _words(units)), np.uint64)
         strides = x.stride(0), x.stride(1)
         limit = math.floor(max_density * x.numel())
-        count, binary = kernels.pack(memory, *strides, steps, samples, units, limit, words.reshape(-1))
+        count, binary = bits.pack(memory, *strides, steps, samples, units, limit, words.reshape(-1))
         if count > limit:
             return None
         packed = torch.from_numpy(words.view(np.int64))
@@ -72,16 +72,16 @@ class SpikeBatch:
             return cls(packed, units)
         starts, values = np.empty((samples, steps), np.int64), np.empty(count, memory.dtype)
         arrays = words.reshape(-1), starts.reshape(-1), values
-        kernels.read_values(memory, *strides, steps, samples, words.shape[2], *arrays)
+        bits.read_values(memory, *strides, steps, samples, words.shape[2], *arrays)
         return cls(packed, units, torch.from_numpy(values), torch.from_numpy(starts))
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense tensor `[T, B, N]`."""
-        from fluctua.timeloop import events_kernels as kernels
+        from fluctua.timeloop import events_bits as bits
 
         out = torch.zeros(self.shape, dtype=dtype)
         steps, samples, units = self.shape
-        kernels.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
+        bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
         return out
 
     @property

@@ -8,16 +8,14 @@ step from `starts[sample, step]` on.
 Every product and sum is rounded by itself; the sum over the spikes of a step runs over the units in rising order.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fluctua.timeloop.cpu_parts import surrogate
-from fluctua.timeloop.simd import bits, broadcast, lanes, load, select, store, trailing_zeros
+from fluctua.timeloop.events_bits import helper, kernel, rows_of, sample_rows
+from fluctua.timeloop.simd import bits, broadcast, lanes, load, select, store
 
-_ONE, _SIX = np.uint64(1), np.uint64(6)
 _NO_BITS = np.uint64(0)
 
 
@@ -26,108 +24,10 @@ def width_of(n: int, dtype: Any) -> int:
     return -(-n // lanes(dtype)) * lanes(dtype)
 
 
-def words_of(n: int) -> int:
-    """Number of words that hold a bit for each of n units."""
-    return -(-n // 64)
-
-
-def _kernel(function: Callable[..., Any]) -> Any:
-    """Machine code of a function that runs without the interpreter's lock, kept on disk where that is possible."""
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except (OSError, RuntimeError):  # the cache folder cannot be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-_helper = njit(nogil=True, error_model="numpy")
-
-
-# ---- spikes as bits
-
-
-@_kernel
-def pack(x, step_stride, sample_stride, steps, samples, units, limit, words):  # type: ignore[no-untyped-def]
-    """Set the bit of every entry of `x` that is not zero.
-
-    Returns:
-        How many there are and whether all are 1. Counting stops beyond `limit`.
-    """
-    one = x.dtype.type(1)
-    lane = 64 // x.itemsize
-    n_words = (units + 63) >> 6
-    count, binary = 0, True
-    for t in range(steps):
-        for s in range(samples):
-            row, out = t * step_stride + s * sample_stride, (s * steps + t) * n_words
-            for k in range(n_words):
-                word = _NO_BITS
-                stop = min(64, units - 64 * k)
-                at, j = row + 64 * k, 0
-                while j + lane <= stop:
-                    v = load(x, at + j)
-                    found = bits(v != broadcast(one - one, v))
-                    if found != bits(v == broadcast(one, v)):
-                        binary = False
-                    word |= found << np.uint64(j)
-                    j += lane
-                while j < stop:
-                    if x[at + j] != 0:
-                        word |= _ONE << np.uint64(j)
-                        binary &= x[at + j] == 1
-                    j += 1
-                words[out + k] = word
-                count += _population(word)
-        if count > limit:
-            break
-    return count, binary
-
-
-@_kernel
-def read_values(x, step_stride, sample_stride, steps, samples, n_words, words, starts, values):  # type: ignore[no-untyped-def]
-    """Values of the entries whose bits are set, and where those of each step start."""
-    n = 0
-    for s in range(samples):
-        for t in range(steps):
-            row, at = t * step_stride + s * sample_stride, (s * steps + t) * n_words
-            starts[s * steps + t] = n
-            for k in range(n_words):
-                word = words[at + k]
-                while word:
-                    values[n] = x[row + 64 * k + trailing_zeros(word)]
-                    word &= word - _ONE
-                    n += 1
-
-
-@_kernel
-def unpack(words, values, starts, steps, samples, units, out, first, stop):  # type: ignore[no-untyped-def]
-    """Write the spikes of the samples `first:stop` into an array of zeros `[steps, samples, units]`."""
-    n_words = (units + 63) >> 6
-    graded = values.size > 0
-    for s in range(first, stop):
-        for t in range(steps):
-            row, at = (t * samples + s) * units, (s * steps + t) * n_words
-            n = starts[s * steps + t] if graded else 0
-            for k in range(n_words):
-                word = words[at + k]
-                while word:
-                    out[row + 64 * k + trailing_zeros(word)] = values[n] if graded else 1
-                    word &= word - _ONE
-                    n += 1
-
-
-@_helper
-def _population(word):  # type: ignore[no-untyped-def]
-    """Number of bits set."""
-    word = word - ((word >> _ONE) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
 # ---- forward
 
 
-@_kernel
+@kernel
 def integrate(  # type: ignore[no-untyped-def]
     words_in,
     values,
@@ -175,7 +75,7 @@ def integrate(  # type: ignore[no-untyped-def]
         if spiking:
             words[s * steps * n_words : (s + 1) * steps * n_words] = _NO_BITS
         if weight.size > 0:
-            rows = _sample_rows(words_in, s * steps * n_in, n_in, steps, width, rows, ends)
+            rows = sample_rows(words_in, s * steps * n_in, n_in, steps, width, rows, ends)
         else:
             for t in range(steps):
                 at = t * step_stride + s * sample_stride
@@ -186,7 +86,7 @@ def integrate(  # type: ignore[no-untyped-def]
         for t in range(0, steps, stride):
             n_heard = 0
             if recurrent.size > 0 and t > 0:
-                n_heard = _rows(words, (s * steps + t - 1) * n_words, n_words, width, heard, 0)
+                n_heard = rows_of(words, (s * steps + t - 1) * n_words, n_words, width, heard, 0)
             _advance(
                 rows,
                 ends,
@@ -218,34 +118,7 @@ def integrate(  # type: ignore[no-untyped-def]
             )
 
 
-@_helper
-def _sample_rows(words, at, n_words, steps, width, rows, ends):  # type: ignore[no-untyped-def]
-    """Where the weights of one sample's spikes begin, step after step; those of step t end at `ends[t + 1]`."""
-    n = 0
-    for k in range(at, at + steps * n_words):
-        n += _population(words[k])
-    if rows.size < n:
-        rows = np.empty(n, np.int32)
-    n = 0
-    for t in range(steps):
-        n = _rows(words, at + t * n_words, n_words, width, rows, n)
-        ends[t + 1] = n
-    return rows
-
-
-@_helper
-def _rows(words, at, n_words, width, rows, n):  # type: ignore[no-untyped-def]
-    """Append where the weights of the units that spike begin to the first `n` of `rows`; returns the new number."""
-    for k in range(n_words):
-        word = words[at + k]
-        while word:
-            rows[n] = (64 * k + trailing_zeros(word)) * width
-            word &= word - _ONE
-            n += 1
-    return n
-
-
-@_helper
+@helper
 def _advance(  # type: ignore[no-untyped-def]
     rows,
     ends,
@@ -345,7 +218,7 @@ def _advance(  # type: ignore[no-untyped-def]
         j += lane
 
 
-@_helper
+@helper
 def _step(u, i, x, a, gain, b, theta, exponential, spiking, hard):  # type: ignore[no-untyped-def]
     """One step of one vector of neurons: potential and current after it, and who fired."""
     zero, one = broadcast(0.0, u), broadcast(1.0, u)
@@ -363,13 +236,13 @@ def _step(u, i, x, a, gain, b, theta, exponential, spiking, hard):  # type: igno
     return v, i, fired
 
 
-@_helper
+@helper
 def _load4(array, at):  # type: ignore[no-untyped-def]
     lane = 64 // array.itemsize
     return load(array, at), load(array, at + lane), load(array, at + 2 * lane), load(array, at + 3 * lane)
 
 
-@_helper
+@helper
 def _store4(array, at, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     lane = 64 // array.itemsize
     store(array, at, v0)
@@ -381,7 +254,7 @@ def _store4(array, at, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
 # ---- backward
 
 
-@_kernel
+@kernel
 def adjoint(  # type: ignore[no-untyped-def]
     g,
     potential,
@@ -449,7 +322,7 @@ def adjoint(  # type: ignore[no-untyped-def]
                     store(g, row + j, gv)
 
 
-@_kernel
+@kernel
 def scatter(words, values, starts, units, g, width, steps, lag, first, stop, gradient, gradient_bias):  # type: ignore[no-untyped-def]
     """Add the gradient wrt a weight `[units, width]` and its bias, from the spikes of `lag` steps before.
 
@@ -462,7 +335,7 @@ def scatter(words, values, starts, units, g, width, steps, lag, first, stop, gra
     for s in range(first, stop):
         for t in range(lag, steps):
             at = s * steps + t - lag
-            n = _rows(words, at * n_words, n_words, width, rows, 0)
+            n = rows_of(words, at * n_words, n_words, width, rows, 0)
             start = starts[at] if graded else 0
             row, j = ((s - first) * steps + t) * width, 0
             while j + 4 * lane <= width:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fluctua.timeloop import events_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events import SpikeBatch, flat
+from fluctua.timeloop.events_bits import words_of
 from fluctua.timeloop.surrogates import Surrogate
 
 Array = NDArray[Any]
@@ -131,7 +132,7 @@ class Padded:
     @property
     def words(self) -> int:
         """Number of words that hold the spikes of one step."""
-        return kernels.words_of(self.kind.neurons)
+        return words_of(self.kind.neurons)
 
     def integrate(
         self, arriving: Arriving, steps: int, first: int, stop: int, potential: Array, drive: Array, words: Array

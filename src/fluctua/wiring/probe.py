@@ -67,8 +67,18 @@ class ProbedNeuron:
             self.reset(module)
 
     def theta(self, module: nn.Module) -> float | None:
-        """The threshold, mean over the population where neurons differ."""
-        value = attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
+        """The threshold, mean over the population where neurons differ.
+
+        Raises:
+            UnsupportedNeuronError: the module has no such attribute.
+        """
+        try:
+            value = attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
+        except AttributeError as error:
+            raise UnsupportedNeuronError(
+                f"the neuron {type(module).__name__} has no attribute {self.threshold!r}: check threshold= of its "
+                "ProbedNeuron, a number or the name of an attribute"
+            ) from error
         return None if value is None else float(torch.as_tensor(value).double().mean())
 
     def potential(self, module: nn.Module, output: Any) -> Tensor:
@@ -243,7 +253,10 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
             break
         amplitude *= 1e-3
     else:
-        raise UnsupportedNeuronError(f"the neuron {bench.name} fires at an input of {amplitude:g}: check its threshold")
+        raise UnsupportedNeuronError(
+            f"the neuron {bench.name} emits something at an input of {amplitude:g} already: neurons with a graded "
+            "output cannot be served, one that spikes needs a threshold above its resting potential"
+        )
     up, down = (u[start:, k] - u[start:, 0] for k in (1, 2))
     eps = (up - down) / (2 * amplitude)
     peak = float(np.abs(eps).max())

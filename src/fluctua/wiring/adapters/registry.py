@@ -4,12 +4,12 @@ Classes are known by name, so the framework they come from need not be importabl
 the user has not imported; a subclass is served by the entry of its nearest base class.
 """
 
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
@@ -87,19 +87,28 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
 
 
 def _check_version(framework: Framework) -> None:
-    version = getattr(sys.modules.get(framework.package), "__version__", None)
-    if isinstance(version, str) and framework.tested and not _alike(version, framework.tested):
-        _warn_of_version(framework.package, version, framework.tested)
-
-
-def _alike(version: str, tested: str) -> bool:
-    return version.split(".")[:2] == tested.split(".")[:2]
+    found = _installed(framework.package) if framework.tested else None
+    if found is not None and not _alike(found, framework.tested):
+        _warn_of_version(framework.package, found, framework.tested)
 
 
 @cache
-def _warn_of_version(package: str, version: str, tested: str) -> None:
+def _installed(package: str) -> str | None:
+    """The version of a package; None where it was not installed as one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _alike(found: str, tested: str) -> bool:
+    return found.split(".")[:2] == tested.split(".")[:2]
+
+
+@cache
+def _warn_of_version(package: str, found: str, tested: str) -> None:
     warnings.warn(
-        f"{package} {version} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
+        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
         "sigma_U before you rely on them",
         stacklevel=2,
     )
