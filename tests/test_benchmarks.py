@@ -117,6 +117,14 @@ def test_a_contestant_that_fails_is_skipped_with_its_last_words(bench: Any) -> N
     assert "no such contestant" in worker.run.skipped
 
 
+def test_a_contestant_that_dies_in_its_turn_is_skipped(bench: Any) -> None:
+    worker = bench("bench").Worker(bench("results").Run("W4", "two passes", 1), sys.executable, quick=True)
+    worker.process.kill()
+    worker.process.wait()
+    worker.turn()
+    assert worker.close().skipped == "it failed: no message"
+
+
 def test_processes_take_turns_and_report_time_and_memory(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.wiring import Population, population_currents
+from fluctua.wiring.autograd import versions
 from fluctua.wiring.layout import mapped
 from fluctua.wiring.recording import emitted, heard, hooked
 from fluctua.wiring.running import Copies, Forward, gpus_of, only_requiring_grad, preserved
 from fluctua.wiring.structure import parameters_of
-from fluctua.wiring.trace import versions
 
 
 class _Enough(BaseException):  # no Exception, which the model might catch
