@@ -27,7 +27,8 @@ def blocks_of(results: Results) -> dict[str, str]:
     """Text of each block that the main benchmark fills."""
     tables = [
         f"**{name}**, {WORKLOADS[name].title}\n\n{workload_table(results, name)}"
-        for name in dict.fromkeys(workload for workload, _ in results.groups)
+        for name in WORKLOADS
+        if name in dict(results.groups)
     ]
     absent = skipped(results)
     if absent:

@@ -171,7 +171,7 @@ def test_a_current_that_makes_no_sense_is_refused(current: Tensor, message: str)
 
 
 def test_other_mistakes_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown engine 'gpu'"), engine("gpu"):
+    with pytest.raises(ValueError, match="unknown engine 'tpu'"), engine("tpu"):
         pass
     with pytest.raises(ValueError, match="beta > 0"):
         SuperSpike(0.0)
