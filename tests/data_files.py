@@ -102,3 +102,83 @@ def write_cifar10(folder: Path, per_class: int = 2) -> Path:
     for seed, name in enumerate(names):
         write_batch(folder / name, *cifar_batch(per_class, seed))
     return folder
+
+
+# --- SHD and SSC ---
+
+
+def write_shd(path: Path, labels: Sequence[int], speakers: Sequence[int] = (), n: int = 200, seed: int = 0) -> Path:
+    """Events in 0.1 s, in one of ten bands of 70 channels: that of the label."""
+    import h5py
+
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, dtype in (("times", np.float16), ("units", np.uint16)):
+            rows = file.create_dataset(f"spikes/{name}", (len(labels),), dtype=h5py.vlen_dtype(dtype))
+            for i, label in enumerate(labels):
+                band = rng.integers(0, 70, n) + 70 * (label % 10)
+                rows[i] = (band if name == "units" else np.sort(rng.uniform(0, 0.1, n))).astype(dtype)
+        file["labels"] = np.array(labels, dtype=np.uint8)
+        if len(speakers):
+            file["extra/speaker"] = np.array(speakers, dtype=np.uint8)
+    return path
+
+
+# --- DVS128 Gesture ---
+
+AEDAT_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
+
+
+def packet(events: NDArray[np.int64], overflow: int = 0, kind: int = 1, invalid: Sequence[int] = ()) -> bytes:
+    """A packet of AEDAT 3.1: events as rows of microseconds, column, row and polarity; some marked as invalid."""
+    header = struct.pack("<hhiiiiii", kind, 1, 8, 4, overflow, len(events), len(events), len(events) - len(invalid))
+    return header + b"".join(
+        struct.pack("<Ii", x << 17 | y << 2 | p << 1 | (k not in invalid), t)
+        for k, (t, x, y, p) in enumerate(events.tolist())
+    )
+
+
+def gesture(label: int, rng: np.random.Generator, n: int = 400, duration: float = 2.0) -> NDArray[np.int64]:
+    """Events in rising time, `[n, 4]` as in `packet`, in a square of 24 x 24 pixels whose place depends on the label."""
+    times = np.sort(rng.choice(int(duration * 1e3), n)) * 1000
+    places = rng.integers(0, 24, (n, 2)) + np.array([32 * (label % 4) + 4, 32 * (label // 4) + 4])
+    return np.column_stack([times, places, rng.integers(0, 2, n)])
+
+
+Gestures = Mapping[str, Sequence[tuple[int, NDArray[np.int64]]]]
+
+
+def gestures(users: Sequence[int], seed: int = 0) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
+    """By the name of the recording one gesture of each class, as label and events."""
+    rng = np.random.default_rng(seed)
+    return {f"user{user:02}_led": [(label, gesture(label, rng)) for label in range(11)] for user in users}
+
+
+def write_official_gestures(folder: Path, train: Gestures, test: Gestures, pause: int = 500_000) -> Path:
+    """Recordings with a pause before each gesture, in which the camera sees one event."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, recordings in (("train", train), ("test", test)):
+        (folder / f"trials_to_{part}.txt").write_text("".join(f"{name}.aedat\n" for name in recordings))
+        for name, found in recordings.items():
+            raw, lines, clock = [AEDAT_HEADER], ["class,startTime_usec,endTime_usec"], 1000
+            for label, events in found:
+                raw.append(packet(np.array([[clock, 0, 0, 1]])))
+                start = clock + pause
+                shifted = events + np.array([start, 0, 0, 0])
+                raw += [packet(chunk) for chunk in np.array_split(shifted, 5)]
+                clock = int(shifted[-1, 0]) + 1
+                lines.append(f"{label + 1},{start},{clock}")
+            (folder / f"{name}.aedat").write_bytes(b"".join(raw))
+            (folder / f"{name}_labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_tonic_gestures(folder: Path, train: Gestures, test: Gestures) -> Path:
+    """One array a gesture: column, row, polarity and milliseconds."""
+    for part, recordings in (("ibmGestureTrain", train), ("ibmGestureTest", test)):
+        for name, found in recordings.items():
+            (folder / part / name).mkdir(parents=True, exist_ok=True)
+            for label, events in found:
+                np.save(folder / part / name / f"{label}.npy", events[:, [1, 2, 3, 0]] // np.array([1, 1, 1, 1000]))
+    return folder

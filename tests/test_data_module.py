@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from fluctua.data import EventArrays, EventDataset, RandmanSettings, bin_events, make_randman
 
 lightning = pytest.importorskip("lightning")
-from fluctua.data.module import EpochShuffle, SpikeDataModule  # noqa: E402
+from fluctua.data.module import SpikeDataModule  # noqa: E402
+from fluctua.data.order import EpochShuffle  # noqa: E402
 
 TASK = RandmanSettings(n_classes=3, n_units=5, alpha=2.0, samples_per_class=20)
 TRAIN, VAL, TEST = make_randman(TASK, seed=0)

@@ -281,17 +281,6 @@ def test_backward_keeps_no_more_than_it_needs() -> None:
     assert len(kept(options(True, True, adapts="current"), x)) == 1
 
 
-@pytest.mark.parametrize("recompute", [True, False])
-def test_a_sequence_in_segments_has_the_gradients_of_the_whole(recompute: bool) -> None:
-    gradients = []
-    for length in (5, len(drawn(SHAPE))):
-        x = leaf(drawn(SHAPE))
-        with engine("gpu"), timeloop.segments(length, recompute=recompute):
-            run(x, ADLIF).output.cumsum(0).sin().sum().backward()  # type: ignore[no-untyped-call]
-        gradients.append(x.grad)
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
-
-
 def test_no_graph_without_need() -> None:
     x = leaf(drawn(SHAPE))
     with engine("gpu"):

@@ -44,7 +44,6 @@ CONTESTANTS = (
     Contestant(CHAIN, "own", "chain", NETWORKS, "fluctua"),
     Contestant(EVENTS, "own", "events", ("W1", "W2"), "fluctua"),
     Contestant("fluctua, kept in bfloat16", "own", "compact", ("W4",), "fluctua"),
-    Contestant("fluctua, in 7 segments", "own", "segments", ("W4",), "fluctua"),
     Contestant("fluctua, reference engine", "own", "reference", ALL, "fluctua"),
     Contestant(INITIALISE, "own", "initialise", ("initialise",), "fluctua"),
     Contestant(TRAIN, "own", "plain", ("initialise",), "fluctua"),

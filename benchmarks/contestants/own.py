@@ -3,7 +3,7 @@
 - "plain": `nn.Sequential`, on the engine that is chosen by itself.
 - "chain": the same network in `fluctua.layers.Chain`, on the same dense input; "events": given the input as events.
 - "reference": as "plain", on the engine in plain torch.
-- "compact", "segments": as "plain", in less memory: see docs/performance.md.
+- "compact": as "plain", in less memory: see docs/performance.md.
 - "initialise": what `fluctua.initialize` takes.
 """
 
@@ -20,7 +20,6 @@ from contestants.nets import pooled_features, widths
 from contestants.steps import Step, gradient_step, spikes, training_step
 from fluctua.layers import Chain, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop import segments
 from fluctua.timeloop.events import SpikeBatch
 
 BUSY = fluctua.Target(sigma=1.75)  # about 4 % of all entries are spikes, three times as many as at xi = 1
@@ -31,8 +30,7 @@ MEASURED_ON = 8  # samples: the peak memory is to be that of training
 
 def build(workload: Workload, variant: str) -> Step:
     if workload.name == "W4":
-        step, length = gradient_step(LIF(TAU_MEM, TAU_SYN, DT, threshold=THRESHOLD), workload), -(-workload.steps // 7)
-        return within(lambda: segments(length), step) if variant == "segments" else on(variant, step)
+        return on(variant, gradient_step(LIF(TAU_MEM, TAU_SYN, DT, threshold=THRESHOLD), workload))
     model, x = network(workload), spikes(workload)
     if variant == "initialise":
         return lambda: fluctua.initialize(model, x, readout=READOUT, seed=0)

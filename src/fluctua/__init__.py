@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         quantize,
         scale_synapses,
     )
+    from fluctua.layers import in_segments
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
     from fluctua.wiring import ProbedNeuron
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "engine",
     "fluctuation_driven_",
+    "in_segments",
     "initialize",
     "initialize_nir",
     "inspect",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy(
         "Target": "fluctua.theory",
         "engine": "fluctua.timeloop",
         "fluctuation_driven_": "fluctua.initialization",
+        "in_segments": "fluctua.layers",
         "initialize": "fluctua.initialization",
         "initialize_nir": "fluctua.initialization",
         "inspect": "fluctua.diagnostics",

@@ -1,4 +1,4 @@
-"""The command line: `fluctua demo`, `fluctua train`. What a command does lives in `fluctua.experiments`."""
+"""The command line: `fluctua demo`, `train`, `reproduce`, `report`. What a command does is in `fluctua.experiments`."""
 
 import sys
 from enum import StrEnum
@@ -141,6 +141,44 @@ def train(
         minutes=minutes,
     )
     train_file(data, test, out, _console(), settings, resume=resume)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="Experiment: see --list.", show_default=False)] = None,
+    show: Annotated[bool, Option("--list", help="Show all experiments, with the time that they take.")] = False,
+    small: Annotated[bool, Option("--small", help="A version of minutes on two cores.")] = False,
+    seeds: Annotated[int, Option(min=1, help="Runs of each setting.")] = 3,
+    data: Annotated[Path | None, Option(help="Folder of the data files, where an experiment reads some.")] = None,
+    out: Annotated[Path, Option(help="Folder of the results, one folder in it for each experiment.")] = Path("runs"),
+    workers: Annotated[
+        int | None, Option(min=1, help="Processes on this machine; default: one per core.", show_default=False)
+    ] = None,
+    scheduler: Annotated[
+        str | None, Option(help="Address of a Dask scheduler, whose workers do the runs instead.", show_default=False)
+    ] = None,
+) -> None:
+    """Do an experiment, and write its table and figure; interrupted, the same command goes on where it was."""
+    from fluctua.experiments.reproduce import catalogue, study_named
+    from fluctua.experiments.reproduce import reproduce as do
+    from fluctua.experiments.runner_dask import dask_cluster
+    from fluctua.experiments.runner_local import local_processes
+
+    if show or name is None:
+        _console().print(catalogue(seeds))
+        return
+    study = study_named(name, small=small)
+    backend = local_processes(workers) if scheduler is None else dask_cluster(scheduler)
+    folder = f"{name}-small" if small else name
+    do(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=_console())
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="What `fluctua reproduce` wrote to.")] = Path("runs")) -> None:
+    """Build one HTML page of all results and figures of a folder; it opens from disk, without a network."""
+    from fluctua.experiments.page import report as build
+
+    typer.echo(f"Written: {build(folder)}")
 
 
 @app.command()

@@ -1,22 +1,46 @@
-"""Data: events and their batches, the Randman task, readers for SHD, N-MNIST and CIFAR-10."""
+"""Data: events and their batches, the Randman task, readers for SHD, SSC, N-MNIST, DVS128 Gesture and CIFAR-10."""
 
+from fluctua.data.augmentations import (
+    Augmented,
+    DropEvents,
+    Mirror,
+    PixelShift,
+    RandomCrop,
+    SpatialShift,
+    TimeJitter,
+    UnitJitter,
+    UnitShift,
+)
 from fluctua.data.cifar10 import Images, read_cifar10
+from fluctua.data.dvs_gesture import DVSGesture
 from fluctua.data.events import EventArrays, EventDataset, Events, LabelledDataset, Subset, bin_events, split
 from fluctua.data.nmnist import NMNIST
 from fluctua.data.randman import RandmanSettings, make_randman
-from fluctua.data.shd import SHDFile
+from fluctua.data.shd import SHDFile, SHDPaths, find_shd
 
 __all__ = [
     "NMNIST",
+    "Augmented",
+    "DVSGesture",
+    "DropEvents",
     "EventArrays",
     "EventDataset",
     "Events",
     "Images",
     "LabelledDataset",
+    "Mirror",
+    "PixelShift",
     "RandmanSettings",
+    "RandomCrop",
     "SHDFile",
+    "SHDPaths",
+    "SpatialShift",
     "Subset",
+    "TimeJitter",
+    "UnitJitter",
+    "UnitShift",
     "bin_events",
+    "find_shd",
     "make_randman",
     "read_cifar10",
     "split",

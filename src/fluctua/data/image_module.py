@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from fluctua.data.augmentations import Augmentation
 from fluctua.data.cifar10 import Images, Pixels, read_cifar10
 from fluctua.data.events import partition, step_count
 from fluctua.data.module import Batch, SplitDataModule
@@ -29,6 +30,7 @@ class ImageDataModule(SplitDataModule[Images]):
         dt: float,
         duration: float,
         batch_size: int = 16,
+        augment: Sequence[Augmentation[Pixels]] = (),
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -41,7 +43,9 @@ class ImageDataModule(SplitDataModule[Images]):
             dt: time step, seconds.
             duration: for how long an image is shown, seconds.
             batch_size: images per batch B; the last batch may have fewer.
-            seed: not negative; decides the order of training and the images of `batch`.
+            augment: functions `(pixels, rng) -> pixels` that the training images go through in turn, drawn anew in
+                every epoch.
+            seed: not negative; decides the order of training, the images of `batch` and all draws.
             num_workers: processes which make batches.
 
         Raises:
@@ -54,6 +58,7 @@ class ImageDataModule(SplitDataModule[Images]):
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
+            augment=augment,
         )
 
     @classmethod
@@ -65,6 +70,7 @@ class ImageDataModule(SplitDataModule[Images]):
         duration: float = 0.5,
         val_fraction: float = 0.1,
         batch_size: int = 16,
+        augment: Sequence[Augmentation[Pixels]] = (),
         seed: int = 0,
         num_workers: int = 0,
     ) -> Self:
@@ -78,6 +84,7 @@ class ImageDataModule(SplitDataModule[Images]):
             duration: for how long an image is shown, seconds.
             val_fraction: share of the training images to hold out for validation.
             batch_size: images per batch.
+            augment: as in `ImageDataModule`.
             seed: decides what is held out, besides what it decides in `ImageDataModule`.
             num_workers: processes which make batches.
         """
@@ -85,7 +92,15 @@ class ImageDataModule(SplitDataModule[Images]):
         parts = partition(every.labels, (1 - val_fraction, val_fraction), seed=seed, stratified=True)
         train, val = (every.subset(part) for part in parts)
         return cls(
-            train, val, test, dt=dt, duration=duration, batch_size=batch_size, seed=seed, num_workers=num_workers
+            train,
+            val,
+            test,
+            dt=dt,
+            duration=duration,
+            batch_size=batch_size,
+            augment=augment,
+            seed=seed,
+            num_workers=num_workers,
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

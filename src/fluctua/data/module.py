@@ -1,7 +1,7 @@
 """Data sets as Lightning data modules; events are binned when a batch is asked for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from fluctua.data.augmentations import Augmentation, Augmented, DropEvents, RandomCrop
+from fluctua.data.dvs_gesture import DVSGesture
 from fluctua.data.events import (
     EventDataset,
     Events,
@@ -22,6 +24,7 @@ from fluctua.data.events import (
     step_count,
 )
 from fluctua.data.nmnist import NMNIST
+from fluctua.data.order import EpochKeys, EpochShuffle
 from fluctua.data.shd import SHDFile
 
 try:
@@ -36,11 +39,11 @@ D = TypeVar("D", bound=LabelledDataset[Any])
 class SplitDataModule(lightning.LightningDataModule, Generic[D]):
     """Batches `(x, y)` of training, validation and test sets: `x` float32 `[T, B, *shape]`, `y` int64 `[B]`.
 
-    The order of training is a function of seed and epoch alone. Lightning tells the sampler the epoch; a loop of
-    one's own calls `loader.sampler.set_epoch(epoch)`.
+    The order of training and its augmentations are a function of seed and epoch alone. Lightning tells the sampler the
+    epoch; a loop of one's own calls `loader.sampler.set_epoch(epoch)`.
 
     Attributes:
-        splits: the data sets by name: `train`, `val`, `test`, then the further test sets.
+        splits: the data sets by name, as given: `train`, `val`, `test`, then the further test sets.
         test_names: names of the test sets, in the order of Lightning's `dataloader_idx`.
         shape: of one sample at one time step.
         n_classes: number of classes.
@@ -58,8 +61,13 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         batch_size: int,
         seed: int,
         num_workers: int,
+        prepare: Sequence[Augmentation[Any]] = (),
+        augment: Sequence[Augmentation[Any]] = (),
     ) -> None:
         """Take data sets by name, the first two of which are `train` and `val`, and how samples become a batch.
+
+        All samples go through `prepare`, those of training then through `augment`. Training draws anew in every epoch;
+        the other sets, and `batch`, keep the draws of epoch 0.
 
         Raises:
             ValueError: if `batch_size` is out of range.
@@ -70,7 +78,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         self.splits = dict(splits)
         self.test_names = tuple(name for name in splits if name not in ("train", "val"))
         self.n_classes = max(dataset.n_classes for dataset in splits.values())
-        self._collate = collate
+        self._collate, self._prepare, self._augment = collate, tuple(prepare), tuple(augment)
         self._batch_size, self._seed, self._num_workers = batch_size, seed, num_workers
 
     def batch(self, n: int, split: str = "train") -> Batch:
@@ -88,23 +96,30 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
             )
         order = np.random.default_rng(self._seed).permutation(len(dataset))
         rounds = occurrence(dataset.labels[order])  # the first of every class, then the second of every class, ...
-        return self._collate([dataset[int(i)] for i in order[np.argsort(rounds, kind="stable")[:n]]])
+        samples = self._drawn(split)
+        return self._collate([samples[int(i)] for i in order[np.argsort(rounds, kind="stable")[:n]]])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, in an order that follows from seed and epoch."""
-        train = self.splits["train"]
-        return self._loader(train, EpochShuffle(len(train), seed=self._seed))
+        train = self._drawn("train")
+        order = EpochShuffle(len(self.splits["train"]), seed=self._seed)
+        return self._loader(train, EpochKeys(order) if isinstance(train, Augmented) else order)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation batches, in the order of the data set."""
-        return self._loader(self.splits["val"])
+        return self._loader(self._drawn("val"))
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Return the test batches: one loader, or one for each of `test_names` if there are several."""
-        loaders = [self._loader(self.splits[name]) for name in self.test_names]
+        loaders = [self._loader(self._drawn(name)) for name in self.test_names]
         return loaders if len(loaders) > 1 else loaders[0]
 
-    def _loader(self, dataset: D, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
+    def _drawn(self, split: str) -> D | Augmented:
+        """The data set with its augmentations, or as it is where it has none."""
+        steps = self._prepare + (self._augment if split == "train" else ())
+        return Augmented(self.splits[split], steps, seed=self._seed) if steps else self.splits[split]
+
+    def _loader(self, dataset: D | Augmented, sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self._batch_size,
@@ -135,6 +150,8 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         pool: int = 1,
         shape: tuple[int, ...] | None = None,
         binary: bool = True,
+        prepare: Sequence[Augmentation[Events]] = (),
+        augment: Sequence[Augmentation[Events]] = (),
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -151,7 +168,9 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             pool: neighbouring units merged into one channel.
             shape: how the N channels of one time step are laid out, such as `(2, 34, 34)`; default: in a row.
             binary: 0 and 1, else numbers of events.
-            seed: not negative; decides the order of training and the samples of `batch`.
+            prepare: functions `(events, rng) -> events` that all samples go through in turn before they are binned.
+            augment: further ones for training samples alone, which draw anew in every epoch.
+            seed: not negative; decides the order of training, the samples of `batch` and all draws.
             num_workers: processes which bin; 0 bins in this one.
 
         Raises:
@@ -172,7 +191,15 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         if math.prod(self.shape) != self.n_units:
             raise ValueError(f"shape={shape} holds {math.prod(self.shape)} channels, not {self.n_units}: mend it.")
         collate = _Collate(train.n_units, dt=dt, duration=duration, binary=binary, pool=pool, shape=self.shape)
-        super().__init__(splits, collate, batch_size=batch_size, seed=seed, num_workers=num_workers)
+        super().__init__(
+            splits,
+            collate,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            prepare=prepare,
+            augment=augment,
+        )
 
     @classmethod
     def from_shd_files(
@@ -180,6 +207,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         train_path: str | Path,
         test_path: str | Path | None = None,
         *,
+        val_path: str | Path | None = None,
         dt: float = 2e-3,
         duration: float = 0.7,
         val_fraction: float = 0.1,
@@ -188,33 +216,37 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         batch_size: int = 128,
         pool: int = 1,
         binary: bool = True,
+        augment: Sequence[Augmentation[Events]] = (),
         seed: int = 0,
         num_workers: int = 0,
     ) -> Self:
         """Read files in the layout of SHD; `dt` and `duration` default to the paper's.
 
-        Validation samples are held out of the training file, the same share of every class. Without a test file so
-        are the test samples. If the test file has speakers of whom the training file has none, the further test sets
-        `known speakers` and `unheard speakers` report the two kinds apart.
+        Without a validation file, samples are held out of the training file, the same share of every class; so are
+        the test samples without a test file. If the test file has speakers of whom the training file has none, the
+        further test sets `known speakers` and `unheard speakers` report the two kinds apart.
 
         Args:
             train_path: the training file, such as `shd_train.h5`.
             test_path: the test file, such as `shd_test.h5`.
+            val_path: the validation file, such as `ssc_valid.h5`; SHD has none.
             dt: time step, seconds.
             duration: length of a batch, seconds.
-            val_fraction: share of the training file to hold out for validation.
+            val_fraction: share of the training file to hold out for validation, where there is no such file.
             test_fraction: share of it to hold out for the test, where there is no test file.
             n_units: number of channels in the files.
             batch_size: samples per batch.
             pool: neighbouring units merged into one channel.
             binary: 0 and 1, else numbers of events.
+            augment: as in `SpikeDataModule`.
             seed: decides what is held out, besides what it decides in `SpikeDataModule`.
             num_workers: processes which bin.
         """
         file = SHDFile(train_path, n_units=n_units)
-        held_out = (val_fraction,) if test_path else (val_fraction, test_fraction)
-        train, val, *rest = split(file, (1 - sum(held_out), *held_out), seed=seed, stratified=True)
-        test = SHDFile(test_path, n_units=n_units) if test_path else rest[0]
+        held_out = [*([] if val_path else [val_fraction]), *([] if test_path else [test_fraction])]
+        train, *rest = split(file, (1 - sum(held_out), *held_out), seed=seed, stratified=True)
+        val = SHDFile(val_path, n_units=n_units) if val_path else rest[0]
+        test = SHDFile(test_path, n_units=n_units) if test_path else rest[-1]
         return cls(
             train,
             val,
@@ -225,6 +257,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             batch_size=batch_size,
             pool=pool,
             binary=binary,
+            augment=augment,
             seed=seed,
             num_workers=num_workers,
         )
@@ -239,6 +272,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         val_fraction: float = 0.1,
         batch_size: int = 16,
         binary: bool = True,
+        augment: Sequence[Augmentation[Events]] = (),
         seed: int = 0,
         num_workers: int = 0,
     ) -> Self:
@@ -253,6 +287,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             val_fraction: share of the training samples to hold out for validation.
             batch_size: samples per batch.
             binary: 0 and 1, else numbers of events.
+            augment: as in `SpikeDataModule`.
             seed: decides what is held out, besides what it decides in `SpikeDataModule`.
             num_workers: processes which bin.
         """
@@ -266,26 +301,61 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             batch_size=batch_size,
             shape=NMNIST.shape,
             binary=binary,
+            augment=augment,
             seed=seed,
             num_workers=num_workers,
         )
 
+    @classmethod
+    def from_dvs_gesture(
+        cls,
+        path: str | Path,
+        *,
+        side: int = 32,
+        drop: float = 0.5,
+        dt: float = 2e-3,
+        duration: float = 1.0,
+        val_fraction: float = 0.1,
+        batch_size: int = 16,
+        binary: bool = False,
+        augment: Sequence[Augmentation[Events]] = (),
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> Self:
+        """Read DVS128 Gesture from its folder, see `DVSGesture`; batches are `[T, B, 2, side, side]`.
 
-class EpochShuffle(Sampler[int]):
-    """All indices below `n` in a random order that depends on `(seed, epoch)` alone."""
+        The defaults are the paper's: of every sample, test samples too, half of the events are dropped, and a second
+        at random is shown. Validation samples are held out of the training part, the same share of every class.
 
-    def __init__(self, n: int, *, seed: int) -> None:
-        self.n, self.seed, self.epoch = n, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this at the start of every epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
-
-    def __len__(self) -> int:
-        return self.n
+        Args:
+            path: folder of the official release or of what tonic leaves.
+            side: rows and columns that the camera's 128 x 128 pixels are merged to.
+            drop: probability of dropping an event.
+            dt: time step, seconds.
+            duration: length of a batch, seconds, cut at random from gestures of some 6 s.
+            val_fraction: share of the training samples to hold out for validation.
+            batch_size: samples per batch.
+            binary: 0 and 1, else numbers of events.
+            augment: as in `SpikeDataModule`.
+            seed: decides what is held out, besides what it decides in `SpikeDataModule`.
+            num_workers: processes which read and bin.
+        """
+        every, test = DVSGesture(path, side=side), DVSGesture(path, "test", side=side)
+        train, val = split(every, (1 - val_fraction, val_fraction), seed=seed, stratified=True)
+        return cls(
+            train,
+            val,
+            test,
+            dt=dt,
+            duration=duration,
+            batch_size=batch_size,
+            shape=every.shape,
+            binary=binary,
+            prepare=(DropEvents(drop), RandomCrop(duration)),
+            augment=augment,
+            seed=seed,
+            num_workers=num_workers,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,40 @@ from numpy.typing import NDArray
 from fluctua.data.events import EventDataset, Events, check_range
 
 SOURCE = "https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/"
+FETCH = "python -m fluctua.data.fetch shd FOLDER"
+
+
+@dataclass(frozen=True)
+class SHDPaths:
+    """The files of SHD or SSC; None for what there is not."""
+
+    train: Path
+    val: Path | None = None
+    test: Path | None = None
+
+
+def find_shd(folder: str | Path) -> SHDPaths | None:
+    """Find `shd_train.h5` or `ssc_train.h5` and the files beside it in `folder`, or where tonic puts them in it.
+
+    Returns:
+        The paths, or None if there is no training file.
+
+    Raises:
+        ValueError: if there are the training files of both.
+    """
+    root = Path(folder)
+    found = {
+        name: place
+        for name in ("shd", "ssc")
+        for place in (root / name.upper(), root)
+        if (place / f"{name}_train.h5").is_file()
+    }
+    if len(found) > 1:
+        raise ValueError(f"{folder} has both SHD and SSC: choose by the path of the training file.")
+    for name, place in found.items():
+        train, val, test = (place / f"{name}_{part}.h5" for part in ("train", "valid", "test"))
+        return SHDPaths(train, val if val.is_file() else None, test if test.is_file() else None)
+    return None
 
 
 class SHDFile(EventDataset):
@@ -89,10 +124,13 @@ def _open(path: Path) -> Any:
     except ImportError as error:
         raise ImportError('h5py reads these files and is missing: pip install "fluctua[train]".') from error
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file: get SHD or SSC from {SOURCE} and gunzip it.")
+        raise FileNotFoundError(f"{path} is not a file: get SHD or SSC from {SOURCE} and gunzip it, or run `{FETCH}`.")
     with path.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            raise ValueError(f"{path} is still compressed: gunzip it and pass the .h5 file.")
+        start = file.read(4)
+    if not start:
+        raise ValueError(f"{path} is empty: get it again from {SOURCE}.")
+    if start[:2] == b"\x1f\x8b" or start == b"PK\x03\x04":
+        raise ValueError(f"{path} is still compressed: gunzip or unzip it and pass the .h5 file.")
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -8,8 +8,12 @@ from typing import Any
 from rich.console import Console
 
 import fluctua
+from fluctua.data.augmentations import Augmentation, Mirror, PixelShift, SpatialShift, UnitShift
+from fluctua.data.dvs_gesture import holds_gestures
 from fluctua.data.image_module import ImageDataModule
 from fluctua.data.module import SpikeDataModule
+from fluctua.data.nmnist import NMNIST as NMNISTFiles
+from fluctua.data.shd import SHDPaths, find_shd
 from fluctua.experiments.figures import learning_figure, save
 from fluctua.experiments.networks import LABELS, Architecture, bring_up, network
 from fluctua.theory import Target
@@ -27,18 +31,23 @@ class Kind:
         name: in words.
         duration: of a trial in seconds.
         batch_size: samples per step of training. Feature maps are large: 16 images fill 0.7 GB a layer in 250 steps.
+        augment: what training samples go through if augmentation is asked for.
         nu: rate of the afferents in Hz for the formula of the paper; None to measure it.
     """
 
     name: str
     duration: float
     batch_size: int
+    augment: tuple[Augmentation[Any], ...]
     nu: float | None = None
 
 
-SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128)
-NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16)
-CIFAR10 = Kind("CIFAR-10", duration=0.5, batch_size=16, nu=9.2)  # a constant current has no rate
+SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128, augment=(UnitShift(10),))
+NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16, augment=(SpatialShift(2, NMNISTFiles.shape),))
+DVS_GESTURE = Kind("DVS128 Gesture", duration=1.0, batch_size=16, augment=(SpatialShift(4, (2, 32, 32)),), nu=9.2)
+CIFAR10 = Kind(  # a constant current has no rate
+    "CIFAR-10", duration=0.5, batch_size=16, augment=(PixelShift(4), Mirror()), nu=9.2
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class FileSettings:
     dt: float = 2e-3
     duration: float | None = None
     pool: int = 1
+    augment: bool = False
     epochs: int = 20
     lr: float = 5e-3
     batch_size: int | None = None
@@ -67,10 +77,11 @@ def train_file(
     """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
 
     Args:
-        train_path: what the model learns from: an HDF5 file in the layout of SHD, N-MNIST's folder or tar file, or
-            CIFAR-10's folder of batches. A tenth is kept for validation.
-        test_path: another file in the layout of SHD; None to keep another tenth of the training file for the test.
-            The image data have a test set of their own.
+        train_path: what the model learns from: an HDF5 file in the layout of SHD or the folder of SHD or SSC, N-MNIST's
+            folder or tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is kept for
+            validation, unless SSC's validation file is there.
+        test_path: another file in the layout of SHD; None for the test file in the folder, or where there is none to
+            keep another tenth of the training file. The image data have a test set of their own.
         out: folder of the run.
         console: to print to.
         settings: of network and training.
@@ -135,9 +146,11 @@ def _kind(path: Path, architecture: Architecture, model: str) -> Kind:
             return SHD  # whose reader says best what is wrong with a file
         wanted = "a file of spike trains in the layout of SHD"
     else:
-        if found in (NMNIST, CIFAR10):
+        if found in (NMNIST, DVS_GESTURE, CIFAR10):
             return found
-        wanted = "images, the folder or tar file of N-MNIST or the folder cifar-10-batches-py"
+        wanted = (
+            "images, the folder or tar file of N-MNIST, the folder of DVS128 Gesture or the folder cifar-10-batches-py"
+        )
     what = (found.name if found else "neither") if path.exists() else "nothing"
     raise ValueError(f"{model} learns from {wanted}, and {path} holds {what}: give other data or choose another model")
 
@@ -147,6 +160,10 @@ def _kind_found(path: Path) -> Kind | None:
         return CIFAR10
     if (path / "Train").is_dir():
         return NMNIST
+    if holds_gestures(path):
+        return DVS_GESTURE
+    if find_shd(path):
+        return SHD
     if path.is_file():
         with path.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
@@ -159,12 +176,18 @@ def _kind_found(path: Path) -> Kind | None:
 def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, duration: float) -> Data:
     batch_size = kind.batch_size if s.batch_size is None else s.batch_size
     options: dict[str, Any] = {"dt": s.dt, "duration": duration, "batch_size": batch_size, "seed": s.seed}
+    options["augment"] = kind.augment if s.augment else ()
     if kind is SHD:
-        return SpikeDataModule.from_shd_files(path, test_path, pool=s.pool, **options)
+        files = find_shd(path) or SHDPaths(path)
+        return SpikeDataModule.from_shd_files(
+            files.train, test_path or files.test, val_path=files.val, pool=s.pool, **options
+        )
     if test_path is not None or s.pool != 1:
         raise ValueError(
             f"{kind.name} has a test set of its own and its pixels are not pooled: leave test and pool out"
         )
     if kind is NMNIST:
         return SpikeDataModule.from_nmnist(path, **options)
+    if kind is DVS_GESTURE:
+        return SpikeDataModule.from_dvs_gesture(path, **options)
     return ImageDataModule.from_cifar10(path, **options)

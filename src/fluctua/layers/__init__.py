@@ -6,6 +6,7 @@ from fluctua.layers.circuit import Circuit, Recurrent, Synapse
 from fluctua.layers.dale import DaleCircuit, DaleError, DaleLayer, SignedLinear, constrain_, keep_signs
 from fluctua.layers.event_input import spike_batch
 from fluctua.layers.over_time import OverTime
+from fluctua.layers.segments import in_segments
 from fluctua.timeloop.events import SpikeBatch
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Synapse",
     "constrain_",
     "conv_block",
+    "in_segments",
     "keep_signs",
     "recurrent_conv_block",
     "spike_batch",

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fluctua.layers.chain import MAX_DENSITY
 from fluctua.layers.circuit import Circuit, Synapse
+from fluctua.layers.dale_fusion import SideBySide
+from fluctua.layers.fusion import _plain, bare, plain_sequence, undisturbed
 from fluctua.neurons import ExcInhLIF
 from fluctua.theory.laws import Exponential, OneSided
+from fluctua.timeloop.events import SpikeBatch
 
 
 class DaleError(ValueError):
@@ -119,6 +123,42 @@ class DaleCircuit(Circuit):
             return inhibition
         return [Synapse(self.exc_exc, "exc", "exc"), Synapse(self.exc_inh, "exc", "inh"), *inhibition]
 
+    def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
+        """See `Circuit.simulate`; as one operation where nobody looks between the steps."""
+        if len(currents) == 2 and all(plain_sequence(current) for current in currents):
+            both, (exc, inh) = self.fusible(currents[0]), currents
+            fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
+            if both is not None and fitting and (exc.shape[2], inh.shape[2]) == both.sizes:
+                return both.run(torch.cat(currents, -1))
+        return super().simulate(*currents)
+
+    def fusible(self, like: Tensor) -> SideBySide | None:
+        """Both populations as a fused operation takes them, or None where they have to be stepped through.
+
+        Hooks on the taps do not matter: those see the spikes of a whole sequence in either case.
+
+        Args:
+            like: a tensor of the input's type.
+        """
+        exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
+        weights = [w for w in (*exc, *inh) if w is not None]
+        if type(self) is not DaleCircuit or not undisturbed(like):
+            return None
+        if not all(bare(cell, ExcInhLIF) for cell in (self.exc, self.inh)) or not _bare_weights(weights):
+            return None
+        excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
+        return SideBySide.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
+
+    def emit(self, spikes: Mapping[str, Tensor]) -> Tensor:
+        """Pass the spikes of both populations through their taps, and return the output's."""
+        passed: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in spikes.items()}
+        return passed[self.output]
+
+
+def _bare_weights(modules: Sequence[nn.Module]) -> bool:
+    """Whether a product with the weight is all that each of them does."""
+    return all(bare(m, SignedLinear) and m.bias is None for m in modules)
+
 
 class DaleLayer(nn.Module):
     """A recurrent layer under Dale's law (paper, section on biologically constrained networks).
@@ -165,5 +205,21 @@ class DaleLayer(nn.Module):
         for module in self.modules():
             if isinstance(module, SignedLinear):
                 module.check()
+        fused = self._fused(spikes)
+        if fused is not None:
+            return self.circuit.emit(fused)
         output: Tensor = self.circuit(self.input_exc(spikes), self.input_inh(spikes))
         return output
+
+    def _fused(self, x: Tensor) -> dict[str, Tensor] | None:
+        """Spikes of both populations, with the weights in front as part of one operation, where that can be done."""
+        inputs = self.input_exc, self.input_inh
+        if not bare(self.circuit, DaleCircuit) or not _bare_weights(inputs) or not plain_sequence(x):
+            return None
+        both = self.circuit.fusible(x)
+        shapes = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)] if both else []
+        if both is None or not all(shapes) or not all(_plain(m.weight, x) for m in inputs):
+            return None
+        weight = torch.cat([m.weight for m in inputs])
+        events = SpikeBatch.from_dense(x, MAX_DENSITY)
+        return both.run(nn.functional.linear(x, weight)) if events is None else both.run(x, weight, events)

@@ -3,7 +3,6 @@
 from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, Reset, State
 from fluctua.timeloop.engines import Stepper, engine, run, stepper, widened
 from fluctua.timeloop.reference import step
-from fluctua.timeloop.segments import segments
 from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "Surrogate",
     "engine",
     "run",
-    "segments",
     "step",
     "stepper",
     "widened",

@@ -6,17 +6,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from importlib import import_module
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, State
 from fluctua.timeloop.reference import step
-from fluctua.timeloop.segments import constant_when_compiled, run_whole_or_cut
 
 log = logging.getLogger(__name__)
 
 Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
@@ -61,7 +62,7 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     wide = widened(current)
     parameters = _matching(parameters, wide)
     state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
-    result = run_whole_or_cut(choose(wide, parameters), wide, parameters, state)
+    result = choose(wide, parameters).run(wide, parameters, state)
     return result._replace(output=result.output.to(current.dtype))
 
 
@@ -103,7 +104,14 @@ def choose(current: Tensor, parameters: LoopParameters) -> Engine:
     raise AssertionError("the reference engine serves every request")
 
 
-@constant_when_compiled
+def _constant_when_compiled(function: Function) -> Function:
+    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
+    # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant_when_compiled
 def _wanted_name() -> str:
     return _wanted.get()
 
@@ -113,7 +121,7 @@ def _load(name: str) -> Engine:
     return _loaded[name]
 
 
-@constant_when_compiled
+@_constant_when_compiled
 def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,9 +105,7 @@ class SpikingClassifier(lightning.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         x, y = batch
-        wanted = bool(self.regularizers) or stage == "val"  # whoever looks at spikes keeps layers from being fused
-        with recorded_spikes(self.model) if wanted else nullcontext({}) as spikes:
-            output = self(x)
+        output, spikes = self._run(x, looking=bool(self.regularizers) or stage == "val")
         task = self.loss(output, y)
         penalty = self._penalty(spikes, like=task)
         loss = task + penalty
@@ -119,6 +117,13 @@ class SpikingClassifier(lightning.LightningModule):
             for name, rate in firing_rates(self.model, spikes).items():
                 self._log(f"rate_{name}", rate, len(y))
         return loss
+
+    def _run(self, x: Tensor, *, looking: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The output, and the spikes of all populations if one is looking: that keeps layers from being fused."""
+        if not looking:
+            return self(x), {}
+        with recorded_spikes(self.model) as spikes:
+            return self(x), spikes
 
     def _penalty(self, spikes: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         penalties = [bound(train) for bound in self.regularizers for train in spikes.values()]

@@ -1,0 +1,108 @@
+"""Recordings of event cameras in AEDAT 3.1 (docs.inivation.com): lines of text, then packets of events.
+
+A packet is a header of 28 bytes and its events; whatever is no packet of polarity events is passed over. All numbers
+are little-endian.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FIRST, _LAST = b"#!AER-DAT3.", b"#!END-HEADER\r\n"
+_HEADER = struct.Struct("<hhiiiiii")  # type, source, size, offset of the time, its overflow, capacity, number, valid
+_POLARITY, _EVENT = 1, np.dtype([("data", "<u4"), ("time", "<i4")])
+_OVERFLOW = 31  # bits of a time
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Where the polarity events of a file lie, packet by packet.
+
+    Attributes:
+        path: the file.
+        starts: int64 `[packets]`, bytes before the first event.
+        counts: int64 `[packets]`, number of events.
+        offsets: int64 `[packets]`, microseconds to add to the times of the events.
+        first: int64 `[packets]`, microseconds, the first event.
+        last: int64 `[packets]`, microseconds, the last event.
+    """
+
+    path: Path
+    starts: Times
+    counts: Times
+    offsets: Times
+    first: Times
+    last: Times
+
+    @classmethod
+    def index(cls, path: Path) -> "Recording":
+        """Find the packets of the file at `path`; only their headers and ends are read.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no AEDAT 3.1, or is cut short.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: get the recordings again.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty: get it again.")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            try:
+                packets = _packets(raw)
+            except ValueError as error:
+                raise ValueError(f"{path} cannot be read as AEDAT 3.1 ({error}): get it again.") from None
+        columns = np.array(packets, dtype=np.int64).reshape(-1, 5).T
+        return cls(path, *columns)
+
+    def between(self, start: int, end: int) -> tuple[Times, Times, Times, Times]:
+        """Read the valid events of `start <= time < end`.
+
+        Args:
+            start: microseconds.
+            end: microseconds.
+
+        Returns:
+            Times in microseconds, columns x, rows y and polarities (1: brighter), each int64 `[events]`.
+        """
+        times, data = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+        with self.path.open("rb") as file:
+            for k in np.flatnonzero((self.first < end) & (self.last >= start)):
+                file.seek(self.starts[k])
+                events = np.frombuffer(file.read(self.counts[k] * _EVENT.itemsize), dtype=_EVENT)
+                times.append(events["time"].astype(np.int64) + self.offsets[k])
+                data.append(events["data"])
+        time, word = np.concatenate(times), np.concatenate(data).astype(np.int64)
+        chosen = (time >= start) & (time < end) & (word & 1 == 1)
+        time, word = time[chosen], word[chosen]
+        return time, word >> 17 & 0x7FFF, word >> 2 & 0x7FFF, word >> 1 & 1
+
+
+def _packets(raw: mmap.mmap) -> list[tuple[int, int, int, int, int]]:
+    """What `Recording` knows of every packet of polarity events."""
+    if raw[: len(_FIRST)] != _FIRST:
+        raise ValueError("it does not begin with #!AER-DAT3.")
+    position = raw.find(_LAST)
+    if position < 0:
+        raise ValueError("its header does not end")
+    position, end, packets = position + len(_LAST), len(raw), []
+    while position < end:
+        if position + _HEADER.size > end:
+            raise ValueError(f"it is cut short at byte {end}, in the header of a packet")
+        kind, _, size, _, overflow, capacity, number, _ = _HEADER.unpack_from(raw, position)
+        start = position + _HEADER.size
+        position = start + size * capacity
+        if size < 1 or not 0 <= number <= capacity or (kind == _POLARITY and size != _EVENT.itemsize):
+            raise ValueError(f"the packet at byte {start - _HEADER.size} has {number} events of {size} bytes")
+        if position > end:
+            raise ValueError(f"it is cut short at byte {end}, in a packet that ends at {position}")
+        if kind == _POLARITY and number:
+            offset, last = overflow << _OVERFLOW, start + (number - 1) * size
+            times = (offset + struct.unpack_from("<i", raw, at + 4)[0] for at in (start, last))
+            packets.append((start, number, offset, *times))
+    return packets

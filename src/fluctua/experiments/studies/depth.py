@@ -1,0 +1,112 @@
+"""Deep networks: rates, gradients and accuracy against the number of hidden layers, by initialiser."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fluctua.experiments.networks import FullyConnected
+from fluctua.experiments.store import Record
+from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED
+from fluctua.experiments.studies.plotting import line, looks, panels
+from fluctua.experiments.studies.task import RandmanTask, Task
+from fluctua.experiments.studies.training import MEASURES, Recipe, trained
+from fluctua.experiments.sweep import Measure, Outcome, Setting, Study, grid
+from fluctua.theory import Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Draw = Callable[[Axes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(Study):
+    """Networks of several depths, each initialised by several methods.
+
+    Attributes:
+        task: what is learned; its trials must leave about 20 ms per layer (docs/depth.md).
+        width: neurons of a hidden layer.
+        recipe: how they are trained.
+        lrs: learning rates; for each method and depth the best by validation is taken.
+        depths: numbers of hidden layers.
+        methods: by name.
+        xi: target of the methods that have one.
+    """
+
+    title: ClassVar[str] = "Deep networks: accuracy, gradients and rates against depth"
+    about: ClassVar[str] = (
+        "Fully connected networks of several depths, initialised by rival methods, by the formula of the paper with "
+        "and without homeostatic priming, and by measurement with and without balance. The learning rate is chosen for "
+        "each method and depth by validation accuracy, the epoch of each run too; the test data are looked at once. "
+        "The seed draws the task (where it is made up), the weights and the order of training, so methods meet the "
+        "same tasks."
+    )
+    measures: ClassVar[tuple[Measure, ...]] = MEASURES
+    chosen: ClassVar[tuple[str, ...]] = ("lr",)
+    criterion: ClassVar[str] = "val"
+
+    task: Task = RandmanTask()  # noqa: RUF009 - frozen
+    width: int = 128
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
+    lrs: tuple[float, ...] = (2e-3, 5e-3, 2e-2)
+    depths: tuple[int, ...] = tuple(range(1, 11))
+    methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit", PRIMED)
+    xi: float = 1.0
+    seconds_per_epoch: float = 1.2
+    """Of one hidden layer, on one core."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """See `Study.files`."""
+        return self.task.files
+
+    def grid(self) -> list[Setting]:
+        """See `Study.grid`."""
+        return grid(method=self.methods, depth=self.depths, lr=self.lrs)
+
+    def seconds(self, setting: Setting) -> float:
+        """See `Study.seconds`."""
+        layers = float(setting["depth"] or 1)
+        priming = 1.8 * layers if setting["method"] == PRIMED else 0.0
+        return 1.5 + priming + self.seconds_per_epoch * self.recipe.epochs * layers
+
+    def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
+        """See `Study.run`."""
+        depth, lr = setting["depth"], setting["lr"]
+        assert isinstance(depth, int)
+        assert isinstance(lr, float)
+        return trained(
+            self.task,
+            FullyConnected(width=self.width, depth=depth),
+            self.recipe,
+            method=str(setting["method"]),
+            target=Target(xi=self.xi),
+            lr=lr,
+            seed=seed,
+            data=data,
+        )
+
+    def figure(self, records: Sequence[Record]) -> "Figure":
+        """See `Study.figure`."""
+
+        def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
+            def draw(axis: "Axes") -> None:
+                for method, look in looks(self.methods).items():
+                    here = [r for r in records if r.axis("method") == method]
+                    line(axis, here, "depth", measure, factor=factor, label=LABELS[method], **look)
+                axis.set_yscale(scale)
+                axis.set(xlabel="hidden layers", ylabel=label)
+
+            return draw
+
+        return panels(
+            self.title,
+            [
+                against_depth("test", "test accuracy (%)", 100),
+                against_depth("first", "accuracy after one epoch (%)", 100),
+                against_depth("gradient_first", "initial gradient norm, layer 1", scale="log"),
+                against_depth("rate", "initial rate, last layer (Hz)"),
+            ],
+        )

@@ -1,0 +1,33 @@
+"""The initial states that the studies compare: those of `networks.states`, and variants of the method."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+import fluctua
+from fluctua.diagnostics import Report
+from fluctua.experiments import networks
+from fluctua.experiments.networks import READOUT, bring_up
+from fluctua.theory import Target
+from fluctua.training import paper_bounds
+
+UNBALANCED, PRIMED = "measured-unbalanced", "poisson-primed"
+
+LABELS: Mapping[str, str] = MappingProxyType(
+    {**networks.LABELS, UNBALANCED: "measured", PRIMED: "Poisson formula + priming"}
+)
+"""All methods of the studies, as they are called in print."""
+
+
+def start(model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, bounds: str) -> Report:
+    """Bring a network into its initial state on a batch `[T, B, ...]`, by one of `LABELS`.
+
+    `bounds` names those of the paper that priming goes by; see `paper_bounds`.
+    """
+    if method == UNBALANCED:
+        return fluctua.initialize(model, x, target, balance=False, readout=READOUT, seed=seed)
+    if method == PRIMED:
+        bring_up(model, x, "poisson", target=target, seed=seed)
+        return fluctua.prime(model, x, paper_bounds(bounds), seed=seed).report
+    return bring_up(model, x, method, target=target, seed=seed)

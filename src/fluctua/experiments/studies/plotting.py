@@ -1,0 +1,60 @@
+"""What the figures of the studies have in common: panels in a row, and lines of means with 95 % intervals."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluctua.diagnostics.plots import shared_legend
+from fluctua.diagnostics.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
+from fluctua.experiments.aggregate import interval
+from fluctua.experiments.store import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK)
+MARKERS = "os^Dv<>"
+
+
+def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
+    """A figure of one panel for each function, in rows of two where there are more than three; one legend for all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = len(draw) if len(draw) <= 3 else 2
+    rows = -(-len(draw) // columns)
+    with style():
+        figure = Figure(figsize=(3.7 * columns, 3.0 * rows + 0.9))
+        FigureCanvasAgg(figure)
+        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
+        for axis, function in zip(axes, draw, strict=False):
+            function(axis)
+        for axis in list(axes)[len(draw) :]:
+            axis.set_axis_off()
+        shared_legend(figure)
+        figure.suptitle(title, fontsize=11)
+        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+    return figure
+
+
+def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, factor: float = 1.0, **look: Any) -> None:
+    """Mean of a measure against an axis of the grid, with its 95 % interval for several seeds; nothing without values."""
+    values: dict[float, list[float]] = {}
+    for r in records:
+        at = r.axis(x)
+        if isinstance(at, int | float) and measure in r.values:
+            values.setdefault(float(at), []).append(factor * r.values[measure])
+    if not values:
+        return
+    points = sorted(values)
+    means, _, halves = (np.array(column) for column in zip(*(interval(values[p]) for p in points), strict=True))
+    axis.errorbar(points, means, np.nan_to_num(halves), ms=4, lw=1.2, capsize=2, **look)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each name; no two the same among the first seven."""
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
+    }

@@ -1,0 +1,104 @@
+"""What the networks of a study learn: made-up spike trains, or files in the layout of SHD."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluctua.data import RandmanSettings, make_randman
+from fluctua.data.module import SpikeDataModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Spike trains of several classes, in training, validation and test data; times in seconds.
+
+    Attributes:
+        dt: time step.
+        duration: of a trial.
+        batch_size: samples per step of training.
+    """
+
+    dt: float = 2e-3
+    duration: float
+    batch_size: int
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that it is read from."""
+        return ()
+
+    @abstractmethod
+    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+        """The data; `data` is the folder of the files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandmanTask(Task):
+    """Randman; the seed draws the manifolds too, so that a mean over seeds is one over tasks.
+
+    Attributes:
+        n_classes: classes, each on manifolds of its own.
+        dim: dimension of the manifolds; more is harder.
+        alpha: fall-off of their spectrum; smaller is harder.
+        samples_per_class: 80 % of them to learn from, 10 % to choose by, 10 % to report on.
+    """
+
+    duration: float = 0.2
+    batch_size: int = 125
+    n_classes: int = 10
+    dim: int = 1
+    alpha: float = 1.0
+    samples_per_class: int = 1000
+
+    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+        """See `Task.load`."""
+        settings = RandmanSettings(
+            n_classes=self.n_classes,
+            dim=self.dim,
+            alpha=self.alpha,
+            duration=self.duration,
+            samples_per_class=self.samples_per_class,
+        )
+        train, val, test = make_randman(settings, seed=seed)
+        options = {"dt": self.dt, "duration": self.duration, "batch_size": self.batch_size}
+        return SpikeDataModule(train, val, test, **options, seed=seed)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTask(Task):
+    """Recordings in the layout of SHD; a tenth of the training file, drawn by the seed, is kept for validation.
+
+    Attributes:
+        train: name of the training file.
+        test: name of the test file.
+        pool: merge so many neighbouring channels.
+    """
+
+    train: str
+    test: str
+    duration: float = 0.7
+    batch_size: int = 128
+    pool: int = 1
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """See `Task.files`."""
+        return self.train, self.test
+
+    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+        """See `Task.load`."""
+        folder = data or Path()
+        return SpikeDataModule.from_shd_files(
+            folder / self.train,
+            folder / self.test,
+            dt=self.dt,
+            duration=self.duration,
+            batch_size=self.batch_size,
+            pool=self.pool,
+            seed=seed,
+        )
+
+
+SHD = FileTask(train="shd_train.h5", test="shd_test.h5")
+FSDD = FileTask(train="fsdd_train.h5", test="fsdd_test.h5")
+"""Spoken digits, in the layout of SHD."""
