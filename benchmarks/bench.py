@@ -11,6 +11,7 @@ way of another. Within a workload they take turns, round by round: what slows th
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,8 @@ class Worker:
         self.run = replace(self.run, **answer)
 
     def _last_error(self) -> str:
+        if (status := self.process.wait()) < 0:
+            return f"killed by signal {-status}" + (", for want of memory?" if status == -signal.SIGKILL else "")
         self.errors.seek(0)
         return next((line for line in reversed(self.errors.read().splitlines()) if line.strip()), "no message")
 
@@ -120,11 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     parser.add_argument("--python", nargs="*", default=[], help="interpreters of environments with rivals")
     parser.add_argument("--only", nargs="+", default=[], help="names of contestants, as in the tables")
     parser.add_argument("--quick", action="store_true", help="so small that the numbers mean nothing; to try it out")
+    parser.add_argument("--keep", action="store_true", help="keep what the file has of other workloads and threads")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"))
     options = parser.parse_args(arguments)
 
     plan = Plan(options.rounds, options.quick, (sys.executable, *options.python), tuple(options.only))
-    results = Results(machine(), plan.rounds, plan.quick, ())
+    now = {(workload, threads) for workload in options.workloads for threads in options.threads}
+    before = Results.load(options.out).runs if options.keep else ()
+    kept = tuple(run for run in before if (run.workload, run.threads) not in now)
+    results = Results(machine(), plan.rounds, plan.quick, kept)
     for workload in options.workloads:
         for threads in options.threads:
             results = replace(results, runs=(*results.runs, *measure(workload, threads, plan)))

@@ -1,5 +1,6 @@
 """Small data sets in the official layouts, written by the tests."""
 
+import importlib
 import io
 import struct
 import tarfile
@@ -109,8 +110,7 @@ def write_cifar10(folder: Path, per_class: int = 2) -> Path:
 
 def write_shd(path: Path, labels: Sequence[int], speakers: Sequence[int] = (), n: int = 200, seed: int = 0) -> Path:
     """Events in 0.1 s, in one of ten bands of 70 channels: that of the label."""
-    import h5py
-
+    h5py: Any = importlib.import_module("h5py")
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
@@ -133,14 +133,13 @@ AEDAT_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEAD
 def packet(events: NDArray[np.int64], overflow: int = 0, kind: int = 1, invalid: Sequence[int] = ()) -> bytes:
     """A packet of AEDAT 3.1: events as rows of microseconds, column, row and polarity; some marked as invalid."""
     header = struct.pack("<hhiiiiii", kind, 1, 8, 4, overflow, len(events), len(events), len(events) - len(invalid))
-    return header + b"".join(
-        struct.pack("<Ii", x << 17 | y << 2 | p << 1 | (k not in invalid), t)
-        for k, (t, x, y, p) in enumerate(events.tolist())
-    )
+    t, x, y, p = events.T
+    valid = ~np.isin(np.arange(len(events)), invalid)
+    return header + np.column_stack([x << 17 | y << 2 | p << 1 | valid, t]).astype("<u4").tobytes()
 
 
 def gesture(label: int, rng: np.random.Generator, n: int = 400, duration: float = 2.0) -> NDArray[np.int64]:
-    """Events in rising time, `[n, 4]` as in `packet`, in a square of 24 x 24 pixels whose place depends on the label."""
+    """Events in rising time, `[n, 4]` as in `packet`, in a square of 24 x 24 pixels whose place the label decides."""
     times = np.sort(rng.choice(int(duration * 1e3), n)) * 1000
     places = rng.integers(0, 24, (n, 2)) + np.array([32 * (label % 4) + 4, 32 * (label // 4) + 4])
     return np.column_stack([times, places, rng.integers(0, 2, n)])
@@ -149,10 +148,10 @@ def gesture(label: int, rng: np.random.Generator, n: int = 400, duration: float 
 Gestures = Mapping[str, Sequence[tuple[int, NDArray[np.int64]]]]
 
 
-def gestures(users: Sequence[int], seed: int = 0) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
+def gestures(users: Sequence[int], seed: int = 0, n: int = 400) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
     """By the name of the recording one gesture of each class, as label and events."""
     rng = np.random.default_rng(seed)
-    return {f"user{user:02}_led": [(label, gesture(label, rng)) for label in range(11)] for user in users}
+    return {f"user{user:02}_led": [(label, gesture(label, rng, n)) for label in range(11)] for user in users}
 
 
 def write_official_gestures(folder: Path, train: Gestures, test: Gestures, pause: int = 500_000) -> Path:

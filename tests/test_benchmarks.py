@@ -122,7 +122,7 @@ def test_a_contestant_that_dies_in_its_turn_is_skipped(bench: Any) -> None:
     worker.process.kill()
     worker.process.wait()
     worker.turn()
-    assert worker.close().skipped == "it failed: no message"
+    assert worker.close().skipped == "it failed: killed by signal 9, for want of memory?"
 
 
 def test_processes_take_turns_and_report_time_and_memory(
@@ -139,6 +139,14 @@ def test_processes_take_turns_and_report_time_and_memory(
         assert len(run.seconds) == 2
         assert min(run.seconds) > 0
         assert 50 < run.idle_mb <= run.peak_mb
+
+
+def test_a_part_is_measured_again_and_the_rest_kept(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    before = made_up(bench, **{"W1_fluctua": 1.0, "W4_fluctua": 1.0})
+    before.save(out)
+    nobody = ["--workloads", "W4", "--threads", "1", "--only", "nobody", "--out", str(out), "--keep"]
+    assert bench("bench").main(nobody).runs == before.runs[:1]
 
 
 def test_a_turn_repeats_short_steps_and_runs_a_long_one_once(bench: Any) -> None:

@@ -169,7 +169,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda file: file.with_name("none.h5"), "none.h5 is not a file: get SHD or SSC from https://"),
     "a folder": (lambda file: file.parent, "is not a file"),
     "truncated": (truncated, "truncated.h5 cannot be read as HDF5"),
-    "gzip": (zipped, "small.h5.gz is still compressed: gunzip it"),
+    "gzip": (zipped, "small.h5.gz is still compressed: gunzip or unzip it"),
     "no HDF5": (no_hdf5, "notes.h5 cannot be read as HDF5"),
     "too small": (lambda file: write(file.with_name("tiny.h5"), 3), "tiny.h5 is left for test: a tenth of each class"),
     "empty": (lambda file: write(file.with_name("empty.h5"), 0), "no sample of "),

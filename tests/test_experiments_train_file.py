@@ -1,5 +1,6 @@
 """`fluctua train` on every kind of data: the model's kind decides what is read, and what does not match is refused."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_files import nmnist, write_cifar10, write_folder, write_tar
+from data_files import gestures, nmnist, write_cifar10, write_folder, write_official_gestures, write_shd, write_tar
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("lightning")
 pytest.importorskip("typer")
+from rich.console import Console  # noqa: E402
+
 from fluctua import cli  # noqa: E402
 from fluctua.experiments.networks import LABELS, NETWORKS  # noqa: E402
+from fluctua.experiments.train_file import FileSettings, train_file  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,40 @@ def test_a_network_of_images_learns_nmnist(train: Train, digits: Path, tmp_path:
     found = facts(tmp_path / "run")
     assert found["best"]["train_accuracy"] > 0.3  # 90 samples of 10 classes, chance 0.1 +- 0.03
     assert found["test"]["test"] * 10 == pytest.approx(round(found["test"]["test"] * 10))  # of ten recordings
+
+
+def test_a_network_of_images_learns_gestures(train: Train, tmp_path: Path) -> None:
+    files = gestures(range(1, 7), n=12000), gestures([24], seed=1, n=12000)
+    data = write_official_gestures(tmp_path / "DvsGesture", *files)
+    out = tmp_path / "run"
+    run = ("--model", "dvs-conv", "--data", data.parent, "--out", out, "--epochs", 3, *TINY)
+    assert train(*run)[1] == ""
+    *_, last = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    assert float(last["train_accuracy"]) > 0.25  # 55 samples of 11 classes, chance 0.09 +- 0.04
+    assert facts(out)["test"]["test"] * 11 == pytest.approx(round(facts(out)["test"]["test"] * 11))
+
+
+def test_a_folder_of_ssc_brings_its_validation_and_test_files(train: Train, tmp_path: Path) -> None:
+    for seed, (part, n) in enumerate({"train": 40, "valid": 7, "test": 9}.items()):
+        write_shd(tmp_path / "SSC" / f"ssc_{part}.h5", [k % 4 for k in range(n)], seed=seed)
+    out = tmp_path / "run"
+    _, sentence = train("--model", "fc", "--depth", 1, "--data", tmp_path, "--out", out, "--epochs", 3, *TINY)
+    assert sentence == ""
+    found = facts(out)
+    assert found["best"]["train_accuracy"] > 0.6  # 40 samples of 4 classes, chance 0.25 +- 0.07
+    for accuracy, n in ((found["best"]["val_accuracy"], 7), (found["test"]["test"], 9)):
+        assert accuracy * n == pytest.approx(round(accuracy * n))
+
+
+def test_augmentation_is_that_of_the_kind_of_data(words: Path, tmp_path: Path) -> None:
+    """Runs differ by it, and are alike with the same seed."""
+    losses: list[float] = []
+    for augment in (False, True, True):
+        settings = FileSettings(model="recurrent", width=8, dt=4e-3, duration=0.1, epochs=2, augment=augment)
+        result = train_file(words, None, tmp_path / str(len(losses)), Console(quiet=True), settings, resume=False)
+        losses.append(result.history[-1]["train_loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == losses[2]
 
 
 def test_a_network_of_images_learns_cifar_10_shown_as_a_current(train: Train, pictures: Path, tmp_path: Path) -> None:

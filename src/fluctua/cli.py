@@ -93,8 +93,8 @@ def train(
     data: Annotated[
         Path,
         Option(
-            help="Training file in the layout of SHD, such as shd_train.h5; for models of images the folder or tar "
-            "file of N-MNIST, or the folder cifar-10-batches-py."
+            help="Training file in the layout of SHD, such as shd_train.h5, or a folder of SHD or SSC; for models of "
+            "images the folder or tar file of N-MNIST or DVS128 Gesture, or the folder cifar-10-batches-py."
         ),
     ],
     test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
@@ -113,9 +113,11 @@ def train(
     batch_size: Annotated[int | None, Option(min=1, help="Default: 128, or 16 images.")] = None,
     dt: Annotated[float, Option(help="Time step in seconds.")] = 2e-3,
     duration: Annotated[
-        float | None, Option(help="Length of a trial in seconds; default: 0.7, N-MNIST 0.3, CIFAR-10 0.5.")
+        float | None,
+        Option(help="Length of a trial in seconds; default: 0.7, N-MNIST 0.3, DVS128 Gesture 1, CIFAR-10 0.5."),
     ] = None,
     pool: Annotated[int, Option(min=1, help="Merge so many neighbouring channels.")] = 1,
+    augment: Annotated[bool, Option("--augment", help="Shift and thin out the training samples.")] = False,
     minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
     seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
@@ -134,6 +136,7 @@ def train(
         dt=dt,
         duration=duration,
         pool=pool,
+        augment=augment,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,

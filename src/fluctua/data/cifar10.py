@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fluctua.data.events import LabelledDataset
 
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+FETCH = "python -m fluctua.data.fetch cifar10 FOLDER"
 SHAPE = (3, 32, 32)
 N_CLASSES = 10
 TRAIN, TEST = tuple(f"data_batch_{k}" for k in range(1, 6)), ("test_batch",)
@@ -58,7 +59,9 @@ def _read(folder: Path, names: Sequence[str]) -> Images:
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no file {name}: unpack cifar-10-python.tar.gz from {SOURCE}.")
+            raise FileNotFoundError(
+                f"{folder} has no file {name}: unpack cifar-10-python.tar.gz from {SOURCE}, or run `{FETCH}`."
+            )
         try:
             batches.append(_images_and_labels(_unpickled(path.read_bytes())))
         except ValueError as error:

@@ -154,7 +154,7 @@ def _continue(archive: Archive, part: Path, progress: Progress) -> None:
             raise OSError(f"{archive.url} cannot be downloaded (HTTP {error.code}): get it by hand.") from None
         return
     except (OSError, http.client.HTTPException) as error:
-        raise OSError(f"{archive.url} broke off ({error}): call again to go on from there.") from None
+        raise OSError(f"{archive.url} cannot be read ({error}): call again to go on with what is there.") from None
     if total is not None and there < total:
         raise OSError(f"{archive.url} broke off after {there} of {total} bytes: call again to go on from there.")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fluctua.data.events import EventDataset, Events
 
-SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
+SOURCE = "https://www.garrickorchard.com/datasets/n-mnist, or run `python -m fluctua.data.fetch nmnist FOLDER`"
 SIDE = 34
 
 _MEMBER = re.compile(r"(?:^|/)(Train|Test)/([0-9])/[^/]+\.bin$")

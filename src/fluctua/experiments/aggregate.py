@@ -17,7 +17,7 @@ class Summary:
     Attributes:
         setting: the point of the grid.
         measure: name of the number.
-        mean: over the finished runs that have it.
+        mean: over the finished runs that have it; NaN if there is none.
         std: sample standard deviation; NaN for a single run.
         n: finished runs that have it.
         half: half the width of the 95 % interval around the mean, by Student's t; NaN for a single run.
@@ -38,7 +38,7 @@ class Summary:
 
 
 def summarise(study: Study, finished: Sequence[Record], failed: Sequence[Record]) -> list[Summary]:
-    """All numbers of a study, measure by measure, in the order of its grid; what no run has is left out.
+    """All numbers of a study, measure by measure, in the order of its grid; settings without a run are left out.
 
     Where the study chooses the values of some axes, only the chosen settings are there: see `chosen_settings`.
     """
@@ -51,10 +51,10 @@ def _of_measure(
 ) -> Iterator[Summary]:
     for setting in settings:
         values = [r.values[measure] for r in finished if r.setting == setting and measure in r.values]
-        if not values:
+        failures = sum(r.setting == setting for r in failed)
+        if not values and not failures:
             continue
         mean, std, half = interval(values)
-        failures = sum(r.setting == setting for r in failed)
         known = [r for r in study.references if r.measure == measure and r.applies_to(setting)]
         number, source = (known[0].value, known[0].source) if known else (None, "")
         yield Summary(setting, measure, mean, std, len(values), half, failures, number, source)
@@ -63,8 +63,8 @@ def _of_measure(
 def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
     """The settings of the grid, each with the best values of the axes that the study chooses.
 
-    The best is the one with the largest mean of the study's criterion, a number on validation data, over its seeds;
-    settings without a finished run are left out. The test data play no part.
+    The best is the one with the largest mean of the study's criterion, a number on validation data, over its seeds,
+    or the first one where none has a finished run. The test data play no part.
     """
     best: dict[tuple[tuple[str, Value], ...], tuple[float, Setting]] = {}
     for setting in study.grid():
@@ -74,7 +74,7 @@ def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
         scores = [r.values[study.criterion] for r in finished if r.setting == setting]
         score = float(np.mean(scores)) if scores else -math.inf
         others = tuple((name, value) for name, value in setting.items() if name not in study.chosen)
-        if math.isfinite(score) and (others not in best or score > best[others][0]):
+        if others not in best or score > best[others][0]:
             best[others] = (score, setting)
     return [setting for _, setting in best.values()]
 
@@ -82,10 +82,10 @@ def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, sample standard deviation, and half the 95 % interval of the mean by Student's t.
 
-    The last two are NaN for a single value.
+    The last two are NaN for a single value, all for none.
     """
-    n, mean = len(values), float(np.mean(values))
-    if n == 1:
+    n, mean = len(values), float(np.mean(values)) if values else math.nan
+    if n < 2:
         return mean, math.nan, math.nan
     std = float(np.std(values, ddof=1))
     return mean, std, student_quantile(n - 1) * std / math.sqrt(n)

@@ -13,7 +13,7 @@ from fluctua.experiments.sweep import Run
 def dask_cluster(address: str, *, timeout: float = 30.0) -> Backend:
     """A backend of the workers of the Dask scheduler at that address; waits for it so many seconds.
 
-    The backend raises ImportError without Dask, and OSError where no scheduler answers.
+    The backend raises RuntimeError without Dask, and OSError where no scheduler answers.
     """
     return partial(_run_all, address=address, timeout=timeout)
 
@@ -22,7 +22,7 @@ def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise ImportError('--scheduler needs Dask, which is missing: pip install "fluctua[cluster]"') from error
+        raise RuntimeError('--scheduler needs Dask, which is missing: pip install "fluctua[cluster]"') from error
     try:
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -35,11 +35,11 @@ def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -
         # Not pure: a run whose key Dask happens to remember from an earlier sweep must be done again all the same.
         by_future = {client.submit(perform, run, store.root, pure=False): run for run in runs}
         try:
-            for future in as_completed(by_future):
+            for future in as_completed(list(by_future), loop=client.loop):
                 run = by_future.pop(future)
-                error = future.exception()
-                record = future.result() if error is None else failure(run, error)
-                if error is not None or not store.has(run):  # the workers may have another file system
+                died = future.exception()  # of the worker, more often than Dask tries again
+                record = future.result() if died is None else failure(run, died)
+                if not store.has(run):  # the workers may have another file system
                     store.save(record)
                 yield record
                 future.release()

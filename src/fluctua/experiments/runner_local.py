@@ -18,10 +18,6 @@ from fluctua.experiments.sweep import Run
 _SPAWN = multiprocessing.get_context("spawn")  # forking is not safe once torch has threads
 
 
-class RunDied(RuntimeError):
-    """The process of a run died, as it does for want of memory."""
-
-
 def local_processes(workers: int | None = None) -> Backend:
     """A backend of so many processes (default: one for each core that this process may use).
 
@@ -85,7 +81,9 @@ class _Worker:
             self._process.join()
             code = self._process.exitcode
             how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-            record = failure(self._run, RunDied(f"its process died ({how}); 9 is often want of memory"))
+            record = failure(
+                self._run, ChildProcessError(f"the process of the run died ({how}); 9 is often want of memory")
+            )
             Store(self.root).save(record)
         return record
 

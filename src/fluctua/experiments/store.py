@@ -143,5 +143,5 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise StoreError(f"{path} is damaged: delete it to do the run again") from error

@@ -177,7 +177,8 @@ def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     if missing := list(_missing(study, data)):
         where = f"is not in {data}" if data else "is needed: give its folder with --data"
         raise ValueError(f"the file {missing[0]} {where} (docs/data.md says where to get it)")
-    return [Run(study, setting, seed, data) for seed in range(seeds) for setting in study.grid()]
+    folder = None if data is None else data.absolute()  # a worker may have another working directory
+    return [Run(study, setting, seed, folder) for seed in range(seeds) for setting in study.grid()]
 
 
 def _missing(study: Study, data: Path | None) -> Iterator[str]:

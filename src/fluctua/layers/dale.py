@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from fluctua.layers.chain import MAX_DENSITY
 from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.dale_fusion import SideBySide
-from fluctua.layers.fusion import _plain, bare, plain_sequence, undisturbed
+from fluctua.layers.fusion import plain, bare, plain_sequence, undisturbed
 from fluctua.neurons import ExcInhLIF
 from fluctua.theory.laws import Exponential, OneSided
 from fluctua.timeloop.events import SpikeBatch
@@ -135,7 +135,8 @@ class DaleCircuit(Circuit):
     def fusible(self, like: Tensor) -> SideBySide | None:
         """Both populations as a fused operation takes them, or None where they have to be stepped through.
 
-        Hooks on the taps do not matter: those see the spikes of a whole sequence in either case.
+        Hooks on the taps do not matter, for those see the spikes of a whole sequence in either case, nor do hooks on
+        the neurons, which the loop never calls but steps.
 
         Args:
             like: a tensor of the input's type.
@@ -144,7 +145,7 @@ class DaleCircuit(Circuit):
         weights = [w for w in (*exc, *inh) if w is not None]
         if type(self) is not DaleCircuit or not undisturbed(like):
             return None
-        if not all(bare(cell, ExcInhLIF) for cell in (self.exc, self.inh)) or not _bare_weights(weights):
+        if any(type(cell) is not ExcInhLIF for cell in (self.exc, self.inh)) or not _bare_weights(weights):
             return None
         excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
         return SideBySide.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
@@ -166,6 +167,9 @@ class DaleLayer(nn.Module):
     Spikes `[T, B, n_in]` of excitatory afferents reach an excitatory population E and an inhibitory one I, which
     inhibits both; spikes of E `[T, B, n_exc]` come out. All weights are zero or more and stay so in training; a
     forward pass refuses weights of the wrong sign.
+
+    On the CPU the whole layer runs as one operation, as the modules of a `Chain` do. A hook on a weight within the
+    circuit, or neurons of two kinds, make it go step by step, with the same result.
 
     Args:
         n_in: afferents.
@@ -218,7 +222,7 @@ class DaleLayer(nn.Module):
             return None
         both = self.circuit.fusible(x)
         shapes = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)] if both else []
-        if both is None or not all(shapes) or not all(_plain(m.weight, x) for m in inputs):
+        if both is None or not all(shapes) or not all(plain(m.weight, x) for m in inputs):
             return None
         weight = torch.cat([m.weight for m in inputs])
         events = SpikeBatch.from_dense(x, MAX_DENSITY)

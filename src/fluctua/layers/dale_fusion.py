@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fluctua.layers.fusion import _matching, _plain, _served
+from fluctua.layers.fusion import matching, plain, served
 from fluctua.neurons import ExcInhLIF
 from fluctua.timeloop.events import SpikeBatch
 
@@ -29,17 +29,17 @@ class SideBySide:
         """Both populations, or None where they have to be stepped through.
 
         Args:
-            cells: bare neurons, E and I.
+            cells: E and I, no subclasses.
             exc: weights from E into both, or None.
             inh: weights from I into both.
             like: a tensor of the input's type.
         """
         n_exc, n_inh = sizes = inh[0].shape
         for weights, columns in ((exc or (), n_exc), (inh, n_inh)):
-            if any(not _plain(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
+            if any(not plain(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
                 return None
-        loops = [[_matching(p, like) for p in cell.loop_parameters()] for cell in cells]
-        if not all(_served(p, n, like) for mine, n in zip(loops, sizes, strict=True) for p in mine):
+        loops = [[matching(p, like) for p in cell.loop_parameters()] for cell in cells]
+        if not all(served(p, n, like) for mine, n in zip(loops, sizes, strict=True) for p in mine):
             return None
         options = [(c.reset, c.differentiable_reset, c.surrogate) for c in cells]
         if options[0] != options[1]:
@@ -47,14 +47,15 @@ class SideBySide:
 
         from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers
 
-        def joined(constants: "list[Tensor | None]") -> Tensor:
+        def joined(constants: list[Tensor | None]) -> Tensor:
             return torch.cat([c.reshape(-1).expand(n) for c, n in zip(constants, sizes, strict=True) if c is not None])
 
         a, b_exc, b_inh = (joined([mine[k].decay_mem for mine in loops]) for k in range(3))
-        recurrent = None if exc is None else torch.cat(exc), torch.cat(inh)
-        numbers = Numbers(None, *recurrent, a, b_exc, b_inh, joined([mine[0].threshold for mine in loops]))
+        from_exc = None if exc is None else torch.cat(exc)
+        threshold = joined([mine[0].threshold for mine in loops])
         reset, differentiable, surrogate = options[0]
-        return cls(Kind(n_exc, n_inh, reset == "zero", differentiable, surrogate), numbers)
+        kind = Kind(n_exc, n_inh, reset == "zero", differentiable, surrogate)
+        return cls(kind, Numbers(None, from_exc, torch.cat(inh), a, b_exc, b_inh, threshold))
 
     @property
     def sizes(self) -> tuple[int, int]:

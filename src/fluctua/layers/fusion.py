@@ -56,9 +56,9 @@ def fused_layer(
         back: the bare weight from the population to itself.
     """
     assert isinstance(neurons, LIF | LI)
-    parameters = _matching(neurons.loop_parameters(), like)
+    parameters = matching(neurons.loop_parameters(), like)
     weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
-    if not _served(parameters, size, like) or not all(_plain(w, like) for w in weights if w is not None):
+    if not served(parameters, size, like) or not all(plain(w, like) for w in weights if w is not None):
         return None
     if back is not None and (back.in_features, back.out_features) != (size, size):
         return None
@@ -76,7 +76,7 @@ def fused_layer(
     )
 
 
-def _served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
+def served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
     """The fused layers serve what the fused CPU loop does, but for adaptation and the gradient of a threshold."""
     theta = parameters.threshold
     if parameters.adaptation is not None or (theta is not None and theta.requires_grad):
@@ -87,7 +87,7 @@ def _served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
     return choose(like.new_empty(1, 1, size), parameters).name == "cpu"
 
 
-def _plain(tensor: Tensor, like: Tensor) -> bool:
+def plain(tensor: Tensor, like: Tensor) -> bool:
     """Whether a weight is an ordinary tensor in memory, of the type of the input."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -98,11 +98,11 @@ def _plain(tensor: Tensor, like: Tensor) -> bool:
     )
 
 
-def _matching(p: LoopParameters, like: Tensor) -> LoopParameters:
+def matching(p: LoopParameters, like: Tensor) -> LoopParameters:
     b, theta = (None if c is None else c.to(like) for c in (p.decay_syn, p.threshold))
     return replace(p, decay_mem=p.decay_mem.to(like), decay_syn=b, threshold=theta)
 
 
 def plain_sequence(x: Tensor) -> bool:
     """Whether `x` is an ordinary sequence `[T, B, N]` that is not empty."""
-    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and _plain(x, x)
+    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and plain(x, x)

@@ -45,7 +45,7 @@ def adjoint(
     Args:
         record: of the forward pass.
         g_spikes: gradients with respect to the spikes of both populations, `[T, B, exc]` and `[T, B, inh]`.
-        wanted: which of them are asked for.
+        wanted: which of the numbers' gradients are asked for.
         g_input: filled with the gradient with respect to what arrives `[T, B, N]`, unless None.
         block: number of samples to work on at a time.
     """
@@ -69,13 +69,9 @@ def adjoint(
 
 def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
     """Sums of all gradients but the threshold's; what is not asked for has no element. One kernel gives all decays."""
-    learns = any(wanted[3:6])
-    weights = [np.zeros_like(w) if asked else w[:0] for w, asked in zip(_weights(layer), wanted, strict=False)]
+    learns, matrices = any(wanted[3:6]), (layer.weight, layer.from_exc, layer.from_inh)
+    weights = [np.zeros_like(w) if asked else w[:0] for w, asked in zip(matrices, wanted, strict=False)]
     return [*weights, *(np.zeros(layer.kind.width if learns else 0, np.float64) for _ in range(3))]
-
-
-def _weights(layer: Padded) -> tuple[Array, Array, Array]:
-    return layer.weight, layer.from_exc, layer.from_inh
 
 
 class _Way:

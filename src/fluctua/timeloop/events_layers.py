@@ -95,12 +95,12 @@ class _Layers(torch.autograd.Function):
         with torch.no_grad():
             gradients = _adjoint(ctx, grads[0])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            once = _Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
+            once = Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
             return None, None, *once
         return None, None, *gradients
 
 
-class _Once(torch.autograd.Function):
+class Once(torch.autograd.Function):
     """Identity that refuses to be differentiated."""
 
     @staticmethod

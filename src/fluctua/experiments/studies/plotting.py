@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.diagnostics.plots import shared_legend
 from fluctua.diagnostics.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
 from fluctua.experiments.aggregate import interval
 from fluctua.experiments.store import Record
@@ -22,6 +21,7 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
     """A figure of one panel for each function, in rows of two where there are more than three; one legend for all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = len(draw) if len(draw) <= 3 else 2
     rows = -(-len(draw) // columns)
@@ -31,16 +31,25 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
         axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
         for axis, function in zip(axes, draw, strict=False):
             function(axis)
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
         for axis in list(axes)[len(draw) :]:
             axis.set_axis_off()
-        shared_legend(figure)
+        _legend(figure, max(2, 3 * (columns - 1)))
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
 
 
+def _legend(figure: "Figure", columns: int) -> None:
+    """One legend at the foot, in rows of so many, for whatever any panel has labelled."""
+    handles = [axis.get_legend_handles_labels() for axis in figure.axes]
+    by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=columns)
+
+
 def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, factor: float = 1.0, **look: Any) -> None:
-    """Mean of a measure against an axis of the grid, with its 95 % interval for several seeds; nothing without values."""
+    """Mean of a measure against an axis of the grid, with its 95 % interval; nothing without values."""
     values: dict[float, list[float]] = {}
     for r in records:
         at = r.axis(x)

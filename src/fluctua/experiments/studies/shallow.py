@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.methods import LABELS
-from fluctua.experiments.studies.plotting import looks, panels, line
+from fluctua.experiments.studies.plotting import line, looks, panels
 from fluctua.experiments.studies.task import RandmanTask, Task
 from fluctua.experiments.studies.training import MEASURES, Recipe, trained
 from fluctua.experiments.sweep import Measure, Outcome, Reference, Setting, Study, grid
@@ -37,8 +37,9 @@ class Shallow(Study):
     about: ClassVar[str] = (
         "One hidden layer is initialised to several targets sigma_U by the formula of the paper and by measurement "
         "with balance, and by rival initialisers, which have no target and are drawn where their sigma_U is found. "
-        "The learning rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data "
-        "are looked at once. The seed draws the task (where it is made up), the weights and the order of training."
+        "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. The "
+        "learning rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are "
+        "looked at once. The seed draws the task (where it is made up), the weights and the order of training."
     )
     measures: ClassVar[tuple[Measure, ...]] = MEASURES
     references: ClassVar[tuple[Reference, ...]] = (
@@ -113,13 +114,13 @@ class Shallow(Study):
     def _draw(self, axis: "Axes", records: Sequence[Record], measure: str, factor: float, *, filled: bool) -> None:
         for method, look in looks((*self.methods, *self.rivals)).items():
             here = [r for r in records if r.axis("method") == method]
-            face = {} if filled else {"mfc": "white", "ls": "--"}
-            label = {"label": LABELS[method]} if filled else {}
+            face: dict[str, Any] = {} if filled else {"mfc": "white"}
+            label: dict[str, Any] = {"label": LABELS[method]} if filled else {}
             if method in self.methods:
                 line(axis, here, "sigma_u", measure, factor=factor, **look, **face, **label)
             else:
                 x = [r.values["sigma_u"] for r in here]
                 y = [factor * r.values[measure] for r in here]
-                axis.plot(x, y, ls="", ms=4, **look, **{k: v for k, v in face.items() if k == "mfc"}, **label)
+                axis.plot(x, y, ls="", ms=4, **look, **face, **label)
         axis.set_xscale("log")
         axis.set_xlabel("$\\sigma_U$ before training")
