@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from fluctua.layers.chain import MAX_DENSITY
 from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.dale_fusion import SideBySide
-from fluctua.layers.fusion import plain, bare, plain_sequence, undisturbed
+from fluctua.layers.fusion import bare, plain, plain_sequence, undisturbed
 from fluctua.neurons import ExcInhLIF
 from fluctua.theory.laws import Exponential, OneSided
 from fluctua.timeloop.events import SpikeBatch

@@ -99,6 +99,7 @@ def plain(tensor: Tensor, like: Tensor) -> bool:
 
 
 def matching(p: LoopParameters, like: Tensor) -> LoopParameters:
+    """The constants in the type and on the device of a tensor."""
     b, theta = (None if c is None else c.to(like) for c in (p.decay_syn, p.threshold))
     return replace(p, decay_mem=p.decay_mem.to(like), decay_syn=b, threshold=theta)
 

@@ -105,10 +105,12 @@ class Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients as they are."""
         return tuple(g if g is None else g.view_as(g) for g in gradients)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
+        """Refused."""
         raise RuntimeError(
             "fused layers can be differentiated only once; for second derivatives run the network "
             "within `with fluctua.timeloop.engine('reference'):`"
