@@ -1,5 +1,6 @@
 """The budget solver gives the formulas of the paper (Rossbroich, Gygax & Zenke 2022) where these apply."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +127,7 @@ class LogNormalWeights:
         """Of U, and the feed-forward part of the excitatory variance."""
         afferents = dale(LogNormal(), dict.fromkeys(self.means, 1 / 3))
         drives = {name: a.drive for name, a in afferents.items()}
-        squares = {name: np.e * mean**2 for name, mean in self.means.items()}
+        squares = {name: math.e * mean**2 for name, mean in self.means.items()}
         moments = membrane_moments(list(drives.values()), list(self.means.values()), list(squares.values()))
         forward, recurrent = (float(drives[k].power * squares[k]) for k in ("feed-forward", "recurrent"))
         return moments, forward / (forward + recurrent)
