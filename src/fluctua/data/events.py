@@ -200,6 +200,26 @@ def partition(
     return tuple(order[part == k] for k in range(len(fractions)))
 
 
+def binned(
+    samples: Sequence[Events], n_units: int, dt: float, duration: float, pool: int
+) -> tuple[tuple[int, int, int], tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Shape `[T, B, N]` of a batch, and step, row and channel of each of its events; arguments as of `bin_events`.
+
+    Raises:
+        ValueError: if there are no samples, a unit is not below `n_units`, or a setting is out of range.
+    """
+    n_steps, n_channels, n_samples = step_count(dt, duration), channel_count(n_units, pool), len(samples)
+    if not samples:
+        raise ValueError("samples is empty, a batch needs at least one: pass the Events of each sample.")
+    times = np.concatenate([sample.times for sample in samples])
+    units = np.concatenate([sample.units for sample in samples])
+    row = np.repeat(np.arange(n_samples), [len(sample) for sample in samples])
+    check_range(units, n_units, name="unit", limit="n_units")
+    step = times.astype(np.float64) * ((1 + _FLOAT32_EPS) / dt)
+    inside = step < min(duration / dt, n_steps)
+    return (n_steps, n_samples, n_channels), (step[inside].astype(np.int64), row[inside], units[inside] // pool)
+
+
 def bin_events(
     samples: Sequence[Events],
     *,
@@ -228,18 +248,8 @@ def bin_events(
     Raises:
         ValueError: if there are no samples, a unit is not below `n_units`, or a setting is out of range.
     """
-    n_steps, n_channels, n_samples = step_count(dt, duration), channel_count(n_units, pool), len(samples)
-    if not samples:
-        raise ValueError("samples is empty, a batch needs at least one: pass the Events of each sample.")
-    times = np.concatenate([sample.times for sample in samples])
-    units = np.concatenate([sample.units for sample in samples])
-    row = np.repeat(np.arange(n_samples), [len(sample) for sample in samples])
-    check_range(units, n_units, name="unit", limit="n_units")
-
-    step = times.astype(np.float64) * ((1 + _FLOAT32_EPS) / dt)
-    inside = step < min(duration / dt, n_steps)
-    flat = (step[inside].astype(np.int64) * n_samples + row[inside]) * n_channels + units[inside] // pool
-    index = torch.from_numpy(flat)
+    (n_steps, n_samples, n_channels), (step, row, channel) = binned(samples, n_units, dt, duration, pool)
+    index = torch.from_numpy((step * n_samples + row) * n_channels + channel)
     batch = torch.zeros(n_steps * n_samples * n_channels)
     if binary:
         batch[index] = 1.0

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from fluctua.data.events import _FLOAT32_EPS, Events, channel_count, check_range, step_count
+from fluctua.data.events import Events, binned
 from fluctua.timeloop.events import SpikeBatch
 
 
@@ -24,12 +22,5 @@ def spike_batch(samples: Sequence[Events], *, n_units: int, dt: float, duration:
     Raises:
         ValueError: if there are no samples, a unit is not below `n_units`, or a setting is out of range.
     """
-    if not samples:
-        raise ValueError("samples is empty, a batch needs at least one: pass the Events of each sample.")
-    shape = step_count(dt, duration), len(samples), channel_count(n_units, pool)
-    times, units = (np.concatenate([getattr(sample, name) for sample in samples]) for name in ("times", "units"))
-    row = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
-    check_range(units, n_units, name="unit", limit="n_units")
-    step = times.astype(np.float64) * ((1 + _FLOAT32_EPS) / dt)
-    inside = step < min(duration / dt, shape[0])
-    return SpikeBatch.from_indices(step[inside].astype(np.int64), row[inside], units[inside] // pool, shape)
+    shape, indices = binned(samples, n_units, dt, duration, pool)
+    return SpikeBatch.from_indices(*indices, shape)

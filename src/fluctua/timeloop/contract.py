@@ -69,6 +69,13 @@ class LoopParameters:
         return self.threshold is not None
 
     @property
+    def constants(self) -> tuple[Tensor | None, ...]:
+        """All six, None for one that the population does not have; a readout does not adapt."""
+        q = self.adaptation if self.spiking else None
+        adaptation = (None, None, None) if q is None else (q.decay, q.strength, q.coupling)
+        return self.decay_mem, self.decay_syn, self.threshold, *adaptation
+
+    @property
     def learnable(self) -> bool:
         """Whether a time constant needs a gradient."""
         return self.decay_mem.requires_grad or (self.decay_syn is not None and self.decay_syn.requires_grad)

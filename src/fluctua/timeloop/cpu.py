@@ -8,7 +8,8 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.cpu_loop import SURROGATES, Kind, Maybe, Passed, adjoint, constants, integrate
+from fluctua.timeloop.cpu_loop import SURROGATES, Kind, Maybe, Passed, adjoint, integrate
+from fluctua.timeloop.refusals import differentiable_once, refusal_of_numbers
 
 
 class CpuEngine:
@@ -24,25 +25,17 @@ class CpuEngine:
     def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
         """See `Engine.refusal`."""
         p = parameters
-        values = [c for c in constants(p) if c is not None]
+        values = [c for c in p.constants if c is not None]
         if any(_is_unusual(tensor) for tensor in (current, *values)):
             return "it takes plain CPU tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
-        if current.dtype not in (torch.float32, torch.float64):
-            return f"it computes in float32 and float64, not {current.dtype}"
-        if any(c.dtype != current.dtype for c in values):
-            return f"a constant is not of the current's type {current.dtype}"
-        if not all(_broadcasts(c.shape, current.shape[2:]) for c in values):
-            return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
-        if p.spiking and type(p.surrogate) not in SURROGATES:
-            return f"it does not know the surrogate {type(p.surrogate).__name__}"
-        return None
+        return refusal_of_numbers(current, values, p, SURROGATES)
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
         """See `Engine.run`."""
         p = parameters
         i0 = None if p.decay_syn is None else state.current
         w0 = state.adaptation if p.spiking and p.adaptation is not None else None
-        inputs = (current, state.potential, i0, w0, *constants(p))
+        inputs = (current, state.potential, i0, w0, *p.constants)
         trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
         kind = Kind.of(p, trains, self.compact)
         if torch.compiler.is_compiling():
@@ -102,23 +95,8 @@ class _Loop(torch.autograd.Function):
         with torch.no_grad():
             gradients = adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], ctx.needs_input_grad[:10], ctx.kind)
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = _Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
+            return *differentiable_once(gradients, "the fused time loop"), None
         return *gradients, None
-
-
-class _Once(torch.autograd.Function):
-    """Identity that refuses to be differentiated; torch's `once_differentiable` lets constant gradients through."""
-
-    @staticmethod
-    def forward(ctx: Any, *gradients: Maybe) -> tuple[Maybe, ...]:
-        return tuple(g if g is None else g.view_as(g) for g in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError(
-            "the fused time loop can be differentiated only once; for second derivatives run the network "
-            "within `with fluctua.timeloop.engine('reference'):`"
-        )
 
 
 def _is_unusual(tensor: Tensor) -> bool:
@@ -131,7 +109,3 @@ def _is_unusual(tensor: Tensor) -> bool:
         or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
     )
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))

@@ -72,7 +72,7 @@ class Kind(NamedTuple):
         spiking, adaptation = p.spiking, p.adaptation if p.spiking else None
         adapts = NONE if adaptation is None else THRESHOLD if adaptation.coupling is None else CURRENT
         surrogate = SURROGATES[type(p.surrogate)](p.surrogate.beta) if spiking else (RATIONAL, 0.0, 0.0)
-        learns = trains and any(c is not None and c.requires_grad for c in constants(p))
+        learns = trains and any(c is not None and c.requires_grad for c in p.constants)
         hard, differentiable = spiking and p.reset == "zero", spiking and p.differentiable_reset
         exponential, compact = p.decay_syn is not None, compact and spiking and trains
         return cls(exponential, spiking, hard, differentiable, adapts, *surrogate, trains, learns, compact)
@@ -96,13 +96,6 @@ class Kind(NamedTuple):
     def is_lost(self) -> bool:
         """Whether a gradient flows to what a reset takes away."""
         return self.hard and self.differentiable
-
-
-def constants(p: LoopParameters) -> tuple[Maybe, ...]:
-    """All six constants of a population in the kernels' order."""
-    q = p.adaptation if p.spiking else None
-    adaptation = (None, None, None) if q is None else (q.decay, q.strength, q.coupling)
-    return p.decay_mem, p.decay_syn, p.threshold, *adaptation
 
 
 class Passed(NamedTuple):

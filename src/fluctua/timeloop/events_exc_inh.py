@@ -15,9 +15,9 @@ from fluctua.timeloop import events_bits
 from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_exc_inh_adjoint import Record, adjoint
 from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers, Padded
-from fluctua.timeloop.events_layers import Once
 from fluctua.timeloop.events_padded import Arriving, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples
+from fluctua.timeloop.refusals import differentiable_once
 
 _BLOCK = 32  # samples: each step back multiplies by the recurrent weights, which must pay to load them
 
@@ -61,7 +61,7 @@ class _ExcInh(torch.autograd.Function):
         with torch.no_grad():
             gradients = _adjoint(ctx, grads[:2])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
+            gradients = differentiable_once(gradients, "fused layers")
         return None, None, *gradients
 
 

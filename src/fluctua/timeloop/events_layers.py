@@ -22,6 +22,7 @@ from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_adjoint import Record, adjoint
 from fluctua.timeloop.events_padded import Arriving, Kind, Numbers, Padded, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples
+from fluctua.timeloop.refusals import differentiable_once
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
@@ -95,26 +96,8 @@ class _Layers(torch.autograd.Function):
         with torch.no_grad():
             gradients = _adjoint(ctx, grads[0])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            once = Once.apply(*(g if g is None else g.requires_grad_() for g in gradients))  # type: ignore[no-untyped-call]
-            return None, None, *once
+            gradients = differentiable_once(gradients, "fused layers")
         return None, None, *gradients
-
-
-class Once(torch.autograd.Function):
-    """Identity that refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients as they are."""
-        return tuple(g if g is None else g.view_as(g) for g in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        """Refused."""
-        raise RuntimeError(
-            "fused layers can be differentiated only once; for second derivatives run the network "
-            "within `with fluctua.timeloop.engine('reference'):`"
-        )
 
 
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:

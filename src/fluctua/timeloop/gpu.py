@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
+from fluctua.timeloop.refusals import refusal_of_numbers, refuse_second_derivative
 from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
 
 _BLOCK = 128  # columns of a program, one for each of its threads
@@ -49,7 +50,7 @@ class GpuEngine:
     def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
         """See `Engine.refusal`."""
         p = parameters
-        constants = [c for c in _constants(p) if c is not None]
+        constants = [c for c in p.constants if c is not None]
         if kernels is None:
             return "triton is not installed: pip install 'fluctua[gpu]'"
         if not current.is_cuda and not kernels.INTERPRETED:
@@ -58,21 +59,13 @@ class GpuEngine:
             return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
         if any(c.device != current.device for c in constants):
             return f"a constant is not on the current's device {current.device}"
-        if current.dtype not in (torch.float32, torch.float64):
-            return f"it computes in float32 and float64, not {current.dtype}"
-        if any(c.dtype != current.dtype for c in constants):
-            return f"a constant is not of the current's type {current.dtype}"
-        if not all(_broadcasts(c.shape, current.shape[2:]) for c in constants):
-            return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
-        if p.spiking and type(p.surrogate) not in _SURROGATES:
-            return f"it does not know the surrogate {type(p.surrogate).__name__}"
-        return None
+        return refusal_of_numbers(current, constants, p, _SURROGATES)
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
         """See `Engine.run`."""
         p, neurons = parameters, current.shape[2:]
         names = _state_names(p)
-        constants = torch.stack([(p.decay_mem.detach() if c is None else c).expand(neurons) for c in _constants(p)])
+        constants = torch.stack([(p.decay_mem.detach() if c is None else c).expand(neurons) for c in p.constants])
         start = torch.stack([getattr(state, name) for name in names])
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (current, start, constants))
         kind = _Kind.of(p, trains, learns=trains and constants.requires_grad)
@@ -213,10 +206,7 @@ def _backward(
 
 
 def _refuse(ctx: Any, *_: Any) -> None:
-    raise RuntimeError(
-        "the fused time loop can be differentiated only once; for second derivatives run the network "
-        "within `with fluctua.timeloop.engine('reference'):`"
-    )
+    refuse_second_derivative("the fused time loop")
 
 
 _backward.register_fake(_blank_gradients)
@@ -242,13 +232,6 @@ def _launch(kernel: Any, arrays: Sequence[Tensor], shape: torch.Size, *options: 
         )
 
 
-def _constants(p: LoopParameters) -> tuple[Tensor | None, ...]:
-    """The six constants in the kernels' order, None where there is none."""
-    q = p.adaptation if p.spiking else None
-    adaptation = (None, None, None) if q is None else (q.decay, q.strength, q.coupling)
-    return p.decay_mem, p.decay_syn, p.threshold, *adaptation
-
-
 def _state_names(p: LoopParameters) -> list[str]:
     """The parts of the state that there are, in the kernels' order."""
     there = {
@@ -267,7 +250,3 @@ def _is_unusual(tensor: Tensor) -> bool:
     return (
         torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
     )
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))
