@@ -619,3 +619,13 @@ def test_ei_init_serves_a_network_with_dales_law_and_no_other() -> None:
     assert torch.equal(layer.input_exc.weight, first)
     with pytest.raises(ValueError, match="none: choose another"):
         baseline("ei-init")(nn.Sequential(nn.Linear(30, 5), LIF()), x)
+
+
+def test_folded_kaiming_has_the_second_moment_of_kaiming_and_the_sign_of_dale() -> None:
+    model = nn.Sequential(DaleLayer(300, 200, 50), nn.Linear(200, 5), LI(0.2))
+    baseline("kaiming-folded")(model, seed=0)
+    for weight in (model[0].input_exc.weight, model[0].circuit.inh_exc.weight):
+        assert bool((weight >= 0).all())
+        scaled = weight.detach().double().square() * weight.shape[1]  # chi squared: of variance 2
+        assert float(scaled.mean()) == pytest.approx(1.0, abs=4 * math.sqrt(2 / weight.numel()))
+    assert bool((model[1].weight < 0).any())

@@ -71,7 +71,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
         if not bare(linear, nn.Linear) or not isinstance(linear, nn.Linear) or linear.in_features != size:
             return
         size = linear.out_features
-        if bare(neurons, Recurrent) and isinstance(neurons, Recurrent):
+        if bare(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.unseen:
             layer = neurons.fusible(size, like, linear)
         elif bare(neurons, LIF, LI):
             layer = fused_layer(neurons, size, like, linear=linear)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,18 @@ class Synapse:
         """The current `[T, B, *M]` that spikes `[T, B, *N]` cause over a whole sequence, one step late."""
         current: Tensor = self.module(spikes.flatten(0, 1)).unflatten(0, spikes.shape[:2])
         return torch.cat([torch.zeros_like(current[:1]), current[:-1]])
+
+
+class CircuitState(NamedTuple):
+    """State of a circuit between two steps.
+
+    Attributes:
+        cells: the state of each population, by name.
+        spikes: `[B, *N]`, of each population in the step before, which arrive in the next; none before the first step.
+    """
+
+    cells: Mapping[str, Any]
+    spikes: Mapping[str, Tensor]
 
 
 class SpikeTap(nn.Identity):
@@ -111,15 +123,22 @@ class Circuit(nn.Module, ABC):
         Raises:
             ValueError: a wrong number of currents, different lengths, or synapses that do not fit their populations.
         """
+        return self.proceed(*currents)[0]
+
+    def proceed(
+        self, *currents: Tensor, state: CircuitState | None = None
+    ) -> tuple[dict[str, Tensor], CircuitState]:
+        """As `simulate`, step by step, from a state on (default: at rest); returns the state after it as well."""
         cells, synapses = self.cells, self.synapses
         steppers = {name: cell.stepper() for name, cell in cells.items()}  # type: ignore[operator]
         # Besides its currents, one for each port, a stepper takes the state.
         ports = {name: len(signature(stepper).parameters) - 1 for name, stepper in steppers.items()}
         self._check(currents, ports)
-        first = {name: current for (name, port), current in zip(self.inputs, currents, strict=True) if port == 0}
-        states = {name: cell.initial_state(first[name]) for name, cell in cells.items()}  # type: ignore[operator]
+        if state is None:
+            first = {name: current for (name, port), current in zip(self.inputs, currents, strict=True) if port == 0}
+            state = CircuitState({name: cell.initial_state(first[name]) for name, cell in cells.items()}, {})  # type: ignore[operator]
+        states, last = dict(state.cells), dict(state.spikes)
         record: dict[str, list[Tensor]] = {name: [] for name in cells}
-        last: dict[str, Tensor] = {}
         for now in zip(*(current.unbind(0) for current in currents), strict=True):
             drive: dict[tuple[str, int], Tensor] = dict(zip(self.inputs, now, strict=True))
             for synapse in synapses if last else ():
@@ -130,12 +149,16 @@ class Circuit(nn.Module, ABC):
                 arriving = [drive.get((name, port)) for port in range(ports[name])]
                 last[name], states[name] = stepper(*arriving, states[name])
                 record[name].append(last[name])
-        return {name: torch.stack(spikes) for name, spikes in record.items()}
+        return {name: torch.stack(spikes) for name, spikes in record.items()}, CircuitState(states, last)
+
+    def emit(self, spikes: Mapping[str, Tensor]) -> Tensor:
+        """Pass the spikes `[T, B, *N]` of every population through its tap, and return the output's."""
+        passed: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in spikes.items()}
+        return passed[self.output]
 
     def forward(self, *currents: Tensor) -> Tensor:
         """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of the output."""
-        spikes: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in self.simulate(*currents).items()}
-        return spikes[self.output]
+        return self.emit(self.simulate(*currents))
 
     def _check(self, currents: tuple[Tensor, ...], ports: Mapping[str, int]) -> None:
         inputs = list(self.inputs)
@@ -185,30 +208,32 @@ class Recurrent(Circuit):
         """From the population to itself."""
         return (Synapse(self.weight, "cell", "cell"),)
 
-    def forward(self, *currents: Tensor) -> Tensor:
-        """Current `[T, B, *N]` from outside -> spikes of the same shape; of `LIF` and `nn.Linear` as one operation."""
+    def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
+        """See `Circuit.simulate`; of `LIF` and `nn.Linear` as one operation where nobody looks between the steps."""
         if len(currents) == 1 and plain_sequence(currents[0]) and undisturbed(currents[0]):
             layer = self.fusible(currents[0].shape[2], currents[0])
             if layer is not None:
                 from fluctua.timeloop.events_layers import run_layers
 
-                return run_layers(currents[0], [layer])
-        return super().forward(*currents)
+                return {"cell": run_layers(currents[0], [layer])}
+        return super().simulate(*currents)
 
     def fusible(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
         """What a fused operation takes, with the weight in front, or None where it has to be stepped through.
+
+        Hooks on the neurons do not matter, which the loop never calls but steps.
 
         Args:
             size: number of neurons.
             like: a tensor of the input's type.
             linear: the weight in front, if it is to be part of the operation.
         """
-        taps = (self.spikes, *self.spikes.values())
-        if not (
-            bare(self.cell, LIF)
-            and bare(self.weight, nn.Linear)
-            and all(bare(tap, nn.ModuleDict, SpikeTap) for tap in taps)
-        ):
+        if type(self) is not Recurrent or type(self.cell) is not LIF or not bare(self.weight, nn.Linear):
             return None
         assert isinstance(self.weight, nn.Linear)
         return fused_layer(self.cell, size, like, linear=linear, back=self.weight)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nobody asks for the spikes on their way through the tap, so that they may stay bits."""
+        return all(bare(tap, nn.ModuleDict, SpikeTap) for tap in (self.spikes, *self.spikes.values()))

@@ -150,11 +150,6 @@ class DaleCircuit(Circuit):
         excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
         return SideBySide.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
 
-    def emit(self, spikes: Mapping[str, Tensor]) -> Tensor:
-        """Pass the spikes of both populations through their taps, and return the output's."""
-        passed: dict[str, Tensor] = {name: self.spikes[name](s) for name, s in spikes.items()}
-        return passed[self.output]
-
 
 def _bare_weights(modules: Sequence[nn.Module]) -> bool:
     """Whether a product with the weight is all that each of them does."""

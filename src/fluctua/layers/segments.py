@@ -1,17 +1,20 @@
 """A network on a long sequence, one segment of time after the other, in memory that does not grow with its length."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons import ExcInhLIF, LeakyNeuron
+from fluctua.neurons.current_based import CurrentBased
 
-States = Mapping[str, Any]  # by the neurons' names; of those that have run
+States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit: by its name, and which call it was
 
 
 def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = False) -> Tensor:
@@ -26,12 +29,16 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     computed again when backward comes to it. So the memory of training is that of one segment, for one forward pass
     more, and the gradients are those of the whole sequence.
 
+    Recurrent circuits go step by step here, also those that the fused loops would serve: where a `Chain` can fuse
+    them, it trains them faster and in as little memory.
+
     With `truncate` no gradient flows from a segment into the one before it (truncated backpropagation through time).
     This is biased: what a spike does to later segments is not learnt from, so choose a length of many membrane and
     synaptic time constants, and of many adaptation time constants where neurons adapt.
 
     Args:
-        model: of fluctua's neurons; all else in it works on each time step by itself, as weights and pooling do.
+        model: of fluctua's neurons and circuits; all else in it works on each time step by itself, as weights and
+            pooling do.
         x: input `[T, B, ...]`.
         length: of a segment in steps; the last may be shorter.
         truncate: whether gradients stop at the borders.
@@ -40,16 +47,15 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
         The output `[T, B, ...]`.
 
     Raises:
-        ValueError: a length below 1, or a model with recurrent circuits (a `Chain` trains those in little memory) or
-            with norms that take statistics over time.
+        ValueError: a length below 1, or a model with norms that take statistics over time.
     """
     if length < 1:
         raise ValueError(f"a segment has a length of 1 step or more, got {length}")
     _check(model)
-    outputs, states = list[Tensor](), dict[str, Any]()
+    outputs, states = list[Tensor](), dict[tuple[str, int], Any]()
     for piece in x.split(length):  # type: ignore[no-untyped-call]
         if truncate:
-            states = {name: _detached(state) for name, state in states.items()}
+            states = tree_map_only(Tensor, Tensor.detach, states)
         if torch.is_grad_enabled():
             output, states = checkpoint(_run, model, piece, states, use_reentrant=False)
         else:
@@ -58,48 +64,50 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     return torch.cat(outputs)
 
 
-def _run(model: nn.Module, piece: Tensor, before: States) -> tuple[Tensor, dict[str, Any]]:
+def _run(model: nn.Module, piece: Tensor, before: States) -> tuple[Tensor, dict[tuple[str, int], Any]]:
     """Output of a segment, and the states after it."""
-    after: dict[str, Any] = {}
+    after: dict[tuple[str, int], Any] = {}
     with _going_on(model, before, after):
         output: Tensor = model(piece)
     return output, after
 
 
 @contextmanager
-def _going_on(model: nn.Module, before: States, after: dict[str, Any]) -> Iterator[None]:
+def _going_on(model: nn.Module, before: States, after: dict[tuple[str, int], Any]) -> Iterator[None]:
     """Inside the block neurons start from their states `before`, or at rest, and leave those `after`."""
+    calls = Counter[str]()
 
-    def starting(name: str, neuron: nn.Module) -> Any:
+    def starting(name: str, module: nn.Module) -> Any:
         def forward(*currents: Tensor) -> Tensor:
-            result = neuron.simulate(*currents, state=before.get(name))  # type: ignore[operator]
-            after[name] = result.state
-            output: Tensor = result.output
+            call = name, calls[name]
+            calls[name] += 1
+            output, after[call] = _from(module, currents, before.get(call))
             return output
 
         return forward
 
-    neurons = {name: m for name, m in model.named_modules() if isinstance(m, LeakyNeuron | ExcInhLIF)}
-    for name, neuron in neurons.items():
-        vars(neuron)["forward"] = starting(name, neuron)
+    kinds = LeakyNeuron, CurrentBased, ExcInhLIF, Circuit
+    stateful = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    for name, module in stateful.items():
+        vars(module)["forward"] = starting(name, module)
     try:
         yield
     finally:
-        for neuron in neurons.values():
-            del vars(neuron)["forward"]
+        for module in stateful.values():
+            del vars(module)["forward"]
 
 
-def _detached(state: Any) -> Any:
-    return type(state)(*(None if part is None else part.detach() for part in state))
+def _from(module: Any, currents: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:
+    """Output of neurons or of a circuit that start from a state, or at rest, and the state after."""
+    if isinstance(module, Circuit):
+        spikes, after = module.proceed(*currents, state=state)
+        return module.emit(spikes), after
+    result = module.simulate(*currents, state=state)
+    return result.output, result.state
 
 
 def _check(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, Circuit):
-            raise ValueError(
-                f"{name or 'the model'} is a recurrent circuit, whose state cannot be carried from segment to segment: "
-                "a fluctua.layers.Chain trains nn.Linear and Recurrent layers on long sequences in little memory"
-            )
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
             raise ValueError(
                 f"{name} takes statistics over the whole sequence, which segments do not see: put it in eval mode, or "

@@ -28,6 +28,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "tdbn": "tdBN",
         "lsuv": "LSUV",
         "ei-init": "E-I Init",
+        "kaiming-folded": "Kaiming, absolute values",
     }
 )
 """All of them, as they are called in print."""
@@ -37,7 +38,16 @@ LABELS: Mapping[str, str] = MappingProxyType(
 READOUT = Target(sigma=0.1)
 
 
-def bring_up(model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, nu: float | None = None) -> Report:
+def bring_up(
+    model: nn.Module,
+    x: Tensor,
+    method: str,
+    *,
+    target: Target,
+    seed: int,
+    nu: float | None = None,
+    alpha: float = 0.9,
+) -> Report:
     """Initialise a network on a batch `[T, B, ...]` by one of `LABELS`.
 
     Args:
@@ -47,10 +57,11 @@ def bring_up(model: nn.Module, x: Tensor, method: str, *, target: Target, seed: 
         target: for "measured" and "poisson".
         seed: of the draws.
         nu: for "poisson", the rate of all afferents in Hz; default: the mean rate of the batch.
+        alpha: for "measured" and "poisson", the share of the variance that feed-forward pathways supply.
     """
     if method == "measured":
-        return fluctua.initialize(model, x, target, readout=READOUT, seed=seed)
+        return fluctua.initialize(model, x, target, readout=READOUT, alpha=alpha, seed=seed)
     if method == "poisson":
-        return fluctua.initialize(model, x, target, method="poisson", nu=nu, readout=READOUT, seed=seed)
+        return fluctua.initialize(model, x, target, method="poisson", nu=nu, readout=READOUT, alpha=alpha, seed=seed)
     baseline(method)(model, x, seed=seed)
     return fluctua.inspect(model, x)

@@ -35,7 +35,9 @@ _SMALL_SHALLOW = Shallow(
     seconds_per_epoch=0.27,
 )
 _DEPTH = Depth()
-_SMALL_DEPTH = Depth(task=_FEW_SAMPLES, recipe=_SHORT, lrs=(5e-3, 2e-2), depths=(1, 3, 6, 10), seconds_per_epoch=0.27)
+_SMALL_DEPTH = Depth(
+    task=_FEW_SAMPLES, recipe=Recipe(epochs=10), lrs=(5e-3, 2e-2), depths=(1, 3, 6, 10), seconds_per_epoch=0.27
+)
 _FILES = {"recipe": _ON_FILES, "lrs": (5e-3, 2e-2)}
 
 STUDIES: Mapping[str, Pair] = MappingProxyType(

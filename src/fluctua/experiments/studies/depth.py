@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
+from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED
 from fluctua.experiments.studies.plotting import line, looks, panels
-from fluctua.experiments.studies.task import RandmanTask, Task
-from fluctua.experiments.studies.training import MEASURES, Recipe, trained
-from fluctua.experiments.sweep import Measure, Outcome, Setting, Study, grid
+from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -22,14 +20,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Depth(Study):
-    """Networks of several depths, each initialised by several methods.
+class Depth(LearningStudy):
+    """Networks of several depths, each initialised by several methods; a trial must leave them 20 ms a layer or so.
 
     Attributes:
-        task: what is learned; its trials must leave about 20 ms per layer (docs/depth.md).
         width: neurons of a hidden layer.
-        recipe: how they are trained.
-        lrs: learning rates; for each method and depth the best by validation is taken.
         depths: numbers of hidden layers.
         methods: by name.
         xi: target of the methods that have one.
@@ -43,24 +38,11 @@ class Depth(Study):
         "The seed draws the task (where it is made up), the weights and the order of training, so methods meet the "
         "same tasks."
     )
-    measures: ClassVar[tuple[Measure, ...]] = MEASURES
-    chosen: ClassVar[tuple[str, ...]] = ("lr",)
-    criterion: ClassVar[str] = "val"
 
-    task: Task = RandmanTask()  # noqa: RUF009 - frozen
     width: int = 128
-    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
-    lrs: tuple[float, ...] = (2e-3, 5e-3, 2e-2)
     depths: tuple[int, ...] = tuple(range(1, 11))
     methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit", PRIMED)
     xi: float = 1.0
-    seconds_per_epoch: float = 1.2
-    """Of one hidden layer, on one core."""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
-        return self.task.files
 
     def grid(self) -> list[Setting]:
         """See `Study.grid`."""
@@ -68,25 +50,16 @@ class Depth(Study):
 
     def seconds(self, setting: Setting) -> float:
         """See `Study.seconds`."""
-        layers = float(setting["depth"] or 1)
-        priming = 1.8 * layers if setting["method"] == PRIMED else 0.0
-        return 1.5 + priming + self.seconds_per_epoch * self.recipe.epochs * layers
+        priming = 1.8 * float(setting["depth"] or 1) if setting["method"] == PRIMED else 0.0
+        return priming + super().seconds(setting)
 
-    def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
-        depth, lr = setting["depth"], setting["lr"]
-        assert isinstance(depth, int)
-        assert isinstance(lr, float)
-        return trained(
-            self.task,
-            FullyConnected(width=self.width, depth=depth),
-            self.recipe,
-            method=str(setting["method"]),
-            target=Target(xi=self.xi),
-            lr=lr,
-            seed=seed,
-            data=data,
-        )
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
+
+    def target(self, setting: Setting) -> Target:
+        """See `LearningStudy.target`."""
+        return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""

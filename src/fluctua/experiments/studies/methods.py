@@ -20,14 +20,17 @@ LABELS: Mapping[str, str] = MappingProxyType(
 """All methods of the studies, as they are called in print."""
 
 
-def start(model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, bounds: str) -> Report:
+def start(
+    model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, bounds: str, alpha: float = 0.9
+) -> Report:
     """Bring a network into its initial state on a batch `[T, B, ...]`, by one of `LABELS`.
 
-    `bounds` names those of the paper that priming goes by; see `paper_bounds`.
+    `bounds` names those of the paper that priming goes by, see `paper_bounds`; `alpha` is the feed-forward share of
+    the variance.
     """
     if method == UNBALANCED:
-        return fluctua.initialize(model, x, target, balance=False, readout=READOUT, seed=seed)
+        return fluctua.initialize(model, x, target, balance=False, readout=READOUT, alpha=alpha, seed=seed)
     if method == PRIMED:
-        bring_up(model, x, "poisson", target=target, seed=seed)
+        bring_up(model, x, "poisson", target=target, alpha=alpha, seed=seed)
         return fluctua.prime(model, x, paper_bounds(bounds), seed=seed).report
-    return bring_up(model, x, method, target=target, seed=seed)
+    return bring_up(model, x, method, target=target, alpha=alpha, seed=seed)

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
+from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import LABELS
 from fluctua.experiments.studies.plotting import line, looks, panels
-from fluctua.experiments.studies.task import RandmanTask, Task
-from fluctua.experiments.studies.training import MEASURES, Recipe, trained
-from fluctua.experiments.sweep import Measure, Outcome, Reference, Setting, Study, grid
+from fluctua.experiments.sweep import Reference, Setting, grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -20,14 +18,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shallow(Study):
+class Shallow(LearningStudy):
     """One hidden layer; the targets of the methods that have one, and rivals that have none.
 
     Attributes:
-        task: what is learned.
+        task_name: in the settings.
         width: neurons of the hidden layer.
-        recipe: how it is trained.
-        lrs: learning rates; for each setting the best by validation is taken.
         methods: that are given targets.
         sigmas: targets for sigma_U.
         rivals: methods without a target.
@@ -41,7 +37,6 @@ class Shallow(Study):
         "learning rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are "
         "looked at once. The seed draws the task (where it is made up), the weights and the order of training."
     )
-    measures: ClassVar[tuple[Measure, ...]] = MEASURES
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(
             {"method": "poisson", "sigma_u": 1.0, "task": "randman"},
@@ -51,24 +46,12 @@ class Shallow(Study):
             "batches, validation and test samples in the standardisation",
         ),
     )
-    chosen: ClassVar[tuple[str, ...]] = ("lr",)
-    criterion: ClassVar[str] = "val"
 
-    task: Task = RandmanTask()  # noqa: RUF009 - frozen
     task_name: str = "randman"
     width: int = 128
-    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
-    lrs: tuple[float, ...] = (2e-3, 5e-3, 2e-2)
     methods: tuple[str, ...] = ("poisson", "measured")
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
     rivals: tuple[str, ...] = ("kaiming", "kaiming-relu", "xavier", "torch", "ding", "micheli", "spikeinit", "lsuv")
-    seconds_per_epoch: float = 1.2
-    """Of one hidden layer, on one core."""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
-        return self.task.files
 
     def grid(self) -> list[Setting]:
         """See `Study.grid`."""
@@ -77,24 +60,14 @@ class Shallow(Study):
             *grid(task=(self.task_name,), method=self.rivals, sigma_u=(None,), lr=self.lrs),
         ]
 
-    def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
-        return 2 + self.seconds_per_epoch * self.recipe.epochs
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return FullyConnected(width=self.width, depth=1)
 
-    def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
-        sigma, lr = setting["sigma_u"], setting["lr"]
-        assert isinstance(lr, float)
-        return trained(
-            self.task,
-            FullyConnected(width=self.width, depth=1),
-            self.recipe,
-            method=str(setting["method"]),
-            target=Target(sigma=float(sigma)) if sigma is not None else Target(),
-            lr=lr,
-            seed=seed,
-            data=data,
-        )
+    def target(self, setting: Setting) -> Target:
+        """See `LearningStudy.target`."""
+        sigma = setting["sigma_u"]
+        return Target() if sigma is None else Target(sigma=float(sigma))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fluctua
 from fluctua.diagnostics import Report
-from fluctua.experiments.networks import FullyConnected
+from fluctua.experiments.networks import Architecture
 from fluctua.experiments.studies.methods import start
 from fluctua.experiments.studies.task import Task
 from fluctua.experiments.sweep import Measure, Outcome
@@ -64,7 +64,7 @@ class Recipe:
 
 def trained(
     task: Task,
-    network: FullyConnected,
+    network: Architecture,
     recipe: Recipe,
     *,
     method: str,
@@ -72,15 +72,17 @@ def trained(
     lr: float,
     seed: int,
     data: Path | None,
+    alpha: float = 0.9,
 ) -> Outcome:
     """Initialise a network by a method of `methods.LABELS` and train it; `data` is the folder of the task's files.
 
-    The weights that are tested, once, are those of the epoch with the best validation accuracy.
+    The weights that are tested, once, are those of the epoch with the best validation accuracy. Further test sets of
+    the task go by their own names.
     """
     samples = task.load(seed, data)
     model = network.build(samples.shape, samples.n_classes, dt=task.dt, duration=task.duration)
     x, y = samples.batch(min(recipe.measured_on, len(samples.splits["train"])))
-    start(model, x, method, target=target, seed=seed, bounds=recipe.bounds)
+    start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha)
     settings = recipe.settings(lr, seed)
     loss = loss_by_name(settings.loss)
     before = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
@@ -107,7 +109,7 @@ def _learning(result: FitResult, recipe: Recipe) -> dict[str, float]:
     return {
         "val": max(scores),
         "first": scores[0],
-        "test": result.test["test"],
+        **result.test,
         "epochs_to": reached[0] if reached else recipe.epochs + 1,  # left out, a failure would count for nothing
     }
 

@@ -1,7 +1,7 @@
 """The rivals: initialisers that others have proposed, by name, for comparison."""
 
 from fluctua.initialization.baselines.by_name import BASELINES, DALE_BASELINES, Baseline, baseline
-from fluctua.initialization.baselines.classic import kaiming, torch_default, xavier
+from fluctua.initialization.baselines.classic import folded_kaiming, kaiming, torch_default, xavier
 from fluctua.initialization.baselines.ding import ding
 from fluctua.initialization.baselines.ei_init import ei_init, ei_init_
 from fluctua.initialization.baselines.lsuv import lsuv
@@ -19,6 +19,7 @@ __all__ = [
     "ding",
     "ei_init",
     "ei_init_",
+    "folded_kaiming",
     "kaiming",
     "lsuv",
     "micheli",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from fluctua.initialization.baselines.classic import kaiming, torch_default, xavier
+from fluctua.initialization.baselines.classic import folded_kaiming, kaiming, torch_default, xavier
 from fluctua.initialization.baselines.ding import ding
 from fluctua.initialization.baselines.ei_init import ei_init
 from fluctua.initialization.baselines.lsuv import lsuv
@@ -49,7 +49,7 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
     }
 )
 
-DALE_BASELINES: Mapping[str, Baseline] = MappingProxyType({"ei-init": ei_init})
+DALE_BASELINES: Mapping[str, Baseline] = MappingProxyType({"ei-init": ei_init, "kaiming-folded": folded_kaiming})
 """Those for networks with layers under Dale's law."""
 
 

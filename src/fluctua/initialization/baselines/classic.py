@@ -32,8 +32,28 @@ def kaiming(
     draw_kaiming(model, new_generator(seed, None), gain)
 
 
+def folded_kaiming(
+    model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call
+) -> None:
+    """`kaiming`, of whose draws a layer under Dale's law gets the absolute values; in place.
+
+    What somebody does who knows Kaiming's initialiser and needs weights of one sign: their second moment is Kaiming's,
+    but nothing balances excitation and inhibition. The batch is not looked at.
+    """
+    _draw(model, new_generator(seed, None), gain=1.0)
+    for module in modules_of(model):
+        if hasattr(module, "sign"):
+            for weight in module.parameters(recurse=False):
+                write(weight, weight.detach().abs())
+
+
 def draw_kaiming(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -> None:
     """`kaiming` with draws from a generator that goes on being used."""
+    _refuse_signs(model)
+    _draw(model, generator, gain)
+
+
+def _draw(model: nn.Module, generator: torch.Generator, gain: float) -> None:
     for weight in _weights(model):
         write(weight, normal(weight, generator) * gain / math.sqrt(weight[0].numel()))
 
@@ -51,6 +71,7 @@ def xavier(
     Glorot & Bengio 2010, whose variance is certain; they drew from a uniform law, here it is the normal one that the
     other methods have.
     """
+    _refuse_signs(model)
     generator = new_generator(seed, None)
     for weight in _weights(model):
         fans = weight[0].numel() + weight[:, 0].numel()
@@ -74,15 +95,18 @@ def torch_default(
                 reset()
 
 
-def _weights(model: nn.Module) -> list[nn.Parameter]:
-    """All trained weights; the biases are set to zero on the way."""
-    weights: dict[nn.Parameter, None] = {}
+def _refuse_signs(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "sign"):
             raise ValueError(
                 f"{name} is a layer under Dale's law, whose weights have one sign, and this method draws both signs: "
-                "use 'torch', or ei_init_ on its weights"
+                "use 'torch', 'kaiming-folded' or 'ei-init'"
             )
+
+
+def _weights(model: nn.Module) -> list[nn.Parameter]:
+    """All trained weights; the biases are set to zero on the way."""
+    weights: dict[nn.Parameter, None] = {}
     for module in modules_of(model):
         if not members_of(module):
             for name, parameter in module.named_parameters(recurse=False):
