@@ -65,6 +65,13 @@ def test_more_seeds_later_add_to_what_is_there(tmp_path: Path) -> None:
     assert len(list((tmp_path / "toy" / "runs").iterdir())) == 12
 
 
+def test_a_part_of_the_grid_can_be_done_first_and_results_are_of_all_that_is_finished(tmp_path: Path) -> None:
+    for wanted, rows in ((["x=0"], 2), (["x=1", "method=a"], 3), ([], 6)):
+        reproduce("toy", Toy(), seeds=1, data=None, out=tmp_path, backend=here, console=quiet(), wanted=wanted)
+        with (tmp_path / "toy" / "table.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == rows
+
+
 def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
     with pytest.raises(SweepFailed, match="no run of toy ended well; the first error: ArithmeticError: x = 2"):
         reproduce("toy", Toy(xs=(2,), fails_at=2), seeds=1, data=None, out=tmp_path, backend=here, console=quiet())

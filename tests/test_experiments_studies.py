@@ -11,12 +11,31 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 pytest.importorskip("h5py")
 
+from data_files import write_shd
 from fluctua.data import RandmanSettings
 from fluctua.experiments.runner_perform import perform
 from fluctua.experiments.store import Record, Store
-from fluctua.experiments.studies import STUDIES, Depth, RandmanTask, Recipe, Shallow, Theory
-from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED
+from fluctua.experiments.studies import (
+    STUDIES,
+    DaleNets,
+    Depth,
+    FileTask,
+    RandmanTask,
+    Rates,
+    Recipe,
+    Recurrence,
+    Shallow,
+    Speakers,
+    States,
+    Theory,
+    TimeConstants,
+)
+from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED, start
+from fluctua.experiments.studies.speakers import KNOWN, UNHEARD
+from fluctua.experiments.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.experiments.sweep import Run, Study, runs_of
+from fluctua.neurons import LIF
+from fluctua.theory import Target
 from layout import assert_legible
 
 TINY = RandmanTask(n_classes=3, samples_per_class=30, duration=0.1, batch_size=24)
@@ -24,10 +43,33 @@ SHORT = Recipe(epochs=1, measured_on=40)
 DEPTH = Depth(task=TINY, recipe=SHORT, width=16, depths=(1, 2), lrs=(5e-3,))
 SHALLOW = Shallow(task=TINY, recipe=SHORT, width=16, sigmas=(0.5, 1.0), lrs=(5e-3,), rivals=("kaiming", "spikeinit"))
 THEORY = Theory(n_in=200, width=200, samples=8, duration=1.0, further_xis=(0.5,), further_dts=(10e-3,))
+RECURRENCE = Recurrence(task=TINY, recipe=SHORT, width=16, alphas=(0.5, 0.9), lrs=(5e-3,))
+DALE = DaleNets(task=TINY, recipe=SHORT, width=16, means=(0.0,), ratios=(2,), methods=("poisson",), lrs=(5e-3,))
+RATES = Rates(task=TINY, recipe=SHORT, width=16, depth=2, rates=(3.0, 8.0), lrs=(5e-3,))
+TIMES = TimeConstants(task=TINY, recipe=SHORT, width=16, lrs=(5e-3,))
+FILES = FileTask(train="train.h5", test="test.h5", dt=4e-3, duration=0.1, pool=70, batch_size=16)
+SPEAKERS = Speakers(
+    task=FILES,
+    recipe=SHORT,
+    networks=("fc", "dale"),
+    methods=("kaiming", "measured"),
+    dale_methods=("kaiming-folded", "poisson"),
+    lrs=(5e-3,),
+)
+STATES = States(task=FILES, recordings=3, samples=4, width=32, depths=(1, 4), methods=("kaiming", "measured"))
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Study], list[Record]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings in the layout of SHD: speakers 0 and 1 in training, 1 and 2 in the test."""
+    root = tmp_path_factory.mktemp("recordings")
+    write_shd(root / "train.h5", [*range(10)] * 6, speakers=[0] * 30 + [1] * 30)
+    write_shd(root / "test.h5", [*range(10)] * 2, speakers=[1] * 10 + [2] * 10, seed=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Callable[[Study], list[Record]]:
     """All runs of a study with one seed."""
     root = tmp_path_factory.mktemp("studies")
     known: dict[Study, list[Record]] = {}
@@ -36,13 +78,24 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Study], list[Rec
         if study not in known:
             store = Store(root / type(study).__name__)
             store.open({})
-            known[study] = [perform(run, store.root) for run in runs_of(study, 1)]
+            known[study] = [perform(run, store.root) for run in runs_of(study, 1, folder)]
         return known[study]
 
     return done
 
 
-STUDIES_HERE = pytest.mark.parametrize("study", [DEPTH, SHALLOW, THEORY], ids=["depth", "shallow", "theory"])
+ALL = {
+    "depth": DEPTH,
+    "shallow": SHALLOW,
+    "theory": THEORY,
+    "recurrence": RECURRENCE,
+    "dale": DALE,
+    "rates": RATES,
+    "time-constants": TIMES,
+    "speakers": SPEAKERS,
+    "states": STATES,
+}
+STUDIES_HERE = pytest.mark.parametrize("study", ALL.values(), ids=ALL)
 
 
 @STUDIES_HERE
@@ -129,3 +182,53 @@ def test_files_are_read_from_the_folder_that_is_given(tmp_path: Path) -> None:
     setting = study.grid()[0]
     with pytest.raises(OSError, match=r"fsdd_(train|test)\.h5"):
         study.run(setting, 0, tmp_path)
+
+
+def test_speakers_are_told_apart(done: Callable[[Study], list[Record]]) -> None:
+    for r in done(SPEAKERS):  # the bands of the digits are the same for all speakers; ten samples each
+        assert r.values["test"] == pytest.approx((r.values[KNOWN] + r.values[UNHEARD]) / 2)
+
+
+def test_networks_under_dales_law_have_rivals_of_their_own() -> None:
+    methods = {(setting["network"], setting["method"]) for setting in SPEAKERS.grid()}
+    assert {method for network, method in methods if network == "dale"} == {"kaiming-folded", "poisson"}
+    assert {method for network, method in methods if network == "fc"} == {"kaiming", "measured"}
+
+
+def test_the_share_of_recurrence_is_as_asked() -> None:
+    x = TINY.load(0, None).batch(60)[0]
+    for setting in RECURRENCE.grid()[2:4]:
+        model = RECURRENCE.network(setting).build((x.shape[2],), 3, dt=TINY.dt, duration=TINY.duration)
+        report = start(model, x, "measured", target=Target(), seed=0, bounds="randman", alpha=RECURRENCE.alpha(setting))
+        share = next(q.share for q in report[0].pathways if q.name.startswith("0"))
+        assert share == pytest.approx(float(setting["alpha"] or 0), abs=0.05)
+
+
+def test_a_dale_network_has_as_many_inhibitory_neurons_as_its_ratio_says() -> None:
+    for setting in DALE.grid():
+        layer = DALE.network(setting).build((20,), 3, dt=2e-3, duration=0.1)[0]
+        sizes = [weight.shape[0] for weight in (layer.input_exc.weight, layer.input_inh.weight)]
+        assert sizes == [16, 16 // int(setting["ratio"] or 1)]
+
+
+def test_measurement_brings_a_network_to_the_rate_that_is_asked_for(done: Callable[[Study], list[Record]]) -> None:
+    found = {r.setting["target_rate"]: r.values for r in done(RATES) if r.setting["method"] == "measured"}
+    for rate, values in found.items():  # 16 neurons, 40 samples of 0.1 s: 64 s, counts scatter by their roots; four
+        assert values["rate"] == pytest.approx(rate, rel=0.1, abs=4 * (float(rate or 0) / 64) ** 0.5)
+
+
+def test_time_constants_are_of_their_kind() -> None:
+    for setting in TIMES.grid()[: len(KINDS)]:
+        network = TIMES.network(setting).build((20,), 3, dt=2e-3, duration=0.1)
+        neurons = next(module for module in network if isinstance(module, LIF))
+        kind = setting["time_constants"]
+        assert (neurons.tau_mem.numel() > 1) == (kind in (MIXED, LEARNED))
+        assert bool(list(neurons.parameters())) == (kind == LEARNED)
+        assert kind in (SAME, MIXED, LEARNED)
+
+
+def test_our_state_outlives_depth_and_kaimings_does_not(done: Callable[[Study], list[Record]]) -> None:
+    deep = {r.setting["method"]: r for r in done(STATES) if r.setting["depth"] == 4}
+    assert deep["measured"].values["sigma_u"] == pytest.approx(1.0, abs=0.25)  # other recordings than measured on
+    assert deep["measured"].values["rate"] > 1
+    assert deep["kaiming"].values["rate"] < 0.1 * deep["measured"].values["rate"]

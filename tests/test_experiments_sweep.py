@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rich")
 
 from fluctua.experiments.studies import FSDD, STUDIES, Depth
-from fluctua.experiments.sweep import Reference, Run, Setting, grid, in_words, runs_of
+from fluctua.experiments.sweep import Reference, Run, Setting, grid, in_words, only, runs_of
 from toy_study import Toy
 
 
@@ -85,3 +85,34 @@ def test_a_missing_data_file_is_named_before_any_run(tmp_path: Path) -> None:
 def test_a_sweep_without_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match="one seed or more, got 0"):
         runs_of(Toy(), 0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ([], {(m, x) for m in "ab" for x in (0, 1, 2)}),
+        (["method=b"], {("b", 0), ("b", 1), ("b", 2)}),
+        (["method=b", "x=0,2"], {("b", 0), ("b", 2)}),
+    ],
+    ids=["all", "one axis", "two axes"],
+)
+def test_a_part_of_the_grid_is_that_of_the_wanted_values(wanted: list[str], kept: set[tuple[str, int]]) -> None:
+    assert {(run.setting["method"], run.setting["x"]) for run in only(runs_of(Toy(), 1), wanted)} == kept
+
+
+def test_numbers_are_wanted_as_they_are_printed() -> None:
+    assert {run.setting["lr"] for run in only(runs_of(Depth(), 1), ["lr=0.005"])} == {5e-3}
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ("method", "'method' chooses nothing: write AXIS=VALUE"),
+        ("depth=1", "no setting has the axis 'depth': choose one of method, x"),
+        ("x=7", "no run has x=7: choose among 0, 1, 2"),
+    ],
+    ids=["no value", "no axis", "no run"],
+)
+def test_a_part_that_is_not_there_is_refused(wish: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        only(runs_of(Toy(), 1), [wish])

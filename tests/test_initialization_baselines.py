@@ -622,10 +622,10 @@ def test_ei_init_serves_a_network_with_dales_law_and_no_other() -> None:
 
 
 def test_folded_kaiming_has_the_second_moment_of_kaiming_and_the_sign_of_dale() -> None:
-    model = nn.Sequential(DaleLayer(300, 200, 50), nn.Linear(200, 5), LI(0.2))
-    baseline("kaiming-folded")(model, seed=0)
-    for weight in (model[0].input_exc.weight, model[0].circuit.inh_exc.weight):
+    layer, linear = DaleLayer(300, 200, 50), nn.Linear(200, 5)
+    baseline("kaiming-folded")(nn.Sequential(layer, linear, LI(0.2)), seed=0)
+    for weight in (layer.input_exc.weight, layer.circuit.inh_exc.weight):
         assert bool((weight >= 0).all())
         scaled = weight.detach().double().square() * weight.shape[1]  # chi squared: of variance 2
         assert float(scaled.mean()) == pytest.approx(1.0, abs=4 * math.sqrt(2 / weight.numel()))
-    assert bool((model[1].weight < 0).any())
+    assert bool((linear.weight < 0).any())

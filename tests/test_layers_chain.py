@@ -117,7 +117,7 @@ ALTERATIONS: dict[str, tuple[Alter, list[int]]] = {
     "backward hook": (lambda m: m[1].register_full_backward_hook(lambda *_: None), [2]),
     "hook inside the recurrence": (lambda m: m[3].weight.register_forward_hook(lambda *_: None), [1, 1]),
     "hook on the recurrence": (lambda m: m[3].register_forward_hook(lambda *_: None), [1, 1, 1]),
-    "hook on a tap": (lambda m: m[3].spikes["cell"].register_forward_hook(lambda *_: None), [1, 1]),
+    "hook on a tap": (lambda m: m[3].spikes["cell"].register_forward_hook(lambda *_: None), [1, 1, 1]),
     "hook on the readout": (lambda m: m[5].register_forward_hook(lambda *_: None), [2]),
     "parametrised weight": (lambda m: parametrizations.weight_norm(m[2]), [1, 1, 1]),
     "adaptive neurons": (lambda m: m.__setitem__(1, AdaptiveLIF().double()), [2]),

@@ -15,6 +15,7 @@ from circuit_loops import ByHand, populations_of, recurrent_by_hand, spikes
 from fluctua.layers import Circuit, DaleLayer, Recurrent, Synapse
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.lif import Firing
+from fluctua.timeloop import events_layers
 
 CELLS: dict[str, Callable[[], nn.Module]] = {
     "exponential": LIF,
@@ -110,6 +111,65 @@ def test_an_exc_inh_neuron_is_excited_by_its_recurrence() -> None:
     by_port = layer.cell(*(c.clamp_min(0) for c in (current, -current)))
     assert by_port.any(), "the cell itself takes two currents"
     assert torch.equal(layer(current), recurrent_by_hand(layer.cell, layer.weight, current))
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many layers ran in each fused operation."""
+    calls, original = list[int](), events_layers.run_layers
+
+    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> Tensor:
+        calls.append(len(layers))
+        return original(x, layers, *rest)
+
+    monkeypatch.setattr(events_layers, "run_layers", counting)
+    return calls
+
+
+def test_a_hook_on_the_tap_sees_the_spikes_of_the_fused_loop(fused: list[int]) -> None:
+    layer, current, seen = recurrent(LIF()), drawn(60, 3, 12).requires_grad_(), list[Tensor]()
+    layer.spikes["cell"].register_forward_hook(lambda module, args, output: seen.append(output))
+    out = layer(current)
+    assert fused == [1]
+    assert torch.equal(seen[0], out)
+    expected = recurrent_by_hand(layer.cell, layer.weight, current)
+    assert torch.equal(out, expected)
+    (mine,), (true,) = (torch.autograd.grad(spikes.sum(), current) for spikes in (seen[0], expected))
+    torch.testing.assert_close(mine, true, rtol=0, atol=1e-10 * float(true.abs().max()))
+
+
+def test_a_hook_on_the_tap_may_change_the_spikes_that_come_out(fused: list[int]) -> None:
+    layer, current = recurrent(LIF()), drawn(60, 3, 12)
+    plain = layer(current)
+    layer.spikes["cell"].register_forward_hook(lambda module, args, output: 2 * output)
+    assert torch.equal(layer(current), 2 * plain)
+    assert fused == [1, 1]
+
+
+class OwnRecurrent(Recurrent):
+    pass
+
+
+LOOKERS: dict[str, tuple[Callable[[Recurrent], Any], list[int]]] = {
+    "hook on the neurons": (lambda layer: layer.cell.register_forward_hook(lambda *_: None), [1]),
+    "hook on the weight": (lambda layer: layer.weight.register_forward_hook(lambda *_: None), []),
+    "hook before the weight": (lambda layer: layer.weight.register_forward_pre_hook(lambda *_: None), []),
+}
+
+
+@pytest.mark.parametrize("name", LOOKERS)
+def test_only_who_looks_between_the_steps_makes_it_step(name: str, fused: list[int]) -> None:
+    look, expected = LOOKERS[name]
+    layer, current = recurrent(LIF()), drawn(60, 3, 12)
+    look(layer)
+    assert torch.equal(layer(current), recurrent_by_hand(layer.cell, layer.weight, current))
+    assert fused == expected
+
+
+def test_a_subclass_is_stepped_through(fused: list[int]) -> None:
+    layer, current = OwnRecurrent(LIF(), nn.Linear(12, 12)).double(), drawn(60, 3, 12)
+    assert torch.equal(layer(current), recurrent_by_hand(layer.cell, layer.weight, current))
+    assert fused == []
 
 
 # -- circuits of one's own -------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 
 import fluctua
 from circuit_loops import spikes
-from fluctua.layers import DaleCircuit, DaleError, DaleLayer
-from fluctua.neurons import ExcInhLIF
+from fluctua.layers import Chain, DaleCircuit, DaleError, DaleLayer, SpikeBatch
+from fluctua.neurons import LI, ExcInhLIF
 from fluctua.timeloop import ArcTan, SigmoidDerivative, SuperSpike, engine, events_exc_inh
 from fluctua.training.module import recorded_spikes
 
@@ -119,6 +119,38 @@ def test_spikes_and_gradients_are_those_of_the_loop(name: str, kind: str, fused:
     for train in assert_same(dale, INPUTS[kind]()).values():
         assert 0.01 < float(train.detach().mean()) < 0.5
     assert fused == [kind]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda d: d, lambda d: Chain(d, nn.Linear(12, 3), LI(), nn.Identity()).double()],
+    ids=["alone", "chain"],
+)
+def test_a_spike_batch_gives_what_the_dense_tensor_gives(
+    wrap: Callable[[DaleLayer], nn.Module], fused: list[str]
+) -> None:
+    model, x = wrap(layer()), INPUTS["events"]()
+    events = SpikeBatch.from_dense(x)
+    dense, sparse = model(x), model(events)
+    assert fused == ["events", "events"]
+    assert torch.equal(dense, sparse)
+    weights = list(model.parameters())
+    for mine, true in zip(*(torch.autograd.grad(out.sum(), weights) for out in (sparse, dense)), strict=True):
+        assert torch.equal(mine, true)
+
+
+def test_a_spike_batch_is_made_dense_for_who_steps_or_looks(fused: list[str]) -> None:
+    dale, x = layer(), INPUTS["events"]()
+    expected, events, seen = dale(x), SpikeBatch.from_dense(x), list[Tensor]()
+    handle = dale.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    assert torch.equal(Chain(dale)(events), expected)
+    assert torch.equal(seen[0], x)
+    handle.remove()
+    dale.input_exc.register_forward_hook(nothing)
+    assert torch.equal(dale(events), expected)
+    with engine("reference"):
+        assert torch.equal(dale(events), expected)
+    assert fused == ["events", "events", "current"]
 
 
 def test_graded_events_count_for_what_they_are(fused: list[str]) -> None:

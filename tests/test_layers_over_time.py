@@ -2,12 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from fluctua.layers import OverTime
+from fluctua.timeloop import engine, events_conv
 
 T, B = 6, 3
 
@@ -83,3 +86,104 @@ def test_what_is_no_sequence_is_refused() -> None:
 def test_a_module_that_mixes_samples_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Flatten returned \(90,\) for 18 steps and samples: it must keep the first"):
         OverTime(nn.Flatten(0))(sequence(5))
+
+
+# -- by events -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_events(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Shapes of the frames of each convolution that ran by events."""
+    calls, original = list[torch.Size](), events_conv.convolved
+
+    def counting(x: Tensor, *rest: Any) -> Tensor:
+        calls.append(x.shape)
+        return original(x, *rest)
+
+    monkeypatch.setattr(events_conv, "convolved", counting)
+    return calls
+
+
+def spikes(*shape: int, density: float = 0.1) -> Tensor:
+    return (torch.rand(T, B, *shape, generator=torch.Generator().manual_seed(1)) < density).double()
+
+
+CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "2d": (lambda: nn.Conv2d(2, 4, 3, padding=1), (2, 8, 7)),
+    "2d, stride": (lambda: nn.Conv2d(2, 4, (3, 2), stride=(2, 3), padding=(0, 2), bias=False), (2, 8, 7)),
+    "1d": (lambda: nn.Conv1d(2, 4, 5, padding=2), (2, 30)),
+    "1d, stride": (lambda: nn.Conv1d(2, 4, 7, stride=3, bias=False), (2, 30)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_few_spikes_are_added_up_to_what_a_loop_over_the_steps_gives(name: str, by_events: list[torch.Size]) -> None:
+    make, shape = CONVOLUTIONS[name]
+    torch.manual_seed(0)
+    module = make().double()
+    x = spikes(*shape).requires_grad_()
+    out, expected = OverTime(module)(x), torch.stack([module(step) for step in x])
+    torch.testing.assert_close(out, expected)
+    inputs = [x, *module.parameters()]
+    upstream = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))
+    ours, truth = (torch.autograd.grad(o, inputs, upstream) for o in (out, expected))
+    for mine, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, true)
+    assert len(by_events) == 1
+
+
+def hooked() -> nn.Module:
+    module = nn.Conv2d(2, 4, 3)
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
+ASIDE: dict[str, Callable[[], nn.Module]] = {
+    "a hook": hooked,
+    "holes": lambda: nn.Conv2d(2, 4, 3, dilation=2),
+    "groups": lambda: nn.Conv2d(2, 4, 3, groups=2),
+    "other padding": lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+    "padding by name": lambda: nn.Conv2d(2, 4, 3, padding="same"),
+    "a parametrised weight": lambda: parametrizations.weight_norm(nn.Conv2d(2, 4, 3)),
+    "not a convolution": lambda: nn.ConvTranspose2d(2, 4, 3),
+}
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_what_is_no_plain_convolution_runs_as_it_stands(name: str, by_events: list[torch.Size]) -> None:
+    torch.manual_seed(0)
+    module, x = ASIDE[name]().double(), spikes(2, 8, 7)
+    torch.testing.assert_close(OverTime(module)(x), torch.stack([module(step) for step in x]))
+    assert by_events == []
+
+
+def test_many_spikes_other_engines_and_transformations_take_the_convolution_as_it_stands(
+    by_events: list[torch.Size],
+) -> None:
+    torch.manual_seed(0)
+    layer, x = OverTime(nn.Conv2d(2, 4, 3).double()), spikes(2, 8, 7)
+    layer(spikes(2, 8, 7, density=0.6))
+    with engine("reference"):
+        layer(x)
+    weights = dict(layer.named_parameters())
+    torch.func.grad(lambda w: torch.func.functional_call(layer, w, (x,)).sum())(weights)
+    with torch.autocast("cpu"):
+        layer.float()(x.float())
+    layer.bfloat16()(x.bfloat16())
+    assert by_events == []
+    layer.double()(x)
+    assert by_events == [torch.Size([T * B, 2, 8, 7])]
+
+
+def test_no_events_at_all_leave_the_bias(by_events: list[torch.Size]) -> None:
+    module = nn.Conv2d(2, 4, 3).double()
+    assert module.bias is not None
+    out = OverTime(module)(spikes(2, 8, 7, density=0.0))
+    assert torch.equal(out, module.bias[:, None, None].expand(out.shape))
+    assert len(by_events) == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 7), (3, 8, 7), (2, 8)])
+def test_frames_that_do_not_fit_are_refused_as_by_the_convolution(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size|expected input|Expected"):
+        OverTime(nn.Conv2d(2, 4, 3).double())(spikes(*shape))

@@ -6,7 +6,6 @@ No GPU is needed. What a GPU would run is compiled for one, though, and looked a
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -35,31 +34,16 @@ from fluctua.timeloop import (
 )
 from fluctua.timeloop.gpu import GpuEngine
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
+from triton_kernels import compiling, interpret, kernels, machine_code
 
 DTYPE = torch.float64
 SHAPE = (12, 2, 3, 5)  # [T, B, *N]
-KERNELS = Path(gpu.__file__).with_name("gpu_kernels.py")
-
-
-def kernels(interpreted: bool) -> ModuleType:
-    """The kernels' module anew: Triton decides at definition whether it will compile or interpret a kernel."""
-    spec = spec_from_file_location(f"kernels_{interpreted}", KERNELS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TRITON_INTERPRET", str(int(interpreted)))
-        spec.loader.exec_module(module)
-    return module
-
-
-INTERPRETED = kernels(True)
 
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "kernels", INTERPRETED)
+    interpret(monkeypatch)
 
 
 def drawn(shape: tuple[int, ...], scale: float = 3.0, seed: int = 0) -> Tensor:
@@ -298,7 +282,7 @@ def test_second_derivatives_are_refused(p: LoopParameters) -> None:
     with engine("gpu"):
         (gradient,) = torch.autograd.grad(run(x, p).output.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"only once.*engine\('reference'\)"):
-        gradient.square().sum().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.grad(gradient.square().sum(), x)
 
 
 NEURONS: dict[str, Callable[[], nn.Module]] = {
@@ -413,7 +397,7 @@ def test_refusals(current: Tensor, p: LoopParameters, reason: str | None) -> Non
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "kernels", kernels(interpreted=False))
+    monkeypatch.setattr(gpu, "kernels", kernels(interpreted=False)["gpu_kernels"])
     assert GpuEngine().refusal(torch.zeros(2, 1, 3), PLAIN) == "it takes CUDA tensors, not one on cpu"
 
 
@@ -436,25 +420,8 @@ def test_transformed_tensors_are_left_to_the_reference() -> None:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The kernels for a GPU, and Triton's cache in a folder of their own."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        environment.setenv("TRITON_INTERPRET", "0")
-        yield kernels(interpreted=False)
-
-
-def machine_code(
-    kernel: Any, pointers: int, dtype: str, options: Mapping[str, object], size: str = "i32"
-) -> Mapping[str, str]:
-    """Triton's stages of a kernel for an H100, which need no such device. A size may be 1, a constant to Triton."""
-    names = kernel.arg_names
-    sizes = names[pointers : len(names) - len(options)]
-    values = options if size != "1" else {**options, **dict.fromkeys(sizes, 1)}
-    types = {name: "constexpr" if name in values else size for name in names}
-    types |= dict.fromkeys(names[:pointers], f"*{dtype}")
-    source = triton.compiler.ASTSource(kernel, types, {(names.index(name),): value for name, value in values.items()})
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    stages: Mapping[str, str] = triton.compile(source, target, {"num_warps": 4, "enable_fp_fusion": False}).asm
-    return stages
+    with compiling(str(tmp_path_factory.mktemp("triton"))):
+        yield kernels(interpreted=False)["gpu_kernels"]
 
 
 EVERYTHING = {"EXPONENTIAL": True, "SPIKING": True, "HARD": True, "BLOCK": 128}

@@ -13,6 +13,7 @@ from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
 from fluctua.timeloop import simd
+from fluctua.timeloop.simd_turn import turn
 
 Array = NDArray[Any]
 
@@ -191,3 +192,24 @@ def test_a_machine_without_wide_registers_computes_the_same() -> None:
     )
     environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": "tests"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+@njit
+def turned(source, at, step, target, to, stride):  # type: ignore[no-untyped-def]
+    turn(source, at, step, target, to, stride)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_square_of_vectors_is_turned_around(dtype: Any) -> None:
+    n = simd.lanes(dtype)
+    source, target = drawn(3 * n * n, dtype), np.zeros(3 * n * n, dtype)
+    turned(source, 5, n + 3, target, 2, n + 1)
+    for i in range(n):
+        for j in range(n):
+            assert target[2 + j * (n + 1) + i] == source[5 + i * (n + 3) + j]
+    assert np.count_nonzero(target) == n * n
+
+
+def test_two_types_cannot_be_turned_into_each_other() -> None:
+    with pytest.raises(TypingError):
+        turned(np.zeros(256, np.float32), 0, 16, np.zeros(256, np.float64), 0, 16)

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.training import LOSSES, TimeLoss, loss_by_name, max_over_time_cross_entropy
+from fluctua.training import (
+    LOSSES,
+    TimeLoss,
+    loss_by_name,
+    max_over_time_cross_entropy,
+    sum_of_softmax_cross_entropy,
+)
 
 losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
 
@@ -18,6 +24,21 @@ def test_max_over_time_is_minus_the_mean_log_probability_of_the_right_class() ->
         peaks = [max(output[t, b, c].item() for t in range(7)) for c in range(3)]
         total -= (torch.tensor(peaks, dtype=torch.float64).log_softmax(0)[label]).item()
     assert max_over_time_cross_entropy(output, labels).item() == pytest.approx(total / 5)
+
+
+def test_sum_of_softmax_is_minus_the_mean_log_of_the_right_class_s_mean_probability() -> None:
+    output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
+    right = torch.stack([output.softmax(2)[:, b, label] for b, label in enumerate(labels.tolist())])
+    assert sum_of_softmax_cross_entropy(output, labels).item() == pytest.approx(-right.mean(1).log().mean().item())
+
+
+def test_sum_of_softmax_stays_finite_where_the_right_class_is_hopeless() -> None:
+    output = torch.tensor([[[0.0, 1e3]]]).expand(7, 1, 2).clone().requires_grad_()  # its probability is 0 in float32
+    loss = sum_of_softmax_cross_entropy(output, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, output)
+    assert loss.item() == 1e3
+    rounding = 1e3 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(gradient.sum(0), torch.tensor([[-1.0, 1.0]]), rtol=0, atol=rounding)
 
 
 @losses

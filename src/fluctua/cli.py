@@ -42,6 +42,8 @@ class Model(StrEnum):
 
     fc = "fc"
     recurrent = "recurrent"
+    modern = "modern"
+    modern_adaptive = "modern-adaptive"
     shd_conv = "shd-conv"
     shd_conv_deep = "shd-conv-deep"
     dale = "dale"
@@ -61,6 +63,7 @@ class Method(StrEnum):
     poisson = "poisson"
     kaiming = "kaiming"
     kaiming_relu = "kaiming-relu"
+    kaiming_folded = "kaiming-folded"
     xavier = "xavier"
     torch = "torch"
     ding = "ding"
@@ -70,6 +73,14 @@ class Method(StrEnum):
     tdbn = "tdbn"
     lsuv = "lsuv"
     ei_init = "ei-init"
+
+
+class Recipe(StrEnum):
+    """Recipes of `fluctua.experiments.recipes.RECIPES`, likewise."""
+
+    plain = "plain"
+    paper = "paper"
+    modern = "modern"
 
 
 @app.command()
@@ -99,7 +110,13 @@ def train(
     ],
     test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/train"),
-    model: Annotated[Model, Option(help="Network: the last five are for images.")] = Model.fc,
+    recipe: Annotated[
+        Recipe,
+        Option(help="What is trained how, unless options below say otherwise: with Adam; the paper's; for accuracy."),
+    ] = Recipe.plain,
+    model: Annotated[
+        Model | None, Option(help="Network: the last five are for images. Default: fc, or modern by that recipe.")
+    ] = None,
     method: Annotated[Method, Option(help="Initialisation.")] = Method.measured,
     xi: Annotated[float | None, Option(help="Target: distance from threshold in sigma_U (default 1).")] = None,
     rate: Annotated[float | None, Option(help="Target: firing rate in Hz, instead of xi.")] = None,
@@ -109,7 +126,18 @@ def train(
     ] = None,
     depth: Annotated[int | None, Option(min=1, help="Hidden layers or residual blocks; default: the model's.")] = None,
     epochs: Annotated[int, Option(min=1)] = 20,
-    lr: Annotated[float, Option(help="Learning rate of Adam.")] = 5e-3,
+    lr: Annotated[float | None, Option(help="Largest learning rate. Default: 5e-3; modern: 1e-2.")] = None,
+    loss: Annotated[
+        str | None, Option(help="Name of the loss. Default: max_over_time; modern: sum_of_softmax.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, Option(help="Name of the optimiser. Default: adam; paper: smorms3; modern: adamw.")
+    ] = None,
+    weight_decay: Annotated[float | None, Option(min=0, help="Default: none; modern: 1e-2.")] = None,
+    schedule: Annotated[
+        str | None, Option(help="Of the learning rate: constant (default), or cosine (modern).")
+    ] = None,
+    warmup: Annotated[float | None, Option(min=0, help="Epochs in which the learning rate rises; default: 0.")] = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 128, or 16 images.")] = None,
     dt: Annotated[float, Option(help="Time step in seconds.")] = 2e-3,
     duration: Annotated[
@@ -117,7 +145,9 @@ def train(
         Option(help="Length of a trial in seconds; default: 0.7, N-MNIST 0.3, DVS128 Gesture 1, CIFAR-10 0.5."),
     ] = None,
     pool: Annotated[int, Option(min=1, help="Merge so many neighbouring channels.")] = 1,
-    augment: Annotated[bool, Option("--augment", help="Shift and thin out the training samples.")] = False,
+    augment: Annotated[
+        bool | None, Option("--augment/--no-augment", help="Shift the training samples. Default: no; modern: yes.")
+    ] = None,
     minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
     seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
@@ -127,7 +157,8 @@ def train(
     from fluctua.theory import Target
 
     settings = FileSettings(
-        model=model.value,
+        recipe=recipe.value,
+        model=None if model is None else model.value,
         method=method.value,
         target=Target(xi=xi, rate=rate),
         nu=nu,
@@ -139,6 +170,11 @@ def train(
         augment=augment,
         epochs=epochs,
         lr=lr,
+        loss=loss,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup=warmup,
         batch_size=batch_size,
         seed=seed,
         minutes=minutes,
@@ -153,6 +189,10 @@ def reproduce(
     small: Annotated[bool, Option("--small", help="A version of minutes on two cores.")] = False,
     seeds: Annotated[int, Option(min=1, help="Runs of each setting.")] = 3,
     data: Annotated[Path | None, Option(help="Folder of the data files, where an experiment reads some.")] = None,
+    only: Annotated[
+        list[str] | None,
+        Option(help="Do a part of the grid: AXIS=VALUE, or AXIS=VALUE,VALUE; may be repeated.", show_default=False),
+    ] = None,
     out: Annotated[Path, Option(help="Folder of the results, one folder in it for each experiment.")] = Path("runs"),
     workers: Annotated[
         int | None, Option(min=1, help="Processes on this machine; default: one per core.", show_default=False)
@@ -173,7 +213,7 @@ def reproduce(
     study = study_named(name, small=small)
     backend = local_processes(workers) if scheduler is None else dask_cluster(scheduler)
     folder = f"{name}-small" if small else name
-    do(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=_console())
+    do(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=_console(), wanted=only or ())
 
 
 @app.command()

@@ -13,7 +13,7 @@ from fluctua.experiments.runner import Backend, duration, sweep
 from fluctua.experiments.runner_local import cores
 from fluctua.experiments.store import Record, Store
 from fluctua.experiments.studies import STUDIES
-from fluctua.experiments.sweep import Study, runs_of
+from fluctua.experiments.sweep import Study, only, runs_of
 from fluctua.experiments.table import as_csv, as_markdown
 from fluctua.training.folder import replacing
 
@@ -42,6 +42,7 @@ def reproduce(
     out: Path,
     backend: Backend,
     console: Console,
+    wanted: Sequence[str] = (),
 ) -> list[Path]:
     """Do what the store at `out / name` has not of a study's sweep; then write its table and its figure there.
 
@@ -53,12 +54,13 @@ def reproduce(
         out: folder of the stores.
         backend: what does the runs.
         console: to print to.
+        wanted: the part of the grid to do, see `sweep.only`; the results are of all that is finished.
 
     Returns:
         The files written: `table.csv`, `table.md`, `figure.png`, `figure.pdf`.
 
     Raises:
-        ValueError: no seed, or a data file that is missing; StoreError for a damaged store.
+        ValueError: no seed, a data file that is missing, an unknown part of the grid; StoreError for a damaged store.
         OSError: `out` cannot be written.
         SweepFailed: no run ended well.
         SweepInterrupted: Ctrl-C; a KeyboardInterrupt.
@@ -66,7 +68,7 @@ def reproduce(
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
     store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
-    sweep(runs, store, backend, console)
+    sweep(only(runs, wanted), store, backend, console)
     finished, failed = store.finished(runs), store.failed(runs)
     if failed:
         console.print(f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}")

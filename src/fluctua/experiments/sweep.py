@@ -181,12 +181,33 @@ def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     return [Run(study, setting, seed, folder) for seed in range(seeds) for setting in study.grid()]
 
 
+def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
+    """The runs whose settings have one of the wanted values on each axis: `["method=poisson,measured", "depth=3"]`.
+
+    Raises:
+        ValueError: a wish that is not of this form, an axis that no setting has, or values that no run has.
+    """
+    for wish in wanted:
+        axis, equals, values = wish.partition("=")
+        if not equals or not values:
+            raise ValueError(f"{wish!r} chooses nothing: write AXIS=VALUE or AXIS=VALUE,VALUE")
+        if axis not in (axes := list(dict.fromkeys(name for run in runs for name in run.setting))):
+            raise ValueError(f"no setting has the axis {axis!r}: choose one of {', '.join(axes)}")
+        known = list(dict.fromkeys(_printed(run.setting.get(axis)) for run in runs))
+        if unknown := set(values.split(",")) - set(known):
+            raise ValueError(f"no run has {axis}={sorted(unknown)[0]}: choose among {', '.join(known)}")
+        runs = [run for run in runs if _printed(run.setting.get(axis)) in values.split(",")]
+    return list(runs)
+
+
+def _printed(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _missing(study: Study, data: Path | None) -> Iterator[str]:
-    return (name for name in study.files if data is None or not (data / name).is_file())
+    return (name for name in study.files if data is None or not (data / name).exists())
 
 
 def in_words(setting: Mapping[str, Any]) -> str:
     """A setting for people: `method=poisson, depth=3`."""
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in setting.items()
-    )
+    return ", ".join(f"{name}={_printed(value)}" for name, value in setting.items())

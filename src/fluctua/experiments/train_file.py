@@ -1,7 +1,7 @@
 """Train a network on files of spikes or images."""
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from fluctua.data.nmnist import NMNIST as NMNISTFiles
 from fluctua.data.shd import SHDPaths, find_shd
 from fluctua.experiments.figures import learning_figure, save
 from fluctua.experiments.networks import LABELS, Architecture, bring_up, network
+from fluctua.experiments.recipes import Ingredients, recipe_by_name
 from fluctua.theory import Target
-from fluctua.training.fit import FitResult, TrainSettings, fit
+from fluctua.training.fit import FitResult, fit
 from fluctua.training.folder import RunFolder
+from fluctua.training.isolation import isolated_randomness, seed_all
 
 Data = SpikeDataModule | ImageDataModule
 
@@ -52,9 +54,13 @@ CIFAR10 = Kind(  # a constant current has no rate
 
 @dataclass(frozen=True)
 class FileSettings:
-    """A network, its initial state and its training; times in seconds. None stands for the default of model or data."""
+    """A network, its initial state and its training; times in seconds.
 
-    model: str = "fc"
+    None stands for what the recipe says, or for the default of model or data.
+    """
+
+    recipe: str = "plain"
+    model: str | None = None
     method: str = "measured"
     target: Target = Target(xi=1.0)  # noqa: RUF009 - frozen
     nu: float | None = None
@@ -63,12 +69,24 @@ class FileSettings:
     dt: float = 2e-3
     duration: float | None = None
     pool: int = 1
-    augment: bool = False
+    augment: bool | None = None
     epochs: int = 20
-    lr: float = 5e-3
+    lr: float | None = None
+    loss: str | None = None
+    optimizer: str | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    warmup: float | None = None
     batch_size: int | None = None
     seed: int = 0
     minutes: float | None = None
+
+    @property
+    def ingredients(self) -> Ingredients:
+        """Those of the recipe, but for what is set otherwise."""
+        recipe = recipe_by_name(self.recipe)
+        own = {field.name: getattr(self, field.name) for field in fields(recipe)}
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
 
 def train_file(
@@ -92,10 +110,10 @@ def train_file(
         ValueError: settings out of range, data of another layout or not of the model's kind, or too few samples.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
-    s = settings
-    train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=s.minutes)
+    s, ingredients = settings, settings.ingredients
+    train = ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
     architecture = _architecture(s)
-    kind = _kind(train_path, architecture, s.model)
+    kind = _kind(train_path, architecture, ingredients.model)
     duration = kind.duration if s.duration is None else s.duration
     data = _data(kind, train_path, test_path, s, duration)
     if empty := [name for name, part in data.splits.items() if len(part) == 0]:
@@ -106,7 +124,9 @@ def train_file(
     model = architecture.build(data.shape, data.n_classes, dt=s.dt, duration=duration)
     RunFolder(out).claim(resume=resume)
     x, _ = data.batch(min(architecture.measured_on, len(data.splits["train"])))
-    before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
+    with isolated_randomness():
+        seed_all(s.seed)  # dropout is on, as it will be in training
+        before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
     result = fit(model, data, out_dir=out, settings=train, resume=resume)
@@ -128,7 +148,7 @@ def train_file(
 
 
 def _architecture(s: FileSettings) -> Architecture:
-    architecture = network(s.model)
+    architecture = network(s.ingredients.model)
     if s.width is not None:
         architecture = architecture.with_width(s.width)
     return architecture if s.depth is None else architecture.with_depth(s.depth)
@@ -176,7 +196,7 @@ def _kind_found(path: Path) -> Kind | None:
 def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, duration: float) -> Data:
     batch_size = kind.batch_size if s.batch_size is None else s.batch_size
     options: dict[str, Any] = {"dt": s.dt, "duration": duration, "batch_size": batch_size, "seed": s.seed}
-    options["augment"] = kind.augment if s.augment else ()
+    options["augment"] = kind.augment if s.ingredients.augment else ()
     if kind is SHD:
         files = find_shd(path) or SHDPaths(path)
         return SpikeDataModule.from_shd_files(

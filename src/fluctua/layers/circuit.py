@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import bare, fused_layer, plain_sequence, undisturbed
+from fluctua.layers.fusion import bare, fused_layer, plain_sequence, recurrent_on_gpu, undisturbed
 from fluctua.neurons import LIF
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ class Circuit(nn.Module, ABC):
         """
         return self.proceed(*currents)[0]
 
-    def proceed(
-        self, *currents: Tensor, state: CircuitState | None = None
-    ) -> tuple[dict[str, Tensor], CircuitState]:
+    def proceed(self, *currents: Tensor, state: CircuitState | None = None) -> tuple[dict[str, Tensor], CircuitState]:
         """As `simulate`, step by step, from a state on (default: at rest); returns the state after it as well."""
         cells, synapses = self.cells, self.synapses
         steppers = {name: cell.stepper() for name, cell in cells.items()}  # type: ignore[operator]
@@ -210,13 +208,8 @@ class Recurrent(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; of `LIF` and `nn.Linear` as one operation where nobody looks between the steps."""
-        if len(currents) == 1 and plain_sequence(currents[0]) and undisturbed(currents[0]):
-            layer = self.fusible(currents[0].shape[2], currents[0])
-            if layer is not None:
-                from fluctua.timeloop.events_layers import run_layers
-
-                return {"cell": run_layers(currents[0], [layer])}
-        return super().simulate(*currents)
+        fused = self._fused(currents[0]) if len(currents) == 1 and plain_sequence(currents[0]) else None
+        return super().simulate(*currents) if fused is None else {"cell": fused}
 
     def fusible(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
         """What a fused operation takes, with the weight in front, or None where it has to be stepped through.
@@ -228,10 +221,28 @@ class Recurrent(Circuit):
             like: a tensor of the input's type.
             linear: the weight in front, if it is to be part of the operation.
         """
-        if type(self) is not Recurrent or type(self.cell) is not LIF or not bare(self.weight, nn.Linear):
+        parts = self._parts
+        return None if parts is None else fused_layer(parts[0], size, like, linear=linear, back=parts[1])
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        """Spikes from one operation, on the CPU or the GPU, or None where the circuit has to be stepped through."""
+        if self._parts is None or not undisturbed(x, ("cpu", "cuda")):
             return None
-        assert isinstance(self.weight, nn.Linear)
-        return fused_layer(self.cell, size, like, linear=linear, back=self.weight)
+        layer = self.fusible(x.shape[2], x)
+        if layer is None:
+            return recurrent_on_gpu(*self._parts, x)
+
+        from fluctua.timeloop.events_layers import run_layers
+
+        return run_layers(x, [layer])
+
+    @property
+    def _parts(self) -> tuple[LIF, nn.Linear] | None:
+        """Neurons and weight where they are of the kinds that an operation knows."""
+        cell, weight = self.cell, self.weight
+        if type(self) is Recurrent and type(cell) is LIF and isinstance(weight, nn.Linear) and bare(weight, nn.Linear):
+            return cell, weight
+        return None
 
     @property
     def unseen(self) -> bool:

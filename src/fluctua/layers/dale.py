@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.layers.chain import MAX_DENSITY
 from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.dale_fusion import SideBySide
-from fluctua.layers.fusion import bare, plain, plain_sequence, undisturbed
+from fluctua.layers.fusion import MAX_DENSITY, bare, plain, plain_sequence, undisturbed
 from fluctua.neurons import ExcInhLIF
 from fluctua.theory.laws import Exponential, OneSided
 from fluctua.timeloop.events import SpikeBatch
@@ -199,20 +198,22 @@ class DaleLayer(nn.Module):
         exc, inh = (ExcInhLIF(tau_mem, tau_exc, tau_inh, dt, **options) for _ in range(2))
         self.circuit = DaleCircuit(n_exc, n_inh, (exc, inh), family, recurrent_excitation)
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Spikes `[T, B, n_in]` -> spikes of the excitatory population `[T, B, n_exc]`."""
+    def forward(self, spikes: Tensor | SpikeBatch) -> Tensor:
+        """Spikes `[T, B, n_in]`, also as events -> spikes of the excitatory population `[T, B, n_exc]`."""
         for module in self.modules():
             if isinstance(module, SignedLinear):
                 module.check()
         fused = self._fused(spikes)
         if fused is not None:
             return self.circuit.emit(fused)
-        output: Tensor = self.circuit(self.input_exc(spikes), self.input_inh(spikes))
+        x = spikes.dense(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
+        output: Tensor = self.circuit(self.input_exc(x), self.input_inh(x))
         return output
 
-    def _fused(self, x: Tensor) -> dict[str, Tensor] | None:
+    def _fused(self, spikes: Tensor | SpikeBatch) -> dict[str, Tensor] | None:
         """Spikes of both populations, with the weights in front as part of one operation, where that can be done."""
         inputs = self.input_exc, self.input_inh
+        x = spikes.stand_in(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
         if not bare(self.circuit, DaleCircuit) or not _bare_weights(inputs) or not plain_sequence(x):
             return None
         both = self.circuit.fusible(x)
@@ -220,5 +221,5 @@ class DaleLayer(nn.Module):
         if both is None or not all(shapes) or not all(plain(m.weight, x) for m in inputs):
             return None
         weight = torch.cat([m.weight for m in inputs])
-        events = SpikeBatch.from_dense(x, MAX_DENSITY)
+        events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)
         return both.run(nn.functional.linear(x, weight)) if events is None else both.run(x, weight, events)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import bare, undisturbed
+from fluctua.layers.fusion import MAX_DENSITY, bare, plain, served, undisturbed
+from fluctua.timeloop import LoopParameters
 
 PIECE = 32
 """Samples and steps that a convolution gets at a time, so that what it needs stays in cache."""
@@ -16,6 +17,9 @@ class OverTime(nn.Module):
 
     Time and batch are folded into one axis, `[T, B, ...] -> [T * B, ...]`, and unfolded behind the module, so a batch
     norm inside takes its statistics over batch and time. `nn.Linear` does not need it: it acts on the last axis.
+
+    On the CPU a convolution of few spikes adds up the weights of these alone, with the same result but
+    for the order in which they are added; a weight that is NaN or infinite shows up when its afferent spikes.
 
     Args:
         module: takes and returns one tensor `[batch, ...]`.
@@ -42,8 +46,45 @@ class OverTime(nn.Module):
         return out.reshape(*x.shape[:2], *out.shape[1:])
 
     def _applied(self, x: Tensor) -> Tensor:
-        """The module on `[T * B, ...]`; a convolution that nobody looks into takes a piece after the other."""
-        if len(x) <= PIECE or not undisturbed(x) or not bare(self.module, *_CONVOLUTIONS):
-            whole: Tensor = self.module(x)
-            return whole
-        return torch.cat([self.module(piece) for piece in x.split(PIECE)])  # type: ignore[no-untyped-call]
+        """The module on `[T * B, ...]`; a convolution that nobody looks into by events, or a piece after the other."""
+        if undisturbed(x) and bare(self.module, *_CONVOLUTIONS):
+            by_events = _by_events(self.module, x) if isinstance(self.module, nn.Conv1d | nn.Conv2d) else None
+            if by_events is not None:
+                return by_events
+            if len(x) > PIECE:
+                return torch.cat([self.module(piece) for piece in x.split(PIECE)])  # type: ignore[no-untyped-call]
+        whole: Tensor = self.module(x)
+        return whole
+
+
+def _by_events(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor | None:
+    """The convolution of frames `[F, channels, ...]` as a sum over their spikes, or None where that is not to be."""
+    weight, stride, padding = conv.weight, conv.stride, conv.padding
+    if isinstance(padding, str) or not _is_window(conv) or not _fits(conv, padding, x):
+        return None
+    if isinstance(conv, nn.Conv1d):  # one row
+        x, weight, stride, padding = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride), (0, *padding)
+
+    from fluctua.timeloop.events_conv import convolved, spikes_of
+
+    spikes = spikes_of(x, MAX_DENSITY)
+    if spikes is None:
+        return None
+    out = convolved(x, spikes, weight, conv.bias, stride, padding)  # type: ignore[arg-type]
+    return out.squeeze(2) if isinstance(conv, nn.Conv1d) else out
+
+
+def _is_window(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether each output sees all channels through a window without holes, with zeros around the frame."""
+    return {*conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
+
+
+def _fits(conv: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...], x: Tensor) -> bool:
+    """Whether frames and weights are plain numbers of one type, none of them empty, and the cpu engine is wanted."""
+    if x.ndim != len(padding) + 2 or x.shape[1] != conv.in_channels or x.numel() == 0:
+        return False
+    if any(n + 2 * pad < kernel for n, pad, kernel in zip(x.shape[2:], padding, conv.kernel_size, strict=True)):
+        return False
+    if not all(plain(t, x) for t in (x, conv.weight, conv.bias) if t is not None):
+        return False
+    return served(LoopParameters(x.new_zeros(()), None), 1, x)

@@ -1,5 +1,6 @@
 """The fused time loop on the CPU: one pass over memory forward, one backward, over all cores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
 from fluctua.timeloop.cpu_loop import SURROGATES, Kind, Maybe, Passed, adjoint, integrate
-from fluctua.timeloop.refusals import differentiable_once, refusal_of_numbers
+from fluctua.timeloop.refusals import anchor, differentiable_once, refusal_of_numbers
 
 
 class CpuEngine:
@@ -41,7 +42,7 @@ class CpuEngine:
         if torch.compiler.is_compiling():
             passed = _as_operator(inputs, kind)
         elif trains:
-            passed = Passed(*_Loop.apply(*inputs, kind))  # type: ignore[no-untyped-call]
+            passed = Passed(*_Loop.apply(*inputs, anchor(inputs), kind))  # type: ignore[no-untyped-call]
         else:
             passed = integrate(current, inputs[1:4], inputs[4:], kind)
         i = state.current if passed.i is None else passed.i
@@ -72,31 +73,32 @@ def _as_operator(inputs: tuple[Any, ...], kind: Kind) -> Passed:
 class _Loop(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Maybe, ...]:
-        x, u, i, w, *values, kind = inputs
+        x, u, i, w, *values, _, kind = inputs
         return tuple(integrate(x, (u, i, w), values, kind))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, _, _, _, *values, kind = inputs
+        x, _, _, _, *values, tied, kind = inputs
         potential, _, _, _, _, current, adaptation, distance = output
         ctx.set_materialize_grads(False)
         ctx.kind, ctx.shape = kind, x.shape
         drive = current if kind.exponential or not kind.needs_drive else x
         needs_potential = (kind.spiking or kind.learns) and not kind.compact
-        ctx.save_for_backward(*values, potential if needs_potential else None, drive, adaptation, distance)
+        ctx.save_for_backward(*values, potential if needs_potential else None, drive, adaptation, distance, tied)
         records = [potential if kind.spiking else None, current, adaptation, distance]
         ctx.mark_non_differentiable(*(record for record in records if record is not None))
 
     @staticmethod
     def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
         g_potential, g_output, *gend = grads[:5]
-        saved = ctx.saved_tensors
+        *saved, tied = ctx.saved_tensors
         gout = g_output if ctx.kind.spiking else g_potential
+        wanted = ctx.needs_input_grad[:10]
         with torch.no_grad():
-            gradients = adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], ctx.needs_input_grad[:10], ctx.kind)
+            gradients: Sequence[Maybe] = adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], wanted, ctx.kind)
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            return *differentiable_once(gradients, "the fused time loop"), None
-        return *gradients, None
+            gradients = differentiable_once(gradients, "the fused time loop", tied, *grads)
+        return *gradients, None, None
 
 
 def _is_unusual(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop.cpu_loop import Kind, Maybe, adjoint, integrate
+from fluctua.timeloop.refusals import refuse_second_derivative
 
 _INPUTS = 10  # current, three parts of the state, six constants
 
@@ -107,7 +108,12 @@ def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
     return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None
 
 
+def _refuse(ctx: Any, *_: Any) -> None:
+    refuse_second_derivative("the fused time loop")
+
+
 loop.register_autograd(_differentiate, setup_context=_save)
+loop_adjoint.register_autograd(_refuse)
 
 
 def packed(kind: Kind) -> list[float]:

@@ -84,6 +84,10 @@ class SpikeBatch:
         bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
         return out
 
+    def stand_in(self, dtype: torch.dtype) -> Tensor:
+        """A tensor of the shape of the dense one, whose numbers mean nothing and take no memory."""
+        return torch.zeros(1, dtype=dtype).expand(self.shape)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(T, B, N)`."""

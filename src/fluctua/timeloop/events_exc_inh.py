@@ -17,7 +17,7 @@ from fluctua.timeloop.events_exc_inh_adjoint import Record, adjoint
 from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers, Padded
 from fluctua.timeloop.events_padded import Arriving, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import differentiable_once
+from fluctua.timeloop.refusals import anchor, differentiable_once
 
 _BLOCK = 32  # samples: each step back multiplies by the recurrent weights, which must pay to load them
 
@@ -35,34 +35,34 @@ def run_exc_inh(x: Tensor, kind: Kind, numbers: Numbers, spikes: SpikeBatch | No
     Returns:
         Spikes `[T, B, exc]` and `[T, B, inh]`.
     """
-    exc, inh, *_ = _ExcInh.apply(kind, spikes, x, *numbers)  # type: ignore[no-untyped-call]
+    exc, inh, *_ = _ExcInh.apply(kind, spikes, anchor([x, *numbers]), x, *numbers)  # type: ignore[no-untyped-call]
     return exc, inh
 
 
 class _ExcInh(torch.autograd.Function):
     @staticmethod
-    def forward(kind: Kind, spikes: SpikeBatch | None, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(kind: Kind, spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         layer = Padded.of(kind, Numbers(*tensors), x.dtype)
         arriving = Arriving.dense(x) if spikes is None else Arriving.spikes(spikes, x.dtype)
         return _integrate(layer, arriving, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.kind, ctx.spikes, x, *tensors = inputs
+        ctx.kind, ctx.spikes, tied, x, *tensors = inputs
         ctx.shape = x.shape
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
-        ctx.save_for_backward(*tensors, x if ctx.spikes is None else None, *output[2:])
+        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None and grads[1] is None:
-            return (None,) * (3 + len(Numbers._fields))
+            return (None,) * (4 + len(Numbers._fields))
         with torch.no_grad():
             gradients = _adjoint(ctx, grads[:2])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "fused layers")
-        return None, None, *gradients
+            gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
+        return None, None, None, *gradients
 
 
 def _integrate(layer: Padded, arriving: Arriving, x: Tensor) -> tuple[Tensor, ...]:
@@ -88,11 +88,12 @@ def _integrate(layer: Padded, arriving: Arriving, x: Tensor) -> tuple[Tensor, ..
 def _adjoint(ctx: Any, g_spikes: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Gradients with respect to what arrives and to all numbers, where they are asked for."""
     each = len(Numbers._fields)
-    numbers, (current, *words) = Numbers(*ctx.saved_tensors[:each]), ctx.saved_tensors[each:]
+    _, *saved = ctx.saved_tensors
+    numbers, (current, *words) = Numbers(*saved[:each]), saved[each:]
     dtype = numbers.decay_mem.dtype
     arriving = Arriving.dense(current) if ctx.spikes is None else Arriving.spikes(ctx.spikes, dtype)
     exc, inh = (Arriving.spikes(SpikeBatch(w, 0), dtype) for w in words)
     record = Record(Padded.of(ctx.kind, numbers, dtype), arriving, exc, inh, *ctx.shape[:2])
-    wants_input, *wanted = ctx.needs_input_grad[2:]
+    wants_input, *wanted = ctx.needs_input_grad[3:]
     g_input = torch.empty(ctx.shape, dtype=dtype) if wants_input else None
     return g_input, *adjoint(record, g_spikes, wanted, g_input, _BLOCK)

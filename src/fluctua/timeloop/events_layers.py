@@ -22,7 +22,7 @@ from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_adjoint import Record, adjoint
 from fluctua.timeloop.events_padded import Arriving, Kind, Numbers, Padded, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import differentiable_once
+from fluctua.timeloop.refusals import anchor, differentiable_once
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
@@ -65,7 +65,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     """
     kinds = tuple(Kind.of(layer.neurons, layer.parameters, layer.initial) for layer in layers)
     tensors = [t for layer in layers for t in _numbers(layer)]
-    output: Tensor = _Layers.apply(kinds, spikes, x, *tensors)[0]  # type: ignore[no-untyped-call]
+    output: Tensor = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)[0]  # type: ignore[no-untyped-call]
     return output
 
 
@@ -77,27 +77,29 @@ def _numbers(layer: Layer) -> Numbers:
 
 class _Layers(torch.autograd.Function):
     @staticmethod
-    def forward(kinds: Sequence[Kind], spikes: SpikeBatch | None, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         layers = [Padded.of(k, n, x.dtype) for k, n in zip(kinds, Numbers.of_all(tensors), strict=True)]
         return _integrate(layers, spikes, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.kinds, ctx.spikes, x, *tensors = inputs
+        ctx.kinds, ctx.spikes, tied, x, *tensors = inputs
         ctx.shape, ctx.n_tensors = x.shape, len(tensors)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*tensors, x if ctx.spikes is None else None, *output[1:])
+        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None, None, None, *[None] * ctx.n_tensors)
+            return tuple([None] * (4 + ctx.n_tensors))
         with torch.no_grad():
             gradients = _adjoint(ctx, grads[0])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "fused layers")
-        return None, None, *gradients
+            gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
+        return None, None, None, *gradients
 
 
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
@@ -131,11 +133,12 @@ def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -
 
 def _adjoint(ctx: Any, g_output: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients with respect to the input and to all tensors of the layers, where they are asked for."""
-    tensors, (current, *words) = ctx.saved_tensors[: ctx.n_tensors], ctx.saved_tensors[ctx.n_tensors :]
+    _, *saved = ctx.saved_tensors
+    tensors, (current, *words) = saved[: ctx.n_tensors], saved[ctx.n_tensors :]
     numbers = Numbers.of_all(tensors)
     layers = [Padded.of(kind, n, g_output.dtype) for kind, n in zip(ctx.kinds, numbers, strict=True)]
     arriving = _all_arriving(ctx.spikes, g_output if current is None else current, words)
-    wants_input, *wanted = ctx.needs_input_grad[2:]
+    wants_input, *wanted = ctx.needs_input_grad[3:]
     g_input = torch.empty(ctx.shape, dtype=g_output.dtype) if wants_input else None
     record = Record(numbers, layers, arriving, *ctx.shape[:2])
     block = _block(layers, ctx.shape[0], least=_RECURRENT_BLOCK)

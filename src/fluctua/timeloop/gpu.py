@@ -21,7 +21,7 @@ from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, S
 _BLOCK = 128  # columns of a program, one for each of its threads
 
 # Shape, slope and height of a surrogate, from its steepness beta.
-_SURROGATES: dict[type[Surrogate], Callable[[float], tuple[str, float, float]]] = {
+SURROGATES: dict[type[Surrogate], Callable[[float], tuple[str, float, float]]] = {
     SuperSpike: lambda beta: ("rational", beta, 1.0),
     SigmoidDerivative: lambda beta: ("logistic", beta, beta),
     ArcTan: lambda beta: ("lorentzian", math.pi / 2 * beta, beta / 2),
@@ -59,7 +59,7 @@ class GpuEngine:
             return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
         if any(c.device != current.device for c in constants):
             return f"a constant is not on the current's device {current.device}"
-        return refusal_of_numbers(current, constants, p, _SURROGATES)
+        return refusal_of_numbers(current, constants, p, SURROGATES)
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
         """See `Engine.run`."""
@@ -69,7 +69,7 @@ class GpuEngine:
         start = torch.stack([getattr(state, name) for name in names])
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (current, start, constants))
         kind = _Kind.of(p, trains, learns=trains and constants.requires_grad)
-        shape = _SURROGATES[type(p.surrogate)](p.surrogate.beta) if p.spiking else ("", 0.0, 0.0)
+        shape = SURROGATES[type(p.surrogate)](p.surrogate.beta) if p.spiking else ("", 0.0, 0.0)
         potential, output, _, _, end = _forward(current, start, constants, kind, *shape)
         after = state._replace(**dict(zip(names, end.unbind(0), strict=True)))
         if not p.spiking:

@@ -169,7 +169,7 @@ def backward_loop(  # type: ignore[no-untyped-def]
                 gw -= (1 - a) * gv
             if RAISES or COUPLED:
                 g += (1 - rho) * beta * gw
-            g_level = -g * HEIGHT * _surrogate(SLOPE * tl.abs(u - level), SURROGATE)
+            g_level = -g * HEIGHT * surrogate_derivative(SLOPE * tl.abs(u - level), SURROGATE)
             g = -g_level
             if not HARD and (LEARNS or RAISES):
                 g_level -= gu * out
@@ -218,7 +218,7 @@ def backward_loop(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _surrogate(z, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+def surrogate_derivative(z, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Surrogate of slope and height 1 at the distance `z >= 0` from threshold."""
     if SHAPE == "rational":
         d = 1 / ((1 + z) * (1 + z))

@@ -32,10 +32,22 @@ def refusal_of_numbers(
     return None
 
 
-def differentiable_once(gradients: Sequence[Tensor | None], what: str) -> tuple[Tensor | None, ...]:
-    """The gradients, for whoever goes on from them with `create_graph`: who differentiates them again is refused."""
-    attached = (g if g is None else g.requires_grad_() for g in gradients)
-    once: tuple[Tensor | None, ...] = _Once.apply(what, *attached)  # type: ignore[no-untyped-call]
+def anchor(tensors: Sequence[Tensor | None]) -> Tensor:
+    """A tensor without elements that hangs on all of these in autograd's graph, for `differentiable_once`."""
+    tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
+    return tied
+
+
+def differentiable_once(gradients: Sequence[Tensor | None], what: str, *of: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients, for whoever goes on from them with `create_graph`: who differentiates them again is refused.
+
+    Args:
+        gradients: that a fused operation has computed.
+        what: the operation.
+        of: all that they depend on, an `anchor` in place of what is not kept. Without these a derivative with respect
+            to them would be taken for zero.
+    """
+    once: tuple[Tensor | None, ...] = _Once.apply(what, len(of), *of, *gradients)  # type: ignore[no-untyped-call]
     return once
 
 
@@ -51,13 +63,25 @@ def refuse_second_derivative(what: str) -> None:
     )
 
 
+class _Anchor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.tensors = len(tensors)
+        return next(t for t in tensors if t is not None).new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return tuple([None] * ctx.tensors)
+
+
 class _Once(torch.autograd.Function):
     """Identity that refuses to be differentiated; torch's `once_differentiable` lets constant gradients through."""
 
     @staticmethod
-    def forward(ctx: Any, what: str, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, what: str, n_of: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.what = what
-        return tuple(g if g is None else g.view_as(g) for g in gradients)
+        return tuple(g if g is None else g.view_as(g) for g in tensors[n_of:])
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:

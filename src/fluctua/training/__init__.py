@@ -6,6 +6,7 @@ from fluctua.training.losses import (
     loss_by_name,
     max_over_time_cross_entropy,
     mean_over_time_cross_entropy,
+    sum_of_softmax_cross_entropy,
     sum_over_time_cross_entropy,
 )
 from fluctua.training.optimizers import SMORMS3, make_optimizer
@@ -21,5 +22,6 @@ __all__ = [
     "max_over_time_cross_entropy",
     "mean_over_time_cross_entropy",
     "paper_bounds",
+    "sum_of_softmax_cross_entropy",
     "sum_over_time_cross_entropy",
 ]

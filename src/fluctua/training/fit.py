@@ -76,6 +76,7 @@ def fit(
         lr=settings.lr,
         regularizers=settings.regularizers,
         optimizer_options=settings.optimizer_options,
+        schedule=settings.lr_schedule,
     )
     recorder = _Recorder(folder, settings, record)
     with quiet_lightning(), isolated_randomness(), _handed_back(model), _progress_bar(settings) as bar:

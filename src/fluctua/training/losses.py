@@ -71,6 +71,10 @@ def _mean_over_time(output: Tensor) -> Tensor:
     return output.mean(dim=0)
 
 
+def _sum_of_softmax(output: Tensor) -> Tensor:
+    return output.log_softmax(dim=2).logsumexp(dim=0)  # in logarithms, where no probability is too small
+
+
 max_over_time_cross_entropy = TimeLoss("max_over_time", _max_over_time)
 """The paper's loss: cross entropy of each class's largest potential (Rossbroich et al. 2022)."""
 
@@ -80,10 +84,22 @@ sum_over_time_cross_entropy = TimeLoss("sum_over_time", _sum_over_time)
 mean_over_time_cross_entropy = TimeLoss("mean_over_time", _mean_over_time)
 """Cross entropy of the potential averaged over time."""
 
+sum_of_softmax_cross_entropy = TimeLoss("sum_of_softmax", _sum_of_softmax)
+"""Cross entropy of the class probabilities summed over time.
+
+The softmax of each step is summed, and the logarithm of the sum is what the cross entropy takes: minus the logarithm of
+the right class's mean probability. Every step has a say, no step more than one vote.
+"""
+
 LOSSES: Mapping[str, TimeLoss] = MappingProxyType(
     {
         loss.name: loss
-        for loss in (max_over_time_cross_entropy, sum_over_time_cross_entropy, mean_over_time_cross_entropy)
+        for loss in (
+            max_over_time_cross_entropy,
+            sum_over_time_cross_entropy,
+            mean_over_time_cross_entropy,
+            sum_of_softmax_cross_entropy,
+        )
     }
 )
 """The losses by name."""

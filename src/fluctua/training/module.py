@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from fluctua.training.losses import loss_by_name
 from fluctua.training.optimizers import make_optimizer
 from fluctua.training.regularizers import ActivityBound
+from fluctua.training.schedules import Schedule
 from fluctua.training.settings import TrainingDiverged
 
 try:
@@ -36,6 +37,7 @@ class SpikingClassifier(lightning.LightningModule):
         lr: learning rate.
         regularizers: penalties on the spikes of every spiking module.
         optimizer_options: further options of the optimiser.
+        schedule: what becomes of the learning rate.
 
     Raises:
         ValueError: an unknown loss, or regularisers for a model without spiking modules.
@@ -50,6 +52,7 @@ class SpikingClassifier(lightning.LightningModule):
         lr: float = 5e-3,
         regularizers: Sequence[ActivityBound] = (),
         optimizer_options: Mapping[str, Any] | None = None,
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         if regularizers and not any(getattr(module, "spiking", False) for module in model.modules()):
@@ -61,6 +64,7 @@ class SpikingClassifier(lightning.LightningModule):
         self.loss = loss_by_name(loss)
         self.optimizer, self.lr, self.optimizer_options = optimizer, lr, dict(optimizer_options or {})
         self.regularizers = tuple(regularizers)
+        self.schedule = schedule
 
     def forward(self, x: Tensor) -> Tensor:
         """Input `[T, B, ...]` -> readout potential `[T, B, C]`."""
@@ -73,6 +77,15 @@ class SpikingClassifier(lightning.LightningModule):
         if not trainable:
             raise ValueError("the model has no trainable parameters: there is nothing to fit")
         return make_optimizer(self.optimizer, trainable, self.lr, **self.optimizer_options)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate: a function of epoch and step alone, so a resumed run has nothing to remember."""
+        if self.schedule.constant:
+            return
+        # The middle of the step; a loader without a length has all its steps in the middle of the epoch.
+        done = self.current_epoch + ((batch_idx + 0.5) / self.trainer.num_training_batches or 0.5)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.lr * self.schedule.factor(done)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Task loss plus penalty, to be minimised."""

@@ -11,6 +11,7 @@ from typing import Any
 from fluctua.training.losses import loss_by_name
 from fluctua.training.optimizers import optimizer_by_name
 from fluctua.training.regularizers import ActivityBound
+from fluctua.training.schedules import Schedule
 
 Row = dict[str, float]
 """One epoch of the history: a row of `metrics.csv`."""
@@ -34,6 +35,8 @@ class TrainSettings:
         optimizer: name of the optimiser, see `make_optimizer`.
         optimizer_options: its further options, such as `{"weight_decay": 1e-4}`.
         loss: name of the loss, see `LOSSES`.
+        schedule: "constant", or "cosine": from `lr` down to nothing along half a cosine; see `Schedule`.
+        warmup: epochs in which the learning rate first rises from nothing to `lr`.
         regularizers: bounds on the activity of every spiking population, see `paper_bounds`.
         seed: not negative; all that is random in an epoch follows from seed and epoch.
         max_minutes: time limit. No epoch begins that would outlast it, judging by the one before; should not even
@@ -48,6 +51,8 @@ class TrainSettings:
     optimizer: str = "smorms3"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "max_over_time"
+    schedule: str = "constant"
+    warmup: float = 0.0
     regularizers: tuple[ActivityBound, ...] = ()
     seed: int = 0
     max_minutes: float | None = None
@@ -67,6 +72,12 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a positive number, got {value}")
+        Schedule(self.schedule, self.epochs, self.warmup)
+
+    @property
+    def lr_schedule(self) -> Schedule:
+        """What becomes of the learning rate."""
+        return Schedule(self.schedule, self.epochs, self.warmup)
 
     def plain(self) -> dict[str, Any]:
         """All settings as JSON knows them."""
@@ -74,10 +85,11 @@ class TrainSettings:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what the weights are after each epoch."""
-        return {key: value for key, value in self.plain().items() if key not in _HOW_LONG}
+        idle = {"epochs", "schedule", "warmup"} if self.lr_schedule.constant else set[str]()
+        return {key: value for key, value in self.plain().items() if key not in idle | _HOW_LONG}
 
 
-_HOW_LONG = ("epochs", "max_minutes", "patience", "progress")
+_HOW_LONG = frozenset({"max_minutes", "patience", "progress"})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from fluctua.experiments.networks.architecture import Architecture
 from fluctua.experiments.networks.by_name import NETWORKS, build, network
 from fluctua.experiments.networks.conv import AudioConv, ImageConv, ResidualConv
 from fluctua.experiments.networks.dense import Dale, FullyConnected, Residual, feed_forward
+from fluctua.experiments.networks.modern import ModernRecurrent
 from fluctua.experiments.networks.states import LABELS, METHODS, READOUT, bring_up
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Dale",
     "FullyConnected",
     "ImageConv",
+    "ModernRecurrent",
     "Residual",
     "ResidualConv",
     "bring_up",

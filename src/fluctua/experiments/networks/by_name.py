@@ -1,4 +1,4 @@
-"""The networks of the paper, by name."""
+"""The networks of the experiments, by name."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,6 +8,7 @@ from torch import nn
 from fluctua.experiments.networks.architecture import Architecture
 from fluctua.experiments.networks.conv import AudioConv, ImageConv, ResidualConv
 from fluctua.experiments.networks.dense import Dale, FullyConnected, Residual
+from fluctua.experiments.networks.modern import ModernRecurrent
 from fluctua.theory.laws import LogNormal
 
 CIFAR10, DVS = (3, 32, 32), (2, 32, 32)
@@ -16,6 +17,8 @@ NETWORKS: Mapping[str, Architecture] = MappingProxyType(
     {
         "fc": FullyConnected(),
         "recurrent": FullyConnected(depth=1, recurrent=True),
+        "modern": ModernRecurrent(),
+        "modern-adaptive": ModernRecurrent(adaptation=0.25),
         "shd-conv": AudioConv(filters=(16, 32, 64), kernels=(21, 7, 7), strides=(10, 3, 3)),
         "shd-conv-deep": AudioConv(
             filters=(16, 32, *[64] * 5), kernels=(7, *[5] * 6), strides=(3, *[2] * 6), padding=2
@@ -30,7 +33,7 @@ NETWORKS: Mapping[str, Architecture] = MappingProxyType(
         "residual-conv": ResidualConv(),
     }
 )
-"""Settings by name; `shape` says what data each was made for. The two residual networks are not the paper's."""
+"""Settings by name; `shape` says what data each was made for. The residual and the modern ones are not the paper's."""
 
 
 def network(name: str) -> Architecture:
@@ -45,7 +48,7 @@ def network(name: str) -> Architecture:
 
 
 def build(name: str, shape: int | tuple[int, ...], n_out: int, *, dt: float, duration: float) -> nn.Sequential:
-    """A network of the paper, not yet initialised.
+    """A network of the experiments, not yet initialised.
 
     Args:
         name: one of `NETWORKS`.

@@ -1,5 +1,6 @@
 """Fully connected networks on spike trains `[T, B, N]`."""
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -31,15 +32,17 @@ class FullyConnected(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Dale(Architecture):
-    """One layer under Dale's law: `width` excitatory neurons, a quarter as many inhibitory ones, all recurrent.
+    """One layer under Dale's law: `width` excitatory neurons, fewer inhibitory ones, all recurrent.
 
     Attributes:
+        ratio: excitatory neurons per inhibitory one.
         tau_inh: time constant of the inhibitory current in seconds; `tau_syn` is that of the excitatory one.
         family: weight law.
     """
 
     shape: tuple[int, ...] = (700,)
     width: int = 128
+    ratio: int = 4
     tau_inh: float = 20e-3
     family: OneSided = Exponential()  # noqa: RUF009 - frozen
 
@@ -47,7 +50,9 @@ class Dale(Architecture):
         """See `Architecture.hidden`."""
         (n_in,) = shape
         taus = {"tau_mem": self.tau_mem, "tau_exc": self.tau_syn, "tau_inh": self.tau_inh}
-        return [DaleLayer(n_in, self.width, family=self.family, dt=dt, **taus)], self.width  # type: ignore[arg-type]
+        n_inh = math.ceil(self.width / self.ratio)
+        layer = DaleLayer(n_in, self.width, n_inh, family=self.family, dt=dt, **taus)  # type: ignore[arg-type]
+        return [layer], self.width
 
 
 @dataclass(frozen=True, kw_only=True)

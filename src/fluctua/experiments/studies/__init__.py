@@ -3,15 +3,44 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
+from fluctua.experiments.networks import ModernRecurrent
+from fluctua.experiments.recipes import RECIPES
+from fluctua.experiments.studies.dale import DaleNets
 from fluctua.experiments.studies.depth import Depth
+from fluctua.experiments.studies.modern import Modern, ShiftedTask
+from fluctua.experiments.studies.rates import Rates
+from fluctua.experiments.studies.recurrence import Recurrence
 from fluctua.experiments.studies.shallow import Shallow
+from fluctua.experiments.studies.speakers import Speakers
+from fluctua.experiments.studies.states import States
 from fluctua.experiments.studies.task import FSDD, SHD, FileTask, RandmanTask, Task
 from fluctua.experiments.studies.theory import Theory
+from fluctua.experiments.studies.time_constants import TimeConstants
 from fluctua.experiments.studies.training import Recipe
 from fluctua.experiments.sweep import Study
 
-__all__ = ["FSDD", "SHD", "STUDIES", "Depth", "FileTask", "Pair", "RandmanTask", "Recipe", "Shallow", "Task", "Theory"]
+__all__ = [
+    "FSDD",
+    "SHD",
+    "STUDIES",
+    "DaleNets",
+    "Depth",
+    "FileTask",
+    "Modern",
+    "Pair",
+    "RandmanTask",
+    "Rates",
+    "Recipe",
+    "Recurrence",
+    "Shallow",
+    "Speakers",
+    "States",
+    "Task",
+    "Theory",
+    "TimeConstants",
+]
 
 
 @dataclass(frozen=True)
@@ -22,32 +51,59 @@ class Pair:
     small: Study
 
 
-_FEW_SAMPLES = RandmanTask(samples_per_class=200, batch_size=50)
-_SHORT = Recipe(epochs=5)
-_ON_FILES = Recipe(bounds="shd", reach=0.5)
+_RANDMAN = RandmanTask(samples_per_class=200, batch_size=50)
+_HARD = RandmanTask(n_classes=20, dim=2, alpha=0.5, samples_per_class=200)
+_DIGITS = FileTask(train=FSDD.train, test=FSDD.test, dt=4e-3, pool=7, batch_size=64)
+"""Spoken digits at a quarter of the cost: 100 channels, 4 ms."""
+_LRS = (5e-3, 2e-2)
+_FILES = Recipe(epochs=100, bounds="shd", reach=0.5)
+_FEW_EPOCHS = Recipe(epochs=15, bounds="shd", reach=0.5)
+_ON_SHD: Mapping[str, Any] = {"task": SHD, "recipe": _FILES, "seconds_per_epoch": 30.0}
+_ON_DIGITS: Mapping[str, Any] = {"task": _DIGITS, "recipe": _FEW_EPOCHS, "lrs": _LRS[:1], "seconds_per_epoch": 1.2}
 
 _SHALLOW = Shallow()
 _SMALL_SHALLOW = Shallow(
-    task=_FEW_SAMPLES,
-    recipe=_SHORT,
-    lrs=(5e-3, 2e-2),
-    sigmas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0),
-    seconds_per_epoch=0.27,
+    task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS, sigmas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0), seconds_per_epoch=0.27
 )
-_DEPTH = Depth()
-_SMALL_DEPTH = Depth(
-    task=_FEW_SAMPLES, recipe=Recipe(epochs=10), lrs=(5e-3, 2e-2), depths=(1, 3, 6, 10), seconds_per_epoch=0.27
-)
-_FILES = {"recipe": _ON_FILES, "lrs": (5e-3, 2e-2)}
 
 STUDIES: Mapping[str, Pair] = MappingProxyType(
     {
         "theory": Pair(Theory(), Theory(samples=8, width=200, duration=1.0, further_xis=(0.5, 1.5, 2.5))),
         "shallow": Pair(_SHALLOW, _SMALL_SHALLOW),
         "shallow-shd": Pair(
-            replace(_SHALLOW, task=SHD, task_name="shd", recipe=_ON_FILES, seconds_per_epoch=30.0),
-            replace(_SMALL_SHALLOW, task=FSDD, task_name="fsdd", recipe=replace(_ON_FILES, epochs=3)),
+            replace(_SHALLOW, task_name="shd", **_ON_SHD),
+            replace(_SMALL_SHALLOW, task_name="fsdd", task=FSDD, recipe=replace(_FILES, epochs=3)),
         ),
-        "depth": Pair(_DEPTH, _SMALL_DEPTH),
+        "depth": Pair(
+            Depth(),
+            Depth(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, depths=(1, 3, 6, 10), seconds_per_epoch=0.27),
+        ),
+        "depth-hard": Pair(
+            Depth(task=_HARD, recipe=Recipe(reach=0.5), seconds_per_epoch=0.5),
+            Depth(
+                task=replace(_HARD, samples_per_class=100, batch_size=50),
+                recipe=Recipe(epochs=15, reach=0.5),
+                lrs=_LRS,
+                depths=(1, 3, 6),
+                seconds_per_epoch=0.27,
+            ),
+        ),
+        "speakers": Pair(Speakers(task=FSDD, recipe=_FILES, seconds_per_epoch=5.0), Speakers(**_ON_DIGITS)),
+        "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
+        "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
+        "states": Pair(States(), States()),
+        "rates": Pair(Rates(), Rates(task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS[:1], seconds_per_epoch=0.27)),
+        "time-constants": Pair(TimeConstants(**_ON_SHD), TimeConstants(**_ON_DIGITS)),
+        "modern": Pair(
+            Modern(),
+            Modern(
+                task=ShiftedTask(train=FSDD.train, test=FSDD.test, dt=5e-3, duration=0.5, pool=5, batch_size=64),
+                task_name="fsdd",
+                network=ModernRecurrent(width=256, dropout=0.2),
+                modern=replace(RECIPES["modern"], lr=2e-2),
+                epochs=10,
+                seconds_per_epoch=1.5,
+            ),
+        ),
     }
 )

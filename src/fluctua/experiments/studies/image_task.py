@@ -1,9 +1,9 @@
-"""Tasks on images: recordings of event cameras, and still images as constant currents."""
+"""Tasks on images, of event cameras and still ones, and on spoken digits; each on as many samples as are asked for."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +15,22 @@ from fluctua.data.events import EventDataset, Events, LabelledDataset, Subset, o
 from fluctua.data.image_module import ImageDataModule
 from fluctua.data.module import SpikeDataModule, SplitDataModule
 from fluctua.data.nmnist import NMNIST
+from fluctua.data.shd import SHDFile
 from fluctua.experiments.studies.task import Task
 
 D = TypeVar("D", bound=LabelledDataset[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(Task, Generic[D]):
-    """Labelled images of a data set that has a test part of its own.
+class SampledTask(Task, Generic[D]):
+    """Some samples of a data set that has a test part of its own.
 
     Attributes:
         path: of the data set, in the folder of the data.
         per_class: samples of each class of the training part, drawn by the seed; None for all of them.
         test_per_class: likewise of the test part.
         val_fraction: share of the training samples that is kept for validation.
-        pool: rows and columns that become one; a divisor of the image's.
+        pool: rows and columns that become one, a divisor of the image's; of sounds, channels.
     """
 
     path: str
@@ -46,20 +47,17 @@ class ImageTask(Task, Generic[D]):
 
     def load(self, seed: int, data: Path | None) -> SplitDataModule[D]:  # type: ignore[override]
         """See `Task.load`."""
-        every, test = self.read((data or Path()) / self.path)
+        every, test = self.read(data or Path())
         every = self.subset(every, balanced(every.labels, self.per_class, seed))
         test = self.subset(test, balanced(test.labels, self.test_per_class, seed))
         parts = partition(every.labels, (1 - self.val_fraction, self.val_fraction), seed=seed, stratified=True)
         train, val = (self.subset(every, part) for part in parts)
-        return self.module(train, val, test, {**self._options, "seed": seed})
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"dt": self.dt, "duration": self.duration, "batch_size": self.batch_size}
+        options = {"dt": self.dt, "duration": self.duration, "batch_size": self.batch_size, "seed": seed}
+        return self.module(train, val, test, options)
 
     @abstractmethod
-    def read(self, path: Path) -> tuple[D, D]:
-        """Training and test part at a path."""
+    def read(self, folder: Path) -> tuple[D, D]:
+        """Training and test part."""
 
     @abstractmethod
     def subset(self, dataset: D, indices: NDArray[np.int64]) -> D:
@@ -71,35 +69,66 @@ class ImageTask(Task, Generic[D]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraTask(ImageTask[EventDataset]):
-    """Recordings of an event camera."""
+class EventTask(SampledTask[EventDataset]):
+    """Recordings in events."""
 
     def subset(self, dataset: EventDataset, indices: NDArray[np.int64]) -> EventDataset:
-        """See `ImageTask.subset`."""
+        """See `SampledTask.subset`."""
         return Subset(dataset, indices)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NMNISTTask(CameraTask):
+class SpokenTask(EventTask):
+    """Recordings in the layout of SHD; of the test file only speakers whom the training file has too.
+
+    Attributes:
+        path: of the training file.
+        test_path: of the test file.
+    """
+
+    test_path: str
+    duration: float = 0.7
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """See `Task.files`."""
+        return self.path, self.test_path
+
+    def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
+        """See `SampledTask.read`."""
+        train, test = SHDFile(folder / self.path), SHDFile(folder / self.test_path)
+        if train.speakers is None or test.speakers is None:
+            return train, test
+        return train, Subset(test, np.flatnonzero(np.isin(test.speakers, train.speakers)))
+
+    def module(
+        self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
+    ) -> SpikeDataModule:
+        """See `SampledTask.module`."""
+        return SpikeDataModule(train, val, test, pool=self.pool, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NMNISTTask(EventTask):
     """N-MNIST, its folder or a tar file of it."""
 
     path: str = "N-MNIST"
     duration: float = 0.3
 
-    def read(self, path: Path) -> tuple[EventDataset, EventDataset]:
-        """See `ImageTask.read`."""
-        return NMNIST(path), NMNIST(path, "Test")
+    def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
+        """See `SampledTask.read`."""
+        return NMNIST(folder / self.path), NMNIST(folder / self.path, "Test")
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> SpikeDataModule:
-        """See `ImageTask.module`."""
+        """See `SampledTask.module`."""
         train, val, test = (Merged(part, NMNIST.shape, self.pool) for part in (train, val, test))
         return SpikeDataModule(train, val, test, shape=merged_shape(NMNIST.shape, self.pool), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GestureTask(CameraTask):
+class GestureTask(EventTask):
     """DVS128 Gesture, its folder, read as the paper does: a second at random, numbers of events and not only spikes.
 
     Attributes:
@@ -112,40 +141,40 @@ class GestureTask(CameraTask):
     pool: int = 4
     drop: float = 0.5
 
-    def read(self, path: Path) -> tuple[EventDataset, EventDataset]:
-        """See `ImageTask.read`."""
-        return self._part(path, "train"), self._part(path, "test")
+    def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
+        """See `SampledTask.read`."""
+        path, (_, side, _) = folder / self.path, self._shape
+        return DVSGesture(path, side=side), DVSGesture(path, "test", side=side)
 
-    def _part(self, path: Path, part: Literal["train", "test"]) -> DVSGesture:
-        check_pool((2, SENSOR, SENSOR), self.pool)
-        return DVSGesture(path, part, side=SENSOR // self.pool)
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return merged_shape((2, SENSOR, SENSOR), self.pool)
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> SpikeDataModule:
-        """See `ImageTask.module`."""
+        """See `SampledTask.module`."""
         prepare = (DropEvents(self.drop), RandomCrop(self.duration))
-        shape = merged_shape((2, SENSOR, SENSOR), self.pool)
-        return SpikeDataModule(train, val, test, shape=shape, binary=False, prepare=prepare, **options)
+        return SpikeDataModule(train, val, test, shape=self._shape, binary=False, prepare=prepare, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CIFAR10Task(ImageTask[Images]):
+class CIFAR10Task(SampledTask[Images]):
     """CIFAR-10, its folder of batches; an image is a constant current."""
 
     path: str = "cifar-10-batches-py"
     duration: float = 0.5
 
-    def read(self, path: Path) -> tuple[Images, Images]:
-        """See `ImageTask.read`."""
-        return read_cifar10(path)
+    def read(self, folder: Path) -> tuple[Images, Images]:
+        """See `SampledTask.read`."""
+        return read_cifar10(folder / self.path)
 
     def subset(self, dataset: Images, indices: NDArray[np.int64]) -> Images:
-        """See `ImageTask.subset`."""
+        """See `SampledTask.subset`."""
         return dataset.subset(indices)
 
     def module(self, train: Images, val: Images, test: Images, options: dict[str, Any]) -> ImageDataModule:
-        """See `ImageTask.module`."""
+        """See `SampledTask.module`."""
         train, val, test = (mean_pooled(part, self.pool) for part in (train, val, test))
         return ImageDataModule(train, val, test, **options)
 
@@ -198,13 +227,7 @@ def merged_shape(shape: tuple[int, ...], pool: int) -> tuple[int, int, int]:
     Raises:
         ValueError: a number that does not divide rows and columns.
     """
-    check_pool(shape, pool)
     channels, rows, columns = shape
-    return channels, rows // pool, columns // pool
-
-
-def check_pool(shape: tuple[int, ...], pool: int) -> None:
-    """Refuse what does not divide rows and columns, with a `ValueError`."""
-    _, rows, columns = shape
     if pool < 1 or rows % pool or columns % pool:
         raise ValueError(f"pool={pool} must divide the {rows} x {columns} pixels of an image: pass 1 to leave them")
+    return channels, rows // pool, columns // pool

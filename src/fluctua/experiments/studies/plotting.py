@@ -62,6 +62,33 @@ def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, facto
     axis.errorbar(points, means, np.nan_to_num(halves), ms=4, lw=1.2, capsize=2, **look)
 
 
+def dots(
+    axis: "Axes",
+    records: Iterable[Record],
+    by: str,
+    names: Sequence[str],
+    measure: str,
+    *,
+    factor: float = 1.0,
+    shift: int = 0,
+    **look: Any,
+) -> None:
+    """Mean of a measure, with its 95 % interval, at each name on an axis of the grid; `shift` sets it beside others."""
+    values = [[factor * r.values[measure] for r in records if r.axis(by) == name] for name in names]
+    found = [(i, *interval(v)) for i, v in enumerate(values) if v]
+    axis.set_xticks(range(len(names)), names)
+    axis.set_xlim(-0.3, len(names) - 0.3)
+    if found:
+        places, means, _, halves = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+        axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ls="", ms=5, capsize=2, **look)
+
+
+def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:
+    """The mean of a measure of what has no place on the axis, as a level line; nothing without values."""
+    if values := [factor * r.values[measure] for r in records if measure in r.values]:
+        axis.axhline(float(np.mean(values)), lw=1, ls="--", **look)
+
+
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each name; no two the same among the first seven."""
     return {

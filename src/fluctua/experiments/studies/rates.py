@@ -1,0 +1,74 @@
+"""Firing rates as targets: do networks fire as asked, and what do they learn from there?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fluctua.experiments.networks import FullyConnected
+from fluctua.experiments.store import Record
+from fluctua.experiments.studies.learning import LearningStudy
+from fluctua.experiments.studies.methods import LABELS, UNBALANCED
+from fluctua.experiments.studies.plotting import line, looks, panels
+from fluctua.experiments.sweep import Setting, grid
+from fluctua.theory import Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Draw = Callable[[Axes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(LearningStudy):
+    """Networks that are asked for a firing rate.
+
+    Attributes:
+        width: neurons of a hidden layer.
+        depth: hidden layers.
+        rates: targets in Hz, up to the 11 Hz at which a free potential of mean 0 crosses the threshold at most.
+        methods: by name.
+    """
+
+    title: ClassVar[str] = "Firing-rate targets: rate and accuracy"
+    about: ClassVar[str] = (
+        "Every hidden layer of a fully connected network is asked for a firing rate. The formula of the paper gets the "
+        "xi at which threshold crossings are that frequent; measurement with and without balance goes on from it to "
+        "the neurons' own rate. The learning rate is chosen for each setting by validation accuracy, the epoch of "
+        "each run too; the test data are looked at once."
+    )
+
+    width: int = 128
+    depth: int = 3
+    rates: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)
+    methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
+
+    def grid(self) -> list[Setting]:
+        """See `Study.grid`."""
+        return grid(method=self.methods, target_rate=self.rates, lr=self.lrs)
+
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return FullyConnected(width=self.width, depth=self.depth)
+
+    def target(self, setting: Setting) -> Target:
+        """See `LearningStudy.target`."""
+        return Target(rate=float(setting["target_rate"] or 0.0))
+
+    def figure(self, records: Sequence[Record]) -> "Figure":
+        """See `Study.figure`."""
+
+        def against_target(measure: str, label: str, factor: float = 1.0) -> "Draw":
+            def draw(axis: "Axes") -> None:
+                for method, look in looks(self.methods).items():
+                    here = [r for r in records if r.axis("method") == method]
+                    line(axis, here, "target_rate", measure, factor=factor, label=LABELS[method], **look)
+                axis.set(xlabel="target rate (Hz)", ylabel=label)
+
+            return draw
+
+        def reached(axis: "Axes") -> None:
+            axis.plot(self.rates, self.rates, color="0.5", lw=1, ls=":")
+            against_target("rate", "initial rate, last layer (Hz)")(axis)
+
+        return panels(self.title, [reached, against_target("test", "test accuracy (%)", 100)])

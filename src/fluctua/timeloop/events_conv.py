@@ -1,0 +1,171 @@
+"""A convolution of spikes: it adds up the weights of those that there are, and passes over all else.
+
+The gradient wrt a weight is a sum over the same spikes; that wrt the input is dense, since a surrogate is zero nowhere.
+What is kept for backward are the spikes as bits.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.cpu_memory import pool
+from fluctua.timeloop.events import SpikeBatch, flat
+from fluctua.timeloop.events_kernels import width_of
+from fluctua.timeloop.events_padded import Array
+from fluctua.timeloop.events_threads import Blocks, over_samples
+from fluctua.timeloop.refusals import anchor, differentiable_once
+
+_BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
+
+
+class Window(NamedTuple):
+    """What a convolution goes over: the shape of its weight and of a frame, stride and padding, rows before columns."""
+
+    weight: tuple[int, int, int, int]
+    frame: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what it makes of a frame: outputs, rows and columns."""
+        sizes = zip(self.frame, self.padding, self.weight[2:], self.stride, strict=True)
+        rows, columns = ((n + 2 * pad - kernel) // stride + 1 for n, pad, kernel, stride in sizes)
+        return self.weight[0], rows, columns
+
+    @property
+    def taps(self) -> int:
+        """How many columns of the kernel a spike reaches at most."""
+        return -(-self.weight[3] // self.stride[1])
+
+    @property
+    def geometry(self) -> tuple[int, ...]:
+        """What the kernels take."""
+        _, channels, high, _ = self.weight
+        return channels, *self.frame, high, self.taps, *self.stride, *self.padding, *self.shape
+
+    def rows(self, weight: Tensor) -> Array:
+        """The weight as the kernels take it; columns beyond it, which a phase may lack, are zero."""
+        outputs, channels, high, wide = self.weight
+        along, taps = self.stride[1], self.taps
+        whole = nn.functional.pad(weight.detach(), (0, taps * along - wide))
+        return _padded(whole.view(outputs, channels, high, taps, along).flip(3).permute(1, 2, 4, 3, 0))
+
+    def weight_of(self, rows: Array) -> Tensor:
+        """Back from there, in the shape of the weight."""
+        outputs, channels, high, wide = self.weight
+        along, taps = self.stride[1], self.taps
+        whole = torch.from_numpy(rows).view(channels, high, along, taps, -1)[..., :outputs]
+        return whole.permute(4, 0, 1, 3, 2).flip(3).reshape(outputs, channels, high, taps * along)[..., :wide]
+
+
+def spikes_of(x: Tensor, max_density: float) -> SpikeBatch | None:
+    """The spikes of frames `[F, channels, rows, columns]`, or None where a larger share than that is not zero."""
+    return SpikeBatch.from_dense(x.detach().reshape(len(x), 1, -1), max_density)
+
+
+def convolved(
+    x: Tensor,
+    spikes: SpikeBatch,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """`torch.nn.functional.conv2d(x, weight, bias, stride, padding)` of spikes.
+
+    Args:
+        x: frames `[F, channels, rows, columns]`; beside `spikes` only its shape, its type and its gradient matter.
+        spikes: the same, see `spikes_of`.
+        weight: `[outputs, channels, kernel rows, kernel columns]`, of the type of `x`, float32 or float64.
+        bias: `[outputs]`, or None.
+        stride: rows and columns from one place to the next.
+        padding: rows and columns of zeros on each side.
+
+    Returns:
+        `[F, outputs, rows, columns]`.
+    """
+    window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding)  # type: ignore[arg-type]
+    out: Tensor = _Convolution.apply(window, spikes, anchor([x, weight, bias]), x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        window: Window, spikes: SpikeBatch, tied: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return _gathered(window, spikes, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.window, ctx.spikes, tied, _, weight, _ = inputs
+        ctx.save_for_backward(tied, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (tied, weight), (wants_x, wants_weight, wants_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        with torch.no_grad():
+            g = g.contiguous()
+            gradients: Sequence[Tensor | None] = (
+                _spread(ctx.window, weight, g) if wants_x else None,
+                _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
+                g.sum((0, 2, 3)) if wants_bias else None,
+            )
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "a convolution of spikes", tied, weight, *grads)
+        return None, None, None, *gradients
+
+
+def _gathered(window: Window, spikes: SpikeBatch, weight: Tensor, bias: Tensor | None) -> Tensor:
+    frames, dtype = spikes.shape[0], weight.dtype
+    out = pool.empty((frames, *window.shape), dtype)
+    rows = window.rows(weight)
+    offset = _padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
+    arrays, memory = spikes.arrays(dtype), flat(out)
+
+    def work(blocks: Blocks) -> None:
+        for first, stop in blocks:
+            kernels.gather(*arrays, window.geometry, rows, offset, first, stop, memory)
+
+    over_samples(work, frames, _BLOCK)
+    return out
+
+
+def _scattered(window: Window, spikes: SpikeBatch, g: Tensor) -> Tensor:
+    """Gradient with respect to the weight."""
+    arrays, memory = spikes.arrays(g.dtype), flat(g)
+    size = window.rows(g.new_empty(window.weight)).size
+
+    def work(blocks: Blocks) -> Array:
+        total = np.zeros(size, memory.dtype)
+        for first, stop in blocks:
+            kernels.scatter(*arrays, window.geometry, memory, first, stop, total)
+        return total
+
+    parts = over_samples(work, len(g), _BLOCK)
+    return window.weight_of(sum(parts[1:], parts[0]))  # over threads, in their order
+
+
+def _spread(window: Window, weight: Tensor, g: Tensor) -> Tensor:
+    """Gradient with respect to the input, in pieces that stay in the cache."""
+    frame = window.weight[1], *window.frame
+    out = pool.empty((len(g), *frame), g.dtype)
+    for to, piece in zip(out.split(_BLOCK), g.split(_BLOCK), strict=True):  # type: ignore[no-untyped-call]
+        shape = len(piece), *frame
+        to.copy_(conv2d_input(shape, weight, piece, window.stride, window.padding))  # type: ignore[no-untyped-call]
+    return out
+
+
+def _padded(values: Tensor) -> Array:
+    """Rows padded to whole vectors, as one axis."""
+    n, item = values.shape[-1], values.new_empty(0).numpy().dtype
+    out = values.new_zeros(*values.shape[:-1], width_of(n, item))
+    out[..., :n] = values
+    array: Array = out.numpy().reshape(-1)
+    return array

@@ -1,0 +1,147 @@
+"""Numba kernels of a convolution of spikes: each adds its window of weights to a map, or its window of the map to them.
+
+All arrays are flat. A frame is one sample at one step: its spikes are bits, `[frames, words]`, of units `[channels,
+rows, columns]`, and what the convolution makes of them is `[outputs, rows, columns]`. In between is a map that stays in
+the cache, `[rows, columns, width]`: the outputs at one place lie side by side, padded to whole vectors.
+
+A spike reaches every `stride`-th column of the kernel, from one that depends on where the spike is: its phase. Weights
+are `[channels, kernel rows, phases, taps backwards, width]`, so that what a spike reaches in a row of the map is one
+piece of memory, and so are the weights it reaches it by.
+"""
+
+import numpy as np
+
+from fluctua.timeloop.events_bits import helper, kernel
+from fluctua.timeloop.simd import load, store, trailing_zeros
+from fluctua.timeloop.simd_turn import turn
+
+_ONE = np.uint64(1)
+
+
+@kernel
+def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # type: ignore[no-untyped-def]
+    """Fill the frames `first:stop` of `out` with the sum of `bias` `[width]` and the weights of the spikes.
+
+    `geometry` are the numbers of an `events_conv.Window` and those of `Window.shape`.
+    """
+    channels, rows, columns, high, taps, down, along, pad_rows, pad_columns, outputs, out_rows, out_columns = geometry
+    places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
+    spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
+    sums = np.empty(places * width, out.dtype)
+    for f in range(first, stop):
+        for p in range(0, places * width, width):
+            for j in range(0, width, lane):
+                store(sums, p + j, load(bias, j))
+        for e in range(_spikes_of(words, f, channels, rows, columns, spikes, ends)):
+            channel, row, column, order = (
+                spikes[e, 0],
+                spikes[e, 1] + pad_rows,
+                spikes[e, 2] + pad_columns,
+                spikes[e, 3],
+            )
+            phase, left = column % along, column // along - taps + 1
+            begin, end = max(0, -left), min(taps, out_columns - left)
+            for k in range(row % down, min(high, row + 1), down):
+                if (row - k) // down < out_rows:
+                    to = ((row - k) // down * out_columns + left + begin) * width
+                    at = (((channel * high + k) * along + phase) * taps + begin) * width
+                    if values.size > 0:
+                        _add_scaled(sums, to, weight, at, (end - begin) * width, values[starts[f] + order])
+                    else:
+                        _add(sums, to, weight, at, (end - begin) * width)
+        _turned(sums, 0, width, out, f * outputs * places, places, places, outputs)
+
+
+@kernel
+def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type: ignore[no-untyped-def]
+    """Add the gradient wrt a weight, from the frames `first:stop` of that wrt the output, `g`."""
+    channels, rows, columns, high, taps, down, along, pad_rows, pad_columns, outputs, out_rows, out_columns = geometry
+    places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
+    spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
+    there = np.zeros(places * width, g.dtype)
+    for f in range(first, stop):
+        _turned(g, f * outputs * places, places, there, 0, width, outputs, places)
+        for e in range(_spikes_of(words, f, channels, rows, columns, spikes, ends)):
+            channel, row, column, order = (
+                spikes[e, 0],
+                spikes[e, 1] + pad_rows,
+                spikes[e, 2] + pad_columns,
+                spikes[e, 3],
+            )
+            phase, left = column % along, column // along - taps + 1
+            begin, end = max(0, -left), min(taps, out_columns - left)
+            for k in range(row % down, min(high, row + 1), down):
+                if (row - k) // down < out_rows:
+                    at = ((row - k) // down * out_columns + left + begin) * width
+                    to = (((channel * high + k) * along + phase) * taps + begin) * width
+                    if values.size > 0:
+                        _add_scaled(gradient, to, there, at, (end - begin) * width, values[starts[f] + order])
+                    else:
+                        _add(gradient, to, there, at, (end - begin) * width)
+
+
+@helper
+def _add(total, to, part, at, size):  # type: ignore[no-untyped-def]
+    for j in range(0, size, 64 // total.itemsize):
+        store(total, to + j, load(total, to + j) + load(part, at + j))
+
+
+@helper
+def _add_scaled(total, to, part, at, size, value):  # type: ignore[no-untyped-def]
+    for j in range(0, size, 64 // total.itemsize):
+        store(total, to + j, load(total, to + j) + load(part, at + j) * value)
+
+
+@helper
+def _spikes_of(words, frame, channels, rows, columns, spikes, ends):  # type: ignore[no-untyped-def]
+    """Channel, row, column and number of each spike of a frame, row after row; returns how many there are.
+
+    So what is added up stays in the innermost cache. `ends`, `[rows + 1]`, is where the spikes of a row end.
+    """
+    n_words = (channels * rows * columns + 63) >> 6
+    ends[:] = 0
+    for again in range(2):  # count the spikes of each row, then put them in their places
+        n, channel, row, begin = 0, 0, 0, 0  # `begin` is the first unit of the row
+        for k in range(n_words):
+            word = words[frame * n_words + k]
+            while word:
+                unit = 64 * k + trailing_zeros(word)
+                word &= word - _ONE
+                while unit >= begin + columns:
+                    begin += columns
+                    row += 1
+                    if row == rows:
+                        row, channel = 0, channel + 1
+                if again:
+                    e = ends[row]
+                    spikes[e, 0], spikes[e, 1], spikes[e, 2], spikes[e, 3] = channel, row, unit - begin, n
+                    ends[row] = e + 1
+                else:
+                    ends[row + 1] += 1
+                n += 1
+        if not again:
+            for r in range(rows):
+                ends[r + 1] += ends[r]
+    return n
+
+
+@helper
+def _turned(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
+    """Write `rows` of `columns` numbers, `step` apart, as columns: `columns` rows that are `stride` apart."""
+    lane = 64 // source.itemsize
+    i = 0
+    while i + lane <= rows:
+        j = 0
+        while j + lane <= columns:
+            turn(source, at + i * step + j, step, target, to + j * stride + i, stride)
+            j += lane
+        _turned_singly(source, at, step, target, to, stride, i, i + lane, j, columns)
+        i += lane
+    _turned_singly(source, at, step, target, to, stride, i, rows, 0, columns)
+
+
+@helper
+def _turned_singly(source, at, step, target, to, stride, row, last_row, column, last_column):  # type: ignore[no-untyped-def]
+    for i in range(row, last_row):
+        for j in range(column, last_column):
+            target[to + j * stride + i] = source[at + i * step + j]
