@@ -253,3 +253,32 @@ def test_publishing_fills_every_block_of_the_page_and_draws_legible_figures(benc
     assert new.count("<!-- begin") == page.count("<!-- begin") == len(bench("publish").blocks_of(found)) + 1
     assert_legible(bench("figures").comparison_figure(found, 1))
     assert_legible(bench("figures").growth_figure(axes))
+
+
+# ---- experiments of their own ----------------------------------------------------------------------------------------
+
+
+def test_convolutions_are_timed_at_every_density(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    script = bench("conv_events")
+    script.main(["--rounds", "1", "--size", "2", "1", "--densities", "0.01", "0.3"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [(row[0].removeprefix("| "), row[1]) for row in rows] == [
+        (layer, percent) for layer in script.LAYERS for percent in ("1", "30")
+    ]
+    assert all(float(row[-1].removesuffix(" |")) > 0 for row in rows)
+
+
+def test_engines_agree_unless_they_differ_by_more_than_seeds_do(bench: Any) -> None:
+    script = bench("accuracy_by_engine")
+    assert script.standard_error([90.0, 92.0, 94.0], [80.0, 82.0, 84.0]) == pytest.approx((2 * 4 / 3) ** 0.5)
+    assert script.agree([90.0, 92.0, 94.0], [91.0, 91.0, 96.0])
+    assert script.agree([10.0, 10.0, 10.0], [10.0, 10.0, 10.0])
+    assert not script.agree([90.0, 92.0, 94.0], [80.0, 82.0, 84.0])
+
+
+def test_a_network_learns_alike_on_both_engines(bench: Any) -> None:
+    """As far as one epoch on a few samples shows: 60 of them, so a spike that flips moves the score by some steps."""
+    script = bench("accuracy_by_engine")
+    settings = script.DemoSettings(epochs=1, samples_per_class=30, width=32)
+    plain, fused = (script.accuracy(engine, "measured", settings) for engine in script.ENGINES)
+    assert abs(plain - fused) <= 0.2

@@ -199,6 +199,13 @@ def test_a_run_is_a_function_of_setting_and_seed(data: Path, study: Conv) -> Non
     assert first.values != other.values
 
 
+def test_the_formula_is_given_a_rate_where_images_have_none(data: Path) -> None:
+    setting = next(s for s in TINY_IMAGES.grid() if s["method"] == "poisson")
+    assert Run(replace(TINY_IMAGES, rate=9.2), setting, 0, data)().values["sigma_u"] > 0
+    with pytest.raises(ValueError, match="give nu in Hz"):
+        Run(TINY_IMAGES, setting, 0, data)()
+
+
 @pytest.mark.parametrize("study", FULL, ids=["shd", "cifar10", "dvs"])
 def test_numbers_of_the_paper_stand_beside_the_networks_and_data_that_they_were_found_with(study: Conv) -> None:
     known = [s for s in study.grid() if any(r.applies_to(s) for r in study.references)]

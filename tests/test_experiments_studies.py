@@ -34,6 +34,7 @@ from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED, star
 from fluctua.experiments.studies.speakers import KNOWN, UNHEARD
 from fluctua.experiments.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.experiments.sweep import Run, Study, runs_of
+from fluctua.layers import DaleLayer
 from fluctua.neurons import LIF
 from fluctua.theory import Target
 from layout import assert_legible
@@ -206,7 +207,8 @@ def test_the_share_of_recurrence_is_as_asked() -> None:
 
 def test_a_dale_network_has_as_many_inhibitory_neurons_as_its_ratio_says() -> None:
     for setting in DALE.grid():
-        layer = DALE.network(setting).build((20,), 3, dt=2e-3, duration=0.1)[0]
+        layer = next(iter(DALE.network(setting).build((20,), 3, dt=2e-3, duration=0.1)))
+        assert isinstance(layer, DaleLayer)
         sizes = [weight.shape[0] for weight in (layer.input_exc.weight, layer.input_inh.weight)]
         assert sizes == [16, 16 // int(setting["ratio"] or 1)]
 

@@ -7,6 +7,15 @@ from typing import Any
 
 from fluctua.experiments.networks import ModernRecurrent
 from fluctua.experiments.recipes import RECIPES
+from fluctua.experiments.studies.conv import (
+    CONV_CIFAR10,
+    CONV_DVS,
+    CONV_SHD,
+    SMALL_CONV_CIFAR10,
+    SMALL_CONV_DVS,
+    SMALL_CONV_SHD,
+    Conv,
+)
 from fluctua.experiments.studies.dale import DaleNets
 from fluctua.experiments.studies.depth import Depth
 from fluctua.experiments.studies.modern import Modern, ShiftedTask
@@ -25,6 +34,7 @@ __all__ = [
     "FSDD",
     "SHD",
     "STUDIES",
+    "Conv",
     "DaleNets",
     "Depth",
     "FileTask",
@@ -83,7 +93,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
             Depth(
                 task=replace(_HARD, samples_per_class=100, batch_size=50),
                 recipe=Recipe(epochs=15, reach=0.5),
-                lrs=_LRS,
+                lrs=_LRS[:1],
                 depths=(1, 3, 6),
                 seconds_per_epoch=0.27,
             ),
@@ -91,6 +101,9 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "speakers": Pair(Speakers(task=FSDD, recipe=_FILES, seconds_per_epoch=5.0), Speakers(**_ON_DIGITS)),
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
+        "conv-shd": Pair(CONV_SHD, SMALL_CONV_SHD),
+        "conv-cifar10": Pair(CONV_CIFAR10, SMALL_CONV_CIFAR10),
+        "conv-dvs": Pair(CONV_DVS, SMALL_CONV_DVS),
         "states": Pair(States(), States()),
         "rates": Pair(Rates(), Rates(task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS[:1], seconds_per_epoch=0.27)),
         "time-constants": Pair(TimeConstants(**_ON_SHD), TimeConstants(**_ON_DIGITS)),

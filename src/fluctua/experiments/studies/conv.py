@@ -234,11 +234,11 @@ SMALL_CONV_CIFAR10 = Conv(
     seconds_per_epoch=2.1,
 )
 SMALL_CONV_DVS = Conv(
-    task=NMNISTTask(path="nmnist_small.tar", dt=5e-3, batch_size=20, per_class=72, val_fraction=0.2, pool=2),
+    task=NMNISTTask(path="nmnist_small.tar", dt=5e-3, batch_size=10, per_class=72, val_fraction=0.2, pool=2),
     task_name="nmnist",
     networks=("dvs-conv",),
     width=4,
-    recipe=replace(_QUICK, epochs=10, bounds="dvs_conv"),
+    recipe=replace(_QUICK, epochs=12, bounds="dvs_conv"),
     lrs=(5e-3,),
     seconds_per_epoch=0.95,
 )

@@ -45,7 +45,7 @@ class SampledTask(Task, Generic[D]):
         """See `Task.files`."""
         return (self.path,)
 
-    def load(self, seed: int, data: Path | None) -> SplitDataModule[D]:  # type: ignore[override]
+    def load(self, seed: int, data: Path | None) -> SplitDataModule[D]:
         """See `Task.load`."""
         every, test = self.read(data or Path())
         every = self.subset(every, balanced(every.labels, self.per_class, seed))

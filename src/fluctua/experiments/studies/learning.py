@@ -49,6 +49,10 @@ class LearningStudy(Study):
         """The share of the variance that feed-forward pathways supply, where there is recurrence."""
         return 0.9
 
+    def nu(self, setting: Setting) -> float | None:
+        """The rate of all afferents in Hz, for the formula of the paper; None to measure that of the input."""
+        return None
+
     def seconds(self, setting: Setting) -> float:
         """See `Study.seconds`."""
         depth = float(getattr(self.network(setting), "depth", 1))
@@ -65,6 +69,7 @@ class LearningStudy(Study):
             method=str(setting["method"]),
             target=self.target(setting),
             alpha=self.alpha(setting),
+            nu=self.nu(setting),
             lr=lr,
             seed=seed,
             data=data,

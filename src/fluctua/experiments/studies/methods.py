@@ -21,16 +21,24 @@ LABELS: Mapping[str, str] = MappingProxyType(
 
 
 def start(
-    model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, bounds: str, alpha: float = 0.9
+    model: nn.Module,
+    x: Tensor,
+    method: str,
+    *,
+    target: Target,
+    seed: int,
+    bounds: str,
+    alpha: float = 0.9,
+    nu: float | None = None,
 ) -> Report:
     """Bring a network into its initial state on a batch `[T, B, ...]`, by one of `LABELS`.
 
     `bounds` names those of the paper that priming goes by, see `paper_bounds`; `alpha` is the feed-forward share of
-    the variance.
+    the variance, `nu` the rate of all afferents in Hz for the formula of the paper, None to measure it.
     """
     if method == UNBALANCED:
         return fluctua.initialize(model, x, target, balance=False, readout=READOUT, alpha=alpha, seed=seed)
     if method == PRIMED:
-        bring_up(model, x, "poisson", target=target, alpha=alpha, seed=seed)
+        bring_up(model, x, "poisson", target=target, alpha=alpha, nu=nu, seed=seed)
         return fluctua.prime(model, x, paper_bounds(bounds), seed=seed).report
-    return bring_up(model, x, method, target=target, alpha=alpha, seed=seed)
+    return bring_up(model, x, method, target=target, alpha=alpha, nu=nu, seed=seed)

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fluctua.data import RandmanSettings, make_randman
-from fluctua.data.module import SpikeDataModule
+from fluctua.data.module import SpikeDataModule, SplitDataModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Task(ABC):
         return ()
 
     @abstractmethod
-    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+    def load(self, seed: int, data: Path | None) -> SplitDataModule[Any]:
         """The data; `data` is the folder of the files."""
 
 

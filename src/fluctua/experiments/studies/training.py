@@ -73,6 +73,7 @@ def trained(
     seed: int,
     data: Path | None,
     alpha: float = 0.9,
+    nu: float | None = None,
 ) -> Outcome:
     """Initialise a network by a method of `methods.LABELS` and train it; `data` is the folder of the task's files.
 
@@ -82,7 +83,7 @@ def trained(
     samples = task.load(seed, data)
     model = network.build(samples.shape, samples.n_classes, dt=task.dt, duration=task.duration)
     x, y = samples.batch(min(recipe.measured_on, len(samples.splits["train"])))
-    start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha)
+    start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha, nu=nu)
     settings = recipe.settings(lr, seed)
     loss = loss_by_name(settings.loss)
     before = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
