@@ -171,6 +171,17 @@ def test_pathways_share_the_variance() -> None:
     assert parts[0] / sum(parts) == pytest.approx(0.5, abs=0.01)
 
 
+def test_same_seed_same_weights_for_a_model_that_draws_in_its_forward_pass() -> None:
+    x = torch.poisson(torch.full((100, 8, 50), 0.05), torch.Generator().manual_seed(0))
+    weights = []
+    for torch_seed in (1, 2):
+        torch.manual_seed(torch_seed)
+        linear = nn.Linear(50, 20)
+        fluctua.initialize(nn.Sequential(nn.Dropout(0.3), linear, LIF()), x, seed=0)
+        weights.append(linear.weight.detach().clone())
+    assert torch.equal(*weights)
+
+
 def test_same_seed_same_weights_and_torch_is_left_alone() -> None:
     x = spikes(*flat)
     before = torch.get_rng_state()

@@ -7,7 +7,6 @@ What is kept for backward are the spikes as bits.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
@@ -143,7 +142,7 @@ def _scattered(window: Window, spikes: SpikeBatch, g: Tensor) -> Tensor:
     size = window.rows(g.new_empty(window.weight)).size
 
     def work(blocks: Blocks) -> Array:
-        total = np.zeros(size, memory.dtype)
+        total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # which starts with a line of the cache
         for first, stop in blocks:
             kernels.scatter(*arrays, window.geometry, memory, first, stop, total)
         return total

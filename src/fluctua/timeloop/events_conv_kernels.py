@@ -22,62 +22,69 @@ _ONE = np.uint64(1)
 def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # type: ignore[no-untyped-def]
     """Fill the frames `first:stop` of `out` with the sum of `bias` `[width]` and the weights of the spikes.
 
-    `geometry` are the numbers of an `events_conv.Window` and those of `Window.shape`.
+    `geometry` is that of an `events_conv.Window`.
     """
-    channels, rows, columns, high, taps, down, along, pad_rows, pad_columns, outputs, out_rows, out_columns = geometry
+    channels, rows, columns, _, _, _, _, _, _, outputs, out_rows, out_columns = geometry
     places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
     spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
-    sums = np.empty(places * width, out.dtype)
+    sums = _aligned(places * width, out)
     for f in range(first, stop):
         for p in range(0, places * width, width):
             for j in range(0, width, lane):
                 store(sums, p + j, load(bias, j))
-        for e in range(_spikes_of(words, f, channels, rows, columns, spikes, ends)):
-            channel, row, column, order = (
-                spikes[e, 0],
-                spikes[e, 1] + pad_rows,
-                spikes[e, 2] + pad_columns,
-                spikes[e, 3],
-            )
-            phase, left = column % along, column // along - taps + 1
-            begin, end = max(0, -left), min(taps, out_columns - left)
-            for k in range(row % down, min(high, row + 1), down):
-                if (row - k) // down < out_rows:
-                    to = ((row - k) // down * out_columns + left + begin) * width
-                    at = (((channel * high + k) * along + phase) * taps + begin) * width
-                    if values.size > 0:
-                        _add_scaled(sums, to, weight, at, (end - begin) * width, values[starts[f] + order])
-                    else:
-                        _add(sums, to, weight, at, (end - begin) * width)
+        n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
+        start = starts[f] if values.size > 0 else 0
+        _meet(spikes, n, values, start, geometry, sums, weight, width, True)
         _turned(sums, 0, width, out, f * outputs * places, places, places, outputs)
 
 
 @kernel
 def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type: ignore[no-untyped-def]
     """Add the gradient wrt a weight, from the frames `first:stop` of that wrt the output, `g`."""
-    channels, rows, columns, high, taps, down, along, pad_rows, pad_columns, outputs, out_rows, out_columns = geometry
+    channels, rows, columns, high, taps, _, along, _, _, outputs, out_rows, out_columns = geometry
     places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
     spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
-    there = np.zeros(places * width, g.dtype)
+    there = _aligned(places * width, g)
+    there[:] = 0
     for f in range(first, stop):
         _turned(g, f * outputs * places, places, there, 0, width, outputs, places)
-        for e in range(_spikes_of(words, f, channels, rows, columns, spikes, ends)):
-            channel, row, column, order = (
-                spikes[e, 0],
-                spikes[e, 1] + pad_rows,
-                spikes[e, 2] + pad_columns,
-                spikes[e, 3],
-            )
-            phase, left = column % along, column // along - taps + 1
-            begin, end = max(0, -left), min(taps, out_columns - left)
-            for k in range(row % down, min(high, row + 1), down):
-                if (row - k) // down < out_rows:
-                    at = ((row - k) // down * out_columns + left + begin) * width
-                    to = (((channel * high + k) * along + phase) * taps + begin) * width
-                    if values.size > 0:
-                        _add_scaled(gradient, to, there, at, (end - begin) * width, values[starts[f] + order])
+        n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
+        start = starts[f] if values.size > 0 else 0
+        _meet(spikes, n, values, start, geometry, there, gradient, width, False)
+
+
+@helper
+def _aligned(n, like):  # type: ignore[no-untyped-def]
+    """An array of n numbers of the type of `like`, to be filled, in which no vector lies in two lines of the cache."""
+    lane = 64 // like.itemsize
+    memory = np.empty(n + lane, like.dtype)
+    skipped = (-memory.ctypes.data & 63) // like.itemsize
+    return memory[skipped : skipped + n]
+
+
+@helper
+def _meet(spikes, n, values, start, geometry, sums, weight, width, forth):  # type: ignore[no-untyped-def]
+    """Add each spike's window of the weight to its window of the map or, unless `forth`, the other way."""
+    _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
+    for e in range(n):
+        channel, row, column = spikes[e, 0], spikes[e, 1] + pad_rows, spikes[e, 2] + pad_columns
+        phase, left = column % along, column // along - taps + 1
+        begin, end = max(0, -left), min(taps, out_columns - left)
+        for k in range(row % down, min(high, row + 1), down):
+            if (row - k) // down < out_rows:
+                there = ((row - k) // down * out_columns + left + begin) * width
+                at = (((channel * high + k) * along + phase) * taps + begin) * width
+                size = (end - begin) * width
+                if values.size > 0:
+                    value = values[start + spikes[e, 3]]
+                    if forth:
+                        _add_scaled(sums, there, weight, at, size, value)
                     else:
-                        _add(gradient, to, there, at, (end - begin) * width)
+                        _add_scaled(weight, at, sums, there, size, value)
+                elif forth:
+                    _add(sums, there, weight, at, size)
+                else:
+                    _add(weight, at, sums, there, size)
 
 
 @helper
