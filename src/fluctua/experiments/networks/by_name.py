@@ -33,7 +33,10 @@ NETWORKS: Mapping[str, Architecture] = MappingProxyType(
         "residual-conv": ResidualConv(),
     }
 )
-"""Settings by name; `shape` says what data each was made for. The residual and the modern ones are not the paper's."""
+"""Settings by name; `shape` says what data each was made for. The residual and the modern ones are not the paper's.
+
+"modern" and "modern-adaptive" are both fused and differ by adaptation alone.
+"""
 
 
 def network(name: str) -> Architecture:

@@ -18,6 +18,7 @@ from fluctua.experiments.studies.conv import (
 )
 from fluctua.experiments.studies.dale import DaleNets
 from fluctua.experiments.studies.depth import Depth
+from fluctua.experiments.studies.depth_in_time import DepthInTime
 from fluctua.experiments.studies.modern import Modern, ShiftedTask
 from fluctua.experiments.studies.rates import Rates
 from fluctua.experiments.studies.recurrence import Recurrence
@@ -37,6 +38,7 @@ __all__ = [
     "Conv",
     "DaleNets",
     "Depth",
+    "DepthInTime",
     "FileTask",
     "Modern",
     "Pair",
@@ -98,7 +100,23 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
                 seconds_per_epoch=0.27,
             ),
         ),
-        "speakers": Pair(Speakers(task=FSDD, recipe=_FILES, seconds_per_epoch=5.0), Speakers(**_ON_DIGITS)),
+        "depth-time": Pair(
+            DepthInTime(
+                task=replace(FSDD, duration=0.8), recipe=_FILES, depths=(1, 3, 6, 12, 20), seconds_per_epoch=5.0
+            ),
+            DepthInTime(
+                task=replace(_DIGITS, duration=0.8, batch_size=32),
+                width=64,
+                recipe=replace(_FEW_EPOCHS, epochs=12),
+                lrs=(1e-3,),
+                depths=(3, 12, 20),
+                methods=("kaiming", "poisson", "measured"),
+                seconds_per_epoch=0.3,
+            ),
+        ),
+        "speakers": Pair(
+            Speakers(task=FSDD, recipe=_FILES, seconds_per_epoch=5.0), Speakers(**_ON_DIGITS, networks=("fc", "dale"))
+        ),
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
         "conv-shd": Pair(CONV_SHD, SMALL_CONV_SHD),
