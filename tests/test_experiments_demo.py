@@ -22,6 +22,7 @@ from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.demo import DemoSettings, Outcome, conclusions, run_demo
 from fluctua.experiments.figures import learning_figure, membrane_figure, raster_figure
 from fluctua.experiments.networks import LABELS, METHODS, FullyConnected, bring_up, feed_forward, network
+from fluctua.experiments.recipes import recipe_by_name
 from fluctua.experiments.train_file import SHD, FileSettings
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
@@ -216,7 +217,8 @@ def test_the_targets_are_met_by_the_measured_network() -> None:
 
 
 def test_file_settings_are_those_of_the_paper_on_shd() -> None:
-    s, net = FileSettings(), network(FileSettings().model)
+    s = FileSettings()
+    net = network(recipe_by_name(s.recipe).model)
     assert isinstance(net, FullyConnected)
     assert (s.dt, SHD.duration, net.width, net.depth, s.target) == (2e-3, 0.7, 128, 3, Target(xi=1.0))
     assert (s.duration, s.width, s.depth) == (None, None, None), "else these stand for the defaults of model and data"

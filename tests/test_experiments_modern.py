@@ -292,8 +292,3 @@ def test_shifts_reach_the_training_samples_alone(words: Path) -> None:
     batch: Callable[[Any, str], Tensor] = lambda data, split: data.batch(4, split)[0]  # noqa: E731
     assert not batch(shifted, "train").equal(batch(plain, "train"))
     assert all(batch(shifted, split).equal(batch(plain, split)) for split in ("val", *plain.test_names))
-
-
-def test_neurons_that_adapt_are_expected_to_take_longer() -> None:
-    plain, adaptive = ({"task": "words", "recipe": recipe} for recipe in (MODERN, "adaptation added"))
-    assert STUDY.seconds(adaptive) > STUDY.seconds(plain)

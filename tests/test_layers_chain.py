@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 import fluctua
 from fluctua.data import Events, bin_events
 from fluctua.layers import Chain, DaleLayer, OverTime, Recurrent, spike_batch
-from fluctua.neurons import LI, LIF, AdaptiveLIF
+from fluctua.neurons import LI, LIF
 from fluctua.timeloop import engine, events_layers
 from fluctua.timeloop.events import SpikeBatch
 
@@ -109,6 +109,10 @@ def test_a_spike_batch_gives_what_the_dense_tensor_gives(fused: list[int]) -> No
     assert torch.equal(Chain(nn.Flatten(0, 1))(batch), x.float().flatten(0, 1)), "what cannot be fused gets it dense"
 
 
+class OwnLIF(LIF):
+    pass
+
+
 Alter = Callable[[list[Any]], object]
 
 ALTERATIONS: dict[str, tuple[Alter, list[int]]] = {
@@ -120,7 +124,7 @@ ALTERATIONS: dict[str, tuple[Alter, list[int]]] = {
     "hook on a tap": (lambda m: m[3].spikes["cell"].register_forward_hook(lambda *_: None), [1, 1, 1]),
     "hook on the readout": (lambda m: m[5].register_forward_hook(lambda *_: None), [2]),
     "parametrised weight": (lambda m: parametrizations.weight_norm(m[2]), [1, 1, 1]),
-    "adaptive neurons": (lambda m: m.__setitem__(1, AdaptiveLIF().double()), [2]),
+    "neurons of one's own": (lambda m: m.__setitem__(1, OwnLIF().double()), [2]),
     "a module in between": (lambda m: m.insert(2, nn.Identity()), [1, 2]),
     "dropout of nothing": (lambda m: m.insert(2, nn.Dropout(0.0)), [1, 2]),
 }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluctua.neurons import LI, LIF, ArcTan, SigmoidDerivative
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.timeloop import State, step
 from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_layers import Layer, run_layers
@@ -111,7 +111,7 @@ def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     for entry in layers:
         current = x if entry.weight is None else nn.functional.linear(x, entry.weight, entry.bias)
         start = torch.full_like(current[0], entry.initial)
-        state, outputs = State(start, torch.zeros_like(start)), list[Tensor]()
+        state, outputs = State(start, torch.zeros_like(start), torch.zeros_like(start)), list[Tensor]()
         for now in current:
             if entry.recurrent is not None and outputs:
                 now = now + nn.functional.linear(outputs[-1], entry.recurrent, entry.recurrent_bias)
@@ -123,8 +123,7 @@ def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 def leaves(layers: Sequence[Layer]) -> list[Tensor]:
     found = [t for e in layers for t in (e.weight, e.bias, e.recurrent, e.recurrent_bias) if t is not None]
-    decays = [t for e in layers for t in (e.parameters.decay_mem, e.parameters.decay_syn) if t is not None]
-    return found + [t for t in decays if t.requires_grad]
+    return found + [t for e in layers for t in e.parameters.constants if t is not None and t.requires_grad]
 
 
 def assert_same(x: Tensor, layers: Sequence[Layer], *, given: bool = False, tolerance: float = 1e-10) -> Tensor:
@@ -147,6 +146,34 @@ def assert_same(x: Tensor, layers: Sequence[Layer], *, given: bool = False, tole
     return ours.detach()
 
 
+MANY = torch.linspace(10e-3, 30e-3, 37)
+
+ADAPTIVE: dict[str, Callable[[], LIF]] = {
+    "threshold": AdaptiveLIF,
+    "threshold, delta": lambda: AdaptiveLIF(20e-3, None),
+    "threshold, soft reset": lambda: AdaptiveLIF(reset="subtract", learn_adaptation=True),
+    "threshold, trained": lambda: AdaptiveLIF(learn_tau=True, learn_adaptation=True),
+    "threshold, differentiable": lambda: AdaptiveLIF(differentiable_reset=True, learn_tau=True),
+    "threshold, differentiable, delta, soft reset": lambda: AdaptiveLIF(
+        20e-3, None, reset="subtract", differentiable_reset=True, learn_tau=True
+    ),
+    "threshold, every neuron its own": lambda: AdaptiveLIF(
+        MANY, tau_adapt=5 * MANY, beta=4e3 * MANY, threshold=torch.linspace(0.8, 1.2, 37), learn_adaptation=True
+    ),
+    "current": lambda: AdaptiveLIF(kind="current", coupling=0.5, learn_adaptation=True),
+    "current, delta": lambda: AdaptiveLIF(20e-3, None, kind="current", coupling=0.5),
+    "current, trained": lambda: AdaptiveLIF(kind="current", coupling=-0.2, learn_tau=True, learn_adaptation=True),
+    "current, trained, delta, soft reset": lambda: AdaptiveLIF(
+        20e-3, None, kind="current", coupling=0.5, reset="subtract", learn_tau=True, learn_adaptation=True
+    ),
+    "current, differentiable": lambda: AdaptiveLIF(
+        kind="current", coupling=0.5, differentiable_reset=True, learn_tau=True, learn_adaptation=True
+    ),
+    "current, every neuron its own": lambda: AdaptiveLIF(
+        MANY, MANY, kind="current", tau_adapt=5 * MANY, coupling=20 * MANY, differentiable_reset=True, learn_tau=True
+    ),
+}
+
 CELLS: dict[str, Callable[[], LIF]] = {
     "exponential": LIF,
     "delta": lambda: LIF(20e-3, None),
@@ -160,7 +187,7 @@ CELLS: dict[str, Callable[[], LIF]] = {
     "every neuron its own, trained": lambda: LIF(torch.linspace(10e-3, 30e-3, 37), learn_tau=True),
     "sigmoid surrogate": lambda: LIF(surrogate=SigmoidDerivative()),
     "arctan surrogate": lambda: LIF(surrogate=ArcTan()),
-}
+} | {f"adaptive, {name}": make for name, make in ADAPTIVE.items()}
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -170,7 +197,13 @@ def test_a_fused_layer_equals_product_and_loop(name: str, recurrent: bool) -> No
     assert 0.01 < float(out.mean()) < 0.6
 
 
-@pytest.mark.parametrize("name", ["exponential", "delta", "differentiable, delta", "trained time constants"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("exponential", "delta", "differentiable, delta", "trained time constants"),
+        *("adaptive, threshold", "adaptive, current, trained, delta, soft reset"),
+    ],
+)
 def test_recurrence_on_a_given_current_equals_the_loop(name: str) -> None:
     current = drawn(3, 40, 19, seed=4, scale=2.0).transpose(0, 1)
     cell = [layer(19, CELLS[name](), None, recurrent=True, seed=5)]

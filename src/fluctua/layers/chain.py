@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
 from fluctua.layers.fusion import MAX_DENSITY, bare, fused_layer, plain_sequence, undisturbed
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.timeloop.events import SpikeBatch
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class Chain(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
-    An `nn.Linear` and the `LIF`, `Recurrent(LIF, Linear)` or `LI` behind it run as one operation: spikes pass from
-    layer to layer as bits, only the weights of units that spike are added up, and the input current is never in memory
-    as a whole. The first of these operations takes dense input, of which the density decides whether it is turned
-    into spikes, or a `SpikeBatch`, which is never made dense. A `DaleLayer` at the front takes both as well.
+    An `nn.Linear` and the `LIF`, `AdaptiveLIF` or `LI` behind it, or a `Recurrent` of one of the first two and an
+    `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike are
+    added up, and the input current is never in memory as a whole. The first of these operations takes dense input, of
+    which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never made dense. A
+    `DaleLayer` at the front takes both as well.
 
     What cannot be fused runs as it stands: other modules, subclasses, modules with hooks, parametrisations, on another
     device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast. So whoever looks into
@@ -66,7 +67,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
         size = linear.out_features
         if bare(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.unseen:
             layer = neurons.fusible(size, like, linear)
-        elif bare(neurons, LIF, LI):
+        elif bare(neurons, LIF, AdaptiveLIF, LI):
             layer = fused_layer(neurons, size, like, linear=linear)
         else:
             return

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers.fusion import bare, fused_layer, plain_sequence, recurrent_on_gpu, undisturbed
-from fluctua.neurons import LIF
+from fluctua.neurons import LIF, AdaptiveLIF
 
 if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer
@@ -207,7 +207,7 @@ class Recurrent(Circuit):
         return (Synapse(self.weight, "cell", "cell"),)
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; of `LIF` and `nn.Linear` as one operation where nobody looks between the steps."""
+        """See `Circuit.simulate`; one operation for neurons of `_parts` where nobody looks between the steps."""
         fused = self._fused(currents[0]) if len(currents) == 1 and plain_sequence(currents[0]) else None
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
@@ -240,9 +240,9 @@ class Recurrent(Circuit):
     def _parts(self) -> tuple[LIF, nn.Linear] | None:
         """Neurons and weight where they are of the kinds that an operation knows."""
         cell, weight = self.cell, self.weight
-        if type(self) is Recurrent and type(cell) is LIF and isinstance(weight, nn.Linear) and bare(weight, nn.Linear):
-            return cell, weight
-        return None
+        if type(self) is not Recurrent or not isinstance(cell, LIF) or type(cell) not in (LIF, AdaptiveLIF):
+            return None
+        return (cell, weight) if isinstance(weight, nn.Linear) and bare(weight, nn.Linear) else None
 
     @property
     def unseen(self) -> bool:

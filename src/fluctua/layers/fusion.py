@@ -15,7 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop import LoopParameters
+from fluctua.timeloop import Adaptation, LoopParameters
 from fluctua.timeloop.engines import choose
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
@@ -59,7 +59,7 @@ def fused_layer(
     """The facts of a population of `size` neurons on input of the type of `like`, or None where it cannot be fused.
 
     Args:
-        neurons: a bare `LIF` or `LI`.
+        neurons: a bare `LIF`, `AdaptiveLIF` or `LI`.
         size: how many there are.
         like: a tensor of the input's type.
         linear: the bare weight in front.
@@ -87,7 +87,7 @@ def fused_layer(
 
 
 def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
-    """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it.
+    """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it, or it adapts.
 
     Args:
         neurons: the population.
@@ -97,7 +97,7 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
     parameters, size = matching(neurons.loop_parameters(), x), x.shape[2]
     weights = [w for w in (back.weight, back.bias) if w is not None]
     fits = (back.in_features, back.out_features) == (size, size) and all(plain(w, x) for w in weights)
-    if not fits or choose(x, parameters).name != "gpu":
+    if parameters.adaptation is not None or not fits or choose(x, parameters).name != "gpu":
         return None
 
     from fluctua.timeloop.gpu_recurrent import run
@@ -106,12 +106,11 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
 
 
 def served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
-    """The fused layers serve what the fused CPU loop does, but for adaptation and the gradient of a threshold."""
+    """The fused layers serve what the fused CPU loop does, but for the gradient of a threshold."""
     theta = parameters.threshold
-    if parameters.adaptation is not None or (theta is not None and theta.requires_grad):
+    if theta is not None and theta.requires_grad:
         return False
-    constants = [c for c in (parameters.decay_mem, parameters.decay_syn, theta) if c is not None]
-    if any(c.numel() != 1 and c.shape != (size,) for c in constants):
+    if any(c.numel() != 1 and c.shape != (size,) for c in parameters.constants if c is not None):
         return False
     return choose(like.new_empty(1, 1, size), parameters).name == "cpu"
 
@@ -129,8 +128,19 @@ def plain(tensor: Tensor, like: Tensor) -> bool:
 
 def matching(p: LoopParameters, like: Tensor) -> LoopParameters:
     """The constants in the type and on the device of a tensor."""
-    b, theta = (None if c is None else c.to(like) for c in (p.decay_syn, p.threshold))
-    return replace(p, decay_mem=p.decay_mem.to(like), decay_syn=b, threshold=theta)
+
+    def to(constant: Tensor | None) -> Tensor | None:
+        return None if constant is None else constant.to(like)
+
+    q = p.adaptation
+    adaptation = None if q is None else Adaptation(q.decay.to(like), q.strength.to(like), to(q.coupling))
+    return replace(
+        p,
+        decay_mem=p.decay_mem.to(like),
+        decay_syn=to(p.decay_syn),
+        threshold=to(p.threshold),
+        adaptation=adaptation,
+    )
 
 
 def plain_sequence(x: Tensor) -> bool:

@@ -18,8 +18,8 @@ class OverTime(nn.Module):
     Time and batch are folded into one axis, `[T, B, ...] -> [T * B, ...]`, and unfolded behind the module, so a batch
     norm inside takes its statistics over batch and time. `nn.Linear` does not need it: it acts on the last axis.
 
-    On the CPU a convolution of few spikes adds up the weights of these alone, with the same result but
-    for the order in which they are added; a weight that is NaN or infinite shows up when its afferent spikes.
+    On the CPU a convolution of few spikes adds up the weights of these alone, with the same result but for the order in
+    which they are added. A weight that is NaN or infinite shows up when its afferent spikes.
 
     Args:
         module: takes and returns one tensor `[batch, ...]`.

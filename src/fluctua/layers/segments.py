@@ -29,8 +29,8 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     computed again when backward comes to it. So the memory of training is that of one segment, for one forward pass
     more, and the gradients are those of the whole sequence.
 
-    Recurrent circuits go step by step here, also those that the fused loops would serve: where a `Chain` can fuse
-    them, it trains them faster and in as little memory.
+    Recurrent circuits go step by step here, also a `Recurrent` or `DaleLayer` that runs as one operation otherwise.
+    That operation is faster by far and keeps its spikes as bits, so as a rule it needs no segments.
 
     With `truncate` no gradient flows from a segment into the one before it (truncated backpropagation through time).
     This is biased: what a spike does to later segments is not learnt from, so choose a length of many membrane and

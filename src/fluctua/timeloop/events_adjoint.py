@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.timeloop import events_adaptive_kernels as adaptive
 from fluctua.timeloop import events_kernels as kernels
 from fluctua.timeloop.cpu_loop import SURROGATES
 from fluctua.timeloop.events_padded import Array, Arriving, Numbers, Padded
@@ -83,11 +84,15 @@ class _Sums(NamedTuple):
     recurrent_bias: Array
     decay_mem: Array
     decay_syn: Array
+    decay_adapt: Array
+    strength: Array
+    coupling: Array
 
     @classmethod
     def zeros(cls, layer: Padded, wanted: Sequence[bool]) -> "_Sums":
-        """A bias comes with its weight, a decay with the other: one kernel gives both."""
+        """A bias comes with its weight, a decay with the other, as what adapts: one kernel gives all."""
         weight, recurrent, decays = any(wanted[0:2]), any(wanted[2:4]), any(wanted[4:6])
+        adaptation, coupling = any(wanted[7:10]), layer.adaptation is not None and layer.adaptation.coupling.size > 0
         width, dtype = layer.width, layer.decay_mem.dtype
 
         def zeros(size: int, asked: bool, dtype: Any = dtype) -> Array:
@@ -100,7 +105,15 @@ class _Sums(NamedTuple):
             zeros(width, recurrent),
             zeros(width, decays, np.float64),
             zeros(width, decays, np.float64),
+            zeros(width, adaptation, np.float64),
+            zeros(width, adaptation, np.float64),
+            zeros(width, adaptation and coupling, np.float64),
         )
+
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        """Those wrt the constants of the neurons."""
+        return self[4:]
 
 
 class _Way:
@@ -123,10 +136,11 @@ class _Way:
         self.memory = np.zeros(size, dtype)
         self.potential = np.empty(size if again else 0, dtype)
         self.drive = np.empty(size if learns or (kind.hard and kind.differentiable) else 0, dtype)
+        self.levels = np.empty(0 if layer.adaptation is None else size, dtype)
         # Not the words of the forward pass: somebody else may be reading those.
         self.words = np.empty_like(self.leaving.words) if kind.spiking else self.leaving.words
-        self.states = [np.empty(samples * layer.width, dtype) for _ in range(2)]
-        self.decays = [np.empty(samples * layer.width if learns else 0, dtype) for _ in range(2)]
+        self.states = [np.empty(samples * layer.width, dtype) for _ in range(2 if layer.adaptation is None else 3)]
+        self.constants = [np.empty(samples * total.size, dtype) for total in sums.constants]
         self.rows = torch.from_numpy(self.memory).view(samples * steps, layer.width)[:, : kind.neurons]
         self.g = self.rows.view(samples, steps, kind.neurons)
 
@@ -134,8 +148,8 @@ class _Way:
         """Go back over the samples from `first` on."""
         layer, stop = self.layer, first + self.samples
         if self.potential.size:
-            layer.integrate(self.arriving, self.steps, first, stop, self.potential, self.drive, self.words)
-        for array in (*self.states, *self.decays):
+            layer.integrate(self.arriving, self.steps, first, stop, self.potential, self.drive, self.levels, self.words)
+        for array in (*self.states, *self.constants):
             array.fill(0)
         self._through_time()
         sums, (words, values, starts, *_) = self.sums, self.arriving
@@ -150,26 +164,32 @@ class _Way:
             kernels.scatter(
                 words, values, starts, n, self.memory, *sizes, 1, first, stop, sums.recurrent, sums.recurrent_bias
             )
-        for total, part in zip((sums.decay_mem, sums.decay_syn), self.decays, strict=True):
+        for total, part in zip(sums.constants, self.constants, strict=True):
             total += part.reshape(self.samples, -1).sum(0, dtype=np.float64) if part.size else 0.0
 
     def _through_time(self) -> None:
         layer, kind, real = self.layer, self.layer.kind, self.memory.dtype.type
         shape, slope, height = SURROGATES[type(kind.surrogate)](kind.surrogate.beta) if kind.spiking else (0, 0.0, 0.0)
-        arguments = (
-            *(self.memory, self.potential, self.drive, *self.states, *self.decays),
-            *(layer.decay_mem, layer.gain, layer.decay_syn, layer.threshold),
-            *(kind.exponential, kind.spiking, kind.hard, kind.differentiable),
-            *(shape, real(slope), real(height), self.steps),
-        )
+        sequences = self.memory, self.potential, self.drive
+        numbers = layer.decay_mem, layer.gain, layer.decay_syn, layer.threshold
+        rule = kind.hard, kind.differentiable, shape, real(slope), real(height), self.steps
+        arguments: tuple[Any, ...]
+        if layer.adaptation is None:
+            back = kernels.adjoint
+            carried = *self.states, *self.constants[:2]
+            arguments = *sequences, *carried, *numbers, kind.exponential, kind.spiking, *rule
+        else:
+            back = adaptive.adjoint
+            carried = *self.states, *self.constants
+            arguments = *sequences, self.levels, *carried, *numbers, layer.adaptation, kind.exponential, *rule
         if self.recurrent is None:
-            kernels.adjoint(*arguments, 0, self.steps)
+            back(*arguments, 0, self.steps)
             return
         g = self.g.unbind(1)
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
                 g[t].addmm_(g[t + 1], self.recurrent)
-            kernels.adjoint(*arguments, t, t + 1)
+            back(*arguments, t, t + 1)
 
 
 def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers) -> list[Tensor | None]:
@@ -197,4 +217,7 @@ def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers) -> list[Ten
         shared(total.decay_mem, numbers.decay_mem),
         shared(total.decay_syn, numbers.decay_syn),
         None,
+        shared(total.decay_adapt, numbers.decay_adapt),
+        shared(total.strength, numbers.strength),
+        shared(total.coupling, numbers.coupling),
     ]

@@ -50,7 +50,7 @@ def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type:
         _turned(g, f * outputs * places, places, there, 0, width, outputs, places)
         n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
         start = starts[f] if values.size > 0 else 0
-        _meet(spikes, n, values, start, geometry, there, gradient, width, False)
+        _meet(spikes, n, values, start, geometry, gradient, there, width, False)
 
 
 @helper
@@ -63,8 +63,8 @@ def _aligned(n, like):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _meet(spikes, n, values, start, geometry, sums, weight, width, forth):  # type: ignore[no-untyped-def]
-    """Add each spike's window of the weight to its window of the map or, unless `forth`, the other way."""
+def _meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
+    """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two change places."""
     _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
     for e in range(n):
         channel, row, column = spikes[e, 0], spikes[e, 1] + pad_rows, spikes[e, 2] + pad_columns
@@ -73,18 +73,12 @@ def _meet(spikes, n, values, start, geometry, sums, weight, width, forth):  # ty
         for k in range(row % down, min(high, row + 1), down):
             if (row - k) // down < out_rows:
                 there = ((row - k) // down * out_columns + left + begin) * width
-                at = (((channel * high + k) * along + phase) * taps + begin) * width
-                size = (end - begin) * width
+                own = (((channel * high + k) * along + phase) * taps + begin) * width
+                to, at = (there, own) if forth else (own, there)
                 if values.size > 0:
-                    value = values[start + spikes[e, 3]]
-                    if forth:
-                        _add_scaled(sums, there, weight, at, size, value)
-                    else:
-                        _add_scaled(weight, at, sums, there, size, value)
-                elif forth:
-                    _add(sums, there, weight, at, size)
+                    _add_scaled(total, to, part, at, (end - begin) * width, values[start + spikes[e, 3]])
                 else:
-                    _add(weight, at, sums, there, size)
+                    _add(total, to, part, at, (end - begin) * width)
 
 
 @helper

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fluctua.timeloop.cpu_parts import surrogate
+from fluctua.timeloop.events_adaptive_kernels import adaptive_step
 from fluctua.timeloop.events_bits import helper, kernel, rows_of, sample_rows
 from fluctua.timeloop.simd import bits, broadcast, lanes, load, select, store
 
@@ -44,6 +45,7 @@ def integrate(  # type: ignore[no-untyped-def]
     gain,
     decay_syn,
     threshold,
+    adaptation,
     initial,
     exponential,
     spiking,
@@ -54,24 +56,27 @@ def integrate(  # type: ignore[no-untyped-def]
     stop,
     potential,
     drive,
+    levels,
     words,
 ):
     """Run a layer over the samples `first:stop`.
 
     The input current is `bias` plus the weights of the spikes that arrive; where there is no `weight` (no element),
     it is read from `current` `[steps, samples, neurons]`. Where there are `recurrent` weights, the spikes of the step
-    before add theirs. Fills `potential` and, unless it has no element, `drive` (what enters the potential: I, or the
-    input current of a delta synapse), both `[stop - first, steps, width]`, and the bits `words` of the spikes.
+    before add theirs. Fills `potential` and, unless they have no element, `drive` (what enters the potential: I, or the
+    input current of a delta synapse) and `levels` (of the `adaptation`, an `Adapting` or None), all
+    `[stop - first, steps, width]`, and the bits `words` of the spikes.
     """
     width = decay_mem.size
     n_in, n_words = (units + 63) >> 6, (neurons + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
     heard = np.empty(neurons if recurrent.size > 0 else 0, np.int32)
     base = bias if weight.size > 0 else np.zeros(steps * width, potential.dtype)
-    u, i = np.empty(width, potential.dtype), np.empty(width, potential.dtype)
+    u, i, w = np.empty(width, potential.dtype), np.empty(width, potential.dtype), np.empty(width, potential.dtype)
     for s in range(first, stop):
         u[:] = initial
         i[:] = 0
+        w[:] = 0
         if spiking:
             words[s * steps * n_words : (s + 1) * steps * n_words] = _NO_BITS
         if weight.size > 0:
@@ -102,16 +107,19 @@ def integrate(  # type: ignore[no-untyped-def]
                 gain,
                 decay_syn,
                 threshold,
+                adaptation,
                 exponential,
                 spiking,
                 hard,
                 u,
                 i,
+                w,
                 t,
                 min(t + stride, steps),
                 (s - first) * steps,
                 potential,
                 drive,
+                levels,
                 words,
                 s * steps,
                 n_words,
@@ -134,16 +142,19 @@ def _advance(  # type: ignore[no-untyped-def]
     gain,
     decay_syn,
     threshold,
+    adaptation,
     exponential,
     spiking,
     hard,
     u,
     i,
+    w,
     begin,
     end,
     row,
     potential,
     drive,
+    levels,
     words,
     word,
     n_words,
@@ -161,6 +172,8 @@ def _advance(  # type: ignore[no-untyped-def]
         c0, c1, c2, c3 = _load4(gain, j)
         b0, b1, b2, b3 = _load4(decay_syn, j)
         h0, h1, h2, h3 = _load4(threshold, j)
+        if adaptation is not None:
+            q0, q1, q2, q3 = _load4(w, j)
         for t in range(begin, end):
             x0, x1, x2, x3 = _load4(base, t * width + j if varies else j)
             if values.size > 0:
@@ -183,20 +196,36 @@ def _advance(  # type: ignore[no-untyped-def]
             if drive.size > 0:
                 d0, d1, d2, d3 = (i0, i1, i2, i3) if exponential else (x0, x1, x2, x3)
                 _store4(drive, at, d0, d1, d2, d3)
-            u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
-            u1, i1, s1 = _step(u1, i1, x1, a1, c1, b1, h1, exponential, spiking, hard)
-            u2, i2, s2 = _step(u2, i2, x2, a2, c2, b2, h2, exponential, spiking, hard)
-            u3, i3, s3 = _step(u3, i3, x3, a3, c3, b3, h3, exponential, spiking, hard)
+            if adaptation is None:
+                u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
+                u1, i1, s1 = _step(u1, i1, x1, a1, c1, b1, h1, exponential, spiking, hard)
+                u2, i2, s2 = _step(u2, i2, x2, a2, c2, b2, h2, exponential, spiking, hard)
+                u3, i3, s3 = _step(u3, i3, x3, a3, c3, b3, h3, exponential, spiking, hard)
+            else:
+                if levels.size > 0:
+                    _store4(levels, at, q0, q1, q2, q3)
+                u0, i0, q0, s0 = adaptive_step(u0, i0, q0, x0, a0, c0, b0, h0, adaptation, j, exponential, hard)
+                u1, i1, q1, s1 = adaptive_step(u1, i1, q1, x1, a1, c1, b1, h1, adaptation, j + lane, exponential, hard)
+                u2, i2, q2, s2 = adaptive_step(
+                    u2, i2, q2, x2, a2, c2, b2, h2, adaptation, j + 2 * lane, exponential, hard
+                )
+                u3, i3, q3, s3 = adaptive_step(
+                    u3, i3, q3, x3, a3, c3, b3, h3, adaptation, j + 3 * lane, exponential, hard
+                )
             if spiking:
                 L = np.uint64(lane)
                 fired = s0 | (s1 << L) | (s2 << (L + L)) | (s3 << (L + L + L))
                 words[(word + t) * n_words + (j >> 6)] |= fired << np.uint64(j & 63)
         _store4(u, j, u0, u1, u2, u3)
         _store4(i, j, i0, i1, i2, i3)
+        if adaptation is not None:
+            _store4(w, j, q0, q1, q2, q3)
         j += 4 * lane
     while j < width:
         u0, i0 = load(u, j), load(i, j)
         a0, c0, b0, h0 = load(decay_mem, j), load(gain, j), load(decay_syn, j), load(threshold, j)
+        if adaptation is not None:
+            q0 = load(w, j)
         for t in range(begin, end):
             x0 = load(base, t * width + j if varies else j)
             for e in range(ends[t], ends[t + 1]):
@@ -210,11 +239,18 @@ def _advance(  # type: ignore[no-untyped-def]
             store(potential, at, u0)
             if drive.size > 0:
                 store(drive, at, i0 if exponential else x0)
-            u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
+            if adaptation is None:
+                u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
+            else:
+                if levels.size > 0:
+                    store(levels, at, q0)
+                u0, i0, q0, s0 = adaptive_step(u0, i0, q0, x0, a0, c0, b0, h0, adaptation, j, exponential, hard)
             if spiking:
                 words[(word + t) * n_words + (j >> 6)] |= s0 << np.uint64(j & 63)
         store(u, j, u0)
         store(i, j, i0)
+        if adaptation is not None:
+            store(w, j, q0)
         j += lane
 
 

@@ -34,7 +34,7 @@ class Layer:
 
     Attributes:
         neurons: size n of the population.
-        parameters: its constants, without adaptation, each of one element or `[n]`.
+        parameters: its constants, each of one element or `[n]`.
         weight: `[n, afferents]`, or None where the input current itself is given.
         bias: `[n]`, or None.
         recurrent: `[n, n]`, through which the population hears its own spikes of the step before, or None.
@@ -72,7 +72,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
 def _numbers(layer: Layer) -> Numbers:
     p = layer.parameters
     weights = layer.weight, layer.bias, layer.recurrent, layer.recurrent_bias
-    return Numbers(*weights, p.decay_mem, p.decay_syn, p.threshold)
+    return Numbers(*weights, p.decay_mem, *p.constants[1:])
 
 
 class _Layers(torch.autograd.Function):
@@ -119,7 +119,7 @@ def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -
             if scratch.size == 0:
                 scratch = np.empty(size * max(layer.width for layer in layers), scratch.dtype)
             for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                layer.integrate(source, steps, first, stop, scratch, none, target)
+                layer.integrate(source, steps, first, stop, scratch, none, none, target)
             if last.kind.spiking:
                 spikes_out = arriving[-1].words, arriving[-1].values, arriving[-1].starts
                 events_bits.unpack(*spikes_out, steps, samples, n, output.numpy().reshape(-1), first, stop)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fluctua.timeloop import events_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events import SpikeBatch, flat
+from fluctua.timeloop.events_adaptive_kernels import Adapting
 from fluctua.timeloop.events_bits import words_of
 from fluctua.timeloop.surrogates import Surrogate
 
@@ -47,6 +48,9 @@ class Numbers(NamedTuple):
     decay_mem: Tensor
     decay_syn: Tensor | None
     threshold: Tensor | None
+    decay_adapt: Tensor | None
+    strength: Tensor | None
+    coupling: Tensor | None
 
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor | None]) -> "list[Numbers]":
@@ -91,6 +95,7 @@ class Padded:
     gain: Array
     decay_syn: Array
     threshold: Array
+    adaptation: Adapting | None
 
     @classmethod
     def of(cls, kind: Kind, numbers: Numbers, dtype: torch.dtype) -> "Padded":
@@ -110,7 +115,8 @@ class Padded:
             out[:, : kind.neurons] = matrix.detach().t()
             return out.numpy().reshape(-1)
 
-        weight, bias, recurrent, recurrent_bias, a, b, theta = numbers
+        weight, bias, recurrent, recurrent_bias, a, b, theta, rho, beta, c = numbers
+        adaptation = Adapting(row(rho), row(beta), nothing(dtype) if c is None else row(c))
         return cls(
             kind,
             0 if weight is None else weight.shape[1],
@@ -122,6 +128,7 @@ class Padded:
             row(1 - a),
             row(b),
             row(theta, torch.finfo(dtype).max),
+            None if rho is None else adaptation,
         )
 
     @property
@@ -135,16 +142,24 @@ class Padded:
         return words_of(self.kind.neurons)
 
     def integrate(
-        self, arriving: Arriving, steps: int, first: int, stop: int, potential: Array, drive: Array, words: Array
+        self,
+        arriving: Arriving,
+        steps: int,
+        first: int,
+        stop: int,
+        potential: Array,
+        drive: Array,
+        levels: Array,
+        words: Array,
     ) -> None:
         """Run the samples `first:stop`: see `events_kernels.integrate`."""
         k, a = self.kind, arriving
         kernels.integrate(
             *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
             *(a.current, a.step_stride, a.sample_stride, self.recurrent, self.recurrent_bias),
-            *(self.decay_mem, self.gain, self.decay_syn, self.threshold),
+            *(self.decay_mem, self.gain, self.decay_syn, self.threshold, self.adaptation),
             *(k.initial, k.exponential, k.spiking, k.hard),
-            *(steps, k.neurons, first, stop, potential, drive, words),
+            *(steps, k.neurons, first, stop, potential, drive, levels, words),
         )
 
 

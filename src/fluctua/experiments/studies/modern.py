@@ -101,7 +101,7 @@ class Modern(Study):
         method: initialiser of either.
         xi: its target.
         variants: names in `VARIANTS`.
-        seconds_per_epoch: of one layer without adaptation, on one core.
+        seconds_per_epoch: of one layer, on one core.
     """
 
     title: ClassVar[str] = "A modern recipe: accuracy with each ingredient"
@@ -159,9 +159,7 @@ class Modern(Study):
 
     def seconds(self, setting: Setting) -> float:
         """See `Study.seconds`."""
-        # Neurons that adapt and hear each other are stepped through one step at a time.
-        factor = 2.5 if getattr(self.mix(str(setting["recipe"])).network, "adaptation", 0) else 1.0
-        return 3 + factor * self.seconds_per_epoch * self.epochs * self.network.depth
+        return 3 + self.seconds_per_epoch * self.epochs * self.network.depth
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
         """See `Study.run`."""
