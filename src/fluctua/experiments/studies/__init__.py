@@ -73,7 +73,7 @@ _FEW_EPOCHS = Recipe(epochs=15, bounds="shd", reach=0.5)
 _ON_SHD: Mapping[str, Any] = {"task": SHD, "recipe": _FILES, "seconds_per_epoch": 30.0}
 _ON_DIGITS: Mapping[str, Any] = {"task": _DIGITS, "recipe": _FEW_EPOCHS, "lrs": _LRS[:1], "seconds_per_epoch": 1.2}
 
-_SHALLOW = Shallow()
+_SHALLOW = Shallow(lrs=(5e-3, 2e-2, 5e-2))
 _SMALL_SHALLOW = Shallow(
     task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS, sigmas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0), seconds_per_epoch=0.27
 )
