@@ -27,9 +27,8 @@ from fluctua.training.fit import TrainSettings, fit
 
 ENGINES = "reference", "auto"
 SEEDS = 1, 2, 3
-LIMIT = (
-    4.6  # of Student's t with the four degrees of freedom of two times three seeds: one comparison in 100 exceeds it
-)
+LIMIT = 4.6
+"""Of Student's t with the four degrees of freedom of two times three seeds: one comparison in 100 exceeds it."""
 
 
 def accuracy(engine: str, method: str, s: DemoSettings) -> float:
