@@ -101,7 +101,7 @@ def initialize(
     targets: dict[str, Moments] = {}
     seen: Seen = {}
     with preserved(model), ExitStack() as watching:
-        torch.manual_seed(_beside(draws))  # dropout draws too
+        torch.manual_seed((draws.initial_seed() + 1) % 2**63)  # for dropout: other draws than those of the weights
         passes = Passes(model, batch, forward, found)
         rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
         for group in groups(found):
@@ -136,11 +136,6 @@ def _traced(model: nn.Module, batch: Any, forward: Forward, reading: Reading) ->
         with suppress(Exception):  # what is wrong with the model shows on the whole batch too
             return trace(model, batch[:, :2].clone(), forward, reading)
     return trace(model, batch, forward, reading)
-
-
-def _beside(draws: torch.Generator) -> int:
-    """A seed that follows from the state of a generator and leaves it as it is."""
-    return int(torch.randint(2**62, (), generator=draws.clone_state()))
 
 
 def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> tuple[Population, ...]:
