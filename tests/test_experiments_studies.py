@@ -19,6 +19,7 @@ from fluctua.experiments.studies import (
     STUDIES,
     DaleNets,
     Depth,
+    DepthInTime,
     FileTask,
     RandmanTask,
     Rates,
@@ -44,6 +45,7 @@ SHORT = Recipe(epochs=1, measured_on=40)
 DEPTH = Depth(task=TINY, recipe=SHORT, width=16, depths=(1, 2), lrs=(5e-3,))
 SHALLOW = Shallow(task=TINY, recipe=SHORT, width=16, sigmas=(0.5, 1.0), lrs=(5e-3,), rivals=("kaiming", "spikeinit"))
 THEORY = Theory(n_in=200, width=200, samples=8, duration=1.0, further_xis=(0.5,), further_dts=(10e-3,))
+IN_TIME = DepthInTime(task=TINY, recipe=SHORT, width=16, depths=(2,), methods=("measured",), lrs=(5e-3,), beta=3.0)
 RECURRENCE = Recurrence(task=TINY, recipe=SHORT, width=16, alphas=(0.5, 0.9), lrs=(5e-3,))
 DALE = DaleNets(task=TINY, recipe=SHORT, width=16, means=(0.0,), ratios=(2,), methods=("poisson",), lrs=(5e-3,))
 RATES = Rates(task=TINY, recipe=SHORT, width=16, depth=2, rates=(3.0, 8.0), lrs=(5e-3,))
@@ -87,6 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Callable[[St
 
 ALL = {
     "depth": DEPTH,
+    "depth-time": IN_TIME,
     "shallow": SHALLOW,
     "theory": THEORY,
     "recurrence": RECURRENCE,
@@ -234,3 +237,11 @@ def test_our_state_outlives_depth_and_kaimings_does_not(done: Callable[[Study], 
     assert deep["measured"].values["sigma_u"] == pytest.approx(1.0, abs=0.25)  # other recordings than measured on
     assert deep["measured"].values["rate"] > 1
     assert deep["kaiming"].values["rate"] < 0.1 * deep["measured"].values["rate"]
+
+
+def test_a_blunter_surrogate_hands_more_of_the_gradient_on(done: Callable[[Study], list[Record]]) -> None:
+    blunt = done(IN_TIME)[0].values["gradient_first"]
+    usual = next(r for r in done(DEPTH) if (r.setting["method"], r.setting["depth"]) == ("measured", 2)).values[
+        "gradient_first"
+    ]
+    assert blunt > 2 * usual
