@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
-from fluctua.experiments.studies.methods import LABELS, PRIMED, UNBALANCED
-from fluctua.experiments.studies.plotting import line, looks, panels
+from fluctua.experiments.studies.methods import PRIMED, UNBALANCED
+from fluctua.experiments.studies.plotting import line_per_method, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
@@ -66,9 +66,7 @@ class Depth(LearningStudy):
 
         def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
             def draw(axis: "Axes") -> None:
-                for method, look in looks(self.methods).items():
-                    here = [r for r in records if r.axis("method") == method]
-                    line(axis, here, "depth", measure, factor=factor, label=LABELS[method], **look)
+                line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
                 axis.set_yscale(scale)
                 axis.set(xlabel="hidden layers", ylabel=label)
 

@@ -8,6 +8,7 @@ import numpy as np
 from fluctua.diagnostics.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
 from fluctua.experiments.aggregate import interval
 from fluctua.experiments.store import Record
+from fluctua.experiments.studies.methods import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +61,15 @@ def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, facto
     points = sorted(values)
     means, _, halves = (np.array(column) for column in zip(*(interval(values[p]) for p in points), strict=True))
     axis.errorbar(points, means, np.nan_to_num(halves), ms=4, lw=1.2, capsize=2, **look)
+
+
+def line_per_method(
+    axis: "Axes", records: Sequence[Record], methods: Iterable[str], x: str, measure: str, *, factor: float = 1.0
+) -> None:
+    """`line` for each method, in its look and with its label."""
+    for method, look in looks(methods).items():
+        here = [r for r in records if r.axis("method") == method]
+        line(axis, here, x, measure, factor=factor, label=LABELS[method], **look)
 
 
 def dots(

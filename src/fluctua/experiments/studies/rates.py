@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
-from fluctua.experiments.studies.methods import LABELS, UNBALANCED
-from fluctua.experiments.studies.plotting import line, looks, panels
+from fluctua.experiments.studies.methods import UNBALANCED
+from fluctua.experiments.studies.plotting import line_per_method, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
@@ -60,9 +60,7 @@ class Rates(LearningStudy):
 
         def against_target(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:
-                for method, look in looks(self.methods).items():
-                    here = [r for r in records if r.axis("method") == method]
-                    line(axis, here, "target_rate", measure, factor=factor, label=LABELS[method], **look)
+                line_per_method(axis, records, self.methods, "target_rate", measure, factor=factor)
                 axis.set(xlabel="target rate (Hz)", ylabel=label)
 
             return draw

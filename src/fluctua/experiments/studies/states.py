@@ -11,8 +11,8 @@ import fluctua
 from fluctua.diagnostics import PopulationState
 from fluctua.experiments.networks import READOUT, FullyConnected, bring_up
 from fluctua.experiments.store import Record
-from fluctua.experiments.studies.methods import LABELS, UNBALANCED
-from fluctua.experiments.studies.plotting import line, looks, panels
+from fluctua.experiments.studies.methods import UNBALANCED
+from fluctua.experiments.studies.plotting import line_per_method, panels
 from fluctua.experiments.studies.task import FSDD, FileTask
 from fluctua.experiments.sweep import Measure, Outcome, Setting, Study, grid
 from fluctua.theory import Target
@@ -98,9 +98,7 @@ class States(Study):
 
         def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
             def draw(axis: "Axes") -> None:
-                for method, look in looks(self.methods).items():
-                    here = [r for r in records if r.axis("method") == method]
-                    line(axis, here, "depth", measure, factor=factor, label=LABELS[method], **look)
+                line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
                 axis.set_xscale("log")
                 axis.set_yscale(scale)
                 axis.set(xlabel="layers", ylabel=label)
