@@ -1,5 +1,6 @@
 """Augmentations: what is moved and dropped, how often, and that seed, epoch and sample alone decide."""
 
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from fluctua.data import (
     RandomCrop,
     SpatialShift,
     TimeJitter,
+    TimeStretch,
     UnitJitter,
     UnitShift,
 )
@@ -31,6 +33,7 @@ EVENT_STEPS: dict[str, Any] = {
     "drop": DropEvents(0.3),
     "crop": RandomCrop(0.5),
     "time jitter": TimeJitter(0.01),
+    "time stretch": TimeStretch(0.2),
     "unit shift": UnitShift(10, 160),
     "unit jitter": UnitJitter(2.0, 160),
     "spatial shift": SpatialShift(2, SHAPE),
@@ -120,6 +123,18 @@ def test_all_units_of_a_sample_shift_alike_and_uniformly() -> None:
     assert all(within(count, 300, (2100 * 6 / 49) ** 0.5) for count in counts)
 
 
+def test_a_stretch_multiplies_all_times_by_one_factor_whose_logarithm_is_uniform() -> None:
+    before, limit, n = sample(n=50), 0.3, 2000
+    logs = []
+    for after in runs(TimeStretch(limit), n, before):
+        factor = after.times[1:] / before.times[1:]
+        assert np.array_equal(before.units, after.units)
+        assert np.allclose(factor, factor[0], rtol=1e-5)
+        logs.append(np.log(factor[0]))
+    assert limit - 10 * limit / n < max(logs) <= limit + 1e-5  # the largest of n is short of the limit by 2 limit / n
+    assert within(float(np.mean(logs)), 0, limit / (3 * n) ** 0.5)
+
+
 def test_units_shifted_beyond_the_edge_are_dropped() -> None:
     before = Events(np.arange(10, dtype=np.float32), np.arange(10))
     for after in runs(UnitShift(4, 10), 50, before):
@@ -190,6 +205,8 @@ def test_a_sample_without_events_stays_without(name: str) -> None:
         (lambda: RandomCrop(0.0), r"duration=0\.0 s must be positive"),
         (lambda: TimeJitter(-1.0), r"std=-1\.0 must be finite and not negative: pass .* in seconds"),
         (lambda: UnitJitter(float("nan")), "std=nan must be finite"),
+        (lambda: TimeStretch(-0.1), r"limit=-0\.1 must be finite and not negative"),
+        (lambda: TimeStretch(math.inf), "limit=inf must be finite"),
         (lambda: UnitShift(-1), r"limit=-1 must be in 0\.\.699"),
         (lambda: UnitShift(700), r"limit=700 must be in 0\.\.699"),
         (lambda: SpatialShift(8, SHAPE), r"limit=8 must be in 0\.\.7"),

@@ -20,12 +20,13 @@ import fluctua
 from data_files import write_shd
 from fluctua import cli
 from fluctua.experiments.networks import NETWORKS, ModernRecurrent, bring_up, network
-from fluctua.experiments.networks.modern import DropUnits
+from fluctua.experiments.networks.dropout import DropUnits
 from fluctua.experiments.recipes import RECIPES, Ingredients, recipe_by_name
 from fluctua.experiments.runner_perform import perform
 from fluctua.experiments.store import Record, Store
-from fluctua.experiments.studies.modern import MODERN, PAPER, VARIANTS, Modern, ShiftedTask
+from fluctua.experiments.studies.modern import MODERN, PAPER, VARIANTS, Modern
 from fluctua.experiments.studies.speakers import KNOWN, UNHEARD
+from fluctua.experiments.studies.task import FileTask
 from fluctua.experiments.sweep import Run, runs_of
 from fluctua.experiments.train_file import FileSettings
 from fluctua.layers import Chain
@@ -229,7 +230,7 @@ def test_train_follows_the_recipe(words: Path, tmp_path: Path, monkeypatch: pyte
 
 # --- the study ---
 
-TASK = ShiftedTask(train="train.h5", test="test.h5", dt=DT, duration=0.1, batch_size=16)
+TASK = FileTask(train="train.h5", test="test.h5", dt=DT, duration=0.1, batch_size=16, shift=10)
 STUDY = Modern(task=TASK, task_name="words", network=ModernRecurrent(width=12), epochs=2)
 
 

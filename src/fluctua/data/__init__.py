@@ -1,6 +1,7 @@
 """Data: events and their batches, the Randman task, readers for SHD, SSC, N-MNIST, DVS128 Gesture and CIFAR-10."""
 
 from fluctua.data.augmentations import (
+    Augmentation,
     Augmented,
     DropEvents,
     Mirror,
@@ -8,6 +9,7 @@ from fluctua.data.augmentations import (
     RandomCrop,
     SpatialShift,
     TimeJitter,
+    TimeStretch,
     UnitJitter,
     UnitShift,
 )
@@ -20,6 +22,7 @@ from fluctua.data.shd import SHDFile, SHDPaths, find_shd
 
 __all__ = [
     "NMNIST",
+    "Augmentation",
     "Augmented",
     "DVSGesture",
     "DropEvents",
@@ -37,6 +40,7 @@ __all__ = [
     "SpatialShift",
     "Subset",
     "TimeJitter",
+    "TimeStretch",
     "UnitJitter",
     "UnitShift",
     "bin_events",

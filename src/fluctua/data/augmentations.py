@@ -113,6 +113,28 @@ class TimeJitter:
         return _kept(Events(np.maximum(times, 0), events.units), times >= 0)
 
 
+@dataclass(frozen=True)
+class TimeStretch:
+    """Slow a sample down or speed it up by a factor whose logarithm is uniform in `-limit .. limit`: another tempo.
+
+    Raises:
+        ValueError: if `limit` is negative or not finite.
+    """
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.limit) and self.limit >= 0):
+            raise ValueError(
+                f"limit={self.limit} must be finite and not negative: pass the logarithm of the largest factor."
+            )
+
+    def __call__(self, events: Events, rng: np.random.Generator) -> Events:
+        """Return the events at their new times."""
+        factor = math.exp(rng.uniform(-self.limit, self.limit))
+        return Events((events.times * factor).astype(np.float32), events.units)
+
+
 # --- of channels in a row, such as those of a cochlea ---
 
 

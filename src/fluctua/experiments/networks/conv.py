@@ -11,18 +11,21 @@ from typing import ClassVar, Self
 from torch import nn
 
 from fluctua.experiments.networks.architecture import Architecture
+from fluctua.experiments.networks.dropout import DropUnits
 from fluctua.layers import OneToOne, OverTime, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.blocks import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConv(Architecture):
-    """Recurrent convolutions along the channels of spike trains `[T, B, N]`.
+    """Convolutions along the channels of spike trains `[T, B, N]`, and a layer that hears all of the map.
 
     Attributes:
-        filters: of each layer; its `kernels` and `strides` likewise.
+        filters: of each convolution; its `kernels` and `strides` likewise.
         padding: on each side.
-        recurrent_kernel: length of the recurrent filters.
+        recurrent_kernel: length of the recurrent filters; None for neurons that do not hear each other.
+        dense: neurons of a last layer that is fully connected; 0 for none.
+        dropout: probability that a neuron of the last map is silent in a sample.
     """
 
     measured_on: ClassVar[int] = 8
@@ -32,7 +35,9 @@ class AudioConv(Architecture):
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     padding: int = 0
-    recurrent_kernel: int = 5
+    recurrent_kernel: int | None = 5
+    dense: int = 0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,12 +52,20 @@ class AudioConv(Architecture):
         cell, n_in, (length,) = self.cells(dt), 1, shape
         layers: list[nn.Module] = [nn.Unflatten(2, (1, length))]
         for n_out, kernel, stride in zip(self.filters, self.kernels, self.strides, strict=True):
-            sizes = {"kernel": kernel, "stride": stride, "padding": self.padding}
-            back = self.recurrent_kernel
-            layers.append(recurrent_conv_block(n_in, n_out, cell, **sizes, recurrent_kernel=back))
+            layers += self._convolution(n_in, n_out, kernel, stride, cell)
             n_in, length = n_out, (length + 2 * self.padding - kernel) // stride + 1
             _check_map(length, shape)
-        return [*layers, nn.Flatten(2)], n_in * length
+        layers += [nn.Flatten(2), *([DropUnits(self.dropout)] if self.dropout else [])]
+        if not self.dense:
+            return layers, n_in * length
+        return [*layers, nn.Linear(n_in * length, self.dense, bias=False), cell()], self.dense
+
+    def _convolution(self, n_in: int, n_out: int, kernel: int, stride: int, cell: Cell) -> list[nn.Module]:
+        if self.recurrent_kernel is None:
+            forth = nn.Conv1d(n_in, n_out, kernel, stride, self.padding, bias=False)
+            return [OverTime(forth), cell()]
+        sizes = {"kernel": kernel, "stride": stride, "padding": self.padding}
+        return [recurrent_conv_block(n_in, n_out, cell, **sizes, recurrent_kernel=self.recurrent_kernel)]
 
     def with_width(self, width: int) -> Self:
         """See `Architecture.with_width`."""

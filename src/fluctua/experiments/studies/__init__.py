@@ -19,7 +19,7 @@ from fluctua.experiments.studies.conv import (
 from fluctua.experiments.studies.dale import DaleNets
 from fluctua.experiments.studies.depth import Depth
 from fluctua.experiments.studies.depth_in_time import DepthInTime
-from fluctua.experiments.studies.modern import Modern, ShiftedTask
+from fluctua.experiments.studies.modern import Modern
 from fluctua.experiments.studies.rates import Rates
 from fluctua.experiments.studies.recurrence import Recurrence
 from fluctua.experiments.studies.shallow import Shallow
@@ -128,7 +128,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "modern": Pair(
             Modern(),
             Modern(
-                task=ShiftedTask(train=FSDD.train, test=FSDD.test, dt=5e-3, duration=0.5, pool=5, batch_size=64),
+                task=replace(FSDD, dt=5e-3, duration=0.5, pool=5, batch_size=64, shift=10),
                 task_name="fsdd",
                 network=ModernRecurrent(width=256, dropout=0.2),
                 modern=replace(RECIPES["modern"], lr=2e-2),

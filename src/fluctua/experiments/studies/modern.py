@@ -8,59 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fluctua.data.augmentations import UnitShift
-from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.aggregate import interval
 from fluctua.experiments.networks import Architecture, FullyConnected, ModernRecurrent
 from fluctua.experiments.recipes import RECIPES, Ingredients
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.plotting import looks, panels
 from fluctua.experiments.studies.speakers import KNOWN, UNHEARD
-from fluctua.experiments.studies.task import FileTask
-from fluctua.experiments.studies.training import MEASURES, Recipe, trained
+from fluctua.experiments.studies.task import SHD, FileTask
+from fluctua.experiments.studies.training import MEASURES, MixedRecipe, trained
 from fluctua.experiments.sweep import Measure, Outcome, Reference, Setting, Study, grid
 from fluctua.theory import Target
-from fluctua.training.isolation import isolated_randomness, seed_all
-from fluctua.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShiftedTask(FileTask):
-    """Recordings, those of training shifted by up to `shift` channels in either direction."""
-
-    shift: int = 10
-
-    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
-        """See `Task.load`."""
-        whole = super().load(seed, data)
-        train, val, test, *further = whole.splits.values()
-        return SpikeDataModule(
-            train,
-            val,
-            test,
-            dt=self.dt,
-            duration=self.duration,
-            further_tests=dict(zip(whole.test_names[1:], further, strict=True)),
-            batch_size=self.batch_size,
-            pool=self.pool,
-            augment=(UnitShift(self.shift, train.n_units),) if self.shift else (),
-            seed=seed,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixedRecipe(Recipe):
-    """A recipe by its ingredients, which take the place of `optimizer` and `regularized`."""
-
-    ingredients: Ingredients
-
-    def settings(self, lr: float, seed: int) -> TrainSettings:
-        """See `Recipe.settings`."""
-        return replace(self.ingredients, lr=lr).settings(epochs=self.epochs, seed=seed, progress=False)
 
 
 @dataclass(frozen=True)
@@ -128,7 +89,7 @@ class Modern(Study):
         ),
     )
 
-    task: ShiftedTask = ShiftedTask(train="shd_train.h5", test="shd_test.h5")
+    task: FileTask = replace(SHD, shift=10)  # noqa: RUF009 - frozen
     task_name: str = "shd"
     network: ModernRecurrent = ModernRecurrent()  # noqa: RUF009 - frozen
     modern: Ingredients = RECIPES[MODERN]
@@ -164,18 +125,16 @@ class Modern(Study):
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
         """See `Study.run`."""
         mix, n = self.mix(str(setting["recipe"])), self.network.measured_on
-        with isolated_randomness():
-            seed_all(seed)  # dropout is on while the network is initialised
-            return trained(
-                self.task if mix.ingredients.augment else replace(self.task, shift=0),
-                mix.network,
-                MixedRecipe(epochs=self.epochs, ingredients=mix.ingredients, reach=0.5, measured_on=n),
-                method=self.method,
-                target=Target(xi=self.xi),
-                lr=mix.ingredients.lr,
-                seed=seed,
-                data=data,
-            )
+        return trained(
+            self.task if mix.ingredients.augment else replace(self.task, shift=0),
+            mix.network,
+            MixedRecipe(epochs=self.epochs, ingredients=mix.ingredients, reach=0.5, measured_on=n),
+            method=self.method,
+            target=Target(xi=self.xi),
+            lr=mix.ingredients.lr,
+            seed=seed,
+            data=data,
+        )
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""

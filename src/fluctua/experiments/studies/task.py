@@ -1,11 +1,12 @@
 """What the networks of a study learn: made-up spike trains, or files in the layout of SHD."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluctua.data import RandmanSettings, make_randman
+from fluctua.data import Augmentation, Events, RandmanSettings, TimeStretch, UnitShift, make_randman
 from fluctua.data.module import SpikeDataModule, SplitDataModule
 
 
@@ -73,6 +74,9 @@ class FileTask(Task):
         train: name of the training file.
         test: name of the test file.
         pool: merge so many neighbouring channels.
+        binary: 0 and 1, else numbers of spikes.
+        shift: move training samples by up to so many channels in either direction.
+        stretch: slow them down or speed them up by a factor of up to the exponential of this.
     """
 
     train: str
@@ -80,6 +84,9 @@ class FileTask(Task):
     duration: float = 0.7
     batch_size: int = 128
     pool: int = 1
+    binary: bool = True
+    shift: int = 0
+    stretch: float = 0.0
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -96,8 +103,16 @@ class FileTask(Task):
             duration=self.duration,
             batch_size=self.batch_size,
             pool=self.pool,
+            binary=self.binary,
+            augment=tuple(self._augment()),
             seed=seed,
         )
+
+    def _augment(self) -> Iterator[Augmentation[Events]]:
+        if self.shift:
+            yield UnitShift(self.shift)
+        if self.stretch:
+            yield TimeStretch(self.stretch)
 
 
 SHD = FileTask(train="shd_train.h5", test="shd_test.h5")

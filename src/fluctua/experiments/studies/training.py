@@ -2,18 +2,20 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fluctua
 from fluctua.diagnostics import Report
 from fluctua.experiments.networks import Architecture
+from fluctua.experiments.recipes import Ingredients
 from fluctua.experiments.studies.methods import start
 from fluctua.experiments.studies.task import Task
 from fluctua.experiments.sweep import Measure, Outcome
 from fluctua.theory import Target
 from fluctua.training import loss_by_name, paper_bounds
 from fluctua.training.fit import FitResult, TrainSettings, fit
+from fluctua.training.isolation import isolated_randomness, seed_all
 
 MEASURES = (
     Measure("test", "test accuracy (%)", factor=100, spec=".1f"),
@@ -62,6 +64,17 @@ class Recipe:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixedRecipe(Recipe):
+    """A recipe by its ingredients, which take the place of `optimizer` and `regularized`."""
+
+    ingredients: Ingredients
+
+    def settings(self, lr: float, seed: int) -> TrainSettings:
+        """See `Recipe.settings`."""
+        return replace(self.ingredients, lr=lr).settings(epochs=self.epochs, seed=seed, progress=False)
+
+
 def trained(
     task: Task,
     network: Architecture,
@@ -83,10 +96,12 @@ def trained(
     samples = task.load(seed, data)
     model = network.build(samples.shape, samples.n_classes, dt=task.dt, duration=task.duration)
     x, y = samples.batch(min(recipe.measured_on, len(samples.splits["train"])))
-    start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha, nu=nu)
     settings = recipe.settings(lr, seed)
     loss = loss_by_name(settings.loss)
-    before = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
+    with isolated_randomness():
+        seed_all(seed)  # dropout is on while the network is initialised and inspected
+        start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha, nu=nu)
+        before = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
     with tempfile.TemporaryDirectory() as folder:
         result = fit(model, samples, out_dir=folder, settings=settings)
     return Outcome({**_state(before), **_learning(result, recipe)}, _curves(before, result))
