@@ -287,8 +287,11 @@ def test_the_recipe_of_the_paper_has_a_network_of_the_same_size() -> None:
     assert [p.shape for p in paper.parameters()] == [p.shape for p in modern.parameters()]
 
 
-def test_shifts_reach_the_training_samples_alone(words: Path) -> None:
-    shifted, plain = (replace(TASK, shift=shift).load(0, words) for shift in (300, 0))
+@pytest.mark.parametrize(
+    "task", [replace(TASK, shift=300), replace(TASK, shift=0, stretch=0.5)], ids=["shift", "stretch"]
+)
+def test_what_alters_samples_reaches_those_of_training_alone(words: Path, task: FileTask) -> None:
+    shifted, plain = (some.load(0, words) for some in (task, replace(TASK, shift=0)))
     assert shifted.test_names == plain.test_names == ("test", KNOWN, UNHEARD)
     batch: Callable[[Any, str], Tensor] = lambda data, split: data.batch(4, split)[0]  # noqa: E731
     assert not batch(shifted, "train").equal(batch(plain, "train"))

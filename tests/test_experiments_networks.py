@@ -58,6 +58,8 @@ SIZES: dict[str, list[tuple[int, ...]]] = {
     "shd-conv": [(16, 68), (32, 21), (64, 5)],
     # 700 -> (704 - 7) // 3 + 1 = 233 -> (237 - 5) // 2 + 1 = 117 -> ...
     "shd-conv-deep": [(16, 233), (32, 117), (64, 59), (64, 30), (64, 15), (64, 8), (64, 4)],
+    # 140 -> (140 - 9) // 3 + 1 = 44 -> (44 - 5) // 2 + 1 = 20
+    "audio-conv": [(16, 44), (32, 20), (256,)],
     "dale": [(128,), (32,)],
     "dale-lognormal": [(128,), (32,)],
     "residual": [(128,)] * 41,
@@ -78,6 +80,7 @@ WEIGHTS = {
     **dict.fromkeys(("modern", "modern-adaptive"), 700 * 1024 + 1024**2 + 1024 * CLASSES),
     "shd-conv": 21 * 16 + 7 * (16 * 32 + 32 * 64) + 5 * (16**2 + 32**2 + 64**2) + 64 * 5 * CLASSES,
     "shd-conv-deep": 7 * 16 + 5 * (16 * 32 + 32 * 64 + 4 * 64**2 + 16**2 + 32**2 + 5 * 64**2) + 64 * 4 * CLASSES,
+    "audio-conv": 9 * 16 + 5 * 16 * 32 + 5 * (16**2 + 32**2) + 32 * 20 * 256 + 256 * CLASSES,
     "dale": (700 + 128 + 32) * (128 + 32) + 128 * CLASSES,
     "dale-lognormal": (700 + 128 + 32) * (128 + 32) + 128 * CLASSES,
     "residual": 700 * 128 + 20 * (2 * 128**2 + 128) + 128 * CLASSES,
@@ -263,7 +266,7 @@ SMALL: dict[str, Architecture] = {
     **{name: NETWORKS[name].with_width(24) for name in ("fc", "recurrent", "dale", "dale-lognormal")},
     **{name: NETWORKS[name].with_width(24) for name in ("modern", "modern-adaptive")},
     "residual": NETWORKS["residual"].with_width(32).with_depth(6),
-    **{name: NETWORKS[name].with_width(4) for name in ("shd-conv-deep", *IMAGES)},
+    **{name: NETWORKS[name].with_width(4) for name in ("shd-conv-deep", "audio-conv", *IMAGES)},
     "shd-conv": AudioConv(filters=(4, 8, 16), kernels=(21, 7, 7), strides=(5, 2, 2)),  # for the 200 channels here
 }
 

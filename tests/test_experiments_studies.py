@@ -28,6 +28,7 @@ from fluctua.experiments.studies import (
     Shallow,
     Speakers,
     States,
+    Targets,
     Theory,
     TimeConstants,
 )
@@ -49,6 +50,7 @@ IN_TIME = DepthInTime(task=TINY, recipe=SHORT, width=16, depths=(2,), methods=("
 RECURRENCE = Recurrence(task=TINY, recipe=SHORT, width=16, alphas=(0.5, 0.9), lrs=(5e-3,))
 DALE = DaleNets(task=TINY, recipe=SHORT, width=16, means=(0.0,), ratios=(2,), methods=("poisson",), lrs=(5e-3,))
 RATES = Rates(task=TINY, recipe=SHORT, width=16, depth=2, rates=(3.0, 8.0), lrs=(5e-3,))
+TARGETS = Targets(task=TINY, recipe=SHORT, width=16, depth=2, xis=(1.0, 2.0), lrs=(5e-3,))
 TIMES = TimeConstants(task=TINY, recipe=SHORT, width=16, lrs=(5e-3,))
 FILES = FileTask(train="train.h5", test="test.h5", dt=4e-3, duration=0.1, pool=70, batch_size=16)
 SPEAKERS = Speakers(
@@ -95,6 +97,7 @@ ALL = {
     "recurrence": RECURRENCE,
     "dale": DALE,
     "rates": RATES,
+    "targets": TARGETS,
     "time-constants": TIMES,
     "speakers": SPEAKERS,
     "states": STATES,

@@ -18,12 +18,12 @@ from fluctua.layers.blocks import Cell
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConv(Architecture):
-    """Convolutions along the channels of spike trains `[T, B, N]`, and a layer that hears all of the map.
+    """Recurrent convolutions along the channels of spike trains `[T, B, N]`, and perhaps a layer that hears it all.
 
     Attributes:
         filters: of each convolution; its `kernels` and `strides` likewise.
         padding: on each side.
-        recurrent_kernel: length of the recurrent filters; None for neurons that do not hear each other.
+        recurrent_kernel: length of the recurrent filters.
         dense: neurons of a last layer that is fully connected; 0 for none.
         dropout: probability that a neuron of the last map is silent in a sample.
     """
@@ -35,7 +35,7 @@ class AudioConv(Architecture):
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     padding: int = 0
-    recurrent_kernel: int | None = 5
+    recurrent_kernel: int = 5
     dense: int = 0
     dropout: float = 0.0
 
@@ -52,20 +52,14 @@ class AudioConv(Architecture):
         cell, n_in, (length,) = self.cells(dt), 1, shape
         layers: list[nn.Module] = [nn.Unflatten(2, (1, length))]
         for n_out, kernel, stride in zip(self.filters, self.kernels, self.strides, strict=True):
-            layers += self._convolution(n_in, n_out, kernel, stride, cell)
+            sizes = {"kernel": kernel, "stride": stride, "padding": self.padding}
+            layers.append(recurrent_conv_block(n_in, n_out, cell, **sizes, recurrent_kernel=self.recurrent_kernel))
             n_in, length = n_out, (length + 2 * self.padding - kernel) // stride + 1
             _check_map(length, shape)
         layers += [nn.Flatten(2), *([DropUnits(self.dropout)] if self.dropout else [])]
         if not self.dense:
             return layers, n_in * length
         return [*layers, nn.Linear(n_in * length, self.dense, bias=False), cell()], self.dense
-
-    def _convolution(self, n_in: int, n_out: int, kernel: int, stride: int, cell: Cell) -> list[nn.Module]:
-        if self.recurrent_kernel is None:
-            forth = nn.Conv1d(n_in, n_out, kernel, stride, self.padding, bias=False)
-            return [OverTime(forth), cell()]
-        sizes = {"kernel": kernel, "stride": stride, "padding": self.padding}
-        return [recurrent_conv_block(n_in, n_out, cell, **sizes, recurrent_kernel=self.recurrent_kernel)]
 
     def with_width(self, width: int) -> Self:
         """See `Architecture.with_width`."""

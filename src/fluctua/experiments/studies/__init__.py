@@ -25,10 +25,11 @@ from fluctua.experiments.studies.recurrence import Recurrence
 from fluctua.experiments.studies.shallow import Shallow
 from fluctua.experiments.studies.speakers import Speakers
 from fluctua.experiments.studies.states import States
+from fluctua.experiments.studies.targets import Targets
 from fluctua.experiments.studies.task import FSDD, SHD, FileTask, RandmanTask, Task
 from fluctua.experiments.studies.theory import Theory
 from fluctua.experiments.studies.time_constants import TimeConstants
-from fluctua.experiments.studies.training import Recipe
+from fluctua.experiments.studies.training import MixedRecipe, Recipe
 from fluctua.experiments.sweep import Study
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Shallow",
     "Speakers",
     "States",
+    "Targets",
     "Task",
     "Theory",
     "TimeConstants",
@@ -67,11 +69,19 @@ _RANDMAN = RandmanTask(samples_per_class=200, batch_size=50)
 _HARD = RandmanTask(n_classes=20, dim=2, alpha=0.5, samples_per_class=200)
 _DIGITS = FileTask(train=FSDD.train, test=FSDD.test, dt=4e-3, pool=7, batch_size=64)
 """Spoken digits at a quarter of the cost: 100 channels, 4 ms."""
+_VOICES = replace(FSDD, dt=5e-3, pool=5, binary=False, batch_size=64, shift=20, stretch=0.15)
+"""Spoken digits in 140 channels, counts in place of zeros and ones; each epoch has them at another pitch and tempo."""
 _LRS = (5e-3, 2e-2)
 _FILES = Recipe(epochs=100, bounds="shd", reach=0.5)
 _FEW_EPOCHS = Recipe(epochs=15, bounds="shd", reach=0.5)
 _ON_SHD: Mapping[str, Any] = {"task": SHD, "recipe": _FILES, "seconds_per_epoch": 30.0}
 _ON_DIGITS: Mapping[str, Any] = {"task": _DIGITS, "recipe": _FEW_EPOCHS, "lrs": _LRS[:1], "seconds_per_epoch": 1.2}
+
+
+def _modern(epochs: int) -> MixedRecipe:
+    ingredients = replace(RECIPES["modern"], loss="mean_over_time")
+    return MixedRecipe(epochs=epochs, ingredients=ingredients, reach=0.5, measured_on=64)
+
 
 _SHALLOW = Shallow(lrs=(5e-3, 2e-2, 5e-2))
 _SMALL_SHALLOW = Shallow(
@@ -89,6 +99,10 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "depth": Pair(
             Depth(),
             Depth(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, depths=(1, 3, 6, 10), seconds_per_epoch=0.27),
+        ),
+        "depth-fsdd": Pair(
+            Depth(task=FSDD, recipe=_FILES, depths=(1, 3, 6, 10), seconds_per_epoch=5.0),
+            replace(Depth(**_ON_DIGITS, depths=(3,)), recipe=replace(_FEW_EPOCHS, epochs=10)),
         ),
         "depth-hard": Pair(
             Depth(task=_HARD, recipe=Recipe(reach=0.5), seconds_per_epoch=0.5),
@@ -114,8 +128,13 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
                 seconds_per_epoch=0.3,
             ),
         ),
+        "targets": Pair(
+            Targets(),
+            Targets(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, xis=(1.0, 2.0, 3.0), seconds_per_epoch=0.27),
+        ),
         "speakers": Pair(
-            Speakers(task=FSDD, recipe=_FILES, seconds_per_epoch=5.0), Speakers(**_ON_DIGITS, networks=("fc", "dale"))
+            Speakers(task=_VOICES, recipe=_modern(100), lrs=(5e-3, 2e-2, 5e-2), seconds_per_epoch=5.0),
+            Speakers(task=_VOICES, recipe=_modern(30), lrs=_LRS[1:], seconds_per_epoch=5.0),
         ),
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),

@@ -47,7 +47,7 @@ class Speakers(LearningStudy):
     )
 
     task: Task = FSDD
-    networks: tuple[str, ...] = ("fc", "shd-conv", "dale")
+    networks: tuple[str, ...] = ("fc", "audio-conv", "dale")
     methods: tuple[str, ...] = ("kaiming", "poisson", "measured")
     dale_methods: tuple[str, ...] = ("kaiming-folded", "poisson", "measured")
 

@@ -1,0 +1,75 @@
+"""Which target: how far from the threshold a deep network should start, measured or not, balanced or not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fluctua.experiments.networks import FullyConnected
+from fluctua.experiments.store import Record
+from fluctua.experiments.studies.learning import LearningStudy
+from fluctua.experiments.studies.methods import UNBALANCED
+from fluctua.experiments.studies.plotting import line_per_method, panels
+from fluctua.experiments.sweep import Setting, grid
+from fluctua.theory import Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Draw = Callable[[Axes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(LearningStudy):
+    """One deep network, brought to several targets by methods that have one.
+
+    Attributes:
+        width: neurons of a hidden layer.
+        depth: hidden layers.
+        xis: targets; mu_U is 0.
+        methods: by name.
+    """
+
+    title: ClassVar[str] = "Which target: accuracy against xi"
+    about: ClassVar[str] = (
+        "A deep fully connected network starts at several xi, the distance of the threshold from the mean potential in "
+        "standard deviations, by the formula of the paper and by measurement with and without balance. The learning "
+        "rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked "
+        "at once. The best target is that of the best validation accuracy."
+    )
+
+    width: int = 128
+    depth: int = 6
+    xis: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
+    methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
+
+    def grid(self) -> list[Setting]:
+        """See `Study.grid`."""
+        return grid(method=self.methods, xi=self.xis, lr=self.lrs)
+
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return FullyConnected(width=self.width, depth=self.depth)
+
+    def target(self, setting: Setting) -> Target:
+        """See `LearningStudy.target`."""
+        return Target(xi=float(setting["xi"] or 1.0))
+
+    def figure(self, records: Sequence[Record]) -> "Figure":
+        """See `Study.figure`."""
+
+        def against_xi(measure: str, label: str, factor: float = 1.0) -> "Draw":
+            def draw(axis: "Axes") -> None:
+                line_per_method(axis, records, self.methods, "xi", measure, factor=factor)
+                axis.set(xlabel="target $\\xi$", ylabel=label)
+
+            return draw
+
+        return panels(
+            self.title,
+            [
+                against_xi("val", "validation accuracy (%)", 100),
+                against_xi("test", "test accuracy (%)", 100),
+                against_xi("rate", "initial rate, last layer (Hz)"),
+            ],
+        )
