@@ -1,6 +1,7 @@
 """Laws of the studies: runs repeat, find all that their tables print, agree with theory, and draw legible figures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def test_the_figure_is_legible(study: Study, done: Callable[[Study], list[Record
 @STUDIES_HERE
 def test_a_figure_of_a_single_run_can_be_drawn(study: Study, done: Callable[[Study], list[Record]]) -> None:
     assert study.figure(done(study)[-1:]).axes
+
+
+def test_a_trial_may_go_on_after_the_input() -> None:
+    short, long = (replace(TINY, duration=t, heard=0.1).load(0, None).batch(20)[0] for t in (0.1, 0.3))
+    assert (len(short), len(long)) == (50, 150)
+    assert long[:50].equal(short)
+    assert not long[50:].any()
 
 
 @pytest.mark.parametrize("setting", [DEPTH.grid()[-1], DEPTH.grid()[4]], ids=["primed", "measured"])

@@ -72,6 +72,8 @@ _DIGITS = FileTask(train=FSDD.train, test=FSDD.test, dt=4e-3, pool=7, batch_size
 _VOICES = replace(FSDD, dt=5e-3, pool=5, binary=False, batch_size=64, shift=20, stretch=0.15)
 """Spoken digits in 140 channels, counts in place of zeros and ones; each epoch has them at another pitch and tempo."""
 _LRS = (5e-3, 2e-2)
+_SMOOTH = RandmanTask(alpha=3.0, dt=4e-3, duration=0.4, heard=0.2, samples_per_class=400, batch_size=50)
+"""Smooth manifolds, heard for 0.2 s; then there is as much time again to answer."""
 _FILES = Recipe(epochs=100, bounds="shd", reach=0.5)
 _FEW_EPOCHS = Recipe(epochs=15, bounds="shd", reach=0.5)
 _ON_SHD: Mapping[str, Any] = {"task": SHD, "recipe": _FILES, "seconds_per_epoch": 30.0}
@@ -83,6 +85,16 @@ def _modern(epochs: int) -> MixedRecipe:
     return MixedRecipe(epochs=epochs, ingredients=ingredients, reach=0.5, measured_on=64)
 
 
+_IN_TIME = DepthInTime(
+    task=_SMOOTH,
+    recipe=Recipe(epochs=40),
+    lrs=(5e-4, 1e-3, 2e-3),
+    depths=(3, 6, 12, 20),
+    methods=("kaiming", "poisson", "measured"),
+    beta=3.0,
+    xi=0.5,
+    seconds_per_epoch=0.35,
+)
 _SHALLOW = Shallow(lrs=(5e-3, 2e-2, 5e-2))
 _SMALL_SHALLOW = Shallow(
     task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS, sigmas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0), seconds_per_epoch=0.27
@@ -115,6 +127,10 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
             ),
         ),
         "depth-time": Pair(
+            replace(_IN_TIME, task=replace(_SMOOTH, samples_per_class=1000)),
+            replace(_IN_TIME, recipe=Recipe(epochs=30), depths=(3, 20), lrs=(1e-3,)),
+        ),
+        "depth-time-fsdd": Pair(
             DepthInTime(
                 task=replace(FSDD, duration=0.8), recipe=_FILES, depths=(1, 3, 6, 12, 20), seconds_per_epoch=5.0
             ),

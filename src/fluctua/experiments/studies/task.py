@@ -43,6 +43,7 @@ class RandmanTask(Task):
         dim: dimension of the manifolds; more is harder.
         alpha: fall-off of their spectrum; smaller is harder.
         samples_per_class: 80 % of them to learn from, 10 % to choose by, 10 % to report on.
+        heard: seconds from the start in which the input spikes; None for all of the trial.
     """
 
     duration: float = 0.2
@@ -51,6 +52,7 @@ class RandmanTask(Task):
     dim: int = 1
     alpha: float = 1.0
     samples_per_class: int = 1000
+    heard: float | None = None
 
     def load(self, seed: int, data: Path | None) -> SpikeDataModule:
         """See `Task.load`."""
@@ -58,7 +60,7 @@ class RandmanTask(Task):
             n_classes=self.n_classes,
             dim=self.dim,
             alpha=self.alpha,
-            duration=self.duration,
+            duration=self.heard or self.duration,
             samples_per_class=self.samples_per_class,
         )
         train, val, test = make_randman(settings, seed=seed)
