@@ -19,6 +19,7 @@ from fluctua.layers import OverTime
 from fluctua.neurons import LI, LIF
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.theory import Moments, PspKernel, crossing_rate
+from fluctua.timeloop import SuperSpike
 from fluctua.wiring import trace
 
 Array = NDArray[np.float64]
@@ -404,6 +405,22 @@ def test_missed_targets_are_named_with_the_worst() -> None:
     assert report.warnings[-1] == (
         f"sigma_U misses its target by more than 10 %: 3, 5 (worst: {actual['5']:.2f} for {0.5 * actual['5']:.2f} in 5)"
     )
+
+
+@pytest.mark.parametrize(("beta", "warned"), [(20.0, "fades"), (6.0, None), (1.5, "grows")])
+def test_a_gradient_that_fades_or_grows_through_the_layers_is_worth_a_warning(beta: float, warned: str | None) -> None:
+    n_layers, n = 13, 64
+    cells = [LIF(surrogate=SuperSpike(beta)) for _ in range(n_layers)]
+    layers = [layer for cell in cells for layer in (nn.Linear(n, n, bias=False), cell)]
+    model = nn.Sequential(*layers, nn.Linear(n, 3, bias=False), LI(0.1))
+    x = spikes(250, 4, n).float()
+    fluctua.initialize(model, x, seed=0)
+    report = fluctua.inspect(model, x, loss=lambda output: output.square().mean())
+    found = [w for w in report.warnings if w.startswith("the gradient ")]
+    assert [w.split()[2] for w in found] == ([warned] if warned else [])
+    if warned:
+        at_first, at_last = (report[name].gradient_norm or 0.0 for name in ("1", f"{2 * n_layers - 1}"))
+        assert (at_first < at_last / 1000) if warned == "fades" else (at_first > 1000 * at_last)
 
 
 def test_many_names_are_cut_short_in_a_warning() -> None:

@@ -23,6 +23,7 @@ from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Copies, Forward, only_requiring_grad, plain_call, preserved
 
 RASTER_NEURONS = 40
+OUT_OF_HAND = 1000.0  # a gradient in one layer, in those of another
 
 
 def inspect(
@@ -313,7 +314,24 @@ def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
             f"sigma_U misses its target by more than 10 %: {_listed([p.name for p in missed])} "
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
-    return warnings
+    return [*warnings, *_gradient_warnings(states)]
+
+
+def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
+    """Whether the gradient gets lost, or out of hand, between the last spiking population and the first."""
+    hidden = [(p.name, p.gradient_norm or 0.0) for p in states if p.threshold is not None]
+    norms = [(name, norm) for name, norm in hidden if 0 < norm < np.inf]
+    if not norms:
+        return []
+    (first, at_first), (last, at_last) = norms[0], norms[-1]
+    if max(at_first / at_last, at_last / at_first) < OUT_OF_HAND:
+        return []
+    fades = at_first < at_last
+    return [
+        f"the gradient {'fades' if fades else 'grows'} from {at_last:.1e} in {last} to {at_first:.1e} in {first}: "
+        f"give the neurons a {'blunter' if fades else 'steeper'} surrogate, such as SuperSpike with a "
+        f"{'smaller' if fades else 'larger'} beta"
+    ]
 
 
 def _listed(names: list[str]) -> str:
