@@ -407,7 +407,7 @@ def test_missed_targets_are_named_with_the_worst() -> None:
     )
 
 
-@pytest.mark.parametrize(("beta", "warned"), [(20.0, "fades"), (6.0, None), (1.5, "grows")])
+@pytest.mark.parametrize(("beta", "warned"), [(40.0, "fades"), (15.0, None), (4.0, "grows")])
 def test_a_gradient_that_fades_or_grows_through_the_layers_is_worth_a_warning(beta: float, warned: str | None) -> None:
     n_layers, n = 13, 64
     cells = [LIF(surrogate=SuperSpike(beta)) for _ in range(n_layers)]
