@@ -95,7 +95,7 @@ _IN_TIME = DepthInTime(
     xi=0.5,
     seconds_per_epoch=0.35,
 )
-_SHALLOW = Shallow(lrs=(5e-3, 2e-2, 5e-2))
+_SHALLOW = Shallow(recipe=Recipe(epochs=40), lrs=(5e-3, 2e-2, 5e-2))
 _SMALL_SHALLOW = Shallow(
     task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS, sigmas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0), seconds_per_epoch=0.27
 )
