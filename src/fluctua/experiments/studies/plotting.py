@@ -32,6 +32,7 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
         axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
         for axis, function in zip(axes, draw, strict=False):
             function(axis)
+            _within_percent(axis)
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
         for axis in list(axes)[len(draw) :]:
@@ -40,6 +41,17 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
+
+
+def _within_percent(axis: "Axes") -> None:
+    """No room below 0 and above 100 % but for a marker, however wide an interval is."""
+    for label, limits, limit in (
+        (axis.get_xlabel(), axis.get_xlim(), axis.set_xlim),
+        (axis.get_ylabel(), axis.get_ylim(), axis.set_ylim),
+    ):
+        if label.endswith("(%)"):
+            low, high = limits
+            limit(max(low, -3), min(high, 103))
 
 
 def _legend(figure: "Figure", columns: int) -> None:
