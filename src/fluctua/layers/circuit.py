@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fluctua.layers.conv_fusion import recurrent_map
 from fluctua.layers.fusion import bare, fused_layer, plain_sequence, recurrent_on_gpu, undisturbed
 from fluctua.neurons import LIF, AdaptiveLIF
 
@@ -183,7 +184,7 @@ class Recurrent(Circuit):
     Args:
         cell: the neurons, such as `LIF` or `AdaptiveLIF`.
         weight: takes spikes `[B, *N]` to a current of the same shape: `nn.Linear(n, n, bias=False)`, or for a feature
-            map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's.
+            map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's. Both run as one operation, see `simulate`.
 
     Example:
         >>> layer = Recurrent(LIF(20e-3, 10e-3, 2e-3), nn.Linear(128, 128, bias=False))
@@ -207,8 +208,8 @@ class Recurrent(Circuit):
         return (Synapse(self.weight, "cell", "cell"),)
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; one operation for neurons of `_parts` where nobody looks between the steps."""
-        fused = self._fused(currents[0]) if len(currents) == 1 and plain_sequence(currents[0]) else None
+        """See `Circuit.simulate`; one operation for cells and weights of known kinds if nobody looks between steps."""
+        fused = self._fused(currents[0]) if len(currents) == 1 else None
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
     def fusible(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
@@ -226,7 +227,9 @@ class Recurrent(Circuit):
 
     def _fused(self, x: Tensor) -> Tensor | None:
         """Spikes from one operation, on the CPU or the GPU, or None where the circuit has to be stepped through."""
-        if self._parts is None or not undisturbed(x, ("cpu", "cuda")):
+        if type(self) is Recurrent and isinstance(self.weight, nn.Conv1d | nn.Conv2d):
+            return recurrent_map(self.cell, self.weight, x)
+        if self._parts is None or not plain_sequence(x) or not undisturbed(x, ("cpu", "cuda")):
             return None
         layer = self.fusible(x.shape[2], x)
         if layer is None:

@@ -1,0 +1,46 @@
+"""A feature map that hears itself through a convolution, as one fused operation takes it."""
+
+from torch import Tensor, nn
+
+from fluctua.layers.fusion import bare, matching, plain, undisturbed
+from fluctua.neurons import LIF
+from fluctua.timeloop.engines import choose
+
+
+def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor | None:
+    """Spikes of a population that hears its own of the step before, or None where it has to be stepped through.
+
+    Hooks on the neurons do not matter, which the loop never calls but steps.
+
+    Args:
+        cell: the population; served are those of `LIF` itself.
+        conv: from the population to itself; served is what keeps its map and has neither bias, groups nor holes.
+        x: current from outside `[T, B, C, *N]`.
+    """
+    if not isinstance(cell, LIF) or type(cell) is not LIF or not undisturbed(x):
+        return None
+    if not bare(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
+        return None
+    parameters = matching(cell.loop_parameters(), x)
+    theta = parameters.threshold
+    if theta is None or theta.requires_grad or choose(x, parameters).name != "cpu":
+        return None
+
+    from fluctua.timeloop.conv_recurrence import run
+
+    return run(x, parameters, conv.weight)
+
+
+def _keeps_map(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether each neuron hears all channels through a window around it, zeros beyond the map, and nothing else."""
+    middle = tuple(kernel // 2 for kernel in conv.kernel_size)
+    centred = all(kernel % 2 for kernel in conv.kernel_size) and conv.padding in ("same", middle)
+    alone = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
+    return centred and alone and conv.bias is None
+
+
+def _fits(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> bool:
+    """Whether the current is that of a map of these channels, not empty, and the weight of its type."""
+    if x.ndim != 3 + len(conv.kernel_size) or x.numel() == 0 or {conv.in_channels, conv.out_channels} != {x.shape[2]}:
+        return False
+    return plain(x, x) and plain(conv.weight, x)
