@@ -13,8 +13,8 @@ and sum is rounded by itself, but for those of `_hear_back`.
 import numpy as np
 
 from fluctua.timeloop.events_bits import helper, kernel
-from fluctua.timeloop.events_conv_kernels import _aligned, _turned
-from fluctua.timeloop.events_kernels import _step, adjoint
+from fluctua.timeloop.events_conv_kernels import aligned, turned
+from fluctua.timeloop.events_kernels import adjoint, lif_step
 from fluctua.timeloop.simd import broadcast, fence, load, mul_add, store, stream, trailing_zeros
 
 _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
@@ -64,7 +64,7 @@ def integrate(  # type: ignore[no-untyped-def]
                 if drive.size > 0:
                     store(drive, at + j, i_j if exponential else x_j)
                 a, c, b, theta = load(decay_mem, j), load(gain, j), load(decay_syn, j), load(threshold, j)
-                u_j, i_j, fired = _step(u_j, i_j, x_j, a, c, b, theta, exponential, True, hard)
+                u_j, i_j, fired = lif_step(u_j, i_j, x_j, a, c, b, theta, exponential, True, hard)
                 store(u, own + j, u_j)
                 store(i, own + j, i_j)
                 words[word + (j >> 6)] |= fired << np.uint64(j & 63)
@@ -196,7 +196,7 @@ def _units_of(geometry, size):  # type: ignore[no-untyped-def]
 
 @helper
 def _zeros(n, like):  # type: ignore[no-untyped-def]
-    zeros = _aligned(n, like)
+    zeros = aligned(n, like)
     zeros[:] = 0
     return zeros
 
@@ -207,7 +207,7 @@ def _to_map(source, frame, geometry, to, own, size):  # type: ignore[no-untyped-
     width = _width(geometry, size)
     for r in range(rows):
         at = own + _row_of(geometry, r, width)
-        _turned(source, frame + r * columns, rows * columns, to, at, width, channels, columns)
+        turned(source, frame + r * columns, rows * columns, to, at, width, channels, columns)
 
 
 @helper
@@ -216,7 +216,7 @@ def _from_map(source, own, size, geometry, to, frame):  # type: ignore[no-untype
     width = _width(geometry, size)
     for r in range(rows):
         at = own + _row_of(geometry, r, width)
-        _turned(source, at, width, to, frame + r * columns, rows * columns, columns, channels)
+        turned(source, at, width, to, frame + r * columns, rows * columns, columns, channels)
 
 
 # ---- what is heard

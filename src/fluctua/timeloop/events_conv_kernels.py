@@ -27,7 +27,7 @@ def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # 
     channels, rows, columns, _, _, _, _, _, _, outputs, out_rows, out_columns = geometry
     places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
     spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
-    sums = _aligned(places * width, out)
+    sums = aligned(places * width, out)
     for f in range(first, stop):
         for p in range(0, places * width, width):
             for j in range(0, width, lane):
@@ -35,7 +35,7 @@ def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # 
         n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, sums, weight, width, True)
-        _turned(sums, 0, width, out, f * outputs * places, places, places, outputs)
+        turned(sums, 0, width, out, f * outputs * places, places, places, outputs)
 
 
 @kernel
@@ -44,17 +44,17 @@ def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type:
     channels, rows, columns, high, taps, _, along, _, _, outputs, out_rows, out_columns = geometry
     places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
     spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
-    there = _aligned(places * width, g)
+    there = aligned(places * width, g)
     there[:] = 0
     for f in range(first, stop):
-        _turned(g, f * outputs * places, places, there, 0, width, outputs, places)
+        turned(g, f * outputs * places, places, there, 0, width, outputs, places)
         n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, gradient, there, width, False)
 
 
 @helper
-def _aligned(n, like):  # type: ignore[no-untyped-def]
+def aligned(n, like):  # type: ignore[no-untyped-def]
     """An array of n numbers of the type of `like`, to be filled, in which no vector lies in two lines of the cache."""
     lane = 64 // like.itemsize
     memory = np.empty(n + lane, like.dtype)
@@ -127,7 +127,7 @@ def _spikes_of(words, frame, channels, rows, columns, spikes, ends):  # type: ig
 
 
 @helper
-def _turned(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
+def turned(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
     """Write `rows` of `columns` numbers, `step` apart, as columns: `columns` rows that are `stride` apart."""
     lane = 64 // source.itemsize
     i = 0

@@ -197,10 +197,10 @@ def _advance(  # type: ignore[no-untyped-def]
                 d0, d1, d2, d3 = (i0, i1, i2, i3) if exponential else (x0, x1, x2, x3)
                 _store4(drive, at, d0, d1, d2, d3)
             if adaptation is None:
-                u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
-                u1, i1, s1 = _step(u1, i1, x1, a1, c1, b1, h1, exponential, spiking, hard)
-                u2, i2, s2 = _step(u2, i2, x2, a2, c2, b2, h2, exponential, spiking, hard)
-                u3, i3, s3 = _step(u3, i3, x3, a3, c3, b3, h3, exponential, spiking, hard)
+                u0, i0, s0 = lif_step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
+                u1, i1, s1 = lif_step(u1, i1, x1, a1, c1, b1, h1, exponential, spiking, hard)
+                u2, i2, s2 = lif_step(u2, i2, x2, a2, c2, b2, h2, exponential, spiking, hard)
+                u3, i3, s3 = lif_step(u3, i3, x3, a3, c3, b3, h3, exponential, spiking, hard)
             else:
                 if levels.size > 0:
                     _store4(levels, at, q0, q1, q2, q3)
@@ -240,7 +240,7 @@ def _advance(  # type: ignore[no-untyped-def]
             if drive.size > 0:
                 store(drive, at, i0 if exponential else x0)
             if adaptation is None:
-                u0, i0, s0 = _step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
+                u0, i0, s0 = lif_step(u0, i0, x0, a0, c0, b0, h0, exponential, spiking, hard)
             else:
                 if levels.size > 0:
                     store(levels, at, q0)
@@ -255,7 +255,7 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 @helper
-def _step(u, i, x, a, gain, b, theta, exponential, spiking, hard):  # type: ignore[no-untyped-def]
+def lif_step(u, i, x, a, gain, b, theta, exponential, spiking, hard):  # type: ignore[no-untyped-def]
     """One step of one vector of neurons: potential and current after it, and who fired."""
     zero, one = broadcast(0.0, u), broadcast(1.0, u)
     v = a * u
