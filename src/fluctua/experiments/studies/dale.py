@@ -9,7 +9,7 @@ from fluctua.experiments.networks import Dale
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import LABELS
-from fluctua.experiments.studies.plotting import dots, level, line, looks, panels
+from fluctua.experiments.studies.plotting import dots_per_method, level, line, looks, panels
 from fluctua.experiments.sweep import Reference, Setting, Value, grid
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal, OneSided
@@ -111,10 +111,9 @@ class DaleNets(LearningStudy):
             return draw
 
         def by_family(axis: "Axes") -> None:
-            for i, (method, look) in enumerate(looks((*self.methods, *self.rivals)).items()):
-                here = [r for r in records if r.axis("method") == method and r.axis("ratio") == self.ratio]
-                at = [r for r in here if not r.axis("mu_u")]
-                dots(axis, at, "family", self.families, "test", factor=100, shift=i, label=LABELS[method], **look)
+            at = [r for r in records if r.axis("ratio") == self.ratio and not r.axis("mu_u")]
+            methods = (*self.methods, *self.rivals)
+            dots_per_method(axis, at, methods, "family", self.families, "test", factor=100)
             axis.set(xlabel="weight law", ylabel="test accuracy (%)")
 
         return panels(

@@ -105,6 +105,22 @@ def dots(
         axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ls="", ms=5, capsize=2, **look)
 
 
+def dots_per_method(
+    axis: "Axes",
+    records: Sequence[Record],
+    methods: Iterable[str],
+    by: str,
+    names: Sequence[str],
+    measure: str,
+    *,
+    factor: float = 1.0,
+) -> None:
+    """`dots` for each method, side by side, in its look and with its label."""
+    for i, (method, look) in enumerate(looks(methods).items()):
+        here = [r for r in records if r.axis("method") == method]
+        dots(axis, here, by, names, measure, factor=factor, shift=i, label=LABELS[method], **look)
+
+
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:
     """The mean of a measure of what has no place on the axis, as a level line; nothing without values."""
     if values := [factor * r.values[measure] for r in records if measure in r.values]:

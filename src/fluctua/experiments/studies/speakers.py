@@ -1,14 +1,13 @@
 """Spoken digits: how well networks know speakers whom they have heard, and one whom they have not."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.experiments.networks import NETWORKS, Architecture, Dale
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
-from fluctua.experiments.studies.methods import LABELS
-from fluctua.experiments.studies.plotting import dots, looks, panels
+from fluctua.experiments.studies.plotting import dots_per_method, panels
 from fluctua.experiments.studies.task import FSDD, Task
 from fluctua.experiments.studies.training import MEASURES
 from fluctua.experiments.sweep import Measure, Setting, grid
@@ -68,16 +67,10 @@ class Speakers(LearningStudy):
 
         def accuracy(measure: str, title: str) -> "Draw":
             def draw(axis: "Axes") -> None:
-                for i, (method, look) in enumerate(self._looks().items()):
-                    here = [r for r in records if r.axis("method") == method]
-                    dots(
-                        axis, here, "network", self.networks, measure, factor=100, shift=i, label=LABELS[method], **look
-                    )
+                methods = dict.fromkeys((*self.methods, *self.dale_methods))
+                dots_per_method(axis, records, methods, "network", self.networks, measure, factor=100)
                 axis.set(xlabel="network", ylabel="test accuracy (%)", title=title)
 
             return draw
 
         return panels(self.title, [accuracy(KNOWN, KNOWN), accuracy(UNHEARD, UNHEARD)])
-
-    def _looks(self) -> Mapping[str, dict[str, Any]]:
-        return looks(dict.fromkeys((*self.methods, *self.dale_methods)))

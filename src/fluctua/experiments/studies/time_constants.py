@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
-from fluctua.experiments.studies.methods import LABELS
-from fluctua.experiments.studies.plotting import dots, looks, panels
+from fluctua.experiments.studies.plotting import dots_per_method, panels
 from fluctua.experiments.studies.task import FSDD, Task
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.neurons import LIF, heterogeneous
@@ -75,9 +74,7 @@ class TimeConstants(LearningStudy):
         """See `Study.figure`."""
 
         def test(axis: "Axes") -> None:
-            for i, (method, look) in enumerate(looks(self.methods).items()):
-                here = [r for r in records if r.axis("method") == method]
-                dots(axis, here, "time_constants", KINDS, "test", factor=100, shift=i, label=LABELS[method], **look)
+            dots_per_method(axis, records, self.methods, "time_constants", KINDS, "test", factor=100)
             axis.set(xlabel="time constants", ylabel="test accuracy (%)")
 
         return panels(self.title, [test])
