@@ -121,6 +121,12 @@ def test_the_figure_is_legible(study: Study, done: Callable[[Study], list[Record
     assert_legible(study.figure(done(study)))
 
 
+def test_a_single_depth_is_shown_by_epochs_and_layers(done: Callable[[Study], list[Record]]) -> None:
+    figure = DEPTH.figure([r for r in done(DEPTH) if r.axis("depth") == 2])
+    assert [axis.get_xlabel() for axis in figure.axes] == ["epoch", "hidden layer", "hidden layer"]
+    assert_legible(figure)
+
+
 @STUDIES_HERE
 def test_a_figure_of_a_single_run_can_be_drawn(study: Study, done: Callable[[Study], list[Record]]) -> None:
     assert study.figure(done(study)[-1:]).axes

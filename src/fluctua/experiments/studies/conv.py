@@ -12,7 +12,7 @@ from fluctua.experiments.store import Record
 from fluctua.experiments.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import LABELS, UNBALANCED
-from fluctua.experiments.studies.plotting import looks, panels
+from fluctua.experiments.studies.plotting import curves_per_method, looks, panels
 from fluctua.experiments.studies.task import FSDD, SHD
 from fluctua.experiments.studies.training import Recipe
 from fluctua.experiments.sweep import Reference, Setting, grid
@@ -125,7 +125,7 @@ class Conv(LearningStudy):
 
     def _learning(self, name: str, records: Sequence[Record]) -> "Draw":
         def draw(axis: "Axes") -> None:
-            self._draw_means(axis, records, "val_accuracy", 100)
+            curves_per_method(axis, records, self.methods, "val_accuracy", factor=100)
             self._mark_chance(axis.axhline)
             axis.set_ylim(0, 102)
             axis.set(xlabel="epoch", ylabel="validation accuracy (%)")
@@ -134,24 +134,13 @@ class Conv(LearningStudy):
 
     def _rates(self, name: str, records: Sequence[Record]) -> "Draw":
         def draw(axis: "Axes") -> None:
-            self._draw_means(axis, records, "rates", 1)
+            curves_per_method(axis, records, self.methods, "rates")
             axis.set_yscale("symlog", linthresh=1.0)  # silent layers are part of the answer
             axis.yaxis.set_major_formatter("{x:g}")
             axis.set_ylim(bottom=0)
             axis.set(xlabel="hidden layer", ylabel="rate before training (Hz)")
 
         return draw
-
-    def _draw_means(self, axis: "Axes", records: Sequence[Record], curve: str, factor: float) -> None:
-        """Mean over the seeds of a list of numbers, against their place in it."""
-        from matplotlib.ticker import MaxNLocator
-
-        for method, look in looks(self.methods).items():
-            curves = [r.curves[curve] for r in records if r.axis("method") == method]
-            if curves:
-                means = factor * np.mean(curves, axis=0)
-                axis.plot(range(1, len(means) + 1), means, ms=4, lw=1.2, label=LABELS[method], **look)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
     def _mark_chance(self, across: Callable[..., object]) -> None:
         across(100 / self.classes, color="0.3", lw=1, ls=":", label="chance")

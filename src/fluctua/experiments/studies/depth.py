@@ -8,7 +8,7 @@ from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import PRIMED, UNBALANCED
-from fluctua.experiments.studies.plotting import line_per_method, panels
+from fluctua.experiments.studies.plotting import curves_per_method, line_per_method, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
@@ -62,7 +62,9 @@ class Depth(LearningStudy):
         return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
+        """See `Study.figure`; of a single depth it shows the epochs and the layers."""
+        if len({r.axis("depth") for r in records}) == 1:
+            return self._of_one_depth(records)
 
         def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
             def draw(axis: "Axes") -> None:
@@ -79,5 +81,23 @@ class Depth(LearningStudy):
                 against_depth("first", "accuracy after one epoch (%)", 100),
                 against_depth("gradient_first", "initial gradient norm, layer 1", scale="log"),
                 against_depth("rate", "initial rate, last layer (Hz)"),
+            ],
+        )
+
+    def _of_one_depth(self, records: Sequence[Record]) -> "Figure":
+        def along(curve: str, x: str, y: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
+            def draw(axis: "Axes") -> None:
+                curves_per_method(axis, records, self.methods, curve, factor=factor)
+                axis.set_yscale(scale)
+                axis.set(xlabel=x, ylabel=y)
+
+            return draw
+
+        return panels(
+            self.title,
+            [
+                along("val_accuracy", "epoch", "validation accuracy (%)", 100),
+                along("rates", "hidden layer", "rate before training (Hz)"),
+                along("gradients", "hidden layer", "gradient norm before training", scale="log"),
             ],
         )

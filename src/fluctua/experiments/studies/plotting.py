@@ -84,6 +84,20 @@ def line_per_method(
         line(axis, here, x, measure, factor=factor, label=LABELS[method], **look)
 
 
+def curves_per_method(
+    axis: "Axes", records: Sequence[Record], methods: Iterable[str], curve: str, *, factor: float = 1.0
+) -> None:
+    """For each method the mean over the seeds of a list of numbers, against the place in it, from 1."""
+    from matplotlib.ticker import MaxNLocator
+
+    for method, look in looks(methods).items():
+        curves = [r.curves[curve] for r in records if r.axis("method") == method]
+        if curves:
+            means = factor * np.mean(curves, axis=0)
+            axis.plot(range(1, len(means) + 1), means, ms=4, lw=1.2, label=LABELS[method], **look)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def dots(
     axis: "Axes",
     records: Iterable[Record],
