@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.diagnostics import PopulationState
-from fluctua.diagnostics.inspection import inspect_populations
+from fluctua.diagnostics.inspection import _gradient_warnings, inspect_populations
 from fluctua.diagnostics.window import Window
 from fluctua.layers import OverTime
 from fluctua.neurons import LI, LIF
@@ -419,8 +420,23 @@ def test_a_gradient_that_fades_or_grows_through_the_layers_is_worth_a_warning(be
     found = [w for w in report.warnings if w.startswith("the gradient ")]
     assert [w.split()[2] for w in found] == ([warned] if warned else [])
     if warned:
-        at_first, at_last = (report[name].gradient_norm or 0.0 for name in ("1", f"{2 * n_layers - 1}"))
+        at_first, at_last = (report[name].gradient_norm or 0.0 for name in ("3", f"{2 * n_layers - 1}"))
         assert (at_first < at_last / 1000) if warned == "fades" else (at_first > 1000 * at_last)
+
+
+def test_a_gradient_of_nothing_is_told_and_silence_is_not_blamed_on_the_surrogate() -> None:
+    n, n_layers = 16, 4
+    layers = [layer for _ in range(n_layers) for layer in (nn.Linear(n, n, bias=False), LIF())]
+    model, x = nn.Sequential(*layers, nn.Linear(n, 3, bias=False), LI(0.1)), spikes(100, 4, n, p=0.2).float()
+    fluctua.initialize(model, x, seed=0)
+    through = fluctua.inspect(model, x, loss=lambda output: output.square().mean())
+    assert not any("gradient" in warning for warning in through.warnings)
+    lost = [p if p.name != "3" else replace(p, gradient_norm=0.0) for p in through]
+    (warning,) = _gradient_warnings(tuple(lost))
+    assert warning.startswith("the gradient fades from ")
+    assert " to 0.0e+00 in 3: " in warning
+    silent = [replace(p, latency=None) if p.name == "5" else p for p in lost]
+    assert _gradient_warnings(tuple(silent)) == []
 
 
 def test_many_names_are_cut_short_in_a_warning() -> None:

@@ -137,6 +137,8 @@ def test_a_trial_may_go_on_after_the_input() -> None:
     assert (len(short), len(long)) == (50, 150)
     assert long[:50].equal(short)
     assert not long[50:].any()
+    with pytest.raises(ValueError, match=r"heard=0\.2 s must be in \(0, 0\.1\]"):
+        replace(TINY, heard=0.2)
 
 
 @pytest.mark.parametrize("setting", [DEPTH.grid()[-1], DEPTH.grid()[4]], ids=["primed", "measured"])

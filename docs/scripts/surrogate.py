@@ -2,8 +2,9 @@
 
     python docs/scripts/surrogate.py
 
-Per layer: the factor by which the norm of the gradient grows from one layer's weights to those in front of it, the
-geometric mean over a network of ten measured and balanced layers (Randman, a trial of 0.4 s), before training.
+The factor by which the norm of the gradient grows from one layer's weights to those of the layer before, a geometric
+mean over a network of ten measured and balanced layers (Randman, a trial of 0.4 s), before training. The weights of the
+first layer are left out: they hear the input, not spikes of neurons at the target.
 """
 
 import torch
@@ -30,7 +31,7 @@ def growth(beta: float, dt: float, xi: float) -> float:
     loss = loss_by_name("max_over_time")
     report = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
     norms = [p.gradient_norm or 0.0 for p in report if p.threshold is not None]
-    return float((norms[0] / norms[-1]) ** (1 / (LAYERS - 1)))
+    return float((norms[1] / norms[-1]) ** (1 / (LAYERS - 2)))
 
 
 def main() -> None:

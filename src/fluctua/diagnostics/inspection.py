@@ -23,7 +23,7 @@ from fluctua.wiring.runner import running_of
 from fluctua.wiring.running import Copies, Forward, only_requiring_grad, plain_call, preserved
 
 RASTER_NEURONS = 40
-OUT_OF_HAND = 1000.0  # a gradient in one layer, in those of another
+LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
 
 
 def inspect(
@@ -318,19 +318,20 @@ def _warnings(states: tuple[PopulationState, ...]) -> list[str]:
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """Whether the gradient gets lost, or out of hand, between the last spiking population and the first."""
-    hidden = [(p.name, p.gradient_norm or 0.0) for p in states if p.threshold is not None]
-    norms = [(name, norm) for name, norm in hidden if 0 < norm < np.inf]
-    if not norms:
+    """Whether the gradient gets lost, or out of hand, on its way back through layers that all spike.
+
+    The first population is left out: its weights hear the input, whose size is not that of spikes.
+    """
+    spiking = [p for p in states if p.threshold is not None and p.gradient_norm is not None]
+    norms = [p.gradient_norm or 0.0 for p in spiking]
+    if len(norms) < 3 or any(p.latency is None for p in spiking) or not 0 < norms[-1] < np.inf:
         return []
-    (first, at_first), (last, at_last) = norms[0], norms[-1]
-    if max(at_first / at_last, at_last / at_first) < OUT_OF_HAND:
+    if 1 / LOST < norms[1] / norms[-1] < LOST or np.isnan(norms[1]):
         return []
-    fades = at_first < at_last
+    what, cure, size = ("fades", "blunter", "smaller") if norms[1] < norms[-1] else ("grows", "steeper", "larger")
     return [
-        f"the gradient {'fades' if fades else 'grows'} from {at_last:.1e} in {last} to {at_first:.1e} in {first}: "
-        f"give the neurons a {'blunter' if fades else 'steeper'} surrogate, such as SuperSpike with a "
-        f"{'smaller' if fades else 'larger'} beta"
+        f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: "
+        f"give the neurons a {cure} surrogate, such as SuperSpike with a {size} beta"
     ]
 
 

@@ -184,7 +184,7 @@ class Recurrent(Circuit):
     Args:
         cell: the neurons, such as `LIF` or `AdaptiveLIF`.
         weight: takes spikes `[B, *N]` to a current of the same shape: `nn.Linear(n, n, bias=False)`, or for a feature
-            map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's. Both run as one operation, see `simulate`.
+            map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's. Both have fused loops, see `simulate`.
 
     Example:
         >>> layer = Recurrent(LIF(20e-3, 10e-3, 2e-3), nn.Linear(128, 128, bias=False))

@@ -6,6 +6,8 @@ from fluctua.layers.fusion import bare, matching, plain, undisturbed
 from fluctua.neurons import LIF
 from fluctua.timeloop.engines import choose
 
+WIDEST = 1000  # neurons that one hears; beyond, torch's dense convolution is as fast where a tenth of them spike
+
 
 def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor | None:
     """Spikes of a population that hears its own of the step before, or None where it has to be stepped through.
@@ -14,7 +16,7 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
 
     Args:
         cell: the population; served are those of `LIF` itself.
-        conv: from the population to itself; served is what keeps its map and has neither bias, groups nor holes.
+        conv: from the population to itself; served is what keeps its map, not `WIDEST`, without bias, groups or holes.
         x: current from outside `[T, B, C, *N]`.
     """
     if not isinstance(cell, LIF) or type(cell) is not LIF or not undisturbed(x):
@@ -36,7 +38,7 @@ def _keeps_map(conv: nn.Conv1d | nn.Conv2d) -> bool:
     middle = tuple(kernel // 2 for kernel in conv.kernel_size)
     centred = all(kernel % 2 for kernel in conv.kernel_size) and conv.padding in ("same", middle)
     alone = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
-    return centred and alone and conv.bias is None
+    return centred and alone and conv.bias is None and conv.weight[0].numel() <= WIDEST
 
 
 def _fits(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> bool:

@@ -52,11 +52,12 @@ class Conv(LearningStudy):
     title: ClassVar[str] = "Convolutional networks: accuracy, learning and rates by initialiser"
     about: ClassVar[str] = (
         "The convolutional networks of the paper, along the channels of a cochlea with recurrence or on images, "
-        "initialised by rival methods, by the formula of the paper, and by measurement with and without balance. The "
-        "learning rate is chosen for each network and method by validation accuracy, the epoch of each run too; the "
-        "test data are looked at once. The seed draws the samples (where not all are used), those kept for validation, "
-        "the weights and the order of training. Small studies have few filters, few samples, short trials and one "
-        "learning rate, found by trials with the measured method: they compare states, and reach no records."
+        "initialised by rival methods, by the formula of the paper, and by measurement with and without balance. Of "
+        "several learning rates one is chosen for each network and method by validation accuracy, the epoch of each "
+        "run too; the test data are looked at once. The seed draws the samples (where not all are used), those kept "
+        "for validation, the weights and the order of training. Small studies have few filters, few samples, short "
+        "trials and one learning rate, found by trials with the measured method: they compare states, and reach no "
+        "records."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         *_published("shd", "shd-conv-deep", 0.045, 0.809, "300 epochs; given as 4.5 +- 0.0 and 80.9 +- 1.2 %"),

@@ -32,10 +32,10 @@ class Rates(LearningStudy):
 
     title: ClassVar[str] = "Firing-rate targets: rate and accuracy"
     about: ClassVar[str] = (
-        "Every hidden layer of a fully connected network is asked for a firing rate. The formula of the paper gets the "
-        "xi at which threshold crossings are that frequent; measurement with and without balance goes on from it to "
-        "the neurons' own rate. The learning rate is chosen for each setting by validation accuracy, the epoch of "
-        "each run too; the test data are looked at once."
+        "Every hidden layer of a fully connected network is asked for a firing rate. The formula of the paper gets "
+        "the xi at which threshold crossings are that frequent; measurement with and without balance goes on from it "
+        "to the neurons' own rate. Of several learning rates one is chosen for each setting by validation accuracy, "
+        "the epoch of each run too; the test data are looked at once."
     )
 
     width: int = 128

@@ -35,9 +35,9 @@ class Recurrence(LearningStudy):
     about: ClassVar[str] = (
         "One recurrent layer is initialised so that its feed-forward weights supply a share alpha of the variance of "
         "the free potential and its recurrent ones the rest: by the formula of the paper, and by measurement with "
-        "balance, which refuses shares for which there is no steady state; such runs count as failed. The learning "
-        "rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked "
-        "at once."
+        "balance, which refuses shares for which there is no steady state; such runs count as failed. Of several "
+        "learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the test "
+        "data are looked at once."
     )
 
     width: int = 128

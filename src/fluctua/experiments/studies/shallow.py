@@ -33,9 +33,10 @@ class Shallow(LearningStudy):
     about: ClassVar[str] = (
         "One hidden layer is initialised to several targets sigma_U by the formula of the paper and by measurement "
         "with balance, and by rival initialisers, which have no target and are drawn where their sigma_U is found. "
-        "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. The "
-        "learning rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are "
-        "looked at once. The seed draws the task (where it is made up), the weights and the order of training."
+        "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. Of "
+        "several learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the "
+        "test data are looked at once. The seed draws the task (where it is made up), the weights and the order of "
+        "training."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(

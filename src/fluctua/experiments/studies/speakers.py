@@ -24,7 +24,7 @@ KNOWN, UNHEARD = "known speakers", "unheard speakers"
 
 @dataclass(frozen=True, kw_only=True)
 class Speakers(LearningStudy):
-    """Networks of the paper on recordings whose test file has speakers of whom there is nothing to learn from.
+    """Networks on recordings whose test file has speakers of whom there is nothing to learn from.
 
     Attributes:
         networks: their names in `experiments.networks`.
@@ -36,8 +36,8 @@ class Speakers(LearningStudy):
     about: ClassVar[str] = (
         "Fully connected, recurrent convolutional and Dale networks learn spoken digits, each initialised by several "
         "methods; test samples of speakers who are in the training data count apart from those of speakers who are "
-        "not. The learning rate is chosen for each network and method by validation accuracy, on speakers of the "
-        "training data, the epoch of each run too; the test data are looked at once."
+        "not. Of several learning rates one is chosen for each network and method by validation accuracy, on speakers "
+        "of the training data, the epoch of each run too; the test data are looked at once."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f"),

@@ -32,10 +32,10 @@ class Targets(LearningStudy):
 
     title: ClassVar[str] = "Which target: accuracy against xi"
     about: ClassVar[str] = (
-        "A deep fully connected network starts at several xi, the distance of the threshold from the mean potential in "
-        "standard deviations, by the formula of the paper and by measurement with and without balance. The learning "
-        "rate is chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked "
-        "at once. The best target is that of the best validation accuracy."
+        "A deep fully connected network starts at several xi, the distance of the threshold from the mean potential "
+        "in standard deviations, by the formula of the paper and by measurement with and without balance. Of several "
+        "learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the test "
+        "data are looked at once. The best target is that of the best validation accuracy."
     )
 
     width: int = 128

@@ -54,13 +54,17 @@ class RandmanTask(Task):
     samples_per_class: int = 1000
     heard: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.heard is not None and not 0 < self.heard <= self.duration:
+            raise ValueError(f"heard={self.heard} s must be in (0, {self.duration}], within the trial")
+
     def load(self, seed: int, data: Path | None) -> SpikeDataModule:
         """See `Task.load`."""
         settings = RandmanSettings(
             n_classes=self.n_classes,
             dim=self.dim,
             alpha=self.alpha,
-            duration=self.heard or self.duration,
+            duration=self.duration if self.heard is None else self.heard,
             samples_per_class=self.samples_per_class,
         )
         train, val, test = make_randman(settings, seed=seed)
@@ -77,7 +81,7 @@ class FileTask(Task):
         test: name of the test file.
         pool: merge so many neighbouring channels.
         binary: 0 and 1, else numbers of spikes.
-        shift: move training samples by up to so many channels in either direction.
+        shift: move training samples by up to so many of the file's channels in either direction.
         stretch: slow them down or speed them up by a factor of up to the exponential of this.
     """
 

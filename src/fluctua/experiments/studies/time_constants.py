@@ -53,8 +53,8 @@ class TimeConstants(LearningStudy):
     about: ClassVar[str] = (
         "The neurons of a fully connected network have the same time constants, or each its own, drawn from a gamma "
         "law of shape 3 as in Perez-Nieves et al. (2021), or start from such and learn them. Formula and measurement "
-        "give each neuron its own kernel. The learning rate is chosen for each setting by validation accuracy, the "
-        "epoch of each run too; the test data are looked at once."
+        "give each neuron its own kernel. Of several learning rates one is chosen for each setting by validation "
+        "accuracy, the epoch of each run too; the test data are looked at once."
     )
 
     task: Task = FSDD
