@@ -146,7 +146,9 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         ),
         "targets": Pair(
             Targets(),
-            Targets(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, xis=(1.0, 2.0, 3.0), seconds_per_epoch=0.27),
+            Targets(
+                task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, xis=(0.5, 1.0, 2.0, 3.0), seconds_per_epoch=0.27
+            ),
         ),
         "speakers": Pair(
             Speakers(task=_VOICES, recipe=_modern(100), lrs=(5e-3, 2e-2, 5e-2), seconds_per_epoch=5.0),
