@@ -46,6 +46,7 @@ class Model(StrEnum):
     modern_adaptive = "modern-adaptive"
     shd_conv = "shd-conv"
     shd_conv_deep = "shd-conv-deep"
+    audio_conv = "audio-conv"
     dale = "dale"
     dale_lognormal = "dale-lognormal"
     residual = "residual"
