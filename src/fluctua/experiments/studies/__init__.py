@@ -152,7 +152,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         ),
         "speakers": Pair(
             Speakers(task=_VOICES, recipe=_modern(100), lrs=(5e-3, 2e-2, 5e-2), seconds_per_epoch=5.0),
-            Speakers(task=_VOICES, recipe=_modern(30), lrs=_LRS[1:], seconds_per_epoch=3.0),
+            Speakers(task=_VOICES, recipe=_modern(30), lrs=(2e-2,), seconds_per_epoch=3.0),
         ),
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
