@@ -26,6 +26,7 @@ from fluctua.experiments.studies.conv import (
     CONV_SHD,
     SMALL_CONV_CIFAR10,
     SMALL_CONV_DVS,
+    SMALL_CONV_DVS_DEEP,
     SMALL_CONV_SHD,
     Conv,
 )
@@ -42,6 +43,7 @@ from fluctua.experiments.studies.image_task import (
 from fluctua.experiments.studies.methods import LABELS
 from fluctua.experiments.studies.training import Recipe
 from fluctua.experiments.sweep import Run, runs_of
+from fluctua.timeloop import SuperSpike
 from layout import assert_legible
 
 FULL, SMALL = (CONV_SHD, CONV_CIFAR10, CONV_DVS), (SMALL_CONV_SHD, SMALL_CONV_CIFAR10, SMALL_CONV_DVS)
@@ -111,6 +113,12 @@ def test_a_task_has_as_many_samples_of_each_class_as_are_asked_for(
     assert {name: set(np.bincount(part.labels)) for name, part in samples.splits.items()} == {
         name: {n} for name, n in wanted.items()
     }
+
+
+def test_a_study_may_have_a_surrogate_of_its_own() -> None:
+    deep, usual = (study.network(study.grid()[0]) for study in (SMALL_CONV_DVS_DEEP, SMALL_CONV_DVS))
+    assert (deep.surrogate, usual.surrogate) == (SuperSpike(5.0), SuperSpike())
+    assert deep.with_width(8).surrogate == deep.surrogate
 
 
 def test_the_seed_draws_which_samples_are_used(data: Path) -> None:

@@ -1,5 +1,6 @@
 """The networks of the paper: sizes, weights and constants as in its sections B.3 to B.5; every one of them learns."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -21,7 +22,7 @@ from fluctua.experiments.networks import (
 )
 from fluctua.initialization.baselines import BASELINES, DALE_BASELINES
 from fluctua.layers import DaleLayer, OneToOne, Recurrent, SignedLinear, keep_signs
-from fluctua.neurons import LI, LIF, ExcInhLIF, SuperSpike
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, SuperSpike
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal
 from fluctua.training import max_over_time_cross_entropy
@@ -119,6 +120,17 @@ def test_neurons_and_readout_have_the_constants_of_the_paper(name: str) -> None:
     (readout,) = parts(model, LI)
     assert readout.tau_syn is not None
     assert [float(readout.tau_mem), float(readout.tau_syn)] == pytest.approx([DURATION, 10e-3])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_surrogate_is_that_of_all_hidden_neurons(name: str) -> None:
+    given = SuperSpike(5.0)
+    if name.startswith("dale"):
+        with pytest.raises(ValueError, match="neurons under Dale's law have the surrogate"):
+            replace(NETWORKS[name], surrogate=given)
+        return
+    model = replace(NETWORKS[name], surrogate=given).build(NETWORKS[name].shape, 3, dt=DT, duration=DURATION)
+    assert {cell.surrogate for cell in parts(model, LIF) + parts(model, AdaptiveLIF)} == {given}
 
 
 def test_the_convolutions_of_sound_are_recurrent() -> None:

@@ -81,6 +81,7 @@ BLOCKS: Mapping[str, Block] = {
     "conv-shd": Block("conv-shd-small", "test", "network"),
     "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
     "conv-dvs": Block("conv-dvs-small", "test", "network"),
+    "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),
     "recurrence": Block("recurrence-small", "test", "alpha"),
     "dale family": Block("dale-small", "test", "family", where=(("ratio", "4"), ("mu_u", "0.0"))),
     "dale mean": Block("dale-small", "test", "mu_u", where=(("ratio", "4"), ("family", "exponential"))),

@@ -12,8 +12,9 @@ import torch
 import fluctua
 from fluctua.data import RandmanSettings, make_randman
 from fluctua.data.module import SpikeDataModule
-from fluctua.experiments.studies.depth_in_time import BluntlyTrained
+from fluctua.experiments.networks import FullyConnected
 from fluctua.theory import Target
+from fluctua.timeloop import SuperSpike
 from fluctua.training import loss_by_name
 
 BETAS = (2.0, 3.0, 5.0, 10.0, 20.0)
@@ -26,7 +27,8 @@ def growth(beta: float, dt: float, xi: float) -> float:
     splits = make_randman(RandmanSettings(duration=HEARD, samples_per_class=20), seed=0)
     data = SpikeDataModule(*splits, dt=dt, duration=DURATION, seed=0)
     x, y = data.batch(SAMPLES)
-    model = BluntlyTrained(width=WIDTH, depth=LAYERS, beta=beta).build(data.shape, 10, dt=dt, duration=DURATION)
+    network = FullyConnected(width=WIDTH, depth=LAYERS, surrogate=SuperSpike(beta))
+    model = network.build(data.shape, 10, dt=dt, duration=DURATION)
     fluctua.initialize(model, x, Target(xi=xi), seed=0)
     loss = loss_by_name("max_over_time")
     report = fluctua.inspect(model, x, loss=lambda output: loss(output, y))

@@ -10,6 +10,7 @@ from torch import nn
 
 from fluctua.layers import Chain
 from fluctua.neurons import LI, LIF
+from fluctua.timeloop import SuperSpike, Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Architecture(ABC):
         shape: of one sample at one time step in the experiment that the settings are for.
         tau_mem: membrane time constant in seconds.
         tau_syn: synaptic time constant in seconds.
+        surrogate: of the neurons, on the way back.
     """
 
     measured_on: ClassVar[int] = 128
@@ -28,6 +30,7 @@ class Architecture(ABC):
     shape: tuple[int, ...]
     tau_mem: float = 20e-3
     tau_syn: float = 10e-3
+    surrogate: Surrogate = SuperSpike()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
@@ -66,4 +69,4 @@ class Architecture(ABC):
 
     def cells(self, dt: float) -> Callable[[], LIF]:
         """What makes its populations of neurons."""
-        return partial(LIF, self.tau_mem, self.tau_syn, dt)
+        return partial(LIF, self.tau_mem, self.tau_syn, dt, surrogate=self.surrogate)

@@ -9,6 +9,7 @@ from fluctua.experiments.networks.architecture import Architecture
 from fluctua.layers import DaleLayer, OneToOne, Recurrent, ResidualBlock
 from fluctua.layers.blocks import Cell
 from fluctua.theory.laws import Exponential, OneSided
+from fluctua.timeloop import SuperSpike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class Dale(Architecture):
     ratio: int = 4
     tau_inh: float = 20e-3
     family: OneSided = Exponential()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.surrogate != SuperSpike():
+            raise ValueError(f"neurons under Dale's law have the surrogate {SuperSpike()}, not {self.surrogate}")
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
         """See `Architecture.hidden`."""

@@ -53,10 +53,10 @@ class ModernRecurrent(Architecture):
     def _neurons(self, layer: int, dt: float) -> LIF:
         tau_mem, tau_syn = self._taus(self.tau_mem, dt, 2 * layer), self._taus(self.tau_syn, dt, 2 * layer + 1)
         if self.adaptation == 0:
-            return LIF(tau_mem, tau_syn, dt)
+            return LIF(tau_mem, tau_syn, dt, surrogate=self.surrogate)
         # What a spike adds to w is (1 - rho) beta.
         beta = self.adaptation / -math.expm1(-dt / self.tau_adapt)
-        return AdaptiveLIF(tau_mem, tau_syn, dt, tau_adapt=self.tau_adapt, beta=beta)
+        return AdaptiveLIF(tau_mem, tau_syn, dt, tau_adapt=self.tau_adapt, beta=beta, surrogate=self.surrogate)
 
     def _taus(self, mean: float, dt: float, seed: int) -> Tensor | float:
         return heterogeneous(mean, (self.width,), cv=self.spread, dt=dt, seed=seed) if self.spread else mean

@@ -13,6 +13,7 @@ from fluctua.experiments.studies.conv import (
     CONV_SHD,
     SMALL_CONV_CIFAR10,
     SMALL_CONV_DVS,
+    SMALL_CONV_DVS_DEEP,
     SMALL_CONV_SHD,
     Conv,
 )
@@ -159,6 +160,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "conv-shd": Pair(CONV_SHD, SMALL_CONV_SHD),
         "conv-cifar10": Pair(CONV_CIFAR10, SMALL_CONV_CIFAR10),
         "conv-dvs": Pair(CONV_DVS, SMALL_CONV_DVS),
+        "conv-dvs-deep": Pair(replace(CONV_DVS, networks=("dvs-conv-deep",), beta=9.0), SMALL_CONV_DVS_DEEP),
         "states": Pair(States(), States()),
         "rates": Pair(Rates(), Rates(task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS[:1], seconds_per_epoch=0.27)),
         "time-constants": Pair(TimeConstants(**_ON_SHD), TimeConstants(**_ON_DIGITS)),

@@ -17,6 +17,7 @@ from fluctua.experiments.studies.task import FSDD, SHD
 from fluctua.experiments.studies.training import Recipe
 from fluctua.experiments.sweep import Reference, Setting, grid
 from fluctua.theory import Target
+from fluctua.timeloop import SuperSpike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +47,7 @@ class Conv(LearningStudy):
         xi: target of the methods that have one.
         rate: of the input in Hz for the formula of the paper; None to measure it.
         classes: of the task.
+        beta: steepness of the surrogate; None for the default.
         seconds_per_epoch: of one layer, on one core; an estimate.
     """
 
@@ -78,6 +80,7 @@ class Conv(LearningStudy):
     xi: float = 1.0
     rate: float | None = None
     classes: int = 10
+    beta: float | None = None
 
     def grid(self) -> list[Setting]:
         """See `Study.grid`."""
@@ -86,7 +89,8 @@ class Conv(LearningStudy):
     def network(self, setting: Setting) -> Architecture:
         """See `LearningStudy.network`."""
         full = network(str(setting["network"]))
-        return full if self.width is None else full.with_width(self.width)
+        scaled = full if self.width is None else full.with_width(self.width)
+        return scaled if self.beta is None else replace(scaled, surrogate=SuperSpike(self.beta))
 
     def target(self, setting: Setting) -> Target:
         """See `LearningStudy.target`."""
@@ -232,3 +236,8 @@ SMALL_CONV_DVS = Conv(
     lrs=(5e-3,),
     seconds_per_epoch=0.95,
 )
+
+SMALL_CONV_DVS_DEEP = replace(
+    SMALL_CONV_DVS, networks=("dvs-conv-deep",), methods=("kaiming", "poisson", "measured"), beta=5.0
+)
+"""Eight layers need a surrogate that hands gradients on (docs/depth.md): none of these learns at the default, 20."""

@@ -1,26 +1,12 @@
 """Deep networks in trials that are long enough for them: activity needs time to arrive (docs/depth.md)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.studies.depth import Depth
 from fluctua.experiments.sweep import Setting
-from fluctua.neurons import LIF
 from fluctua.timeloop import SuperSpike
-
-
-@dataclass(frozen=True, kw_only=True)
-class BluntlyTrained(FullyConnected):
-    """`FullyConnected` with a surrogate of another steepness than the default, 20."""
-
-    beta: float
-
-    def cells(self, dt: float) -> Callable[[], LIF]:
-        """See `Architecture.cells`."""
-        return partial(LIF, self.tau_mem, self.tau_syn, dt, surrogate=SuperSpike(self.beta))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,4 +23,4 @@ class DepthInTime(Depth):
 
     def network(self, setting: Setting) -> FullyConnected:
         """See `LearningStudy.network`."""
-        return BluntlyTrained(width=self.width, depth=int(setting["depth"] or 1), beta=self.beta)
+        return replace(super().network(setting), surrogate=SuperSpike(self.beta))

@@ -36,7 +36,7 @@ class Heterogeneous(FullyConnected):
             heterogeneous(mean, (self.width,), dt=dt, seed=seed)
             for seed, mean in enumerate((self.tau_mem, self.tau_syn))
         )
-        return partial(LIF, tau_mem, tau_syn, dt, learn_tau=self.kind == LEARNED)
+        return partial(LIF, tau_mem, tau_syn, dt, surrogate=self.surrogate, learn_tau=self.kind == LEARNED)
 
 
 @dataclass(frozen=True, kw_only=True)
