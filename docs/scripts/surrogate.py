@@ -10,9 +10,8 @@ first layer are left out: they hear the input, not spikes of neurons at the targ
 import torch
 
 import fluctua
-from fluctua.data import RandmanSettings, make_randman
-from fluctua.data.module import SpikeDataModule
 from fluctua.experiments.networks import FullyConnected
+from fluctua.experiments.studies.task import RandmanTask
 from fluctua.theory import Target
 from fluctua.timeloop import SuperSpike
 from fluctua.training import loss_by_name
@@ -24,8 +23,7 @@ LAYERS, WIDTH, SAMPLES, HEARD, DURATION = 10, 128, 64, 0.2, 0.4
 
 def growth(beta: float, dt: float, xi: float) -> float:
     """The factor per layer."""
-    splits = make_randman(RandmanSettings(duration=HEARD, samples_per_class=20), seed=0)
-    data = SpikeDataModule(*splits, dt=dt, duration=DURATION, seed=0)
+    data = RandmanTask(dt=dt, duration=DURATION, heard=HEARD, samples_per_class=20).load(0, None)
     x, y = data.batch(SAMPLES)
     network = FullyConnected(width=WIDTH, depth=LAYERS, surrogate=SuperSpike(beta))
     model = network.build(data.shape, 10, dt=dt, duration=DURATION)

@@ -19,7 +19,7 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
         conv: from the population to itself; served is what keeps its map, not `WIDEST`, without bias, groups or holes.
         x: current from outside `[T, B, C, *N]`.
     """
-    if not isinstance(cell, LIF) or type(cell) is not LIF or not undisturbed(x):
+    if type(cell) is not LIF or not undisturbed(x):
         return None
     if not bare(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
         return None

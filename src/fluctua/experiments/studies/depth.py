@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import PRIMED, UNBALANCED
-from fluctua.experiments.studies.plotting import curves_per_method, line_per_method, panels
+from fluctua.experiments.studies.plotting import against, curves_per_method, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
@@ -65,22 +66,14 @@ class Depth(LearningStudy):
         """See `Study.figure`; of a single depth it shows the epochs and the layers."""
         if len({r.axis("depth") for r in records}) == 1:
             return self._of_one_depth(records)
-
-        def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
-            def draw(axis: "Axes") -> None:
-                line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
-                axis.set_yscale(scale)
-                axis.set(xlabel="hidden layers", ylabel=label)
-
-            return draw
-
+        panel = partial(against, records, self.methods, "depth", xlabel="hidden layers")
         return panels(
             self.title,
             [
-                against_depth("test", "test accuracy (%)", 100),
-                against_depth("first", "accuracy after one epoch (%)", 100),
-                against_depth("gradient_first", "initial gradient norm, layer 1", scale="log"),
-                against_depth("rate", "initial rate, last layer (Hz)"),
+                panel("test", ylabel="test accuracy (%)", factor=100),
+                panel("first", ylabel="accuracy after one epoch (%)", factor=100),
+                panel("gradient_first", ylabel="initial gradient norm, layer 1", scale="log"),
+                panel("rate", ylabel="initial rate, last layer (Hz)"),
             ],
         )
 

@@ -84,6 +84,27 @@ def line_per_method(
         line(axis, here, x, measure, factor=factor, label=LABELS[method], **look)
 
 
+def against(
+    records: Sequence[Record],
+    methods: Iterable[str],
+    x: str,
+    measure: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    factor: float = 1.0,
+    scale: str = "linear",
+) -> Callable[["Axes"], None]:
+    """A panel of `line_per_method`, with what its axes say and the scale of the upright one."""
+
+    def draw(axis: "Axes") -> None:
+        line_per_method(axis, records, methods, x, measure, factor=factor)
+        axis.set_yscale(scale)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+
+    return draw
+
+
 def curves_per_method(
     axis: "Axes", records: Sequence[Record], methods: Iterable[str], curve: str, *, factor: float = 1.0
 ) -> None:

@@ -1,22 +1,21 @@
 """Firing rates as targets: do networks fire as asked, and what do they learn from there?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import UNBALANCED
-from fluctua.experiments.studies.plotting import line_per_method, panels
+from fluctua.experiments.studies.plotting import against, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    Draw = Callable[[Axes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +56,10 @@ class Rates(LearningStudy):
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""
-
-        def against_target(measure: str, label: str, factor: float = 1.0) -> "Draw":
-            def draw(axis: "Axes") -> None:
-                line_per_method(axis, records, self.methods, "target_rate", measure, factor=factor)
-                axis.set(xlabel="target rate (Hz)", ylabel=label)
-
-            return draw
+        panel = partial(against, records, self.methods, "target_rate", xlabel="target rate (Hz)")
 
         def reached(axis: "Axes") -> None:
             axis.plot(self.rates, self.rates, color="0.5", lw=1, ls=":")
-            against_target("rate", "initial rate, last layer (Hz)")(axis)
+            panel("rate", ylabel="initial rate, last layer (Hz)")(axis)
 
-        return panels(self.title, [reached, against_target("test", "test accuracy (%)", 100)])
+        return panels(self.title, [reached, panel("test", ylabel="test accuracy (%)", factor=100)])

@@ -1,22 +1,20 @@
 """Which target: how far from the threshold a deep network should start, measured or not, balanced or not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.experiments.networks import FullyConnected
 from fluctua.experiments.store import Record
 from fluctua.experiments.studies.learning import LearningStudy
 from fluctua.experiments.studies.methods import UNBALANCED
-from fluctua.experiments.studies.plotting import line_per_method, panels
+from fluctua.experiments.studies.plotting import against, panels
 from fluctua.experiments.sweep import Setting, grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    Draw = Callable[[Axes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +55,12 @@ class Targets(LearningStudy):
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""
-
-        def against_xi(measure: str, label: str, factor: float = 1.0) -> "Draw":
-            def draw(axis: "Axes") -> None:
-                line_per_method(axis, records, self.methods, "xi", measure, factor=factor)
-                axis.set(xlabel="target $\\xi$", ylabel=label)
-
-            return draw
-
+        panel = partial(against, records, self.methods, "xi", xlabel="target $\\xi$")
         return panels(
             self.title,
             [
-                against_xi("val", "validation accuracy (%)", 100),
-                against_xi("test", "test accuracy (%)", 100),
-                against_xi("rate", "initial rate, last layer (Hz)"),
+                panel("val", ylabel="validation accuracy (%)", factor=100),
+                panel("test", ylabel="test accuracy (%)", factor=100),
+                panel("rate", ylabel="initial rate, last layer (Hz)"),
             ],
         )
