@@ -18,12 +18,12 @@ import torch
 from results import table
 
 import fluctua
-from fluctua.data import RandmanSettings, make_randman
-from fluctua.data.module import SpikeDataModule
-from fluctua.experiments.demo import DemoSettings
-from fluctua.experiments.networks import LABELS, METHODS, bring_up, feed_forward
+from fluctua.lab.data import RandmanSettings, make_randman
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.demo import DemoSettings
+from fluctua.lab.networks import LABELS, METHODS, bring_up, feed_forward
+from fluctua.lab.training.fit import TrainSettings, fit
 from fluctua.theory import Target
-from fluctua.training.fit import TrainSettings, fit
 
 ENGINES = "reference", "auto"
 SEEDS = 1, 2, 3

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import fluctua
-from fluctua.layers import Chain, SpikeBatch
+from fluctua.layers import Chain
 from fluctua.neurons import LI, LIF
+from fluctua.spikes import SpikeBatch
 
 CASES = ("layer by layer", "in segments of 200", "chain", "chain, input as events")
 SAMPLES, INPUTS, WIDTH, DENSITY = 16, 700, 128, 0.03

@@ -7,7 +7,7 @@ import numpy as np
 from contestants import CHAIN, CONTESTANTS, EVENTS, MATMUL_ONLY, PLAIN
 from results import UNITS, Results
 
-from fluctua.diagnostics.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
+from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from growth import exponents
 from results import Results, skipped, workload_table
 from workloads import WORKLOADS
 
-from fluctua.experiments.figures import save
+from fluctua.lab.results.figures import save
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fluctua.neurons import LIF
-from layout import assert_legible
+from shared.layout import assert_legible
 
 ROOT = Path(__file__).parents[1]
 QUICK_NETWORKS = ("W1", "W2", "W3")

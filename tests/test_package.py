@@ -52,9 +52,10 @@ def test_an_import_alone_brings_nothing_else_in() -> None:
 BY_HAND = """
 import torch, fluctua
 from torch import nn
-from fluctua.data import make_randman, RandmanSettings, bin_events
+from fluctua.lab.data import make_randman, RandmanSettings, bin_events
 from fluctua.neurons import LI, LIF
-from fluctua.training import make_optimizer, max_over_time_cross_entropy
+from fluctua.homeostasis import make_optimizer
+from fluctua.lab.training import max_over_time_cross_entropy
 
 train, _, _ = make_randman(RandmanSettings(n_classes=2, samples_per_class=50), seed=0)
 x = bin_events([train.events(i) for i in range(len(train))], n_units=train.n_units, dt=2e-3, duration=0.2)
@@ -105,7 +106,7 @@ print(float(xi_for_rate(5.0, kernel)), 'torch' in sys.modules and sys.modules['t
 
 @pytest.mark.parametrize("missing", [["typer"], ["lightning", "h5py"], ["matplotlib"]])
 def test_the_command_line_names_the_extra_that_is_missing(missing: list[str]) -> None:
-    code = "sys.argv = ['fluctua', 'demo']\nfrom fluctua.cli import main\nmain()"
+    code = "sys.argv = ['fluctua', 'demo']\nfrom fluctua.lab.cli import main\nmain()"
     done = python(code, blocked=missing)
     assert done.returncode == 1
     assert done.stderr == f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"\n'
@@ -122,8 +123,8 @@ def test_every_public_name_can_be_had_and_is_listed() -> None:
 
 
 def test_a_name_comes_from_where_it_lives() -> None:
-    from fluctua.diagnostics import Report
-    from fluctua.initialization import initialize
+    from fluctua.methods import initialize
+    from fluctua.state import Report
 
     assert fluctua.Report is Report
     assert fluctua.initialize is initialize

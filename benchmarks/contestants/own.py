@@ -20,7 +20,7 @@ from contestants.nets import pooled_features, widths
 from contestants.steps import Step, gradient_step, spikes, training_step
 from fluctua.layers import Chain, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop.events import SpikeBatch
+from fluctua.spikes.batch import SpikeBatch
 
 BUSY = fluctua.Target(sigma=1.75)  # about 4 % of all entries are spikes, three times as many as at xi = 1
 READOUT = fluctua.Target(sigma=0.1)

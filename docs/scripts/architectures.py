@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fluctua.data.image_module import ImageDataModule
-from fluctua.data.module import SpikeDataModule
-from fluctua.diagnostics import PopulationState, Report
-from fluctua.experiments.networks import LABELS, bring_up, build
+from fluctua.lab.data.image_module import ImageDataModule
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.networks import LABELS, bring_up, build
+from fluctua.state import PopulationState, Report
 from fluctua.theory import Target
 
 METHODS = ("kaiming", "xavier", "ding", "micheli", "spikeinit", "lsuv", "ei-init", "poisson", "measured")

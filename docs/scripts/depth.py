@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.data.module import SpikeDataModule
-from fluctua.diagnostics.style import BLUE, GREEN, ORANGE, RED, style
-from fluctua.diagnostics.window import first_event, window_mask
-from fluctua.experiments.figures import save
-from fluctua.experiments.networks import READOUT, feed_forward
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.networks import READOUT, feed_forward
+from fluctua.lab.results.figures import save
+from fluctua.network import free_potential
+from fluctua.state.style import BLUE, GREEN, ORANGE, RED, style
+from fluctua.state.window import first_event, window_mask
 from fluctua.theory import PspKernel, Target, crossing_rate
-from fluctua.wiring import free_potential
 
 DT = 2e-3
 KERNEL = PspKernel.exponential(20e-3, 10e-3, DT)

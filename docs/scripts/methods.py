@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import fluctua
-from fluctua.data.module import SpikeDataModule
-from fluctua.diagnostics import PopulationState
-from fluctua.experiments.networks import feed_forward
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.networks import feed_forward
+from fluctua.state import PopulationState
 from fluctua.theory import Target
 
 DT, STEPS, SAMPLES = 2e-3, 350, 64

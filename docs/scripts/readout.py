@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fluctua
-from fluctua.data import RandmanSettings, make_randman
-from fluctua.data.module import SpikeDataModule
-from fluctua.experiments.demo import DemoSettings
-from fluctua.experiments.networks import feed_forward
+from fluctua.lab.data import RandmanSettings, make_randman
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.demo import DemoSettings
+from fluctua.lab.networks import feed_forward
+from fluctua.lab.training.fit import TrainSettings, fit
 from fluctua.theory import Target
-from fluctua.training.fit import TrainSettings, fit
 
 
 def first_epoch(sigma: float, seed: int) -> float:

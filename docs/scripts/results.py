@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluctua.experiments.studies.methods import LABELS
+from fluctua.lab.studies.methods import LABELS
 
 DOCS = Path(__file__).parents[1]
 Row = Mapping[str, str]

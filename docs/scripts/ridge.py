@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fluctua.data import SHDFile
+from fluctua.lab.data import SHDFile
 
 GROUPS, BINS, DURATION = 70, 10, 0.7
 PENALTIES = 10.0 ** np.arange(0, 7)

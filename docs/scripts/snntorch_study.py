@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fluctua
-from fluctua.diagnostics import Report
-from fluctua.diagnostics.style import BLUE, ORANGE, RED, style
+from fluctua.state import Report
+from fluctua.state.style import BLUE, ORANGE, RED, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fluctua.data.module import SpikeDataModule
+    from fluctua.lab.data.module import SpikeDataModule
 
 DT, DURATION, TAU_MEM, TAU_SYN = 5e-3, 0.3, 20e-3, 10e-3
 WIDTHS = (100, 100, 10)
@@ -135,8 +135,8 @@ def figure(states: dict[str, Report], curves: dict[str, list[list[float]]]) -> "
 
 def main() -> None:
     """Print the states and write the figure."""
-    from fluctua.data.module import SpikeDataModule
-    from fluctua.experiments.figures import save
+    from fluctua.lab.data.module import SpikeDataModule
+    from fluctua.lab.results.figures import save
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="N-MNIST: the folder, or a tar of it")

@@ -10,11 +10,11 @@ first layer are left out: they hear the input, not spikes of neurons at the targ
 import torch
 
 import fluctua
-from fluctua.experiments.networks import FullyConnected
-from fluctua.experiments.studies.task import RandmanTask
+from fluctua.lab.networks import FullyConnected
+from fluctua.lab.studies.task import RandmanTask
+from fluctua.lab.training import loss_by_name
 from fluctua.theory import Target
 from fluctua.timeloop import SuperSpike
-from fluctua.training import loss_by_name
 
 BETAS = (2.0, 3.0, 5.0, 10.0, 20.0)
 SETTINGS = ((2e-3, 1.0), (2e-3, 0.5), (4e-3, 1.0), (4e-3, 0.5))

@@ -5,20 +5,14 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.diagnostics import Report, inspect
-    from fluctua.initialization import (
-        Grid,
-        fluctuation_driven_,
-        initialize,
-        initialize_nir,
-        prime,
-        quantize,
-        scale_synapses,
-    )
+    from fluctua.hardware import Grid, quantize
+    from fluctua.homeostasis import prime, scale_synapses
     from fluctua.layers import in_segments
+    from fluctua.methods import fluctuation_driven_, initialize, initialize_nir
+    from fluctua.network import ProbedNeuron
+    from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
-    from fluctua.wiring import ProbedNeuron
 
 __version__ = "0.1.0"
 
@@ -43,19 +37,19 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "Grid": "fluctua.initialization",
-        "ProbedNeuron": "fluctua.wiring",
+        "Grid": "fluctua.hardware",
+        "ProbedNeuron": "fluctua.network",
         "PspKernel": "fluctua.theory",
-        "Report": "fluctua.diagnostics",
+        "Report": "fluctua.state",
         "Target": "fluctua.theory",
         "engine": "fluctua.timeloop",
-        "fluctuation_driven_": "fluctua.initialization",
+        "fluctuation_driven_": "fluctua.methods",
         "in_segments": "fluctua.layers",
-        "initialize": "fluctua.initialization",
-        "initialize_nir": "fluctua.initialization",
-        "inspect": "fluctua.diagnostics",
-        "prime": "fluctua.initialization",
-        "quantize": "fluctua.initialization",
-        "scale_synapses": "fluctua.initialization",
+        "initialize": "fluctua.methods",
+        "initialize_nir": "fluctua.methods",
+        "inspect": "fluctua.state",
+        "prime": "fluctua.homeostasis",
+        "quantize": "fluctua.hardware",
+        "scale_synapses": "fluctua.homeostasis",
     },
 )

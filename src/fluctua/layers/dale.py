@@ -12,8 +12,8 @@ from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.dale_fusion import SideBySide
 from fluctua.layers.fusion import MAX_DENSITY, bare, plain, plain_sequence, undisturbed
 from fluctua.neurons import ExcInhLIF
+from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
-from fluctua.timeloop.events import SpikeBatch
 
 
 class DaleError(ValueError):
@@ -76,7 +76,7 @@ def constrain_(model: nn.Module) -> None:
 
 
 def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:
-    """`constrain_` the model after every step of the optimiser; `fluctua.training` does it by itself."""
+    """`constrain_` the model after every step of the optimiser; `fluctua.lab.training` does it by itself."""
 
     def after(*_: Any) -> None:
         constrain_(model)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluctua.layers.fusion import matching, plain, served
 from fluctua.neurons import ExcInhLIF
-from fluctua.timeloop.events import SpikeBatch
+from fluctua.spikes.batch import SpikeBatch
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
     from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.spikes.bits import words_of
 from fluctua.timeloop import conv_recurrence_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.cpu_loop import SURROGATES
 from fluctua.timeloop.cpu_memory import pool
-from fluctua.timeloop.events_bits import words_of
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_padded import Array, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples

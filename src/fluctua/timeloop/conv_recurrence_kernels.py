@@ -12,7 +12,7 @@ and sum is rounded by itself, but for those of `_hear_back`.
 
 import numpy as np
 
-from fluctua.timeloop.events_bits import helper, kernel
+from fluctua.spikes.bits import helper, kernel
 from fluctua.timeloop.events_conv_kernels import aligned, turned
 from fluctua.timeloop.events_kernels import adjoint, lif_step
 from fluctua.timeloop.simd import broadcast, fence, load, mul_add, store, stream, trailing_zeros

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from fluctua.spikes.bits import helper, kernel
 from fluctua.timeloop.cpu_parts import add, surrogate
-from fluctua.timeloop.events_bits import helper, kernel
 from fluctua.timeloop.simd import bits, broadcast, load, select, store
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.cpu_memory import pool
-from fluctua.timeloop.events import SpikeBatch, flat
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_padded import Array
 from fluctua.timeloop.events_threads import Blocks, over_samples

@@ -11,7 +11,7 @@ piece of memory, and so are the weights it reaches it by.
 
 import numpy as np
 
-from fluctua.timeloop.events_bits import helper, kernel
+from fluctua.spikes.bits import helper, kernel
 from fluctua.timeloop.simd import load, store, trailing_zeros
 from fluctua.timeloop.simd_turn import turn
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import events_bits
-from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_exc_inh_adjoint import Record, adjoint
 from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers, Padded
 from fluctua.timeloop.events_padded import Arriving, nothing

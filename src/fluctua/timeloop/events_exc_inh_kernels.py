@@ -7,8 +7,8 @@ the two are kept apart, `[samples, steps, words]` each.
 
 import numpy as np
 
+from fluctua.spikes.bits import helper, kernel, rows_of, sample_rows
 from fluctua.timeloop.cpu_parts import add, surrogate
-from fluctua.timeloop.events_bits import helper, kernel, rows_of, sample_rows
 from fluctua.timeloop.simd import bits, broadcast, load, select, store
 
 _NO_BITS = np.uint64(0)

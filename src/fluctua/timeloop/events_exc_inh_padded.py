@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fluctua.spikes.bits import words_of
 from fluctua.timeloop import events_exc_inh_kernels as kernels
-from fluctua.timeloop.events_bits import words_of
 from fluctua.timeloop.events_padded import Array, Arriving, nothing
 from fluctua.timeloop.surrogates import Surrogate
 

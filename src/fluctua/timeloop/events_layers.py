@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import events_bits
 from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.events import SpikeBatch
 from fluctua.timeloop.events_adjoint import Record, adjoint
 from fluctua.timeloop.events_padded import Arriving, Kind, Numbers, Padded, nothing
 from fluctua.timeloop.events_threads import Blocks, over_samples

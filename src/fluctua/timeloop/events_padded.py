@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluctua.spikes.batch import SpikeBatch, flat
+from fluctua.spikes.bits import words_of
 from fluctua.timeloop import events_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.events import SpikeBatch, flat
 from fluctua.timeloop.events_adaptive_kernels import Adapting
-from fluctua.timeloop.events_bits import words_of
 from fluctua.timeloop.surrogates import Surrogate
 
 Array = NDArray[Any]

@@ -1,1 +1,0 @@
-"""Experiments that a user can run with one command each."""

@@ -1,0 +1,159 @@
+"""Weights on the grid of a neuromorphic chip, and the state of the network that is left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fluctua.network import Pathway, trace
+from fluctua.network.known_neurons import Reading
+from fluctua.network.loop import running_of
+from fluctua.network.preserve import Forward, plain_call
+from fluctua.state import Report
+from fluctua.state.inspection import inspect_populations
+from fluctua.state.window import Window
+from fluctua.theory import Moments
+
+if TYPE_CHECKING:
+    from fluctua.network.probe import ProbedNeuron
+
+_CLIPPINGS = 64  # scales that are tried, from the largest weight on the edge of the grid down to a quarter of it
+_COARSE = 0.1  # rounding error worth a warning, of the weights' own standard deviation
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that a weight may take: whole multiples of a scale.
+
+    Attributes:
+        bits: of a weight, 2 to 16. Weights of either sign take `-2^(bits-1) ... 2^(bits-1) - 1` times the scale, those
+            of one sign `0 ... 2^bits - 1` times.
+        scale: one for all weights; None for the one that fits each tensor best, as where a chip scales each layer.
+
+    Raises:
+        ValueError: numbers out of range.
+    """
+
+    bits: int = 8
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16:
+            raise ValueError(f"a grid has 2 to 16 bits, got {self.bits}")
+        if self.scale is not None and not 0 < self.scale < float("inf"):
+            raise ValueError(f"the scale of a grid must be positive and finite, got {self.scale}")
+
+    def range(self, signed: bool = True) -> tuple[int, int]:
+        """The smallest and the largest integer."""
+        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
+
+    def integers(self, weight: Tensor, scale: float, signed: bool = True) -> Tensor:
+        """The integers, as floating point, that come closest to a weight."""
+        return (weight / scale).round().clamp(*self.range(signed))
+
+    def fit(self, weight: Tensor, signed: bool = True) -> float:
+        """The scale with the least mean square error of rounding and clipping; the given one if there is one."""
+        if self.scale is not None:
+            return self.scale
+        weight = weight.detach().double()
+        widest = float(weight.abs().max()) / self.range(signed)[1] or 1.0  # where all is zero any scale does
+
+        def error(scale: float) -> float:
+            return float((self.integers(weight, scale, signed) * scale - weight).square().mean())
+
+        return min((widest * (1 - 0.75 * k / _CLIPPINGS) for k in range(_CLIPPINGS)), key=error)
+
+
+def quantize(
+    model: nn.Module,
+    batch: Any,
+    grid: Grid = Grid(),
+    *,
+    report: Report | None = None,
+    window: Window = "trial",
+    forward: Forward = plain_call,
+    dt: float | None = None,
+    neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
+) -> tuple[Report, dict[str, float]]:
+    """Round the weights of a network to a grid, in place, and report the state that survives.
+
+    Biases keep their precision, and what `initialize` leaves alone is left alone here.
+
+    Args:
+        model: any model of known neurons.
+        batch: as for `fluctua.initialize`.
+        grid: the numbers that weights may take.
+        report: what `initialize` returned, for the targets; without it they are the state before the rounding.
+        window: as for `fluctua.inspect`, and so are the rest.
+        forward: runs all time steps.
+        dt: time step in seconds of neurons that count time in steps.
+        neurons: what unknown neuron classes are like.
+
+    Returns:
+        The state of every population, with warnings where the grid is too coarse, and the scale of each weight by
+        name.
+
+    Raises:
+        WiringError: see `fluctua.network.trace`.
+    """
+    reading = Reading(dt, neurons or {})
+    forward = running_of(model, batch, forward, reading)
+    populations = trace(model, batch, forward, reading)
+    targets = _targets(report or inspect_populations(model, batch, populations, window=window, forward=forward))
+    written = {q.name: q for p in populations for q in p.pathways if q.left_alone is None}
+    rounded = {name: _round(q, grid) for name, q in written.items()}
+    state = inspect_populations(
+        model,
+        batch,
+        populations,
+        window=window,
+        forward=forward,
+        targets=targets,
+        notes=tuple(f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()),
+        warnings=tuple(r.warning for r in rounded.values() if r.warning is not None),
+    )
+    return state, {name: r.scale for name, r in rounded.items()}
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """How a weight was rounded, and what the user should know."""
+
+    scale: float
+    warning: str | None
+
+
+def _round(q: Pathway, grid: Grid) -> _Rounded:
+    """Round a weight in place; what Dale's law keeps positive, by its size."""
+    weight, signed = q.weight.detach(), q.family is None
+    scale = grid.fit(weight, signed)
+    new = (grid.integers(weight.double(), scale, signed) * scale).to(weight)
+    spread = float(weight.double().std(correction=0))
+    error = float((new - weight).double().square().mean().sqrt())
+    low, high = (edge * scale for edge in grid.range(signed))
+    cut = float(((weight < low) | (weight > high)).double().mean())
+    with torch.no_grad():
+        q.weight.copy_(new)
+    if error <= _COARSE * spread:
+        return _Rounded(scale, None)
+    lost = "" if spread == 0 else f" by {error / spread:.0%} of their standard deviation"
+    clipped = f", {cut:.0%} of them lie outside it" if cut else ""
+    return _Rounded(
+        scale,
+        f"the grid [{low:.4g}, {high:.4g}] with steps of {scale:.4g} is too coarse for {q.name}: it changes the "
+        f"weights{lost}{clipped}; take more bits, or another scale",
+    )
+
+
+def _targets(report: Report) -> dict[str, Moments]:
+    """What the report's populations were to be, or were."""
+    return {
+        p.name: Moments(
+            np.asarray(p.mu_u if p.target_mu_u is None else p.target_mu_u),
+            np.asarray(p.sigma_u if p.target_sigma_u is None else p.target_sigma_u),
+        )
+        for p in report
+    }

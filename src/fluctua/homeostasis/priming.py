@@ -1,0 +1,200 @@
+"""Priming: gradient steps on activity regularisers alone (paper, section on homeostatic plasticity)."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
+from fluctua.homeostasis.optimizers import make_optimizer
+from fluctua.homeostasis.refinement import Refinement, rates, recorded, spikes_now, spiking
+from fluctua.lab.training.settings import TrainingDiverged
+from fluctua.network import Population, trace
+from fluctua.network.batch import check_batch, new_generator
+from fluctua.network.known_neurons import Reading
+from fluctua.network.loop import running_of
+from fluctua.network.modules import modules_of, parameters_of
+from fluctua.network.preserve import Forward, gpus_of, plain_call, preserved
+from fluctua.state.inspection import inspect_populations
+
+Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
+
+
+def prime(
+    model: nn.Module,
+    batches: Tensor | Iterable[Any],
+    regularizers: Sequence[ActivityBound] = paper_bounds("shd"),
+    *,
+    epochs: int = 20,
+    lr: float = 5e-3,
+    optimizer: str = "smorms3",
+    tolerance: float = 0.1,
+    forward: Forward = plain_call,
+    seed: int | None = None,
+    dt: float | None = None,
+) -> Refinement:
+    """Train on activity regularisers alone until every population keeps its bounds, in place.
+
+    All trainable parameters that lead to a spiking population take part; weights with a sign (modules with
+    `constrain_`) keep it, and buffers such as the statistics of a batch norm stay as they are. Penalties are compared
+    in units of `strength * threshold^order`, so that 1 is that of a silent population for a lower bound. A step is
+    taken on each batch on which one is above `tolerance`; the first epoch without a step is the last.
+
+    The gradient comes through the surrogate derivative. A layer whose afferents are silent gets none, so silent layers
+    wake up one after the other. Too large a step is not taken back: it can leave neurons so far from threshold that no
+    gradient brings them back.
+
+    Args:
+        model: any model of known neurons.
+        batches: what an epoch goes through, such as a list or a `DataLoader`: inputs `[T, B, ...]`, or tuples that
+            begin with one; a single input is an epoch of its own. Rates and report are those on the first.
+        regularizers: bounds on the spike counts of every spiking population (default: the paper's for SHD).
+        epochs: at most.
+        lr: learning rate.
+        optimizer: its name, see `fluctua.homeostasis.make_optimizer`.
+        tolerance: largest penalty of a population on a batch, in the units above.
+        forward: `forward(model, batch)` runs all time steps of an element of `batches`, where a plain call does not.
+        seed: of what is random on the way, such as dropout and the order of a loader; default: drawn from torch's
+            generator.
+        dt: time step in seconds, for frameworks that count time in steps.
+
+    Raises:
+        ValueError: no bounds, a number out of range, batches that can be gone through only once, no spiking
+            population, or nothing to train.
+        BatchError: a first batch that is empty, all zero, not finite or misshapen.
+        WiringError: no known neuron found, or a model that cannot be traced.
+        TrainingDiverged: a penalty or a gradient that is not finite.
+    """
+    if not regularizers:
+        raise ValueError("priming needs an activity bound at least: pass some, such as paper_bounds('shd')")
+    if epochs < 1 or not 0 < lr < math.inf or not 0 <= tolerance < math.inf:
+        raise ValueError(
+            "priming needs an epoch or more, a positive lr, and a tolerance of 0 or more, got "
+            f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
+        )
+    inputs, draws, reading = _Inputs(batches, forward is plain_call), new_generator(seed, None), Reading(dt)
+    with torch.random.fork_rng(gpus_of(model)):
+        _reseed(draws)
+        first = inputs.first()
+        forward = running_of(model, first, forward, reading)
+        check_batch(first, forward)
+        found = trace(model, first, forward, reading)
+        populations = spiking(found)
+        before = rates(populations, spikes_now(model, first, populations, forward))
+        priming = _Priming(
+            model, populations, tuple(regularizers), forward, _optimizer(model, optimizer, lr), tolerance, draws
+        )
+        for rounds in range(epochs + 1):  # the last one only looks
+            penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
+            missed = {key: value for key, value in penalties.items() if value > tolerance}
+            if not missed:
+                break
+        priming.optimizer.zero_grad()
+        report = inspect_populations(model, first, found, forward=forward)
+    worst_last = sorted(missed.items(), key=lambda item: item[1])
+    reasons = {name: f"{bound.kind} bound missed, penalty {value:.2g}" for (name, bound), value in worst_last}
+    return Refinement(before, reasons, rounds, report)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What an epoch goes through; inputs alone, or with what follows them where the model is run by default."""
+
+    batches: Tensor | Iterable[Any]
+    by_default: bool
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in [self.batches] if isinstance(self.batches, Tensor) else self.batches:
+            yield batch[0] if self.by_default and isinstance(batch, tuple | list) else batch
+
+    def first(self) -> Any:
+        """The first element, where it is fit for a network and an epoch can follow.
+
+        Raises:
+            ValueError: it is not, or there is none.
+        """
+        if isinstance(self.batches, Iterator):
+            raise ValueError("batches can be gone through only once: pass a list or a DataLoader, not an iterator")
+        for batch in self:
+            return batch
+        raise ValueError("there are no batches: pass one at least")
+
+
+@dataclass(frozen=True, eq=False)
+class _Priming:
+    """A network in training on its bounds."""
+
+    model: nn.Module
+    populations: Sequence[Population]
+    bounds: Sequence[ActivityBound]
+    forward: Forward
+    optimizer: torch.optim.Optimizer
+    tolerance: float
+    draws: torch.Generator
+
+    def epoch(self, number: int, inputs: Iterable[Any], *, learn: bool) -> Penalties:
+        """Largest penalties over the batches; with a step on each batch that has one above the tolerance."""
+        worst: Penalties = {}
+        _reseed(self.draws)
+        for batch in inputs:
+            with preserved(self.model), torch.set_grad_enabled(learn):
+                _reseed(self.draws)
+                with recorded(self.populations) as spikes:
+                    self.forward(self.model, batch)
+                losses = {(p.name, b): b(spikes[p.name]) for p in self.populations for b in self.bounds}
+                loss = torch.stack(list(losses.values())).sum()
+                _check_finite("penalty", loss, number)
+                penalties = {(name, b): float(x.detach()) / _unit(b) for (name, b), x in losses.items()}
+                step = learn and max(penalties.values()) > self.tolerance
+                if step:
+                    self._differentiate(loss, number)
+            if step:
+                self.optimizer.step()
+                _constrain(self.model)
+            worst = {key: max(x, worst.get(key, 0.0)) for key, x in penalties.items()}
+        return worst
+
+    def _differentiate(self, loss: Tensor, number: int) -> None:
+        if not loss.requires_grad:
+            raise ValueError(
+                "no trainable parameter leads to a spiking population, so none can be primed: unfreeze one"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters_of(self.model):
+            if parameter.grad is not None:
+                _check_finite("gradient norm", parameter.grad.norm(), number)
+
+
+def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("the model has no trainable parameters, so none can be primed: unfreeze one")
+    return make_optimizer(name, trainable, lr)
+
+
+def _unit(bound: ActivityBound) -> float:
+    """The penalty for missing the threshold by all of it."""
+    return bound.strength * bound.threshold**bound.order or 1.0
+
+
+def _check_finite(what: str, value: Tensor, epoch: int) -> None:
+    """Stop at once; NaN weights need not show in the spikes, for a NaN potential is not above threshold."""
+    if not math.isfinite(number := float(value.detach())):
+        raise TrainingDiverged(
+            f"priming diverged in epoch {epoch} ({what} {number}): try a smaller lr, and inspect the network before"
+        )
+
+
+def _constrain(model: nn.Module) -> None:
+    """Put weights with a sign (Dale's law) back where they belong."""
+    for module in modules_of(model):
+        if callable(constrain := getattr(module, "constrain_", None)):
+            constrain()
+
+
+def _reseed(draws: torch.Generator) -> None:
+    torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))

@@ -1,0 +1,115 @@
+"""Homeostatic plasticity: an initial state refined, before any training, until its populations fire as they should.
+
+For use after any initialiser. `priming.prime` is the paper's way, gradient steps on activity regularisers alone;
+`scaling.scale_synapses` needs no gradient. Here is what both return, and what both need to see.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.network import Population
+from fluctua.network.hooks import emitted, hooked
+from fluctua.network.preserve import Forward, preserved
+from fluctua.state import Report
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What homeostatic plasticity has done; print it for a table.
+
+    Attributes:
+        before: firing rate in Hz of every population in question before, by name.
+        missed: those that are not within tolerance at the end, and in words what they miss.
+        rounds: passes over the data that changed weights; with `scale_synapses`, the most that any population took.
+        report: the state of the network at the end.
+    """
+
+    before: Mapping[str, float]
+    missed: Mapping[str, str]
+    rounds: int
+    report: Report
+
+    @property
+    def reached(self) -> bool:
+        """Whether all populations are within tolerance."""
+        return not self.missed
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Firing rate in Hz at the end, by name."""
+        return {name: self.report[name].rate for name in self.before}
+
+    def __str__(self) -> str:
+        width = max(len(row[0]) for row in self._rows())
+        lines = ["  ".join((name.ljust(width), b.rjust(9), a.rjust(8), state)) for name, b, a, state in self._rows()]
+        notes = [f"note: {note}" for note in self.report.notes]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._summary(), *notes])
+
+    def __rich__(self) -> "Table":
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        caption = escape("\n".join((self._summary(), *self.report.notes)))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=caption, caption_justify="left")
+        (name, before, after, state), *rows = self._rows()
+        table.add_column(name, overflow="fold")
+        table.add_column(before, justify="right")
+        table.add_column(after, justify="right")
+        table.add_column(state)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        after = self.after
+        rows = [(p, f"{rate:.1f}", f"{after[p]:.1f}", self.missed.get(p, "yes")) for p, rate in self.before.items()]
+        return [("population", "Hz before", "Hz after", "within tolerance"), *rows]
+
+    def _summary(self) -> str:
+        state = "within tolerance" if self.reached else "not within tolerance"
+        return f"{state} after {self.rounds} round{'' if self.rounds == 1 else 's'}"
+
+
+def spiking(found: Sequence[Population]) -> list[Population]:
+    """The populations that spike.
+
+    Raises:
+        ValueError: none does.
+    """
+    chosen = [p for p in found if p.neuron.threshold is not None]
+    if not chosen:
+        raise ValueError(
+            f"no population of the model spikes ({', '.join(p.name for p in found)}), so there is no rate to bring "
+            "anywhere: build it from neurons with a threshold"
+        )
+    return chosen
+
+
+@contextmanager
+def recorded(populations: Sequence[Population]) -> Iterator[dict[str, Tensor]]:
+    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
+    spikes: dict[str, Tensor] = {}
+    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
+        yield spikes
+
+
+def spikes_now(model: nn.Module, batch: Any, populations: Sequence[Population], forward: Forward) -> dict[str, Tensor]:
+    """The spikes `[T, B, *N]` of populations on a batch, by name; nothing of the model is changed."""
+    with preserved(model), torch.no_grad(), recorded(populations) as spikes:
+        forward(model, batch)
+    return spikes
+
+
+def rates(populations: Sequence[Population], spikes: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean firing rate of each population in Hz."""
+    return {p.name: float(spikes[p.name].detach().mean(dtype=torch.float64)) / p.neuron.kernel.dt for p in populations}

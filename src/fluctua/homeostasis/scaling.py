@@ -1,0 +1,331 @@
+"""Synaptic scaling: weights multiplied until every neuron fires at its target rate, without gradients."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluctua.homeostasis.refinement import Refinement, rates, spikes_now, spiking
+from fluctua.methods.drawing import by_row, write
+from fluctua.methods.shares import excites
+from fluctua.network import Pathway, Population, trace
+from fluctua.network.batch import check_batch
+from fluctua.network.groups import groups
+from fluctua.network.known_neurons import Reading
+from fluctua.network.loop import running_of
+from fluctua.network.preserve import Forward, plain_call, preserved
+from fluctua.network.replay import Passes
+from fluctua.state.inspection import inspect_populations
+from fluctua.theory.laws import OneSided
+
+Array = NDArray[np.float64]
+
+# Steps in the logarithm of a factor for an error in that of the rate: the rate is taken to answer by the inverse.
+_COMMON, _OWN = 0.5, 0.125
+_GROWTH = 1.2  # of the largest step, after one that went the right way
+
+
+def scale_synapses(
+    model: nn.Module,
+    batch: Any,
+    rate: float | Mapping[str, float],
+    *,
+    rounds: int = 30,
+    step: float = 0.5,
+    tolerance: float = 0.1,
+    share: float = 0.9,
+    per_neuron: bool = True,
+    forward: Forward = plain_call,
+    dt: float | None = None,
+) -> Refinement:
+    """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
+
+    In two stages. First all weights of a population are multiplied by one factor, from its mean rate: that sets the
+    size of the fluctuations and leaves their ratio to the mean. Then each neuron, from its own rate alone, multiplies
+    its *excitatory* weights, the positive ones of its row, which shifts its mean. Under Dale's law there is no first
+    stage, and what is multiplied are the rows of the excitatory pathways; inhibition stays as it is. No weight changes
+    its sign.
+
+    A factor moves by `exp(step)` at most in a round, which is what a silent neuron takes, and by half of its last move
+    where that went beyond the target. A round is a forward pass. Populations are done in the order in which they run,
+    so that what reaches them is final; those of one circuit together. Neurons that share their weights, as in a
+    feature map, are scaled together by their mean rate. Where a normalisation layer sets the scale of the current, its
+    gains are multiplied instead of the weights.
+
+    Biases, and weights that are frozen, shared or parametrised (the report's notes name them), are left alone. The
+    factor of a neuron that stays silent is taken back in the end, and so is the common one where it does not bring
+    half of the wanted spikes, as where inhibition prevails.
+
+    Args:
+        model: any model of known neurons.
+        batch: input `[T, B, ...]`, or whatever `forward` takes. Rates are means over its trials.
+        rate: target in Hz: of all spiking populations, or by name of those that are to be scaled.
+        rounds: for each population, at most; the first stage takes half of them at most.
+        step: largest change of the logarithm of a factor in a round.
+        tolerance: largest distance of a rate from its target, in units of the target; half a spike in the whole batch
+            is always tolerated.
+        share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
+        per_neuron: whether to do the second stage; if not, only the mean rate counts.
+        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        dt: time step in seconds, for frameworks that count time in steps.
+
+    Returns:
+        What came of it; where not all was reached, each population is in the best state that it was found in.
+
+    Raises:
+        ValueError: a rate that is not positive, a name of no spiking population, or a number out of range.
+        BatchError: an empty, all-zero, non-finite or misshapen batch.
+        WiringError: no known neuron found, or a model that cannot be traced.
+    """
+    if rounds < 1 or not (0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
+        raise ValueError(
+            "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
+            f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
+        )
+    reading = Reading(dt)
+    forward = running_of(model, batch, forward, reading)
+    check_batch(batch, forward)
+    found = trace(model, batch, forward, reading)
+    targets = _targets(rate, [p.name for p in spiking(found)])
+    chosen = [p for p in found if p.name in targets]
+    spikes = spikes_now(model, batch, chosen, forward)
+    scalings = {
+        p.name: _Scaling(p, _Goal(targets[p.name], tolerance, share, per_neuron), spikes[p.name].shape[2:], step)
+        for p in chosen
+    }
+    needed = 0
+    with preserved(model):
+        passes = Passes(model, batch, forward, found)
+        for within in groups(found):
+            if working := [scalings[p.name] for p in within if p.name in scalings]:
+                needed = max(needed, _scale(working, within, passes, rounds))
+            for p in within:
+                passes.done(p)
+    missed = {name: scaling.missed for name, scaling in scalings.items() if scaling.missed}
+    notes = tuple(note for scaling in scalings.values() for note in scaling.notes())
+    report = inspect_populations(model, batch, found, forward=forward, notes=notes)
+    return Refinement(rates(chosen, spikes), missed, needed, report)
+
+
+def _targets(rate: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The target of each population that is to be scaled, in Hz."""
+    targets = dict(rate) if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
+    for name, value in targets.items():
+        if name not in names:
+            raise ValueError(f"no spiking population {name!r} in the model: it has {', '.join(names)}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"a target rate must be a positive number of Hz, got {value} for {name}")
+    return targets
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """Where a population is to be brought: see `scale_synapses`."""
+
+    rate: float
+    tolerance: float
+    share: float
+    per_neuron: bool
+
+
+def _scale(working: Sequence["_Scaling"], within: Sequence[Population], passes: Passes, rounds: int) -> int:
+    """Bring populations of one module, all of which are `within`, to their goals; how many rounds it took."""
+    if not any(bool(current.any()) for p in within for current in passes.currents(p) if current is not None):
+        for scaling in working:
+            scaling.missed = "no current reaches it"
+        return 0
+    best = math.inf
+    kept: list[tuple[_Scaling, _Seen, tuple[Array, Array]]] = []
+    for done in range(rounds + 1):
+        spikes = passes.simulate(within)
+        seen = [scaling.look(spikes[scaling.population.name]) for scaling in working]
+        distance = max(now.distance for now in seen)
+        if distance < best:
+            best = distance
+            kept = [(scaling, now, scaling.state()) for scaling, now in zip(working, seen, strict=True)]
+        if distance == 0 or done == rounds or not any(scaling.scaled for scaling in working):
+            break
+        for scaling, now in zip(working, seen, strict=True):
+            scaling.adjust(now, patient=2 * done < rounds)
+    for scaling, now, state in kept:
+        scaling.settle(now, state)
+    return done
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a population fires, in Hz, against its goal; a unit are the neurons that share their weights.
+
+    Attributes:
+        goal: where it should be.
+        mean: of the population.
+        units: of each unit.
+        quantum: the rate of a unit with one spike in the whole batch.
+    """
+
+    goal: _Goal
+    mean: float
+    units: Array
+    quantum: float
+
+    @property
+    def errors(self) -> Array:
+        """Logarithm of the factor by which the rate of each unit is too low; 0 within tolerance."""
+        allowed = max(self.goal.tolerance * self.goal.rate, self.quantum / 2)
+        outside = np.abs(self.units - self.goal.rate) > allowed
+        return np.where(outside, np.log(self.goal.rate / np.maximum(self.units, self.quantum / 2)), 0.0)
+
+    @property
+    def mean_error(self) -> float:
+        """The same for the population's mean."""
+        if abs(self.mean - self.goal.rate) <= self.goal.tolerance * self.goal.rate:
+            return 0.0
+        return math.log(self.goal.rate / max(self.mean, self.quantum / 2))
+
+    @property
+    def within(self) -> float:
+        """Share of the units within tolerance."""
+        return float((self.errors == 0).mean())
+
+    @property
+    def distance(self) -> float:
+        """From the goal; 0 if that is reached."""
+        lacking = max(0.0, self.goal.share - self.within) if self.goal.per_neuron else 0.0
+        return lacking + abs(self.mean_error)
+
+
+class _Factors:
+    """Logarithms of factors, moved to where errors vanish that grow with them, nobody knows how fast.
+
+    Resilient propagation (Riedmiller & Braun 1993), but with steps that get shorter with the error.
+    """
+
+    def __init__(self, n: int, step: float, toward: float) -> None:
+        self.position = np.zeros(n)
+        self._bound, self._toward = step, toward
+        self._step = np.full(n, step)
+        self._last = np.zeros(n)
+
+    def move(self, error: Array) -> None:
+        """Move the way of the error: by the bound at most, and by half of the last move where it has turned."""
+        turn = error * self._last
+        self._step = np.where(turn < 0, np.abs(self._last) / 2, self._step)
+        self._step = np.where(turn > 0, np.minimum(_GROWTH * self._step, self._bound), self._step)
+        move = np.sign(error) * np.minimum(self._step, self._toward * np.abs(error))
+        self.position = self.position + move
+        self._last = np.where(move != 0, move, self._last)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere.
+
+    Its axis `rows` counts output units.
+    """
+
+    pathway: Pathway
+    parameter: Tensor
+    base: Tensor
+    excites: Tensor
+    rows: int = 0
+
+
+class _Scaling:
+    """One population on the way to its goal.
+
+    Attributes:
+        population: which.
+        scaled: what is multiplied.
+        missed: what it misses at the end, in words.
+    """
+
+    def __init__(self, population: Population, goal: _Goal, shape: Sequence[int], step: float) -> None:
+        self.population, self.goal = population, goal
+        self.missed = ""
+        self.scaled = _scaled(population)
+        self._unit_of = _units(self.scaled, shape)
+        dale = all(isinstance(s.pathway.family, OneSided) for s in self.scaled)
+        self._common = _Factors(1, step, _OWN if dale else _COMMON)
+        self._own = _Factors(int(self._unit_of.max()) + 1, step, _OWN)
+        self._together = not dale  # in the first stage
+
+    def look(self, spikes: Tensor) -> _Seen:
+        """The rates of the population, from its spikes `[T, B, *N]`."""
+        seconds = spikes.shape[0] * spikes.shape[1] * self.population.neuron.kernel.dt
+        neurons = spikes.sum((0, 1), dtype=torch.float64).flatten().cpu().numpy() / seconds
+        sizes = np.bincount(self._unit_of)
+        units = np.bincount(self._unit_of, neurons) / sizes
+        return _Seen(self.goal, float(neurons.mean()), units, 1 / (seconds * sizes.max()))
+
+    def adjust(self, seen: _Seen, *, patient: bool) -> None:
+        """One round; after the first stage, or when there is no more patience with it, each unit by its own rate."""
+        if not self.goal.per_neuron or (self._together and seen.mean_error and patient):
+            self._common.move(np.asarray([seen.mean_error]))
+        elif self._together and seen.mean < self.goal.rate / 2:
+            self._together = False
+            self._common.position = np.zeros(1)  # growth alone does not bring enough spikes
+        else:
+            self._together = False
+            self._own.move(seen.errors)
+        self._write()
+
+    def state(self) -> tuple[Array, Array]:
+        """Logarithms of the common factor and of the own ones."""
+        return self._common.position, self._own.position
+
+    def settle(self, seen: _Seen, state: tuple[Array, Array]) -> None:
+        """Stay in a state that was met, and with what was seen in it; what growth could not wake is not to grow."""
+        self._common.position = state[0]
+        self._own.position = np.where(seen.units > 0, state[1], 0.0)
+        self._write()
+        if seen.distance:
+            each = f", {seen.within:.0%} of its neurons within {self.goal.tolerance:.0%}"
+            self.missed = f"{seen.mean:.3g} for {self.goal.rate:g} Hz{each if self.goal.per_neuron else ''}"
+
+    def notes(self) -> Iterator[str]:
+        """What was left alone, and why."""
+        for q in self.population.pathways:
+            if q.left_alone is not None:
+                yield f"{q.name} was left alone: {q.left_alone}"
+        if not self.scaled:
+            yield f"{self.population.name} was left alone: no weight that excites it may be scaled"
+
+    def _write(self) -> None:
+        for s in self.scaled:
+            exponent = float(self._common.position[0]) + by_row(self._own.position, s.parameter, s.rows) * s.excites
+            write(s.parameter, s.base * exponent.exp())
+
+
+def _scaled(population: Population) -> list[_Scaled]:
+    """The weights that may be scaled, or the gains of the normalisation layer behind; none where none excites.
+
+    Inhibitory pathways under Dale's law are not among them.
+    """
+    found: dict[Tensor, _Scaled] = {}
+    for q in population.pathways:
+        gain: Any = getattr(q.norm, "weight", None)
+        if q.left_alone is not None or excites(q, population) < 0:
+            continue
+        if gain is None:
+            upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
+            found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
+        elif gain.requires_grad:
+            found[gain] = _Scaled(q, gain, gain.detach().clone(), torch.ones_like(gain))
+    return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
+
+
+def _units(scaled: Sequence[_Scaled], shape: Sequence[int]) -> NDArray[np.int64]:
+    """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all where that is not clear."""
+    neurons = math.prod(shape)
+    if scaled:
+        q, rows = scaled[0].pathway, scaled[0].parameter.shape[scaled[0].rows]
+        clear = not ({"Permute", "Transpose"} & set(q.via) or isinstance(q.synapse, nn.modules.conv._ConvTransposeNd))
+        if neurons == rows or (clear and neurons % rows == 0):
+            last = isinstance(q.synapse, nn.Linear)  # its rows are the last axis, those of a convolution the first
+            return np.arange(neurons) % rows if last else np.arange(neurons) // (neurons // rows)
+    return np.zeros(neurons, dtype=np.int64)

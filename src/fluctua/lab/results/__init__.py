@@ -1,0 +1,1 @@
+"""What finished runs say: numbers, tables, figures, one page."""

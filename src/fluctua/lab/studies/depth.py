@@ -1,0 +1,96 @@
+"""Deep networks: rates, gradients and accuracy against the number of hidden layers, by initialiser."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from fluctua.lab.networks import FullyConnected
+from fluctua.lab.studies.learning import LearningStudy
+from fluctua.lab.studies.methods import PRIMED, UNBALANCED
+from fluctua.lab.studies.plotting import against, curves_per_method, panels
+from fluctua.lab.sweeps.store import Record
+from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.theory import Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Draw = Callable[[Axes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(LearningStudy):
+    """Networks of several depths, each initialised by several methods; a trial must leave them 20 ms a layer or so.
+
+    Attributes:
+        width: neurons of a hidden layer.
+        depths: numbers of hidden layers.
+        methods: by name.
+        xi: target of the methods that have one.
+    """
+
+    title: ClassVar[str] = "Deep networks: accuracy, gradients and rates against depth"
+    about: ClassVar[str] = (
+        "Fully connected networks of several depths, initialised by rival methods, by the formula of the paper with "
+        "and without homeostatic priming, and by measurement with and without balance. Of several learning rates one "
+        "is chosen for each method and depth by validation accuracy, the epoch of each run too; the test data are "
+        "looked at once. The seed draws the task (where it is made up), the weights and the order of training, so "
+        "methods meet the same tasks."
+    )
+
+    width: int = 128
+    depths: tuple[int, ...] = tuple(range(1, 11))
+    methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit", PRIMED)
+    xi: float = 1.0
+
+    def grid(self) -> list[Setting]:
+        """See `Study.grid`."""
+        return grid(method=self.methods, depth=self.depths, lr=self.lrs)
+
+    def seconds(self, setting: Setting) -> float:
+        """See `Study.seconds`."""
+        priming = 1.8 * float(setting["depth"] or 1) if setting["method"] == PRIMED else 0.0
+        return priming + super().seconds(setting)
+
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
+
+    def target(self, setting: Setting) -> Target:
+        """See `LearningStudy.target`."""
+        return Target(xi=self.xi)
+
+    def figure(self, records: Sequence[Record]) -> "Figure":
+        """See `Study.figure`; of a single depth it shows the epochs and the layers."""
+        if len({r.axis("depth") for r in records}) == 1:
+            return self._of_one_depth(records)
+        panel = partial(against, records, self.methods, "depth", xlabel="hidden layers")
+        return panels(
+            self.title,
+            [
+                panel("test", ylabel="test accuracy (%)", factor=100),
+                panel("first", ylabel="accuracy after one epoch (%)", factor=100),
+                panel("gradient_first", ylabel="initial gradient norm, layer 1", scale="log"),
+                panel("rate", ylabel="initial rate, last layer (Hz)"),
+            ],
+        )
+
+    def _of_one_depth(self, records: Sequence[Record]) -> "Figure":
+        def along(curve: str, x: str, y: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
+            def draw(axis: "Axes") -> None:
+                curves_per_method(axis, records, self.methods, curve, factor=factor)
+                axis.set_yscale(scale)
+                axis.set(xlabel=x, ylabel=y)
+
+            return draw
+
+        return panels(
+            self.title,
+            [
+                along("val_accuracy", "epoch", "validation accuracy (%)", 100),
+                along("rates", "hidden layer", "rate before training (Hz)"),
+                along("gradients", "hidden layer", "gradient norm before training", scale="log"),
+            ],
+        )

@@ -1,0 +1,26 @@
+"""Deep networks in trials that are long enough for them: activity needs time to arrive (docs/depth.md)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fluctua.lab.networks import FullyConnected
+from fluctua.lab.studies.depth import Depth
+from fluctua.lab.sweeps.sweep import Setting
+from fluctua.timeloop import SuperSpike
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthInTime(Depth):
+    """`Depth` with a surrogate that hands gradients on through many layers.
+
+    Attributes:
+        beta: its steepness. At 20 the gradient shrinks by half in every layer, so that of layer 1 of 20 is lost.
+    """
+
+    title: ClassVar[str] = "Twenty layers: accuracy where trials are long enough"
+
+    beta: float = 2.0
+
+    def network(self, setting: Setting) -> FullyConnected:
+        """See `LearningStudy.network`."""
+        return replace(super().network(setting), surrogate=SuperSpike(self.beta))

@@ -1,0 +1,47 @@
+"""Runs on a cluster through Dask, which gives those of a worker that died to another one."""
+
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+
+from fluctua.lab.sweeps.runner import Backend
+from fluctua.lab.sweeps.runner_perform import failure, perform
+from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.sweep import Run
+
+
+def dask_cluster(address: str, *, timeout: float = 30.0) -> Backend:
+    """A backend of the workers of the Dask scheduler at that address; waits for it so many seconds.
+
+    The backend raises RuntimeError without Dask, and OSError where no scheduler answers.
+    """
+    return partial(_run_all, address=address, timeout=timeout)
+
+
+def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -> Generator[Record, None, None]:
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise RuntimeError('--scheduler needs Dask, which is missing: pip install "fluctua[cluster]"') from error
+    try:
+        client = Client(address, timeout=timeout, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no Dask scheduler answers at {address} within {timeout:g} s: start one with `dask scheduler`, or leave "
+            "--scheduler out"
+        ) from error
+    store = Store(root.resolve())
+    with client:
+        # Not pure: a run whose key Dask happens to remember from an earlier sweep must be done again all the same.
+        by_future = {client.submit(perform, run, store.root, pure=False): run for run in runs}
+        try:
+            for future in as_completed(list(by_future), loop=client.loop):
+                run = by_future.pop(future)
+                died = future.exception()  # of the worker, more often than Dask tries again
+                record = future.result() if died is None else failure(run, died)
+                if not store.has(run):  # the workers may have another file system
+                    store.save(record)
+                yield record
+                future.release()
+        finally:
+            client.cancel(list(by_future))

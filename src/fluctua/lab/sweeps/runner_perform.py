@@ -1,0 +1,34 @@
+"""One run, wherever it happens: done on one thread, its end kept in the store, its failure caught."""
+
+import time
+import traceback
+from pathlib import Path
+
+from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.sweep import Run
+
+
+def perform(run: Run, root: Path) -> Record:
+    """Do a run on one thread of the CPU and keep what came of it in the store at `root`."""
+    import torch
+
+    torch.set_num_threads(1)  # there is a process for every core
+    start = time.monotonic()
+    try:
+        outcome = run()
+    except Exception as error:
+        record = failure(run, error, time.monotonic() - start)
+    else:
+        values = {name: float(value) for name, value in outcome.values.items()}
+        curves = {name: [float(value) for value in curve] for name, curve in outcome.curves.items()}
+        record = Record(run.key, run.setting, run.seed, values, curves, round(time.monotonic() - start, 3))
+    Store(root).save(record)
+    return record
+
+
+def failure(run: Run, error: BaseException, seconds: float = 0.0) -> Record:
+    """What is kept of a run that ended with that error."""
+    text = " ".join(str(error).split())
+    where = "".join(traceback.format_exception(error))
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Record(run.key, run.setting, run.seed, seconds=round(seconds, 3), error=said, traceback=where)

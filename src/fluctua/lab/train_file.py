@@ -1,0 +1,213 @@
+"""Train a network on files of spikes or images."""
+
+import tarfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import fluctua
+from fluctua.lab.data.augmentations import Augmentation, Mirror, PixelShift, SpatialShift, UnitShift
+from fluctua.lab.data.dvs_gesture import holds_gestures
+from fluctua.lab.data.image_module import ImageDataModule
+from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.data.nmnist import NMNIST as NMNISTFiles
+from fluctua.lab.data.shd import SHDPaths, find_shd
+from fluctua.lab.networks import LABELS, Architecture, bring_up, network
+from fluctua.lab.recipes import Ingredients, recipe_by_name
+from fluctua.lab.results.figures import learning_figure, save
+from fluctua.lab.training.fit import FitResult, fit
+from fluctua.lab.training.folder import RunFolder
+from fluctua.lab.training.isolation import isolated_randomness, seed_all
+from fluctua.theory import Target
+
+Data = SpikeDataModule | ImageDataModule
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of data is called, and what is taken for it unless it is said otherwise.
+
+    Attributes:
+        name: in words.
+        duration: of a trial in seconds.
+        batch_size: samples per step of training. Feature maps are large: 16 images fill 0.7 GB a layer in 250 steps.
+        augment: what training samples go through if augmentation is asked for.
+        nu: rate of the afferents in Hz for the formula of the paper; None to measure it.
+    """
+
+    name: str
+    duration: float
+    batch_size: int
+    augment: tuple[Augmentation[Any], ...]
+    nu: float | None = None
+
+
+SHD = Kind("spike trains in the layout of SHD", duration=0.7, batch_size=128, augment=(UnitShift(10),))
+NMNIST = Kind("N-MNIST", duration=0.3, batch_size=16, augment=(SpatialShift(2, NMNISTFiles.shape),))
+DVS_GESTURE = Kind("DVS128 Gesture", duration=1.0, batch_size=16, augment=(SpatialShift(4, (2, 32, 32)),), nu=9.2)
+CIFAR10 = Kind(  # a constant current has no rate
+    "CIFAR-10", duration=0.5, batch_size=16, augment=(PixelShift(4), Mirror()), nu=9.2
+)
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """A network, its initial state and its training; times in seconds.
+
+    None stands for what the recipe says, or for the default of model or data.
+    """
+
+    recipe: str = "plain"
+    model: str | None = None
+    method: str = "measured"
+    target: Target = Target(xi=1.0)  # noqa: RUF009 - frozen
+    nu: float | None = None
+    width: int | None = None
+    depth: int | None = None
+    dt: float = 2e-3
+    duration: float | None = None
+    pool: int = 1
+    augment: bool | None = None
+    epochs: int = 20
+    lr: float | None = None
+    loss: str | None = None
+    optimizer: str | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    warmup: float | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    minutes: float | None = None
+
+    @property
+    def ingredients(self) -> Ingredients:
+        """Those of the recipe, but for what is set otherwise."""
+        recipe = recipe_by_name(self.recipe)
+        own = {field.name: getattr(self, field.name) for field in fields(recipe)}
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
+
+
+def train_file(
+    train_path: Path, test_path: Path | None, out: Path, console: Console, settings: FileSettings, *, resume: bool
+) -> FitResult:
+    """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
+
+    Args:
+        train_path: what the model learns from: an HDF5 file in the layout of SHD or the folder of SHD or SSC, N-MNIST's
+            folder or tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is kept for
+            validation, unless SSC's validation file is there.
+        test_path: another file in the layout of SHD; None for the test file in the folder, or where there is none to
+            keep another tenth of the training file. The image data have a test set of their own.
+        out: folder of the run.
+        console: to print to.
+        settings: of network and training.
+        resume: go on with the run that `out` holds.
+
+    Raises:
+        OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.
+        ValueError: settings out of range, data of another layout or not of the model's kind, or too few samples.
+        TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
+    """
+    s, ingredients = settings, settings.ingredients
+    train = ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
+    architecture = _architecture(s)
+    kind = _kind(train_path, architecture, ingredients.model)
+    duration = kind.duration if s.duration is None else s.duration
+    data = _data(kind, train_path, test_path, s, duration)
+    if empty := [name for name, part in data.splits.items() if len(part) == 0]:
+        raise ValueError(
+            f"no sample of {train_path} is left for {' and '.join(empty)}: a tenth of each class is held out, so give "
+            "ten samples of each or more"
+        )
+    model = architecture.build(data.shape, data.n_classes, dt=s.dt, duration=duration)
+    RunFolder(out).claim(resume=resume)
+    x, _ = data.batch(min(architecture.measured_on, len(data.splits["train"])))
+    with isolated_randomness():
+        seed_all(s.seed)  # dropout is on, as it will be in training
+        before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
+    console.rule(f"Initial state: {LABELS[s.method]}", align="left")
+    console.print(before)
+    result = fit(model, data, out_dir=out, settings=train, resume=resume)
+    console.rule("After training", align="left")
+    after = fluctua.inspect(model, x)
+    console.print(after)
+    files = [
+        save(before.plot("Before training"), out / "before.png"),
+        save(after.plot("After training"), out / "after.png"),
+        save(learning_figure({LABELS[s.method]: result.history}, 1 / data.n_classes), out / "learning.png"),
+    ]
+    console.print(f"Best epoch {result.best_epoch} of {len(result.history)}, by validation. Accuracy on:")
+    for name, accuracy in result.test.items():
+        console.print(f"  {name}: [bold]{accuracy:.1%}[/bold]")
+    console.print(
+        "Written: " + ", ".join(map(str, [*files, out / "metrics.csv", out / "model.safetensors"])), soft_wrap=True
+    )
+    return result
+
+
+def _architecture(s: FileSettings) -> Architecture:
+    architecture = network(s.ingredients.model)
+    if s.width is not None:
+        architecture = architecture.with_width(s.width)
+    return architecture if s.depth is None else architecture.with_depth(s.depth)
+
+
+def _kind(path: Path, architecture: Architecture, model: str) -> Kind:
+    """The kind of data at `path`.
+
+    Raises:
+        ValueError: it is not of the model's kind.
+    """
+    found = _kind_found(path)
+    if len(architecture.shape) == 1:
+        if found in (SHD, None):
+            return SHD  # whose reader says best what is wrong with a file
+        wanted = "a file of spike trains in the layout of SHD"
+    else:
+        if found in (NMNIST, DVS_GESTURE, CIFAR10):
+            return found
+        wanted = (
+            "images, the folder or tar file of N-MNIST, the folder of DVS128 Gesture or the folder cifar-10-batches-py"
+        )
+    what = (found.name if found else "neither") if path.exists() else "nothing"
+    raise ValueError(f"{model} learns from {wanted}, and {path} holds {what}: give other data or choose another model")
+
+
+def _kind_found(path: Path) -> Kind | None:
+    if (path / "data_batch_1").is_file():
+        return CIFAR10
+    if (path / "Train").is_dir():
+        return NMNIST
+    if holds_gestures(path):
+        return DVS_GESTURE
+    if find_shd(path):
+        return SHD
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return SHD
+        if tarfile.is_tarfile(path):
+            return NMNIST
+    return None
+
+
+def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, duration: float) -> Data:
+    batch_size = kind.batch_size if s.batch_size is None else s.batch_size
+    options: dict[str, Any] = {"dt": s.dt, "duration": duration, "batch_size": batch_size, "seed": s.seed}
+    options["augment"] = kind.augment if s.ingredients.augment else ()
+    if kind is SHD:
+        files = find_shd(path) or SHDPaths(path)
+        return SpikeDataModule.from_shd_files(
+            files.train, test_path or files.test, val_path=files.val, pool=s.pool, **options
+        )
+    if test_path is not None or s.pool != 1:
+        raise ValueError(
+            f"{kind.name} has a test set of its own and its pixels are not pooled: leave test and pool out"
+        )
+    if kind is NMNIST:
+        return SpikeDataModule.from_nmnist(path, **options)
+    if kind is DVS_GESTURE:
+        return SpikeDataModule.from_dvs_gesture(path, **options)
+    return ImageDataModule.from_cifar10(path, **options)

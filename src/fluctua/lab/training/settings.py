@@ -1,0 +1,119 @@
+"""What a training run is told, what it returns, and how it fails; no Lightning here."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fluctua.homeostasis.bounds import ActivityBound
+from fluctua.homeostasis.optimizers import optimizer_by_name
+from fluctua.lab.training.losses import loss_by_name
+from fluctua.lab.training.schedules import Schedule
+
+Row = dict[str, float]
+"""One epoch of the history: a row of `metrics.csv`."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient is no longer finite; the epochs finished before are on disk."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was interrupted by Ctrl-C or SIGTERM; the message says how to go on."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; the defaults are the paper's.
+
+    Attributes:
+        epochs: passes over the training data.
+        lr: learning rate.
+        optimizer: name of the optimiser, see `make_optimizer`.
+        optimizer_options: its further options, such as `{"weight_decay": 1e-4}`.
+        loss: name of the loss, see `LOSSES`.
+        schedule: "constant", or "cosine": from `lr` down to nothing along half a cosine; see `Schedule`.
+        warmup: epochs in which the learning rate first rises from nothing to `lr`.
+        regularizers: bounds on the activity of every spiking population, see `paper_bounds`.
+        seed: not negative; all that is random in an epoch follows from seed and epoch.
+        max_minutes: time limit. No epoch begins that would outlast it, judging by the one before; should not even
+            the first fit in, then it is cut short.
+        patience: stop after so many epochs without a better validation accuracy.
+        gradient_clip: largest 2-norm of the gradient.
+        progress: show a progress bar.
+    """
+
+    epochs: int = 100
+    lr: float = 5e-3
+    optimizer: str = "smorms3"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = "max_over_time"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    regularizers: tuple[ActivityBound, ...] = ()
+    seed: int = 0
+    max_minutes: float | None = None
+    patience: int | None = None
+    gradient_clip: float | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        loss_by_name(self.loss)
+        optimizer_by_name(self.optimizer)
+        object.__setattr__(self, "regularizers", tuple(self.regularizers))
+        for name, least in (("epochs", 1), ("patience", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name in ("lr", "max_minutes", "gradient_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        Schedule(self.schedule, self.epochs, self.warmup)
+
+    @property
+    def lr_schedule(self) -> Schedule:
+        """What becomes of the learning rate."""
+        return Schedule(self.schedule, self.epochs, self.warmup)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings as JSON knows them."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what the weights are after each epoch."""
+        idle = {"epochs", "schedule", "warmup"} if self.lr_schedule.constant else set[str]()
+        return {key: value for key, value in self.plain().items() if key not in idle | _HOW_LONG}
+
+
+_HOW_LONG = frozenset({"max_minutes", "patience", "progress"})
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run found.
+
+    Attributes:
+        history: one row per finished epoch, as in `metrics.csv`.
+        test: accuracy on each test set by name, with the weights of the best epoch.
+        best_epoch: the epoch of the best validation accuracy, counted from 1; the last one if nothing was validated.
+        out_dir: folder of the run's files.
+        seconds: time spent training, over all resumptions.
+    """
+
+    history: list[Row]
+    test: dict[str, float]
+    best_epoch: int
+    out_dir: Path
+    seconds: float
+
+
+def best_epoch(history: list[Row]) -> int:
+    """The first epoch with the best validation accuracy; without validation, the last epoch; 0 if there is none."""
+    validated = [row for row in history if "val_accuracy" in row]
+    if not validated:
+        return len(history)
+    return int(max(validated, key=lambda row: row["val_accuracy"])["epoch"])

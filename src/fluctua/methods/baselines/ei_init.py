@@ -1,0 +1,101 @@
+"""E-I Init: exponential weights for networks that obey Dale's law."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.methods.components import SilentInputError
+from fluctua.methods.drawing import normal, write
+from fluctua.methods.shares import excites
+from fluctua.network import Population, trace
+from fluctua.network.batch import check_batch, new_generator
+from fluctua.network.loop import running_of
+from fluctua.network.preserve import Forward, plain_call, preserved
+from fluctua.network.replay import Passes
+
+
+def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call) -> None:
+    """`ei_init_` for the layers of a network that obey Dale's law, one after the other on the activity before them.
+
+    Reconstructed where it leaves the authors' circuit: excitation within a layer is sized by the statistics of what
+    the layer gets from outside, inhibitory weights are their `1 / n_I`, and weights of either sign get Kaiming weights
+    of gain 1. Biases are zero.
+
+    Args:
+        model: its weights are overwritten.
+        batch: input `[T, B, ...]`.
+        seed: of the draws; default: drawn from torch's generator.
+        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+
+    Raises:
+        BatchError: see `fluctua.initialize`.
+        SilentInputError: a layer that no activity reaches.
+        ValueError: a network without any layer under Dale's law.
+    """
+    forward = running_of(model, batch, forward)
+    check_batch(batch, forward)
+    draws = new_generator(seed, None)
+    found = trace(model, batch, forward)
+    if not any(hasattr(q.synapse, "sign") for p in found for q in p.pathways):  # a law alone does not keep signs
+        raise ValueError("ei-init is for networks with layers under Dale's law, and this one has none: choose another")
+    with preserved(model):
+        passes = Passes(model, batch, forward, found)
+        for module in dict.fromkeys(p.module for p in found):
+            within = [p for p in found if p.module is module]
+            for p in within:
+                _fill(p, passes, draws)
+            for p in within:
+                passes.done(p)
+
+
+def _fill(population: Population, passes: Passes, draws: torch.Generator) -> None:
+    heard = passes.heard(population)
+    for q in (q for q in population.pathways if q.left_alone is None):
+        if excites(q, population) > 0:
+            ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=draws)
+        elif excites(q, population) < 0:
+            write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
+        else:
+            write(q.weight, normal(q.weight, draws) / math.sqrt(q.fan_in))
+        if q.bias is not None and q.bias.requires_grad:
+            write(q.bias, torch.zeros_like(q.bias))
+
+
+def ei_init_(weight: Tensor, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Fill non-negative weights `[out, in, ...]` in place from the statistics of their first batch of input.
+
+    Liu, Ding & Yu 2026 (DeepEISNN, arXiv 2509.23253, eq. 53): for fan-in d ::
+
+        w ~ Exponential with mean sqrt(Var x / (d (E[x^2] + Var x)))
+
+    so that the variance of the excitatory current, over weights and samples, is that of one input, `Var x`.
+
+    Certain: formula and statistics (the authors' code): `E[x^2]` over everything, `Var x` over samples, then averaged
+    over features. Weights to excitatory and to inhibitory neurons are drawn alike. The rest of the method belongs to
+    their circuit of divisive inhibition and is not here: inhibitory weights of `1 / n_I` and the inhibitory gain.
+
+    Args:
+        weight: overwritten.
+        x: what the weights get, `[T, B, in, ...]`; every time step of every trial is a sample.
+        generator: of the draws, which are made on the CPU; default: torch's own.
+
+    Returns:
+        The weight.
+
+    Raises:
+        ValueError: a weight or an input with too few axes.
+        SilentInputError: an input without variance.
+    """
+    if weight.ndim < 2:
+        raise ValueError(f"ei_init_ needs a weight [out, in, ...], got the shape {tuple(weight.shape)}")
+    if x.ndim < 3:
+        raise ValueError(f"ei_init_ needs an input [T, B, in, ...], got the shape {tuple(x.shape)}")
+    samples = x.detach().flatten(0, 1).double()
+    variance, square = float(samples.var(0).mean()), float(samples.square().mean())
+    if not variance > 0:
+        raise SilentInputError("the input of ei_init_ is the same in all samples: take a batch with activity")
+    mean = math.sqrt(variance / (weight[0].numel() * (square + variance)))
+    write(weight, mean * torch.empty(weight.shape).exponential_(generator=generator).to(weight))
+    return weight

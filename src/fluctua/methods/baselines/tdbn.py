@@ -1,0 +1,107 @@
+"""Threshold-dependent batch normalisation."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.methods.baselines.afferents import populations_of
+from fluctua.methods.baselines.classic import kaiming
+from fluctua.methods.drawing import write
+from fluctua.network import Population
+from fluctua.network.loop import running_of
+from fluctua.network.preserve import Forward, plain_call
+
+
+class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of the current into spiking neurons, `[T * B, C, ...]` (Zheng et al. 2021, arXiv 2011.05280).
+
+    For a sequence `[T, B, C, ...]` wrap it, `OverTime(ThresholdBatchNorm(C))`: statistics of a channel are taken over
+    time, samples and space. It starts as `scale threshold (x - mean) / sd`. The paper keeps `scale threshold` as a
+    constant factor in front of a gain that starts at 1; here, as in later code (Shi & Yu 2026), the gain itself starts
+    there: the same function, learnt at another pace.
+
+    Args:
+        num_features: C.
+        threshold: of the neurons behind it.
+        scale: `alpha` of the paper: 1, or `1 / sqrt(branches)` where the outputs of several add up.
+        eps: added to the variance.
+        momentum: of the running statistics.
+    """
+
+    initial_gain = 1.0
+
+    def __init__(
+        self, num_features: int, threshold: float = 1.0, *, scale: float = 1.0, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.initial_gain = scale * threshold
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Back to the beginning, running statistics included."""
+        super().reset_parameters()
+        nn.init.constant_(self.weight, self.initial_gain)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"ThresholdBatchNorm takes [T * B, C, ...], got the shape {tuple(input.shape)}")
+
+
+def tdbn(
+    model: nn.Module,
+    batch: Any = None,
+    *,
+    seed: int | None = None,
+    forward: Forward = plain_call,
+    scale: float = 1.0,
+) -> None:
+    """Threshold-dependent batch normalisation (Zheng, Wu, Deng, Hu & Li 2021, arXiv 2011.05280), in place.
+
+    The norms in front of spiking populations get the gain `scale theta`, divided by `sqrt(branches)` where several
+    signals add up behind them, and no offset; the weights are Kaiming's for ReLUs, whose size the norm cancels. What
+    recurrent weights add does not pass a norm and does not count as a branch.
+
+    A norm is part of a network, so it must be there already: build it with `OverTime(ThresholdBatchNorm(C, theta))`,
+    or any norm with a gain, between weights and neurons.
+
+    Certain: normalisation over time, samples and space; gain, offset and the rule for branches. The neurons of the
+    paper have no synaptic current; for ours nothing is translated, the current is what is normalised.
+
+    Args:
+        model: of known neurons, with norms.
+        batch: input `[T, B, ...]`; it only serves to find the wiring.
+        seed: of the draws.
+        forward: runs all time steps.
+        scale: `alpha` of the paper.
+
+    Raises:
+        ValueError: no batch, or a spiking population with weights but no norm.
+        WiringError: no spiking neuron found, or a model that cannot be traced.
+    """
+    forward = running_of(model, batch, forward)
+    found = populations_of("tdbn", model, batch, forward, data=False)
+    gains = {norm: scale * gain for population in found for norm, gain in _gains(population).items()}
+    kaiming(model, gain=math.sqrt(2), seed=seed)
+    for norm, gain in gains.items():
+        write(norm, torch.full_like(norm, gain))
+
+
+def _gains(population: Population) -> dict[Tensor, float]:
+    """What the gain of every norm in front of a spiking population is to be."""
+    if population.neuron.threshold is None:
+        return {}
+    norms: dict[Tensor, None] = {}
+    for q in population.pathways:
+        if q.recurrent:
+            continue
+        gain = getattr(q.norm, "weight", None)
+        if not isinstance(gain, Tensor):
+            raise ValueError(
+                f"tdbn needs a normalisation layer between {q.name} and {population.name}: build the model with "
+                "OverTime(ThresholdBatchNorm(C, threshold)) there"
+            )
+        norms[gain] = None
+    branches = len(norms) + len(population.unweighted)
+    return {gain: population.neuron.threshold / math.sqrt(branches) for gain in norms}

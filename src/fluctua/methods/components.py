@@ -1,0 +1,275 @@
+"""The free potential of one population as a sum of components, and the factors that bring it where it is wanted.
+
+U is linear in the weights of a population's pathways. So a handful of *components* is measured, one per pathway and
+one for the mean, and their factors follow from a quadratic equation, exactly: no assumption on rates, stationarity,
+independence or binary spikes, and whatever lies between weight and neuron is accounted for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluctua.methods.drawing import by_row, write
+from fluctua.network import Population, potential_of
+from fluctua.network.replay import Passes
+from fluctua.state.window import neuron_mean, population_mean, product_mean
+from fluctua.theory import InfeasibleTargetError, Target
+from fluctua.theory.weights import check_feasible
+
+Array = NDArray[np.float64]
+
+
+class SilentInputError(ValueError):
+    """Nothing reaches a population, so no weights can bring it anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Values of some parameters that cause one component of U, up to a factor. All other parameters are zero in it.
+
+    Attributes:
+        values: by parameter.
+        share: of the population's variance.
+    """
+
+    values: dict[Tensor, Tensor]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`)."""
+
+    part: Part
+    per_neuron: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The one-parameter family of weights whose potential has the wanted mean, and how its variance grows.
+
+    For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
+    is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
+    `lift` is the mean of the fluctuating part in units of its own standard deviation, `gain` how far the shift moves
+    the mean of U, None where it was not needed.
+    """
+
+    fluctuations: Part
+    shift: Part
+    fixed: Array
+    per_k: Array
+    square: float
+    cross: float
+    constant: float
+    lift: float
+    gain: float | None
+
+    def discriminant(self, scale: float = 1.0) -> float:
+        """Of the quadratic equation for k; negative where the part that does not grow with k is too large already."""
+        return self.cross**2 + self.square * (scale**2 - self.constant)
+
+    def factors(self, scale: float) -> tuple[float, Array]:
+        """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
+        k = float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square)
+        return k, np.asarray(self.fixed + k * self.per_k)
+
+    def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
+        """The weights that bring U to `scale` times the wanted `sigma_u`, by parameter.
+
+        The fluctuations can be made to `grow` beyond by a factor, at the same mean, and the mean to `move`.
+        """
+        k, factor = self.factors(scale)
+        factor = factor + (grow - 1) * k * self.per_k
+        if self.gain is not None:
+            factor = factor + move / self.gain
+        if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
+            factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
+        values = {p: grow * k * fluctuation for p, fluctuation in self.fluctuations.values.items()}
+        for p, shift in self.shift.values.items():
+            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+        return values
+
+    def write(self, scale: float) -> None:
+        """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
+        for p, value in self.values(scale).items():
+            write(p, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """Measures components of one population's free potential.
+
+    Attributes:
+        population: at work.
+        passes: to run the network.
+        mask: `[T, B]`, the window.
+        sigma: wanted `sigma_u`, `[]` or `[*N]`.
+    """
+
+    population: Population
+    passes: Passes
+    mask: Tensor
+    sigma: Tensor
+
+    def solve(self, fluctuations: list[Part], shift: Shift, target: Target) -> Solution:
+        """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+
+        Raises:
+            SilentInputError: a part has no effect.
+            InfeasibleTargetError: the shift, or what cannot be changed, brings more fluctuation than wanted.
+        """
+        touched = {p for part in (*fluctuations, shift.part) for p in part.values}
+        rest = self._rest(touched)
+        parts, signals = [], []
+        for part in fluctuations:
+            scaled, u = self._in_size(part, self._component(part, touched, rest))
+            parts.append(scaled)
+            signals.append(u)
+        together = Part({p: v for part in parts for p, v in part.values.items()})
+        shape = sum(signals[1:], signals[0])
+        square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
+        lift = mean / max(square - mean**2, 1e-24) ** 0.5
+        offset = rest - target.mean
+        if not offset.ndim and not offset and abs(mean) <= 0.01 and not shift.per_neuron:
+            none = np.zeros(())
+            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None)
+        offset = offset + torch.zeros_like(shape)
+        fixed = per_k = np.zeros(())
+        gain = None
+        if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
+            moving = self._component(shift.part, touched, rest)
+            fixed, per_k = self._factors(moving, offset, shape, shift)
+            gain = self._mean(moving)
+            offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
+        square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
+        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain)
+        if solution.discriminant() < 0:
+            self._refuse(target, constant**0.5)
+        return solution
+
+    def in_proportion(self, parts: list[Part]) -> Part:
+        """Several parts as one, each of its share."""
+        if len(parts) == 1:
+            return parts[0]
+        touched = {p for part in parts for p in part.values}
+        rest = self._potential(touched, None)
+        scaled = [self._in_size(part, self._component(part, touched, rest))[0] for part in parts]
+        return Part({p: v for part in scaled for p, v in part.values.items()})
+
+    def variances(self, parts: list[Part]) -> list[float]:
+        """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
+        now = {p: p.detach().clone() for part in parts for p in part.values}
+        rest = self._potential(now, None)
+        signals = (self._component(Part({p: now[p] for p in part.values}), now, rest) for part in parts)
+        found = [self._variance(u) for u in signals]
+        for p, value in now.items():
+            write(p, value)
+        return found
+
+    def rate(self) -> float:
+        """Firing rate in Hz with the weights as they are."""
+        spikes = self.passes.simulate([self.population])[self.population.name]
+        return population_mean(spikes, self.mask) / self.population.neuron.kernel.dt
+
+    def potential(self) -> Tensor:
+        """Free potential with the weights as they are."""
+        return potential_of(self.population.neuron, self.passes.currents(self.population))
+
+    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: Shift) -> tuple[Array, Array]:
+        """Factors of the shift, fixed and per k, that cancel the mean of `offset + k shape`."""
+        if shift.per_neuron:
+            gain, fixed, per_k = (neuron_mean(u, self.mask).double().cpu().numpy() for u in (moving, offset, shape))
+            gain, fixed, per_k = (v.reshape(moving.shape[2:]) for v in (gain, fixed, per_k))
+        else:
+            gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
+        if not np.all(np.abs(gain) > 1e-12):
+            raise SilentInputError(silence(self.population, self.mask.shape[0], shift.part))
+        return -fixed / gain, -per_k / gain
+
+    def _in_size(self, part: Part, u: Tensor) -> tuple[Part, Tensor]:
+        """A part, and its component, scaled to its share of the variance.
+
+        Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
+        """
+        factor = torch.ones((), dtype=torch.float64)
+        units = u.shape[2]
+        axes = {q.weight: q.rows for q in self.population.pathways if not q.left_alone}
+        rows = {p: axes.get(p, 0) for p in part.values}
+        if self.population.neuron.kernel.eps_hat.ndim and all(p.shape[rows[p]] == units for p in part.values):
+            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
+            factor = square.clamp_min(1e-24).rsqrt()
+        if factor.ndim:
+            u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
+        spread = self._variance(u)
+        if not spread > 1e-24:
+            raise SilentInputError(silence(self.population, self.mask.shape[0], part))
+        size = (part.share / spread) ** 0.5
+        values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
+        return Part(values, part.share), u.mul_(size)
+
+    def _rest(self, touched: Iterable[Tensor]) -> Tensor:
+        """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
+        population = self.population
+        fixed = any(q.left_alone for q in population.pathways) or population.unweighted
+        frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
+        if fixed or frozen:
+            return self._potential(touched, None)
+        return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+
+    def _component(self, part: Part, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
+        u = self._potential(touched, part)
+        return u.sub_(rest) if rest.any() else u
+
+    def _potential(self, touched: Iterable[Tensor], part: Part | None) -> Tensor:
+        values = {} if part is None else part.values
+        for p in touched:
+            write(p, values.get(p, torch.zeros_like(p)))
+        return self.potential()
+
+    def _mean(self, u: Tensor) -> float:
+        return population_mean(u, self.mask)
+
+    def _inner(self, u: Tensor, v: Tensor) -> float:
+        """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
+        if self.sigma.ndim:
+            return product_mean(u / self.sigma, v / self.sigma, self.mask)
+        return product_mean(u, v, self.mask) / float(self.sigma) ** 2
+
+    def _variance(self, u: Tensor) -> float:
+        """Over window and neurons, in units of `sigma_u^2`."""
+        return self._inner(u, u) - self._mean_in_sigma(u) ** 2
+
+    def _mean_in_sigma(self, u: Tensor) -> float:
+        return self._mean(u / self.sigma) if self.sigma.ndim else self._mean(u) / float(self.sigma)
+
+    def _refuse(self, target: Target, noise: float) -> None:
+        """The part of U that does not scale is too large already: `noise` times `sigma_u`."""
+        p = self.population
+        sigma = float(self.sigma.double().square().mean().sqrt())
+        if not any(q.left_alone for q in p.pathways) and not p.unweighted:
+            distance = abs(target.mean - p.neuron.rest)
+            check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest)
+        raise InfeasibleTargetError(
+            f"what {p.name} gets through frozen, shared or missing weights alone makes U fluctuate by "
+            f"{noise * sigma:.3g}, more than the wanted sigma_u = {sigma:.3g}: unfreeze them or ask for more"
+        )
+
+
+def silence(population: Population, steps: int, part: Part | None = None) -> str:
+    """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
+    length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
+    silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
+    sources = sorted({s for q in silent for s in q.sources})
+    return (
+        f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
+        "in time. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer batch, a "
+        "smaller xi, or method='poisson', which needs no activity"
+    )
+
+
+def _wide(factor: Array, like: Tensor) -> Tensor:
+    return torch.as_tensor(factor).to(like)

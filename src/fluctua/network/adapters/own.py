@@ -1,0 +1,92 @@
+"""The facts of fluctua's own neurons."""
+
+from collections.abc import Mapping
+
+from fluctua.layers import Circuit
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.facts import InnerSynapse, Member, Neuron
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, LeakyNeuron
+from fluctua.neurons.adaptive_kernel import adaptive_kernel
+from fluctua.neurons.current_based import CurrentBased
+from fluctua.neurons.leaky import numbers
+from fluctua.theory import PspKernel
+from fluctua.theory.psp import TwoStateKernel
+
+
+def lif(module: LIF, timing: Timing) -> Neuron:
+    """Spikes above its threshold."""
+    return Neuron((_kernel(module),), float(module.threshold.mean()))
+
+
+def adaptive_lif(module: AdaptiveLIF, timing: Timing) -> Neuron:
+    """Before its first spike: adaptation that follows the potential is in the kernel, that by spikes is not."""
+    if module.coupling is None or not module.coupling.any():
+        return lif(module, timing)
+    tau_syn = None if module.tau_syn is None else numbers(module.tau_syn)
+    taus = numbers(module.tau_mem), tau_syn, numbers(module.tau_adapt)
+    return Neuron((adaptive_kernel(*taus, numbers(module.coupling), module.dt),), float(module.threshold.mean()))
+
+
+def exc_inh_lif(module: ExcInhLIF, timing: Timing) -> Neuron:
+    """Called with an excitatory and an inhibitory current."""
+    tau_mem, tau_exc, tau_inh = (numbers(tau) for tau in (module.tau_mem, module.tau_exc, module.tau_inh))
+    excitation = PspKernel.exponential(tau_mem, tau_exc, module.dt)
+    inhibition = PspKernel.exponential(tau_mem, tau_inh, module.dt).scaled(-1)
+    return Neuron((excitation, inhibition), float(module.threshold.mean()))
+
+
+def li(module: LI, timing: Timing) -> Neuron:
+    """Never spikes."""
+    return Neuron((_kernel(module),), None)
+
+
+def current_based(module: CurrentBased, timing: Timing) -> Neuron:
+    """Spikes, or not, in the step of its input; a perfect integrator where nothing decays."""
+    a, gain = numbers(module.decay_mem), numbers(module.gain)
+    b = 0.0 if module.decay_syn is None else numbers(module.decay_syn)
+    kernel = TwoStateKernel.make(
+        module.dt,
+        a=a,
+        b=b,
+        coupling=gain * b,
+        jump_mem=gain,
+        jump_syn=1.0,
+        delay=0,
+        steps=timing.trial if (a == 1).any() else None,
+    )
+    theta = None if module.threshold is None else float(module.threshold.mean())
+    return Neuron((kernel,), theta, float(module.leak.mean()))
+
+
+def circuit(module: Circuit, timing: Timing) -> Mapping[str, Member]:
+    """Several populations, or one that hears itself."""
+    members = {}
+    for name, cell in module.cells.items():
+        neuron = FACTS[f"{type(cell).__module__}.{type(cell).__qualname__}"](cell, timing)
+        assert isinstance(neuron, Neuron), "circuits are not nested"
+        arguments = tuple(
+            module.inputs.index((name, port)) if (name, port) in module.inputs else None
+            for port in range(len(neuron.kernels))
+        )
+        arriving = [s for s in module.synapses if s.target == name]
+        synapses = tuple(InnerSynapse(s.module, s.source, s.port, s.current) for s in arriving)
+        members[name] = Member(neuron, module.spikes[name], arguments, synapses)
+    return members
+
+
+def _kernel(module: LeakyNeuron) -> PspKernel:
+    if module.tau_syn is None:
+        return PspKernel.delta(numbers(module.tau_mem), module.dt)
+    return PspKernel.exponential(numbers(module.tau_mem), numbers(module.tau_syn), module.dt)
+
+
+FACTS: Mapping[str, FactsOf] = {
+    "fluctua.layers.circuit.Circuit": circuit,
+    "fluctua.neurons.adaptive.AdaptiveLIF": adaptive_lif,
+    "fluctua.neurons.current_based.CurrentBased": current_based,
+    "fluctua.neurons.exc_inh.ExcInhLIF": exc_inh_lif,
+    "fluctua.neurons.lif.LIF": lif,
+    "fluctua.neurons.li.LI": li,
+}
+
+FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, timed=True)

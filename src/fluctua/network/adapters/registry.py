@@ -1,0 +1,114 @@
+"""From a module to the facts of its neuron, if it is one.
+
+Classes are known by name, so the framework they come from need not be importable here, and nothing is imported that
+the user has not imported; a subclass is served by the entry of its nearest base class.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from torch import nn
+
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.facts import Member, Neuron, UnsupportedNeuronError
+
+NAMES = ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork")
+
+
+@cache
+def frameworks() -> tuple[Framework, ...]:
+    """All that there is an adapter for."""
+    modules = (import_module(f"fluctua.network.adapters.{name}") for name in NAMES)
+    return tuple(framework for module in modules for framework in [module.FRAMEWORK])
+
+
+def framework_of(module: nn.Module) -> Framework | None:
+    """The framework that knows a module as a neuron, or refuses it; None where no one does."""
+    found = _entry(module)
+    return None if found is None else found[0]
+
+
+def keeper_of(module: nn.Module) -> Framework | None:
+    """The framework that brings a module to rest before a trial: a neuron, or whatever else keeps something."""
+    found = framework_of(module)
+    if found is not None:
+        return found
+    names = _names(module)
+    return next((framework for framework in frameworks() if not names.isdisjoint(framework.stateful)), None)
+
+
+def members_of(module: nn.Module, timing: Timing = Timing()) -> Mapping[str, Member]:  # noqa: B008 - frozen
+    """The populations of a module by name, "" for the one of a plain neuron; none where it is no known neuron.
+
+    Raises:
+        UnsupportedNeuronError: a class that is known and cannot be served.
+    """
+    found = _entry(module)
+    if found is None:
+        return {}
+    framework, entry = found
+    if isinstance(entry, str):
+        raise UnsupportedNeuronError(f"{type(module).__name__} of {framework.package} cannot be initialised: {entry}")
+    _check_version(framework)
+    facts = entry(module, timing)
+    layout = framework.layout(module)
+    if isinstance(facts, Neuron):
+        facts = {"": Member(facts, module, tuple(range(len(facts.kernels))))}
+    in_steps = not framework.timed and timing.dt is None
+    return {
+        name: replace(member, neuron=replace(member.neuron, in_steps=in_steps), layout=layout)
+        for name, member in facts.items()
+    }
+
+
+def transposed(synapse: nn.Module) -> int:
+    """Axis of a synapse's weight that counts output units: 1 in the frameworks that multiply from the right, else 0."""
+    names = _names(synapse)
+    return int(any(not names.isdisjoint(framework.transposed) for framework in frameworks()))
+
+
+def _names(module: nn.Module) -> set[str]:
+    return {f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__}
+
+
+def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
+    for base in type(module).__mro__:
+        name = f"{base.__module__}.{base.__qualname__}"
+        for framework in frameworks():
+            if name in framework.facts:
+                return framework, framework.facts[name]
+            if name in framework.refused:
+                return framework, framework.refused[name]
+    return None
+
+
+def _check_version(framework: Framework) -> None:
+    found = _installed(framework.package) if framework.tested else None
+    if found is not None and not _alike(found, framework.tested):
+        _warn_of_version(framework.package, found, framework.tested)
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """The version of a package; None where it was not installed as one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _alike(found: str, tested: str) -> bool:
+    return found.split(".")[:2] == tested.split(".")[:2]
+
+
+@cache
+def _warn_of_version(package: str, found: str, tested: str) -> None:
+    warnings.warn(
+        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
+        "sigma_U before you rely on them",
+        stacklevel=2,
+    )

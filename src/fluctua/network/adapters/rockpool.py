@@ -1,0 +1,134 @@
+"""The facts of rockpool's neurons.
+
+They take sequences `[B, T, N]`, know the time step, fire as often a step as the potential holds thresholds, subtract
+these, and carry the state of the first sample over to the next call. A bias within the neuron moves its rest. Weights,
+recurrent ones too, are `[in, out]`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
+from fluctua.network.layout import Layout
+from fluctua.theory import PspKernel
+
+Array = NDArray[np.float64]
+
+
+def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+    """Synaptic currents that decay in the step of their arrival, before the membrane reads them; mostly one."""
+    if module._has_rec and module.n_synapses > 1:
+        raise UnsupportedNeuronError(
+            f"{type(module).__name__} of shape {module.shape} has recurrence onto {module.n_synapses} synapses of each "
+            "neuron, so one weight feeds several currents with its own spikes: use one synapse, as with shape (N, N)"
+        )
+    alpha, beta = _numbers(module.alpha), _numbers(module.beta)
+    each = [beta] * module.n_synapses if beta.ndim == 0 else beta.T  # of shape [N], or [1] for all neurons
+    kernels = tuple(PspKernel.two_poles(b, alpha, b, module.dt) for b in each)
+    neuron = _spiking(module, kernels, alpha, timing)
+    return {"": Member(neuron, module, (0,), (_recurrence(module),))} if module._has_rec else neuron
+
+
+def lif_neuron(module: Any, timing: Timing) -> Neuron:
+    """No synaptic current."""
+    alpha = np.exp(-module.dt / _numbers(module.tau_mem))
+    return _spiking(module, (PspKernel.one_pole(1.0, alpha, module.dt),), alpha, timing)
+
+
+def exp_syn(module: Any, timing: Timing) -> Neuron:
+    """A readout: what it gives out is its current."""
+    beta = np.exp(-module.dt / _numbers(module.tau))
+    return Neuron((PspKernel.one_pole(beta, beta, module.dt),), None, note=_note(module))
+
+
+@dataclass(frozen=True)
+class Synapses(Layout):
+    """Called with the currents of several synapses in one tensor, those of a neuron side by side.
+
+    Attributes:
+        each: how many a neuron has.
+    """
+
+    each: int = 1
+
+    def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
+        """`[B, T, N * each]` -> for each synapse `[B, T, N]`."""
+        found = super().currents(module, args, kwargs, 1)
+        return tuple(split for x in found for split in x.unflatten(-1, (-1, self.each)).unbind(-1))  # type: ignore[no-untyped-call]
+
+
+def layout(module: Any) -> Layout:
+    """Called once with the whole sequence `[B, T, N]`."""
+    synapses = getattr(module, "n_synapses", 1)
+    return Synapses("second", each=synapses) if synapses > 1 else Layout("second")
+
+
+def reset(module: Any) -> None:
+    """As users do before a trial."""
+    module.reset_state()
+
+
+def _recurrence(module: Any) -> InnerSynapse:
+    def current(spikes: Tensor) -> Tensor:
+        now = spikes.to(module.w_rec) @ module.w_rec
+        return torch.cat([torch.zeros_like(now[:1]), now[:-1]])
+
+    return InnerSynapse(module, "", 0, current, parameter="w_rec", rows=1)
+
+
+def _spiking(module: Any, kernels: tuple[PspKernel, ...], alpha: Array, timing: Timing) -> Neuron:
+    rest = _numbers(module.bias) / (1 - alpha)
+    if timing.steps is not None:  # the potential starts from zero: over a trial it is at its rest for a part of it
+        rest = rest * (1 - alpha * (1 - alpha**timing.steps) / ((1 - alpha) * timing.steps))
+    return Neuron(kernels, float(_numbers(module.threshold).mean()), float(rest.mean()), note=_note(module, rest))
+
+
+def _note(module: Any, rest: Array | float = 0.0) -> str | None:
+    """What the facts leave out."""
+    noise, spread = float(module.noise_std), float(np.std(rest))
+    notes = [f"the noise that it adds to itself (noise_std = {noise:g})"] if noise else []
+    notes += [f"the spread of its resting potentials by their biases (std {spread:.3g})"] if spread > 1e-6 else []
+    return "not counted: " + ", ".join(notes) if notes else None
+
+
+def _numbers(constant: Any) -> Array:
+    numbers: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
+    return numbers
+
+
+_MODULES = "rockpool.nn.modules.torch"
+_EXODUS = "rockpool.nn.modules.sinabs.lif_exodus"
+_UNTRIED = (
+    "fluctua was not tested with exodus: initialise the same network of LIFTorch and ExpSynTorch, and load its weights"
+)
+
+FACTS: Mapping[str, FactsOf] = {
+    f"{_MODULES}.lif_torch.LIFTorch": lif,
+    f"{_MODULES}.lif_bitshift_torch.LIFBitshiftTorch": lif,
+    f"{_MODULES}.ahp_lif_torch.aLIFTorch": lif,
+    f"{_MODULES}.lif_neuron_torch.LIFNeuronTorch": lif_neuron,
+    f"{_MODULES}.exp_syn_torch.ExpSynTorch": exp_syn,
+}
+
+REFUSED: Mapping[str, str] = {
+    f"{_MODULES}.rate_torch.RateTorch": "it gives out rates and no spikes: use LIFTorch instead",
+    **dict.fromkeys((f"{_EXODUS}.LIFExodus", f"{_EXODUS}.LIFMembraneExodus", f"{_EXODUS}.ExpSynExodus"), _UNTRIED),
+}
+
+FRAMEWORK = Framework(
+    package="rockpool",
+    tested="3.1.0",
+    facts=FACTS,
+    refused=REFUSED,
+    timed=True,
+    transposed=frozenset({f"{_MODULES}.linear_torch.LinearTorch"}),
+    layout=layout,
+    reset=reset,
+)

@@ -1,0 +1,182 @@
+"""The facts of snnTorch's neurons.
+
+They know no time step: decays are factors per step, clamped to [0, 1] where they are used. A spike moves the membrane
+by the whole weight in the step in which it arrives; the threshold is read in the same step, the reset follows one step
+later. State is kept in the module, or taken and returned.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
+from fluctua.network.layout import Layout
+from fluctua.theory import PspKernel
+from fluctua.theory.psp import TwoStateKernel
+
+Array = NDArray[np.float64]
+
+_ENDLESS = 1 - 1e-9  # a decay from here on is a perfect integrator's, which never settles within a trial
+
+
+def leaky(module: Any, timing: Timing) -> Neuron:
+    """A membrane alone."""
+    return _spiking(module, _kernel(timing, a=_decay(module.beta)))
+
+
+def synaptic(module: Any, timing: Timing) -> Neuron:
+    """A synaptic current, `alpha`, that the membrane, `beta`, takes up in the same step."""
+    a, b = _decay(module.beta), _decay(module.alpha)
+    return _spiking(module, _kernel(timing, a=a, b=b, coupling=b, jump_syn=1.0))
+
+
+def alpha(module: Any, timing: Timing) -> Neuron:
+    """The difference of two currents, scaled; a spike is felt from the step after its own on."""
+    a, b = _decay(module.alpha), _decay(module.beta)
+    with np.errstate(divide="ignore"):  # beta = 0: no second current after the first step
+        gain = np.log(a) / (np.log(b) - np.log(a)) + 1
+    return _spiking(module, _kernel(timing, a=a, b=b, coupling=b - a, jump_mem=0.0, jump_syn=-gain))
+
+
+def lapicque(module: Any, timing: Timing) -> Neuron:
+    """An RC circuit, by Euler steps; its decay is not `beta`, even where only that is given."""
+    resistance, capacitance, step = _numbers(module.R), _numbers(module.C), _numbers(module.time_step)
+    a = 1 - step / (resistance * capacitance)
+    if np.any(a < 0):
+        raise UnsupportedNeuronError(
+            f"Lapicque cannot be initialised with R C = {resistance * capacitance} and time_step {step}: its potential "
+            "changes sign at each step; take a time_step of R C at most, which is beta >= exp(-1) = 0.37"
+        )
+    return _spiking(module, _kernel(timing, a=a, jump_mem=step / capacitance))
+
+
+def state_leaky(module: Any, timing: Timing) -> Neuron:
+    """A filter over the whole sequence, without reset; its decay is not `beta` but `exp(beta - 1)`."""
+    a, length = np.exp(-1 / _numbers(module.tau)), module.kernel_truncation_steps
+    if length is None:
+        kernel = _kernel(timing, a=a)
+    else:
+        kernel = PspKernel.from_response(np.stack([a**k for k in range(length)]), timing.unit)
+    return _spiking(module, kernel) if module.output else Neuron((kernel,), None)
+
+
+def delta_leaky(module: Any, timing: Timing) -> Neuron:
+    """It compares the change of the membrane in one step with its threshold, on both sides."""
+    b = _numbers(module.beta)
+    kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
+    note = "its potential is the change of `mem` in a step, and it fires on both sides: at twice the rate foreseen"
+    return Neuron((kernel,), float(module.delta_threshold), note=note)
+
+
+def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+    """A membrane that its own spikes reach one step later."""
+    return _with_recurrence(module, leaky(module, timing))
+
+
+def recurrent_synaptic(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+    """Its own spikes reach the synaptic current one step later."""
+    return _with_recurrence(module, synaptic(module, timing))
+
+
+def linear_leaky(module: Any, timing: Timing) -> Mapping[str, Member]:
+    """A filter over the whole sequence, with weights for what it is called with."""
+    synapse = InnerSynapse(module.linear, 0, 0, module.linear.forward)
+    return {"": Member(state_leaky(module, timing), module, (None,), (synapse,))}
+
+
+def layout(module: Any) -> Layout:
+    """Filters take the whole sequence, the others a step."""
+    return Layout("first" if hasattr(module, "kernel_truncation_steps") else "step")
+
+
+def reset(module: Any) -> None:
+    """To rest; `snntorch.utils.reset` reaches only the direct children of a network."""
+    if hasattr(module, "reset_mem"):
+        module.reset_mem()
+
+
+def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Member]:
+    if not module.all_to_all:  # an effect of a neuron on itself alone, as the reset is
+        return neuron
+
+    def current(spikes: Tensor) -> Tensor:
+        before = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+        return module.recurrent(before.flatten(0, 1)).view_as(spikes)  # type: ignore[no-any-return]
+
+    return {"": Member(neuron, module, (0,), (InnerSynapse(module.recurrent, "", 0, current),))}
+
+
+def _spiking(module: Any, kernel: PspKernel) -> Neuron:
+    note = "`state_quant` rounds its potential, which is not foreseen" if module.state_quant else None
+    return Neuron((kernel,), float(_numbers(module.threshold).mean()), note=note)
+
+
+def _kernel(
+    timing: Timing,
+    *,
+    a: ArrayLike,
+    b: ArrayLike = 0.0,
+    coupling: ArrayLike = 0.0,
+    jump_mem: ArrayLike = 1.0,
+    jump_syn: ArrayLike = 0.0,
+) -> PspKernel:
+    """As `TwoStateKernel`, averaged over the trial where a decay is so slow that the potential never settles."""
+    steps = timing.trial if max(np.max(a), np.max(b)) > _ENDLESS else None
+    return TwoStateKernel.make(
+        timing.unit, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=0, steps=steps
+    )
+
+
+def _decay(value: Any) -> Array:
+    return _numbers(value).clip(0, 1)
+
+
+def _numbers(value: Any) -> Array:
+    """A parameter, buffer or number; of shape [] where all neurons share one."""
+    tensor = torch.as_tensor(value).detach().double().cpu()
+    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
+
+
+_ELSEWHERE = "or call fluctua on the part of the network before it"
+_GATED = f"its gates make the potential a nonlinear function of its input; use RLeaky or RSynaptic, {_ELSEWHERE}"
+
+FACTS: Mapping[str, FactsOf] = {
+    "snntorch._neurons.alpha.Alpha": alpha,
+    "snntorch._neurons.deltaleaky.DeltaLeaky": delta_leaky,
+    "snntorch._neurons.lapicque.Lapicque": lapicque,
+    "snntorch._neurons.leaky.Leaky": leaky,
+    "snntorch._neurons.linearleaky.LinearLeaky": linear_leaky,
+    "snntorch._neurons.rleaky.RLeaky": recurrent_leaky,
+    "snntorch._neurons.rsynaptic.RSynaptic": recurrent_synaptic,
+    "snntorch._neurons.stateleaky.StateLeaky": state_leaky,
+    "snntorch._neurons.synaptic.Synaptic": synaptic,
+}
+
+REFUSED: Mapping[str, str] = {
+    "snntorch._neurons.associative.AssociativeLeaky": (
+        f"its potential is a product of projections of its input; use StateLeaky or LinearLeaky, {_ELSEWHERE}"
+    ),
+    "snntorch._neurons.leakyparallel.LeakyParallel": (
+        "it cuts its potential off at 0, so this cannot fluctuate about a mean; LinearLeaky takes the same weights, is "
+        "as parallel and does not rectify"
+    ),
+    "snntorch._neurons.neurons.SpikingNeuron": (
+        "it is a class of your own; say what it is like by neurons={YourNeuron: fluctua.ProbedNeuron(...)}"
+    ),
+    "snntorch._neurons.sconv2dlstm.SConv2dLSTM": _GATED,
+    "snntorch._neurons.slstm.SLSTM": _GATED,
+}
+
+FRAMEWORK = Framework(
+    package="snntorch",
+    tested="1.0.0",
+    facts=FACTS,
+    refused=REFUSED,
+    layout=layout,
+    reset=reset,
+)

@@ -1,0 +1,182 @@
+"""The facts of stork's neuron groups.
+
+Time constants are in seconds, and become decays per step when the model is configured. A connection adds its current
+to a state of the group, `states["input"]`, and a step of the group consumes it: there are no arguments and no results.
+A group's `evolve` calls its `forward` past torch's hooks; one that does not replaces it while a model is observed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
+from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.layout import Layout
+from fluctua.theory import PspKernel
+
+Array = NDArray[np.float64]
+
+_NEGLIGIBLE = 1e-9  # of a response
+
+
+@dataclass(frozen=True)
+class GroupLayout(Layout):
+    """Currents come in states of the group, and spikes go out as its attribute `out`.
+
+    Attributes:
+        targets: names of the states.
+    """
+
+    time: Any = "step"
+    targets: tuple[str, ...] = ("input",)
+
+    def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
+        """See `Layout.currents`."""
+        return tuple(module.states[target] for target in self.targets[:most])
+
+    def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
+        """See `Layout.answer`."""
+        module.out = module.states["out"] = spikes
+        return spikes
+
+
+def lif(module: Any, timing: Timing) -> Neuron:
+    """A spike acts one step after its arrival, and is read one step later; the threshold is fixed at 1.
+
+    Adaptation follows the neuron's own spikes, and is no part of its free potential.
+    """
+    _check(module)
+    return Neuron((_kernel(module, _decay(module, "syn")),), 1.0)
+
+
+def exc_inh_lif(module: Any, timing: Timing) -> Neuron:
+    """An excitatory and an inhibitory current."""
+    _check(module)
+    excitation = _kernel(module, _decay(module, "exc"))
+    return Neuron((excitation, _kernel(module, _decay(module, "inh")).scaled(-1)), float(module.thr))
+
+
+def exc2_inh_lif(module: Any, timing: Timing) -> Neuron:
+    """A fast excitatory current that drives a slow one; the membrane takes the mean of both."""
+    _check(module)
+    return Neuron((_two_currents(module), _kernel(module, _decay(module, "gaba")).scaled(-1)), float(module.thr))
+
+
+def readout(module: Any, timing: Timing) -> Neuron:
+    """Puts out its membrane, after the step."""
+    _check(module)
+    return Neuron((_kernel(module, _decay(module, "syn"), delay=1),), None)
+
+
+def layout(module: Any) -> Layout:
+    """One step a call."""
+    return GroupLayout(targets=("exc", "inh") if module.default_target == "exc" else ("input",))
+
+
+def reset(module: Any) -> None:
+    """To rest, if the model is configured; `step` does it again for its number of samples."""
+    if hasattr(module, "nb_steps"):
+        module.reset_state()
+
+
+def prepare(module: Any) -> None:
+    """Let a group's steps pass torch's hooks, and return its spikes."""
+    forward = module.forward
+
+    def returning() -> Any:
+        answered = forward()
+        return module.out if answered is None else answered
+
+    def evolve() -> None:
+        module.out = nn.Module.__call__(module)
+        module.set_state_tensor("out", module.out)
+        if module.dropout is not None:
+            module.out = module.dropout(module.out)
+        for key in module.store_state_sequences:
+            module.stored_sequences_[key].append(module.states[key])
+
+    vars(module).update(forward=returning, evolve=evolve)
+
+
+def step(model: Any, x: Tensor, state: State) -> tuple[Any, State]:
+    """One round of a `RecurrentSpikingModel`, which has no `forward` and runs by itself for whole trials only."""
+    if state is None:
+        model.reset_states(len(x))
+    model.input_group.feed_data(x.unsqueeze(1))
+    model.input_group.clk = 0
+    model.evolve_all()
+    model.propagate_all()
+    model.execute_all()
+    return model.output_group.states["out"], "running"
+
+
+def _check(module: Any) -> None:
+    if not hasattr(module, "time_step"):
+        raise UnsupportedNeuronError(
+            f"the group {module.name} cannot be initialised before it has a time step: call model.configure(...) first"
+        )
+    if any(connection.constraints for connection in getattr(module, "afferents", ())):
+        raise UnsupportedNeuronError(
+            f"the group {module.name} cannot be initialised while its weights are constrained (Dale's law): use "
+            "stork's own initialiser of DalianLayer, or build the layer from fluctua.layers.Circuit"
+        )
+
+
+def _kernel(module: Any, synapse: Array, delay: int = 2) -> PspKernel:
+    a = _decay(module, "mem")
+    return PspKernel.two_poles(1 - a, a, synapse, module.time_step, delay=delay)
+
+
+def _decay(module: Any, of: str) -> Array:
+    """Decay per step of the membrane ("mem") or a current; where it is learnt, of the parameter as it is now."""
+    if getattr(module, "learn_timescales", False):
+        tau = 2 * getattr(module, f"tau_{of}") * torch.sigmoid(getattr(module, f"{of}_param"))
+        return _numbers(torch.exp(-module.time_step / tau))
+    return _numbers(getattr(module, f"dcy_{of}"))
+
+
+def _two_currents(module: Any) -> PspKernel:
+    membrane, fast, slow = (_decay(module, of) for of in ("mem", "ampa", "nmda"))
+    longest = max(float(decay.max()) for decay in (membrane, fast, slow))
+    length = int(np.ceil(np.log(_NEGLIGIBLE) / np.log(longest))) + 2
+    eps = np.zeros((length, *np.broadcast_shapes(membrane.shape, fast.shape, slow.shape)))
+    u, ampa, nmda = np.zeros((3, *eps.shape[1:]))
+    for k in range(length):
+        eps[k] = u
+        u, nmda = membrane * u + (1 - membrane) * (ampa + nmda) / 2, slow * nmda + (1 - slow) * ampa
+        ampa = fast * ampa + (k == 0)
+    return PspKernel.from_response(eps, module.time_step)
+
+
+def _numbers(value: Any) -> Array:
+    tensor = torch.as_tensor(value).detach().double().cpu()
+    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
+
+
+_LIF = "stork.nodes.lif"
+
+FACTS: Mapping[str, FactsOf] = {
+    f"{_LIF}.base.LIFGroup": lif,
+    f"{_LIF}.adaptive.base.AdaptiveLIFGroup": lif,
+    f"{_LIF}.adaptive.adaptive_learn.AdaptLearnLIFGroup": lif,
+    f"{_LIF}.exc_inh.ExcInhLIFGroup": exc_inh_lif,
+    f"{_LIF}.exc_inh.ExcInhAdaptiveLIFGroup": exc_inh_lif,
+    f"{_LIF}.exc_inh.Exc2InhLIFGroup": exc2_inh_lif,
+    "stork.nodes.readout.ReadoutGroup": readout,
+}
+
+FRAMEWORK = Framework(
+    package="stork",
+    tested="0.1.0",
+    facts=FACTS,
+    timed=True,
+    layout=layout,
+    reset=reset,
+    step=step,
+    prepare=prepare,
+)

@@ -1,0 +1,32 @@
+"""The optional package `nir`."""
+
+from importlib import import_module
+from os import PathLike
+from typing import Any
+
+from fluctua.network.errors import WiringError
+
+
+def nir() -> Any:
+    """The package, if it is installed.
+
+    Raises:
+        ImportError: it is not.
+    """
+    try:
+        return import_module("nir")
+    except ImportError as error:
+        raise ImportError("NIR graphs need the package nir: pip install fluctua[nir]") from error
+
+
+def graph_of(graph: Any) -> Any:
+    """A graph that is given as such, or as a file.
+
+    Raises:
+        WiringError: something else.
+    """
+    if isinstance(graph, str | PathLike):
+        graph = nir().read(graph, type_check=False)  # some exporters count batch and time among the input's axes
+    if type(graph).__name__ != "NIRGraph":
+        raise WiringError(f"a NIR graph, or the path of its file, is needed, got a {type(graph).__name__}")
+    return graph

@@ -1,0 +1,298 @@
+"""Neurons of unknown classes: what they are like is measured, by a small impulse.
+
+A neuron that is linear below its threshold is known by its impulse response. It is run in float64 from rest, once
+without input, once with a small impulse and once with the negative of that: half the difference between the last two
+is the kernel. Where they do not mirror each other the neuron rectifies; where the response never dies away it
+integrates, and the length of the trial takes the place of its time constant.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluctua.network.adapters.framework import Timing
+from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.layout import Layout, mapped
+from fluctua.network.modules import modules_of, parameters_of
+from fluctua.network.preserve import preserved
+from fluctua.theory import PspKernel
+
+Array = NDArray[np.float64]
+
+_IMPULSE = 1e-3
+_SHRINKINGS = 4  # by a factor of 1000 each, for a neuron that fires at the impulse
+_LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has died away
+_DEAD = 1e-9  # of the peak
+_MIRRORED = 1e-3  # asymmetry above which a neuron rectifies, of the peak
+_LINEAR = 0.01  # change of the response to a large impulse that is worth a note, of the peak
+
+
+@dataclass(frozen=True)
+class ProbedNeuron:
+    """What fluctua must be told of a neuron class that it does not know; the rest it measures.
+
+    The class takes one input current and returns its spikes first (a readout its potential).
+
+    Attributes:
+        threshold: `theta`, or the attribute of the module that holds it; None for a readout, which never spikes.
+        membrane: where the potential is found after a call: an attribute of the module ("v", "state.v"), the number of
+            an item of what the call returned, or a function of module and output.
+        time: the module is called with one time step `[B, *N]` ("step") or a whole sequence, `[T, B, *N]` ("first") or
+            `[B, T, *N]` ("second").
+        reset: brings the module to rest: the name of a method, or a function of the module. None where it keeps nothing
+            between trials.
+        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
+        shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
+    """
+
+    threshold: float | str | None
+    membrane: str | int | Callable[[Any, Any], Tensor]
+    time: Literal["first", "second", "step"] = "step"
+    reset: str | Callable[[Any], Any] | None = None
+    passes_state: bool = False
+    shape: tuple[int, ...] | None = None
+
+    def bring_to_rest(self, module: nn.Module) -> None:
+        """Forget what has come in so far."""
+        if isinstance(self.reset, str):
+            getattr(module, self.reset)()
+        elif self.reset is not None:
+            self.reset(module)
+
+    def theta(self, module: nn.Module) -> float | None:
+        """The threshold, mean over the population where neurons differ.
+
+        Raises:
+            UnsupportedNeuronError: the module has no such attribute.
+        """
+        try:
+            value = attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
+        except AttributeError as error:
+            raise UnsupportedNeuronError(
+                f"the neuron {type(module).__name__} has no attribute {self.threshold!r}: check threshold= of its "
+                "ProbedNeuron, a number or the name of an attribute"
+            ) from error
+        return None if value is None else float(torch.as_tensor(value).double().mean())
+
+    def potential(self, module: nn.Module, output: Any) -> Tensor:
+        """The potential after a call that returned `output`."""
+        if isinstance(self.membrane, str):
+            found = attrgetter(self.membrane)(module)
+        elif isinstance(self.membrane, int):
+            found = output[self.membrane]
+        else:
+            found = self.membrane(module, output)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"the potential {self.membrane!r} is a {type(found).__name__}, not a tensor")
+        return found
+
+
+def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
+    """Measure the facts of a neuron; nothing of the module is changed.
+
+    While the trial's length is not known nothing is measured, and the kernel only stands in for one.
+
+    Raises:
+        UnsupportedNeuronError: a module that cannot be run, fires without input or never comes to rest, does not
+            answer, or answers a negative impulse otherwise than a positive one.
+    """
+    theta, in_steps = spec.theta(module), timing.dt is None
+    if timing.steps is None:
+        return Neuron((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
+    bench = _Bench(module, spec)
+    start, rest = _resting(bench)
+    for length in sorted({*_LENGTHS, max(timing.steps, max(_LENGTHS))}):
+        eps = _response(bench, start, length)
+        settled, endless = _tail(eps)
+        if settled or (endless and length >= timing.steps):
+            break
+    kernel = _kernel(eps, timing, settled)
+    notes = ["its kernel was measured"]
+    if not settled:
+        notes.append("it does not settle within the trial, so its moments are averages over the trial's length")
+    if theta is not None and (change := _nonlinearity(bench, start, eps, theta - rest)) > _LINEAR:
+        notes.append(f"it is linear only near rest: half-way to threshold its response is {change:.0%} off")
+    return Neuron((kernel,), theta, rest, in_steps, "; ".join(notes))
+
+
+@contextmanager
+def in_double(module: nn.Module) -> Iterator[None]:
+    """All that a module holds of floating point is float64 inside the block; afterwards it is as it was."""
+    with preserved(module):
+        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
+        try:
+            for m in modules_of(module):
+                for name, value in list(vars(m).items()):
+                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
+                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
+                for name, p in m._parameters.items():
+                    if p is not None and p.is_floating_point():
+                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
+            yield
+        finally:
+            for parameters, originals in kept:
+                parameters.update(originals)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() and not isinstance(x, nn.Parameter) else x
+
+
+class _Bench:
+    """Runs a neuron from rest on an input that is the same for all of its neurons.
+
+    Raises:
+        UnsupportedNeuronError: it runs on no shape that comes to mind.
+    """
+
+    def __init__(self, module: nn.Module, spec: ProbedNeuron) -> None:
+        self.module, self.spec, self.layout = module, spec, Layout(spec.time)
+        self.name = type(module).__name__
+        self.shape = self._shape()
+
+    def run(self, pulses: list[float], start: int, steps: int) -> tuple[Array, NDArray[np.bool_]]:
+        """Potentials `[steps, P, *N]` with one of the P pulses each at step `start`, and which of them made spikes."""
+        return self._run(self.shape, pulses, start, steps)
+
+    def _run(
+        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        device = next((p.device for p in parameters_of(self.module)), None)
+        x = torch.zeros(steps, len(pulses), *shape, dtype=torch.float64, device=device)
+        x[start] += torch.tensor(pulses, dtype=x.dtype, device=device).reshape(-1, *[1] * len(shape))
+        with torch.no_grad(), in_double(self.module):
+            self.spec.bring_to_rest(self.module)
+            u, spikes = self._step_by_step(x) if self.layout.stepwise else self._whole(x)
+        fired = (spikes != 0).flatten(2).any(2).any(0) & (self.spec.threshold is not None)
+        potential: Array = u.cpu().numpy()
+        return potential, fired.cpu().numpy()
+
+    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One call with the sequence; one for each of its steps where only the last potential comes out."""
+        output = self.module(self.layout.as_called(x))
+        found = self.spec.potential(self.module, output).clone()
+        u = self.layout.as_sequence(found) if found.ndim > 1 else found
+        if u.ndim == x.ndim and u.shape[:2] == x.shape[:2]:
+            return u, self.layout.as_sequence(self.layout.spikes(self.module, output))
+        self.spec.bring_to_rest(self.module)
+        potentials, spikes = self._step_by_step(x)
+        if not torch.allclose(potentials[-1].flatten(), found.flatten(), rtol=1e-6, atol=1e-15):
+            raise ValueError("fed step by step it ends at another potential: give membrane= that of all time steps")
+        return potentials, spikes
+
+    def _step_by_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One call for each step; of a module that takes sequences, with sequences of one step."""
+        potentials, spikes, state = [], [], ()
+        for now in x.unsqueeze(1).unbind(0):
+            output = self.module(self.layout.as_called(now), *state)
+            state = tuple(output[1:]) if self.spec.passes_state else ()
+            emitted = self.layout.as_sequence(self.layout.spikes(self.module, output))
+            u = self.spec.potential(self.module, output).reshape(emitted.shape)
+            potentials.append(u.clone())
+            spikes.append(emitted)
+        return torch.cat(potentials), torch.cat(spikes)
+
+    def _shape(self) -> tuple[int, ...]:
+        """The population's shape, or one that its constants take to it by broadcasting."""
+        failure: Exception | None = None
+        for shape in [self.spec.shape] if self.spec.shape else self._guesses():
+            try:
+                self._run(shape, [_IMPULSE, -_IMPULSE], 0, 5)
+                return shape
+            except Exception as error:  # of a stranger's code: any
+                failure = failure or error
+        raise UnsupportedNeuronError(
+            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
+            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and give shape= where it needs one"
+        ) from failure
+
+    def _guesses(self) -> list[tuple[int, ...]]:
+        own = [tuple(p.shape) for p in parameters_of(self.module)]
+        kept = [tuple(b.shape) for b in self.module.buffers() if b.numel()]  # a state may be empty yet
+        guesses: dict[tuple[int, ...], None] = {}
+        for shapes in (own + kept, own):
+            with suppress(ValueError):
+                guesses[np.broadcast_shapes((1,), *shapes)] = None
+        return [*guesses, (1,)]
+
+
+def _resting(bench: _Bench) -> tuple[int, float]:
+    """The step at which the neuron has come to rest by itself, and the potential there."""
+    for length in _LENGTHS:
+        u, fired = bench.run([0.0], 0, length)
+        if fired.any():
+            raise UnsupportedNeuronError(
+                f"the neuron {bench.name} fires without input, so it has no resting potential that its weights could "
+                "be set for: give it constants with which it rests, or reset= if it was not at rest"
+            )
+        away = np.abs(u - u[-1]).reshape(length, -1).max(1)
+        moving = np.flatnonzero(away > _DEAD * max(1.0, float(np.abs(u).max())))
+        if len(moving) == 0:
+            return 0, float(u[-1].mean())
+        if moving[-1] < length // 2:
+            return int(moving[-1]) + 1, float(u[-1].mean())
+    raise UnsupportedNeuronError(
+        f"the neuron {bench.name} does not come to rest without input within {_LENGTHS[-1]} steps, so its mean "
+        "potential cannot be set: take the input that it makes for itself away while it is initialised"
+    )
+
+
+def _response(bench: _Bench, start: int, steps: int) -> Array:
+    """The response `[steps, *N]` to an impulse of 1 at step `start`."""
+    amplitude = _IMPULSE
+    for _ in range(_SHRINKINGS):
+        u, fired = bench.run([0.0, amplitude, -amplitude], start, start + steps)
+        if not fired.any():
+            break
+        amplitude *= 1e-3
+    else:
+        raise UnsupportedNeuronError(
+            f"the neuron {bench.name} emits something at an input of {amplitude:g} already: neurons with a graded "
+            "output cannot be served, one that spikes needs a threshold above its resting potential"
+        )
+    up, down = (u[start:, k] - u[start:, 0] for k in (1, 2))
+    eps = (up - down) / (2 * amplitude)
+    peak = float(np.abs(eps).max())
+    if not peak > 0 or not np.isfinite(peak):
+        raise UnsupportedNeuronError(
+            f"the potential of the neuron {bench.name} does not answer an impulse (largest response {peak:g} within "
+            f"{steps} steps): check membrane= of its ProbedNeuron"
+        )
+    if (skew := float(np.abs(up + down).max()) / (2 * amplitude * peak)) > _MIRRORED:
+        raise UnsupportedNeuronError(
+            f"the neuron {bench.name} answers a negative impulse otherwise than a positive one ({skew:.0%} of the "
+            "response): it rectifies, so its mean potential cannot be set through its weights; lower its floor"
+        )
+    return eps
+
+
+def _tail(eps: Array) -> tuple[bool, bool]:
+    """Whether a response has died away, and whether it never will: it is still where it was, or grows."""
+    peak = np.abs(eps).max()
+    last, before = np.abs(eps[-len(eps) // 4 :]), np.abs(eps[len(eps) // 2 : -len(eps) // 4])
+    return bool(last.max() <= _DEAD * peak), bool(last.max() >= (1 - _DEAD) * before.max())
+
+
+def _kernel(eps: Array, timing: Timing, settled: bool) -> PspKernel:
+    flat = eps.reshape(len(eps), -1)
+    if np.abs(flat - flat[:, :1]).max() <= 1e-12 * np.abs(flat).max():  # all neurons alike
+        eps = flat[:, 0]
+    if settled:
+        return PspKernel.from_response(eps, timing.unit)
+    return PspKernel.from_response(eps, timing.unit).over_trial(timing.trial)
+
+
+def _nonlinearity(bench: _Bench, start: int, eps: Array, distance: float) -> float:
+    """How far the response to impulses that lead half-way to threshold is from `eps`, of its peak."""
+    peak = float(np.abs(eps).max())
+    pulse, steps = distance / 2 / peak, min(len(eps), _LENGTHS[0])
+    u, _ = bench.run([0.0, pulse, -pulse], start, start + steps)
+    responses = [(u[start:, k] - u[start:, 0]) / sign / pulse for k, sign in ((1, 1), (2, -1))]
+    return max(float(np.abs(r - eps[:steps]).max()) for r in responses) / peak

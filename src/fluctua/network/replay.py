@@ -1,0 +1,272 @@
+"""Forward passes that go just as far as the population at work, at the cost of one layer."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.network import Population, population_currents
+from fluctua.network.autograd import versions
+from fluctua.network.hooks import emitted, heard, hooked
+from fluctua.network.layout import mapped
+from fluctua.network.modules import parameters_of
+from fluctua.network.preserve import Copies, Forward, gpus_of, only_requiring_grad, preserved
+
+
+class _Enough(BaseException):  # no Exception, which the model might catch
+    """All that was wanted of a pass is there."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a module returned once, and the states of torch's random number generators when it did."""
+
+    output: Any
+    versions: list[int]
+    random: list[Tensor]
+
+
+class Passes:
+    """Runs a model up to a population's input current; populations reported as done answer from memory.
+
+    A pass stops at the wanted population. What is done is not computed again: the neurons of a finished population
+    return the spikes that they gave once, and the modules with weights that feed only finished ones a meaningless
+    tensor of the right shape, which nothing reads. So bringing a network of L populations into shape costs O(L)
+    layers, not O(L^2). Every pass starts from the same state of the model and of torch's random number generators, and
+    a module that answers from memory leaves them as if it had run: dropout masks stay the same.
+
+    A model that runs step by step cannot stop at a population, for the next step begins at the input again. There all
+    that neither is the wanted population nor feeds it answers at once: modules with weights a meaningless tensor,
+    neurons that are not done yet the spikes that they are assumed to give, or none.
+
+    Populations are to be reported as done in the order in which they run.
+
+    Args:
+        model: any.
+        batch: its input.
+        forward: runs it.
+        populations: of the model; needed if it runs step by step.
+    """
+
+    def __init__(self, model: nn.Module, batch: Any, forward: Forward, populations: Sequence[Population] = ()) -> None:
+        self._model, self._batch, self._forward = model, batch, forward
+        self._stepwise = [p for p in populations if p.calls > 1]
+        self._gpus = gpus_of(model)
+        self._start = self._random()
+        self._done: list[Population] = []
+        self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # to the module's first, second, ... call in a pass
+        self._changed: set[nn.Module] = set()  # neurons whose output the model changes in place
+        self._zeros: dict[Any, Tensor] = {}  # one for all outputs of the same form
+        self._forms: dict[nn.Module, Any] = {}  # what a neuron that is called step by step returns, all zero
+        self._assumed: dict[str, Tensor] = {}
+        self._assumption = 0  # how many there were
+        self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, what came of them
+
+    def done(self, population: Population) -> None:
+        """From now on the weights of `population` stay as they are."""
+        self._done.append(population)
+
+    def assume(self, spikes: Mapping[str, Tensor]) -> None:
+        """Take these to be the spikes `[T, B, *N]` of populations, by name, that recurrent pathways start from."""
+        self._assumed |= spikes
+        self._assumption += 1
+
+    def scale(self, name: str, factor: float) -> None:
+        """Take the spikes of a population to be so many times as many as last assumed."""
+        self._assumed[name] = factor * self._assumed[name]
+        self._assumption += 1
+
+    def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
+        """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None where none arrives.
+
+        What recurrent pathways add follows from the spikes that were last assumed; without any they add nothing.
+
+        Args:
+            population: whose.
+            gradients: parameters that the currents are to have a graph back to.
+        """
+        arguments = self._arguments(population, gradients)
+        with only_requiring_grad(self._model, gradients or []):
+            return population_currents(population, arguments, self._assumed)
+
+    def current(self, population: Population) -> Tensor:
+        """The first input current of a population."""
+        return next(current for current in self.currents(population) if current is not None)
+
+    def heard(self, population: Population) -> dict[str, Tensor]:
+        """What the synapse of each pathway from outside a population's module gets, by the pathway's name.
+
+        Of a model that runs step by step all steps together, one after the other.
+        """
+        inputs: dict[str, list[Tensor]] = {}
+
+        def noting(name: str) -> Any:
+            def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+                inputs.setdefault(name, []).append(args[0].detach())
+
+            return before
+
+        self._last.clear()  # what answers from memory does not run
+        outside = [q for q in population.pathways if not q.inside]
+        with hooked([q.synapse.register_forward_pre_hook(noting(q.name)) for q in outside]):
+            self._arguments(population, None)
+        return {name: x[0] if len(x) == 1 else torch.cat(x) for name, x in inputs.items()}
+
+    def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
+        """Spikes `[T, B, *N]` of a group of populations with the weights as they are, by name."""
+        spikes: dict[str, Tensor] = {}
+        arguments: dict[str, tuple[Tensor, ...]] = {}
+
+        def emitting(name: str) -> Any:
+            def then(output: Tensor) -> None:
+                spikes[name] = output.detach()
+                if len(spikes) == len(populations) and not self._stepwise:
+                    raise _Enough
+
+            return then
+
+        handles = [emitted(p, emitting(p.name)) for p in populations]
+        handles += [heard(p, partial(arguments.__setitem__, p.name)) for p in populations]
+        with hooked(handles), suppress(_Enough):
+            self._run(populations, [], firing=True)
+        if not any(p.calls > 1 for p in populations):  # else the spikes that were not assumed are among the currents
+            for name, currents in arguments.items():
+                self._remember(name, currents)
+        return spikes
+
+    def _arguments(self, population: Population, gradients: list[Tensor] | None) -> tuple[Tensor, ...]:
+        """The currents `[T, B, *N]` that a population's module is called with."""
+        if not gradients and population.name in self._last and self._last[population.name][0] == self._weights():
+            return self._last[population.name][1]
+        arrived: list[tuple[Tensor, ...]] = []
+
+        def then(currents: tuple[Tensor, ...]) -> None:
+            arrived.append(currents)
+            if not self._stepwise:
+                raise _Enough
+
+        with hooked([heard(population, then)]), suppress(_Enough):
+            self._run([population], gradients or [])
+        if not arrived:
+            raise RuntimeError(f"the forward pass did not reach {population.name}, though it did when it was traced")
+        if not gradients:
+            self._remember(population.name, arrived[0])
+        return arrived[0]
+
+    def _remember(self, name: str, currents: tuple[Tensor, ...]) -> None:
+        now = self._weights()
+        self._last = {other: known for other, known in self._last.items() if known[0] == now} | {name: (now, currents)}
+
+    def _weights(self) -> list[Any]:
+        """What the currents depend on."""
+        assumption = self._assumption if self._stepwise else 0
+        return [len(self._done), assumption, *(p._version for p in parameters_of(self._model))]
+
+    def finish(self) -> None:
+        """Run to the end once more: what has not run since it was done does so now."""
+        self._run((), [])
+
+    def _run(self, populations: Sequence[Population], gradients: list[Tensor], *, firing: bool = False) -> None:
+        """One pass that computes the currents of some populations; they run themselves if they are `firing`."""
+        self._forget_changed()
+        idle = self._idle(populations)
+        working = {p.module for p in (*self._done, *(populations if firing else ()))}
+        calls: Counter[nn.Module] = Counter()
+        with preserved(self._model), only_requiring_grad(self._model, gradients):
+            for module in dict.fromkeys(p.module for p in self._done):
+                vars(module)["forward"] = self._answering(module, self._spikes, calls)
+            for module in _weighted([*self._done, *self._stepwise]):
+                vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
+            for p in self._stepwise:
+                if p.module not in working:
+                    vars(p.module)["forward"] = self._assuming(p, calls)
+            self._set_random(self._start)
+            self._forward(self._model, self._batch)
+
+    def _answering(
+        self,
+        module: nn.Module,
+        keep: Callable[[nn.Module, Any], Any],
+        calls: Counter[nn.Module],
+        *,
+        recall: bool = True,
+    ) -> Callable[..., Any]:
+        """A `forward` that returns what was kept of the same call in an earlier pass, if anything."""
+        forward = module.forward
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            call = module, calls[module]
+            calls[module] += 1
+            known = self._answers.get(call)
+            if recall and known is not None:
+                self._set_random(known.random)
+                return self._copy(known.output) if module in self._changed else known.output
+            output = forward(*args, **kwargs)
+            kept = keep(module, output)
+            if known is None and kept is not None:
+                self._answers[call] = _Answer(kept, versions(kept), self._random())
+            return output
+
+        return answer
+
+    def _assuming(self, population: Population, calls: Counter[nn.Module]) -> Callable[..., Any]:
+        """A `forward` that returns the spikes that a population is assumed to give, or none."""
+        module, layout, forward = population.module, population.layout, population.module.forward
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            call = calls[module]
+            calls[module] += 1
+            if module not in self._forms:
+                self._forms[module] = mapped(forward(*args, **kwargs), lambda x: torch.zeros_like(x.detach()))
+            if population.name not in self._assumed:
+                return self._forms[module]
+            spikes = layout.as_called(self._assumed[population.name][call : call + 1])
+            return layout.answer(module, self._forms[module], spikes)
+
+        return answer
+
+    def _spikes(self, module: nn.Module, output: Any) -> Any:
+        return self._copy(output) if module in self._changed else output
+
+    def _stand_in(self, module: nn.Module, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        form = (output.shape, output.stride(), output.dtype, output.device)
+        if form not in self._zeros:
+            self._zeros[form] = torch.zeros_like(output)
+        return self._zeros[form]
+
+    def _idle(self, populations: Sequence[Population]) -> set[nn.Module]:
+        """Modules with weights that feed nothing that is computed in this pass."""
+        computed = [p for p in self._done if (p.module, 0) not in self._answers]
+        return _weighted([*self._done, *self._stepwise]) - _weighted([*computed, *populations])
+
+    def _forget_changed(self) -> None:
+        """Outputs that the model has changed in place are worthless: compute them again, and keep a copy then."""
+        done = {p.module for p in self._done} - self._changed
+        for (module, _), known in self._answers.items():
+            if module in done and known.versions != versions(known.output):
+                self._changed.add(module)
+        self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
+
+    def _copy(self, output: Any) -> Any:
+        return Copies(self._model).of(output)
+
+    def _random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._gpus)]
+
+    def _set_random(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for gpu, state in zip(self._gpus, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, gpu)
+
+
+def _weighted(populations: Sequence[Population]) -> set[nn.Module]:
+    """The modules with weights between the populations and those before them."""
+    ways = [q for p in populations for q in p.pathways if q.inner is None]
+    return {module for q in ways for module in (q.synapse, *q.through)}

@@ -1,0 +1,303 @@
+"""From a model and a batch to its populations, by hooks and the autograd graph.
+
+One forward pass is run with gradients on. Hooks note the autograd node of every tensor that a neuron or a synapse
+(a module that owns a weight and holds no other layers) puts out; a walk back from each neuron's input current then
+stops at the first of those it meets: they are what feeds the neuron, whatever lies between (pooling, flatten, dropout,
+norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fluctua.network.adapters.registry import transposed
+from fluctua.network.autograd import ELEMENTWISE, PLUMBING, Node, behind, operation_of, parents_of
+from fluctua.network.errors import WiringError
+from fluctua.network.facts import INPUT, InnerSynapse, Member, Pathway, Population
+from fluctua.network.groups import with_recurrence
+from fluctua.network.known_neurons import Reading, neurons_of
+from fluctua.network.loop import running_of
+from fluctua.network.modules import modules_of, named_modules_of, parameters_of
+from fluctua.network.preserve import Forward, only_requiring_grad, plain_call, preserved
+from fluctua.network.trace_pass import Members, Record, inside_of, observe
+from fluctua.network.weights import computing, loose_weights, parametrised, weight_names
+
+
+def trace(
+    model: nn.Module,
+    batch: Any,
+    forward: Forward = plain_call,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> tuple[Population, ...]:
+    """The populations of `model` in the order in which they run, each with its afferent pathways.
+
+    Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
+    `detach()` is not seen.
+
+    Args:
+        model: any model of known neurons.
+        batch: its input.
+        forward: runs all time steps; by default as `running_of` finds out.
+        reading: what the user says of its neurons.
+
+    Raises:
+        WiringError: no known neuron in the model or none reached, a neuron called twice in one pass or time step, a
+            model that runs without gradients or changes its input in place, a lazy module that has not run yet, or a
+            weight that acts outside a module of its own.
+        UnsupportedNeuronError: a neuron that is known and cannot be served.
+    """
+    if torch.is_inference_mode_enabled():
+        raise WiringError("the wiring cannot be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")
+    names = {module: name or "model" for name, module in named_modules_of(model)}
+    lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
+    if lazy:
+        raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
+    neurons = {module: reading.members(module) for module in neurons_of(model, reading)}
+    if not neurons:
+        kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
+        raise WiringError(
+            f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours by "
+            "neurons={MyNeuron: fluctua.ProbedNeuron(...)}"
+        )
+    forward = running_of(model, batch, forward, reading)
+    trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
+
+    def traced() -> list[Population]:
+        record = observe(model, batch, forward, neurons)
+        told = {module: reading.members(module, record.steps[module]) for module in record.currents}
+        loose = loose_weights(inside_of(neurons), names, record.no_weights)
+        called = _population_names(neurons, names)
+        return list(_Reader(record, neurons | told, names, trainable, loose, called, {}).populations())
+
+    with preserved(model), only_requiring_grad(model, None):
+        found = traced()
+        if filters := _filters(found):
+            neurons = {module: members for module, members in neurons.items() if module not in filters}
+            found = traced()
+    return tuple(with_recurrence(found))
+
+
+def _filters(found: list[Population]) -> set[nn.Module]:
+    """Readouts that are none: what they give out is, without a weight in between, the current of a spiking neuron."""
+    direct = {name for p in found if p.neuron.threshold is not None for name in p.unweighted}
+    readouts = [p for p in found if p.neuron.threshold is None and p.name in direct and p.emitter is p.module]
+    return {p.module for p in readouts if not any(q.inner for q in p.pathways)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Afferents:
+    """What reaches one input of a neuron's calls."""
+
+    way: dict[nn.Module, tuple[tuple[str, ...], nn.Module | None]]  # to each synapse: operations, last norm passed
+    sources: dict[nn.Module, set[nn.Module]]  # emitters that each synapse hears
+    through: dict[nn.Module, dict[nn.Module, None]]  # modules with weights before each synapse
+    direct: dict[nn.Module, None]  # emitters heard without a synapse
+
+
+def _afferents(starts: list[Node | None], record: Record, loose: dict[int, str], population: str) -> _Afferents:
+    """Over all calls together: what comes back from the neurons themselves shows from the second step on."""
+    found = _Afferents({}, {}, {}, {})
+    last: set[nn.Module] | None = None
+    for number, start in enumerate(starts):
+        hits = _walk(start, record, loose, population)
+        synapses = {record.synapse_of[node] for node in hits if node in record.synapse_of}
+        final = number == len(starts) - 1
+        if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
+            raise WiringError(
+                f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
+                "module of its own, called once with the time step"
+            )
+        last = synapses
+        for node, way in hits.items():
+            if node not in record.synapse_of:
+                found.direct[record.neuron_of[node]] = None
+                continue
+            synapse = record.synapse_of[node]
+            sources, through = _upstream(node, record)
+            found.way[synapse] = way
+            found.sources.setdefault(synapse, set()).update(sources)
+            found.through.setdefault(synapse, {}).update(dict.fromkeys(through))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads populations from what was seen.
+
+    Attributes:
+        record: what was seen.
+        neurons: the populations of each neuron module, by name.
+        names: of all modules.
+        trainable: ids of the parameters that may be written.
+        loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
+        called: name of each population, by its emitter.
+        taken: first population that each weight feeds, by its id; filled on the way.
+    """
+
+    record: Record
+    neurons: Members
+    names: dict[nn.Module, str]
+    trainable: set[int]
+    loose: dict[int, str]
+    called: dict[nn.Module, str]
+    taken: dict[int, str]
+
+    def populations(self) -> Iterator[Population]:
+        """In the order in which they run."""
+        for module in self.record.currents:
+            for member in self.neurons[module].values():
+                yield self._population(module, member)
+
+    def _population(self, module: nn.Module, member: Member) -> Population:
+        name = self.called[member.emitter]
+        reaching = [(port, self._afferents(module, argument, name)) for port, argument in enumerate(member.arguments)]
+        outer = [q for port, afferents in reaching for q in self._outer(port, afferents, name)]
+        inner = [q for synapse in member.synapses for q in self._inner(module, synapse, name)]
+        direct = {self.called[emitter] for _, afferents in reaching for emitter in afferents.direct}
+        return Population(
+            name,
+            module,
+            member.neuron,
+            (*outer, *inner),
+            tuple(sorted(direct)),
+            member.emitter,
+            member.arguments,
+            member.layout,
+            len(self.record.currents[module]),
+            self.record.steps[module],
+        )
+
+    def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:
+        calls = self.record.currents[module]
+        starts = [made[argument] if argument is not None and argument < len(made) else None for made in calls]
+        return _afferents(starts, self.record, self.loose, population)
+
+    def _outer(self, port: int, afferents: _Afferents, population: str) -> Iterator[Pathway]:
+        """The pathways that reach an input current of the module's call."""
+        for synapse, (via, norm) in afferents.way.items():
+            yield from self._pathways(
+                synapse,
+                population,
+                self._origin(afferents.sources[synapse]),
+                via=via,
+                norm=norm,
+                through=tuple(afferents.through[synapse]),
+                port=port,
+                rows=transposed(synapse),
+            )
+
+    def _inner(self, module: nn.Module, synapse: InnerSynapse, population: str) -> Iterator[Pathway]:
+        """The pathways of a synapse that the neuron module holds."""
+        more: dict[str, Any] = {"recurrent": True}
+        if isinstance(synapse.source, int):
+            came = self._afferents(module, synapse.source, population)
+            origin = self._origin(set(came.direct).union(*came.sources.values()))
+            more = {"argument": synapse.source, "through": tuple(came.way)}
+        else:
+            origin = self._origin({self.neurons[module][synapse.source].emitter})
+        yield from self._pathways(
+            synapse.module if synapse.parameter else _owner(synapse.module, self.names, population),
+            population,
+            origin,
+            synapse.parameter,
+            port=synapse.port,
+            inner=synapse.current,
+            rows=synapse.rows,
+            mask=synapse.mask,
+            **more,
+        )
+
+    def _pathways(
+        self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str | None = None, **more: Any
+    ) -> Iterator[Pathway]:
+        """One for each weight of a synapse, or for the one that is named."""
+        for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
+            reason = self._why_left_alone(synapse, name, population)
+            yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, sources, left_alone=reason, **more)
+
+    def _why_left_alone(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
+        weight = getattr(synapse, parameter)
+        if parameter in parametrised(synapse):
+            return "parametrised: initialise it first and parametrise it then"
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            return "no weight matrix"
+        first = self.taken.setdefault(id(weight), population)
+        if first != population:
+            return f"shared with {first}, for which it was initialised"
+        frozen = isinstance(weight, nn.Parameter) and id(weight) not in self.trainable  # others nobody can freeze
+        return "frozen (requires_grad=False)" if frozen else None
+
+    def _origin(self, emitters: set[nn.Module]) -> tuple[str, ...]:
+        return tuple(sorted(self.called[emitter] for emitter in emitters)) or (INPUT,)
+
+
+def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
+    """The module that owns the weights of a recurrent synapse: itself, or one that it holds beside dropout and such."""
+    owners = [module for module in modules_of(synapse) if module not in computing(synapse) and weight_names(module)]
+    if len(owners) != 1:
+        raise WiringError(
+            f"the recurrent synapse {names[synapse]} into {population} has {len(owners)} layers with weights, it needs "
+            "one, such as nn.Linear"
+        )
+    return owners[0]
+
+
+def _population_names(neurons: Members, names: dict[nn.Module, str]) -> dict[nn.Module, str]:
+    """Name of each population by its emitter: that of the module, or of the one among several in it."""
+    return {
+        member.emitter: names[module] if len(members) == 1 else f"{names[module]}.{name}"
+        for module, members in neurons.items()
+        for name, member in members.items()
+    }
+
+
+def _walk(
+    made: Node | None, record: Record, loose: dict[int, str], population: str
+) -> dict[Node, tuple[tuple[str, ...], nn.Module | None]]:
+    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed."""
+    hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
+    seen: set[Node] = set()
+    pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(made, (), None)]
+    while pending:
+        node, via, norm = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in record.synapse_of or node in record.neuron_of:
+            hits[node] = (via, norm)
+            continue
+        norm = norm or record.norm_of.get(node)
+        operation = operation_of(node)
+        parents = parents_of(node)
+        for parent in parents:
+            weight = loose.get(id(getattr(parent, "variable", None)))
+            if weight is not None and not (operation in ELEMENTWISE and _carry_signal(parents, record)):
+                raise WiringError(
+                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
+                    "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
+                )
+        if not operation.startswith(PLUMBING):
+            via = (operation, *via)
+        pending.extend((parent, via, norm) for parent in reversed(parents))
+    return hits
+
+
+def _upstream(synapse: Node, record: Record) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
+    """The neurons that a synapse hears, and the modules with weights in between."""
+    neurons: set[nn.Module] = set()
+    through: dict[nn.Module, None] = {}
+    for node in behind(parents_of(synapse), record.neuron_of):
+        if node in record.neuron_of:
+            neurons.add(record.neuron_of[node])
+        elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
+            through[module] = None
+    return neurons, tuple(through)
+
+
+def _carry_signal(nodes: list[Node], record: Record) -> bool:
+    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
+    return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))

@@ -1,0 +1,112 @@
+"""Sparse spikes: which units of a batch spike when, one bit each, and their values where these are not all 1."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeBatch:
+    """Spikes of a batch, 1/32 of the size of the dense tensor `[T, B, N]` and quick to walk through.
+
+    Attributes:
+        words: int64 `[B, T, ceil(N / 64)]`; bit k of word m says whether unit 64 m + k spikes.
+        units: number of units N.
+        values: `[n]`, the size of each spike in the order of samples, steps and units, or None where all are 1.
+        starts: int64 `[B, T]`, where the values of each step begin, or None.
+    """
+
+    words: Tensor
+    units: int
+    values: Tensor | None = None
+    starts: Tensor | None = None
+
+    @classmethod
+    def from_indices(
+        cls, steps: NDArray[Any], samples: NDArray[Any], units: NDArray[Any], shape: tuple[int, int, int]
+    ) -> "SpikeBatch":
+        """From a list of spikes, each of size 1 however often it is listed.
+
+        Args:
+            steps: time step of each spike.
+            samples: its sample.
+            units: its unit.
+            shape: `(T, B, N)`.
+
+        Raises:
+            ValueError: lists of different lengths, or an index outside of `shape`.
+        """
+        lists = [np.asarray(indices, dtype=np.int64) for indices in (steps, samples, units)]
+        if any(a.ndim != 1 or a.shape != lists[0].shape for a in lists):
+            raise ValueError(f"spikes need one step, sample and unit each, got {[a.shape for a in lists]}")
+        for name, indices, size in zip(("step", "sample", "unit"), lists, shape, strict=True):
+            if indices.size and not 0 <= indices.min() <= indices.max() < size:
+                raise ValueError(f"a {name} must be in 0..{size - 1}, got {indices.min()}..{indices.max()}: mend shape")
+        t, b, n = shape
+        words = np.zeros((b, t, _words(n)), np.uint64)
+        np.bitwise_or.at(words, (lists[1], lists[0], lists[2] >> 6), np.uint64(1) << (lists[2] & 63).astype(np.uint64))
+        return cls(torch.from_numpy(words.view(np.int64)), n)
+
+    @classmethod
+    def from_dense(cls, x: Tensor, max_density: float = 1.0) -> "SpikeBatch | None":
+        """From a dense tensor `[T, B, N]`, in any layout, or None where a larger share than that is not zero."""
+        from fluctua.spikes import bits
+
+        steps, samples, units = x.shape
+        x = x.detach()
+        x = x if x.stride(2) == 1 else x.contiguous()
+        memory = flat(x)
+        words = np.empty((samples, steps, _words(units)), np.uint64)
+        strides = x.stride(0), x.stride(1)
+        limit = math.floor(max_density * x.numel())
+        count, binary = bits.pack(memory, *strides, steps, samples, units, limit, words.reshape(-1))
+        if count > limit:
+            return None
+        packed = torch.from_numpy(words.view(np.int64))
+        if binary:
+            return cls(packed, units)
+        starts, values = np.empty((samples, steps), np.int64), np.empty(count, memory.dtype)
+        arrays = words.reshape(-1), starts.reshape(-1), values
+        bits.read_values(memory, *strides, steps, samples, words.shape[2], *arrays)
+        return cls(packed, units, torch.from_numpy(values), torch.from_numpy(starts))
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense tensor `[T, B, N]`."""
+        from fluctua.spikes import bits
+
+        out = torch.zeros(self.shape, dtype=dtype)
+        steps, samples, units = self.shape
+        bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
+        return out
+
+    def stand_in(self, dtype: torch.dtype) -> Tensor:
+        """A tensor of the shape of the dense one, whose numbers mean nothing and take no memory."""
+        return torch.zeros(1, dtype=dtype).expand(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(T, B, N)`."""
+        return self.words.shape[1], self.words.shape[0], self.units
+
+    def arrays(self, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Words, values and starts as flat NumPy arrays, empty where all spikes are 1."""
+        nothing = torch.empty(0, dtype=dtype)
+        values = nothing if self.values is None else self.values.to(dtype)
+        starts = torch.empty(0, dtype=torch.int64) if self.starts is None else self.starts
+        return self.words.numpy().view(np.uint64).reshape(-1), values.numpy(), starts.numpy().reshape(-1)
+
+
+def flat(x: Tensor) -> NDArray[Any]:
+    """The memory that a tensor spans, as one axis."""
+    span = 0 if x.numel() == 0 else 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    array: NDArray[Any] = x.detach().as_strided((span,), (1,)).numpy()
+    return array
+
+
+def _words(units: int) -> int:
+    return -(-units // 64)

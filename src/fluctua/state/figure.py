@@ -1,0 +1,136 @@
+"""A report as a figure: one row per population."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluctua.state.report import PopulationState, Report
+from fluctua.state.style import BLACK, BLUE, RED, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_ROWS = 6
+
+
+def plot_report(report: Report, title: str | None = None) -> "Figure":
+    """Distribution of U against theory, firing rates, and a raster, for up to six populations spread over the depth.
+
+    The figure is not tied to pyplot: save it with `figure.savefig(path)`, or return it from a notebook cell.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('a figure needs matplotlib, which is missing: pip install "fluctua[train]"') from error
+
+    chosen = np.unique(np.linspace(0, len(report) - 1, min(len(report), MOST_ROWS)).round().astype(int))
+    populations = [report[int(index)] for index in chosen]
+    with style():
+        figure = Figure(figsize=(9.5, 1.75 * len(chosen) + 0.9))
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(1.1, 0.8, 1.5))
+        for row, population in zip(axes, populations, strict=True):
+            plot_distribution(row[0], population)
+            plot_rates(row[1], population)
+            plot_raster(row[2], population)
+        axes[0, 0].set_title("free membrane potential")
+        axes[-1, 0].set_xlabel("U (in the unit of the threshold)")
+        spiking = [row for row, population in zip(axes, populations, strict=True) if population.rate is not None]
+        for row in spiking[:1]:
+            row[1].set_title("firing rate of the neurons")
+            row[2].set_title("spikes of some neurons, one sample")
+        in_steps = any(population.in_steps for population in populations)
+        for row in spiking[-1:]:  # readouts, often the last rows, have neither
+            row[1].set_xlabel(f"rate ({'per step' if in_steps else 'Hz'})")
+            row[2].set_xlabel(f"time ({'steps' if in_steps else 's'})")
+        shared_legend(figure)
+        figure.suptitle(title or "State of the network", fontsize=11)
+        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+    return figure
+
+
+def shared_legend(figure: "Figure") -> None:
+    """One legend at the foot of the figure, for whatever any of its axes has labelled."""
+    handles = [axis.get_legend_handles_labels() for axis in figure.axes]
+    by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=len(by_label) or 1)
+
+
+def plot_distribution(axis: "Axes", p: PopulationState) -> None:
+    """Histogram of the free potential, the Gaussian of its target (or of its own moments), and the threshold."""
+    axis.set_ylabel(f"{p.name}\n({p.n} neuron{'s' * (p.n != 1)})")
+    axis.set_yticks([])
+    if not np.isfinite([p.mu_u, p.sigma_u]).all():
+        axis.text(0.5, 0.5, "NaN or infinite", transform=axis.transAxes, ha="center", va="center", color=RED)
+        axis.set_xticks([])
+        return
+    mu = p.mu_u if p.target_mu_u is None else p.target_mu_u
+    sigma = p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
+    if p.sigma_u == 0:
+        axis.text(0.03, 0.5, f"U = {p.mu_u:.3g} throughout", transform=axis.transAxes, va="center", fontsize=8)
+    else:
+        axis.stairs(p.sketch.density, p.sketch.edges, fill=True, color=BLUE, alpha=0.45, label="measured")
+    if sigma > 0:
+        u = mu + sigma * np.linspace(-4, 4, 201)
+        gauss = np.exp(-((u - mu) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
+        if p.target_sigma_u is None:
+            axis.plot(u, gauss, color=BLACK, lw=1.2, ls=":", label="Gaussian of the same moments")
+        else:
+            axis.plot(u, gauss, color=BLACK, lw=1.2, label="target")
+        peak = float(gauss.max())  # that of a population mostly at rest may be far higher
+        axis.set_ylim(0, 1.1 * max(peak, min(float(p.sketch.density.max()), 2.5 * peak)))
+    if p.threshold is not None:
+        axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
+    axis.set_xlim(_range(p, mu, sigma))
+
+
+def _range(p: PopulationState, mu: float, sigma: float) -> tuple[float, float]:
+    """Limits for U that hold the target, the threshold, and what was measured, unless that would dwarf the target."""
+    theta = p.threshold or 0.0
+    low, high = min(mu - 4 * sigma, -1.2 * theta), max(mu + 4 * sigma, 1.2 * theta)
+    if p.sigma_u < 5 * sigma:
+        low, high = min(low, p.mu_u - 4 * p.sigma_u), max(high, p.mu_u + 4 * p.sigma_u)
+    return (low, high) if low < high else (-1.0, 1.0)
+
+
+def plot_rates(axis: "Axes", p: PopulationState) -> None:
+    """Histogram of the firing rates of the neurons, their mean and the predicted rate."""
+    if p.rate is None:
+        _say(axis, "readout: no spikes")
+        return
+    rates = p.sketch.rates
+    top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
+    counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
+    axis.set_xlim(-0.02 * top, 1.02 * top)
+    axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text, which the lines end below
+    lines = [(f"mean {p.rate_in_words(p.rate)}", BLUE), (f"{p.silent:.0%} silent", BLACK)]
+    axis.axvline(p.rate, ymax=0.58, color=BLUE, lw=1.4)
+    if p.rate_predicted is not None:
+        axis.axvline(p.rate_predicted, ymax=0.58, color=RED, lw=1.4, ls="--")
+        lines.insert(1, (f"theory {p.rate_in_words(p.rate_predicted)}", RED))
+    for k, (text, colour) in enumerate(lines):
+        height = 0.97 - 0.12 * k
+        axis.text(0.98, height, text, color=colour, fontsize=7.5, transform=axis.transAxes, ha="right", va="top")
+    axis.set_yticks([])
+
+
+def plot_raster(axis: "Axes", p: PopulationState) -> None:
+    """Spikes of some neurons in the first sample."""
+    if p.rate is None:
+        _say(axis, "")
+        return
+    spikes = p.sketch.raster
+    axis.plot(spikes[:, 0], spikes[:, 1], "|", color=BLACK, ms=3, mew=0.7)
+    axis.set_xlim(0, p.sketch.duration)
+    axis.set_ylim(-1, p.sketch.shown)
+    axis.set_yticks([])
+    axis.set_ylabel(f"{p.sketch.shown} of {p.n}")
+    if len(spikes) == 0:
+        axis.text(0.5, 0.5, "silent", transform=axis.transAxes, ha="center", va="center", color=RED)
+
+
+def _say(axis: Any, text: str) -> None:
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=8, color="0.4")
+    axis.set_axis_off()

@@ -1,0 +1,111 @@
+"""A report as text: one table, in plain characters or for rich."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fluctua.state.report import PopulationState, Report
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
+_SILENT = _HEAD.index("silent")
+
+
+def flat_row(p: PopulationState) -> dict[str, Any]:
+    """The numbers of a population by name; those of its pathways joined by spaces."""
+    nested = ("pathways", "sketch")
+    row = {f.name: getattr(p, f.name) for f in fields(p) if f.name not in nested}
+    row["weights"] = " ".join(q.name for q in p.pathways)
+    row["weight_std"] = " ".join(f"{q.std:.6g}" for q in p.pathways)
+    row["weight_share"] = " ".join(_number(q.share, ".3f") for q in p.pathways)
+    return row
+
+
+def plain_text(report: Report) -> str:
+    """The table in plain characters, with notes and warnings below.
+
+    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
+    potential above threshold.
+    """
+    rows = _rows(report)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    return "\n".join(lines)
+
+
+def rich_table(report: Report) -> "Table":
+    """The table for a rich console of 80 columns or more, with notes and warnings as its caption."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    caption = [escape(note) for note in report.notes]
+    caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in report.warnings]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+        collapse_padding=True,
+        caption="\n".join(caption) or None,
+        caption_justify="left",
+    )
+    (first, *head), *rows = _rows(report)
+    table.add_column(first, overflow="fold", min_width=len(first))  # long names give way, numbers do not
+    for name in head:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for p, row in zip(report.populations, rows, strict=True):
+        cells = [escape(cell) for cell in row]
+        if p.silent is not None and p.silent > 0.5:
+            cells[_SILENT] = f"[red]{cells[_SILENT]}[/red]"
+        table.add_row(*cells)
+    return table
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    """The head, and the cells of each population; gradient norms only where there are some."""
+    in_steps = {p.in_steps for p in report.populations}
+    rates = {frozenset({True}): "per step (theory)", frozenset({False}): "Hz (theory)"}.get(frozenset(in_steps), "rate")
+    head = tuple(rates if name == "Hz (theory)" else name for name in _HEAD)
+    rows = [head, *(_cells(p, with_unit=len(in_steps) > 1) for p in report.populations)]
+    norms = [p.gradient_norm for p in report.populations]
+    if all(norm is None for norm in norms):
+        return rows
+    return [(*row, cell) for row, cell in zip(rows, ["gradient", *(_number(g, ".3g") for g in norms)], strict=True)]
+
+
+def _cells(p: PopulationState, with_unit: bool) -> tuple[str, ...]:
+    form, unit = (".3f", "/step") if p.in_steps else (".1f", " Hz")
+    rate = "-" if p.rate is None else f"{p.rate:{form}}{unit * with_unit} ({_number(p.rate_predicted, form)})"
+    return (
+        p.name,
+        str(p.n),
+        _with_target(p.mu_u, p.target_mu_u),
+        _with_target(p.sigma_u, p.target_sigma_u),
+        _potential(p.sigma_across),
+        "-" if p.xi is None else _potential(p.xi),
+        rate,
+        "never" if p.latency is None and p.rate is not None else p.time_in_words(p.latency),
+        _number(p.silent, ".0%"),
+        _number(p.saturated, ".0%"),
+    )
+
+
+def _with_target(actual: float, target: float | None) -> str:
+    return _potential(actual) if target is None else f"{_potential(actual)}/{_potential(target)}"
+
+
+def _potential(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"

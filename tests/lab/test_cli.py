@@ -1,0 +1,299 @@
+"""Laws of the command line: one command does the work, and whatever goes wrong is said in one sentence."""
+
+import gzip
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning")
+pytest.importorskip("typer")
+
+import fluctua
+from fluctua import cli
+
+N_CLASSES, PER_CLASS = 3, 12
+
+
+@pytest.fixture(scope="module")
+def spike_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in the layout of SHD, each with its own third of the 700 channels."""
+    return write(tmp_path_factory.mktemp("data") / "small.h5", PER_CLASS)
+
+
+def write(path: Path, per_class: int) -> Path:
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(N_CLASSES), per_class)
+    with h5py.File(path, "w") as file:
+        for name, dtype in (("times", np.float16), ("units", np.uint16)):
+            file.create_dataset(f"spikes/{name}", (len(labels),), dtype=h5py.special_dtype(vlen=np.dtype(dtype)))
+        for i, label in enumerate(labels):
+            file["spikes/times"][i] = np.sort(rng.uniform(0, 0.1, 300)).astype(np.float16)
+            file["spikes/units"][i] = (rng.integers(0, 200, 300) + 230 * label).astype(np.uint16)
+        file["labels"] = labels.astype(np.uint8)
+    return path
+
+
+class Ended(Exception):
+    """A command has ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        super().__init__(f"status {status}\n{out}\n{err}")
+        self.status, self.out, self.err = status, out, err
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `fluctua ...` in this process."""
+
+    def run(*arguments: Any) -> Ended:
+        monkeypatch.setattr("sys.argv", ["fluctua", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "110")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = end.value.code
+        if isinstance(code, str):  # `sys.exit("a sentence")` prints it at the very end of the process
+            return Ended(1, out, err + code + "\n")
+        return Ended(int(code or 0), out, err)
+
+    return run
+
+
+SMALL = ("--duration", 0.1, "--width", 24, "--depth", 1, "--lr", 0.02, "--batch-size", 8)
+
+
+# --- training ---
+
+
+def test_train_learns_a_small_file_and_leaves_its_results(run: Run, spike_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    end = run("train", "--data", spike_file, "--out", out, "--epochs", 3, *SMALL)
+    assert end.status == 0, end
+    expected = {"before.png", "after.png", "learning.png", "metrics.csv", "model.safetensors", "result.json"}
+    assert expected <= {path.name for path in out.iterdir()}
+    assert all(path.stat().st_size > 0 for path in out.iterdir())
+    facts = json.loads((out / "result.json").read_text())
+    assert facts["epochs"] == 3
+    assert f"Best epoch {facts['best_epoch']} of 3" in end.out
+    assert f"test: {facts['test']['test']:.1%}" in end.out
+    assert facts["best"]["train_accuracy"] > 0.8  # the classes share no channel; chance: 0.33 +- 0.09
+    for name in ("before.png", "learning.png", "metrics.csv"):
+        assert str(out / name) in end.out
+    again = run("train", "--data", spike_file, "--out", out, "--epochs", 3, *SMALL)
+    assert_sentence(again, 1, "holds a training run already: pass --resume to continue it, or choose another --out")
+    more = run("train", "--data", spike_file, "--out", out, "--epochs", 4, *SMALL, "--resume")
+    assert more.status == 0
+    assert json.loads((out / "result.json").read_text())["epochs"] == 4
+
+
+def test_train_reads_real_recordings(run: Run, data_dir: Path, tmp_path: Path) -> None:
+    file = data_dir / "fsdd_train.h5"
+    coarse = ("--dt", 4e-3, "--duration", 0.2, "--pool", 10, "--width", 24, "--depth", 1, "--batch-size", 64)
+    begin = time.monotonic()
+    end = run("train", "--data", file, "--out", tmp_path / "run", "--epochs", 2, "--rate", 8, "--lr", 0.02, *coarse)
+    assert end.status == 0, end
+    assert time.monotonic() - begin < 60  # some 4 s where nothing else runs
+    facts = json.loads((tmp_path / "run" / "result.json").read_text())
+    # 180 test samples of 10 classes: chance is 10 % with a standard deviation of 2.2 %.
+    assert facts["test"]["test"] > 0.2
+    assert "Hz" in end.out
+
+
+@pytest.mark.parametrize(("method", "label"), [("kaiming", "Kaiming"), ("poisson", "Poisson formula (paper)")])
+def test_any_method_can_be_asked_for_and_a_file_be_kept_for_the_test(
+    run: Run, spike_file: Path, tmp_path: Path, method: str, label: str
+) -> None:
+    files = ("--data", spike_file, "--test", write(tmp_path / "test.h5", 2), "--out", tmp_path / "run")
+    end = run("train", *files, "--method", method, "--epochs", 1, *SMALL)
+    assert end.status == 0, end
+    assert f"Initial state: {label}" in end.out
+    share = json.loads((tmp_path / "run" / "result.json").read_text())["test"]["test"]
+    assert 6 * share == pytest.approx(round(6 * share), abs=1e-5)  # of the six samples in the test file
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    end = run("version")
+    assert (end.status, end.out) == (0, f"{fluctua.__version__}\n")
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    end = run()
+    assert "demo" in end.out + end.err
+    assert "train" in end.out + end.err
+
+
+# --- what goes wrong ---
+
+
+def assert_sentence(end: Ended, status: int, part: str) -> None:
+    """One line on stderr that says it, no traceback, no half a result."""
+    assert end.status == status, end
+    assert "Traceback" not in end.out + end.err
+    (line,) = end.err.splitlines()
+    assert line.startswith("fluctua: ")
+    assert part in line
+
+
+def truncated(file: Path) -> Path:
+    path = file.with_name("truncated.h5")
+    path.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return path
+
+
+def zipped(file: Path) -> Path:
+    path = file.with_name("small.h5.gz")
+    path.write_bytes(gzip.compress(file.read_bytes()))
+    return path
+
+
+def no_hdf5(file: Path) -> Path:
+    path = file.with_name("notes.h5")
+    path.write_text("not HDF5")
+    return path
+
+
+FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing": (lambda file: file.with_name("none.h5"), "none.h5 is not a file: get SHD or SSC from https://"),
+    "a folder": (lambda file: file.parent, "is not a file"),
+    "truncated": (truncated, "truncated.h5 cannot be read as HDF5"),
+    "gzip": (zipped, "small.h5.gz is still compressed: gunzip or unzip it"),
+    "no HDF5": (no_hdf5, "notes.h5 cannot be read as HDF5"),
+    "too small": (lambda file: write(file.with_name("tiny.h5"), 3), "tiny.h5 is left for test: a tenth of each class"),
+    "empty": (lambda file: write(file.with_name("empty.h5"), 0), "no sample of "),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_used_is_refused(run: Run, spike_file: Path, tmp_path: Path, name: str) -> None:
+    make, sentence = FILES[name]
+    out = tmp_path / "run"
+    assert_sentence(run("train", "--data", make(spike_file), "--out", out), 1, sentence)
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(run: Run, spike_file: Path) -> None:
+    below_a_file = spike_file / "run"
+    for command in (("train", "--data", spike_file), ("demo",)):
+        end = run(*command, "--out", below_a_file)
+        assert_sentence(end, 1, f"cannot write to {below_a_file} (Not a directory): choose another --out")
+
+
+VALUES = {
+    ("--xi", 1, "--rate", 5): "a target takes one of xi, sigma and rate, got xi and rate: drop all but one",
+    ("--xi", -1): "a target's xi must be a positive number, got -1.0",
+    ("--rate", 0): "a target's rate must be a positive number, got 0.0",
+    ("--rate", 1e6): "a fluctuation-driven rate must lie between 0 and",
+    ("--lr", -0.1): "lr must be a positive number, got -0.1",
+    ("--dt", -1): "dt=-1.0 s must be positive and finite",
+    ("--duration", -1): "duration=-1.0 s must be finite and at least one time step",
+    ("--seed", -1): "seed must be at least 0, got -1",
+    ("--minutes", -1): "max_minutes must be a positive number, got -1.0",
+    ("--minutes", "nan"): "max_minutes must be a positive number, got nan",
+}
+
+
+@pytest.mark.parametrize("options", VALUES, ids=lambda options: " ".join(map(str, options)))
+def test_a_value_out_of_range_is_refused(run: Run, spike_file: Path, tmp_path: Path, options: tuple[Any, ...]) -> None:
+    assert_sentence(run("train", "--data", spike_file, "--out", tmp_path / "run", *options), 1, VALUES[options])
+
+
+COUNTS = ["--width", "--depth", "--epochs", "--batch-size", "--pool"]
+
+
+@pytest.mark.parametrize("option", COUNTS)
+@pytest.mark.parametrize("value", [0, -3, "many"])
+def test_a_count_below_one_is_refused(run: Run, spike_file: Path, option: str, value: Any) -> None:
+    end = run("train", "--data", spike_file, option, value)
+    assert end.status == 2
+    assert f"Invalid value for '{option}'" in end.err
+    assert "Traceback" not in end.err
+
+
+COMMANDS = {
+    ("demo", "--minutes", "-1"): "Invalid value for '--minutes'",
+    ("train",): "Missing option '--data'",
+    ("train", "--data"): "Option '--data' requires an argument",
+    ("learn",): "No such command 'learn'",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_is_no_command_is_refused(run: Run, command: tuple[str, ...]) -> None:
+    end = run(*command)
+    assert end.status == 2
+    assert COMMANDS[command] in end.err
+    assert "Traceback" not in end.err
+
+
+# --- Ctrl-C ---
+
+
+def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> threading.Thread:
+    def wait() -> None:
+        while not condition() and not ended.wait(0.01):
+            pass
+        # Python drops an interrupt that comes inside a weakref callback, such as h5py's: press again as a user would.
+        while not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            ended.wait(10)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp_path: Path) -> None:
+    out, ended = tmp_path / "run", threading.Event()
+    command = ("train", "--data", spike_file, "--out", out, *SMALL)
+    watcher = press_ctrl_c_when((out / "metrics.csv").exists, ended)
+    try:
+        end = run(*command, "--epochs", 1000)
+    finally:
+        ended.set()
+        watcher.join()
+    assert_sentence(end, 130, f"of 1000 epochs finished: pass --resume to go on with the run in {out}")
+    finished = int(end.err.split("interrupted with ")[1].split()[0])
+    assert len((out / "metrics.csv").read_text().splitlines()) - 1 in (finished, finished - 1)  # stopped while writing
+    assert run(*command, "--epochs", finished + 1, "--resume").status == 0
+    assert json.loads((out / "result.json").read_text())["epochs"] == finished + 1
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "sentence"),
+    [
+        (["demo"], "fluctua.lab.demo.run_demo", "the demo was interrupted: the same command goes on where it"),
+        (["train", "--data", "x.h5"], "fluctua.lab.train_file.train_file", "fluctua: interrupted"),
+    ],
+)
+def test_ctrl_c_at_any_other_time_is_one_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, sentence: str
+) -> None:
+    def pressed(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr(name, pressed)
+    assert_sentence(run(*command), 130, sentence)
+
+
+def test_an_error_that_nobody_expects_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("fluctua.lab.demo.run_demo", wrong)
+    monkeypatch.setattr("sys.argv", ["fluctua", "demo"])
+    with pytest.raises(AssertionError, match="a bug"):
+        cli.main()

@@ -1,0 +1,132 @@
+"""Laws of `fluctua reproduce` and `fluctua report`: one command does the sweep, and says where its results are."""
+
+import csv
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("typer")
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+
+from fluctua import cli
+from fluctua.lab import reproduce as module
+from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
+from fluctua.lab.studies import STUDIES, Pair, Theory
+from fluctua.lab.sweeps.runner_perform import perform
+from fluctua.lab.sweeps.store import Record
+from fluctua.lab.sweeps.sweep import Run
+from shared.toy_study import Toy, quiet, truth
+
+
+def here(runs: Sequence[Run], root: Path) -> Generator[Record, None, None]:
+    for run in runs:
+        yield perform(run, root)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
+    """Run `fluctua ...` in this process: what it prints, and with which status or message it ends."""
+    monkeypatch.setattr("sys.argv", ["fluctua", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return capsys.readouterr().out, str(end.value.code)
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy studies instead of the real ones, done in this process."""
+    studies = {"toy": Pair(Toy(), Toy(xs=(0, 1))), "broken": Pair(Toy(xs=(2,), fails_at=2), Toy())}
+    monkeypatch.setattr(module, "STUDIES", studies)
+    monkeypatch.setattr("fluctua.lab.sweeps.runner_local.local_processes", lambda workers: here)
+
+
+def test_table_and_figure_are_written_and_agree_with_the_truth(tmp_path: Path) -> None:
+    files = reproduce("toy", Toy(), seeds=3, data=None, out=tmp_path, backend=here, console=quiet())
+    assert [path.name for path in files] == ["table.csv", "table.md", "figure.png", "figure.pdf"]
+    starts = {".png": b"\x89PNG", ".pdf": b"%PDF"}
+    assert all(path.read_bytes().startswith(starts.get(path.suffix, b"")) for path in files)
+    with files[0].open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        scores = [truth(int(row["x"]), seed)["score"] for seed in range(3)]
+        assert float(row["mean"]) == pytest.approx(sum(scores) / 3)
+        assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+    assert [row["reference"] for row in rows] == ["", "1.75", "", "", "", ""]
+
+
+def test_more_seeds_later_add_to_what_is_there(tmp_path: Path) -> None:
+    for seeds in (1, 2):
+        reproduce("toy", Toy(), seeds=seeds, data=None, out=tmp_path, backend=here, console=quiet())
+        with (tmp_path / "toy" / "table.csv").open() as file:
+            assert {row["n"] for row in csv.DictReader(file)} == {str(seeds)}
+    assert len(list((tmp_path / "toy" / "runs").iterdir())) == 12
+
+
+def test_a_part_of_the_grid_can_be_done_first_and_results_are_of_all_that_is_finished(tmp_path: Path) -> None:
+    for wanted, rows in ((["x=0"], 2), (["x=1", "method=a"], 3), ([], 6)):
+        reproduce("toy", Toy(), seeds=1, data=None, out=tmp_path, backend=here, console=quiet(), wanted=wanted)
+        with (tmp_path / "toy" / "table.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == rows
+
+
+def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
+    with pytest.raises(SweepFailed, match="no run of toy ended well; the first error: ArithmeticError: x = 2"):
+        reproduce("toy", Toy(xs=(2,), fails_at=2), seeds=1, data=None, out=tmp_path, backend=here, console=quiet())
+
+
+@pytest.mark.usefixtures("toys")
+def test_the_command_does_the_sweep_and_prints_where_its_results_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for options, folder, runs in ((["--seeds", 2], "toy", 12), (["--small"], "toy-small", 12)):
+        out, code = run(monkeypatch, capsys, "reproduce", "toy", "--out", tmp_path, *options)
+        assert code == "0"
+        assert len(list((tmp_path / folder / "runs").iterdir())) == runs
+        written = out.partition("Written: ")[2].strip().split(", ")
+        assert [Path(path) for path in written] == [
+            tmp_path / folder / name for name in ("table.csv", "table.md", "figure.png", "figure.pdf")
+        ]
+    out, code = run(monkeypatch, capsys, "report", tmp_path)
+    assert (out, code) == (f"Written: {tmp_path / 'report.html'}\n", "0")
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("reproduce", "nonsense"), "unknown experiment 'nonsense': choose one of toy, broken"),
+        (("reproduce", "broken", "--seeds", 1), "no run of broken ended well; the first error: ArithmeticError"),
+        (("report", "nowhere"), "nowhere holds no results"),
+    ],
+    ids=["unknown", "broken", "empty"],
+)
+def test_what_goes_wrong_is_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[object, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, code = run(monkeypatch, capsys, *arguments)
+    assert code.startswith(f"fluctua: {message}")
+
+
+@pytest.mark.parametrize("arguments", [("reproduce", "--list"), ("reproduce",)], ids=["list", "no name"])
+def test_the_list_shows_every_experiment_with_its_runs_time_and_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    out, code = run(monkeypatch, capsys, *arguments)
+    lines = {line.split()[0]: line for line in out.splitlines() if line.split()[:1] and line.split()[0] in STUDIES}
+    assert (code, list(lines)) == ("0", list(STUDIES))
+    for name, pair in STUDIES.items():
+        assert f"{3 * len(pair.full.grid())} ({3 * len(pair.small.grid())})" in lines[name]
+        assert all(file in out for file in (*pair.full.files, *pair.small.files))
+
+
+def test_a_study_is_found_by_its_name_whole_or_small() -> None:
+    assert study_named("theory", small=False) == Theory()
+    assert study_named("theory", small=True) == STUDIES["theory"].small != Theory()

@@ -1,0 +1,227 @@
+"""`fluctua train` on every kind of data: the model's kind decides what is read, and what does not match is refused."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.data_files import (
+    gestures,
+    nmnist,
+    write_cifar10,
+    write_folder,
+    write_official_gestures,
+    write_shd,
+    write_tar,
+)
+
+h5py = pytest.importorskip("h5py")
+pytest.importorskip("lightning")
+pytest.importorskip("typer")
+from rich.console import Console  # noqa: E402
+
+from fluctua import cli  # noqa: E402
+from fluctua.lab.networks import LABELS, NETWORKS  # noqa: E402
+from fluctua.lab.train_file import FileSettings, train_file  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes in the layout of SHD, each with its own half of the 700 channels."""
+    path = tmp_path_factory.mktemp("data") / "words.h5"
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    with h5py.File(path, "w") as file:
+        for name, dtype in (("times", np.float16), ("units", np.uint16)):
+            file.create_dataset(f"spikes/{name}", (len(labels),), dtype=h5py.special_dtype(vlen=np.dtype(dtype)))
+        for i, label in enumerate(labels):
+            file["spikes/times"][i] = np.sort(rng.uniform(0, 0.1, 800)).astype(np.float16)
+            file["spikes/units"][i] = (rng.integers(0, 350, 800) + 350 * label).astype(np.uint16)
+        file["labels"] = labels.astype(np.uint8)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tar(tmp_path_factory.mktemp("data") / "n-mnist.tar", nmnist(10))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cifar10(tmp_path_factory.mktemp("data") / "cifar-10-batches-py", per_class=4)
+
+
+Train = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Run `fluctua train ...` in this process; what it prints, and the sentence that it ends with if it fails."""
+
+    def run(*arguments: Any) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["fluctua", "train", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "110")
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        code = end.value.code
+        out, err = capsys.readouterr()
+        return out, code if isinstance(code, str) else "" if not code else err
+
+    return run
+
+
+def facts(out: Path) -> dict[str, Any]:
+    assert {"before.png", "after.png", "learning.png", "metrics.csv", "model.safetensors"} <= {
+        path.name for path in out.iterdir()
+    }
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+TINY = ("--dt", 4e-3, "--duration", 0.1, "--width", 4, "--lr", 0.02, "--batch-size", 8)
+
+
+def test_a_network_of_sound_learns_a_file_in_the_layout_of_shd(train: Train, words: Path, tmp_path: Path) -> None:
+    run = ("--model", "shd-conv", "--data", words, "--out", tmp_path / "run", "--epochs", 4, *TINY)
+    out, sentence = train(*run)
+    assert sentence == ""
+    assert "Initial state: measured + balanced" in out
+    assert facts(tmp_path / "run")["best"]["train_accuracy"] > 0.8  # 32 samples, chance 0.5 +- 0.09
+    _, sentence = train(*run, "--resume", "--model", "recurrent")
+    assert "was trained with another model: resume it with the same architecture" in sentence
+
+
+def test_a_network_of_images_learns_nmnist(train: Train, digits: Path, tmp_path: Path) -> None:
+    run = ("--model", "dvs-conv", "--data", digits, "--out", tmp_path / "run", "--epochs", 3, *TINY)
+    out, sentence = train(*run)
+    assert sentence == ""
+    assert "2.3" in out  # the last of six populations
+    found = facts(tmp_path / "run")
+    assert found["best"]["train_accuracy"] > 0.3  # 90 samples of 10 classes, chance 0.1 +- 0.03
+    assert found["test"]["test"] * 10 == pytest.approx(round(found["test"]["test"] * 10))  # of ten recordings
+
+
+def test_a_network_of_images_learns_gestures(train: Train, tmp_path: Path) -> None:
+    files = gestures(range(1, 7), n=12000), gestures([24], seed=1, n=12000)
+    data = write_official_gestures(tmp_path / "DvsGesture", *files)
+    out = tmp_path / "run"
+    run = ("--model", "dvs-conv", "--data", data.parent, "--out", out, "--epochs", 3, *TINY)
+    assert train(*run)[1] == ""
+    *_, last = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    assert float(last["train_accuracy"]) > 0.25  # 55 samples of 11 classes, chance 0.09 +- 0.04
+    assert facts(out)["test"]["test"] * 11 == pytest.approx(round(facts(out)["test"]["test"] * 11))
+
+
+def test_a_folder_of_ssc_brings_its_validation_and_test_files(train: Train, tmp_path: Path) -> None:
+    for seed, (part, n) in enumerate({"train": 40, "valid": 7, "test": 9}.items()):
+        write_shd(tmp_path / "SSC" / f"ssc_{part}.h5", [k % 4 for k in range(n)], seed=seed)
+    out = tmp_path / "run"
+    _, sentence = train("--model", "fc", "--depth", 1, "--data", tmp_path, "--out", out, "--epochs", 3, *TINY)
+    assert sentence == ""
+    found = facts(out)
+    assert found["best"]["train_accuracy"] > 0.6  # 40 samples of 4 classes, chance 0.25 +- 0.07
+    for accuracy, n in ((found["best"]["val_accuracy"], 7), (found["test"]["test"], 9)):
+        assert accuracy * n == pytest.approx(round(accuracy * n))
+
+
+def test_augmentation_is_that_of_the_kind_of_data(words: Path, tmp_path: Path) -> None:
+    """Runs differ by it, and are alike with the same seed."""
+    losses: list[float] = []
+    for augment in (False, True, True):
+        settings = FileSettings(model="recurrent", width=8, dt=4e-3, duration=0.1, epochs=2, augment=augment)
+        result = train_file(words, None, tmp_path / str(len(losses)), Console(quiet=True), settings, resume=False)
+        losses.append(result.history[-1]["train_loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == losses[2]
+
+
+def test_a_network_of_images_learns_cifar_10_shown_as_a_current(train: Train, pictures: Path, tmp_path: Path) -> None:
+    run = ("--model", "cifar10-conv-shallow", "--data", pictures, "--out", tmp_path / "run", "--epochs", 2, *TINY)
+    assert train(*run)[1] == ""
+    assert facts(tmp_path / "run")["best"]["train_accuracy"] > 0.3  # 180 images of 10 classes, chance 0.1 +- 0.02
+
+
+def test_the_formula_of_the_paper_takes_its_rate_for_a_current(train: Train, pictures: Path, tmp_path: Path) -> None:
+    """9.2 Hz: at half the rate weights are larger by sqrt 2, and so is sigma_U of the first population."""
+    sizes = []
+    for name, nu in (("paper", ()), ("half", ("--nu", 4.6))):
+        out = tmp_path / name
+        run = ("--model", "cifar10-conv-shallow", "--method", "poisson", "--data", pictures, "--out", out, *TINY)
+        printed, sentence = train(*run, "--epochs", 1, *nu)
+        assert sentence == ""
+        first = next(line for line in printed.splitlines() if line.startswith("0.1 "))
+        sizes.append(float(first.split()[3].split("/")[0]))
+    assert sizes[1] == pytest.approx(2**0.5 * sizes[0], rel=0.01)  # printed to two decimals of some units
+
+
+def test_real_recordings_of_an_event_camera(train: Train, data_dir: Path, tmp_path: Path) -> None:
+    coarse = ("--dt", 10e-3, "--duration", 0.3, "--width", 4, "--lr", 0.01, "--batch-size", 32)
+    data = data_dir / "nmnist_small.tar"
+    run = ("--model", "residual-conv", "--depth", 1, "--data", data, "--out", tmp_path / "run", "--epochs", 1, *coarse)
+    assert train(*run)[1] == ""
+    # 100 test samples of 10 classes: chance is 10 % with a standard deviation of 3 %
+    assert facts(tmp_path / "run")["test"]["test"] > 0.25
+
+
+def test_the_command_line_knows_every_model_and_method() -> None:
+    assert [str(name) for name in cli.Model][-5:] == [name for name, a in NETWORKS.items() if len(a.shape) == 3]
+    assert {str(name) for name in cli.Model} == NETWORKS.keys()
+    assert {str(name) for name in cli.Method} == LABELS.keys()
+
+
+# --- what does not match ---
+
+
+def folder_of_digits(root: Path) -> Path:
+    return write_folder(root / "N-MNIST", nmnist(1))
+
+
+MISMATCHES: dict[str, tuple[str, Callable[[Path], Path], tuple[Any, ...], str]] = {
+    "a camera for sound": ("shd-conv", folder_of_digits, (), "shd-conv learns from a file of spike trains .* N-MNIST"),
+    "a tar file for sound": (
+        "fc",
+        lambda root: write_tar(root / "a.tar", nmnist(1)),
+        (),
+        "fc learns from a file of spike trains in the layout of SHD, and .*a.tar holds N-MNIST: give other data",
+    ),
+    "pictures for sound": ("dale", lambda root: write_cifar10(root / "c", 1), (), "dale learns .*c holds CIFAR-10"),
+    "no data for images": ("cifar10-conv", lambda root: root / "none", (), "cifar10-conv learns .*none holds nothing"),
+    "an empty folder for images": ("dvs-conv", lambda root: root, (), "dvs-conv learns from images, .* holds neither"),
+    "a test file for images": (
+        "dvs-conv",
+        folder_of_digits,
+        ("--test", "x.h5"),
+        "N-MNIST has a test set of its own",
+    ),
+    "pooled pixels": ("dvs-conv", folder_of_digits, ("--pool", 2), "pixels are not pooled: leave test and pool out"),
+    "too few images": ("dvs-conv", folder_of_digits, (), "N-MNIST is left for val: a tenth of each class is held out"),
+    "a depth that is fixed": ("dvs-conv", folder_of_digits, ("--depth", 2), "the depth of this network is fixed"),
+    "a network without norms": (
+        "cifar10-conv-shallow",
+        lambda root: write_cifar10(root / "c", 2),
+        ("--method", "tdbn", *TINY),
+        "tdbn needs a normalisation layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_what_does_not_match_is_refused_in_one_sentence(case: str, train: Train, tmp_path: Path) -> None:
+    model, data, options, sentence = MISMATCHES[case]
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "run"
+    _, said = train("--model", model, "--data", data(tmp_path / "data"), "--out", out, *options)
+    assert said.startswith("fluctua: ")
+    assert "\n" not in said
+    assert re.search(sentence, said), said
+
+
+def test_a_file_of_sound_is_none_of_images(train: Train, words: Path, tmp_path: Path) -> None:
+    _, said = train("--model", "residual-conv", "--data", words, "--out", tmp_path / "run")
+    assert "residual-conv learns from images, " in said
+    assert "words.h5 holds spike trains in the layout of SHD: give other data or choose another model" in said

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import Tensor
+
+from fluctua.lab.training import (
+    LOSSES,
+    TimeLoss,
+    loss_by_name,
+    max_over_time_cross_entropy,
+    sum_of_softmax_cross_entropy,
+)
+
+losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
+
+
+def readout(t: int = 7, b: int = 5, c: int = 3) -> Tensor:
+    return torch.randn(t, b, c, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_max_over_time_is_minus_the_mean_log_probability_of_the_right_class() -> None:
+    output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
+    total = 0.0
+    for b, label in enumerate(labels.tolist()):
+        peaks = [max(output[t, b, c].item() for t in range(7)) for c in range(3)]
+        total -= (torch.tensor(peaks, dtype=torch.float64).log_softmax(0)[label]).item()
+    assert max_over_time_cross_entropy(output, labels).item() == pytest.approx(total / 5)
+
+
+def test_sum_of_softmax_is_minus_the_mean_log_of_the_right_class_s_mean_probability() -> None:
+    output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
+    right = torch.stack([output.softmax(2)[:, b, label] for b, label in enumerate(labels.tolist())])
+    assert sum_of_softmax_cross_entropy(output, labels).item() == pytest.approx(-right.mean(1).log().mean().item())
+
+
+def test_sum_of_softmax_stays_finite_where_the_right_class_is_hopeless() -> None:
+    output = torch.tensor([[[0.0, 1e3]]]).expand(7, 1, 2).clone().requires_grad_()  # its probability is 0 in float32
+    loss = sum_of_softmax_cross_entropy(output, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, output)
+    assert loss.item() == 1e3
+    rounding = 1e3 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(gradient.sum(0), torch.tensor([[-1.0, 1.0]]), rtol=0, atol=rounding)
+
+
+@losses
+def test_one_time_step_makes_all_losses_the_cross_entropy(loss: TimeLoss) -> None:
+    output, labels = readout(t=1), torch.tensor([0, 2, 1, 1, 0])
+    assert loss(output, labels).item() == pytest.approx(torch.nn.functional.cross_entropy(output[0], labels).item())
+
+
+@losses
+def test_the_order_of_time_steps_does_not_matter(loss: TimeLoss) -> None:
+    output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
+    torch.testing.assert_close(loss(output, labels), loss(output.flip(0), labels))
+
+
+@losses
+def test_gradient_is_right(loss: TimeLoss) -> None:
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    assert torch.autograd.gradcheck(lambda output: loss(output, labels), readout().requires_grad_())
+
+
+@losses
+def test_the_prediction_is_the_label_of_least_loss(loss: TimeLoss) -> None:
+    output = readout(b=1)
+    costs = [loss(output, torch.tensor([label])).item() for label in range(3)]
+    assert loss.predict(output).tolist() == [costs.index(min(costs))]
+
+
+def test_max_over_time_sends_the_gradient_to_one_step_only() -> None:
+    output = torch.zeros(6, 1, 2, requires_grad=True)  # all steps tie
+    (gradient,) = torch.autograd.grad(max_over_time_cross_entropy(output, torch.tensor([0])), output)
+    assert (gradient != 0).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "message"),
+    [
+        (torch.zeros(5, 3), torch.zeros(5, dtype=torch.long), r"\[T, B, C\]"),
+        (torch.zeros(7, 5, 3), torch.zeros(7, dtype=torch.long), "time-major"),
+        (torch.zeros(7, 5, 3), torch.zeros(5), "integers"),
+        (torch.zeros(7, 5, 3), torch.full((5,), 3), r"0\.\.2"),
+        (torch.zeros(7, 5, 3), torch.full((5,), -1), r"0\.\.2"),
+        (torch.zeros(0, 5, 3), torch.zeros(5, dtype=torch.long), "empty"),
+        ((torch.zeros(7, 5, 3), None), torch.zeros(5, dtype=torch.long), "tuple"),
+    ],
+)
+def test_wrong_input_is_named(output: Tensor, labels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        max_over_time_cross_entropy(output, labels)
+
+
+def test_an_unknown_loss_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="max_over_time, sum_over_time"):
+        loss_by_name("hinge")

@@ -1,0 +1,143 @@
+"""Laws of the blocks: the sum of their ways, the shapes that they give, what an initialiser sees in them."""
+
+from functools import partial
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fluctua
+from fluctua import Target
+from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.network import free_potential, trace
+from fluctua.neurons import LIF
+
+M = TypeVar("M", bound=nn.Module)
+DT = 2e-3
+cell = partial(LIF, 20e-3, 10e-3, DT)
+
+
+def spikes(*shape: int, seed: int = 0) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.2).float()
+
+
+def parts(module: nn.Module, kind: type[M]) -> list[M]:
+    return [m for m in module.modules() if isinstance(m, kind)]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_a_conv_block_is_its_convolutions_step_by_step() -> None:
+    block = conv_block(2, [3, 4], cell, kernel=3, padding=2, pool=2)
+    first, second = parts(block, nn.Conv2d)
+    for conv in (first, second):  # weights that make neurons fire
+        nn.init.normal_(conv.weight, std=1.5)
+    x = spikes(30, 2, 2, 8, 7)
+    one, two = cell(), cell()
+    hidden = one(torch.stack([first(step) for step in x]))
+    output = two(torch.stack([second(step) for step in hidden]))
+    wanted = torch.stack([nn.functional.max_pool2d(step, 2) for step in output])
+    assert wanted.any()
+    assert wanted.shape == (30, 2, 4, 6, 5)  # each convolution adds 2 rows and columns, then they are halved
+    torch.testing.assert_close(block(x), wanted)
+
+
+def test_a_recurrent_conv_block_hears_itself_one_step_late() -> None:
+    block = recurrent_conv_block(1, 3, cell, kernel=7, stride=3, padding=1)
+    forth, back = parts(block, nn.Conv1d)
+    for conv in (forth, back):
+        nn.init.normal_(conv.weight, std=1.5)
+    x = spikes(40, 2, 1, 20)
+    neurons = cell()
+    state = neurons.initial_state(forth(x[0])[None])
+    last = torch.zeros(2, 3, 6)  # (20 + 2 - 7) // 3 + 1 places
+    wanted = []
+    for step in x:
+        last, state = neurons.step(forth(step) + back(last), state)
+        wanted.append(last)
+    assert torch.stack(wanted).any()
+    torch.testing.assert_close(block(x), torch.stack(wanted))
+
+
+def test_an_even_recurrent_filter_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"recurrent_kernel=4 has no middle.*take an odd one"):
+        recurrent_conv_block(1, 3, cell, kernel=7, recurrent_kernel=4)
+
+
+def dense_block(n: int = 5) -> ResidualBlock:
+    body = nn.Sequential(nn.Linear(n, n, bias=False), cell(), nn.Linear(n, n, bias=False))
+    return ResidualBlock(body, nn.Linear(n, n, bias=False), cell())
+
+
+def test_a_residual_block_adds_both_ways() -> None:
+    block, x = dense_block(), spikes(50, 3, 5)
+    for p in block.parameters():
+        nn.init.normal_(p, std=2.0)
+    out = block(x)
+    assert out.any()
+    torch.testing.assert_close(out, cell()(block.body(x) + block.skip(x)))
+    nn.init.zeros_(parts(block.body, nn.Linear)[-1].weight)
+    torch.testing.assert_close(block(x), cell()(block.skip(x)))
+
+
+@pytest.mark.parametrize("skip", [nn.Linear(60, 60, bias=False), OneToOne(60)], ids=["random", "one to one"])
+def test_a_skip_with_weights_is_one_more_pathway_of_equal_share(skip: nn.Module) -> None:
+    block = dense_block(60)
+    block.skip = skip
+    model = nn.Sequential(nn.Linear(30, 60, bias=False), cell(), block)
+    x = spikes(200, 20, 30)
+    end = {p.name: p for p in trace(model, x)}["2.cell"]
+    assert {q.name: q.sources for q in end.pathways} == {"2.body.2.weight": ("2.body.1",), "2.skip.weight": ("1",)}
+    assert end.unweighted == ()
+    fluctua.initialize(model, x, Target(sigma=1.0), seed=0)
+    before: Tensor = model[1](model[0](x))
+    for current in (block.skip(before), block.body(before)):
+        u = free_potential(current, end.neuron.kernel)
+        # Half of 1 each; besides, the body cancels the mean that positive weights of the skip bring.
+        assert float(u.var(correction=0)) == pytest.approx(0.5, rel=0.15)
+
+
+def test_a_bare_skip_is_a_part_that_no_weight_can_change() -> None:
+    block = dense_block()
+    block.skip = nn.Identity()
+    found = {p.name: p for p in trace(nn.Sequential(nn.Linear(4, 5, bias=False), cell(), block), spikes(5, 2, 4))}
+    assert found["2.cell"].unweighted == ("1",)
+
+
+def test_one_to_one_is_a_factor_for_each_neuron_or_channel() -> None:
+    layer = OneToOne(3)
+    assert (layer.weight == 1).all()
+    nn.init.normal_(layer.weight)
+    factor = layer.weight.flatten()
+    x = spikes(6, 2, 3)
+    torch.testing.assert_close(layer(x), factor * x)
+    maps = spikes(6, 2, 3, 4, 5)
+    torch.testing.assert_close(layer(maps), factor[:, None, None] * maps)
+    layer.reset_parameters()
+    torch.testing.assert_close(layer(maps), maps)
+
+
+def test_one_to_one_starts_with_nearly_equal_positive_weights() -> None:
+    """So spikes are handed on alike; the law's standard deviation is 1 % of the mean."""
+    block = ResidualBlock(nn.Sequential(nn.Linear(50, 50), cell(), nn.Linear(50, 50)), OneToOne(50), cell())
+    model = nn.Sequential(nn.Linear(10, 50), cell(), block)
+    fluctua.initialize(model, spikes(100, 10, 10), seed=0)
+    weights = parts(block, OneToOne)[0].weight.detach()
+    assert float(weights.min()) > 1
+    assert float(weights.std() / weights.mean()) == pytest.approx(0.01, rel=0.4)  # of 50: +- 10 %
+
+
+def test_a_residual_block_whose_ways_differ_in_shape_is_refused() -> None:
+    block = ResidualBlock(nn.Linear(5, 1), nn.Linear(5, 5), cell())  # would broadcast
+    with pytest.raises(ValueError, match=r"shape \(6, 2, 1\) and the skip one of \(6, 2, 5\)"):
+        block(spikes(6, 2, 5))
+
+
+def test_blocks_hold_what_they_say() -> None:
+    block = conv_block(1, [2, 2, 2], cell)
+    assert [type(m) for m in block] == [OverTime, LIF] * 3 + [OverTime]
+    assert [type(m) for m in recurrent_conv_block(1, 2, cell, kernel=3)] == [OverTime, Recurrent]

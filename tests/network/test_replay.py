@@ -1,0 +1,288 @@
+"""Laws of the passes: the current is that of an undisturbed forward pass, and every layer runs only a few times."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fluctua.layers import OverTime
+from fluctua.network import Population, trace
+from fluctua.network.preserve import only_requiring_grad, plain_call, preserved
+from fluctua.network.replay import Passes
+from fluctua.neurons import LIF
+from shared.wiring_networks import CASES, Layers
+
+
+class Reached(Exception):
+    pass
+
+
+def undisturbed(model: nn.Module, batch: Tensor, population: Population, gradients: list[Tensor]) -> Tensor:
+    """The population's input current in a plain forward pass, with a graph back to some parameters."""
+    currents: list[Tensor] = []
+
+    def read(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        currents.append(args[0].clone())
+
+    with preserved(model), only_requiring_grad(model, gradients), population.module.register_forward_pre_hook(read):
+        model(batch)
+    (current,) = currents
+    return current
+
+
+def assert_equal(current: Tensor, expected: Tensor) -> None:
+    # In float64; layers may be computed in another order with and without gradients, so not to the last bit.
+    torch.testing.assert_close(current, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
+    """Population after population, each with new weights before it is done: as an initialiser works."""
+    case = CASES[name]
+    model, batch = case.model(), case.batch()
+    passes = Passes(model, batch, plain_call)
+    for population in trace(model, batch):
+        weights = [q.weight for q in population.pathways if q.left_alone is None]
+        for factor in (1.0, 1.5, 0.9):
+            with torch.no_grad():
+                for weight in weights:
+                    weight *= factor
+            expected = undisturbed(model, batch, population, [])
+            assert_equal(passes.current(population), expected)
+        assert expected.abs().max() > 0.1
+        passes.done(population)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of the network whose user has set one
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
+    case = CASES[name]
+    model, batch = case.model(), case.batch()
+    passes = Passes(model, batch, plain_call)
+    for population in trace(model, batch):
+        weights = list({id(q.weight): q.weight for q in population.pathways if q.left_alone is None}.values())
+        (current,) = (c for c in passes.currents(population, weights) if c is not None)
+        assert current.requires_grad == bool(weights)
+        if weights:
+            direction = torch.randn(current.shape, generator=torch.Generator().manual_seed(0)).to(current)
+            expected = torch.autograd.grad(undisturbed(model, batch, population, weights), weights, direction)
+            for gradient, truth in zip(torch.autograd.grad(current, weights, direction), expected, strict=True):
+                torch.testing.assert_close(gradient, truth, rtol=1e-10, atol=1e-10)
+                assert truth.any()
+        passes.done(population)
+
+
+@pytest.mark.parametrize("name", ["convolutional", "random numbers everywhere", "spectral_norm"])
+def test_every_pass_is_like_the_last(name: str) -> None:
+    case = CASES[name]
+    model, batch = case.model(), case.batch()
+    passes = Passes(model, batch, plain_call)
+    for population in trace(model, batch):
+        first = passes.current(population)
+        torch.rand(10)
+        assert all(torch.equal(passes.current(population), first) for _ in range(3))
+        passes.done(population)
+
+
+def test_a_population_that_was_initialised_keeps_its_spikes_whatever_becomes_of_its_weights() -> None:
+    """It answers from memory: what is done is not looked at again."""
+    case = CASES["sequential"]
+    model, batch = case.model(), case.batch()
+    first, second, _ = trace(model, batch)
+    passes = Passes(model, batch, plain_call)
+    passes.done(first)
+    before = passes.current(second)
+    with torch.no_grad():
+        first.pathways[0].weight.zero_()
+    assert torch.equal(passes.current(second), before)
+    fresh = Passes(model, batch, plain_call)
+    assert not torch.equal(fresh.current(second), before)
+
+
+def test_a_model_that_catches_exceptions_does_not_catch_the_end_of_a_pass() -> None:
+    class Careful(Layers):
+        def forward(self, x: Tensor) -> Any:
+            try:
+                return self.lif_b(self.b(self.lif_a(self.a(x))))
+            except Exception:
+                return x
+
+    model, batch = Careful(), CASES["sequential"].batch().float()
+    passes = Passes(model, batch, plain_call)
+    for population in trace(model, batch):
+        assert_equal(passes.current(population), undisturbed(model, batch, population, []))
+        passes.done(population)
+
+
+def test_a_population_that_is_no_longer_reached_is_named() -> None:
+    class Switched(Layers):
+        on = True
+
+        def forward(self, x: Tensor) -> Any:
+            return self.lif_a(self.a(x)) if self.on else x
+
+    model, batch = Switched(), CASES["sequential"].batch().float()
+    (population,) = trace(model, batch)
+    model.on = False
+    with pytest.raises(RuntimeError, match="did not reach lif_a, though it did when it was traced"):
+        Passes(model, batch, plain_call).current(population)
+
+
+def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> None:
+    case = CASES["sequential"]
+    model, batch = case.model(), case.batch()
+    first, second, third = trace(model, batch)
+    failing = False
+
+    def fail(*_: Any) -> None:
+        if failing:
+            raise Reached
+
+    passes = Passes(model, batch, plain_call)
+    passes.done(first)
+    expected = passes.current(second)
+    third.pathways[0].synapse.register_forward_hook(fail)
+    passes.done(second)
+    failing = True
+    with pytest.raises(Reached):
+        passes.current(third)
+    failing = False
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert torch.equal(Passes(model, batch, plain_call).current(second), expected)
+    assert_equal(passes.current(third), undisturbed(model, batch, third, []))
+
+
+# -- cost -------------------------------------------------------------------------------------------------------
+
+runs: Counter[int] = Counter()
+
+
+class Counting(nn.Module):
+    """Counts how often a module really runs; a replaced `forward` does not."""
+
+    def forward(self, *args: Any) -> Any:
+        runs[id(self)] += 1
+        return super().forward(*args)
+
+
+class CountingLinear(Counting, nn.Linear): ...
+
+
+class CountingConv(Counting, nn.Conv2d): ...
+
+
+class CountingLIF(Counting, LIF): ...
+
+
+class ResidualNet(nn.Module):
+    """Blocks with two layers and a skip around them."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.first, self.lif = CountingLinear(20, 12), CountingLIF()
+        self.layers = nn.ModuleList(CountingLinear(12, 12) for _ in range(2 * depth))
+        self.lifs = nn.ModuleList(CountingLIF() for _ in range(2 * depth))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.lif(self.first(x))
+        for i in range(0, len(self.layers), 2):
+            y = self.lifs[i](self.layers[i](x))
+            x = self.lifs[i + 1](self.layers[i + 1](y) + x)
+        return x
+
+
+def chain(depth: int) -> nn.Module:
+    layers = [nn.Sequential(CountingLinear(12 if i else 20, 12), nn.Dropout(0.1), CountingLIF()) for i in range(depth)]
+    return nn.Sequential(*layers)
+
+
+def bottlenecks(depth: int) -> nn.Module:
+    layers = [
+        nn.Sequential(CountingLinear(12 if i else 20, 4), CountingLinear(4, 12), CountingLIF()) for i in range(depth)
+    ]
+    return nn.Sequential(*layers)
+
+
+def convolutions(depth: int) -> nn.Module:
+    layers = [
+        nn.Sequential(
+            OverTime(CountingConv(2, 2, 3, padding=1, groups=2)), OverTime(CountingConv(2, 2, 1)), CountingLIF()
+        )
+        for _ in range(depth)
+    ]
+    return nn.Sequential(*layers)
+
+
+def real_runs(model: nn.Module, batch: Tensor, passes_each: int) -> dict[str, int]:
+    """How often each counted module runs while all populations are done, one after another, by its name."""
+    populations = trace(model, batch)
+    passes = Passes(model, batch, plain_call)
+    runs.clear()
+    for population in populations:
+        for _ in range(passes_each):
+            for q in population.pathways:  # with the same weights a pass is answered from memory
+                with torch.no_grad():
+                    q.weight.mul_(1)
+            passes.current(population)
+            passes.current(population)
+        passes.done(population)
+    return {name: runs[id(module)] for name, module in model.named_modules() if isinstance(module, Counting)}
+
+
+@pytest.mark.parametrize("make", [chain, ResidualNet, bottlenecks, convolutions], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("passes_each", [1, 4])
+def test_a_network_of_any_depth_costs_each_layer_a_few_runs(make: Any, passes_each: int) -> None:
+    """Weights run in every pass of their population and in one more, the neurons just once."""
+    batch = CASES["convolutional" if make is convolutions else "sequential"].batch().float()
+    for depth in (2, 6):
+        model = make(depth)
+        counts = real_runs(model, batch, passes_each)
+        neurons = [counts.pop(name) for name, module in model.named_modules() if isinstance(module, LIF)]
+        assert len(neurons) >= depth
+        assert sorted(neurons) == [0, *[1] * (len(neurons) - 1)], "nobody asks what the last one does"
+        assert set(counts.values()) <= {passes_each, passes_each + 1}
+
+
+def test_spikes_that_the_model_changes_in_place_cost_one_run_more() -> None:
+    class InPlace(Layers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lif_a, self.lif_b = CountingLIF(), CountingLIF()
+
+        def forward(self, x: Tensor) -> Any:
+            a = self.lif_a(self.a(x))
+            a *= 2
+            b = self.lif_b(self.b(a))
+            return self.lif_c(self.c(b))
+
+    counts = real_runs(InPlace(), CASES["sequential"].batch().float(), 4)
+    assert counts == {"lif_a": 2, "lif_b": 1}
+
+
+def test_a_pass_goes_no_further_than_its_population() -> None:
+    model = chain(4)
+    first = trace(model, CASES["sequential"].batch().float())[0]
+    runs.clear()
+    Passes(model, CASES["sequential"].batch().float(), plain_call).current(first)
+    assert sum(runs.values()) == 1
+
+
+def test_stand_ins_share_their_memory() -> None:
+    """Else a deep network would be held in memory twice."""
+    model, batch = chain(6), CASES["sequential"].batch().float()
+    passes = Passes(model, batch, plain_call)
+    addresses: set[int] = set()
+
+    def read(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        addresses.add(output.data_ptr())
+
+    for population in trace(model, batch):
+        passes.current(population)
+        passes.done(population)
+    for module in model.modules():
+        if isinstance(module, CountingLinear):
+            module.register_forward_hook(read)
+    passes.current(population)
+    assert len(addresses) == 2, "one for all stand-ins, and the current itself"

@@ -1,0 +1,320 @@
+"""Spikes as bits and fused layers, against dense tensors and a plain loop over time."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
+from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop import State, step
+from fluctua.timeloop.events_layers import Layer, run_layers
+
+DTYPE = torch.float64
+
+
+def spikes(*shape: int, p: float = 0.3, seed: int = 0, dtype: torch.dtype = DTYPE) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < p).to(dtype)
+
+
+def graded(*shape: int, p: float = 0.3, seed: int = 0) -> Tensor:
+    sizes = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1), dtype=DTYPE)
+    return spikes(*shape, p=p, seed=seed) * sizes
+
+
+# -- spikes as bits ----------------------------------------------------------------------------------------------
+
+SHAPE = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 150))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=SHAPE, seed=st.integers(0, 9), valued=st.booleans(), order=st.permutations([0, 1, 2]), single=st.booleans()
+)
+def test_bits_and_values_make_the_same_dense_tensor(
+    shape: tuple[int, int, int], seed: int, valued: bool, order: Sequence[int], single: bool
+) -> None:
+    x = (graded if valued else spikes)(*shape, seed=seed).permute(*order)
+    x = x.float() if single else x
+    batch = SpikeBatch.from_dense(x)
+    assert batch is not None
+    assert batch.shape == tuple(x.shape)
+    assert (batch.values is None) == bool(((x == 0) | (x == 1)).all())
+    assert torch.equal(batch.dense(x.dtype), x)
+
+
+def test_a_slice_and_an_expanded_tensor_are_read_where_they_lie() -> None:
+    x = graded(9, 6, 200)
+    for part in (x[::2, 1:5, 3:140], x[:, :, ::2], x[:1, :1].expand(4, 3, 200)):
+        batch = SpikeBatch.from_dense(part)
+        assert batch is not None
+        assert torch.equal(batch.dense(DTYPE), part)
+
+
+def test_what_is_denser_than_allowed_stays_dense() -> None:
+    x = torch.zeros(4, 5, 10)
+    x[:, :, :3] = 1.0
+    assert SpikeBatch.from_dense(x, 0.3) is not None
+    assert SpikeBatch.from_dense(x, 0.299) is None
+
+
+def test_listed_spikes_are_ones_however_often_they_are_listed() -> None:
+    x = spikes(7, 3, 130, p=0.1)
+    t, b, n = (indices.numpy() for indices in x.nonzero(as_tuple=True))
+    t, b, n = (np.concatenate([indices, indices[::-1]]) for indices in (t, b, n))
+    assert torch.equal(SpikeBatch.from_indices(t, b, n, (7, 3, 130)).dense(DTYPE), x)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (([0], [0], [5]), r"a unit must be in 0..4, got 5..5"),
+        (([0, 9], [0, 1], [1, 1]), r"a step must be in 0..3, got 0..9"),
+        (([0], [-1], [1]), r"a sample must be in 0..1, got -1..-1"),
+        (([0, 1], [0], [1]), "one step, sample and unit each"),
+    ],
+)
+def test_spikes_that_lie_outside_are_refused(indices: tuple[list[int], list[int], list[int]], message: str) -> None:
+    steps, samples, units = map(np.array, indices)
+    with pytest.raises(ValueError, match=message):
+        SpikeBatch.from_indices(steps, samples, units, (4, 2, 5))
+
+
+# -- fused layers ------------------------------------------------------------------------------------------------
+
+
+def drawn(*shape: int, seed: int, scale: float) -> Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def layer(n: int, cell: nn.Module, n_in: int | None, *, recurrent: bool = False, bias: bool = True, seed: int) -> Layer:
+    """A layer with weights large enough for spikes; without `n_in` its current is given."""
+    assert isinstance(cell, LIF | LI)
+    weight = None if n_in is None else drawn(n, n_in, seed=seed, scale=8 / n_in**0.5).requires_grad_()
+    return Layer(
+        n,
+        cell.double().loop_parameters(),
+        weight,
+        drawn(n, seed=seed + 1, scale=0.2).requires_grad_() if bias and n_in is not None else None,
+        drawn(n, n, seed=seed + 2, scale=4 / n**0.5).requires_grad_() if recurrent else None,
+        drawn(n, seed=seed + 3, scale=0.2).requires_grad_() if recurrent and bias else None,
+        cell.initial if isinstance(cell, LI) else 0.0,
+    )
+
+
+def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The same by matrix products and the reference engine, step by step where there is recurrence."""
+    for entry in layers:
+        current = x if entry.weight is None else nn.functional.linear(x, entry.weight, entry.bias)
+        start = torch.full_like(current[0], entry.initial)
+        state, outputs = State(start, torch.zeros_like(start), torch.zeros_like(start)), list[Tensor]()
+        for now in current:
+            if entry.recurrent is not None and outputs:
+                now = now + nn.functional.linear(outputs[-1], entry.recurrent, entry.recurrent_bias)
+            output, _, state = step(now, entry.parameters, state)
+            outputs.append(output)
+        x = torch.stack(outputs)
+    return x
+
+
+def leaves(layers: Sequence[Layer]) -> list[Tensor]:
+    found = [t for e in layers for t in (e.weight, e.bias, e.recurrent, e.recurrent_bias) if t is not None]
+    return found + [t for e in layers for t in e.parameters.constants if t is not None and t.requires_grad]
+
+
+def assert_same(x: Tensor, layers: Sequence[Layer], *, given: bool = False, tolerance: float = 1e-10) -> Tensor:
+    """Spikes equal, potentials and gradients to rounding, on whatever is differentiable."""
+    x = x.detach().requires_grad_()
+    ours, truth = run_layers(x, layers, None if given else SpikeBatch.from_dense(x)), plain(x, layers)
+    if layers[-1].parameters.spiking:
+        assert torch.equal(ours, truth)
+    else:
+        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12 * max(1.0, float(truth.detach().abs().max())))
+    upstream = drawn(*truth.shape, seed=99, scale=1.0)
+    inputs = [x, *leaves(layers)]
+    mine = torch.autograd.grad(ours, inputs, upstream)
+    # Over a few steps some of the output is constant to torch; the fused layers give zeros then.
+    anchored = truth + sum(0 * t.sum() for t in inputs)
+    true = torch.autograd.grad(anchored, inputs, upstream)
+    for got, expected in zip(mine, true, strict=True):
+        assert got.shape == expected.shape
+        assert float((got - expected).abs().max()) <= tolerance * float(expected.abs().max())
+    return ours.detach()
+
+
+MANY = torch.linspace(10e-3, 30e-3, 37)
+
+ADAPTIVE: dict[str, Callable[[], LIF]] = {
+    "threshold": AdaptiveLIF,
+    "threshold, delta": lambda: AdaptiveLIF(20e-3, None),
+    "threshold, soft reset": lambda: AdaptiveLIF(reset="subtract", learn_adaptation=True),
+    "threshold, trained": lambda: AdaptiveLIF(learn_tau=True, learn_adaptation=True),
+    "threshold, differentiable": lambda: AdaptiveLIF(differentiable_reset=True, learn_tau=True),
+    "threshold, differentiable, delta, soft reset": lambda: AdaptiveLIF(
+        20e-3, None, reset="subtract", differentiable_reset=True, learn_tau=True
+    ),
+    "threshold, every neuron its own": lambda: AdaptiveLIF(
+        MANY, tau_adapt=5 * MANY, beta=4e3 * MANY, threshold=torch.linspace(0.8, 1.2, 37), learn_adaptation=True
+    ),
+    "current": lambda: AdaptiveLIF(kind="current", coupling=0.5, learn_adaptation=True),
+    "current, delta": lambda: AdaptiveLIF(20e-3, None, kind="current", coupling=0.5),
+    "current, trained": lambda: AdaptiveLIF(kind="current", coupling=-0.2, learn_tau=True, learn_adaptation=True),
+    "current, trained, delta, soft reset": lambda: AdaptiveLIF(
+        20e-3, None, kind="current", coupling=0.5, reset="subtract", learn_tau=True, learn_adaptation=True
+    ),
+    "current, differentiable": lambda: AdaptiveLIF(
+        kind="current", coupling=0.5, differentiable_reset=True, learn_tau=True, learn_adaptation=True
+    ),
+    "current, every neuron its own": lambda: AdaptiveLIF(
+        MANY, MANY, kind="current", tau_adapt=5 * MANY, coupling=20 * MANY, differentiable_reset=True, learn_tau=True
+    ),
+}
+
+CELLS: dict[str, Callable[[], LIF]] = {
+    "exponential": LIF,
+    "delta": lambda: LIF(20e-3, None),
+    "soft reset": lambda: LIF(reset="subtract"),
+    "differentiable reset": lambda: LIF(differentiable_reset=True),
+    "differentiable soft reset": lambda: LIF(20e-3, None, reset="subtract", differentiable_reset=True),
+    "differentiable, delta": lambda: LIF(20e-3, None, differentiable_reset=True),
+    "trained time constants": lambda: LIF(learn_tau=True),
+    "trained, delta": lambda: LIF(20e-3, None, learn_tau=True),
+    "every neuron its own": lambda: LIF(torch.linspace(10e-3, 30e-3, 37), threshold=torch.linspace(0.8, 1.2, 37)),
+    "every neuron its own, trained": lambda: LIF(torch.linspace(10e-3, 30e-3, 37), learn_tau=True),
+    "sigmoid surrogate": lambda: LIF(surrogate=SigmoidDerivative()),
+    "arctan surrogate": lambda: LIF(surrogate=ArcTan()),
+} | {f"adaptive, {name}": make for name, make in ADAPTIVE.items()}
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_fused_layer_equals_product_and_loop(name: str, recurrent: bool) -> None:
+    out = assert_same(spikes(30, 5, 70), [layer(37, CELLS[name](), 70, recurrent=recurrent, seed=1)])
+    assert 0.01 < float(out.mean()) < 0.6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("exponential", "delta", "differentiable, delta", "trained time constants"),
+        *("adaptive, threshold", "adaptive, current, trained, delta, soft reset"),
+    ],
+)
+def test_recurrence_on_a_given_current_equals_the_loop(name: str) -> None:
+    current = drawn(3, 40, 19, seed=4, scale=2.0).transpose(0, 1)
+    cell = [layer(19, CELLS[name](), None, recurrent=True, seed=5)]
+    assert 0.01 < float(assert_same(current, cell, given=True).mean()) < 0.6
+
+
+@pytest.mark.parametrize("tau_syn", [10e-3, None])
+@pytest.mark.parametrize("learn_tau", [False, True])
+def test_a_readout_equals_product_and_loop(tau_syn: float | None, learn_tau: bool) -> None:
+    readout = LI(0.1, tau_syn, initial=-1e-3, learn_tau=learn_tau)
+    assert_same(graded(20, 3, 65), [layer(11, readout, 65, bias=False, seed=2)])
+
+
+def network(n_in: int, sizes: tuple[int, int, int], *, bias: bool = True) -> list[Layer]:
+    one, two, three = sizes
+    return [
+        layer(one, LIF(), n_in, bias=bias, seed=10),
+        layer(two, LIF(reset="subtract"), one, recurrent=True, bias=bias, seed=20),
+        layer(three, LI(0.05), two, bias=bias, seed=30),
+    ]
+
+
+def test_a_stack_of_layers_equals_the_layers_one_by_one() -> None:
+    layers = network(70, (37, 80, 20))
+    out = assert_same(graded(40, 5, 70), layers)
+    assert out.abs().max() > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.integers(1, 5),
+    samples=st.integers(1, 4),
+    n_in=st.integers(1, 70),
+    sizes=st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(1, 9)),
+    bias=st.booleans(),
+)
+def test_any_shape(steps: int, samples: int, n_in: int, sizes: tuple[int, int, int], bias: bool) -> None:
+    assert_same(spikes(steps, samples, n_in, p=0.5), network(n_in, sizes, bias=bias))
+
+
+def test_single_precision_agrees_to_rounding() -> None:
+    x, weight = spikes(40, 4, 70), drawn(40, 70, seed=8, scale=0.3)
+    gradients = []
+    for dtype in (torch.float32, DTYPE):
+        w = weight.float().to(dtype).requires_grad_()
+        entry = Layer(40, LIF().to(dtype).loop_parameters(), w)
+        out = run_layers(x.to(dtype), [entry], SpikeBatch.from_dense(x.to(dtype)))
+        out.backward(drawn(*out.shape, seed=7, scale=1.0).to(dtype))  # type: ignore[no-untyped-call]
+        assert w.grad is not None
+        gradients.append(w.grad.double())
+    mine, true = gradients
+    # Potentials of about 1 are off by some 4 x 2^-24; the surrogate multiplies that by up to 2 beta = 40.
+    assert float((mine - true).abs().max()) <= 160 * 2**-24 * float(true.abs().max())
+
+
+def test_nan_in_the_input_spreads_to_all_that_hears_it_and_no_further() -> None:
+    x = spikes(20, 3, 30)
+    x[10, 1, 4] = float("nan")
+    entry = layer(12, LI(0.1), 30, seed=3)
+    out = run_layers(x, [entry], SpikeBatch.from_dense(x)).detach()
+    truth = plain(x, [entry]).detach()
+    assert torch.equal(out.isnan(), truth.isnan())
+    assert out[12:, 1].isnan().all()
+    assert not out[:, 0].isnan().any()
+
+
+def test_only_what_is_asked_for_gets_a_gradient() -> None:
+    layers = network(30, (20, 20, 5))
+    for entry in layers:
+        assert entry.weight is not None
+        entry.weight.requires_grad_(False)
+    run_layers(spikes(20, 2, 30), layers, SpikeBatch.from_dense(spikes(20, 2, 30))).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(e.weight is not None and e.weight.grad is None for e in layers)
+    assert all(e.bias is not None and e.bias.grad is not None for e in layers)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    entry, x = layer(12, LIF(), 30, seed=3), spikes(20, 3, 30)
+    out = run_layers(x, [entry], SpikeBatch.from_dense(x))
+    assert entry.weight is not None
+    (gradient,) = torch.autograd.grad(out.sum(), entry.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        gradient.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_weights_changed_between_forward_and_backward_are_noticed() -> None:
+    entry, x = layer(12, LIF(), 30, seed=3), spikes(20, 3, 30)
+    out = run_layers(x, [entry], SpikeBatch.from_dense(x))
+    assert entry.weight is not None
+    with torch.no_grad():
+        entry.weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_more_threads_give_the_same_spikes_and_repeat_their_gradients_exactly() -> None:
+    x, layers = spikes(20, 7, 70), network(70, (37, 40, 20))
+    weight = layers[0].weight
+    assert weight is not None
+    results: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            out = run_layers(x, layers, SpikeBatch.from_dense(x))
+            (gradient,) = torch.autograd.grad(out.square().sum(), weight)
+            results.setdefault(threads, []).append((out.detach(), gradient))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    (alone,), (first, second) = results[1], results[3]
+    assert torch.equal(alone[0], first[0])
+    assert torch.equal(first[1], second[1])
+    torch.testing.assert_close(alone[1], first[1], rtol=0, atol=1e-12 * float(alone[1].abs().max()))
