@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import fluctua
-from fluctua.layers import Chain
+from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF
 from fluctua.spikes import SpikeBatch
 
@@ -46,7 +46,7 @@ def measured(case: str, steps: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     layers = network()
-    net = (Chain if case.startswith("chain") else nn.Sequential)(*layers)
+    net = (FusedSequential if case.startswith("chain") else nn.Sequential)(*layers)
     fluctua.initialize(net, spikes(200), seed=0)
     dense, events = spikes(steps), None
     if "events" in case:

@@ -22,7 +22,7 @@ from timing import interleaved, medians
 from torch import Tensor, nn
 from workloads import DT, TAU_MEM, TAU_SYN, THRESHOLD, W4, Workload
 
-from fluctua.layers import Chain, Recurrent
+from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 
 KEPT = Path(__file__).with_name("kernels.json")
@@ -51,7 +51,7 @@ def kernels(workload: Workload) -> dict[str, Step]:
         "AdaptiveLIF": AdaptiveLIF(*TAUS, threshold=THRESHOLD),
         "AdaptiveLIF, by a current": AdaptiveLIF(*TAUS, threshold=THRESHOLD, kind="current"),
         "ExcInhLIF": _both_ports(ExcInhLIF(dt=DT)),
-        "Linear and LIF in a Chain": _of(spikes, Chain(nn.Linear(n, n, bias=False), lif())),
+        "Linear and LIF in a FusedSequential": _of(spikes, FusedSequential(nn.Linear(n, n, bias=False), lif())),
         "Recurrent LIF": Recurrent(lif(), nn.Linear(n, n, bias=False)),
     }
     return {PASSES: build(workload, "passes"), **{name: gradient_step(loop, workload) for name, loop in loops.items()}}

@@ -180,11 +180,11 @@ def test_a_goal_is_met_on_its_good_side_only(bench: Any, at_most: bool, met: boo
 
 
 def test_goals_compare_with_the_fastest_and_the_leanest_rival(bench: Any) -> None:
-    times = {"matmul-only": 2.0, "fluctua Chain": 1.0, "snnTorch": 8.0, "Norse": 5.0}
+    times = {"matmul-only": 2.0, "fluctua fused": 1.0, "snnTorch": 8.0, "Norse": 5.0}
     found = bench("goals").goals(made_up(bench, **{f"W1_{name}": value for name, value in times.items()}))
     by_title = {goal.title: goal.measured for goal in found}
-    assert by_title["W1: fluctua Chain / matmul-only"] == 0.5
-    assert by_title["W1: the fastest rival (Norse) / fluctua Chain"] == 5.0
+    assert by_title["W1: fluctua fused / matmul-only"] == 0.5
+    assert by_title["W1: the fastest rival (Norse) / fluctua fused"] == 5.0
     assert by_title["W1: peak memory / that of Norse"] == 0.2
 
 
@@ -238,7 +238,13 @@ def test_a_table_is_put_between_its_marks_and_nowhere_else(bench: Any) -> None:
 
 
 def test_publishing_fills_every_block_of_the_page_and_draws_legible_figures(bench: Any, tmp_path: Path) -> None:
-    times = {"matmul-only": 0.5, "fluctua": 0.4, "fluctua Chain": 0.2, "fluctua Chain, events": 0.15, "snnTorch": 2.0}
+    times = {
+        "matmul-only": 0.5,
+        "fluctua": 0.4,
+        "fluctua fused": 0.2,
+        "fluctua fused, events": 0.15,
+        "snnTorch": 2.0,
+    }
     found = made_up(bench, **{f"{w}_{name}": value for w in ("W1", "W2") for name, value in times.items()})
     axes = {"steps": {"label": "steps T", "values": [1, 2, 4], "curves": {"fluctua": [1.0, 2.0, 4.0]}}}
     found.save(tmp_path / "bench.json")
@@ -249,7 +255,7 @@ def test_publishing_fills_every_block_of_the_page_and_draws_legible_figures(benc
     bench("publish").main([str(tmp_path), "--docs", str(tmp_path)])
     new = (tmp_path / "performance.md").read_text()
     assert "abacus" in new
-    assert "| fluctua Chain | 300 | 0.40 (0.40 to 0.40) | 20 | 0 |" in new
+    assert "| fluctua fused | 300 | 0.40 (0.40 to 0.40) | 20 | 0 |" in new
     assert new.count("<!-- begin") == page.count("<!-- begin") == len(bench("publish").blocks_of(found)) + 1
     assert_legible(bench("figures").comparison_figure(found, 1))
     assert_legible(bench("figures").growth_figure(axes))

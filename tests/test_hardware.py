@@ -110,7 +110,7 @@ def test_weights_of_one_sign_use_the_whole_range() -> None:
         assert 7 < float(integers.max()) <= 15
 
 
-def test_frozen_weights_are_left_alone() -> None:
+def test_frozen_weights_are_skipped_because() -> None:
     model = network()
     weight = model.get_parameter("0.weight").requires_grad_(False)
     frozen = weight.clone()

@@ -32,7 +32,7 @@ def _rival(name: str, module: str, variant: str, workloads: tuple[str, ...], pac
 
 
 MATMUL_ONLY, STEPWISE, PASSES, RELU = "matmul-only", "matmul-only, step by step", "two passes", "ReLU"
-PLAIN, CHAIN, EVENTS = "fluctua", "fluctua Chain", "fluctua Chain, events"
+PLAIN, CHAIN, EVENTS = "fluctua", "fluctua fused", "fluctua fused, events"
 INITIALISE, TRAIN = "fluctua.initialize", "training step"
 
 CONTESTANTS = (

@@ -1,7 +1,7 @@
 """fluctua, in the ways a user can run it.
 
 - "plain": `nn.Sequential`, on the engine that is chosen by itself.
-- "chain": the same network in `fluctua.layers.Chain`, on the same dense input; "events": given the input as events.
+- "chain": the same network in a `FusedSequential`, on the same dense input; "events": given the input as events.
 - "reference": as "plain", on the engine in plain torch.
 - "compact": as "plain", in less memory: see docs/performance.md.
 - "initialise": what `fluctua.initialize` takes.
@@ -18,7 +18,7 @@ from workloads import DT, TAU_MEM, TAU_SYN, THRESHOLD, Workload
 import fluctua
 from contestants.nets import pooled_features, widths
 from contestants.steps import Step, gradient_step, spikes, training_step
-from fluctua.layers import Chain, OverTime, Recurrent
+from fluctua.layers import FusedSequential, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
 
@@ -35,7 +35,7 @@ def build(workload: Workload, variant: str) -> Step:
     if variant == "initialise":
         return lambda: fluctua.initialize(model, x, readout=READOUT, seed=0)
     bring_up(model, x[:, :MEASURED_ON])
-    forward = Chain(*model) if variant in ("chain", "events") else model
+    forward = FusedSequential(*model) if variant in ("chain", "events") else model
     given = SpikeBatch.from_dense(x) if variant == "events" else x
 
     def logits() -> Tensor:

@@ -103,7 +103,7 @@ def quantize(
     forward = running_of(model, batch, forward, reading)
     populations = trace(model, batch, forward, reading)
     targets = _targets(report or inspect_populations(model, batch, populations, window=window, forward=forward))
-    written = {q.name: q for p in populations for q in p.pathways if q.left_alone is None}
+    written = {q.name: q for p in populations for q in p.pathways if q.skipped_because is None}
     rounded = {name: _round(q, grid) for name, q in written.items()}
     state = inspect_populations(
         model,

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import fluctua
 from fluctua import Target, prime, scale_synapses
 from fluctua.homeostasis import ActivityBound, Refinement, paper_bounds
+from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.data import SHDFile, bin_events
 from fluctua.lab.networks import feed_forward
-from fluctua.lab.training.settings import TrainingDiverged
 from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.methods import BatchError
 from fluctua.methods.baselines import kaiming
@@ -291,7 +291,7 @@ def test_nothing_moves_within_tolerance() -> None:
     assert equal(before, values(model))
 
 
-def test_frozen_shared_and_parametrised_weights_are_left_alone_and_named() -> None:
+def test_frozen_shared_and_parametrised_weights_are_skipped_because_and_named() -> None:
     class Sharing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -315,7 +315,7 @@ def test_frozen_shared_and_parametrised_weights_are_left_alone_and_named() -> No
     assert moved == ["a.weight"]
     notes = "\n".join(result.report.notes)
     for name, why in (("b.weight", "shared"), ("c.weight", "frozen"), ("d.weight", "parametrised")):
-        assert f"{name} was left alone: {why}" in notes
+        assert f"{name} was skipped: {why}" in notes
     assert "note: b.weight" in str(result)
     assert not result.reached
 
@@ -393,7 +393,7 @@ def test_a_population_that_nothing_reaches_is_named_and_keeps_its_weights() -> N
     before = values(model)
     result = scale_synapses(model, X, RATE)
     assert result.missed["3"] == "no current reaches it"
-    assert "1 was left alone: no weight that excites it may be scaled" in result.report.notes
+    assert "1 was skipped: no weight that excites it may be scaled" in result.report.notes
     assert equal(before, values(model))
     assert result.report.warnings, "the report warns of the silence"
 

@@ -17,7 +17,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("typer")
 
 import fluctua
-from fluctua import cli
+from fluctua.lab import cli
 
 N_CLASSES, PER_CLASS = 3, 12
 

@@ -11,7 +11,7 @@ pytest.importorskip("typer")
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
-from fluctua import cli
+from fluctua.lab import cli
 from fluctua.lab import reproduce as module
 from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
 from fluctua.lab.studies import STUDIES, Pair, Theory

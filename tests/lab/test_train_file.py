@@ -25,7 +25,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("typer")
 from rich.console import Console  # noqa: E402
 
-from fluctua import cli  # noqa: E402
+from fluctua.lab import cli  # noqa: E402
 from fluctua.lab.networks import LABELS, NETWORKS  # noqa: E402
 from fluctua.lab.train_file import FileSettings, train_file  # noqa: E402
 

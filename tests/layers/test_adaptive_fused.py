@@ -1,4 +1,4 @@
-"""Neurons that adapt run in the fused loops, in a `Recurrent` and in a `Chain`, and do there what they do outside."""
+"""Neurons that adapt run in the fused loops, in a `Recurrent` and in a `FusedSequential`, as they do outside."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import Chain, Recurrent
+from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.timeloop import engine, events_layers
 from shared.circuit_loops import recurrent_by_hand
@@ -87,7 +87,7 @@ def test_a_chain_is_one_operation_and_equals_the_modules_one_by_one(name: str, f
     with engine("reference"):
         truth = nn.Sequential(*layers)(x)
     assert fused == []
-    out = Chain(*layers)(x)
+    out = FusedSequential(*layers)(x)
     assert fused == [3]
     torch.testing.assert_close(out, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
     inputs = [x, *(p for module in layers for p in module.parameters())]
@@ -123,7 +123,7 @@ def test_adaptation_changes_what_the_fused_loop_gives() -> None:
     tireless = [
         *(layers[0], LIF().double(), layers[2], Recurrent(LIF(), layers[3].weight).double()),  # type: ignore[arg-type]
     ]
-    assert Chain(*layers[:4])(x).sum() < 0.9 * Chain(*tireless)(x).sum()
+    assert FusedSequential(*layers[:4])(x).sum() < 0.9 * FusedSequential(*tireless)(x).sum()
 
 
 class OwnAdaptive(AdaptiveLIF):
@@ -148,7 +148,7 @@ def test_more_threads_give_the_same_spikes_and_repeat_their_gradients_exactly() 
     try:
         for threads in (1, 3, 3):
             torch.set_num_threads(threads)
-            out = Chain(*layers)(x)
+            out = FusedSequential(*layers)(x)
             results.append((out.detach(), *gradients(out, inputs)))
     finally:
         torch.set_num_threads(before)

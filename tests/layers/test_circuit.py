@@ -175,7 +175,7 @@ def test_a_subclass_is_stepped_through(fused: list[int]) -> None:
 # -- circuits of one's own -------------------------------------------------------------------------------------
 
 
-class Chain(Circuit):
+class FusedSequential(Circuit):
     """A excites B, B inhibits A; B has two inputs from outside and is what comes out."""
 
     def __init__(self, inputs: Sequence[tuple[str, int]] | None = None, synapses: Sequence[Synapse] = ()) -> None:
@@ -204,7 +204,7 @@ class Chain(Circuit):
 
 def test_any_circuit_of_populations_and_ports_equals_a_loop_by_hand() -> None:
     torch.manual_seed(0)
-    circuit = Chain().double()
+    circuit = FusedSequential().double()
     b_inh, a_exc, b_exc = drawn(60, 4, 3), drawn(60, 4, 5, seed=1), drawn(60, 4, 3, seed=2)
     seen = populations_of(circuit, b_inh, a_exc, b_exc)
     a, b = ByHand(circuit.a), ByHand(circuit.b)
@@ -222,7 +222,7 @@ def test_any_circuit_of_populations_and_ports_equals_a_loop_by_hand() -> None:
 
 
 def chain(**options: Any) -> Callable[[], Tensor]:
-    return lambda: Chain(**options)(torch.ones(3, 2, 5), torch.ones(3, 2, 3))
+    return lambda: FusedSequential(**options)(torch.ones(3, 2, 5), torch.ones(3, 2, 3))
 
 
 BOTH = [("a", 0), ("b", 0)]
@@ -239,7 +239,7 @@ BOTH = [("a", 0), ("b", 0)]
         (lambda: Recurrent(LIF(), nn.Linear(5, 5))(torch.ones(3, 5)), r"takes currents \[T, B, ...\].*\(3, 5\)"),
         (lambda: Recurrent(LIF(), nn.Linear(5, 5))(torch.ones(0, 2, 5)), r"takes currents \[T, B, ...\].*\(0, 2, 5\)"),
         (lambda: Recurrent(LIF(), nn.Linear(5, 5))(*torch.ones(2, 3, 2, 5)), "takes 1 currents.*got 2"),
-        (lambda: Chain(BOTH)(torch.ones(3, 2, 5), torch.ones(4, 2, 3)), "of one length"),
+        (lambda: FusedSequential(BOTH)(torch.ones(3, 2, 5), torch.ones(4, 2, 3)), "of one length"),
         (chain(inputs=[("a", 0), ("a", 1)]), "b gets no current from outside"),
         (chain(inputs=BOTH, synapses=[Synapse(nn.Linear(3, 3), "b", "b", 2)]), "to port 2 of b: there is a with 2"),
         (chain(inputs=BOTH, synapses=[Synapse(nn.Linear(3, 3), "c", "b")]), "no synapse can lead from c"),

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import fluctua
 from fluctua.lab.training.module import recorded_spikes
-from fluctua.layers import Chain, DaleCircuit, DaleError, DaleLayer
+from fluctua.layers import DaleCircuit, DaleError, DaleLayer, FusedSequential
 from fluctua.neurons import LI, ExcInhLIF
 from fluctua.spikes import SpikeBatch
 from fluctua.timeloop import ArcTan, SigmoidDerivative, SuperSpike, engine, events_exc_inh
@@ -124,7 +124,7 @@ def test_spikes_and_gradients_are_those_of_the_loop(name: str, kind: str, fused:
 
 @pytest.mark.parametrize(
     "wrap",
-    [lambda d: d, lambda d: Chain(d, nn.Linear(12, 3), LI(), nn.Identity()).double()],
+    [lambda d: d, lambda d: FusedSequential(d, nn.Linear(12, 3), LI(), nn.Identity()).double()],
     ids=["alone", "chain"],
 )
 def test_a_spike_batch_gives_what_the_dense_tensor_gives(
@@ -144,7 +144,7 @@ def test_a_spike_batch_is_made_dense_for_who_steps_or_looks(fused: list[str]) ->
     dale, x = layer(), INPUTS["events"]()
     expected, events, seen = dale(x), SpikeBatch.from_dense(x), list[Tensor]()
     handle = dale.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    assert torch.equal(Chain(dale)(events), expected)
+    assert torch.equal(FusedSequential(dale)(events), expected)
     assert torch.equal(seen[0], x)
     handle.remove()
     dale.input_exc.register_forward_hook(nothing)

@@ -1,4 +1,4 @@
-"""A `Chain` is an `nn.Sequential`, whatever is in it and whatever is done with it."""
+"""A `FusedSequential` is an `nn.Sequential`, whatever is in it and whatever is done with it."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 import fluctua
 from fluctua.lab.data import Events, bin_events, spike_batch
-from fluctua.layers import Chain, DaleLayer, OverTime, Recurrent
+from fluctua.layers import DaleLayer, FusedSequential, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import engine, events_layers
@@ -75,30 +75,30 @@ def assert_same(chain: nn.Module, plain: nn.Module, x: Tensor) -> None:
 
 def test_all_layers_run_as_one_and_give_what_a_sequential_gives(fused: list[int]) -> None:
     modules = layers()
-    assert_same(Chain(*modules), nn.Sequential(*modules), spikes(40, 3, 30))
+    assert_same(FusedSequential(*modules), nn.Sequential(*modules), spikes(40, 3, 30))
     assert fused == [3]
 
 
 def test_a_chain_is_a_sequential_to_whoever_saves_copies_or_slices_it() -> None:
-    chain, other = Chain(*layers()), nn.Sequential(*layers())
+    chain, other = FusedSequential(*layers()), nn.Sequential(*layers())
     assert list(chain.state_dict()) == list(other.state_dict())
     chain.load_state_dict(other.state_dict())
     x = spikes(30, 2, 30)
     for twin in (copy.deepcopy(chain), pickle.loads(pickle.dumps(chain))):
         assert torch.equal(twin(x), chain(x))
-    assert isinstance(chain[:2], Chain)
+    assert isinstance(chain[:2], FusedSequential)
     assert torch.equal(chain[:2](x), other[:2](x))
     assert torch.equal(chain[2:](chain[:2](x)), chain(x))
 
 
 def test_dense_input_is_multiplied_and_the_spikes_behind_it_are_not(fused: list[int]) -> None:
     modules = layers()
-    assert_same(Chain(*modules), nn.Sequential(*modules), torch.rand(30, 3, 30, dtype=DTYPE))
+    assert_same(FusedSequential(*modules), nn.Sequential(*modules), torch.rand(30, 3, 30, dtype=DTYPE))
     assert fused == [2]
 
 
 def test_a_spike_batch_gives_what_the_dense_tensor_gives(fused: list[int]) -> None:
-    chain, x = Chain(*layers()), spikes(30, 3, 30)
+    chain, x = FusedSequential(*layers()), spikes(30, 3, 30)
     batch = SpikeBatch.from_dense(x)
     assert batch is not None
     out = chain(batch)
@@ -106,7 +106,9 @@ def test_a_spike_batch_gives_what_the_dense_tensor_gives(fused: list[int]) -> No
     assert fused == [3, 3]
     out.sum().backward()
     assert all(p.grad is not None for p in chain.parameters())
-    assert torch.equal(Chain(nn.Flatten(0, 1))(batch), x.float().flatten(0, 1)), "what cannot be fused gets it dense"
+    assert torch.equal(FusedSequential(nn.Flatten(0, 1))(batch), x.float().flatten(0, 1)), (
+        "what cannot be fused gets it dense"
+    )
 
 
 class OwnLIF(LIF):
@@ -135,16 +137,16 @@ def test_what_cannot_be_fused_runs_as_it_stands(name: str, fused: list[int]) -> 
     alter, expected = ALTERATIONS[name]
     modules = layers()
     alter(modules)
-    Chain(*modules)(spikes(30, 2, 30))
+    FusedSequential(*modules)(spikes(30, 2, 30))
     assert fused == expected
-    assert_same(Chain(*modules), nn.Sequential(*modules), spikes(30, 2, 30))
+    assert_same(FusedSequential(*modules), nn.Sequential(*modules), spikes(30, 2, 30))
 
 
 def test_a_hook_sees_what_it_would_see_in_a_sequential() -> None:
     modules, x = layers(), spikes(30, 2, 30)
     seen: list[tuple[Tensor, Tensor]] = []
     handle = modules[1].register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
-    Chain(*modules)(x)
+    FusedSequential(*modules)(x)
     handle.remove()
     current = modules[0](x)
     torch.testing.assert_close(seen[0][0], current, rtol=0, atol=0)
@@ -155,12 +157,12 @@ def test_a_hook_sees_what_it_would_see_in_a_sequential() -> None:
 def test_half_precision_runs_as_it_stands(dtype: torch.dtype, fused: list[int]) -> None:
     modules = [module.to(dtype) for module in layers()]
     x = spikes(20, 2, 30, dtype=dtype)
-    assert torch.equal(Chain(*modules)(x), nn.Sequential(*modules)(x))
+    assert torch.equal(FusedSequential(*modules)(x), nn.Sequential(*modules)(x))
     assert fused == []
 
 
 def test_transformations_and_other_engines_run_the_modules_as_they_stand(fused: list[int]) -> None:
-    chain, x = Chain(*layers()), spikes(20, 2, 30)
+    chain, x = FusedSequential(*layers()), spikes(20, 2, 30)
     with engine("reference"):
         truth = chain(x)
     with torch.autocast("cpu", enabled=True):
@@ -178,15 +180,15 @@ def test_transformations_and_other_engines_run_the_modules_as_they_stand(fused: 
 
 def test_an_input_that_does_not_fit_is_refused_as_ever() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        Chain(*layers())(spikes(5, 2, 29))
+        FusedSequential(*layers())(spikes(5, 2, 29))
 
 
 def test_an_empty_batch_goes_through() -> None:
-    assert Chain(*layers())(spikes(5, 0, 30)).shape == (5, 0, 6)
+    assert FusedSequential(*layers())(spikes(5, 0, 30)).shape == (5, 0, 6)
 
 
 def test_gradients_are_off_where_torch_says_so() -> None:
-    chain, x = Chain(*layers()), spikes(20, 2, 30)
+    chain, x = FusedSequential(*layers()), spikes(20, 2, 30)
     with torch.no_grad():
         out = chain(x)
     assert not out.requires_grad
@@ -207,14 +209,14 @@ def test_other_layers_may_be_part_of_a_chain(fused: list[int]) -> None:
         for p in modules[0].parameters():
             p.mul_(8)
         modules[1].weight.mul_(8)
-    assert_same(Chain(*modules), nn.Sequential(*modules), spikes(40, 3, 30))
+    assert_same(FusedSequential(*modules), nn.Sequential(*modules), spikes(40, 3, 30))
     assert fused == [1]
 
 
 def test_initialising_a_chain_gives_the_weights_of_a_sequential() -> None:
     x = spikes(60, 8, 30, dtype=torch.float32)
     modules = [module.float() for module in layers()]
-    chain, plain = Chain(*copy.deepcopy(modules)), nn.Sequential(*copy.deepcopy(modules))
+    chain, plain = FusedSequential(*copy.deepcopy(modules)), nn.Sequential(*copy.deepcopy(modules))
     reports = [fluctua.initialize(model, x, seed=0) for model in (chain, plain)]
     for mine, theirs in zip(chain.parameters(), plain.parameters(), strict=True):
         # Sums over spikes are rounded in another order than a product with a matrix.
@@ -237,7 +239,7 @@ def test_events_become_the_spikes_of_a_dense_batch(pool: int, duration: float) -
     batch = spike_batch(samples_of_events(), **settings)  # type: ignore[arg-type]
     assert torch.equal(batch.dense(), expected)
     torch.manual_seed(0)
-    chain = Chain(nn.Linear(expected.shape[2], 5), LI(0.1))
+    chain = FusedSequential(nn.Linear(expected.shape[2], 5), LI(0.1))
     torch.testing.assert_close(chain(batch), chain(expected))
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fluctua
-from fluctua.layers import Chain, OneToOne, OverTime, Recurrent, ResidualBlock
+from fluctua.layers import FusedSequential, OneToOne, OverTime, Recurrent, ResidualBlock
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.timeloop import cpu_memory, engine
@@ -58,7 +58,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "a neuron alone": lambda: LIF(dt=DT),
     "current-based": lambda: dense(lambda: CurrentBased(0.9, 0.3, DT, decay_syn=0.8, threshold=1.0)),
     "one neuron twice": Twice,
-    "chain": lambda: Chain(nn.Linear(12, 9), Recurrent(LIF(dt=DT), nn.Linear(9, 9)), nn.Linear(9, 4), LI(dt=DT)),
+    "fused": lambda: FusedSequential(
+        nn.Linear(12, 9), Recurrent(LIF(dt=DT), nn.Linear(9, 9)), nn.Linear(9, 4), LI(dt=DT)
+    ),
     "residual": lambda: nn.Sequential(
         nn.Linear(12, 9), LIF(dt=DT), ResidualBlock(nn.Sequential(nn.Linear(9, 9), LIF(dt=DT), nn.Linear(9, 9)),
                                                     OneToOne(9), LIF(dt=DT))

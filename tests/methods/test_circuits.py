@@ -245,7 +245,7 @@ def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 @pytest.mark.parametrize("make", [rnn, dale])
-def test_same_seed_same_weights_and_torch_is_left_alone(make: Callable[[], nn.Module]) -> None:
+def test_same_seed_same_weights_and_torch_is_skipped_because(make: Callable[[], nn.Module]) -> None:
     models, x = [make() for _ in range(3)], poisson(250, 8)
     before = torch.get_rng_state()
     for model, seed in zip(models, (3, 3, 4), strict=True):
@@ -288,7 +288,7 @@ def test_a_chosen_population_that_hears_a_silent_one_is_refused_by_its_name() ->
 
 
 @pytest.mark.parametrize("name", ["exc_exc", "inh_inh"])
-def test_frozen_weights_inside_are_left_alone_and_count(settled: DaleLayer, name: str) -> None:
+def test_frozen_weights_inside_are_skipped_because_and_count(settled: DaleLayer, name: str) -> None:
     layer, x = copy.deepcopy(settled), poisson()
     if name == "inh_inh":
         layer.circuit.exc_inh.requires_grad_(False)  # type: ignore[union-attr]
@@ -298,19 +298,19 @@ def test_frozen_weights_inside_are_left_alone_and_count(settled: DaleLayer, name
     report = fluctua.initialize(layer, x, seed=2)
     frozen = {n for n, p in layer.named_parameters() if not p.requires_grad}
     assert changed(layer, before) == set(before) - frozen
-    assert sum("was left alone: frozen" in note for note in report.notes) == len(frozen)
+    assert sum("was skipped: frozen" in note for note in report.notes) == len(frozen)
     found = Found(layer, x)
     assert found.mu[0] == pytest.approx(0.0, abs=0.1)
     assert found.sigma[0] == pytest.approx(1.0, rel=0.1)
 
 
-def test_frozen_recurrence_of_either_sign_is_left_alone_and_counts() -> None:
+def test_frozen_recurrence_of_either_sign_is_skipped_because_and_counts() -> None:
     model, x = rnn(), poisson()
     inner = dict(model.named_parameters())["1.weight.weight"].requires_grad_(False)
     before = inner.clone()
     report = fluctua.initialize(model, x, seed=0)
     assert torch.equal(inner, before)
-    assert any("1.weight.weight was left alone: frozen" in note for note in report.notes)
+    assert any("1.weight.weight was skipped: frozen" in note for note in report.notes)
     assert Found(model, x).sigma == pytest.approx([1.0], rel=0.05)
 
 

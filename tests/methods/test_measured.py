@@ -182,7 +182,7 @@ def test_same_seed_same_weights_for_a_model_that_draws_in_its_forward_pass() -> 
     assert torch.equal(*weights)
 
 
-def test_same_seed_same_weights_and_torch_is_left_alone() -> None:
+def test_same_seed_same_weights_and_torch_is_skipped_because() -> None:
     x = spikes(*flat)
     before = torch.get_rng_state()
     models = [sequence(40, 64, 5) for _ in range(3)]
@@ -205,15 +205,15 @@ def test_without_a_seed_torchs_generator_decides() -> None:
     assert not torch.equal(weight_of(models[0], 0), weight_of(models[2], 0))
 
 
-def test_frozen_and_shared_weights_are_left_alone_and_named() -> None:
+def test_frozen_and_shared_weights_are_skipped_because_and_named() -> None:
     model, x = sequence(40, 64, 64, 64, 5), spikes(*flat)
     weight_of(model, 0).requires_grad_(False).mul_(8)  # a state from which spikes come through
     model[4].weight = model[2].weight
     frozen = weight_of(model, 0).clone()
     report = fluctua.initialize(model, x, seed=0)
     assert torch.equal(weight_of(model, 0), frozen)
-    assert any("0.weight was left alone: frozen" in note for note in report.notes)
-    assert any("4.weight was left alone: shared with 3" in note for note in report.notes)
+    assert any("0.weight was skipped: frozen" in note for note in report.notes)
+    assert any("4.weight was skipped: shared with 3" in note for note in report.notes)
     assert report["3"].sigma_u == pytest.approx(1.0, rel=1e-3)
 
 

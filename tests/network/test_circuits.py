@@ -82,16 +82,16 @@ def inner(model: nn.Module) -> Pathway:
     return pathway
 
 
-def test_what_must_be_left_alone_inside_is_named() -> None:
+def test_what_must_be_skipped_because_inside_is_named() -> None:
     def network(weight: nn.Module) -> nn.Module:
         return nn.Sequential(nn.Linear(20, 8), Recurrent(LIF(), weight))
 
-    assert inner(network(linear(8))).left_alone is None
-    assert inner(network(linear(8).requires_grad_(False))).left_alone == "frozen (requires_grad=False)"
+    assert inner(network(linear(8))).skipped_because is None
+    assert inner(network(linear(8).requires_grad_(False))).skipped_because == "frozen (requires_grad=False)"
     normed = parametrizations.weight_norm(linear(8))
-    assert str(inner(network(normed)).left_alone).startswith("parametrised")
+    assert str(inner(network(normed)).skipped_because).startswith("parametrised")
     *_, last = trace(*made("one weight in two circuits"))
-    assert [q.left_alone for q in last.pathways] == [None, "shared with 1, for which it was initialised"]
+    assert [q.skipped_because for q in last.pathways] == [None, "shared with 1, for which it was initialised"]
 
 
 class Twice(nn.Module):

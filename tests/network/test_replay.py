@@ -44,7 +44,7 @@ def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
     model, batch = case.model(), case.batch()
     passes = Passes(model, batch, plain_call)
     for population in trace(model, batch):
-        weights = [q.weight for q in population.pathways if q.left_alone is None]
+        weights = [q.weight for q in population.pathways if q.skipped_because is None]
         for factor in (1.0, 1.5, 0.9):
             with torch.no_grad():
                 for weight in weights:
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
     model, batch = case.model(), case.batch()
     passes = Passes(model, batch, plain_call)
     for population in trace(model, batch):
-        weights = list({id(q.weight): q.weight for q in population.pathways if q.left_alone is None}.values())
+        weights = list({id(q.weight): q.weight for q in population.pathways if q.skipped_because is None}.values())
         (current,) = (c for c in passes.currents(population, weights) if c is not None)
         assert current.requires_grad == bool(weights)
         if weights:

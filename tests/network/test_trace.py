@@ -256,18 +256,18 @@ def test_what_a_neuron_sends_does_not_pass_the_layers_before_it() -> None:
     assert all(q.through == () for q in found.values())
 
 
-# -- weights to be left alone -----------------------------------------------------------------------------------
+# -- weights to be skipped -----------------------------------------------------------------------------------
 
 
 def test_a_plain_weight_may_be_written() -> None:
     for case in (CASES["sequential"], CASES["convolutional"], CASES["model.compile()"], CASES["chains of layers"]):
-        assert all(q.left_alone is None for p in trace(case.model(), case.batch()) for q in p.pathways)
+        assert all(q.skipped_because is None for p in trace(case.model(), case.batch()) for q in p.pathways)
 
 
-def test_a_frozen_weight_is_found_and_left_alone() -> None:
+def test_a_frozen_weight_is_found_and_skipped_because() -> None:
     model = sequential()
     model[2].requires_grad_(False)
-    reasons = [q.left_alone for q in pathways(model).values()]
+    reasons = [q.skipped_because for q in pathways(model).values()]
     assert reasons == [None, "frozen (requires_grad=False)", None]
 
 
@@ -275,7 +275,7 @@ def test_a_model_that_is_frozen_altogether_is_traced_all_the_same() -> None:
     model = sequential().requires_grad_(False)
     populations = trace(model, spikes(*FLAT))
     assert feeds(populations) == SEQUENTIAL
-    assert {q.left_alone for p in populations for q in p.pathways} == {"frozen (requires_grad=False)"}
+    assert {q.skipped_because for p in populations for q in p.pathways} == {"frozen (requires_grad=False)"}
 
 
 @pytest.mark.parametrize("name", ["shared weight", "shared module", "residual stream in place"])
@@ -285,7 +285,9 @@ def test_a_shared_weight_belongs_to_the_first_population_that_it_feeds(name: str
     for p in trace(case.model(), case.batch()):
         for q in p.pathways:
             first = owner.setdefault(id(q.weight), p.name)
-            assert q.left_alone == (None if first == p.name else f"shared with {first}, for which it was initialised")
+            assert q.skipped_because == (
+                None if first == p.name else f"shared with {first}, for which it was initialised"
+            )
     assert len(owner) < sum(len(names) for _, names, _ in case.feeds)
 
 
@@ -293,7 +295,7 @@ def test_a_shared_weight_that_is_frozen_gives_the_nearer_reason() -> None:
     model = shared_weight()
     for p in model.parameters():
         p.requires_grad_(False)
-    assert [q.left_alone for q in pathways(model).values()] == [
+    assert [q.skipped_because for q in pathways(model).values()] == [
         "frozen (requires_grad=False)",
         "frozen (requires_grad=False)",
         "shared with 3, for which it was initialised",
@@ -303,10 +305,10 @@ def test_a_shared_weight_that_is_frozen_gives_the_nearer_reason() -> None:
 @pytest.mark.parametrize(
     "name", ["weight_norm", "spectral_norm", "orthogonal", "weight_norm by hook", "spectral_norm by hook"]
 )
-def test_a_parametrised_weight_is_found_and_left_alone(name: str) -> None:
+def test_a_parametrised_weight_is_found_and_skipped_because(name: str) -> None:
     case = CASES[name]
     populations = trace(case.model(), case.batch())
-    reasons = [q.left_alone for p in populations for q in p.pathways]
+    reasons = [q.skipped_because for p in populations for q in p.pathways]
     assert reasons == 2 * ["parametrised: initialise it first and parametrise it then"] + [None]
     assert [tuple(q.weight.shape) for p in populations for q in p.pathways] == [(12, 20), (12, 12), (4, 12)]
 
@@ -334,7 +336,7 @@ def test_a_parametrisation_with_weights_of_its_own_is_no_layer() -> None:
     pathway = only_pathway(nn.Sequential(layer, LIF()))
     assert pathway.synapse is layer
     assert pathway.through == ()
-    assert pathway.left_alone is not None
+    assert pathway.skipped_because is not None
 
 
 # -- facts of a pathway -----------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ REPORTS = {
     "targets": Report((STATE, READOUT), ("bias of 3 was set",), ("sigma_U misses its target: 3",)),
     "gradients": Report((state(gradient_norm=0.0), READOUT)),
     "silent": Report((state(silent=0.9), state(name="4", silent=0.51))),
-    "brackets": Report((state(name="block[red]"),), ("[bold]3[/bold] was left alone",), ("look at block[0]",)),
+    "brackets": Report((state(name="block[red]"),), ("[bold]3[/bold] was skipped",), ("look at block[0]",)),
     "NaN": Report((state(mu_u=np.nan, sigma_u=np.nan, xi=np.nan, rate_predicted=None),)),
     "nothing": Report(()),
 }

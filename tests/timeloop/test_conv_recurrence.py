@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluctua.layers import Chain, OverTime, Recurrent, recurrent_conv_block
+from fluctua.layers import FusedSequential, OverTime, Recurrent, recurrent_conv_block
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, Surrogate
 from fluctua.timeloop import conv_recurrence, engine
 from shared.circuit_loops import recurrent_by_hand
@@ -349,7 +349,7 @@ def test_what_does_not_fit_is_refused_as_before() -> None:
 def test_a_block_in_a_chain_uses_it(fused: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     block = recurrent_conv_block(1, 4, LIF, kernel=3, stride=2)
-    net = Chain(nn.Unflatten(2, (1, 21)), block, nn.Flatten(2), nn.Linear(40, 3, bias=False), LI()).double()
+    net = FusedSequential(nn.Unflatten(2, (1, 21)), block, nn.Flatten(2), nn.Linear(40, 3, bias=False), LI()).double()
     with torch.no_grad():
         block.get_parameter("0.module.weight").mul_(10)
     x = (drawn(40, 3, 21) > 3).double()

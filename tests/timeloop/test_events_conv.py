@@ -90,7 +90,7 @@ def test_memory_in_any_order(order: tuple[int, ...]) -> None:
     assert_same(x.permute(order).contiguous().permute(back), weight.permute(order).contiguous().permute(back), None)
 
 
-def test_more_spikes_than_that_are_left_alone() -> None:
+def test_more_spikes_than_that_are_skipped_because() -> None:
     x = frames(10, 2, 8, 8, density=0.3)
     density = float(x.mean())
     assert spikes_of(x, density - 0.01) is None

@@ -303,7 +303,7 @@ def test_neurons_run_on_it(name: str, caplog: pytest.LogCaptureFixture) -> None:
             outputs.append(neurons(current))
     assert outputs[0].sum() != 0
     assert torch.equal(*outputs)
-    assert "steps aside" not in caplog.text
+    assert "falls back" not in caplog.text
 
 
 def test_excitation_and_inhibition_run_on_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -324,7 +324,7 @@ def test_excitation_and_inhibition_run_on_it(caplog: pytest.LogCaptureFixture) -
     assert len(ours) == 6
     for mine, theirs in zip(ours[1:], truth[1:], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
-    assert "steps aside" not in caplog.text
+    assert "falls back" not in caplog.text
 
 
 def loss_and_gradients(loss: Any, current: Tensor) -> tuple[Tensor, ...]:

@@ -153,7 +153,7 @@ def test_an_engine_that_steps_aside_says_why(name: str, caplog: pytest.LogCaptur
     p = LoopParameters(torch.tensor(A), None, torch.tensor(THETA), surrogate=Unknown(1.0))
     with engine(name), caplog.at_level(logging.INFO, "fluctua"):
         assert choose(torch.zeros(3, 1, 1), p).name == "reference"
-    assert "'cpu' steps aside" in caplog.text
+    assert "'cpu' falls back" in caplog.text
     assert "Unknown" in caplog.text
 
 

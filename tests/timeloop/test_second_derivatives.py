@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import Chain, DaleLayer, OverTime, Recurrent
+from fluctua.layers import DaleLayer, FusedSequential, OverTime, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.timeloop import engine
 
@@ -14,7 +14,9 @@ REFUSAL = r"can be differentiated only once; for second derivatives .* `with flu
 
 
 def chain() -> nn.Module:
-    return Chain(nn.Linear(6, 6), LIF(), nn.Linear(6, 6), Recurrent(LIF(), nn.Linear(6, 6)), nn.Linear(6, 2), LI())
+    return FusedSequential(
+        nn.Linear(6, 6), LIF(), nn.Linear(6, 6), Recurrent(LIF(), nn.Linear(6, 6)), nn.Linear(6, 2), LI()
+    )
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

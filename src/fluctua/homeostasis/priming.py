@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
 from fluctua.homeostasis.optimizers import make_optimizer
-from fluctua.homeostasis.refinement import Refinement, rates, recorded, spikes_now, spiking
-from fluctua.lab.training.settings import TrainingDiverged
+from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates, recorded, spikes_now, spiking
 from fluctua.network import Population, trace
 from fluctua.network.batch import check_batch, new_generator
 from fluctua.network.known_neurons import Reading

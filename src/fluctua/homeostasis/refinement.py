@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient is no longer finite; what a training run had finished before is on disk."""
+
+
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """What homeostatic plasticity has done; print it for a table.

@@ -288,12 +288,12 @@ class _Scaling:
             self.missed = f"{seen.mean:.3g} for {self.goal.rate:g} Hz{each if self.goal.per_neuron else ''}"
 
     def notes(self) -> Iterator[str]:
-        """What was left alone, and why."""
+        """What was skipped, and why."""
         for q in self.population.pathways:
-            if q.left_alone is not None:
-                yield f"{q.name} was left alone: {q.left_alone}"
+            if q.skipped_because is not None:
+                yield f"{q.name} was skipped: {q.skipped_because}"
         if not self.scaled:
-            yield f"{self.population.name} was left alone: no weight that excites it may be scaled"
+            yield f"{self.population.name} was skipped: no weight that excites it may be scaled"
 
     def _write(self) -> None:
         for s in self.scaled:
@@ -309,7 +309,7 @@ def _scaled(population: Population) -> list[_Scaled]:
     found: dict[Tensor, _Scaled] = {}
     for q in population.pathways:
         gain: Any = getattr(q.norm, "weight", None)
-        if q.left_alone is not None or excites(q, population) < 0:
+        if q.skipped_because is not None or excites(q, population) < 0:
             continue
         if gain is None:
             upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0

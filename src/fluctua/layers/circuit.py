@@ -71,7 +71,7 @@ class CircuitState(NamedTuple):
     spikes: Mapping[str, Tensor]
 
 
-class SpikeTap(nn.Identity):
+class SpikeProbe(nn.Identity):
     """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them.
 
     Args:
@@ -116,7 +116,7 @@ class Circuit(nn.Module, ABC):
 
     def tap(self) -> None:
         """Make the taps; a subclass calls it when its cells are in place."""
-        self.spikes = nn.ModuleDict({name: SpikeTap(cell.dt) for name, cell in self.cells.items()})  # type: ignore[arg-type]
+        self.spikes = nn.ModuleDict({name: SpikeProbe(cell.dt) for name, cell in self.cells.items()})  # type: ignore[arg-type]
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of every population.
@@ -250,4 +250,4 @@ class Recurrent(Circuit):
     @property
     def unseen(self) -> bool:
         """Whether nobody asks for the spikes on their way through the tap, so that they may stay bits."""
-        return all(bare(tap, nn.ModuleDict, SpikeTap) for tap in (self.spikes, *self.spikes.values()))
+        return all(bare(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))

@@ -162,8 +162,8 @@ class DaleLayer(nn.Module):
     inhibits both; spikes of E `[T, B, n_exc]` come out. All weights are zero or more and stay so in training; a
     forward pass refuses weights of the wrong sign.
 
-    On the CPU the whole layer runs as one operation, as the modules of a `Chain` do. A hook on a weight within the
-    circuit, or neurons of two kinds, make it go step by step, with the same result.
+    On the CPU the whole layer runs as one operation, as the modules of a `FusedSequential` do. A hook on a weight
+    within the circuit, or neurons of two kinds, make it go step by step, with the same result.
 
     Args:
         n_in: afferents.

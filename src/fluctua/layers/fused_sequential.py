@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer
 
 
-class Chain(nn.Sequential):
+class FusedSequential(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
     An `nn.Linear` and the `LIF`, `AdaptiveLIF` or `LI` behind it, or a `Recurrent` of one of the first two and an

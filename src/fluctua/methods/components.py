@@ -197,7 +197,7 @@ class Rig:
         """
         factor = torch.ones((), dtype=torch.float64)
         units = u.shape[2]
-        axes = {q.weight: q.rows for q in self.population.pathways if not q.left_alone}
+        axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
         rows = {p: axes.get(p, 0) for p in part.values}
         if self.population.neuron.kernel.eps_hat.ndim and all(p.shape[rows[p]] == units for p in part.values):
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
@@ -214,7 +214,7 @@ class Rig:
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
         population = self.population
-        fixed = any(q.left_alone for q in population.pathways) or population.unweighted
+        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
         if fixed or frozen:
             return self._potential(touched, None)
@@ -250,7 +250,7 @@ class Rig:
         """The part of U that does not scale is too large already: `noise` times `sigma_u`."""
         p = self.population
         sigma = float(self.sigma.double().square().mean().sqrt())
-        if not any(q.left_alone for q in p.pathways) and not p.unweighted:
+        if not any(q.skipped_because for q in p.pathways) and not p.unweighted:
             distance = abs(target.mean - p.neuron.rest)
             check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest)
         raise InfeasibleTargetError(

@@ -73,7 +73,7 @@ def initialize(
         neurons: what neuron classes are like that fluctua does not know.
 
     Returns:
-        The state of every population after the call, with what was left alone and why.
+        The state of every population after the call, with what was skipped and why.
 
     Raises:
         BatchError: an empty, all-zero, non-finite or misshapen batch.
@@ -96,7 +96,7 @@ def initialize(
     aims = {
         p.name: Aim(readout if p.neuron.threshold is None else target, balance, window, alpha, law)
         for p in chosen
-        if any(q.left_alone is None for q in p.pathways)
+        if any(q.skipped_because is None for q in p.pathways)
     }
     targets: dict[str, Moments] = {}
     seen: Seen = {}
@@ -150,11 +150,11 @@ def _notes(chosen: tuple[Population, ...]) -> Iterator[str]:
         if p.neuron.note is not None:
             yield f"{p.name}: {p.neuron.note}"
         if not p.pathways:
-            yield f"{p.name} was left alone: no weight feeds it"
+            yield f"{p.name} was skipped: no weight feeds it"
         for q in p.pathways:
-            if q.left_alone is not None:
-                yield f"{q.name} was left alone: {q.left_alone}"
-    biases = [q for p in chosen for q in p.pathways if q.left_alone is None and q.bias is not None]
+            if q.skipped_because is not None:
+                yield f"{q.name} was skipped: {q.skipped_because}"
+    biases = [q for p in chosen for q in p.pathways if q.skipped_because is None and q.bias is not None]
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
         yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
@@ -169,4 +169,4 @@ def _unreached(model: nn.Module, found: tuple[Population, ...]) -> Iterator[str]
     }
     layers = nn.Linear | nn.modules.conv._ConvNd
     if names := [n for n, m in named_modules_of(model) if isinstance(m, layers) and m not in known]:
-        yield f"{', '.join(names)} feeds no known neuron and was left alone; an unknown one is named by neurons="
+        yield f"{', '.join(names)} feeds no known neuron and was skipped; an unknown one is named by neurons="

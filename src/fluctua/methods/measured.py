@@ -132,7 +132,7 @@ def missed_share(rig: Rig, aim: Aim) -> float:
 
 def writable(population: Population) -> list[Pathway]:
     """The pathways that an initialiser may write."""
-    return [q for q in population.pathways if q.left_alone is None]
+    return [q for q in population.pathways if q.skipped_because is None]
 
 
 def _balance_of_signs(rig: Rig, parts: list[Part], inhibition: list[Pathway], aim: Aim) -> Solution:

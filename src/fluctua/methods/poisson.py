@@ -67,7 +67,7 @@ def fit(
     """Draw the weights into one population by the formula; returns the moments aimed at.
 
     Args:
-        population: where the weights lead; pathways that must be left alone count as if they did their share.
+        population: where the weights lead; pathways that must be skipped count as if they did their share.
         aim: the wanted state.
         nu: rate of the afferents in Hz, None for `input_rate`, or "per-layer" to measure it for each pathway, where
             that of a recurrent one is the rate that the theory predicts at the target.
@@ -88,7 +88,7 @@ def fit(
         afferents.append(Afferent(drive, share, q.family or aim.law, q.sign))
     laws = solve(aim.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
     for q, law in zip(pathways, laws, strict=True):
-        if q.left_alone is None:
+        if q.skipped_because is None:
             write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))
             if q.bias is not None and q.bias.requires_grad:
                 write(q.bias, torch.zeros_like(q.bias))

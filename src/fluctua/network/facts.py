@@ -62,7 +62,7 @@ class Pathway:
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
         norm: the normalisation layer in between whose affine parameters set the scale of the current, if any.
-        left_alone: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
+        skipped_because: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
         through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
             population of their own.
         port: which of the neuron's input currents it adds to.
@@ -80,7 +80,7 @@ class Pathway:
     sources: tuple[str, ...]
     via: tuple[str, ...] = ()
     norm: nn.Module | None = None
-    left_alone: str | None = None
+    skipped_because: str | None = None
     through: tuple[nn.Module, ...] = ()
     port: int = 0
     inner: Callable[[Tensor], Tensor] | None = None

@@ -216,10 +216,10 @@ class _Reader:
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
         for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
-            reason = self._why_left_alone(synapse, name, population)
-            yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, sources, left_alone=reason, **more)
+            reason = self._why_skipped_because(synapse, name, population)
+            yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, sources, skipped_because=reason, **more)
 
-    def _why_left_alone(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
+    def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
         weight = getattr(synapse, parameter)
         if parameter in parametrised(synapse):
             return "parametrised: initialise it first and parametrise it then"

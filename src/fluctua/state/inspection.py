@@ -284,7 +284,9 @@ def _raster(spikes: Tensor, dt: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _pathway_state(q: Pathway, share: float | None) -> PathwayState:
     w = q.weight.detach().double()
-    return PathwayState(q.name, q.sources, q.fan_in, float(w.mean()), float(w.std(correction=0)), q.left_alone, share)
+    return PathwayState(
+        q.name, q.sources, q.fan_in, float(w.mean()), float(w.std(correction=0)), q.skipped_because, share
+    )
 
 
 def _warnings(states: tuple[PopulationState, ...]) -> list[str]:

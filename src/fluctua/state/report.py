@@ -24,7 +24,7 @@ class PathwayState:
         fan_in: afferents of a neuron.
         mean: of the weights.
         std: of the weights.
-        left_alone: why they were not to be written, None if they were.
+        skipped_because: why they were not to be written, None if they were.
         share: the variance of U that it brings alone, over the sum of what all bring alone. None where the population
             has no other pathway or they cannot be told apart, and in the report of `initialize` where the population
             has several pathways from outside: `inspect` knows.
@@ -35,7 +35,7 @@ class PathwayState:
     fan_in: int
     mean: float
     std: float
-    left_alone: str | None = None
+    skipped_because: str | None = None
     share: float | None = None
 
 
@@ -129,7 +129,7 @@ class Report(Sequence[PopulationState]):
 
     Attributes:
         populations: their states.
-        notes: what was done or left alone, a sentence each.
+        notes: what was done or skipped, a sentence each.
         warnings: what the user should know, a sentence each.
     """
 

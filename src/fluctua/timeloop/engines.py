@@ -35,7 +35,7 @@ def engine(name: str) -> Iterator[None]:
     """Run the time loops inside the `with` block on one engine.
 
     "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
-    at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request steps aside for the
+    at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
     """
     if name != "auto" and name not in _ENGINES:
@@ -100,7 +100,7 @@ def choose(current: Tensor, parameters: LoopParameters) -> Engine:
         if reason is None:
             return candidate
         if not torch.compiler.is_compiling():
-            log.info("engine %r steps aside: %s", name, reason)
+            log.info("engine %r falls back: %s", name, reason)
     raise AssertionError("the reference engine serves every request")
 
 

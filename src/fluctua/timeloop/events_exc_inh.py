@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop import events_bits
 from fluctua.timeloop.events_exc_inh_adjoint import Record, adjoint
 from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers, Padded
 from fluctua.timeloop.events_padded import Arriving, nothing
@@ -70,7 +70,7 @@ def _integrate(layer: Padded, arriving: Arriving, x: Tensor) -> tuple[Tensor, ..
     steps, samples = x.shape[:2]
     sizes = layer.kind.exc, layer.kind.inh
     dense = [x.new_zeros(steps, samples, n) for n in sizes]
-    bits = [torch.empty(samples, steps, events_bits.words_of(n), dtype=torch.int64) for n in sizes]
+    bits = [torch.empty(samples, steps, bit_kernels.words_of(n), dtype=torch.int64) for n in sizes]
     leaving = [Arriving.spikes(SpikeBatch(words, n), x.dtype) for words, n in zip(bits, sizes, strict=True)]
 
     def work(blocks: Blocks) -> None:
@@ -79,7 +79,7 @@ def _integrate(layer: Padded, arriving: Arriving, x: Tensor) -> tuple[Tensor, ..
             layer.integrate(arriving, steps, first, stop, unseen, tuple(out.words for out in leaving))
             for out, n, whole in zip(leaving, sizes, dense, strict=True):
                 array = whole.numpy().reshape(-1)
-                events_bits.unpack(out.words, out.values, out.starts, steps, samples, n, array, first, stop)
+                bit_kernels.unpack(out.words, out.values, out.starts, steps, samples, n, array, first, stop)
 
     over_samples(work, samples, _BLOCK)
     return *dense, *bits

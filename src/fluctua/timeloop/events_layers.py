@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop import events_bits
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events_adjoint import Record, adjoint
 from fluctua.timeloop.events_padded import Arriving, Kind, Numbers, Padded, nothing
@@ -122,7 +122,7 @@ def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -
                 layer.integrate(source, steps, first, stop, scratch, none, none, target)
             if last.kind.spiking:
                 spikes_out = arriving[-1].words, arriving[-1].values, arriving[-1].starts
-                events_bits.unpack(*spikes_out, steps, samples, n, output.numpy().reshape(-1), first, stop)
+                bit_kernels.unpack(*spikes_out, steps, samples, n, output.numpy().reshape(-1), first, stop)
             else:
                 potential = torch.from_numpy(scratch[: size * last.width]).view(stop - first, steps, last.width)
                 output[:, first:stop] = potential[..., :n].transpose(0, 1)

@@ -17,8 +17,8 @@ pytest.importorskip("h5py")
 pytest.importorskip("typer")
 
 import fluctua
-from fluctua import cli
 from fluctua.homeostasis import make_optimizer
+from fluctua.lab import cli
 from fluctua.lab.networks import NETWORKS, ModernRecurrent, bring_up, network
 from fluctua.lab.networks.dropout import DropUnits
 from fluctua.lab.recipes import RECIPES, Ingredients, recipe_by_name
@@ -29,7 +29,7 @@ from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Record, Store
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.lab.train_file import FileSettings
-from fluctua.layers import Chain
+from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.theory import Target
 from fluctua.timeloop import events_layers
@@ -103,7 +103,7 @@ def test_fused_it_computes_what_its_modules_compute_one_by_one(adaptation: float
         output = model(x) if as_chain else nn.Sequential(*model)(x)
         outputs.append(output)
         gradients.append(torch.autograd.grad(output.square().sum(), list(model.parameters())))
-    assert isinstance(model, Chain)
+    assert isinstance(model, FusedSequential)
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-10, atol=1e-10)
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))

@@ -19,7 +19,7 @@ from fluctua.lab.data import RandmanSettings, make_randman
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.training import max_over_time_cross_entropy
-from fluctua.layers import Chain, Recurrent
+from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF
 
 T, B, N, WIDTH, CLASSES = 30, 8, 12, 10, 3
@@ -56,7 +56,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-KINDS = pytest.mark.parametrize("kind", [nn.Sequential, Chain])
+KINDS = pytest.mark.parametrize("kind", [nn.Sequential, FusedSequential])
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     x, y = batch(torch.float64)
-    for kind in (nn.Sequential, Chain):
+    for kind in (nn.Sequential, FusedSequential):
         model = DistributedDataParallel(network(kind, torch.float64))
         torch.save(gradients(model, x[:, rank::2], y[rank::2]), f"{folder}/{kind.__name__}{rank}.pt")
     dist.barrier()
@@ -78,7 +78,7 @@ def test_two_processes_agree_on_the_gradients_of_one(tmp_path: Path) -> None:
     if not dist.is_available():
         pytest.skip("this torch was built without torch.distributed")
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
-    for kind in (nn.Sequential, Chain):
+    for kind in (nn.Sequential, FusedSequential):
         alone = gradients(network(kind, torch.float64), *batch(torch.float64))
         assert min(float(g.abs().max()) for g in alone) > 0
         for rank in range(2):

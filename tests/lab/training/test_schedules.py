@@ -115,7 +115,7 @@ def test_each_step_has_the_learning_rate_of_its_middle(lrs: list[float], tmp_pat
     assert lrs == pytest.approx([0.05 * schedule.factor((k + 0.5) / STEPS) for k in range(4 * STEPS)])
 
 
-def test_a_constant_learning_rate_is_left_alone(lrs: list[float], tmp_path: Path) -> None:
+def test_a_constant_learning_rate_is_skipped_because(lrs: list[float], tmp_path: Path) -> None:
     fit(model(), Data(), out_dir=tmp_path, settings=replace(SETTINGS, schedule="constant", warmup=0.0))
     assert lrs == [0.05] * 4 * STEPS
 

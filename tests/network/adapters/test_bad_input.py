@@ -122,7 +122,7 @@ def test_shared_weights_are_set_for_the_first_population_that_they_feed() -> Non
     report = fluctua.initialize(model, batch(), seed=0)
     assert on_target(report)
     assert report["second"].target_sigma_u is None
-    assert "b.weight was left alone: shared with third, for which it was initialised" in report.notes
+    assert "b.weight was skipped: shared with third, for which it was initialised" in report.notes
 
 
 # -- modes and machinery ------------------------------------------------------------------------------------------
@@ -162,14 +162,14 @@ def test_a_neuron_that_is_never_reached_is_no_population_and_its_weight_is_named
     assert any(note.startswith("c feeds no known neuron") for note in report.notes)
 
 
-def test_a_frozen_layer_is_left_alone_and_the_rest_reaches_its_target() -> None:
+def test_a_frozen_layer_is_skipped_because_and_the_rest_reaches_its_target() -> None:
     model = network()
     weight = model.get_parameter("0.weight").requires_grad_(False)
     before = weight.clone()
     report = fluctua.initialize(model, batch(), seed=0)
     assert torch.equal(weight, before)
     assert not weight.requires_grad
-    assert "0.weight was left alone: frozen (requires_grad=False)" in report.notes
+    assert "0.weight was skipped: frozen (requires_grad=False)" in report.notes
     assert on_target(report)
 
 

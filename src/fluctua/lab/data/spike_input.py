@@ -1,4 +1,4 @@
-"""Events of a data set as the input of a `Chain`: binned as a dense batch would be, and never made dense."""
+"""Events of a data set as the input of a `FusedSequential`: binned as a dense batch would be, and never made dense."""
 
 from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from torch import nn
 
-from fluctua.layers import Chain
+from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF
 from fluctua.timeloop import SuperSpike, Surrogate
 
@@ -51,7 +51,7 @@ class Architecture(ABC):
             wanted = "(units,)" if len(self.shape) == 1 else "(channels, rows, columns)"
             raise ValueError(f"the network takes data of a shape {wanted}, such as {self.shape}, not {shape}")
         layers, features = self.hidden(shape, dt)
-        return Chain(*layers, nn.Linear(features, n_out, bias=False), LI(duration, self.tau_syn, dt))
+        return FusedSequential(*layers, nn.Linear(features, n_out, bias=False), LI(duration, self.tau_syn, dt))
 
     def with_width(self, width: int) -> Self:
         """The same network with so many neurons in a layer; of a convolutional one, filters in its first layer."""

@@ -1,6 +1,6 @@
 """A wide recurrent layer for users who want accuracy: time constants of many sizes, dropout, neurons that adapt.
 
-In a `Chain` on the CPU all layers run in fused loops, whether their neurons adapt or not.
+In a `FusedSequential` on the CPU all layers run in fused loops, whether their neurons adapt or not.
 """
 
 import math

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.folder import RunFolder, load_checkpoint, save_checkpoint
 from fluctua.lab.training.isolation import isolated_randomness, quiet_lightning, seed_all
 from fluctua.lab.training.module import SpikingClassifier
 from fluctua.lab.training.settings import (
     FitResult,
     Row,
-    TrainingDiverged,
     TrainingInterrupted,
     TrainSettings,
     best_epoch,

@@ -11,9 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from fluctua.homeostasis.bounds import ActivityBound
 from fluctua.homeostasis.optimizers import make_optimizer
+from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.schedules import Schedule
-from fluctua.lab.training.settings import TrainingDiverged
 
 try:
     import lightning

@@ -17,10 +17,6 @@ Row = dict[str, float]
 """One epoch of the history: a row of `metrics.csv`."""
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss or its gradient is no longer finite; the epochs finished before are on disk."""
-
-
 class TrainingInterrupted(KeyboardInterrupt):
     """Training was interrupted by Ctrl-C or SIGTERM; the message says how to go on."""
 

@@ -90,7 +90,7 @@ def populations_of(rival: str, model: nn.Module, batch: Any, forward: Forward, *
 
 def free(population: Population) -> list[Pathway]:
     """The pathways whose weights may be written."""
-    return [q for q in population.pathways if q.left_alone is None]
+    return [q for q in population.pathways if q.skipped_because is None]
 
 
 def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:

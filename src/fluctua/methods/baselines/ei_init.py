@@ -52,7 +52,7 @@ def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, for
 
 def _fill(population: Population, passes: Passes, draws: torch.Generator) -> None:
     heard = passes.heard(population)
-    for q in (q for q in population.pathways if q.left_alone is None):
+    for q in (q for q in population.pathways if q.skipped_because is None):
         if excites(q, population) > 0:
             ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=draws)
         elif excites(q, population) < 0:
