@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network import Pathway, trace
-from fluctua.network.known_neurons import Reading
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import Forward, plain_call
-from fluctua.state import Report
-from fluctua.state.inspection import inspect_populations
-from fluctua.state.window import Window
-from fluctua.theory import Moments
+from fluctua.network.facts import Pathway
+from fluctua.network.network import Axis, Network
+from fluctua.network.probe import ProbedNeuron
+from fluctua.network.run import Forward
+from fluctua.state.inspection import inspect_network
+from fluctua.state.measure import Window
+from fluctua.state.report import Report
+from fluctua.theory.membrane import Moments
 
-if TYPE_CHECKING:
-    from fluctua.network.probe import ProbedNeuron
+__all__ = ["Grid", "quantize"]
 
 _CLIPPINGS = 64  # scales that are tried, from the largest weight on the edge of the grid down to a quarter of it
 _COARSE = 0.1  # rounding error worth a warning, of the weights' own standard deviation
@@ -35,6 +34,10 @@ class Grid:
 
     Raises:
         ValueError: numbers out of range.
+
+    Example:
+        >>> Grid(bits=4).range()
+        (-8, 7)
     """
 
     bits: int = 8
@@ -74,13 +77,14 @@ def quantize(
     *,
     report: Report | None = None,
     window: Window = "trial",
-    forward: Forward = plain_call,
+    forward: Forward | None = None,
+    time: Axis = 0,
     dt: float | None = None,
-    neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
+    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
 ) -> tuple[Report, dict[str, float]]:
     """Round the weights of a network to a grid, in place, and report the state that survives.
 
-    Biases keep their precision, and what `initialize` leaves alone is left alone here.
+    Biases keep their precision, and what `initialize` skips is skipped here.
 
     Args:
         model: any model of known neurons.
@@ -89,6 +93,7 @@ def quantize(
         report: what `initialize` returned, for the targets; without it they are the state before the rounding.
         window: as for `fluctua.inspect`, and so are the rest.
         forward: runs all time steps.
+        time: axis of the batch that is time.
         dt: time step in seconds of neurons that count time in steps.
         neurons: what unknown neuron classes are like.
 
@@ -97,20 +102,22 @@ def quantize(
         name.
 
     Raises:
-        WiringError: see `fluctua.network.trace`.
+        WiringError: see `Network.of`.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> report, scales = quantize(model, (torch.rand(50, 4, 30) < 0.1).float(), Grid(bits=4))
+        >>> model[0].weight.unique().numel() <= 16
+        True
     """
-    reading = Reading(dt, neurons or {})
-    forward = running_of(model, batch, forward, reading)
-    populations = trace(model, batch, forward, reading)
-    targets = _targets(report or inspect_populations(model, batch, populations, window=window, forward=forward))
-    written = {q.name: q for p in populations for q in p.pathways if q.skipped_because is None}
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
+    targets = _targets(report or inspect_network(network, window=window))
+    written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
     rounded = {name: _round(q, grid) for name, q in written.items()}
-    state = inspect_populations(
-        model,
-        batch,
-        populations,
+    state = inspect_network(
+        network,
         window=window,
-        forward=forward,
         targets=targets,
         notes=tuple(f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()),
         warnings=tuple(r.warning for r in rounded.values() if r.warning is not None),

@@ -22,6 +22,12 @@ class ActivityBound:
         order: 1 or 2, the power of the excess.
         per: what has to keep the bound: each `"neuron"`, each `"channel"` (axis 2 of `[T, B, C, ...]`) on average, or
             the whole `"population"` on average.
+
+    Example:
+        >>> import torch
+        >>> bound = ActivityBound("upper", threshold=3.0, order=1)
+        >>> bound(torch.ones(5, 1, 2))  # five spikes where three are allowed
+        tensor(2.)
     """
 
     kind: Literal["lower", "upper"]

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 
 from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
 from fluctua.homeostasis.optimizers import make_optimizer
-from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates, recorded, spikes_now, spiking
-from fluctua.network import Population, trace
-from fluctua.network.batch import check_batch, new_generator
-from fluctua.network.known_neurons import Reading
-from fluctua.network.loop import running_of
-from fluctua.network.modules import modules_of, parameters_of
-from fluctua.network.preserve import Forward, gpus_of, plain_call, preserved
-from fluctua.state.inspection import inspect_populations
+from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
+from fluctua.methods.weights import new_generator
+from fluctua.network.network import Axis, Network
+from fluctua.network.run import Forward, gpus_of, modules_of, parameters_of, plain_call, recorded
+from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
 
@@ -31,7 +28,8 @@ def prime(
     lr: float = 5e-3,
     optimizer: str = "smorms3",
     tolerance: float = 0.1,
-    forward: Forward = plain_call,
+    forward: Forward | None = None,
+    time: Axis = 0,
     seed: int | None = None,
     dt: float | None = None,
 ) -> Refinement:
@@ -56,6 +54,7 @@ def prime(
         optimizer: its name, see `fluctua.homeostasis.make_optimizer`.
         tolerance: largest penalty of a population on a batch, in the units above.
         forward: `forward(model, batch)` runs all time steps of an element of `batches`, where a plain call does not.
+        time: axis of an input that is time, 0 or 1.
         seed: of what is random on the way, such as dropout and the order of a loader; default: drawn from torch's
             generator.
         dt: time step in seconds, for frameworks that count time in steps.
@@ -66,6 +65,14 @@ def prime(
         BatchError: a first batch that is empty, all zero, not finite or misshapen.
         WiringError: no known neuron found, or a model that cannot be traced.
         TrainingDiverged: a penalty or a gradient that is not finite.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 8, 30) < 0.1).float()
+        >>> prime(model, x, [ActivityBound("lower", 2.0, per="population")], epochs=100, seed=0).reached
+        True
     """
     if not regularizers:
         raise ValueError("priming needs an activity bound at least: pass some, such as paper_bounds('shd')")
@@ -74,25 +81,20 @@ def prime(
             "priming needs an epoch or more, a positive lr, and a tolerance of 0 or more, got "
             f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
         )
-    inputs, draws, reading = _Inputs(batches, forward is plain_call), new_generator(seed, None), Reading(dt)
+    inputs, draws = _Inputs(batches, forward is None or forward is plain_call), new_generator(seed, None)
     with torch.random.fork_rng(gpus_of(model)):
         _reseed(draws)
-        first = inputs.first()
-        forward = running_of(model, first, forward, reading)
-        check_batch(first, forward)
-        found = trace(model, first, forward, reading)
-        populations = spiking(found)
-        before = rates(populations, spikes_now(model, first, populations, forward))
-        priming = _Priming(
-            model, populations, tuple(regularizers), forward, _optimizer(model, optimizer, lr), tolerance, draws
-        )
+        network = Network.of(model, inputs.first(), forward=forward, time=time, dt=dt)
+        network.check_active()
+        before = rates(network.spiking, network.spikes())
+        priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
         for rounds in range(epochs + 1):  # the last one only looks
             penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
             missed = {key: value for key, value in penalties.items() if value > tolerance}
             if not missed:
                 break
         priming.optimizer.zero_grad()
-        report = inspect_populations(model, first, found, forward=forward)
+        report = inspect_network(network)
     worst_last = sorted(missed.items(), key=lambda item: item[1])
     reasons = {name: f"{bound.kind} bound missed, penalty {value:.2g}" for (name, bound), value in worst_last}
     return Refinement(before, reasons, rounds, report)
@@ -126,10 +128,8 @@ class _Inputs:
 class _Priming:
     """A network in training on its bounds."""
 
-    model: nn.Module
-    populations: Sequence[Population]
+    network: Network
     bounds: Sequence[ActivityBound]
-    forward: Forward
     optimizer: torch.optim.Optimizer
     tolerance: float
     draws: torch.Generator
@@ -139,11 +139,11 @@ class _Priming:
         worst: Penalties = {}
         _reseed(self.draws)
         for batch in inputs:
-            with preserved(self.model), torch.set_grad_enabled(learn):
+            with self.network.preserved(), torch.set_grad_enabled(learn):
                 _reseed(self.draws)
-                with recorded(self.populations) as spikes:
-                    self.forward(self.model, batch)
-                losses = {(p.name, b): b(spikes[p.name]) for p in self.populations for b in self.bounds}
+                with recorded(self.network.spiking) as spikes:
+                    self.network.forward(self.network.model, batch)
+                losses = {(p.name, b): b(spikes[p.name]) for p in self.network.spiking for b in self.bounds}
                 loss = torch.stack(list(losses.values())).sum()
                 _check_finite("penalty", loss, number)
                 penalties = {(name, b): float(x.detach()) / _unit(b) for (name, b), x in losses.items()}
@@ -152,7 +152,7 @@ class _Priming:
                     self._differentiate(loss, number)
             if step:
                 self.optimizer.step()
-                _constrain(self.model)
+                _constrain(self.network.model)
             worst = {key: max(x, worst.get(key, 0.0)) for key, x in penalties.items()}
         return worst
 
@@ -163,7 +163,7 @@ class _Priming:
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for parameter in parameters_of(self.model):
+        for parameter in parameters_of(self.network.model):
             if parameter.grad is not None:
                 _check_finite("gradient norm", parameter.grad.norm(), number)
 

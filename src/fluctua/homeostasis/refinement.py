@@ -4,19 +4,15 @@ For use after any initialiser. `priming.prime` is the paper's way, gradient step
 `scaling.scale_synapses` needs no gradient. Here is what both return, and what both need to see.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fluctua.network import Population
-from fluctua.network.hooks import emitted, hooked
-from fluctua.network.preserve import Forward, preserved
-from fluctua.state import Report
+from fluctua.network.facts import Population
+from fluctua.state.report import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,36 +78,6 @@ class Refinement:
     def _summary(self) -> str:
         state = "within tolerance" if self.reached else "not within tolerance"
         return f"{state} after {self.rounds} round{'' if self.rounds == 1 else 's'}"
-
-
-def spiking(found: Sequence[Population]) -> list[Population]:
-    """The populations that spike.
-
-    Raises:
-        ValueError: none does.
-    """
-    chosen = [p for p in found if p.neuron.threshold is not None]
-    if not chosen:
-        raise ValueError(
-            f"no population of the model spikes ({', '.join(p.name for p in found)}), so there is no rate to bring "
-            "anywhere: build it from neurons with a threshold"
-        )
-    return chosen
-
-
-@contextmanager
-def recorded(populations: Sequence[Population]) -> Iterator[dict[str, Tensor]]:
-    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
-    spikes: dict[str, Tensor] = {}
-    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
-        yield spikes
-
-
-def spikes_now(model: nn.Module, batch: Any, populations: Sequence[Population], forward: Forward) -> dict[str, Tensor]:
-    """The spikes `[T, B, *N]` of populations on a batch, by name; nothing of the model is changed."""
-    with preserved(model), torch.no_grad(), recorded(populations) as spikes:
-        forward(model, batch)
-    return spikes
 
 
 def rates(populations: Sequence[Population], spikes: Mapping[str, Tensor]) -> dict[str, float]:

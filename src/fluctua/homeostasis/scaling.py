@@ -10,17 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua.homeostasis.refinement import Refinement, rates, spikes_now, spiking
-from fluctua.methods.drawing import by_row, write
-from fluctua.methods.shares import excites
-from fluctua.network import Pathway, Population, trace
-from fluctua.network.batch import check_batch
-from fluctua.network.groups import groups
-from fluctua.network.known_neurons import Reading
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import Forward, plain_call, preserved
-from fluctua.network.replay import Passes
-from fluctua.state.inspection import inspect_populations
+from fluctua.homeostasis.refinement import Refinement, rates
+from fluctua.methods.weights import by_row, excites, write
+from fluctua.network.facts import Pathway, Population
+from fluctua.network.network import Axis, Network
+from fluctua.network.replay import Replay
+from fluctua.network.run import Forward
+from fluctua.state.inspection import inspect_network
 from fluctua.theory.laws import OneSided
 
 Array = NDArray[np.float64]
@@ -40,7 +36,8 @@ def scale_synapses(
     tolerance: float = 0.1,
     share: float = 0.9,
     per_neuron: bool = True,
-    forward: Forward = plain_call,
+    forward: Forward | None = None,
+    time: Axis = 0,
     dt: float | None = None,
 ) -> Refinement:
     """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
@@ -72,6 +69,7 @@ def scale_synapses(
         share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
         per_neuron: whether to do the second stage; if not, only the mean rate counts.
         forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        time: axis of the batch that is time, 0 or 1.
         dt: time step in seconds, for frameworks that count time in steps.
 
     Returns:
@@ -81,34 +79,38 @@ def scale_synapses(
         ValueError: a rate that is not positive, a name of no spiking population, or a number out of range.
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no known neuron found, or a model that cannot be traced.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> scale_synapses(model, (torch.rand(200, 8, 30) < 0.1).float(), 20.0).reached
+        True
     """
     if rounds < 1 or not (0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
         raise ValueError(
             "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
         )
-    reading = Reading(dt)
-    forward = running_of(model, batch, forward, reading)
-    check_batch(batch, forward)
-    found = trace(model, batch, forward, reading)
-    targets = _targets(rate, [p.name for p in spiking(found)])
-    chosen = [p for p in found if p.name in targets]
-    spikes = spikes_now(model, batch, chosen, forward)
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt)
+    network.check_active()
+    targets = _targets(rate, [p.name for p in network.spiking])
+    chosen = network.chosen(targets)
+    spikes = network.spikes(chosen)
     scalings = {
         p.name: _Scaling(p, _Goal(targets[p.name], tolerance, share, per_neuron), spikes[p.name].shape[2:], step)
         for p in chosen
     }
     needed = 0
-    with preserved(model):
-        passes = Passes(model, batch, forward, found)
-        for within in groups(found):
+    with network.replay() as replay:
+        for within in network.groups:
             if working := [scalings[p.name] for p in within if p.name in scalings]:
-                needed = max(needed, _scale(working, within, passes, rounds))
+                needed = max(needed, _scale(working, within, replay, rounds))
             for p in within:
-                passes.done(p)
+                replay.done(p)
     missed = {name: scaling.missed for name, scaling in scalings.items() if scaling.missed}
     notes = tuple(note for scaling in scalings.values() for note in scaling.notes())
-    report = inspect_populations(model, batch, found, forward=forward, notes=notes)
+    report = inspect_network(network, notes=notes)
     return Refinement(rates(chosen, spikes), missed, needed, report)
 
 
@@ -133,16 +135,16 @@ class _Goal:
     per_neuron: bool
 
 
-def _scale(working: Sequence["_Scaling"], within: Sequence[Population], passes: Passes, rounds: int) -> int:
+def _scale(working: Sequence["_Scaling"], within: Sequence[Population], replay: Replay, rounds: int) -> int:
     """Bring populations of one module, all of which are `within`, to their goals; how many rounds it took."""
-    if not any(bool(current.any()) for p in within for current in passes.currents(p) if current is not None):
+    if not any(bool(current.any()) for p in within for current in replay.currents(p) if current is not None):
         for scaling in working:
             scaling.missed = "no current reaches it"
         return 0
     best = math.inf
-    kept: list[tuple[_Scaling, _Seen, tuple[Array, Array]]] = []
+    kept: list[tuple[_Scaling, _Rates, tuple[Array, Array]]] = []
     for done in range(rounds + 1):
-        spikes = passes.simulate(within)
+        spikes = replay.simulate(within)
         seen = [scaling.look(spikes[scaling.population.name]) for scaling in working]
         distance = max(now.distance for now in seen)
         if distance < best:
@@ -158,7 +160,7 @@ def _scale(working: Sequence["_Scaling"], within: Sequence[Population], passes: 
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Rates:
     """What a population fires, in Hz, against its goal; a unit are the neurons that share their weights.
 
     Attributes:
@@ -222,7 +224,7 @@ class _Factors:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled:
+class _ScaledWeight:
     """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere.
 
     Its axis `rows` counts output units.
@@ -254,15 +256,15 @@ class _Scaling:
         self._own = _Factors(int(self._unit_of.max()) + 1, step, _OWN)
         self._together = not dale  # in the first stage
 
-    def look(self, spikes: Tensor) -> _Seen:
+    def look(self, spikes: Tensor) -> _Rates:
         """The rates of the population, from its spikes `[T, B, *N]`."""
         seconds = spikes.shape[0] * spikes.shape[1] * self.population.neuron.kernel.dt
         neurons = spikes.sum((0, 1), dtype=torch.float64).flatten().cpu().numpy() / seconds
         sizes = np.bincount(self._unit_of)
         units = np.bincount(self._unit_of, neurons) / sizes
-        return _Seen(self.goal, float(neurons.mean()), units, 1 / (seconds * sizes.max()))
+        return _Rates(self.goal, float(neurons.mean()), units, 1 / (seconds * sizes.max()))
 
-    def adjust(self, seen: _Seen, *, patient: bool) -> None:
+    def adjust(self, seen: _Rates, *, patient: bool) -> None:
         """One round; after the first stage, or when there is no more patience with it, each unit by its own rate."""
         if not self.goal.per_neuron or (self._together and seen.mean_error and patient):
             self._common.move(np.asarray([seen.mean_error]))
@@ -278,7 +280,7 @@ class _Scaling:
         """Logarithms of the common factor and of the own ones."""
         return self._common.position, self._own.position
 
-    def settle(self, seen: _Seen, state: tuple[Array, Array]) -> None:
+    def settle(self, seen: _Rates, state: tuple[Array, Array]) -> None:
         """Stay in a state that was met, and with what was seen in it; what growth could not wake is not to grow."""
         self._common.position = state[0]
         self._own.position = np.where(seen.units > 0, state[1], 0.0)
@@ -301,25 +303,25 @@ class _Scaling:
             write(s.parameter, s.base * exponent.exp())
 
 
-def _scaled(population: Population) -> list[_Scaled]:
+def _scaled(population: Population) -> list[_ScaledWeight]:
     """The weights that may be scaled, or the gains of the normalisation layer behind; none where none excites.
 
     Inhibitory pathways under Dale's law are not among them.
     """
-    found: dict[Tensor, _Scaled] = {}
+    found: dict[Tensor, _ScaledWeight] = {}
     for q in population.pathways:
         gain: Any = getattr(q.norm, "weight", None)
         if q.skipped_because is not None or excites(q, population) < 0:
             continue
         if gain is None:
             upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
-            found[q.weight] = _Scaled(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
+            found[q.weight] = _ScaledWeight(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
         elif gain.requires_grad:
-            found[gain] = _Scaled(q, gain, gain.detach().clone(), torch.ones_like(gain))
+            found[gain] = _ScaledWeight(q, gain, gain.detach().clone(), torch.ones_like(gain))
     return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
 
 
-def _units(scaled: Sequence[_Scaled], shape: Sequence[int]) -> NDArray[np.int64]:
+def _units(scaled: Sequence[_ScaledWeight], shape: Sequence[int]) -> NDArray[np.int64]:
     """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all where that is not clear."""
     neurons = math.prod(shape)
     if scaled:

@@ -1,15 +1,48 @@
 """Methods that find weights: ours, the paper's, and the baselines to compare them with."""
 
-from fluctua.methods.components import SilentInputError
+from typing import TYPE_CHECKING
+
+from fluctua._lazy import lazy
 from fluctua.methods.initialization import initialize
-from fluctua.methods.nir import initialize_nir
-from fluctua.methods.poisson import fluctuation_driven_
-from fluctua.network.batch import BatchError
+from fluctua.methods.measured import Measured
+from fluctua.methods.poisson import Poisson, fluctuation_driven_
+
+if TYPE_CHECKING:
+    from fluctua.methods.baselines.classic import Kaiming, TorchDefault, Xavier
+    from fluctua.methods.baselines.ding import Ding
+    from fluctua.methods.baselines.ei_init import EIInit
+    from fluctua.methods.baselines.lsuv import LSUV
+    from fluctua.methods.baselines.micheli import Micheli
+    from fluctua.methods.baselines.spikeinit import SpikeInit
+    from fluctua.methods.baselines.tdbn import TdBN
 
 __all__ = [
-    "BatchError",
-    "SilentInputError",
+    "LSUV",
+    "Ding",
+    "EIInit",
+    "Kaiming",
+    "Measured",
+    "Micheli",
+    "Poisson",
+    "SpikeInit",
+    "TdBN",
+    "TorchDefault",
+    "Xavier",
     "fluctuation_driven_",
     "initialize",
-    "initialize_nir",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Ding": "fluctua.methods.baselines.ding",
+        "EIInit": "fluctua.methods.baselines.ei_init",
+        "Kaiming": "fluctua.methods.baselines.classic",
+        "LSUV": "fluctua.methods.baselines.lsuv",
+        "Micheli": "fluctua.methods.baselines.micheli",
+        "SpikeInit": "fluctua.methods.baselines.spikeinit",
+        "TdBN": "fluctua.methods.baselines.tdbn",
+        "TorchDefault": "fluctua.methods.baselines.classic",
+        "Xavier": "fluctua.methods.baselines.classic",
+    },
+)

@@ -4,8 +4,8 @@ What a recurrent weight brings depends on the spikes that it helps to cause. So 
 Poisson spikes at the rates that the theory predicts at their target, and go on in rounds. In each, weights are solved
 for as if the spikes were to stay as they are, and all go part of the way there: that sets right the shares of the
 pathways, the balance of the neurons and what one population lacks against the others. The circuit answers with other
-spikes, strong inhibition with very different ones. So two knobs are then turned for all populations together until
-their state is the wanted one: the size of the fluctuations and, where weights take one, the shift of the mean.
+spikes, strong inhibition with very different ones. So all populations are then adjusted together until their state is
+the wanted one, by two numbers: the size of the fluctuations and, where weights take one, the shift of the mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.methods.components import Rig, Solution
-from fluctua.methods.drawing import write
-from fluctua.methods.measured import Aim, fresh, missed_share, solve
+from fluctua.methods.components import FreePotential, Solution
+from fluctua.methods.population import Goal, fresh, missed_share, solve
 from fluctua.methods.root import find_root
-from fluctua.network import Population
-from fluctua.network.replay import Passes
-from fluctua.state.window import population_mean
-from fluctua.theory import InfeasibleTargetError, Moments, Target, crossing_rate
+from fluctua.methods.weights import write
+from fluctua.network.facts import Population
+from fluctua.network.replay import Replay
+from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
+from fluctua.theory.membrane import Moments
+from fluctua.theory.rates import crossing_rate
+from fluctua.theory.target import InfeasibleTargetError, Target
 
 Array = NDArray[np.float64]
 
@@ -49,28 +51,30 @@ class _Distance:
 
 
 @dataclass(frozen=True, eq=False)
-class _Knobs:
+class _Adjustment:
     """Two numbers, zero at first, that move a population about its weights `base`, along with a solution near them.
 
-    `sigma` is the wanted `sigma_u`; `aim` what is wanted in the end, whatever the solution is for.
+    `sigma` is the wanted `sigma_u`; `goal` what is wanted in the end, whatever the solution is for.
     """
 
-    aim: Aim
+    goal: Goal
     sigma: Tensor
-    rig: Rig
+    potential: FreePotential
     solution: Solution
     base: dict[Tensor, Tensor]
 
     @staticmethod
-    def about(before: dict[Tensor, Tensor], step: float, aim: Aim, rig: Rig, solution: Solution) -> "_Knobs":
+    def about(
+        before: dict[Tensor, Tensor], step: float, goal: Goal, potential: FreePotential, solution: Solution
+    ) -> "_Adjustment":
         """Knobs about the weights that lie a `step` on the way from those before, if any, to the solution."""
         base = {w: torch.lerp(before.get(w, value), value, step) for w, value in solution.values().items()}
-        sigma = torch.as_tensor(aim.moments(rig.population).sigma_u).to(rig.sigma)
-        return _Knobs(aim, sigma, rig, solution, base)
+        sigma = torch.as_tensor(goal.moments(potential.population).sigma_u).to(potential.sigma)
+        return _Adjustment(goal, sigma, potential, solution, base)
 
     @property
     def population(self) -> Population:
-        return self.rig.population
+        return self.potential.population
 
     @property
     def name(self) -> str:
@@ -91,37 +95,39 @@ class _Knobs:
 
     def distance(self, spikes: Tensor) -> _Distance:
         """How far the population is from its target, with the weights and spikes as they are."""
-        theta, dt, target = self.population.neuron.threshold or 1.0, self.population.neuron.kernel.dt, self.aim.target
-        u = self.rig.potential()
-        mean = population_mean(u, self.rig.mask)
-        size = population_mean(((u - mean) / self.sigma) ** 2, self.rig.mask) ** 0.5
-        reached = size if target.rate is None else population_mean(spikes, self.rig.mask) / dt / target.rate
+        theta, dt, target = self.population.neuron.threshold or 1.0, self.population.neuron.kernel.dt, self.goal.target
+        u = self.potential.potential()
+        mean = population_mean(u, self.potential.mask)
+        size = population_mean(((u - mean) / self.sigma) ** 2, self.potential.mask) ** 0.5
+        reached = size if target.rate is None else population_mean(spikes, self.potential.mask) / dt / target.rate
         off = np.log(max(reached, 1e-6)), (mean - target.mean) / theta if self.count == 2 else 0.0
         return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 
-    def closer(self, own: _Distance, common: Array) -> Aim:
+    def closer(self, own: _Distance, common: Array) -> Goal:
         """What to solve for next: the wanted state, but for the little that all populations are off in common."""
         theta = self.population.neuron.threshold or 1.0
         tolerated = np.clip(common, -ENOUGH, ENOUGH)
         size = np.exp(own.size - own.off[0] + tolerated[0])
         sigma = float(self.sigma.double().square().mean().sqrt())
-        return replace(self.aim, target=Target(self.aim.target.mean + theta * tolerated[1], sigma=float(size * sigma)))
+        return replace(
+            self.goal, target=Target(self.goal.target.mean + theta * tolerated[1], sigma=float(size * sigma))
+        )
 
     def reached(self, own: _Distance) -> Moments:
         """The moments aimed at; where that is a rate, with the `sigma_u` that brings it."""
-        wanted = self.aim.moments(self.population)
-        return wanted if self.aim.target.rate is None else Moments(wanted.mu_u, wanted.sigma_u * np.exp(own.size))
+        wanted = self.goal.moments(self.population)
+        return wanted if self.goal.target.rate is None else Moments(wanted.mu_u, wanted.sigma_u * np.exp(own.size))
 
 
 def fit_circuit(
-    populations: Sequence[Population], aims: Mapping[str, Aim], passes: Passes, generator: torch.Generator
+    populations: Sequence[Population], goals: Mapping[str, Goal], replay: Replay, generator: torch.Generator
 ) -> dict[str, Moments]:
     """Draw and scale the weights into and among the populations of one module.
 
     Args:
         populations: all of the module's.
-        aims: of those to be brought somewhere, by name; the others stay as they are.
-        passes: to run the network.
+        goals: of those to be brought somewhere, by name; the others stay as they are.
+        replay: to run the network.
         generator: of the draws.
 
     Returns:
@@ -132,33 +138,36 @@ def fit_circuit(
         SilentInputError: no current reaches a population.
         InfeasibleTargetError: see `measured.fit`.
     """
-    chosen = [p for p in populations if p.name in aims]
-    values = {p.name: fresh(p, aims[p.name], generator) for p in chosen}
-    wanted = {p.name: aims[p.name].moments(p) for p in chosen}
-    spikes = _predicted_spikes(populations, wanted, passes, generator)
-    asked, step = dict(aims), 1.0
+    chosen = [p for p in populations if p.name in goals]
+    values = {p.name: fresh(p, goals[p.name], generator) for p in chosen}
+    wanted = {p.name: goals[p.name].moments(p) for p in chosen}
+    spikes = _predicted_spikes(populations, wanted, replay, generator)
+    asked, step = dict(goals), 1.0
     base: dict[Tensor, Tensor] = {}
     nearest, kept = np.inf, base
     for _ in range(ROUNDS):
-        passes.assume(spikes)
+        replay.assume(spikes)
         try:
-            solved = [solve(p, values[p.name], asked[p.name], passes) for p in chosen]
+            solved = [solve(p, values[p.name], asked[p.name], replay) for p in chosen]
         except InfeasibleTargetError:
             if not kept:
                 raise
             break
-        knobs = [_Knobs.about(base, step, aims[rig.population.name], rig, solution) for rig, solution in solved]
-        distances, fired = _turn_together(knobs, populations, passes)
-        base = {w: w.detach().clone() for k in knobs for w in k.base}
+        adjustments = [
+            _Adjustment.about(base, step, goals[potential.population.name], potential, solution)
+            for potential, solution in solved
+        ]
+        distances, fired = _adjust_together(adjustments, populations, replay)
+        base = {w: w.detach().clone() for k in adjustments for w in k.base}
         off = max(float(np.abs(d.off).max()) for d in distances)
-        off = max(off, *(missed_share(k.rig, k.aim) for k in knobs))
+        off = max(off, *(missed_share(k.potential, k.goal) for k in adjustments))
         if off < nearest:
             nearest, kept = off, base
-            reached = {k.name: k.reached(d) for k, d in zip(knobs, distances, strict=True)}
+            reached = {k.name: k.reached(d) for k, d in zip(adjustments, distances, strict=True)}
         if nearest <= ENOUGH:
             break
         common = np.mean([d.off for d in distances], 0)
-        asked = {k.name: k.closer(d, common) for k, d in zip(knobs, distances, strict=True)}
+        asked = {k.name: k.closer(d, common) for k, d in zip(adjustments, distances, strict=True)}
         spikes |= {name: s for name, s in fired.items() if bool(s.any())}
         step = max(SLOWER * step, SHORTEST)
     for w, value in kept.items():
@@ -173,10 +182,10 @@ def fit_circuit(
     return reached
 
 
-def _turn_together(
-    knobs: Sequence[_Knobs], populations: Sequence[Population], passes: Passes
+def _adjust_together(
+    adjustments: Sequence[_Adjustment], populations: Sequence[Population], replay: Replay
 ) -> tuple[list[_Distance], dict[str, Tensor]]:
-    """Turn the knobs of all populations alike until they are on average where they should be.
+    """Turn the adjustments of all populations alike until they are on average where they should be.
 
     Turned one by one they would work against each other: the populations of a circuit answer together.
 
@@ -187,15 +196,15 @@ def _turn_together(
 
     def measure(x: Array) -> Array:
         nonlocal last
-        for k in knobs:
+        for k in adjustments:
             k.turn(x)
-        spikes = passes.simulate(populations)
-        passes.assume(spikes)
-        distances = [k.distance(spikes[k.name]) for k in knobs]
+        spikes = replay.simulate(populations)
+        replay.assume(spikes)
+        distances = [k.distance(spikes[k.name]) for k in adjustments]
         last = x, distances, spikes
         return np.asarray(np.mean([d.off for d in distances], 0)[: len(x)])
 
-    x, _ = find_root(measure, np.zeros(max(k.count for k in knobs)), enough=ENOUGH / 2, calls=CALLS)
+    x, _ = find_root(measure, np.zeros(max(k.count for k in adjustments)), enough=ENOUGH / 2, calls=CALLS)
     if last is None or last[0] is not x:
         measure(x)
     assert last is not None
@@ -203,10 +212,10 @@ def _turn_together(
 
 
 def _predicted_spikes(
-    populations: Sequence[Population], wanted: Mapping[str, Moments], passes: Passes, generator: torch.Generator
+    populations: Sequence[Population], wanted: Mapping[str, Moments], replay: Replay, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Poisson spikes at the rates that the theory predicts at the target; of others, what they fire now."""
-    spikes = passes.simulate(populations)
+    spikes = replay.simulate(populations)
     for p in populations:
         if p.name in wanted and p.neuron.threshold is not None:
             xi = wanted[p.name].xi(p.neuron.threshold)

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.methods.drawing import by_row, write
-from fluctua.network import Population, potential_of
-from fluctua.network.replay import Passes
-from fluctua.state.window import neuron_mean, population_mean, product_mean
-from fluctua.theory import InfeasibleTargetError, Target
+from fluctua.methods.weights import by_row, write
+from fluctua.network.facts import Population
+from fluctua.network.potential import potential_of
+from fluctua.network.replay import Replay
+from fluctua.state.measure import neuron_mean, population_mean, product_mean
+from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
 
 Array = NDArray[np.float64]
@@ -28,8 +29,8 @@ class SilentInputError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Values of some parameters that cause one component of U, up to a factor. All other parameters are zero in it.
+class Component:
+    """The values of parameters that cause one component of U, up to a factor; all others are zero in it.
 
     Attributes:
         values: by parameter.
@@ -41,10 +42,10 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Shift:
+class MeanShift:
     """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`)."""
 
-    part: Part
+    part: Component
     per_neuron: bool = False
 
 
@@ -58,8 +59,8 @@ class Solution:
     the mean of U, None where it was not needed.
     """
 
-    fluctuations: Part
-    shift: Part
+    fluctuations: Component
+    shift: Component
     fixed: Array
     per_k: Array
     square: float
@@ -100,22 +101,22 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Rig:
-    """Measures components of one population's free potential.
+class FreePotential:
+    """One population's free potential, measured as a sum of components.
 
     Attributes:
         population: at work.
-        passes: to run the network.
+        replay: to run the network.
         mask: `[T, B]`, the window.
         sigma: wanted `sigma_u`, `[]` or `[*N]`.
     """
 
     population: Population
-    passes: Passes
+    replay: Replay
     mask: Tensor
     sigma: Tensor
 
-    def solve(self, fluctuations: list[Part], shift: Shift, target: Target) -> Solution:
+    def solve(self, fluctuations: list[Component], shift: MeanShift, target: Target) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
 
         Raises:
@@ -126,10 +127,10 @@ class Rig:
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
-            scaled, u = self._in_size(part, self._component(part, touched, rest))
+            scaled, u = self._in_size(part, self._signal(part, touched, rest))
             parts.append(scaled)
             signals.append(u)
-        together = Part({p: v for part in parts for p, v in part.values.items()})
+        together = Component({p: v for part in parts for p, v in part.values.items()})
         shape = sum(signals[1:], signals[0])
         square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
         lift = mean / max(square - mean**2, 1e-24) ** 0.5
@@ -141,7 +142,7 @@ class Rig:
         fixed = per_k = np.zeros(())
         gain = None
         if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
-            moving = self._component(shift.part, touched, rest)
+            moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
@@ -151,20 +152,20 @@ class Rig:
             self._refuse(target, constant**0.5)
         return solution
 
-    def in_proportion(self, parts: list[Part]) -> Part:
+    def in_proportion(self, parts: list[Component]) -> Component:
         """Several parts as one, each of its share."""
         if len(parts) == 1:
             return parts[0]
         touched = {p for part in parts for p in part.values}
         rest = self._potential(touched, None)
-        scaled = [self._in_size(part, self._component(part, touched, rest))[0] for part in parts]
-        return Part({p: v for part in scaled for p, v in part.values.items()})
+        scaled = [self._in_size(part, self._signal(part, touched, rest))[0] for part in parts]
+        return Component({p: v for part in scaled for p, v in part.values.items()})
 
-    def variances(self, parts: list[Part]) -> list[float]:
+    def variances(self, parts: list[Component]) -> list[float]:
         """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
         now = {p: p.detach().clone() for part in parts for p in part.values}
         rest = self._potential(now, None)
-        signals = (self._component(Part({p: now[p] for p in part.values}), now, rest) for part in parts)
+        signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
         found = [self._variance(u) for u in signals]
         for p, value in now.items():
             write(p, value)
@@ -172,14 +173,14 @@ class Rig:
 
     def rate(self) -> float:
         """Firing rate in Hz with the weights as they are."""
-        spikes = self.passes.simulate([self.population])[self.population.name]
+        spikes = self.replay.simulate([self.population])[self.population.name]
         return population_mean(spikes, self.mask) / self.population.neuron.kernel.dt
 
     def potential(self) -> Tensor:
         """Free potential with the weights as they are."""
-        return potential_of(self.population.neuron, self.passes.currents(self.population))
+        return potential_of(self.population.neuron, self.replay.currents(self.population))
 
-    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: Shift) -> tuple[Array, Array]:
+    def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: MeanShift) -> tuple[Array, Array]:
         """Factors of the shift, fixed and per k, that cancel the mean of `offset + k shape`."""
         if shift.per_neuron:
             gain, fixed, per_k = (neuron_mean(u, self.mask).double().cpu().numpy() for u in (moving, offset, shape))
@@ -190,7 +191,7 @@ class Rig:
             raise SilentInputError(silence(self.population, self.mask.shape[0], shift.part))
         return -fixed / gain, -per_k / gain
 
-    def _in_size(self, part: Part, u: Tensor) -> tuple[Part, Tensor]:
+    def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
         """A part, and its component, scaled to its share of the variance.
 
         Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
@@ -209,7 +210,7 @@ class Rig:
             raise SilentInputError(silence(self.population, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
         values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
-        return Part(values, part.share), u.mul_(size)
+        return Component(values, part.share), u.mul_(size)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -220,11 +221,11 @@ class Rig:
             return self._potential(touched, None)
         return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
 
-    def _component(self, part: Part, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
+    def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
         u = self._potential(touched, part)
         return u.sub_(rest) if rest.any() else u
 
-    def _potential(self, touched: Iterable[Tensor], part: Part | None) -> Tensor:
+    def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
         values = {} if part is None else part.values
         for p in touched:
             write(p, values.get(p, torch.zeros_like(p)))
@@ -259,7 +260,7 @@ class Rig:
         )
 
 
-def silence(population: Population, steps: int, part: Part | None = None) -> str:
+def silence(population: Population, steps: int, part: Component | None = None) -> str:
     """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
     length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
     silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways

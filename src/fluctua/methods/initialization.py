@@ -1,30 +1,25 @@
 """The one call: put a spiking network into the fluctuation-driven regime."""
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from fluctua.methods import measured, poisson
-from fluctua.methods.circuits import fit_circuit
-from fluctua.methods.measured import Aim
-from fluctua.network import Population, trace
-from fluctua.network.batch import check_batch, check_unit, new_generator, short_batch_warnings
-from fluctua.network.groups import groups, hears_itself
-from fluctua.network.hooks import hooked
-from fluctua.network.known_neurons import Reading
-from fluctua.network.loop import running_of
-from fluctua.network.modules import modules_of, named_modules_of
-from fluctua.network.preserve import Forward, plain_call, preserved
+from fluctua.methods.method import Method, method_of
+from fluctua.methods.weights import new_generator, writable
+from fluctua.network.facts import Population
+from fluctua.network.network import Axis, Network
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.replay import Passes
-from fluctua.state import Report
-from fluctua.state.inspection import Seen, report, watch
-from fluctua.state.window import Window
-from fluctua.theory import Moments, Normal, Target
-from fluctua.theory.laws import Family
+from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
+from fluctua.state.measure import Measurements, watch
+from fluctua.state.report import Report
+from fluctua.state.summary import report_of
+from fluctua.state.warnings import short_batch_warnings
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Target
 
 READOUT = Target(sigma=1.0)
 
@@ -34,19 +29,16 @@ def initialize(
     batch: Any,
     target: Target | None = None,
     *,
-    method: Literal["measured", "poisson"] = "measured",
-    nu: poisson.Rate = None,
-    balance: bool = True,
-    window: Window = "trial",
+    method: Method | str = "measured",
     readout: Target = READOUT,
-    alpha: float = 0.9,
-    law: Family = Normal(),  # noqa: B008 - frozen
     seed: int | None = None,
     generator: torch.Generator | None = None,
     populations: Collection[str] | None = None,
-    forward: Forward = plain_call,
+    forward: Forward | None = None,
+    time: Axis = 0,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    **moved: Any,
 ) -> Report:
     """Put a spiking network into the fluctuation-driven regime, in place, and report the state it is in.
 
@@ -54,23 +46,19 @@ def initialize(
         model: any model of known neurons, of any framework and on any device; its weights are overwritten.
         batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples.
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
-        method: "measured" scales the weights by the free potential that they cause on the batch, population after
-            population, and holds its target at any depth. "poisson" is the paper's formula.
-        nu: for "poisson", the rate of the afferents in Hz: a number for the whole network; None for the mean rate of
-            the batch, as in the paper; "per-layer" to measure it for each pathway.
-        balance: for "measured", give every neuron the same mean potential: no silent, no saturated neurons.
-        window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on,
-            which is what networks deeper than the trial is long need.
+        method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
+            "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
+            compare with, which know no target.
         readout: the wanted state of populations without threshold.
-        alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
-        law: of weights that may take either sign; synapses under Dale's law have theirs.
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
+        time: axis of the batch that is time, 0 or 1.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
+        moved: fields of the method that were arguments of this call in version 0.1; deprecated.
 
     Returns:
         The state of every population after the call, with what was skipped and why.
@@ -82,70 +70,104 @@ def initialize(
         SilentInputError: a population that nothing reaches.
         NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
+        ValueError: an unknown method or population, or a rate in Hz where nobody gives `dt`.
+
+        After any of them the model is as it was.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = initialize(model, x, Target(xi=2.0), seed=0)
+        >>> print(f"{report['1'].sigma_u:.2f}")
+        0.50
     """
-    if method not in ("measured", "poisson"):
-        raise ValueError(f"unknown method {method!r}: choose 'measured' or 'poisson'")
-    target = target or Target()
-    reading = Reading(dt, neurons or {})
-    forward = running_of(model, batch, forward, reading)
-    check_batch(batch, forward)
+    method = _with_moved(method, moved)
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
+    network.check_active()
     draws = new_generator(seed, generator)
-    found = _traced(model, batch, forward, reading)
-    chosen = _chosen(found, populations)
-    check_unit(chosen, target)
-    aims = {
-        p.name: Aim(readout if p.neuron.threshold is None else target, balance, window, alpha, law)
-        for p in chosen
-        if any(q.skipped_because is None for q in p.pathways)
-    }
-    targets: dict[str, Moments] = {}
-    seen: Seen = {}
-    with preserved(model), ExitStack() as watching:
-        torch.manual_seed((draws.initial_seed() + 1) % 2**63)  # for dropout: other draws than those of the weights
-        passes = Passes(model, batch, forward, found)
-        rate = poisson.mean_input_rate(found, passes) if method == "poisson" and nu is None else 0.0
-        for group in groups(found):
-            wanted = {p.name: aims[p.name] for p in group if p.name in aims}
-            if method == "measured" and wanted and hears_itself(group):
-                targets |= fit_circuit(group, wanted, passes, draws)
-            else:
-                for p in group:
-                    if p.name in wanted and method == "measured":
-                        targets[p.name] = measured.fit(p, wanted[p.name], passes, draws)
-                    elif p.name in wanted:
-                        targets[p.name] = poisson.fit(p, wanted[p.name], nu, passes, rate, draws)
-            for p in group:
-                passes.done(p)
-            for module in dict.fromkeys(p.module for p in group):  # in the next pass, which runs them
-                within = [p for p in group if p.module is module]
-                watching.enter_context(hooked(watch(within, window, seen)))
-        passes.finish()
-    return report(
-        found,
-        seen,
-        targets,
+    chosen = network.chosen(populations)
+    _check_unit(chosen, target or Target())
+    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if writable(p)}
+    with network.unchanged_on_failure():
+        with _others_kept(network, None if populations is None else chosen):
+            method.begin(network, draws)
+        measured, reached = _solve(network, method, wanted, draws)
+        method.end(network)
+    notes = [*_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    if target is not None and not method.aims:
+        notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
+    return report_of(
+        network.populations,
+        measured,
+        reached,
         gradients={},
-        notes=(*_notes(chosen), *_unreached(model, found)),
+        notes=tuple(notes),
         warnings=tuple(short_batch_warnings(chosen)),
     )
 
 
-def _traced(model: nn.Module, batch: Any, forward: Forward, reading: Reading) -> tuple[Population, ...]:
-    """Two samples show the wiring as well as all of them, unless the model insists on more."""
-    if forward is plain_call and batch.shape[1] > 2:
-        with suppress(Exception):  # what is wrong with the model shows on the whole batch too
-            return trace(model, batch[:, :2].clone(), forward, reading)
-    return trace(model, batch, forward, reading)
+def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
+    """The method, with fields that version 0.1 took as arguments of `initialize`."""
+    if moved:
+        found = method_of(method)
+        if unknown := set(moved) - set(vars(found)):
+            raise TypeError(f"initialize() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        given = ", ".join(f"{name}={value!r}" for name, value in moved.items())
+        warnings.warn(
+            f"these are fields of the method now: method={type(found).__name__}({given})",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    return method_of(method, **moved)
 
 
-def _chosen(found: tuple[Population, ...], names: Collection[str] | None) -> tuple[Population, ...]:
-    known = {p.name for p in found}
-    if names is not None and (unknown := set(names) - known):
-        raise ValueError(f"no population {sorted(unknown)[0]!r} in the model: it has {', '.join(sorted(known))}")
-    return tuple(p for p in found if names is None or p.name in names)
+def _solve(
+    network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator
+) -> tuple[dict[str, Measurements], dict[str, Moments]]:
+    """Group after group; returns what was measured of each population, and the moments that were aimed at."""
+    measured: dict[str, Measurements] = {}
+    reached: dict[str, Moments] = {}
+    seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
+    window = getattr(method, "window", "trial")
+    with ExitStack() as watching, network.replay(seed) as replay:
+        for group in network.groups:
+            reached |= method.solve(group, {p.name: wanted[p.name] for p in group if p.name in wanted}, replay, draws)
+            for p in group:
+                replay.done(p)
+            for module in dict.fromkeys(p.module for p in group):  # in the next pass, which runs them
+                within = [p for p in group if p.module is module]
+                watching.enter_context(hooked(watch(within, window, measured)))
+        replay.finish()
+    return measured, reached
 
 
-def _notes(chosen: tuple[Population, ...]) -> Iterator[str]:
+@contextmanager
+def _others_kept(network: Network, chosen: Collection[Population] | None) -> Iterator[None]:
+    """Parameters that lead to none of the chosen populations get back their values at the end; None: all may change."""
+    own: set[int] = set()
+    for q in (q for p in chosen or () for q in writable(p)):
+        parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
+        own |= {id(tensor) for tensor in parts if tensor is not None}
+    others = [p for p in parameters_of(network.model) if chosen is not None and id(p) not in own]
+    kept = [p.detach().clone() for p in others]
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(others, kept, strict=True):
+            parameter.copy_(value)
+
+
+def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
+    """Refuse a rate in Hz for neurons that count time in steps."""
+    unknown = [p.name for p in populations if p.neuron.in_steps]
+    if target.rate is not None and unknown:
+        raise ValueError(
+            f"a rate of {target.rate:g} Hz means nothing to {unknown[0]}, whose neurons count time in steps: give "
+            "dt=, the time step in seconds"
+        )
+
+
+def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for p in chosen:
         if p.neuron.note is not None:
             yield f"{p.name}: {p.neuron.note}"
@@ -154,7 +176,7 @@ def _notes(chosen: tuple[Population, ...]) -> Iterator[str]:
         for q in p.pathways:
             if q.skipped_because is not None:
                 yield f"{q.name} was skipped: {q.skipped_because}"
-    biases = [q for p in chosen for q in p.pathways if q.skipped_because is None and q.bias is not None]
+    biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
         yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
@@ -162,11 +184,12 @@ def _notes(chosen: tuple[Population, ...]) -> Iterator[str]:
         yield f"{len(biases) - len(moved)} bias(es) were set to zero"
 
 
-def _unreached(model: nn.Module, found: tuple[Population, ...]) -> Iterator[str]:
+def _unreached(network: Network) -> Iterator[str]:
     """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
+    found = network.populations
     known = {
         module for p in found for owner in (p.module, *(q.synapse for q in p.pathways)) for module in modules_of(owner)
     }
     layers = nn.Linear | nn.modules.conv._ConvNd
-    if names := [n for n, m in named_modules_of(model) if isinstance(m, layers) and m not in known]:
+    if names := [n for n, m in named_modules_of(network.model) if isinstance(m, layers) and m not in known]:
         yield f"{', '.join(names)} feeds no known neuron and was skipped; an unknown one is named by neurons="

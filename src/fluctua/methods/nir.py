@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fluctua.methods.initialization import initialize
 from fluctua.network.nir import from_nir, to_nir
-from fluctua.state import Report
-from fluctua.theory import Target
+from fluctua.state.report import Report
+from fluctua.theory.target import Target
 
 
 def initialize_nir(
@@ -28,7 +28,7 @@ def initialize_nir(
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
         dt: time step in seconds; NIR has none. None where the convention, or the graph's metadata, say it.
         convention: how the numbers of its neurons are meant: "euler", "exact", or the framework that wrote it; see
-            `fluctua.network.nir.from_nir`.
+            `fluctua.network.from_nir`.
         options: of `fluctua.initialize`.
 
     Returns:

@@ -1,20 +1,62 @@
 """The paper's formula: Poisson input of a known rate, independent weights."""
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.drawing import draw, of_entries, write
-from fluctua.methods.measured import Aim
-from fluctua.methods.shares import shares
-from fluctua.network import INPUT, Population
-from fluctua.network.replay import Passes
-from fluctua.theory import Afferent, Drive, Moments, PspKernel, Target, crossing_rate, solve
+from fluctua.methods.method import Method
+from fluctua.methods.population import Goal
+from fluctua.methods.weights import draw, of_entries, shares, write
+from fluctua.network.facts import Population
+from fluctua.network.network import Group
+from fluctua.network.replay import Replay
+from fluctua.theory.laws import Family, Normal
+from fluctua.theory.membrane import Drive, Moments
+from fluctua.theory.psp import PspKernel
+from fluctua.theory.rates import crossing_rate
+from fluctua.theory.target import Target
+from fluctua.theory.weights import Afferent, solve
 
-Rate = float | Literal["per-layer"] | None
+
+@dataclass(frozen=True)
+class Poisson(Method):
+    """The paper's formula for every population, from the rate of its afferents: see `fluctuation_driven_`.
+
+    Attributes:
+        nu: rate of the afferents in Hz: a number for the whole network; None for the mean rate of the batch, as in the
+            paper; "per-layer" to measure it for each pathway, where that of a recurrent one is the rate that the theory
+            predicts at the target.
+        alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
+        law: of weights that may take either sign; synapses under Dale's law have theirs.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = torch.nn.Sequential(torch.nn.Linear(30, 20), LIF(), torch.nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=Poisson(nu=50.0), seed=0)
+        >>> print(f"{report['1'].target_sigma_u:.2f}")
+        1.00
+    """
+
+    aims: ClassVar[bool] = True
+
+    nu: float | Literal["per-layer"] | None = None
+    alpha: float = 0.9
+    law: Family = Normal()  # noqa: RUF009 - frozen
+
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """See `Method.solve`."""
+        nu = replay.input_rate if self.nu is None else self.nu
+        goals = {name: Goal(target, alpha=self.alpha, law=self.law) for name, target in targets.items()}
+        return {p.name: fit(p, goals[p.name], nu, replay, generator) for p in group if p.name in goals}
 
 
 def fluctuation_driven_(
@@ -62,31 +104,29 @@ def fluctuation_driven_(
 
 
 def fit(
-    population: Population, aim: Aim, nu: Rate, passes: Passes, input_rate: float, generator: torch.Generator
+    population: Population, goal: Goal, nu: float | Literal["per-layer"], replay: Replay, generator: torch.Generator
 ) -> Moments:
     """Draw the weights into one population by the formula; returns the moments aimed at.
 
     Args:
         population: where the weights lead; pathways that must be skipped count as if they did their share.
-        aim: the wanted state.
-        nu: rate of the afferents in Hz, None for `input_rate`, or "per-layer" to measure it for each pathway, where
-            that of a recurrent one is the rate that the theory predicts at the target.
-        passes: for measuring.
-        input_rate: mean rate of the network's input in Hz.
+        goal: the wanted state.
+        nu: rate of the afferents in Hz, or "per-layer": see `Poisson`.
+        replay: for measuring.
         generator: of the draws.
     """
-    neuron, pathways, wanted = population.neuron, population.pathways, aim.moments(population)
-    rates = presynaptic_rates(population, wanted, passes) if nu == "per-layer" else {}
+    neuron, pathways, wanted = population.neuron, population.pathways, goal.moments(population)
+    rates = presynaptic_rates(population, wanted, replay) if nu == "per-layer" else {}
     afferents = []
-    for q, share in zip(pathways, shares(pathways, population, aim.alpha), strict=True):
-        rate = rates[q.name] if nu == "per-layer" else input_rate if nu is None else float(nu)
+    for q, share in zip(pathways, shares(pathways, population, goal.alpha), strict=True):
+        rate = rates[q.name] if nu == "per-layer" else float(nu)
         if not rate > 0:
             raise SilentInputError(
                 f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
             )
         drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
-        afferents.append(Afferent(drive, share, q.family or aim.law, q.sign))
-    laws = solve(aim.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
+        afferents.append(Afferent(drive, share, q.family or goal.law, q.sign))
+    laws = solve(goal.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
     for q, law in zip(pathways, laws, strict=True):
         if q.skipped_because is None:
             write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))
@@ -95,22 +135,12 @@ def fit(
     return wanted
 
 
-def presynaptic_rates(population: Population, wanted: Moments, passes: Passes) -> dict[str, float]:
+def presynaptic_rates(population: Population, wanted: Moments, replay: Replay) -> dict[str, float]:
     """Mean rate in Hz of what each pathway of a population gets, by the pathway's name."""
     neuron = population.neuron
     rates = {}
     if neuron.threshold is not None:
         predicted = float(np.mean(crossing_rate(wanted.xi(neuron.threshold), neuron.kernel)))
         rates = {q.name: predicted for q in population.pathways if q.recurrent}
-    heard = passes.heard(population)
+    heard = replay.heard(population)
     return rates | {name: float(x.double().mean()) / neuron.kernel.dt for name, x in heard.items()}
-
-
-def mean_input_rate(populations: tuple[Population, ...], passes: Passes) -> float:
-    """Mean rate in Hz of the network's input, over all pathways that it comes in by; 0 where there is none."""
-    rates = []
-    for population in populations:
-        from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
-        heard = passes.heard(population) if from_data else {}
-        rates += [float(heard[name].double().mean()) / population.neuron.kernel.dt for name in from_data]
-    return float(np.mean(rates)) if rates else 0.0

@@ -1,23 +1,15 @@
-"""Model and batch -> populations and pathways."""
+"""A model on a batch: how it runs, its populations and pathways in order, and NIR graphs."""
 
-from fluctua.network.errors import WiringError
-from fluctua.network.facts import INPUT, InnerSynapse, Member, Neuron, Pathway, Population, UnsupportedNeuronError
-from fluctua.network.potential import free_potential, population_currents, potential_of
+from typing import TYPE_CHECKING
+
+from fluctua._lazy import lazy
+from fluctua.network.facts import WiringError
+from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.trace import trace
 
-__all__ = [
-    "INPUT",
-    "InnerSynapse",
-    "Member",
-    "Neuron",
-    "Pathway",
-    "Population",
-    "ProbedNeuron",
-    "UnsupportedNeuronError",
-    "WiringError",
-    "free_potential",
-    "population_currents",
-    "potential_of",
-    "trace",
-]
+if TYPE_CHECKING:
+    from fluctua.network.nir import from_nir, to_nir
+
+__all__ = ["Network", "ProbedNeuron", "WiringError", "from_nir", "to_nir"]
+
+__getattr__, __dir__ = lazy(__name__, {"from_nir": "fluctua.network.nir", "to_nir": "fluctua.network.nir"})

@@ -1,26 +1,140 @@
-"""What a network is to the theory: populations of neurons and the pathways into them. Facts, no behaviour."""
+"""What a network is to the theory: populations of neurons, the pathways into them, and how their modules are called.
+
+Facts, no behaviour.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.layout import Layout
-from fluctua.network.preserve import preserved
-from fluctua.theory import PspKernel
+from fluctua.network.run import preserved
 from fluctua.theory.laws import Family
+from fluctua.theory.psp import PspKernel
 
 Array = NDArray[np.float64]
+Time = Literal["first", "second", "step", "merged"]
 
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
+class WiringError(ValueError):
+    """The model's wiring cannot be read; the message says why and what to do."""
+
+
 class UnsupportedNeuronError(ValueError):
     """A neuron class that is known and cannot be served; the message says why, and the way out."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The convention of one neuron module; a subclass for a framework that passes currents by other ways.
+
+    Attributes:
+        time: "first" for a call with the whole sequence `[T, B, *N]`, "second" for `[B, T, *N]`, "merged" for
+            `[B * T, *N]` sample by sample, "step" for one call a time step with `[B, *N]`.
+        samples: B of a merged sequence, None where T is known.
+        steps: T of a merged sequence, None where B is known.
+    """
+
+    time: Time = "first"
+    samples: int | None = None
+    steps: int | None = None
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the module is called once for each time step."""
+        return self.time == "step"
+
+    def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
+        """The input currents of one call, as they are given: its leading tensors, `most` at most."""
+        currents: list[Tensor] = []
+        for argument in args or tuple(kwargs.values()):
+            if not isinstance(argument, Tensor) or len(currents) == most:
+                break
+            currents.append(argument)
+        return tuple(currents)
+
+    def spikes(self, module: Any, output: Any) -> Tensor:
+        """What the module has emitted in one call, as it is returned: the first tensor of its output."""
+        found = first_tensor(output)
+        if found is None:
+            raise ValueError(f"{type(module).__name__} returned no tensor that could be its spikes")
+        return found
+
+    def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
+        """What the module returns in place of `output` where its spikes in that call are `spikes` instead."""
+        return with_first_tensor(output, spikes)
+
+    def as_sequence(self, x: Tensor) -> Tensor:
+        """What one call takes or returns -> `[t, B, *N]`, where t is 1 for a step; a view."""
+        if self.time == "step":
+            return x.unsqueeze(0)
+        if self.time == "second":
+            return x.transpose(0, 1)
+        if self.time == "merged":
+            self._check_merged(len(x))
+            steps = -1 if self.samples else self.steps or 1
+            split: Tensor = x.unflatten(0, (self.samples or -1, steps))  # type: ignore[no-untyped-call]
+            return split.transpose(0, 1)
+        return x
+
+    def _check_merged(self, frames: int) -> None:
+        known, unit = (self.samples, "samples") if self.samples else (self.steps or 1, "steps")
+        if frames % known:
+            raise ValueError(
+                f"{frames} frames in one axis are no trials of {known} {unit}: set the number of {unit} in the neurons "
+                "to that of the batch"
+            )
+
+    def as_called(self, x: Tensor) -> Tensor:
+        """The way back: `[t, B, *N]` -> what one call takes or returns."""
+        if self.time == "step":
+            return x.squeeze(0)
+        if self.time == "second":
+            return x.transpose(0, 1)
+        if self.time == "merged":
+            return x.transpose(0, 1).flatten(0, 1)
+        return x
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The first tensor in what a module returns."""
+    if isinstance(output, Tensor):
+        return output
+    for item in output if isinstance(output, tuple | list) else ():
+        if (found := first_tensor(item)) is not None:
+            return found
+    return None
+
+
+def with_first_tensor(output: Any, tensor: Tensor) -> Any:
+    """What a module returns, with another tensor in the place of its first."""
+    done = False
+
+    def replaced(x: Tensor) -> Tensor:
+        nonlocal done
+        x, done = (x if done else tensor), True
+        return x
+
+    return mapped(output, replaced)
+
+
+def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a module returns, every tensor in it changed."""
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, tuple | list):
+        items = [mapped(item, change) for item in output]
+        return output._make(items) if hasattr(output, "_make") else type(output)(items)
+    if isinstance(output, dict):
+        return type(output)((key, mapped(item, change)) for key, item in output.items())
+    return output
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,50 +247,60 @@ class Pathway:
         return self.weight.numel() // self.weight.shape[self.rows]
 
 
-@dataclass(frozen=True, eq=False)
-class InnerSynapse:
-    """A synapse that a neuron module holds for itself: from one of its populations to another or the same, or between
-    what it is called with and a population.
+def inner_pathway(
+    module: nn.Module,
+    source: str | int,
+    port: int,
+    current: Callable[[Tensor], Tensor],
+    *,
+    parameter: str = "",
+    mask: Tensor | None = None,
+    rows: int = 0,
+) -> Pathway:
+    """A pathway that a neuron module holds for itself, as its adapter describes it; tracing gives it its name.
 
-    Attributes:
-        module: owns the weight.
+    Args:
+        module: owns the weight, or one of its children does where no `parameter` is named.
         source: name of the presynaptic population within the holding module, or the number of the argument of the
             module's call that passes the weight.
         port: which of the target's input currents it adds to.
-        current: spikes `[T, B, *N]` of the source, or the argument, -> the current that they cause over the whole
-            sequence.
-        parameter: attribute of the weight in `module`; None where that has one, or one of its children.
-        mask: 1 where the weight has entries and 0 where there are none, such as on the diagonal of a recurrence
-            without autapses; None where it has all.
-        rows: axis of the weight that counts output units, 0 or 1.
+        current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
+        parameter: attribute of the weight in `module`.
+        mask: see `Pathway`, and so is the rest.
+        rows: axis of the weight that counts output units.
     """
-
-    module: nn.Module
-    source: str | int
-    port: int
-    current: Callable[[Tensor], Tensor]
-    parameter: str | None = None
-    mask: Tensor | None = None
-    rows: int = 0
+    sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
+    return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class PopulationSpec:
     """A population as the adapter of its module describes it.
 
     Attributes:
         neuron: its facts.
         emitter: the module whose output is its spikes.
         arguments: for each input current, which argument of the module's call reaches it as it is; None if none does.
-        synapses: those of the module that lead to it.
+        inner: pathways that the module holds itself and that lead to the population.
         layout: how the module is called.
     """
 
     neuron: Neuron
     emitter: nn.Module
     arguments: tuple[int | None, ...]
-    synapses: tuple[InnerSynapse, ...] = ()
-    layout: Layout = Layout()  # noqa: RUF009 - frozen
+    inner: tuple[Pathway, ...] = ()
+    layout: Layout = Layout()
+
+    @property
+    def most(self) -> int:
+        """How many currents the module is called with at most for this population."""
+        return most_arguments(self.arguments, self.inner)
+
+
+def most_arguments(arguments: tuple[int | None, ...], pathways: tuple[Pathway, ...]) -> int:
+    """How many currents a module is called with at most."""
+    entries = [*arguments, *(q.argument for q in pathways)]
+    return 1 + max((k for k in entries if k is not None), default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,15 +327,14 @@ class Population:
     unweighted: tuple[str, ...]
     emitter: nn.Module
     arguments: tuple[int | None, ...] = (0,)
-    layout: Layout = Layout()  # noqa: RUF009 - frozen
+    layout: Layout = Layout()
     calls: int = 1
     steps: int | None = None
 
     @property
     def most(self) -> int:
         """How many currents the module is called with at most."""
-        entries = [*self.arguments, *(q.argument for q in self.pathways)]
-        return 1 + max((k for k in entries if k is not None), default=0)
+        return most_arguments(self.arguments, self.pathways)
 
     @property
     def emission(self) -> Layout:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.facts import Neuron, Pathway, Population
-from fluctua.theory import PspKernel
-from fluctua.theory.psp import TwoStateKernel
+from fluctua.theory.psp import PspKernel, TwoStateKernel
 
 
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:

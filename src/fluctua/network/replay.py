@@ -4,18 +4,30 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.network import Population, population_currents
-from fluctua.network.autograd import versions
-from fluctua.network.hooks import emitted, heard, hooked
-from fluctua.network.layout import mapped
-from fluctua.network.modules import parameters_of
-from fluctua.network.preserve import Copies, Forward, gpus_of, only_requiring_grad, preserved
+from fluctua.network.adapters.registry import prepare
+from fluctua.network.facts import INPUT, Population, mapped
+from fluctua.network.potential import population_currents
+from fluctua.network.run import (
+    Copies,
+    Forward,
+    emitted,
+    gpus_of,
+    heard,
+    hooked,
+    only_requiring_grad,
+    parameters_of,
+    preserved,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from fluctua.network.network import Network
 
 
 class _Enough(BaseException):  # no Exception, which the model might catch
@@ -31,7 +43,7 @@ class _Answer:
     random: list[Tensor]
 
 
-class Passes:
+class Replay:
     """Runs a model up to a population's input current; populations reported as done answer from memory.
 
     A pass stops at the wanted population. What is done is not computed again: the neurons of a finished population
@@ -50,11 +62,12 @@ class Passes:
         model: any.
         batch: its input.
         forward: runs it.
-        populations: of the model; needed if it runs step by step.
+        populations: of the model, in the order in which they run.
     """
 
-    def __init__(self, model: nn.Module, batch: Any, forward: Forward, populations: Sequence[Population] = ()) -> None:
-        self._model, self._batch, self._forward = model, batch, forward
+    def __init__(self, model: nn.Module, batch: Any, forward: Forward, populations: Sequence[Population]) -> None:
+        self.model, self.batch, self.forward = model, batch, forward
+        self.populations = tuple(populations)
         self._stepwise = [p for p in populations if p.calls > 1]
         self._gpus = gpus_of(model)
         self._start = self._random()
@@ -91,7 +104,7 @@ class Passes:
             gradients: parameters that the currents are to have a graph back to.
         """
         arguments = self._arguments(population, gradients)
-        with only_requiring_grad(self._model, gradients or []):
+        with only_requiring_grad(self.model, gradients or []):
             return population_currents(population, arguments, self._assumed)
 
     def current(self, population: Population) -> Tensor:
@@ -116,6 +129,16 @@ class Passes:
         with hooked([q.synapse.register_forward_pre_hook(noting(q.name)) for q in outside]):
             self._arguments(population, None)
         return {name: x[0] if len(x) == 1 else torch.cat(x) for name, x in inputs.items()}
+
+    @cached_property
+    def input_rate(self) -> float:
+        """Mean rate in Hz of the network's input, over all pathways that it comes in by; 0 where there is none."""
+        rates: list[float] = []
+        for population in self.populations:
+            from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
+            inputs = self.heard(population) if from_data else {}
+            rates += [float(inputs[name].double().mean()) / population.neuron.kernel.dt for name in from_data]
+        return sum(rates) / len(rates) if rates else 0.0
 
     def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
         """Spikes `[T, B, *N]` of a group of populations with the weights as they are, by name."""
@@ -165,7 +188,7 @@ class Passes:
     def _weights(self) -> list[Any]:
         """What the currents depend on."""
         assumption = self._assumption if self._stepwise else 0
-        return [len(self._done), assumption, *(p._version for p in parameters_of(self._model))]
+        return [len(self._done), assumption, *(p._version for p in parameters_of(self.model))]
 
     def finish(self) -> None:
         """Run to the end once more: what has not run since it was done does so now."""
@@ -177,7 +200,7 @@ class Passes:
         idle = self._idle(populations)
         working = {p.module for p in (*self._done, *(populations if firing else ()))}
         calls: Counter[nn.Module] = Counter()
-        with preserved(self._model), only_requiring_grad(self._model, gradients):
+        with preserved(self.model, prepare), only_requiring_grad(self.model, gradients):
             for module in dict.fromkeys(p.module for p in self._done):
                 vars(module)["forward"] = self._answering(module, self._spikes, calls)
             for module in _weighted([*self._done, *self._stepwise]):
@@ -186,7 +209,7 @@ class Passes:
                 if p.module not in working:
                     vars(p.module)["forward"] = self._assuming(p, calls)
             self._set_random(self._start)
-            self._forward(self._model, self._batch)
+            self.forward(self.model, self.batch)
 
     def _answering(
         self,
@@ -255,7 +278,7 @@ class Passes:
         self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
 
     def _copy(self, output: Any) -> Any:
-        return Copies(self._model).of(output)
+        return Copies(self.model).of(output)
 
     def _random(self) -> list[Tensor]:
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._gpus)]
@@ -270,3 +293,39 @@ def _weighted(populations: Sequence[Population]) -> set[nn.Module]:
     """The modules with weights between the populations and those before them."""
     ways = [q for p in populations for q in p.pathways if q.inner is None]
     return {module for q in ways for module in (q.synapse, *q.through)}
+
+
+def currents_while_silent(
+    network: "Network",
+    answers: Mapping[nn.Module, list[Any]],
+    populations: Sequence[Population],
+    silent: list[nn.Module],
+) -> dict[str, tuple[Tensor, ...]]:
+    """The currents that populations are called with, by name, while some modules with weights put out nothing.
+
+    Args:
+        network: a model on a batch.
+        answers: what each neuron module has returned before, call by call, and returns again.
+        populations: whose.
+        silent: modules that put out zeros. Weights are not touched.
+    """
+    arrived: dict[str, tuple[Tensor, ...]] = {}
+
+    def noting(name: str) -> Any:
+        def then(currents: tuple[Tensor, ...]) -> None:
+            arrived[name] = tuple(current.clone() for current in currents)
+
+        return then
+
+    def answering(outputs: list[Any]) -> Callable[..., Any]:
+        following = iter(outputs)
+        return lambda *args, **kwargs: next(following)
+
+    model = network.model
+    handles = [heard(p, noting(p.name)) for p in populations]
+    handles += [m.register_forward_hook(lambda m, args, output: mapped(output, torch.zeros_like)) for m in silent]
+    with preserved(model, prepare), hooked(handles), torch.no_grad():
+        for module, outputs in answers.items():
+            vars(module)["forward"] = answering(Copies(model).of(outputs))
+        network.forward(model, network.batch)
+    return arrived

@@ -14,25 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.adapters.registry import transposed
-from fluctua.network.autograd import ELEMENTWISE, PLUMBING, Node, behind, operation_of, parents_of
-from fluctua.network.errors import WiringError
-from fluctua.network.facts import INPUT, InnerSynapse, Member, Pathway, Population
-from fluctua.network.groups import with_recurrence
-from fluctua.network.known_neurons import Reading, neurons_of
-from fluctua.network.loop import running_of
-from fluctua.network.modules import modules_of, named_modules_of, parameters_of
-from fluctua.network.preserve import Forward, only_requiring_grad, plain_call, preserved
-from fluctua.network.trace_pass import Members, Record, inside_of, observe
-from fluctua.network.weights import computing, loose_weights, parametrised, weight_names
+from fluctua.network.adapters.registry import KnownNeurons, prepare, transposed
+from fluctua.network.facts import INPUT, Pathway, Population, PopulationSpec, WiringError
+from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
+from fluctua.network.trace_pass import (
+    ELEMENTWISE,
+    PLUMBING,
+    Neurons,
+    Node,
+    TracedPass,
+    behind,
+    computing,
+    inside_of,
+    loose_weights,
+    observe,
+    operation_of,
+    parametrised,
+    parents_of,
+    weight_names,
+)
 
 
-def trace(
-    model: nn.Module,
-    batch: Any,
-    forward: Forward = plain_call,
-    reading: Reading = Reading(),  # noqa: B008 - frozen
-) -> tuple[Population, ...]:
+def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -> tuple[Population, ...]:
     """The populations of `model` in the order in which they run, each with its afferent pathways.
 
     Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
@@ -41,8 +44,8 @@ def trace(
     Args:
         model: any model of known neurons.
         batch: its input.
-        forward: runs all time steps; by default as `running_of` finds out.
-        reading: what the user says of its neurons.
+        forward: runs all time steps.
+        known: what is known of its neurons.
 
     Raises:
         WiringError: no known neuron in the model or none reached, a neuron called twice in one pass or time step, a
@@ -56,29 +59,28 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
-    neurons = {module: reading.members(module) for module in neurons_of(model, reading)}
+    neurons = {module: known.specs(module) for module in known.found_in(model)}
     if not neurons:
         kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours by "
-            "neurons={MyNeuron: fluctua.ProbedNeuron(...)}"
+            "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
         )
-    forward = running_of(model, batch, forward, reading)
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
 
     def traced() -> list[Population]:
         record = observe(model, batch, forward, neurons)
-        told = {module: reading.members(module, record.steps[module]) for module in record.currents}
+        told = {module: known.specs(module, record.steps[module]) for module in record.currents}
         loose = loose_weights(inside_of(neurons), names, record.no_weights)
         called = _population_names(neurons, names)
         return list(_Reader(record, neurons | told, names, trainable, loose, called, {}).populations())
 
-    with preserved(model), only_requiring_grad(model, None):
+    with preserved(model, prepare), only_requiring_grad(model, None):
         found = traced()
         if filters := _filters(found):
-            neurons = {module: members for module, members in neurons.items() if module not in filters}
+            neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found = traced()
-    return tuple(with_recurrence(found))
+    return tuple(found)
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
@@ -98,7 +100,7 @@ class _Afferents:
     direct: dict[nn.Module, None]  # emitters heard without a synapse
 
 
-def _afferents(starts: list[Node | None], record: Record, loose: dict[int, str], population: str) -> _Afferents:
+def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Afferents:
     """Over all calls together: what comes back from the neurons themselves shows from the second step on."""
     found = _Afferents({}, {}, {}, {})
     last: set[nn.Module] | None = None
@@ -138,8 +140,8 @@ class _Reader:
         taken: first population that each weight feeds, by its id; filled on the way.
     """
 
-    record: Record
-    neurons: Members
+    record: TracedPass
+    neurons: Neurons
     names: dict[nn.Module, str]
     trainable: set[int]
     loose: dict[int, str]
@@ -149,24 +151,24 @@ class _Reader:
     def populations(self) -> Iterator[Population]:
         """In the order in which they run."""
         for module in self.record.currents:
-            for member in self.neurons[module].values():
-                yield self._population(module, member)
+            for spec in self.neurons[module].values():
+                yield self._population(module, spec)
 
-    def _population(self, module: nn.Module, member: Member) -> Population:
-        name = self.called[member.emitter]
-        reaching = [(port, self._afferents(module, argument, name)) for port, argument in enumerate(member.arguments)]
+    def _population(self, module: nn.Module, spec: PopulationSpec) -> Population:
+        name = self.called[spec.emitter]
+        reaching = [(port, self._afferents(module, argument, name)) for port, argument in enumerate(spec.arguments)]
         outer = [q for port, afferents in reaching for q in self._outer(port, afferents, name)]
-        inner = [q for synapse in member.synapses for q in self._inner(module, synapse, name)]
+        inner = [q for draft in spec.inner for q in self._inner(module, draft, name)]
         direct = {self.called[emitter] for _, afferents in reaching for emitter in afferents.direct}
         return Population(
             name,
             module,
-            member.neuron,
+            spec.neuron,
             (*outer, *inner),
             tuple(sorted(direct)),
-            member.emitter,
-            member.arguments,
-            member.layout,
+            spec.emitter,
+            spec.arguments,
+            spec.layout,
             len(self.record.currents[module]),
             self.record.steps[module],
         )
@@ -190,29 +192,31 @@ class _Reader:
                 rows=transposed(synapse),
             )
 
-    def _inner(self, module: nn.Module, synapse: InnerSynapse, population: str) -> Iterator[Pathway]:
-        """The pathways of a synapse that the neuron module holds."""
-        more: dict[str, Any] = {"recurrent": True}
-        if isinstance(synapse.source, int):
-            came = self._afferents(module, synapse.source, population)
-            origin = self._origin(set(came.direct).union(*came.sources.values()))
-            more = {"argument": synapse.source, "through": tuple(came.way)}
+    def _inner(self, module: nn.Module, draft: Pathway, population: str) -> Iterator[Pathway]:
+        """The pathways of a synapse that the neuron module holds, as its adapter describes it."""
+        through: tuple[nn.Module, ...] = ()
+        if draft.argument is None:
+            sources = self._origin({self.neurons[module][draft.sources[0]].emitter})
         else:
-            origin = self._origin({self.neurons[module][synapse.source].emitter})
+            came = self._afferents(module, draft.argument, population)
+            sources, through = self._origin(set(came.direct).union(*came.sources.values())), tuple(came.way)
+        owner = draft.synapse if draft.parameter else _owner(draft.synapse, self.names, population)
         yield from self._pathways(
-            synapse.module if synapse.parameter else _owner(synapse.module, self.names, population),
+            owner,
             population,
-            origin,
-            synapse.parameter,
-            port=synapse.port,
-            inner=synapse.current,
-            rows=synapse.rows,
-            mask=synapse.mask,
-            **more,
+            sources,
+            draft.parameter,
+            port=draft.port,
+            inner=draft.inner,
+            argument=draft.argument,
+            recurrent=draft.argument is None,
+            through=through,
+            rows=draft.rows,
+            mask=draft.mask,
         )
 
     def _pathways(
-        self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str | None = None, **more: Any
+        self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str = "", **more: Any
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
         for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
@@ -246,17 +250,17 @@ def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) 
     return owners[0]
 
 
-def _population_names(neurons: Members, names: dict[nn.Module, str]) -> dict[nn.Module, str]:
+def _population_names(neurons: Neurons, names: dict[nn.Module, str]) -> dict[nn.Module, str]:
     """Name of each population by its emitter: that of the module, or of the one among several in it."""
     return {
-        member.emitter: names[module] if len(members) == 1 else f"{names[module]}.{name}"
-        for module, members in neurons.items()
-        for name, member in members.items()
+        spec.emitter: names[module] if len(specs) == 1 else f"{names[module]}.{name}"
+        for module, specs in neurons.items()
+        for name, spec in specs.items()
     }
 
 
 def _walk(
-    made: Node | None, record: Record, loose: dict[int, str], population: str
+    made: Node | None, record: TracedPass, loose: dict[int, str], population: str
 ) -> dict[Node, tuple[tuple[str, ...], nn.Module | None]]:
     """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed."""
     hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
@@ -286,7 +290,7 @@ def _walk(
     return hits
 
 
-def _upstream(synapse: Node, record: Record) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
+def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
     """The neurons that a synapse hears, and the modules with weights in between."""
     neurons: set[nn.Module] = set()
     through: dict[nn.Module, None] = {}
@@ -298,6 +302,6 @@ def _upstream(synapse: Node, record: Record) -> tuple[set[nn.Module], tuple[nn.M
     return neurons, tuple(through)
 
 
-def _carry_signal(nodes: list[Node], record: Record) -> bool:
+def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
     """Whether what a neuron or a synapse has put out leads to one of the nodes."""
     return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))

@@ -1,26 +1,78 @@
-"""What hooks see of a model in one forward pass: the autograd nodes of neurons, synapses and norms."""
+"""One forward pass of a model as hooks see it: which module made which node of the autograd graph.
 
-from collections.abc import Mapping
+What a synapse is, is told here too: a module that owns weights and holds no other layers.
+"""
+
+import re
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from fluctua.network.autograd import Node, nodes_in, versions
-from fluctua.network.errors import WiringError
-from fluctua.network.facts import Member
-from fluctua.network.hooks import hooked
-from fluctua.network.layout import Layout
-from fluctua.network.modules import modules_of, named_modules_of
-from fluctua.network.preserve import Copies, Forward
-from fluctua.network.weights import NORMS, computing, gains_and_offsets, may_be_synapse, weight_names
+from fluctua.network.adapters.registry import Specs
+from fluctua.network.facts import Layout, WiringError
+from fluctua.network.run import (
+    Copies,
+    Forward,
+    hooked,
+    modules_of,
+    named_modules_of,
+    named_parameters_of,
+    parameters_of,
+    tensors_in,
+    versions,
+)
 
-Members = Mapping[nn.Module, Mapping[str, Member]]  # the populations of each neuron module, by name
+Neurons = Mapping[nn.Module, Specs]  # the populations of each neuron module, by name
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+Node = Any  # torch.autograd.graph.Node
+
+_IN_PLACE = "CopySlices"  # what autograd calls any change in place of a view
+PLUMBING = (
+    *("View", "Reshape", "Unsafe", "Alias", "Clone", "Accumulate", "Contiguous", "ToCopy", "Expand", "Unsqueeze"),
+    *("Squeeze", "AsStrided", "BackwardHookFunction"),
+)
+"""Operations that only pass on what they get."""
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
+"""What a gain or an offset acts by on another signal."""
+
+
+def behind(nodes: Iterable[Node], stops: Container[Node]) -> Iterator[Node]:
+    """The nodes and all that lead to them, but not what is behind a stop."""
+    pending, seen = list(nodes), set()
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            pending += () if node in stops else parents_of(node)
+
+
+def parents_of(node: Node) -> list[Node]:
+    """The nodes whose results a node took."""
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def operation_of(node: Node) -> str:
+    """Name of the operation that made a node, such as "Add" or "MaxPool2DWithIndices"."""
+    return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+
+
+def nodes_in(output: Any) -> Iterator[Node]:
+    """The nodes that made the tensors, and those of their bases: a change in place cuts a view off its own node."""
+    for tensor in tensors_in(output):
+        for made in (tensor, tensor._base):
+            if made is not None and made.grad_fn is not None:
+                yield made.grad_fn
 
 
 @dataclass
-class Record:
+class TracedPass:
     """What the hooks saw in one forward pass. Autograd nodes are kept alive here, so that they stay comparable."""
 
     # The nodes that made each neuron's currents, call by call, in the order of execution. A current itself may be
@@ -34,28 +86,22 @@ class Record:
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
 
 
-def inside_of(neurons: Members) -> set[nn.Module]:
+def inside_of(neurons: Neurons) -> set[nn.Module]:
     """All that neuron modules hold, and themselves."""
     return {inner for module in neurons for inner in modules_of(module)}
 
 
-def _layout(members: Mapping[str, Member]) -> Layout:
-    return next(iter(members.values())).layout
+def _layout(specs: Specs) -> Layout:
+    return next(iter(specs.values())).layout
 
 
-def _most(members: Mapping[str, Member]) -> int:
-    """How many currents a module is called with at most."""
-    entries = [k for m in members.values() for k in (*m.arguments, *(s.source for s in m.synapses))]
-    return 1 + max((k for k in entries if isinstance(k, int)), default=0)
-
-
-def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Members) -> Record:
+def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) -> TracedPass:
     """Run the model once and note who made what.
 
     Raises:
         WiringError: see `fluctua.network.trace`.
     """
-    record = Record()
+    record = TracedPass()
     names = {module: name or "model" for name, module in named_modules_of(model)}
 
     def before_neuron(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -65,7 +111,7 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Members) ->
                 "it cannot be found: run the model with gradients on, or give a `forward` that does"
             )
         layout = _layout(neurons[module])
-        currents = layout.currents(module, args, kwargs, _most(neurons[module]))
+        currents = layout.currents(module, args, kwargs, max(spec.most for spec in neurons[module].values()))
         _check_currents(currents, layout, names[module])
         record.currents.setdefault(module, []).append([current.grad_fn for current in currents])
         record.steps[module] = record.steps.get(module, 0) + len(layout.as_sequence(currents[0]))
@@ -104,7 +150,7 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Members) ->
     for module in modules_of(model):
         if module in neurons:
             handles.append(module.register_forward_pre_hook(before_neuron, with_kwargs=True))
-            emitters = [member.emitter for member in neurons[module].values()]
+            emitters = [spec.emitter for spec in neurons[module].values()]
             handles += [emitter.register_forward_hook(after_neuron) for emitter in emitters]
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
@@ -142,7 +188,7 @@ def _not_saved(nothing: None) -> Tensor:
     )
 
 
-def _check(record: Record, neurons: Members, names: dict[nn.Module, str]) -> None:
+def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) -> None:
     if not record.currents:
         raise WiringError("the model's forward pass reached none of its neurons")
     stepping = [len(calls) for module, calls in record.currents.items() if _layout(neurons[module]).stepwise]
@@ -160,3 +206,65 @@ def _check(record: Record, neurons: Members, names: dict[nn.Module, str]) -> Non
             "no gradient reaches any neuron, so the weights that feed it cannot be found: does the model detach its "
             "currents, or send them through an operation without gradient?"
         )
+
+
+# -- weights and synapses --------------------------------------------------------------------------------------------
+
+
+def computing(model: nn.Module) -> set[nn.Module]:
+    """The modules that compute parametrised weights; what they own is no weight itself."""
+    lists = [m for m in modules_of(model) if isinstance(m, parametrize.ParametrizationList)]
+    return {inner for outer in lists for inner in modules_of(outer)}
+
+
+def gains_and_offsets(module: nn.Module, output: Any) -> set[int]:
+    """Ids of the module's own parameters that act element by element: they scale or shift, and connect nothing."""
+    pending, seen, found = list(nodes_in(output)), set(), set()
+    while pending:
+        node = pending.pop()
+        if node in seen or not (operation_of(node) in ELEMENTWISE or operation_of(node).startswith(PLUMBING)):
+            continue
+        seen.add(node)
+        found.add(id(getattr(node, "variable", None)))
+        pending += parents_of(node)
+    return found & {id(p) for p in parameters_of(module, False)}
+
+
+def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
+    """Whether the module owns weights and all that it holds besides is without parameters."""
+    if not weight_names(module):
+        return False
+    inner = [child for name, child in module.named_children() if name != "parametrizations"]
+    return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
+
+
+def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:
+    """Attributes of the module's own weights: what it learns in two or more dimensions."""
+    computed = parametrised(module)
+    plain = [name for name, _ in named_parameters_of(module, False) if name.rsplit("_", 1)[0] not in computed]
+    weights = {name: getattr(module, name) for name in (*computed, *plain)}
+    return [name for name, tensor in weights.items() if _is_weight(tensor) and id(tensor) not in no_weights]
+
+
+def parametrised(module: nn.Module) -> list[str]:
+    """Attributes that torch computes anew from parameters at every call: weight norm, spectral norm and the like."""
+    hooks = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
+    computed: Any = module.parametrizations if parametrize.is_parametrized(module) else ()
+    return [*computed, *hooks]
+
+
+def loose_weights(
+    inside: Container[nn.Module], names: dict[nn.Module, str], no_weights: Container[int]
+) -> dict[int, str]:
+    """Names of all weights; met outside of a synapse they cannot be dealt with."""
+    return {
+        id(p): f"{names[module]}.{name}"
+        for module in names
+        if module not in inside and not isinstance(module, NORMS)
+        for name, p in named_parameters_of(module, False)
+        if _is_weight(p) and id(p) not in no_weights
+    }
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.ndim >= 2 and tensor.is_floating_point()

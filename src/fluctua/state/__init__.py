@@ -1,6 +1,6 @@
 """What state a network is in."""
 
 from fluctua.state.inspection import inspect
-from fluctua.state.report import PathwayState, PopulationState, Report, Sketch
+from fluctua.state.report import Report
 
-__all__ = ["PathwayState", "PopulationState", "Report", "Sketch", "inspect"]
+__all__ = ["Report", "inspect"]

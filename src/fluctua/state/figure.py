@@ -1,10 +1,11 @@
 """A report as a figure: one row per population."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.state.report import PopulationState, Report
+from fluctua.state.facts import PopulationState
 from fluctua.state.style import BLACK, BLUE, RED, style
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 6
 
 
-def plot_report(report: Report, title: str | None = None) -> "Figure":
+def plot_report(report: Sequence[PopulationState], title: str | None = None) -> "Figure":
     """Distribution of U against theory, firing rates, and a raster, for up to six populations spread over the depth.
 
     The figure is not tied to pyplot: save it with `figure.savefig(path)`, or return it from a notebook cell.
@@ -71,7 +72,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
     if p.sigma_u == 0:
         axis.text(0.03, 0.5, f"U = {p.mu_u:.3g} throughout", transform=axis.transAxes, va="center", fontsize=8)
     else:
-        axis.stairs(p.sketch.density, p.sketch.edges, fill=True, color=BLUE, alpha=0.45, label="measured")
+        axis.stairs(p.plot_data.density, p.plot_data.edges, fill=True, color=BLUE, alpha=0.45, label="measured")
     if sigma > 0:
         u = mu + sigma * np.linspace(-4, 4, 201)
         gauss = np.exp(-((u - mu) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
@@ -80,7 +81,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
         else:
             axis.plot(u, gauss, color=BLACK, lw=1.2, label="target")
         peak = float(gauss.max())  # that of a population mostly at rest may be far higher
-        axis.set_ylim(0, 1.1 * max(peak, min(float(p.sketch.density.max()), 2.5 * peak)))
+        axis.set_ylim(0, 1.1 * max(peak, min(float(p.plot_data.density.max()), 2.5 * peak)))
     if p.threshold is not None:
         axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
     axis.set_xlim(_range(p, mu, sigma))
@@ -100,7 +101,7 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
     if p.rate is None:
         _say(axis, "readout: no spikes")
         return
-    rates = p.sketch.rates
+    rates = p.plot_data.rates
     top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
     counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
@@ -121,12 +122,12 @@ def plot_raster(axis: "Axes", p: PopulationState) -> None:
     if p.rate is None:
         _say(axis, "")
         return
-    spikes = p.sketch.raster
+    spikes = p.plot_data.raster
     axis.plot(spikes[:, 0], spikes[:, 1], "|", color=BLACK, ms=3, mew=0.7)
-    axis.set_xlim(0, p.sketch.duration)
-    axis.set_ylim(-1, p.sketch.shown)
+    axis.set_xlim(0, p.plot_data.duration)
+    axis.set_ylim(-1, p.plot_data.shown)
     axis.set_yticks([])
-    axis.set_ylabel(f"{p.sketch.shown} of {p.n}")
+    axis.set_ylabel(f"{p.plot_data.shown} of {p.n}")
     if len(spikes) == 0:
         axis.text(0.5, 0.5, "silent", transform=axis.transAxes, ha="center", va="center", color=RED)
 

@@ -1,34 +1,16 @@
 """Which share of the variance of a population's potential each of its pathways supplies."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.network import Population
-from fluctua.network.hooks import heard, hooked
-from fluctua.network.potential import currents_from_outside, recurrent_pathways, response
-from fluctua.network.preserve import Copies, Forward, preserved
-from fluctua.state.window import population_mean, product_mean
-
-OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
-Parts = dict[str, float]
-
-
-def parts_of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The free potential `[T, B, *N]` without `rest`, cut into what comes from outside and each recurrent pathway."""
-    parts = {OUTSIDE: response(p.neuron, currents_from_outside(p, arguments))}
-    for q in recurrent_pathways(p):
-        if q.inner is not None:
-            current = q.inner(spikes[q.sources[0]])
-            parts[q.name] = response(p.neuron, [current if k == q.port else None for k in range(len(p.neuron.kernels))])
-    return parts
-
-
-def variance(u: Tensor, mask: Tensor) -> float:
-    """Of a potential `[T, B, *N]` over window and neurons."""
-    return product_mean(u, u, mask) - population_mean(u, mask) ** 2
+from fluctua.network.facts import Population
+from fluctua.network.network import Network
+from fluctua.network.potential import currents_from_outside, response
+from fluctua.network.replay import currents_while_silent
+from fluctua.state.measure import OUTSIDE, Parts, variance
 
 
 def shares(p: Population, parts: Parts, outside: Parts | None = None) -> Parts:
@@ -61,12 +43,7 @@ def needs_passes(p: Population) -> bool:
 
 
 def outer_parts(
-    model: nn.Module,
-    batch: Any,
-    populations: Iterable[Population],
-    forward: Forward,
-    answers: Mapping[nn.Module, list[Any]],
-    masks: Mapping[str, Tensor],
+    network: Network, answers: Mapping[nn.Module, list[Any]], masks: Mapping[str, Tensor]
 ) -> dict[str, Parts]:
     """The variance that each pathway from outside supplies, of the populations that need passes to know.
 
@@ -74,20 +51,17 @@ def outer_parts(
     out nothing; weights are not touched. One pass serves all populations at a time.
 
     Args:
-        model: any.
-        batch: its input.
-        populations: all of the model's.
-        forward: runs it.
+        network: a model on a batch.
         answers: what each neuron module has returned, call by call.
         masks: window `[T, B]` of each population, by name.
     """
-    chosen = _separable([p for p in populations if needs_passes(p)])
+    chosen = _separable([p for p in network.populations if needs_passes(p)])
     turns = _turns(chosen)
     rests: dict[str, Tensor] = {}
     found: dict[str, Parts] = {}
     for turn in (None, *sorted(set(turns.values()))) if turns else ():
         silent = [m for m, t in turns.items() if t != turn]
-        arrived = _arrived(model, batch, forward, answers, chosen, silent)
+        arrived = currents_while_silent(network, answers, chosen, silent)
         for p in chosen:
             u = response(p.neuron, currents_from_outside(p, arrived[p.name]))
             if turn is None:
@@ -122,40 +96,3 @@ def _turns(populations: list[Population]) -> dict[nn.Module, int]:
         taken = {turns[other] for other in others if other in turns}
         turns[m] = next(t for t in range(len(others)) if t not in taken)
     return turns
-
-
-def _arrived(
-    model: nn.Module,
-    batch: Any,
-    forward: Forward,
-    answers: Mapping[nn.Module, list[Any]],
-    populations: list[Population],
-    silent: list[nn.Module],
-) -> dict[str, tuple[Tensor, ...]]:
-    """The currents that populations are called with, by name, while some modules put out nothing."""
-    arrived: dict[str, tuple[Tensor, ...]] = {}
-
-    def noting(name: str) -> Any:
-        def then(currents: tuple[Tensor, ...]) -> None:
-            arrived[name] = tuple(current.clone() for current in currents)
-
-        return then
-
-    handles = [heard(p, noting(p.name)) for p in populations]
-    handles += [module.register_forward_hook(lambda module, args, output: _nothing(output)) for module in silent]
-    with preserved(model), hooked(handles), torch.no_grad():
-        for module, outputs in answers.items():
-            vars(module)["forward"] = _answering(Copies(model).of(outputs))
-        forward(model, batch)
-    return arrived
-
-
-def _answering(outputs: list[Any]) -> Callable[..., Any]:
-    following = iter(outputs)
-    return lambda *args, **kwargs: next(following)
-
-
-def _nothing(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return torch.zeros_like(output)
-    return type(output)(map(_nothing, output)) if isinstance(output, tuple | list) else output

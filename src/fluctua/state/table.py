@@ -1,12 +1,16 @@
 """A report as text: one table, in plain characters or for rich."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from fluctua.state.report import PopulationState, Report
+from fluctua.state.facts import PopulationState
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+Populations = Sequence[PopulationState]
+Sentences = Sequence[str]
 
 _HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
 _SILENT = _HEAD.index("silent")
@@ -14,7 +18,7 @@ _SILENT = _HEAD.index("silent")
 
 def flat_row(p: PopulationState) -> dict[str, Any]:
     """The numbers of a population by name; those of its pathways joined by spaces."""
-    nested = ("pathways", "sketch")
+    nested = ("pathways", "plot_data")
     row = {f.name: getattr(p, f.name) for f in fields(p) if f.name not in nested}
     row["weights"] = " ".join(q.name for q in p.pathways)
     row["weight_std"] = " ".join(f"{q.std:.6g}" for q in p.pathways)
@@ -22,13 +26,13 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
     return row
 
 
-def plain_text(report: Report) -> str:
+def plain_text(populations: Populations, notes: Sentences, warnings: Sentences) -> str:
     """The table in plain characters, with notes and warnings below.
 
     Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
     potential above threshold.
     """
-    rows = _rows(report)
+    rows = _rows(populations)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -37,19 +41,19 @@ def plain_text(report: Report) -> str:
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    lines += [f"note: {note}" for note in report.notes]
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"note: {note}" for note in notes]
+    lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 
-def rich_table(report: Report) -> "Table":
+def rich_table(populations: Populations, notes: Sentences, warnings: Sentences) -> "Table":
     """The table for a rich console of 80 columns or more, with notes and warnings as its caption."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    caption = [escape(note) for note in report.notes]
-    caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in report.warnings]
+    caption = [escape(note) for note in notes]
+    caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in warnings]
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -58,11 +62,11 @@ def rich_table(report: Report) -> "Table":
         caption="\n".join(caption) or None,
         caption_justify="left",
     )
-    (first, *head), *rows = _rows(report)
+    (first, *head), *rows = _rows(populations)
     table.add_column(first, overflow="fold", min_width=len(first))  # long names give way, numbers do not
     for name in head:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for p, row in zip(report.populations, rows, strict=True):
+    for p, row in zip(populations, rows, strict=True):
         cells = [escape(cell) for cell in row]
         if p.silent is not None and p.silent > 0.5:
             cells[_SILENT] = f"[red]{cells[_SILENT]}[/red]"
@@ -70,13 +74,13 @@ def rich_table(report: Report) -> "Table":
     return table
 
 
-def _rows(report: Report) -> list[tuple[str, ...]]:
+def _rows(populations: Populations) -> list[tuple[str, ...]]:
     """The head, and the cells of each population; gradient norms only where there are some."""
-    in_steps = {p.in_steps for p in report.populations}
+    in_steps = {p.in_steps for p in populations}
     rates = {frozenset({True}): "per step (theory)", frozenset({False}): "Hz (theory)"}.get(frozenset(in_steps), "rate")
     head = tuple(rates if name == "Hz (theory)" else name for name in _HEAD)
-    rows = [head, *(_cells(p, with_unit=len(in_steps) > 1) for p in report.populations)]
-    norms = [p.gradient_norm for p in report.populations]
+    rows = [head, *(_cells(p, with_unit=len(in_steps) > 1) for p in populations)]
+    norms = [p.gradient_norm for p in populations]
     if all(norm is None for norm in norms):
         return rows
     return [(*row, cell) for row, cell in zip(rows, ["gradient", *(_number(g, ".3g") for g in norms)], strict=True)]

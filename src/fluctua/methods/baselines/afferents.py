@@ -1,20 +1,21 @@
-"""What the rivals need to know of a network: its spiking populations, and what reaches them from the data."""
+"""What the baselines need to know of a population: what reaches it, and from where."""
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fluctua.methods.baselines.classic import draw_kaiming
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.drawing import normal, of_entries, write
-from fluctua.network import INPUT, Pathway, Population, trace
-from fluctua.network.batch import check_batch
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import Forward
-from fluctua.network.replay import Passes
+from fluctua.methods.method import Method
+from fluctua.methods.weights import normal, of_entries, writable, write
+from fluctua.network.facts import INPUT, Population
+from fluctua.network.network import Group, Network
+from fluctua.network.replay import Replay
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,63 +47,42 @@ class Afferents:
         return total
 
 
-def spiking_populations(
-    rival: str, model: nn.Module, batch: Any, forward: Forward, generator: torch.Generator, *, data: bool
-) -> Iterator[tuple[Population, Afferents]]:
-    """Populations whose weights are to be written, one after the other; what is not theirs gets Kaiming weights.
+class SpikingBaseline(Method):
+    """A baseline whose theory is about spiking neurons, one population at a time.
 
-    The rivals' theories are about spiking neurons. Readouts, and layers that lead to another layer, have no place in
-    them and get what the code of SpikeInit gives its classifiers, Kaiming weights of gain 1. Biases are zero.
-
-    Args and errors: see `populations_of`; the generator is for the Kaiming weights.
+    Readouts, and layers that lead to another layer, have no place in it and get what the code of SpikeInit gives its
+    classifiers, Kaiming weights of gain 1. Biases are zero.
     """
-    forward = running_of(model, batch, forward)
-    found = populations_of(rival, model, batch, forward, data=data)
-    draw_kaiming(model, generator)
-    passes = Passes(model, batch, forward, found)
-    for population in found:
-        if population.neuron.threshold is not None and free(population):
-            yield population, _afferents(population, passes)
-        passes.done(population)
 
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """See `Method.begin`."""
+        draw_kaiming(network.model, generator)
 
-def populations_of(rival: str, model: nn.Module, batch: Any, forward: Forward, *, data: bool) -> tuple[Population, ...]:
-    """All populations in the order in which they run.
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """See `Method.solve`."""
+        for population in group:
+            if population.name in targets and population.neuron.threshold is not None:
+                self.fill(population, replay, generator)
+        return {}
 
-    Args:
-        rival: name of the method, for messages.
-        model: to be initialised.
-        batch: input `[T, B, ...]`.
-        forward: runs all time steps.
-        data: whether the batch is measured; else it only serves to find the wiring.
-
-    Raises:
-        ValueError: no batch.
-        BatchError: a batch that cannot be measured.
-        WiringError: no spiking neuron found, or a model that cannot be traced.
-    """
-    if batch is None:
-        raise ValueError(f"{rival} has to see which neurons a weight feeds: pass a batch [T, B, ...]")
-    if data:
-        check_batch(batch, forward)
-    return trace(model, batch, forward)
-
-
-def free(population: Population) -> list[Pathway]:
-    """The pathways whose weights may be written."""
-    return [q for q in population.pathways if q.skipped_because is None]
+    @abstractmethod
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """Draw and write the weights into a spiking population."""
 
 
 def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:
     """Normal weights of one standard deviation for all pathways of a population."""
-    for q in free(population):
+    for q in writable(population):
         write(q.weight, of_entries(q, std * normal(q.weight, generator)))
 
 
-def _afferents(population: Population, passes: Passes) -> Afferents:
+def afferents_of(population: Population, replay: Replay) -> Afferents:
+    """Measure what reaches a population."""
     from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
-    inputs = {name: x for name, x in passes.heard(population).items() if name in from_data}
-    shape = passes.current(population).shape
+    inputs = {name: x for name, x in replay.heard(population).items() if name in from_data}
+    shape = replay.current(population).shape
     power = {name: float(x.double().square().mean()) for name, x in inputs.items()}
     constant = len(power) == len(population.pathways) and all(_constant(x, shape[0]) for x in inputs.values())
     return Afferents(shape, power, constant)

@@ -1,54 +1,125 @@
 """The initialisers of artificial neural networks. They know nothing of time constants, time steps or firing rates."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from fluctua.methods.drawing import normal, write
-from fluctua.network.adapters.registry import members_of
-from fluctua.network.batch import new_generator
-from fluctua.network.modules import modules_of
-from fluctua.network.preserve import Forward, gpus_of, plain_call
+from fluctua.methods.method import Method
+from fluctua.methods.weights import normal, write
+from fluctua.network.adapters.registry import specs_of
+from fluctua.network.network import Group, Network
+from fluctua.network.replay import Replay
+from fluctua.network.run import gpus_of, modules_of
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Target
 
 
-def kaiming(
-    model: nn.Module,
-    batch: Any = None,
-    *,
-    seed: int | None = None,
-    forward: Forward = plain_call,
-    gain: float = 1.0,
-) -> None:
-    """`N(0, gain^2 / fan_in)` for every trained weight of two or more dimensions, zero for every bias, in place.
+class _WholeModel(Method):
+    """Draws the weights of all layers at once, whatever they feed."""
 
-    He et al. 2015; `gain=1` is what the paper compares itself with, `gain=sqrt(2)` the choice for ReLUs. Parameters of
-    neurons stay as they are. The batch is not looked at.
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """Nothing is left to do."""
+        return {}
 
-    Raises:
-        ValueError: a layer under Dale's law, whose weights must not have both signs.
+
+@dataclass(frozen=True)
+class Kaiming(_WholeModel):
+    """`N(0, gain^2 / fan_in)` for every trained weight of two or more dimensions, zero for every bias.
+
+    He et al. 2015. Parameters of neurons stay as they are. The batch is not looked at.
+
+    Attributes:
+        gain: 1 is what the paper compares itself with, `sqrt(2)` the choice for ReLUs.
+        folded: give layers under Dale's law the absolute values of their draws, as somebody does who needs weights of
+            one sign: their second moment is Kaiming's, but nothing balances excitation and inhibition. Otherwise such
+            a layer is refused with a ValueError, for its weights must not have both signs.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=Kaiming(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.19
     """
-    draw_kaiming(model, new_generator(seed, None), gain)
+
+    gain: float = 1.0
+    folded: bool = False
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """See `Method.begin`."""
+        if not self.folded:
+            draw_kaiming(network.model, generator, self.gain)
+            return
+        _draw(network.model, generator, self.gain)
+        for module in modules_of(network.model):
+            if hasattr(module, "sign"):
+                for weight in module.parameters(recurse=False):
+                    write(weight, weight.detach().abs())
 
 
-def folded_kaiming(
-    model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call
-) -> None:
-    """`kaiming`, of whose draws a layer under Dale's law gets the absolute values; in place.
+@dataclass(frozen=True)
+class Xavier(_WholeModel):
+    """`N(0, 2 gain^2 / (fan_in + fan_out))`, else as `Kaiming`.
 
-    What somebody does who knows Kaiming's initialiser and needs weights of one sign: their second moment is Kaiming's,
-    but nothing balances excitation and inhibition. The batch is not looked at.
+    Glorot & Bengio 2010, whose variance is certain; they drew from a uniform law, here it is the normal one that the
+    other methods have.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=Xavier(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.20
     """
-    _draw(model, new_generator(seed, None), gain=1.0)
-    for module in modules_of(model):
-        if hasattr(module, "sign"):
-            for weight in module.parameters(recurse=False):
-                write(weight, weight.detach().abs())
+
+    gain: float = 1.0
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """See `Method.begin`."""
+        _refuse_signs(network.model)
+        for weight in _weights(network.model):
+            fans = weight[0].numel() + weight[:, 0].numel()
+            write(weight, normal(weight, generator) * self.gain * math.sqrt(2 / fans))
+
+
+@dataclass(frozen=True)
+class TorchDefault(_WholeModel):
+    """What torch starts every layer with, its biases included: `reset_parameters()` of all modules that have it.
+
+    For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, weights and biases alike. Torch's
+    own generators give the draws, and are put back. The batch is not looked at.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=TorchDefault(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.11
+    """
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """See `Method.begin`."""
+        with torch.random.fork_rng(gpus_of(network.model)):
+            torch.manual_seed(generator.initial_seed())
+            for module in modules_of(network.model):
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
 
 
 def draw_kaiming(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -> None:
-    """`kaiming` with draws from a generator that goes on being used."""
+    """Kaiming weights for all layers of a model."""
     _refuse_signs(model)
     _draw(model, generator, gain)
 
@@ -56,43 +127,6 @@ def draw_kaiming(model: nn.Module, generator: torch.Generator, gain: float = 1.0
 def _draw(model: nn.Module, generator: torch.Generator, gain: float) -> None:
     for weight in _weights(model):
         write(weight, normal(weight, generator) * gain / math.sqrt(weight[0].numel()))
-
-
-def xavier(
-    model: nn.Module,
-    batch: Any = None,
-    *,
-    seed: int | None = None,
-    forward: Forward = plain_call,
-    gain: float = 1.0,
-) -> None:
-    """`N(0, 2 gain^2 / (fan_in + fan_out))`, else as `kaiming`.
-
-    Glorot & Bengio 2010, whose variance is certain; they drew from a uniform law, here it is the normal one that the
-    other methods have.
-    """
-    _refuse_signs(model)
-    generator = new_generator(seed, None)
-    for weight in _weights(model):
-        fans = weight[0].numel() + weight[:, 0].numel()
-        write(weight, normal(weight, generator) * gain * math.sqrt(2 / fans))
-
-
-def torch_default(
-    model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call
-) -> None:
-    """What torch starts every layer with, its biases included: `reset_parameters()` of all modules that have it.
-
-    For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, weights and biases alike. Torch's
-    own generators give the draws, and are put back. The batch is not looked at.
-    """
-    seed = new_generator(seed, None).initial_seed()
-    with torch.random.fork_rng(gpus_of(model)):
-        torch.manual_seed(seed)
-        for module in modules_of(model):
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
 
 
 def _refuse_signs(model: nn.Module) -> None:
@@ -108,7 +142,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
     """All trained weights; the biases are set to zero on the way."""
     weights: dict[nn.Parameter, None] = {}
     for module in modules_of(model):
-        if not members_of(module):
+        if not specs_of(module):
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter.ndim >= 2:
                     weights[parameter] = None

@@ -1,20 +1,20 @@
 """Ding et al.: weights that make the asymptote of the response curve a ReLU."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from fluctua.methods.baselines.afferents import draw_weights, free, spiking_populations
-from fluctua.methods.baselines.translation import delta_neuron
-from fluctua.methods.drawing import write
-from fluctua.network.batch import new_generator
-from fluctua.network.preserve import Forward, plain_call
+from fluctua.methods.baselines.afferents import SpikingBaseline, draw_weights
+from fluctua.methods.baselines.delta_neuron import delta_neuron
+from fluctua.methods.weights import writable, write
+from fluctua.network.facts import Population
+from fluctua.network.replay import Replay
 
 
-def ding(model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call) -> None:
-    """Ding, Zhang, Yu & Huang 2021 (OpenReview T8BnDXDTcFZ, "... with Parameter Initialization"), in place.
+@dataclass(frozen=True)
+class Ding(SpikingBaseline):
+    """Ding, Zhang, Yu & Huang 2021 (OpenReview T8BnDXDTcFZ, "... with Parameter Initialization").
 
     A strong constant current I makes a leaky neuron (see `DeltaNeuron`) fire `gain I / theta - (1 - kappa) / 2` times
     per step. With ::
@@ -27,22 +27,22 @@ def ding(model: nn.Module, batch: Any = None, *, seed: int | None = None, forwar
     derived here anew and tested. Reconstructed: n counts the afferents of all pathways into a population, which share
     one bias; where layers have none, it is left out. The batch only serves to find the wiring.
 
-    Args:
-        model: of known neurons.
-        batch: input `[T, B, ...]`.
-        seed: of the draws.
-        forward: runs all time steps.
-
-    Raises:
-        ValueError: no batch.
-        WiringError: no spiking neuron found, or a model that cannot be traced.
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=Ding(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.53
     """
-    generator = new_generator(seed, None)
-    for population, _ in spiking_populations("ding", model, batch, forward, generator, data=False):
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """See `SpikingBaseline.fill`."""
         neuron = delta_neuron(population.neuron)
         fan_in = sum(q.fan_in for q in population.pathways)
         draw_weights(population, math.sqrt(2 / fan_in) * neuron.theta / neuron.gain, generator)
-        biases = [q.bias for q in free(population) if q.bias is not None]
+        biases = [q.bias for q in writable(population) if q.bias is not None]
         for bias in biases:
             share = neuron.theta * (1 - neuron.kappa) / (2 * neuron.gain) / len(biases)
             write(bias, torch.full_like(bias, share))

@@ -1,58 +1,65 @@
 """E-I Init: exponential weights for networks that obey Dale's law."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.drawing import normal, write
-from fluctua.methods.shares import excites
-from fluctua.network import Population, trace
-from fluctua.network.batch import check_batch, new_generator
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import Forward, plain_call, preserved
-from fluctua.network.replay import Passes
+from fluctua.methods.method import Method
+from fluctua.methods.weights import excites, normal, writable, write
+from fluctua.network.facts import Population
+from fluctua.network.network import Group, Network
+from fluctua.network.replay import Replay
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Target
 
 
-def ei_init(model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call) -> None:
+@dataclass(frozen=True)
+class EIInit(Method):
     """`ei_init_` for the layers of a network that obey Dale's law, one after the other on the activity before them.
 
     Reconstructed where it leaves the authors' circuit: excitation within a layer is sized by the statistics of what
     the layer gets from outside, inhibitory weights are their `1 / n_I`, and weights of either sign get Kaiming weights
     of gain 1. Biases are zero.
 
-    Args:
-        model: its weights are overwritten.
-        batch: input `[T, B, ...]`.
-        seed: of the draws; default: drawn from torch's generator.
-        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
-
     Raises:
-        BatchError: see `fluctua.initialize`.
         SilentInputError: a layer that no activity reaches.
         ValueError: a network without any layer under Dale's law.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.layers import DaleLayer
+        >>> model = DaleLayer(30, n_exc=20, n_inh=5)
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=EIInit(), seed=0)
+        >>> all(bool((w >= 0).all()) for w in model.parameters())
+        True
     """
-    forward = running_of(model, batch, forward)
-    check_batch(batch, forward)
-    draws = new_generator(seed, None)
-    found = trace(model, batch, forward)
-    if not any(hasattr(q.synapse, "sign") for p in found for q in p.pathways):  # a law alone does not keep signs
-        raise ValueError("ei-init is for networks with layers under Dale's law, and this one has none: choose another")
-    with preserved(model):
-        passes = Passes(model, batch, forward, found)
-        for module in dict.fromkeys(p.module for p in found):
-            within = [p for p in found if p.module is module]
-            for p in within:
-                _fill(p, passes, draws)
-            for p in within:
-                passes.done(p)
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """Refuse a network without a layer under Dale's law."""
+        synapses = (q.synapse for p in network.populations for q in p.pathways)
+        if not any(hasattr(synapse, "sign") for synapse in synapses):  # a law alone does not keep signs
+            raise ValueError(
+                "ei-init is for networks with layers under Dale's law, and this one has none: choose another"
+            )
+
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """See `Method.solve`."""
+        for population in group:
+            if population.name in targets:
+                _fill(population, replay, generator)
+        return {}
 
 
-def _fill(population: Population, passes: Passes, draws: torch.Generator) -> None:
-    heard = passes.heard(population)
-    for q in (q for q in population.pathways if q.skipped_because is None):
+def _fill(population: Population, replay: Replay, draws: torch.Generator) -> None:
+    heard = replay.heard(population)
+    for q in writable(population):
         if excites(q, population) > 0:
             ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=draws)
         elif excites(q, population) < 0:

@@ -1,20 +1,20 @@
 """Micheli et al.: the variance of the potential is handed on from layer to layer."""
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
-from torch import nn
+import torch
 
-from fluctua.methods.baselines.afferents import draw_weights, spiking_populations
-from fluctua.methods.baselines.translation import delta_neuron
-from fluctua.network import Population
-from fluctua.network.batch import new_generator
-from fluctua.network.preserve import Forward, plain_call
+from fluctua.methods.baselines.afferents import SpikingBaseline, afferents_of, draw_weights
+from fluctua.methods.baselines.delta_neuron import delta_neuron
+from fluctua.network.facts import Population
+from fluctua.network.replay import Replay
 
 
-def micheli(model: nn.Module, batch: Any = None, *, seed: int | None = None, forward: Forward = plain_call) -> None:
-    """Micheli, Booij, van Gemert & Tömen 2024 (arXiv 2410.00580), in place.
+@dataclass(frozen=True)
+class Micheli(SpikingBaseline):
+    """Micheli, Booij, van Gemert & Tömen 2024 (arXiv 2410.00580).
 
     The potentials of every layer are to stay N(0, 1), so that a unit of the layer before spikes with the probability
     `p = P(u > theta)` of a standard normal number above its threshold, and ::
@@ -29,21 +29,22 @@ def micheli(model: nn.Module, batch: Any = None, *, seed: int | None = None, for
     delta synapse, dt = 2 ms), where this goes on through eight. Left out: the variant for leaky neurons with soft
     reset in the authors' code.
 
-    Args:
-        model: of known neurons.
-        batch: input `[T, B, ...]`.
-        seed: of the draws.
-        forward: runs all time steps.
-
     Raises:
-        ValueError: no batch, or a threshold that a potential of unit variance never reaches.
-        BatchError: a batch that cannot be measured.
-        SilentInputError: no activity reaches a population from the data.
-        WiringError: no spiking neuron found, or a model that cannot be traced.
+        ValueError: a threshold that a potential of unit variance never reaches.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=Micheli(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.58
     """
-    generator = new_generator(seed, None)
-    for population, afferents in spiking_populations("micheli", model, batch, forward, generator, data=True):
-        power = afferents.total_power(population, _spike_probability(population))
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """See `SpikingBaseline.fill`."""
+        power = afferents_of(population, replay).total_power(population, _spike_probability(population))
         draw_weights(population, 1 / (delta_neuron(population.neuron).gain * math.sqrt(power)), generator)
 
 

@@ -1,17 +1,15 @@
 """Threshold-dependent batch normalisation."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.methods.baselines.afferents import populations_of
-from fluctua.methods.baselines.classic import kaiming
-from fluctua.methods.drawing import write
-from fluctua.network import Population
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import Forward, plain_call
+from fluctua.methods.baselines.classic import Kaiming
+from fluctua.methods.weights import write
+from fluctua.network.facts import Population
+from fluctua.network.network import Network
 
 
 class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -49,15 +47,9 @@ class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"ThresholdBatchNorm takes [T * B, C, ...], got the shape {tuple(input.shape)}")
 
 
-def tdbn(
-    model: nn.Module,
-    batch: Any = None,
-    *,
-    seed: int | None = None,
-    forward: Forward = plain_call,
-    scale: float = 1.0,
-) -> None:
-    """Threshold-dependent batch normalisation (Zheng, Wu, Deng, Hu & Li 2021, arXiv 2011.05280), in place.
+@dataclass(frozen=True)
+class TdBN(Kaiming):
+    """Threshold-dependent batch normalisation (Zheng, Wu, Deng, Hu & Li 2021, arXiv 2011.05280).
 
     The norms in front of spiking populations get the gain `scale theta`, divided by `sqrt(branches)` where several
     signals add up behind them, and no offset; the weights are Kaiming's for ReLUs, whose size the norm cancels. What
@@ -69,23 +61,33 @@ def tdbn(
     Certain: normalisation over time, samples and space; gain, offset and the rule for branches. The neurons of the
     paper have no synaptic current; for ours nothing is translated, the current is what is normalised.
 
-    Args:
-        model: of known neurons, with norms.
-        batch: input `[T, B, ...]`; it only serves to find the wiring.
-        seed: of the draws.
-        forward: runs all time steps.
+    Attributes:
+        gain: of the weights, whose size the norm cancels.
         scale: `alpha` of the paper.
 
     Raises:
-        ValueError: no batch, or a spiking population with weights but no norm.
-        WiringError: no spiking neuron found, or a model that cannot be traced.
+        ValueError: a spiking population with weights but no norm.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.layers import OverTime
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), OverTime(ThresholdBatchNorm(20)), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=TdBN(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.27
     """
-    forward = running_of(model, batch, forward)
-    found = populations_of("tdbn", model, batch, forward, data=False)
-    gains = {norm: scale * gain for population in found for norm, gain in _gains(population).items()}
-    kaiming(model, gain=math.sqrt(2), seed=seed)
-    for norm, gain in gains.items():
-        write(norm, torch.full_like(norm, gain))
+
+    gain: float = math.sqrt(2)
+    scale: float = 1.0
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """See `Method.begin`."""
+        gains = {norm: self.scale * gain for p in network.populations for norm, gain in _gains(p).items()}
+        super().begin(network, generator)
+        for norm, gain in gains.items():
+            write(norm, torch.full_like(norm, gain))
 
 
 def _gains(population: Population) -> dict[Tensor, float]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fluctua.network.facts import Member, Neuron
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, PopulationSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Timing:
 # The note of a perfect integrator.
 DRIFTS = "integrates without leak: its sigma_U grows along the trial and meets the target on average over it"
 
-FactsOf = Callable[[Any, Timing], Neuron | Mapping[str, Member]]
+FactsOf = Callable[[Any, Timing], Neuron | Mapping[str, PopulationSpec]]
 State = Any
 
 
@@ -44,23 +43,9 @@ def no_state(module: Any) -> None:
     """Of neurons that keep nothing between calls."""
 
 
-def as_it_is(module: Any) -> None:
-    """Of neurons that torch's hooks see."""
-
-
 def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
     """One time step of a model that keeps its state itself: input `[B, ...]`, no explicit state."""
     return model(x), None
-
-
-def time_first(module: Any) -> Layout:
-    """Called once with the whole sequence `[T, B, *N]`."""
-    return Layout("first")
-
-
-def one_step(module: Any) -> Layout:
-    """Called once for each time step with `[B, *N]`."""
-    return Layout("step")
 
 
 @dataclass(frozen=True)
@@ -71,27 +56,27 @@ class Framework:
         package: its name, as users import it.
         tested: the version that the facts were checked against.
         facts: full name of a neuron class -> function that reads its facts from a module. It returns a `Neuron`, or
-            for a module that holds several populations, or synapses of its own, a `Member` for each by name ("" where
-            there is one). A subclass is served by the entry of its nearest base class.
+            for a module that holds several populations, or synapses of its own, a `PopulationSpec` for each by name (""
+            where there is one). A subclass is served by the entry of its nearest base class.
+        layout: how a neuron module is called.
         refused: full name of a class that is known and cannot be served -> why not, and the way out.
         timed: whether its neurons know the time step in seconds; otherwise facts use `Timing.unit`.
         transposed: full names of synapse classes whose weight is `[in, out]`.
-        layout: how a neuron module is called.
         reset: brings one module to rest, as the framework does before a trial.
         stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
-        prepare: makes a neuron module that torch's hooks do not see fit to be observed. What it sets in the module is
-            taken back at the end.
+        prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
+            it sets in the module is taken back at the end.
     """
 
     package: str
     tested: str
     facts: Mapping[str, FactsOf]
+    layout: Callable[[Any], Layout]
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()
-    layout: Callable[[Any], Layout] = time_first
     reset: Callable[[Any], None] = no_state
     stateful: frozenset[str] = frozenset()
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
-    prepare: Callable[[Any], None] = as_it_is
+    prepare: Callable[[Any], None] | None = None

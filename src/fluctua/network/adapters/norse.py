@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -86,19 +85,19 @@ def li_box(module: Any, timing: Timing) -> Neuron:
 def own_input(facts: Callable[[Any, Timing], Neuron]) -> FactsOf:
     """Of a module with weights for what it is called with."""
 
-    def members(module: Any, timing: Timing) -> Mapping[str, Member]:
-        return {"": Member(facts(module, timing), module, (None,), (_input(module),))}
+    def specs(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
+        return {"": PopulationSpec(facts(module, timing), module, (None,), (_input(module),))}
 
-    return members
+    return specs
 
 
 def recurrent(facts: Callable[[Any, Timing], Neuron]) -> FactsOf:
     """Of a module that has weights for its own spikes, too."""
 
-    def members(module: Any, timing: Timing) -> Mapping[str, Member]:
-        return {"": Member(facts(module, timing), module, (None,), (_input(module), _recurrence(module)))}
+    def specs(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
+        return {"": PopulationSpec(facts(module, timing), module, (None,), (_input(module), _recurrence(module)))}
 
-    return members
+    return specs
 
 
 def layout(module: Any) -> Layout:
@@ -115,14 +114,14 @@ def step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
     return output, state
 
 
-def _input(module: Any) -> InnerSynapse:
+def _input(module: Any) -> Pathway:
     def current(x: Tensor) -> Tensor:
         return linear(x.to(module.input_weights), module.input_weights)
 
-    return InnerSynapse(module, 0, 0, current, parameter="input_weights")
+    return inner_pathway(module, 0, 0, current, parameter="input_weights")
 
 
-def _recurrence(module: Any) -> InnerSynapse:
+def _recurrence(module: Any) -> Pathway:
     weight = module.recurrent_weights
     mask = None if module.autapses else 1 - torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
 
@@ -131,7 +130,7 @@ def _recurrence(module: Any) -> InnerSynapse:
         now = linear(spikes.to(w), w if mask is None else w * mask)
         return torch.cat([torch.zeros_like(now[:1]), now[:-1]])
 
-    return InnerSynapse(module, "", 0, current, parameter="recurrent_weights", mask=mask)
+    return inner_pathway(module, "", 0, current, parameter="recurrent_weights", mask=mask)
 
 
 def _spiking(p: Any, kernel: PspKernel) -> Neuron:

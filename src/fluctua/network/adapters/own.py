@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fluctua.layers import Circuit
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import InnerSynapse, Member, Neuron
+from fluctua.network.facts import Layout, Neuron, PopulationSpec, inner_pathway
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, LeakyNeuron
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
 from fluctua.neurons.current_based import CurrentBased
@@ -58,9 +58,9 @@ def current_based(module: CurrentBased, timing: Timing) -> Neuron:
     return Neuron((kernel,), theta, float(module.leak.mean()))
 
 
-def circuit(module: Circuit, timing: Timing) -> Mapping[str, Member]:
+def circuit(module: Circuit, timing: Timing) -> Mapping[str, PopulationSpec]:
     """Several populations, or one that hears itself."""
-    members = {}
+    specs = {}
     for name, cell in module.cells.items():
         neuron = FACTS[f"{type(cell).__module__}.{type(cell).__qualname__}"](cell, timing)
         assert isinstance(neuron, Neuron), "circuits are not nested"
@@ -69,9 +69,14 @@ def circuit(module: Circuit, timing: Timing) -> Mapping[str, Member]:
             for port in range(len(neuron.kernels))
         )
         arriving = [s for s in module.synapses if s.target == name]
-        synapses = tuple(InnerSynapse(s.module, s.source, s.port, s.current) for s in arriving)
-        members[name] = Member(neuron, module.spikes[name], arguments, synapses)
-    return members
+        synapses = tuple(inner_pathway(s.module, s.source, s.port, s.current) for s in arriving)
+        specs[name] = PopulationSpec(neuron, module.spikes[name], arguments, synapses)
+    return specs
+
+
+def layout(module: LeakyNeuron) -> Layout:
+    """Called once with the whole sequence `[T, B, *N]`."""
+    return Layout()
 
 
 def _kernel(module: LeakyNeuron) -> PspKernel:
@@ -89,4 +94,4 @@ FACTS: Mapping[str, FactsOf] = {
     "fluctua.neurons.li.LI": li,
 }
 
-FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, timed=True)
+FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True)

@@ -1,12 +1,13 @@
-"""From a module to the facts of its neuron, if it is one.
+"""Which modules of a model are neurons, and what these are like.
 
 Classes are known by name, so the framework they come from need not be importable here, and nothing is imported that
-the user has not imported; a subclass is served by the entry of its nearest base class.
+the user has not imported; a subclass is served by the entry of its nearest base class. What no framework knows the user
+describes.
 """
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +15,57 @@ from importlib.metadata import PackageNotFoundError, version
 from torch import nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Member, Neuron, UnsupportedNeuronError
+from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError
+from fluctua.network.probe import ProbedNeuron, probe
+from fluctua.network.run import modules_of
 
 NAMES = ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork")
+
+
+Specs = Mapping[str, PopulationSpec]
+
+
+@dataclass(frozen=True)
+class KnownNeurons:
+    """The neuron classes of all frameworks, and those that the user has described.
+
+    Attributes:
+        dt: time step in seconds of neurons that count time in steps.
+        described: what classes are like that no framework knows.
+    """
+
+    dt: float | None = None
+    described: Mapping[type[nn.Module], ProbedNeuron] = field(default_factory=dict)
+
+    def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
+        """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
+        timing, description = Timing(self.dt, steps), self.description(module)
+        if description is None:
+            return specs_of(module, timing)
+        return {"": PopulationSpec(probe(module, description, timing), module, (0,), layout=Layout(description.time))}
+
+    def description(self, module: nn.Module) -> ProbedNeuron | None:
+        """What the user says of a module, by its nearest base class; None of one that was not described."""
+        return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
+
+    def found_in(self, model: nn.Module) -> list[nn.Module]:
+        """The neuron modules of a model; what such a module holds inside is its own affair."""
+        found: list[nn.Module] = []
+        inside: set[nn.Module] = set()
+        for module in modules_of(model):
+            if module not in inside and (self.description(module) or framework_of(module)):
+                found.append(module)
+                inside |= set(modules_of(module)) - {module}
+        return found
+
+    def reset(self, model: nn.Module) -> None:
+        """Bring a model to rest, as the framework of each module does before a trial."""
+        for module in modules_of(model):
+            description, framework = self.description(module), resetting_framework(module)
+            if description is not None:
+                description.bring_to_rest(module)
+            elif framework is not None:
+                framework.reset(module)
 
 
 @cache
@@ -32,7 +81,7 @@ def framework_of(module: nn.Module) -> Framework | None:
     return None if found is None else found[0]
 
 
-def keeper_of(module: nn.Module) -> Framework | None:
+def resetting_framework(module: nn.Module) -> Framework | None:
     """The framework that brings a module to rest before a trial: a neuron, or whatever else keeps something."""
     found = framework_of(module)
     if found is not None:
@@ -41,7 +90,7 @@ def keeper_of(module: nn.Module) -> Framework | None:
     return next((framework for framework in frameworks() if not names.isdisjoint(framework.stateful)), None)
 
 
-def members_of(module: nn.Module, timing: Timing = Timing()) -> Mapping[str, Member]:  # noqa: B008 - frozen
+def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
     """The populations of a module by name, "" for the one of a plain neuron; none where it is no known neuron.
 
     Raises:
@@ -57,12 +106,19 @@ def members_of(module: nn.Module, timing: Timing = Timing()) -> Mapping[str, Mem
     facts = entry(module, timing)
     layout = framework.layout(module)
     if isinstance(facts, Neuron):
-        facts = {"": Member(facts, module, tuple(range(len(facts.kernels))))}
+        facts = {"": PopulationSpec(facts, module, tuple(range(len(facts.kernels))))}
     in_steps = not framework.timed and timing.dt is None
     return {
-        name: replace(member, neuron=replace(member.neuron, in_steps=in_steps), layout=layout)
-        for name, member in facts.items()
+        name: replace(spec, neuron=replace(spec.neuron, in_steps=in_steps), layout=layout)
+        for name, spec in facts.items()
     }
+
+
+def prepare(module: nn.Module) -> None:
+    """Make a neuron module fit to be observed by torch's hooks."""
+    framework = framework_of(module)
+    if framework is not None and framework.prepare is not None:
+        framework.prepare(module)
 
 
 def transposed(synapse: nn.Module) -> int:

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
 
 
-def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
     """Synaptic currents that decay in the step of their arrival, before the membrane reads them; mostly one."""
     if module._has_rec and module.n_synapses > 1:
         raise UnsupportedNeuronError(
@@ -33,7 +32,7 @@ def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
     each = [beta] * module.n_synapses if beta.ndim == 0 else beta.T  # of shape [N], or [1] for all neurons
     kernels = tuple(PspKernel.two_poles(b, alpha, b, module.dt) for b in each)
     neuron = _spiking(module, kernels, alpha, timing)
-    return {"": Member(neuron, module, (0,), (_recurrence(module),))} if module._has_rec else neuron
+    return {"": PopulationSpec(neuron, module, (0,), (_recurrence(module),))} if module._has_rec else neuron
 
 
 def lif_neuron(module: Any, timing: Timing) -> Neuron:
@@ -75,12 +74,12 @@ def reset(module: Any) -> None:
     module.reset_state()
 
 
-def _recurrence(module: Any) -> InnerSynapse:
+def _recurrence(module: Any) -> Pathway:
     def current(spikes: Tensor) -> Tensor:
         now = spikes.to(module.w_rec) @ module.w_rec
         return torch.cat([torch.zeros_like(now[:1]), now[:-1]])
 
-    return InnerSynapse(module, "", 0, current, parameter="w_rec", rows=1)
+    return inner_pathway(module, "", 0, current, parameter="w_rec", rows=1)
 
 
 def _spiking(module: Any, kernels: tuple[PspKernel, ...], alpha: Array, timing: Timing) -> Neuron:

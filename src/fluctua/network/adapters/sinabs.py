@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
 from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
@@ -34,12 +33,12 @@ def alif(module: Any, timing: Timing) -> Neuron:
     return _neuron(module, _kernel(module, timing, keeps_gain=True), module.b0)
 
 
-def lif_recurrent(module: Any, timing: Timing) -> Mapping[str, Member]:
+def lif_recurrent(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     """Hears its own spikes of the last step through `rec_connect`."""
     return _hearing_itself(module, lif(module, timing))
 
 
-def alif_recurrent(module: Any, timing: Timing) -> Mapping[str, Member]:
+def alif_recurrent(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     """Hears its own spikes of the last step through `rec_connect`."""
     return _hearing_itself(module, alif(module, timing))
 
@@ -98,9 +97,9 @@ def _cut(module: Any, lowest: float) -> str:
     return f"cuts its potential off at min_v_mem = {lowest:g}; mu_U and sigma_U are those without the cut"
 
 
-def _hearing_itself(module: Any, neuron: Neuron) -> Mapping[str, Member]:
-    synapse = InnerSynapse(module.rec_connect, "", 0, partial(_recurrent_current, module.rec_connect))
-    return {"": Member(neuron, module, (0,), (synapse,))}
+def _hearing_itself(module: Any, neuron: Neuron) -> Mapping[str, PopulationSpec]:
+    synapse = inner_pathway(module.rec_connect, "", 0, partial(_recurrent_current, module.rec_connect))
+    return {"": PopulationSpec(neuron, module, (0,), (synapse,))}
 
 
 def _recurrent_current(connection: Any, spikes: Tensor) -> Tensor:

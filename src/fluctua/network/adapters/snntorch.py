@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import InnerSynapse, Member, Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
 
@@ -73,20 +72,20 @@ def delta_leaky(module: Any, timing: Timing) -> Neuron:
     return Neuron((kernel,), float(module.delta_threshold), note=note)
 
 
-def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
     """A membrane that its own spikes reach one step later."""
     return _with_recurrence(module, leaky(module, timing))
 
 
-def recurrent_synaptic(module: Any, timing: Timing) -> Neuron | Mapping[str, Member]:
+def recurrent_synaptic(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
     """Its own spikes reach the synaptic current one step later."""
     return _with_recurrence(module, synaptic(module, timing))
 
 
-def linear_leaky(module: Any, timing: Timing) -> Mapping[str, Member]:
+def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     """A filter over the whole sequence, with weights for what it is called with."""
-    synapse = InnerSynapse(module.linear, 0, 0, module.linear.forward)
-    return {"": Member(state_leaky(module, timing), module, (None,), (synapse,))}
+    synapse = inner_pathway(module.linear, 0, 0, module.linear.forward)
+    return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
 def layout(module: Any) -> Layout:
@@ -100,7 +99,7 @@ def reset(module: Any) -> None:
         module.reset_mem()
 
 
-def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Member]:
+def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, PopulationSpec]:
     if not module.all_to_all:  # an effect of a neuron on itself alone, as the reset is
         return neuron
 
@@ -108,7 +107,7 @@ def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Membe
         before = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
         return module.recurrent(before.flatten(0, 1)).view_as(spikes)  # type: ignore[no-any-return]
 
-    return {"": Member(neuron, module, (0,), (InnerSynapse(module.recurrent, "", 0, current),))}
+    return {"": PopulationSpec(neuron, module, (0,), (inner_pathway(module.recurrent, "", 0, current),))}
 
 
 def _spiking(module: Any, kernel: PspKernel) -> Neuron:

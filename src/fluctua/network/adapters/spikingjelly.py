@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError
 from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
-from fluctua.network.layout import Layout
+from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock
-from fluctua.network.errors import WiringError
+from fluctua.network.facts import WiringError
 from fluctua.network.nir.model import NirModel
 from fluctua.network.nir.package import nir
 from fluctua.neurons import LI, LIF, AdaptiveLIF

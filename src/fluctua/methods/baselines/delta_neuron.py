@@ -1,11 +1,11 @@
-"""From a neuron of this library to the one that the rivals' theories are about."""
+"""From a neuron of this library to the one that the baselines' theories are about."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from fluctua.network import Neuron
+from fluctua.network.facts import Neuron
 from fluctua.theory.psp import TwoStateKernel
 
 
@@ -34,7 +34,7 @@ def delta_neuron(neuron: Neuron, *, constant_input: bool = False) -> DeltaNeuron
     and `gain = 1`; behind an exponential one the memory is that of membrane and synapse together,
     `kappa ~ exp(-dt / (tau_mem + tau_syn))`.
 
-    No translation is exact, and this one treats the rivals best. Keeping `kappa = exp(-dt / tau_mem)` and the mean,
+    No translation is exact, and this one treats the baselines best. Keeping `kappa = exp(-dt / tau_mem)` and the mean,
     `gain = (1 - kappa) / (1 - exp(-dt / tau_syn))`, makes weights a third smaller (20/10 ms, dt = 2 ms): Ding's
     networks then fall silent after five layers instead of firing evenly through eight, and SpikeInit, asked for 0.02
     spikes per step under white input, gets 0.006 instead of 0.015 (0.010 if the variance is kept instead of the mean).

@@ -1,15 +1,18 @@
-"""Running a user's model without leaving a trace in it."""
+"""Running a user's model without leaving a trace in it, and listening to what passes through it."""
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.modules import modules_of, parameters_of
+if TYPE_CHECKING:
+    from fluctua.network.facts import Population
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -18,17 +21,68 @@ _MACHINERY = frozenset(name for name in vars(nn.Module()) if "hooks" in name) | 
 
 
 def plain_call(model: nn.Module, batch: Any) -> Any:
-    """The default `forward`: one call with the whole sequence."""
+    """One call with the whole sequence."""
     return model(batch)
 
 
+# -- what a model is made of: some frameworks override `modules()` and `parameters()`, so torch's own are called -----
+
+
+def modules_of(model: nn.Module) -> Iterator[nn.Module]:
+    """As `model.modules()`."""
+    return nn.Module.modules(model)
+
+
+def named_modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As `model.named_modules()`."""
+    named: Iterator[tuple[str, nn.Module]] = nn.Module.named_modules(model)
+    return named
+
+
+def parameters_of(model: nn.Module, recurse: bool = True) -> Iterator[nn.Parameter]:
+    """As `model.parameters()`."""
+    return nn.Module.parameters(model, recurse)
+
+
+def named_parameters_of(model: nn.Module, recurse: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+    """As `model.named_parameters()`."""
+    return nn.Module.named_parameters(model, recurse=recurse)
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a module returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from tensors_in(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for item in output:
+            yield from tensors_in(item)
+
+
+def versions(output: Any) -> list[int]:
+    """How often each tensor in what a module returns has been changed in place."""
+    return [tensor._version for tensor in tensors_in(output)]
+
+
+# -- leaving no trace ------------------------------------------------------------------------------------------------
+
+
+def _as_it_is(module: nn.Module) -> None:
+    """Torch's hooks see it."""
+
+
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is) -> Iterator[None]:
     """Leave all as it was but the values of parameters.
 
     Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
     attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
     number generators are put back. Compiled modules run as they are written: hooks must see what happens inside.
+
+    Args:
+        model: any.
+        prepare: makes a module that torch's hooks do not see fit to be observed; what it sets is taken back.
     """
     copies = Copies(model)
     originals = [(vars(module), _state(module)) for module in modules_of(model)]
@@ -39,7 +93,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 attributes.update((name, copies.of(value)) for name, value in state.items())
             for module in modules_of(model):
                 _run_as_written(module)
-                _prepare(module)
+                prepare(module)
             yield
         finally:
             for attributes, state in originals:
@@ -133,9 +187,56 @@ def _run_as_written(module: nn.Module) -> None:
         vars(module)["forward"] = module._orig_mod
 
 
-def _prepare(module: nn.Module) -> None:
-    from fluctua.network.adapters.registry import framework_of  # which is built on this file
+# -- listening -------------------------------------------------------------------------------------------------------
 
-    framework = framework_of(module)
-    if framework is not None:
-        framework.prepare(module)
+
+def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:
+    """A hook that hands on the currents `[T, B, *N]` of the population's module when the last has arrived."""
+    layout, parts = population.layout, list[tuple[Tensor, ...]]()
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = layout.currents(module, args, kwargs, population.most)
+        parts.append(tuple(layout.as_sequence(current) for current in given))
+        if len(parts) == population.calls:
+            joined = tuple(_joined(steps) for steps in zip(*parts, strict=True))
+            parts.clear()
+            then(joined)
+
+    return population.module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def emitted(population: "Population", then: Callable[[Tensor], None]) -> RemovableHandle:
+    """A hook that hands on the spikes `[T, B, *N]` of a population when it has emitted the last."""
+    layout, calls, parts = population.emission, population.emissions, list[Tensor]()
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        parts.append(layout.as_sequence(layout.spikes(module, output)))
+        if len(parts) == calls:
+            joined = _joined(tuple(parts))
+            parts.clear()
+            then(joined)
+
+    return population.emitter.register_forward_hook(after)
+
+
+@contextmanager
+def recorded(populations: "Sequence[Population]") -> Iterator[dict[str, Tensor]]:
+    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
+    spikes: dict[str, Tensor] = {}
+    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
+        yield spikes
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove the hooks at the end of the block."""
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,160 @@
+"""What is measured of a population while it runs, and over which part of a trial."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.network.facts import Population
+from fluctua.network.potential import currents_from_outside, recurrent_pathways, response
+from fluctua.network.run import emitted, heard
+
+Window = Literal["trial", "arrival"]
+OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
+Parts = dict[str, float]
+
+
+def window_mask(current: Tensor, window: Window) -> Tensor:
+    """1 where a time step of a sample counts, else 0: `[T, B]` for a current `[T, B, *N]`.
+
+    "trial" counts all steps; "arrival" those of each sample from the first on in which any current reaches the
+    population: activity needs 12 to 20 ms a layer to come through (20/10 ms time constants), and before that a deep
+    population is at rest whatever its weights.
+    """
+    if window == "trial":
+        return current.new_ones(current.shape[:2])
+    if window != "arrival":
+        raise ValueError(f"unknown window {window!r}: choose 'trial' or 'arrival'")
+    arrived = (by_neuron(current) != 0).any(-1).cumsum(0) > 0
+    return arrived.to(current.dtype)
+
+
+def by_neuron(x: Tensor) -> Tensor:
+    """`[T, B, *N]` -> `[T, B, N]`."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+def neuron_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `x` `[T, B, *N]` over the window, per neuron `[N]` (float64); 0, the state of rest, if that is empty."""
+    total = mask.flatten().to(x.dtype) @ by_neuron(x).flatten(0, 1)
+    return total.double() / mask.sum(dtype=torch.float64).clamp_min(1)
+
+
+def population_mean(x: Tensor, mask: Tensor) -> float:
+    """Mean of `x` `[T, B, *N]` over window and neurons."""
+    return float(neuron_mean(x, mask).mean())
+
+
+def product_mean(u: Tensor, v: Tensor, mask: Tensor) -> float:
+    """Mean of `u v`, both `[T, B, *N]`, over window and neurons, without the product in memory."""
+    rows, columns = (by_neuron(x).flatten(0, 1) for x in (u, v))
+    products = torch.bmm(rows.unsqueeze(1), columns.unsqueeze(2)).flatten()  # one for each step and sample
+    total = mask.flatten().double() @ products.double()
+    return float(total / mask.sum(dtype=torch.float64).clamp_min(1)) / rows.shape[1]
+
+
+def first_event(x: Tensor) -> Tensor:
+    """First step in which anything of `x` `[T, B, *N]` is not zero, per sample `[B]`; T where nothing ever is."""
+    active = (by_neuron(x) != 0).any(-1)
+    return torch.where(active.any(0), active.to(torch.uint8).argmax(0), x.shape[0])
+
+
+def parts_of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The free potential `[T, B, *N]` without `rest`, cut into what comes from outside and each recurrent pathway."""
+    parts = {OUTSIDE: response(p.neuron, currents_from_outside(p, arguments))}
+    for q in recurrent_pathways(p):
+        if q.inner is not None:
+            current = q.inner(spikes[q.sources[0]])
+            parts[q.name] = response(p.neuron, [current if k == q.port else None for k in range(len(p.neuron.kernels))])
+    return parts
+
+
+def variance(u: Tensor, mask: Tensor) -> float:
+    """Of a potential `[T, B, *N]` over window and neurons."""
+    return product_mean(u, u, mask) - population_mean(u, mask) ** 2
+
+
+@dataclass
+class Measurements:
+    """What the hooks of one population measured."""
+
+    mask: Tensor
+    mean: Tensor  # of the free potential, per neuron [N]
+    variance: Tensor  # likewise
+    parts: Parts  # variance of what comes from outside and of each recurrent pathway
+    edges: Tensor
+    density: Tensor
+    spikes: Tensor | None = None  # [T, B, N]
+    silent: float | None = None  # share of neurons, or of feature maps
+
+
+def watch(populations: Sequence[Population], window: Window, measured: dict[str, Measurements]) -> list[Any]:
+    """Hooks that measure the populations of one module when it runs next."""
+    arrived: dict[str, tuple[Tensor, ...]] = {}
+    fired: dict[str, Tensor] = {}
+
+    def noting(name: str) -> Any:
+        def then(spikes: Tensor) -> None:
+            fired[name] = spikes.detach()
+
+        return then
+
+    def measure(module: nn.Module, args: Any, output: Any) -> None:
+        if len(fired) < len(populations):  # steps are still to come
+            return
+        for p in populations:
+            if p.name not in measured:
+                measured[p.name] = _measure(p, arrived[p.name], fired, window)
+
+    handles = [heard(p, partial(arrived.__setitem__, p.name)) for p in populations]
+    handles += [emitted(p, noting(p.name)) for p in populations]
+    return [*handles, populations[0].module.register_forward_hook(measure)]
+
+
+def _measure(
+    p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor], window: Window
+) -> Measurements:
+    if arguments[0].numel() == 0:
+        raise ValueError(f"the batch must have a time step and a sample, {p.name} got {[*arguments[0].shape]}")
+    with torch.no_grad():
+        parts = parts_of(p, arguments, spikes)
+    mask = window_mask(next(c for c in currents_from_outside(p, arguments) if c is not None), window)
+    variances = {name: variance(part, mask) for name, part in parts.items()} if len(parts) > 1 else {}
+    u, *others = map(by_neuron, parts.values())
+    for other in others:
+        u += other
+    if p.neuron.rest:
+        u += p.neuron.rest
+    density, edges = _histogram(u, mask)
+    mean = neuron_mean(u, mask)
+    spread = neuron_mean(u.sub_(mean.to(u)).square_(), mask)
+    if p.neuron.threshold is None:
+        return Measurements(mask, mean, spread, variances, edges, density)
+    fired = spikes[p.name]
+    return Measurements(mask, mean, spread, variances, edges, density, by_neuron(fired), _silent(fired))
+
+
+def _silent(spikes: Tensor) -> float:
+    """Share of neurons that never fire. Those of a feature map `[T, B, C, ...]` share weights and count as one."""
+    counts = spikes.sum((0, 1))
+    if counts.ndim > 1:
+        counts = counts.flatten(1).sum(1)
+    return float((counts == 0).double().mean())
+
+
+def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:
+    """Density and edges of the potential `[T, B, N]` within the window; many values are thinned to about `samples`."""
+    rows = mask.flatten().nonzero().flatten()  # steps of samples
+    rows = rows[:: max(1, rows.numel() * u.shape[2] // samples)]
+    values = u.flatten(0, 1)[rows].flatten().double().cpu()
+    values = values[values.isfinite()]
+    if values.numel() == 0:
+        return torch.zeros(bins), torch.linspace(-1, 1, bins + 1)
+    middle = float(values.mean())
+    spread = max(float(values.std(correction=0)), 1e-9 * (1 + abs(middle)))  # the edges of equal values must differ
+    edges = torch.linspace(middle - 5 * spread, middle + 5 * spread, bins + 1, dtype=values.dtype)
+    density, _ = torch.histogram(values, edges, density=True)
+    return density, edges
