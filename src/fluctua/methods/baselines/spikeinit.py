@@ -15,7 +15,8 @@ from fluctua.methods.drawing import write
 from fluctua.network import Population
 from fluctua.network.batch import new_generator
 from fluctua.network.preserve import Forward, plain_call, preserved
-from fluctua.neurons import LIF, Surrogate
+from fluctua.neurons import LIF
+from fluctua.timeloop.surrogates import Surrogate
 
 _NORMAL = NormalDist()
 
