@@ -26,11 +26,12 @@ from torch.nn.functional import cross_entropy
 from workloads import DT, QUICK, TAU_MEM, TAU_SYN, THRESHOLD, WORKLOADS, Workload
 
 import fluctua
-from fluctua import timeloop
 from fluctua.layers import Recurrent
 from fluctua.neurons import LI, LIF
+from fluctua.timeloop import engine, reference
+from fluctua.timeloop.contract import State
 
-Advance = Callable[..., tuple[Tensor, Tensor, timeloop.State]]
+Advance = Callable[..., tuple[Tensor, Tensor, State]]
 
 GPU, REFERENCE, COMPILED, RIVAL = "fluctua, gpu", "fluctua, reference", "reference, compiled step", "SpikingJelly"
 ARRAYS = 6  # forward reads x and writes U and the spikes; backward reads their gradient and U and writes that of x
@@ -68,7 +69,7 @@ class Stepped(nn.Module):
 
     Args:
         neurons: the population.
-        advance: a step of the loop, as `fluctua.timeloop.step`.
+        advance: a step of the loop, as `fluctua.timeloop.reference.step`.
         weight: from its spikes to its current one step later.
     """
 
@@ -128,13 +129,13 @@ def network_steps(w: Workload, device: torch.device) -> dict[str, Step]:
 
 def on_engine(name: str, step: Callable[[nn.Module], None], model: nn.Module) -> None:
     """A step of the model; the gpu engine is asked for by name, so that no other takes part unseen."""
-    with timeloop.engine("gpu" if name == GPU else "reference"):
+    with engine("gpu" if name == GPU else "reference"):
         step(model)
 
 
 def variants(model: nn.Module, threshold: float = 1.0) -> dict[str, nn.Module]:
     """The model with its populations run by each of the contestants."""
-    compiled = torch.compile(timeloop.step)
+    compiled = torch.compile(reference.step)
     models = {GPU: model, REFERENCE: model, COMPILED: replaced(model, lambda m, weight: Stepped(m, compiled, weight))}
     recurrent = any(isinstance(m, Recurrent) for m in model.modules())
     if find_spec("spikingjelly") is not None and not recurrent:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
-from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers import OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers.blocks import OneToOne
 from fluctua.network import free_potential, trace
 from fluctua.neurons import LIF
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
-from fluctua.layers import DaleError, DaleLayer, SignedLinear, constrain_, keep_signs
+from fluctua.layers import DaleLayer, SignedLinear, keep_signs
+from fluctua.layers.dale import DaleError, constrain_
 from fluctua.neurons import LI
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, Gamma, HalfNormal, LogNormal, Normal, OneSided

@@ -12,10 +12,11 @@ from torch.nn.utils import parametrizations
 
 import fluctua
 from fluctua.lab.training.module import recorded_spikes
-from fluctua.layers import DaleCircuit, DaleError, DaleLayer, FusedSequential
-from fluctua.neurons import LI, ExcInhLIF
+from fluctua.layers import DaleLayer, FusedSequential
+from fluctua.layers.dale import DaleCircuit, DaleError
+from fluctua.neurons import LI, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.spikes import SpikeBatch
-from fluctua.timeloop import ArcTan, SigmoidDerivative, SuperSpike, engine, events_exc_inh
+from fluctua.timeloop import engine, events_exc_inh
 from shared.circuit_loops import spikes
 
 DTYPE = torch.float64

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fluctua.network.adapters.registry import members_of
 from fluctua.network.facts import Neuron
-from fluctua.neurons import LIF, AdaptiveLIF, ArcTan
+from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SuperSpike
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
-from fluctua.timeloop import Reset, State, SuperSpike, engine
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import Reset, State
 
 Array = NDArray[np.float64]
 Kind = Literal["threshold", "current"]

@@ -15,7 +15,8 @@ from fluctua.network.adapters.registry import members_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
-from fluctua.timeloop import Reset, engine
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import Reset
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua.neurons import LI, LIF, ArcTan, LeakyNeuron, SuperSpike
+from fluctua.neurons import LI, LIF, ArcTan, SuperSpike
+from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.timeloop import engine
 
 Array = NDArray[np.float64]

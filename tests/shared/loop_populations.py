@@ -6,7 +6,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from fluctua.timeloop import Adaptation, LoopParameters, LoopResult, State, engine, run
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
+from fluctua.timeloop.engines import run
 
 DTYPE = torch.float64
 SHAPE = (25, 3, 5, 7)  # [T, B, *N]

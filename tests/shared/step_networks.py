@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.probe import ProbedNeuron
-from fluctua.timeloop import SuperSpike
+from fluctua.neurons import SuperSpike
 from fluctua.timeloop.reference import spike
 
 A, B = 0.9, 0.8  # decays per step of membrane and synapse

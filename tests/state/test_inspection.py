@@ -15,13 +15,12 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import OverTime
 from fluctua.network import trace
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, SuperSpike
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.state import PopulationState
 from fluctua.state.inspection import _gradient_warnings, inspect_populations
 from fluctua.state.window import Window
 from fluctua.theory import Moments, PspKernel, crossing_rate
-from fluctua.timeloop import SuperSpike
 
 Array = NDArray[np.float64]
 

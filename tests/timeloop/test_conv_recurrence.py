@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluctua.layers import FusedSequential, OverTime, Recurrent, recurrent_conv_block
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, Surrogate
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.timeloop import conv_recurrence, engine
+from fluctua.timeloop.surrogates import Surrogate
 from shared.circuit_loops import recurrent_by_hand
 
 CELLS: dict[str, Callable[[], LIF]] = {

@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 from numba import njit
 from torch import Tensor
 
-from fluctua.timeloop import (
-    ArcTan,
-    LoopParameters,
-    SigmoidDerivative,
-    State,
-    SuperSpike,
-    Surrogate,
-    cpu_kernels,
-    cpu_loop,
-    engine,
-    run,
-)
+from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.simd import compiling
+from fluctua.timeloop import cpu_kernels, cpu_loop, engine
+from fluctua.timeloop.contract import LoopParameters, State
 from fluctua.timeloop.cpu import CpuEngine
+from fluctua.timeloop.engines import run
+from fluctua.timeloop.surrogates import Surrogate
 from shared.loop_populations import (
     ADAPTIVE,
     DTYPE,
@@ -44,7 +38,7 @@ from shared.loop_populations import (
 
 @pytest.mark.parametrize("p", READOUTS + SPIKING + ADAPTIVE, ids=named)
 def test_equals_the_reference(p: LoopParameters) -> None:
-    assert CpuEngine().refusal(drawn(SHAPE), p) is None
+    assert CpuEngine().unsupported(drawn(SHAPE), p) is None
     assert_same(p, drawn(SHAPE))
     if p.spiking:
         assert 0.02 < run(drawn(SHAPE), p).output.mean() < 0.5
@@ -281,7 +275,7 @@ PLAIN = LoopParameters(HALF, HALF, HALF)
     ],
 )
 def test_refusals(current: Tensor, p: LoopParameters, reason: str | None) -> None:
-    refusal = CpuEngine().refusal(current, p)
+    refusal = CpuEngine().unsupported(current, p)
     assert refusal is None if reason is None else refusal is not None and reason in refusal
 
 
@@ -289,7 +283,7 @@ def test_transformed_tensors_are_left_to_the_reference() -> None:
     x = drawn((4, 2, 5, 7))
 
     def loss(x: Tensor) -> Tensor:
-        assert "torch.func" in (CpuEngine().refusal(x, LIF) or "")
+        assert "torch.func" in (CpuEngine().unsupported(x, LIF) or "")
         return run(x, LIF).state.potential.sum()
 
     y = leaf(x)
@@ -307,7 +301,7 @@ def test_kernels_need_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*args, **options)
 
-    monkeypatch.setattr(cpu_kernels, "njit", without_cache)
+    monkeypatch.setattr(compiling, "njit", without_cache)
     monkeypatch.setattr(cpu_loop, "forward_kernel", cpu_kernels.forward_kernel.__wrapped__)
     current = drawn(SHAPE)
     with engine("reference"):

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, AdaptiveLIF
 from fluctua.neurons import LIF as LIFNeurons
-from fluctua.timeloop import LoopParameters, cpu_memory, engine, run
+from fluctua.timeloop import cpu_memory, engine
+from fluctua.timeloop.contract import LoopParameters
+from fluctua.timeloop.engines import run
 from shared.loop_populations import (
     ADAPTIVE,
     DTYPE,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop import State, step
+from fluctua.timeloop.contract import State
 from fluctua.timeloop.events_layers import Layer, run_layers
+from fluctua.timeloop.reference import step
 
 DTYPE = torch.float64
 

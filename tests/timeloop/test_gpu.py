@@ -17,22 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluctua import timeloop
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
-from fluctua.timeloop import (
-    Adaptation,
-    ArcTan,
-    LoopParameters,
-    LoopResult,
-    SigmoidDerivative,
-    State,
-    SuperSpike,
-    Surrogate,
-    engine,
-    gpu,
-    run,
-)
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
+from fluctua.timeloop import engine, gpu, reference
+from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
+from fluctua.timeloop.engines import run
 from fluctua.timeloop.gpu import GpuEngine
+from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
 from shared.triton_kernels import compiling, interpret, kernels, machine_code
@@ -118,7 +108,7 @@ def everything(
     inputs = {key: leaf(tensor, dtype) if wanted in (None, key) else tensor.to(dtype) for key, tensor in inputs.items()}
     p = with_constants(p, inputs)
     if name == "gpu":
-        assert GpuEngine().refusal(inputs["input"], p) is None
+        assert GpuEngine().unsupported(inputs["input"], p) is None
     with engine(name):
         result = run(inputs["input"], p, State(inputs["potential"], inputs["current"], inputs.get("adaptation")))
     loss = (result.output * drawn(tuple(current.shape), 1.0, 9).to(dtype)).sum()
@@ -336,7 +326,7 @@ def loss_and_gradients(loss: Any, current: Tensor) -> tuple[Tensor, ...]:
 def loss_of_engine(x: Tensor) -> Tensor:
     p = LoopParameters(HALF, HALF, HALF, surrogate=SURROGATE)
     served = GpuEngine()
-    assert served.refusal(x, p) is None
+    assert served.unsupported(x, p) is None
     rest = torch.zeros_like(x[0])
     result = served.run(x, p, State(rest, rest))
     return result.output.mean() + result.state.current.sum()
@@ -392,23 +382,23 @@ PLAIN = LoopParameters(HALF, HALF, HALF)
     ],
 )
 def test_refusals(current: Tensor, p: LoopParameters, reason: str | None) -> None:
-    refusal = GpuEngine().refusal(current, p)
+    refusal = GpuEngine().unsupported(current, p)
     assert refusal is None if reason is None else refusal is not None and reason in refusal
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "kernels", kernels(interpreted=False)["gpu_kernels"])
-    assert GpuEngine().refusal(torch.zeros(2, 1, 3), PLAIN) == "it takes CUDA tensors, not one on cpu"
+    assert GpuEngine().unsupported(torch.zeros(2, 1, 3), PLAIN) == "it takes CUDA tensors, not one on cpu"
 
 
 def test_without_triton_every_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "kernels", None)
-    assert "pip install 'fluctua[gpu]'" in (GpuEngine().refusal(torch.zeros(2, 1, 3), PLAIN) or "")
+    assert "pip install 'fluctua[gpu]'" in (GpuEngine().unsupported(torch.zeros(2, 1, 3), PLAIN) or "")
 
 
 def test_transformed_tensors_are_left_to_the_reference() -> None:
     def loss(x: Tensor) -> Tensor:
-        assert "torch.func" in (GpuEngine().refusal(x, EXPONENTIAL_LIF) or "")
+        assert "torch.func" in (GpuEngine().unsupported(x, EXPONENTIAL_LIF) or "")
         with engine("gpu"):
             return run(x, EXPONENTIAL_LIF).state.potential.sum()
 
@@ -483,7 +473,7 @@ def test_the_benchmark_times_every_contestant(bench: Any, name: str, monkeypatch
 
 def test_the_benchmark_replaces_neurons_by_the_same_neurons_step_by_step(bench: Any) -> None:
     model = bench.network(bench.QUICK["W2"])
-    stepped = bench.replaced(model, lambda m, weight: bench.Stepped(m, timeloop.step, weight))
+    stepped = bench.replaced(model, lambda m, weight: bench.Stepped(m, reference.step, weight))
     x = between(0.0, 5.0, (12, 4, 16), 6).float()
     assert model(x).abs().sum() > 0
     assert torch.equal(stepped(x), model(x))

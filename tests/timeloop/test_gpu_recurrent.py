@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.layers import Recurrent
-from fluctua.neurons import LIF, AdaptiveLIF
-from fluctua.timeloop import ArcTan, LoopParameters, SigmoidDerivative, State, SuperSpike, Surrogate, engine, step
+from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import LoopParameters, State
+from fluctua.timeloop.reference import step
+from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
 from fluctua.timeloop import gpu_recurrent

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.timeloop import ArcTan, LoopParameters, Reset, SigmoidDerivative, State, SuperSpike, Surrogate, engine, run
-from fluctua.timeloop.engines import choose
+from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import LoopParameters, Reset, State
+from fluctua.timeloop.engines import choose, run
 from fluctua.timeloop.reference import spike
+from fluctua.timeloop.surrogates import Surrogate
 
 A, B, THETA = 0.9, 0.7, 0.4
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluctua import timeloop
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
-from fluctua.timeloop import LoopParameters, State, engine
+from fluctua.timeloop import engine, reference
+from fluctua.timeloop.contract import LoopParameters, State
 
 STEPS, BATCH, NEURONS = 60, 3, 4
 
@@ -175,7 +175,7 @@ def test_the_raw_step_gives_output_potential_and_state(synapse: bool, spiking: b
         torch.tensor(b, dtype=torch.float64) if synapse else None,
         torch.tensor(theta, dtype=torch.float64) if spiking else None,
     )
-    output, potential, state = timeloop.step(x, p, State(u, i))
+    output, potential, state = reference.step(x, p, State(u, i))
     v = [a * 0.5 + (0.1 * 0.8 if synapse else 0.3), -a * 0.5 - (0.1 * 0.8 if synapse else 0.3)]
     expected = [0.0, v[1]] if spiking else v
     assert output.tolist() == ([[1.0, 0.0]] if spiking else [[0.5, -0.5]])

@@ -9,7 +9,7 @@ from fluctua.layers.over_time import OverTime
 from fluctua.theory.laws import Gamma
 
 Cell = Callable[[], nn.Module]
-"""Makes a new population of neurons, such as `lambda: LIF(20e-3, 10e-3, 2e-3)`."""
+"""Makes a new population of neurons, such as `lambda: LIF(20e-3, 10e-3, 2e-3)`, or `LIF` itself."""
 
 
 def conv_block(
@@ -24,6 +24,11 @@ def conv_block(
         kernel: rows and columns of a filter.
         padding: on each side of the image (the paper: 2, so that maps grow by 2 for a kernel of 3).
         pool: rows and columns of which the maximum is taken.
+
+    Example:
+        >>> from fluctua.neurons import LIF
+        >>> conv_block(2, [8, 8], LIF)(torch.zeros(5, 1, 2, 12, 12)).shape
+        torch.Size([5, 1, 8, 8, 8])
     """
     layers: list[nn.Module] = []
     for before, after in zip([n_in, *filters], filters, strict=False):
@@ -44,6 +49,11 @@ def recurrent_conv_block(
         stride: between its positions.
         padding: on each side.
         recurrent_kernel: length of the recurrent filters, odd.
+
+    Example:
+        >>> from fluctua.neurons import LIF
+        >>> recurrent_conv_block(1, 16, LIF, kernel=21, stride=10, padding=10)(torch.zeros(20, 2, 1, 700)).shape
+        torch.Size([20, 2, 16, 70])
     """
     if recurrent_kernel % 2 == 0:
         raise ValueError(f"recurrent_kernel={recurrent_kernel} has no middle, so maps would not fit: take an odd one")
@@ -91,6 +101,12 @@ class ResidualBlock(nn.Module):
         body: from spikes to current through neurons of its own, such as `nn.Sequential(linear, LIF(), linear)`.
         skip: from spikes to current without.
         cell: the neurons at the end.
+
+    Example:
+        >>> from fluctua.neurons import LIF
+        >>> body = nn.Sequential(nn.Linear(64, 64), LIF(), nn.Linear(64, 64))
+        >>> ResidualBlock(body, OneToOne(64), LIF())(torch.zeros(50, 8, 64)).shape
+        torch.Size([50, 8, 64])
     """
 
     def __init__(self, body: nn.Module, skip: nn.Module, cell: nn.Module) -> None:

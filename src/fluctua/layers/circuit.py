@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers.conv_fusion import recurrent_map
-from fluctua.layers.fusion import bare, fused_layer, plain_sequence, recurrent_on_gpu, undisturbed
+from fluctua.layers.fusion import fused_layer, is_ordinary_sequence, is_unmodified, recurrent_on_gpu, runs_eagerly
 from fluctua.neurons import LIF, AdaptiveLIF
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ class Synapse:
         source: name of the presynaptic population.
         target: name of the postsynaptic population.
         port: which of the target's input currents it adds to (0, or 1 for the inhibition of an `ExcInhLIF`).
+
+    Example:
+        >>> inhibition = Synapse(nn.Linear(32, 128, bias=False), source="inh", target="exc", port=1)
+        >>> inhibition.current(torch.zeros(50, 8, 32)).shape
+        torch.Size([50, 8, 128])
     """
 
     module: nn.Module
@@ -90,6 +95,19 @@ class Circuit(nn.Module, ABC):
 
     A subclass says what there is in `cells` and `synapses`, and keeps the modules as its own. Spikes of one step
     reach their targets in the next. Every population's spikes pass through `spikes[<name>]`.
+
+    Example:
+        >>> class Pair(Circuit):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.a, self.b, self.weight = LIF(), LIF(), nn.Linear(4, 2)
+        ...         self.tap()
+        ...
+        ...     cells = property(lambda self: {"a": self.a, "b": self.b})
+        ...     synapses = property(lambda self: [Synapse(self.weight, "a", "b")])
+        ...
+        >>> {name: tuple(s.shape) for name, s in Pair().simulate(torch.ones(9, 1, 4), torch.ones(9, 1, 2)).items()}
+        {'a': (9, 1, 4), 'b': (9, 1, 2)}
     """
 
     spikes: nn.ModuleDict
@@ -188,6 +206,8 @@ class Recurrent(Circuit):
 
     Example:
         >>> layer = Recurrent(LIF(20e-3, 10e-3, 2e-3), nn.Linear(128, 128, bias=False))
+        >>> layer(torch.randn(50, 8, 128)).shape
+        torch.Size([50, 8, 128])
     """
 
     def __init__(self, cell: nn.Module, weight: nn.Module) -> None:
@@ -212,7 +232,7 @@ class Recurrent(Circuit):
         fused = self._fused(currents[0]) if len(currents) == 1 else None
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
-    def fusible(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
+    def fused_layer(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
         """What a fused operation takes, with the weight in front, or None where it has to be stepped through.
 
         Hooks on the neurons do not matter, which the loop never calls but steps.
@@ -229,9 +249,9 @@ class Recurrent(Circuit):
         """Spikes from one operation, on the CPU or the GPU, or None where the circuit has to be stepped through."""
         if type(self) is Recurrent and isinstance(self.weight, nn.Conv1d | nn.Conv2d):
             return recurrent_map(self.cell, self.weight, x)
-        if self._parts is None or not plain_sequence(x) or not undisturbed(x, ("cpu", "cuda")):
+        if self._parts is None or not is_ordinary_sequence(x) or not runs_eagerly(x, ("cpu", "cuda")):
             return None
-        layer = self.fusible(x.shape[2], x)
+        layer = self.fused_layer(x.shape[2], x)
         if layer is None:
             return recurrent_on_gpu(*self._parts, x)
 
@@ -245,9 +265,9 @@ class Recurrent(Circuit):
         cell, weight = self.cell, self.weight
         if type(self) is not Recurrent or not isinstance(cell, LIF) or type(cell) not in (LIF, AdaptiveLIF):
             return None
-        return (cell, weight) if isinstance(weight, nn.Linear) and bare(weight, nn.Linear) else None
+        return (cell, weight) if isinstance(weight, nn.Linear) and is_unmodified(weight, nn.Linear) else None
 
     @property
-    def unseen(self) -> bool:
+    def spikes_unobserved(self) -> bool:
         """Whether nobody asks for the spikes on their way through the tap, so that they may stay bits."""
-        return all(bare(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))
+        return all(is_unmodified(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import bare, matching, plain, undisturbed
+from fluctua.layers.fusion import is_ordinary, is_unmodified, runs_eagerly
 from fluctua.neurons import LIF
 from fluctua.timeloop.engines import choose
 
@@ -19,11 +19,11 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
         conv: from the population to itself; served is what keeps its map, not `WIDEST`, without bias, groups or holes.
         x: current from outside `[T, B, C, *N]`.
     """
-    if type(cell) is not LIF or not undisturbed(x):
+    if type(cell) is not LIF or not runs_eagerly(x):
         return None
-    if not bare(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
+    if not is_unmodified(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
         return None
-    parameters = matching(cell.loop_parameters(), x)
+    parameters = cell.loop_parameters().to(x)
     theta = parameters.threshold
     if theta is None or theta.requires_grad or choose(x, parameters).name != "cpu":
         return None
@@ -45,4 +45,4 @@ def _fits(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> bool:
     """Whether the current is that of a map of these channels, not empty, and the weight of its type."""
     if x.ndim != 3 + len(conv.kernel_size) or x.numel() == 0 or {conv.in_channels, conv.out_channels} != {x.shape[2]}:
         return False
-    return plain(x, x) and plain(conv.weight, x)
+    return is_ordinary(x, x) and is_ordinary(conv.weight, x)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fluctua.layers.circuit import Circuit, Synapse
-from fluctua.layers.dale_fusion import SideBySide
-from fluctua.layers.fusion import MAX_DENSITY, bare, plain, plain_sequence, undisturbed
+from fluctua.layers.dale_fusion import DalePair
+from fluctua.layers.fusion import MAX_DENSITY, is_ordinary, is_ordinary_sequence, is_unmodified, runs_eagerly
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
@@ -29,6 +29,10 @@ class SignedLinear(nn.Linear):
         in_features: afferents.
         out_features: neurons.
         family: one-sided weight law that an initialiser draws from.
+
+    Example:
+        >>> bool((SignedLinear(20, 10).weight >= 0).all())
+        True
     """
 
     sign = 1
@@ -60,7 +64,7 @@ class SignedLinear(nn.Linear):
             raise DaleError("a weight is NaN, so it has no sign: training has diverged, try a smaller learning rate")
         raise DaleError(
             f"a weight of {float(self.weight.detach().min()):.3g} breaks Dale's law, weights here are zero or more: "
-            "call fluctua.layers.constrain_(model) after every optimiser step, or keep_signs(optimizer, model) once"
+            "call fluctua.layers.keep_signs(optimizer, model) once, or constrain_ of `dale.py` after every step"
         )
 
     def extra_repr(self) -> str:
@@ -76,7 +80,17 @@ def constrain_(model: nn.Module) -> None:
 
 
 def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:
-    """`constrain_` the model after every step of the optimiser; `fluctua.lab.training` does it by itself."""
+    """`constrain_` the model after every step of the optimiser; `fluctua.lab.training` does it by itself.
+
+    Example:
+        >>> layer = SignedLinear(20, 10)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+        >>> handle = keep_signs(optimizer, layer)
+        >>> layer(torch.ones(1, 20)).sum().backward()
+        >>> optimizer.step()  # would make all weights negative
+        >>> bool((layer.weight >= 0).all())
+        True
+    """
 
     def after(*_: Any) -> None:
         constrain_(model)
@@ -124,14 +138,14 @@ class DaleCircuit(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; as one operation where nobody looks between the steps."""
-        if len(currents) == 2 and all(plain_sequence(current) for current in currents):
-            both, (exc, inh) = self.fusible(currents[0]), currents
+        if len(currents) == 2 and all(is_ordinary_sequence(current) for current in currents):
+            both, (exc, inh) = self.fused_pair(currents[0]), currents
             fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
             if both is not None and fitting and (exc.shape[2], inh.shape[2]) == both.sizes:
                 return both.run(torch.cat(currents, -1))
         return super().simulate(*currents)
 
-    def fusible(self, like: Tensor) -> SideBySide | None:
+    def fused_pair(self, like: Tensor) -> DalePair | None:
         """Both populations as a fused operation takes them, or None where they have to be stepped through.
 
         Hooks on the taps do not matter, for those see the spikes of a whole sequence in either case, nor do hooks on
@@ -142,17 +156,17 @@ class DaleCircuit(Circuit):
         """
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
         weights = [w for w in (*exc, *inh) if w is not None]
-        if type(self) is not DaleCircuit or not undisturbed(like):
+        if type(self) is not DaleCircuit or not runs_eagerly(like):
             return None
-        if any(type(cell) is not ExcInhLIF for cell in (self.exc, self.inh)) or not _bare_weights(weights):
+        if any(type(cell) is not ExcInhLIF for cell in (self.exc, self.inh)) or not _are_signed_linear(weights):
             return None
         excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
-        return SideBySide.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
+        return DalePair.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
 
 
-def _bare_weights(modules: Sequence[nn.Module]) -> bool:
+def _are_signed_linear(modules: Sequence[nn.Module]) -> bool:
     """Whether a product with the weight is all that each of them does."""
-    return all(bare(m, SignedLinear) and m.bias is None for m in modules)
+    return all(is_unmodified(m, SignedLinear) and m.bias is None for m in modules)
 
 
 class DaleLayer(nn.Module):
@@ -173,6 +187,11 @@ class DaleLayer(nn.Module):
         family: weight law, one-sided (default: exponential, the paper's).
         tau_mem: time constants in seconds, as in `ExcInhLIF`, which further options go to; likewise `tau_exc`,
             `tau_inh` and the time step `dt`.
+
+    Example:
+        >>> layer = DaleLayer(n_in=700, n_exc=100)
+        >>> layer((torch.rand(50, 8, 700) < 0.02).float()).shape
+        torch.Size([50, 8, 100])
     """
 
     def __init__(
@@ -213,12 +232,16 @@ class DaleLayer(nn.Module):
     def _fused(self, spikes: Tensor | SpikeBatch) -> dict[str, Tensor] | None:
         """Spikes of both populations, with the weights in front as part of one operation, where that can be done."""
         inputs = self.input_exc, self.input_inh
-        x = spikes.stand_in(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
-        if not bare(self.circuit, DaleCircuit) or not _bare_weights(inputs) or not plain_sequence(x):
+        x = spikes.placeholder(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
+        if (
+            not is_unmodified(self.circuit, DaleCircuit)
+            or not _are_signed_linear(inputs)
+            or not is_ordinary_sequence(x)
+        ):
             return None
-        both = self.circuit.fusible(x)
+        both = self.circuit.fused_pair(x)
         shapes = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)] if both else []
-        if both is None or not all(shapes) or not all(plain(m.weight, x) for m in inputs):
+        if both is None or not all(shapes) or not all(is_ordinary(m.weight, x) for m in inputs):
             return None
         weight = torch.cat([m.weight for m in inputs])
         events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)

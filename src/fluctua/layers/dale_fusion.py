@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fluctua.layers.fusion import matching, plain, served
+from fluctua.layers.fusion import can_fuse, is_ordinary
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 
@@ -18,14 +18,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class SideBySide:
+class DalePair:
     """An excitatory and an inhibitory population that can be fused, but for the weights in front of them."""
 
     kind: "Kind"
     numbers: "Numbers"
 
     @classmethod
-    def of(cls, cells: tuple[ExcInhLIF, ExcInhLIF], exc: Pair | None, inh: Pair, like: Tensor) -> "SideBySide | None":
+    def of(cls, cells: tuple[ExcInhLIF, ExcInhLIF], exc: Pair | None, inh: Pair, like: Tensor) -> "DalePair | None":
         """Both populations, or None where they have to be stepped through.
 
         Args:
@@ -36,10 +36,10 @@ class SideBySide:
         """
         n_exc, n_inh = sizes = inh[0].shape
         for weights, columns in ((exc or (), n_exc), (inh, n_inh)):
-            if any(not plain(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
+            if any(not is_ordinary(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
                 return None
-        loops = [[matching(p, like) for p in cell.loop_parameters()] for cell in cells]
-        if not all(served(p, n, like) for mine, n in zip(loops, sizes, strict=True) for p in mine):
+        loops = [[p.to(like) for p in cell.loop_parameters()] for cell in cells]
+        if not all(can_fuse(p, n, like) for mine, n in zip(loops, sizes, strict=True) for p in mine):
             return None
         options = [(c.reset, c.differentiable_reset, c.surrogate) for c in cells]
         if options[0] != options[1]:

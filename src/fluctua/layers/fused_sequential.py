@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
-from fluctua.layers.fusion import MAX_DENSITY, bare, fused_layer, plain_sequence, undisturbed
+from fluctua.layers.fusion import MAX_DENSITY, fused_layer, is_ordinary_sequence, is_unmodified, runs_eagerly
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.spikes.batch import SpikeBatch
 
@@ -30,6 +30,12 @@ class FusedSequential(nn.Sequential):
     the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
 
     A weight that is NaN or infinite shows up when its afferent spikes, whereas a product with dense input always does.
+
+    Example:
+        >>> model = FusedSequential(nn.Linear(700, 128), LIF(), nn.Linear(128, 20), LI())
+        >>> spikes = SpikeBatch.from_dense((torch.rand(50, 8, 700) < 0.02).float())
+        >>> model(spikes).shape
+        torch.Size([50, 8, 20])
     """
 
     def forward(self, input: Tensor | SpikeBatch) -> Tensor:
@@ -38,15 +44,15 @@ class FusedSequential(nn.Sequential):
         while modules:
             output, n = _fused(modules, x)
             if output is None:
-                output, n = modules[0](x if bare(modules[0], DaleLayer) else _dense(x, modules)), 1
+                output, n = modules[0](x if is_unmodified(modules[0], DaleLayer) else _dense(x, modules)), 1
             x, modules = output, modules[n:]
         return _dense(x, modules)
 
 
 def _fused(modules: Sequence[nn.Module], x: Tensor | SpikeBatch) -> tuple[Tensor | None, int]:
     """Output of the modules at the front that run as one, and how many they are; None where there are none."""
-    like = x.stand_in(_dtype(modules)) if isinstance(x, SpikeBatch) else x
-    if not plain_sequence(like) or not undisturbed(like):
+    like = x.placeholder(_dtype(modules)) if isinstance(x, SpikeBatch) else x
+    if not is_ordinary_sequence(like) or not runs_eagerly(like):
         return None, 0
     layers = list(_layers(modules, like))
     spikes = x if isinstance(x, SpikeBatch) else SpikeBatch.from_dense(x, MAX_DENSITY) if layers else None
@@ -62,12 +68,12 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
     """The pairs of a weight and its neurons at the front, as far as they can be fused."""
     size = like.shape[2]
     for linear, neurons in zip(modules[::2], modules[1::2], strict=False):
-        if not bare(linear, nn.Linear) or not isinstance(linear, nn.Linear) or linear.in_features != size:
+        if not is_unmodified(linear, nn.Linear) or not isinstance(linear, nn.Linear) or linear.in_features != size:
             return
         size = linear.out_features
-        if bare(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.unseen:
-            layer = neurons.fusible(size, like, linear)
-        elif bare(neurons, LIF, AdaptiveLIF, LI):
+        if is_unmodified(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.spikes_unobserved:
+            layer = neurons.fused_layer(size, like, linear)
+        elif is_unmodified(neurons, LIF, AdaptiveLIF, LI):
             layer = fused_layer(neurons, size, like, linear=linear)
         else:
             return

@@ -5,7 +5,6 @@ it stands, with the same result.
 """
 
 from collections.abc import Container
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop import Adaptation, LoopParameters
+from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.engines import choose
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
@@ -31,14 +30,14 @@ Close to the crossing either costs the same, so the choice needs no memory.
 """
 
 
-def bare(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is exactly of one of these kinds, and its forward all that a call of it does."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     altered = any(hooks) or "forward" in vars(module) or module._compiled_call_impl is not None
     return type(module) in kinds and not altered
 
 
-def undisturbed(x: Tensor, devices: Container[str] = ("cpu",)) -> bool:
+def runs_eagerly(x: Tensor, devices: Container[str] = ("cpu",)) -> bool:
     """Whether torch runs eagerly on plain numbers: no tracing, transformation, autocast, mode or global hook."""
     return (
         x.device.type in devices
@@ -66,9 +65,9 @@ def fused_layer(
         back: the bare weight from the population to itself.
     """
     assert isinstance(neurons, LIF | LI)
-    parameters = matching(neurons.loop_parameters(), like)
+    parameters = neurons.loop_parameters().to(like)
     weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
-    if not served(parameters, size, like) or not all(plain(w, like) for w in weights if w is not None):
+    if not can_fuse(parameters, size, like) or not all(is_ordinary(w, like) for w in weights if w is not None):
         return None
     if back is not None and (back.in_features, back.out_features) != (size, size):
         return None
@@ -94,9 +93,9 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
         back: the bare weight from the population to itself.
         x: current from outside `[T, B, N]`, not empty.
     """
-    parameters, size = matching(neurons.loop_parameters(), x), x.shape[2]
+    parameters, size = neurons.loop_parameters().to(x), x.shape[2]
     weights = [w for w in (back.weight, back.bias) if w is not None]
-    fits = (back.in_features, back.out_features) == (size, size) and all(plain(w, x) for w in weights)
+    fits = (back.in_features, back.out_features) == (size, size) and all(is_ordinary(w, x) for w in weights)
     if parameters.adaptation is not None or not fits or choose(x, parameters).name != "gpu":
         return None
 
@@ -105,7 +104,7 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
     return run(x, parameters, neurons.initial_state(x), back.weight, back.bias).output
 
 
-def served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
+def can_fuse(parameters: LoopParameters, size: int, like: Tensor) -> bool:
     """The fused layers serve what the fused CPU loop does, but for the gradient of a threshold."""
     theta = parameters.threshold
     if theta is not None and theta.requires_grad:
@@ -115,7 +114,7 @@ def served(parameters: LoopParameters, size: int, like: Tensor) -> bool:
     return choose(like.new_empty(1, 1, size), parameters).name == "cpu"
 
 
-def plain(tensor: Tensor, like: Tensor) -> bool:
+def is_ordinary(tensor: Tensor, like: Tensor) -> bool:
     """Whether a weight is an ordinary tensor in memory, of the type of the input."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -126,23 +125,6 @@ def plain(tensor: Tensor, like: Tensor) -> bool:
     )
 
 
-def matching(p: LoopParameters, like: Tensor) -> LoopParameters:
-    """The constants in the type and on the device of a tensor."""
-
-    def to(constant: Tensor | None) -> Tensor | None:
-        return None if constant is None else constant.to(like)
-
-    q = p.adaptation
-    adaptation = None if q is None else Adaptation(q.decay.to(like), q.strength.to(like), to(q.coupling))
-    return replace(
-        p,
-        decay_mem=p.decay_mem.to(like),
-        decay_syn=to(p.decay_syn),
-        threshold=to(p.threshold),
-        adaptation=adaptation,
-    )
-
-
-def plain_sequence(x: Tensor) -> bool:
+def is_ordinary_sequence(x: Tensor) -> bool:
     """Whether `x` is an ordinary sequence `[T, B, N]` that is not empty."""
-    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and plain(x, x)
+    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and is_ordinary(x, x)

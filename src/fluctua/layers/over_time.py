@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import MAX_DENSITY, bare, plain, served, undisturbed
-from fluctua.timeloop import LoopParameters
+from fluctua.layers.fusion import MAX_DENSITY, can_fuse, is_ordinary, is_unmodified, runs_eagerly
+from fluctua.timeloop.contract import LoopParameters
 
 PIECE = 32
 """Samples and steps that a convolution gets at a time, so that what it needs stays in cache."""
@@ -23,6 +23,10 @@ class OverTime(nn.Module):
 
     Args:
         module: takes and returns one tensor `[batch, ...]`.
+
+    Example:
+        >>> OverTime(nn.Conv2d(2, 16, 3, padding=1))(torch.zeros(10, 4, 2, 8, 8)).shape
+        torch.Size([10, 4, 16, 8, 8])
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -47,7 +51,7 @@ class OverTime(nn.Module):
 
     def _applied(self, x: Tensor) -> Tensor:
         """The module on `[T * B, ...]`; a convolution that nobody looks into by events, or a piece after the other."""
-        if undisturbed(x) and bare(self.module, *_CONVOLUTIONS):
+        if runs_eagerly(x) and is_unmodified(self.module, *_CONVOLUTIONS):
             by_events = _by_events(self.module, x) if isinstance(self.module, nn.Conv1d | nn.Conv2d) else None
             if by_events is not None:
                 return by_events
@@ -85,6 +89,6 @@ def _fits(conv: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...], x: Tensor) -> b
         return False
     if any(n + 2 * pad < kernel for n, pad, kernel in zip(x.shape[2:], padding, conv.kernel_size, strict=True)):
         return False
-    if not all(plain(t, x) for t in (x, conv.weight, conv.bias) if t is not None):
+    if not all(is_ordinary(t, x) for t in (x, conv.weight, conv.bias) if t is not None):
         return False
-    return served(LoopParameters(x.new_zeros(()), None), 1, x)
+    return can_fuse(LoopParameters(x.new_zeros(()), None), 1, x)

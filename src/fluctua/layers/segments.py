@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
-from fluctua.neurons import ExcInhLIF, LeakyNeuron
+from fluctua.neurons import ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
+from fluctua.neurons.leaky import LeakyNeuron
 
 States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit: by its name, and which call it was
 
@@ -20,10 +21,11 @@ States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit
 def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = False) -> Tensor:
     """Run a network on segments of a sequence, the neurons of each going on from where the last one ended.
 
-    ::
-
-        loss = criterion(fluctua.in_segments(model, x, 200), y)
-        loss.backward()
+    >>> from fluctua.neurons import LI, LIF
+    >>> model, x = nn.Sequential(nn.Linear(20, 10), LIF(), nn.Linear(10, 3), LI()), torch.randn(1000, 2, 20)
+    >>> in_segments(model, x, 200).sum().backward()
+    >>> model[0].weight.grad.shape
+    torch.Size([10, 20])
 
     Between forward and backward only the states at the borders are kept, besides input and output; a segment is
     computed again when backward comes to it. So the memory of training is that of one segment, for one forward pass

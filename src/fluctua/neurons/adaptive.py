@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fluctua.neurons.adaptive_kernel import check_coupling
 from fluctua.neurons.leaky import Tau, numbers, register_tau, shown
 from fluctua.neurons.lif import LIF
-from fluctua.timeloop import Adaptation, LoopParameters, Reset, State, Surrogate
+from fluctua.timeloop.contract import Adaptation, LoopParameters, Reset, State
+from fluctua.timeloop.surrogates import Surrogate
 
 
 class AdaptiveLIF(LIF):
@@ -47,13 +48,18 @@ class AdaptiveLIF(LIF):
         threshold: see `LIF`, as all that follow.
         reset: "zero" or "subtract"; it leaves the adaptation alone.
         differentiable_reset: whether the gradient also flows through the reset. Through the adaptation it always does.
-        surrogate: a `fluctua.neurons.Surrogate`.
+        surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
         learn_tau: whether the time constants are trained.
         learn_adaptation: whether `beta` and `coupling` are trained.
 
     Raises:
         ValueError: constants that are not positive and finite, an unknown reset or kind, or a coupling that does not go
             with the kind or makes the potential unstable.
+
+    Example:
+        >>> current = torch.full((100, 1, 1), 0.5)
+        >>> [int(neurons(current).sum()) for neurons in (LIF(), AdaptiveLIF(tau_adapt=0.1))]
+        [15, 3]
     """
 
     log_tau_adapt: Tensor

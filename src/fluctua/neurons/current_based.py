@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.neurons.leaky import at_rest, checked_dt, shown
-from fluctua.timeloop import LoopResult, Reset, State, Stepper, SuperSpike, Surrogate
+from fluctua.timeloop.contract import LoopResult, Reset, State
+from fluctua.timeloop.engines import Stepper
 from fluctua.timeloop.reference import spike
+from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 
 class CurrentBased(nn.Module):
@@ -33,7 +35,7 @@ class CurrentBased(nn.Module):
         threshold: None for a readout, which never spikes and returns its potential.
         v_reset: potential after a spike, for the reset "zero".
         reset: "zero" or "subtract".
-        surrogate: a `fluctua.neurons.Surrogate`.
+        surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
 
     Raises:
         ValueError: a decay out of its range, or a time step that is not positive.

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua import timeloop
 from fluctua.neurons.leaky import Tau, at_rest, checked_dt, register_tau, shown
 from fluctua.neurons.lif import Firing
-from fluctua.timeloop import LoopParameters, Reset, State, Surrogate
+from fluctua.timeloop import engines
+from fluctua.timeloop.contract import LoopParameters, Reset, State
+from fluctua.timeloop.surrogates import Surrogate
 
 
 class ExcInhState(NamedTuple):
@@ -24,7 +25,7 @@ ExcInhStepper = Callable[[Tensor, Tensor | None, ExcInhState], tuple[Tensor, Exc
 
 
 class ExcInhResult(NamedTuple):
-    """What `ExcInhLIF.simulate` returns: as a `timeloop.LoopResult`, with a state of three."""
+    """What `ExcInhLIF.simulate` returns: as a `timeloop.contract.LoopResult`, with a state of three."""
 
     output: Tensor
     potential: Tensor
@@ -53,11 +54,16 @@ class ExcInhLIF(Firing):
         threshold: see `LIF`, as all that follow.
         reset: "zero" or "subtract".
         differentiable_reset: whether the gradient also flows through the reset.
-        surrogate: a `fluctua.neurons.Surrogate`.
+        surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
         learn_tau: whether the time constants are trained.
 
     Raises:
         ValueError: constants that are not positive and finite, or an unknown reset.
+
+    Example:
+        >>> neurons, exc = ExcInhLIF(), torch.full((100, 1, 1), 0.5)
+        >>> [int(neurons(exc, inh).sum()) for inh in (None, 0.2 * exc)]
+        [15, 9]
     """
 
     log_tau_mem: Tensor
@@ -115,7 +121,7 @@ class ExcInhLIF(Firing):
         """Run the time loops and return everything: output, potential and final state.
 
         Raises:
-            ValueError: currents of different shapes, or what `timeloop.run` refuses.
+            ValueError: currents of different shapes, or what `timeloop.engines.run` refuses.
         """
         if inh is None:
             inh = torch.zeros_like(exc)
@@ -124,10 +130,10 @@ class ExcInhLIF(Firing):
             raise ValueError(f"the excitatory and the inhibitory current must have the same shape, got {shapes}")
         state = self.initial_state(exc) if state is None else state
         membrane, b_exc, b_inh = self.loop_parameters()
-        excitation = timeloop.run(timeloop.widened(exc), b_exc, _loop_state(state.excitation))
-        inhibition = timeloop.run(timeloop.widened(inh), b_inh, _loop_state(state.inhibition))
+        excitation = engines.run(engines.widened(exc), b_exc, _loop_state(state.excitation))
+        inhibition = engines.run(engines.widened(inh), b_inh, _loop_state(state.inhibition))
         drive = _drive(membrane, excitation.output, inhibition.output)
-        result = timeloop.run(drive, membrane, _loop_state(state.potential))
+        result = engines.run(drive, membrane, _loop_state(state.potential))
         end = ExcInhState(*(r.state.potential for r in (result, excitation, inhibition)))
         return ExcInhResult(result.output.to(exc.dtype), result.potential, end)
 
@@ -136,18 +142,18 @@ class ExcInhLIF(Firing):
         return self.simulate(exc, inh).output
 
     def stepper(self) -> ExcInhStepper:
-        """The neuron one step at a time, with the constants evaluated once: see `timeloop.stepper`.
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.stepper`.
 
         A function `(exc [B, *N], inh [B, *N] or None, state) -> (spikes [B, *N], next state)`; start it from
         `initial_state`.
         """
         membrane, b_exc, b_inh = self.loop_parameters()
-        spike, excite, inhibit = (timeloop.stepper(p) for p in (membrane, b_exc, b_inh))
+        spike, excite, inhibit = (engines.stepper(p) for p in (membrane, b_exc, b_inh))
 
         def advance(exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
             inh = torch.zeros_like(exc) if inh is None else inh
-            i_exc, excitation = excite(timeloop.widened(exc), _loop_state(state.excitation))
-            i_inh, inhibition = inhibit(timeloop.widened(inh), _loop_state(state.inhibition))
+            i_exc, excitation = excite(engines.widened(exc), _loop_state(state.excitation))
+            i_inh, inhibition = inhibit(engines.widened(inh), _loop_state(state.inhibition))
             output, potential = spike(_drive(membrane, i_exc, i_inh), _loop_state(state.potential))
             end = ExcInhState(potential.potential, excitation.potential, inhibition.potential)
             return output.to(exc.dtype), end

@@ -44,6 +44,11 @@ def heterogeneous(
     Raises:
         ValueError: an unknown law, a `cv` that is not positive, bounds that do not hold `dt <= low <= mean <= high`, or
             both a seed and a generator.
+
+    Example:
+        >>> taus = heterogeneous(20e-3, (1000,), seed=0)
+        >>> round(float(taus.mean()), 3), bool(taus.min() >= 2e-3)
+        (0.02, True)
     """
     low = dt if low is None else low
     if not 0 < dt <= low <= mean <= high or mean == math.inf:

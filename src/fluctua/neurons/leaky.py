@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua import timeloop
-from fluctua.timeloop import LoopParameters, LoopResult, State, Stepper
+from fluctua.timeloop import engines
+from fluctua.timeloop.contract import LoopParameters, LoopResult, State
+from fluctua.timeloop.engines import Stepper
 
 Tau = float | Tensor
 
@@ -62,20 +63,20 @@ class LeakyNeuron(nn.Module):
         return State(rest, rest)
 
     def simulate(self, current: Tensor, state: State | None = None) -> LoopResult:
-        """Run the time loop and return everything: output, potential and final state (see `timeloop.LoopResult`)."""
+        """Run the time loop and return everything: output, potential and final state (see `LoopResult`)."""
         state = self.initial_state(current) if state is None else state
-        return timeloop.run(current, self.loop_parameters(), state)
+        return engines.run(current, self.loop_parameters(), state)
 
     def forward(self, current: Tensor) -> Tensor:
         """Input current `[T, B, *N]` -> output of the same shape."""
         return self.simulate(current).output
 
     def stepper(self) -> Stepper:
-        """The neuron one step at a time, with the constants evaluated once: see `timeloop.stepper`.
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.stepper`.
 
         A function `(current [B, *N], state) -> (output [B, *N], next state)`; start it from `initial_state`.
         """
-        return timeloop.stepper(self.loop_parameters())
+        return engines.stepper(self.loop_parameters())
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: current `[B, *N]`, state -> output `[B, *N]`, next state. In a loop `stepper` is faster."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fluctua.neurons.leaky import LeakyNeuron, Tau
-from fluctua.timeloop import State
+from fluctua.timeloop.contract import State
 
 
 class LI(LeakyNeuron):
@@ -18,6 +18,11 @@ class LI(LeakyNeuron):
         dt: time step in seconds.
         initial: potential before the first step (the paper's code uses -1e-3).
         learn_tau: whether the time constants are trained.
+
+    Example:
+        >>> potential = LI(tau_mem=0.2, tau_syn=None)(torch.ones(3, 1, 1))
+        >>> [round(u, 3) for u in potential.flatten().tolist()]
+        [0.0, 1.0, 1.99]
     """
 
     spiking = False

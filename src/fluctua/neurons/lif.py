@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.neurons.leaky import LeakyNeuron, Tau, shown
-from fluctua.timeloop import LoopParameters, Reset, SuperSpike, Surrogate
+from fluctua.timeloop.contract import LoopParameters, Reset
+from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 
 class Firing(nn.Module):
@@ -63,11 +64,16 @@ class LIF(LeakyNeuron, Firing):
         threshold: `theta`; a scalar, or a tensor that broadcasts to the population's shape.
         reset: "zero" (the paper's: U and the step's drive are lost) or "subtract" (theta is taken off the new U).
         differentiable_reset: whether the gradient also flows through the reset (the paper: no).
-        surrogate: a `fluctua.neurons.Surrogate`.
+        surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
         learn_tau: whether the time constants are trained.
 
     Raises:
         ValueError: constants that are not positive and finite, or an unknown reset.
+
+    Example:
+        >>> current = torch.full((50, 1, 1), 0.5)  # [T, B, N]
+        >>> LIF(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)(current).sum().item()
+        7.0
     """
 
     def __init__(

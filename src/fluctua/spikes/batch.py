@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
@@ -19,6 +19,11 @@ class SpikeBatch:
         units: number of units N.
         values: `[n]`, the size of each spike in the order of samples, steps and units, or None where all are 1.
         starts: int64 `[B, T]`, where the values of each step begin, or None.
+
+    Example:
+        >>> spikes = SpikeBatch.from_indices(steps=[0, 2], samples=[0, 0], units=[1, 3], shape=(3, 1, 4))
+        >>> spikes.dense()[:, 0].tolist()
+        [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
 
     words: Tensor
@@ -28,7 +33,7 @@ class SpikeBatch:
 
     @classmethod
     def from_indices(
-        cls, steps: NDArray[Any], samples: NDArray[Any], units: NDArray[Any], shape: tuple[int, int, int]
+        cls, steps: ArrayLike, samples: ArrayLike, units: ArrayLike, shape: tuple[int, int, int]
     ) -> "SpikeBatch":
         """From a list of spikes, each of size 1 however often it is listed.
 
@@ -84,7 +89,7 @@ class SpikeBatch:
         bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
         return out
 
-    def stand_in(self, dtype: torch.dtype) -> Tensor:
+    def placeholder(self, dtype: torch.dtype) -> Tensor:
         """A tensor of the shape of the dense one, whose numbers mean nothing and take no memory."""
         return torch.zeros(1, dtype=dtype).expand(self.shape)
 

@@ -3,13 +3,11 @@
 The spikes of a population are bits, `[samples, steps, words]` of 64 units each, in a flat array of unsigned integers.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-from fluctua.timeloop.simd import bits, broadcast, load, trailing_zeros
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import load
+from fluctua.simd.vectors import bits, broadcast, trailing_zeros
 
 _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
 
@@ -17,17 +15,6 @@ _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
 def words_of(n: int) -> int:
     """Number of words that hold a bit for each of n units."""
     return -(-n // 64)
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Machine code of a function that runs without the interpreter's lock, kept on disk where that is possible."""
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except (OSError, RuntimeError):  # the cache folder cannot be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-helper = njit(nogil=True, error_model="numpy")  # a part of kernels
 
 
 @kernel

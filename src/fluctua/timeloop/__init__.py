@@ -1,25 +1,20 @@
 """The loops over time behind every neuron: one contract, several engines."""
 
-from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, Reset, State
-from fluctua.timeloop.engines import Stepper, engine, run, stepper, widened
-from fluctua.timeloop.reference import step
-from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Adaptation",
-    "ArcTan",
-    "Engine",
-    "LoopParameters",
-    "LoopResult",
-    "Reset",
-    "SigmoidDerivative",
-    "State",
-    "Stepper",
-    "SuperSpike",
-    "Surrogate",
-    "engine",
-    "run",
-    "step",
-    "stepper",
-    "widened",
-]
+from fluctua._lazy import renamed
+from fluctua.timeloop.engines import engine
+
+__all__ = ["engine"]
+
+if not TYPE_CHECKING:
+    _CONTRACT = ("Adaptation", "Engine", "LoopParameters", "LoopResult", "Reset", "State")
+    _ENGINES = ("Stepper", "run", "stepper", "widened")
+    _NEURONS = ("ArcTan", "SigmoidDerivative", "SuperSpike")
+    __getattr__ = renamed(
+        __name__,
+        {name: f"fluctua.timeloop.contract.{name}" for name in _CONTRACT}
+        | {name: f"fluctua.timeloop.engines.{name}" for name in _ENGINES}
+        | {name: f"fluctua.neurons.{name}" for name in _NEURONS}
+        | {"Surrogate": "fluctua.timeloop.surrogates.Surrogate", "step": "fluctua.timeloop.reference.step"},
+    )

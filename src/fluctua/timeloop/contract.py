@@ -16,7 +16,7 @@ A population may adapt, with a variable w in units of the potential and `rho = e
     w[t+1] = rho w[t] + (1 - rho) (c U[t] + beta out[t])   or V[t] loses (1 - a) w[t+1] before the reset
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -75,6 +75,21 @@ class LoopParameters:
         adaptation = (None, None, None) if q is None else (q.decay, q.strength, q.coupling)
         return self.decay_mem, self.decay_syn, self.threshold, *adaptation
 
+    def to(self, like: Tensor) -> "LoopParameters":
+        """The same in the type and on the device of a tensor, so that no engine has to think of it."""
+
+        def converted(constant: Tensor | None) -> Tensor | None:
+            return None if constant is None else constant.to(like)
+
+        q = self.adaptation
+        return replace(
+            self,
+            decay_mem=self.decay_mem.to(like),
+            decay_syn=converted(self.decay_syn),
+            threshold=converted(self.threshold),
+            adaptation=q and Adaptation(q.decay.to(like), q.strength.to(like), converted(q.coupling)),
+        )
+
     @property
     def learnable(self) -> bool:
         """Whether a time constant needs a gradient."""
@@ -109,8 +124,8 @@ class Engine(Protocol):
 
     name: str
 
-    def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
-        """Why this engine cannot serve the request, or None where it can."""
+    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
+        """Why this engine does not support the request, or None where it does."""
         ...
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:

@@ -15,12 +15,12 @@ from torch import Tensor
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import conv_recurrence_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.cpu_loop import SURROGATES
 from fluctua.timeloop.cpu_memory import pool
+from fluctua.timeloop.cpu_surrogates import shape_of
 from fluctua.timeloop.events_kernels import width_of
-from fluctua.timeloop.events_padded import Array, nothing
-from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import anchor, differentiable_once
+from fluctua.timeloop.events_layout import Array, nothing
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.threads import Blocks, over_samples
 
 Maybe = Tensor | None
 
@@ -120,7 +120,7 @@ class _Kind(NamedTuple):
     def of(cls, p: LoopParameters, sheet: _Sheet, trains: bool) -> "_Kind":
         exponential, hard, differentiable = p.decay_syn is not None, p.reset == "zero", p.differentiable_reset
         records_drive = trains and ((hard and differentiable) or (exponential and p.learnable))
-        surrogate = SURROGATES[type(p.surrogate)](p.surrogate.beta)
+        surrogate = shape_of(p.surrogate)
         return cls(sheet, exponential, hard, differentiable, surrogate, trains, records_drive)
 
     def numbers(self, constants: Sequence[Maybe], like: Tensor) -> tuple[Array, ...]:

@@ -12,10 +12,11 @@ and sum is rounded by itself, but for those of `_hear_back`.
 
 import numpy as np
 
-from fluctua.spikes.bits import helper, kernel
-from fluctua.timeloop.events_conv_kernels import aligned, turned
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import fence, load, store, stream
+from fluctua.simd.vectors import broadcast, mul_add, trailing_zeros
+from fluctua.timeloop.events_conv_kernels import aligned, transposed
 from fluctua.timeloop.events_kernels import adjoint, lif_step
-from fluctua.timeloop.simd import broadcast, fence, load, mul_add, store, stream, trailing_zeros
 
 _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
 
@@ -207,7 +208,7 @@ def _to_map(source, frame, geometry, to, own, size):  # type: ignore[no-untyped-
     width = _width(geometry, size)
     for r in range(rows):
         at = own + _row_of(geometry, r, width)
-        turned(source, frame + r * columns, rows * columns, to, at, width, channels, columns)
+        transposed(source, frame + r * columns, rows * columns, to, at, width, channels, columns)
 
 
 @helper
@@ -216,7 +217,7 @@ def _from_map(source, own, size, geometry, to, frame):  # type: ignore[no-untype
     width = _width(geometry, size)
     for r in range(rows):
         at = own + _row_of(geometry, r, width)
-        turned(source, at, width, to, frame + r * columns, rows * columns, columns, channels)
+        transposed(source, at, width, to, frame + r * columns, rows * columns, columns, channels)
 
 
 # ---- what is heard

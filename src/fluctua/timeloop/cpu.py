@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.cpu_loop import SURROGATES, Kind, Maybe, Passed, adjoint, integrate
-from fluctua.timeloop.refusals import anchor, differentiable_once, refusal_of_numbers
+from fluctua.timeloop.cpu_loop import Kind, Maybe, Passed, adjoint, integrate
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.unsupported import is_special, unsupported_numbers
 
 
 class CpuEngine:
-    """Serves float32 and float64 with the surrogates of this package; see `refusal`.
+    """Serves float32 and float64 with the surrogates of this package; see `unsupported`.
 
     Results do not depend on the number of threads, which is torch's (`torch.set_num_threads`). Helpers sleep between
     two loops, and BLAS works before or after them, so the two never share a core.
@@ -23,13 +22,13 @@ class CpuEngine:
     name = "cpu"
     compact = False
 
-    def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
-        """See `Engine.refusal`."""
+    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
+        """See `Engine.unsupported`."""
         p = parameters
         values = [c for c in p.constants if c is not None]
-        if any(_is_unusual(tensor) for tensor in (current, *values)):
+        if any(tensor.device.type != "cpu" or is_special(tensor) for tensor in (current, *values)):
             return "it takes plain CPU tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
-        return refusal_of_numbers(current, values, p, SURROGATES)
+        return unsupported_numbers(current, values, p)
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
         """See `Engine.run`."""
@@ -63,7 +62,7 @@ class CompactCpuEngine(CpuEngine):
 
 def _as_operator(inputs: tuple[Any, ...], kind: Kind) -> Passed:
     """The loop as one operator, for `torch.compile`: dearer to call than `_Loop`."""
-    from fluctua.timeloop.cpu_ops import loop, packed  # defining operators takes a moment
+    from fluctua.timeloop.cpu_operators import loop, packed  # defining operators takes a moment
 
     potential, output, u, i, w, *_ = loop(*inputs, packed(kind))
     given = (potential.detach() if kind.spiking else potential, output if kind.spiking else None, u)
@@ -99,15 +98,3 @@ class _Loop(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
             gradients = differentiable_once(gradients, "the fused time loop", tied, *grads)
         return *gradients, None, None
-
-
-def _is_unusual(tensor: Tensor) -> bool:
-    if torch.compiler.is_compiling():
-        return tensor.device.type != "cpu" or tensor.layout != torch.strided
-    return (
-        type(tensor) not in (Tensor, Parameter)
-        or tensor.device.type != "cpu"
-        or tensor.layout != torch.strided
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
-    )

@@ -9,28 +9,17 @@ Kernels are made to measure: the fields of a variant are constants to the compil
 No fast-math: every operation of the forward loop is rounded as torch rounds it, so that spikes equal the reference's.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from fluctua.timeloop.cpu_parts import add, constant, put, spread, surrogate
-from fluctua.timeloop.simd import (
-    broadcast,
-    fence,
-    lanes,
-    load,
-    load_bfloat16,
-    mul_add,
-    prefetch,
-    select,
-    store,
-    store_bfloat16,
-)
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import add, fence, load, load_bfloat16, prefetch, store, store_bfloat16, stream
+from fluctua.simd.vectors import broadcast, lanes, mul_add, select
+from fluctua.timeloop.cpu_surrogates import surrogate
 
 BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
 STEPS = 3  # of a vector taken at a time, with its state in registers
@@ -64,6 +53,34 @@ class Backward(NamedTuple):
     adapts: int
     differentiable: bool
     shape: int
+
+
+@helper
+def constant(rows, row, k, shared, like):  # type: ignore[no-untyped-def]
+    """A vector of the constants of one row, from column `k` on, or of the one number that all neurons share."""
+    return broadcast(rows[row, 0], like) if shared else load(rows, row * rows.shape[1] + k)
+
+
+@helper
+def spread(constants, lo, width):  # type: ignore[no-untyped-def]
+    """Each row's constants for the `width` columns from `lo` on: sample after sample the neurons repeat."""
+    neurons = constants.shape[1]
+    rows = np.empty((constants.shape[0], width), constants.dtype)
+    for row in range(constants.shape[0]):
+        k = lo % neurons
+        for j in range(width):
+            rows[row, j] = constants[row, k]
+            k = k + 1 if k + 1 < neurons else 0
+    return rows
+
+
+@helper
+def put(array, index, vector, streams):  # type: ignore[no-untyped-def]
+    """Write what is not read soon: past the caches where the array allows it."""
+    if streams:
+        stream(array, index, vector)
+    else:
+        store(array, index, vector)
 
 
 @cache
@@ -238,18 +255,6 @@ def _signature(dtype: str, numbers: int, columns: int, inputs: str, outputs: str
     return types.void(*[real] * numbers, real[:, ::1], *[real[::1]] * columns, *rows, *integers, types.boolean)
 
 
-@cache
-def _edition() -> str:
-    """Changes with the source of what kernels are made of: numba looks only at the file of the kernel itself."""
-    sources = [Path(__file__).with_name(name).read_bytes() for name in ("cpu_kernels.py", "cpu_parts.py", "simd.py")]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:8]
-
-
-def _compiled(kernel: Kernel, variant: tuple[object, ...], signature: Any) -> Kernel:
-    """Machine code of the kernel, kept on disk where that is possible."""
-    # Numba names its cache files by the qualified name: with one name a variant, none can be taken for another.
-    kernel.__qualname__ = "_".join([kernel.__name__, _edition(), *(str(np.asarray(v)) for v in variant)])
-    try:
-        return njit(signature, nogil=True, error_model="numpy", cache=True)(kernel)  # type: ignore[no-any-return]
-    except (OSError, RuntimeError):  # the cache folder cannot be written, or the disk is full
-        return njit(signature, nogil=True, error_model="numpy")(kernel)  # type: ignore[no-any-return]
+def _compiled(function: Kernel, variant: Forward | Backward, signature: Any) -> Kernel:
+    compiled: Kernel = kernel(function, signature, variant="_".join(str(np.asarray(v)) for v in variant))
+    return compiled

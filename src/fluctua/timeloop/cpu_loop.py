@@ -5,10 +5,7 @@ over threads. No column knows of another: the number of threads cannot change a 
 """
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluctua.simd.vectors import BYTES
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.cpu_kernels import (
     CURRENT,
@@ -28,9 +26,8 @@ from fluctua.timeloop.cpu_kernels import (
     forward_kernel,
 )
 from fluctua.timeloop.cpu_memory import pool
-from fluctua.timeloop.cpu_parts import LOGISTIC, LORENTZIAN, RATIONAL
-from fluctua.timeloop.simd import BYTES
-from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
+from fluctua.timeloop.cpu_surrogates import RATIONAL, shape_of
+from fluctua.timeloop.threads import pool_of
 
 Array = NDArray[Any]
 Maybe = Tensor | None
@@ -38,13 +35,6 @@ Maybe = Tensor | None
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
 _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
-
-# Shape, slope and height of a surrogate, from its steepness beta.
-SURROGATES: dict[type[Surrogate], Callable[[float], tuple[int, float, float]]] = {
-    SuperSpike: lambda beta: (RATIONAL, beta, 1.0),
-    SigmoidDerivative: lambda beta: (LOGISTIC, beta, beta),
-    ArcTan: lambda beta: (LORENTZIAN, math.pi / 2 * beta, beta / 2),
-}
 
 
 class Kind(NamedTuple):
@@ -71,7 +61,7 @@ class Kind(NamedTuple):
         """The kind of a population."""
         spiking, adaptation = p.spiking, p.adaptation if p.spiking else None
         adapts = NONE if adaptation is None else THRESHOLD if adaptation.coupling is None else CURRENT
-        surrogate = SURROGATES[type(p.surrogate)](p.surrogate.beta) if spiking else (RATIONAL, 0.0, 0.0)
+        surrogate = shape_of(p.surrogate) if spiking else (RATIONAL, 0.0, 0.0)
         learns = trains and any(c is not None and c.requires_grad for c in p.constants)
         hard, differentiable = spiking and p.reset == "zero", spiking and p.differentiable_reset
         exponential, compact = p.decay_syn is not None, compact and spiking and trains
@@ -197,7 +187,7 @@ def _run(kernel: Kernel, columns: Sequence[Any], inputs: list[_Row], outputs: li
         workers = max(1, min(torch.get_num_threads(), steps * whole // _GRAIN))
         share = -(-whole // (workers * LANES)) * LANES
         first, *others = [(lo, min(lo + share, whole)) for lo in range(0, whole, share)]
-        jobs = [_pool(os.getpid(), torch.get_num_threads()).submit(kernel, *arguments, *s, streams) for s in others]
+        jobs = [pool_of(torch.get_num_threads()).submit(kernel, *arguments, *s, streams) for s in others]
         kernel(*arguments, *first, streams)
         for job in jobs:
             job.result()
@@ -238,12 +228,6 @@ def _run_rest(
     for row, wide in zip(outputs, wide_outputs, strict=True):
         if row.numbers.size:
             row.steps(steps, count)[:, first:] = wide.steps(steps, LANES)[:, :rest]
-
-
-@lru_cache(maxsize=1)
-def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    """Helpers of the calling thread. A forked process gets its own: threads do not survive a fork."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="fluctua")
 
 
 def _constants(values: Sequence[Maybe], shape: torch.Size, dtype: torch.dtype) -> Array:

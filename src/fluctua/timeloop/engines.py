@@ -4,14 +4,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Adaptation, Engine, LoopParameters, LoopResult, State
+from fluctua.timeloop.contract import Engine, LoopParameters, LoopResult, State
 from fluctua.timeloop.reference import step
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,11 @@ def engine(name: str) -> Iterator[None]:
     "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
     at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
+
+    >>> p = LoopParameters(decay_mem=torch.tensor(0.5), decay_syn=None)
+    >>> with engine("reference"):
+    ...     run(torch.ones(3, 1, 1), p).output.flatten()
+    tensor([0.0000, 1.0000, 1.5000])
     """
     if name != "auto" and name not in _ENGINES:
         raise ValueError(f"unknown engine {name!r}: choose 'auto' or one of {sorted(_ENGINES)}")
@@ -60,7 +64,7 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     if parameters.spiking and _is_mapped(current):
         raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
     wide = widened(current)
-    parameters = _matching(parameters, wide)
+    parameters = parameters.to(wide)
     state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
     result = choose(wide, parameters).run(wide, parameters, state)
     return result._replace(output=result.output.to(current.dtype))
@@ -73,14 +77,14 @@ def stepper(parameters: LoopParameters) -> Stepper:
         A function `(current [B, *N], state) -> (output [B, *N], next state)`. Called T times in turn it gives exactly
         what `run` gives for T steps, and has the same gradients. It spares the checks of `run`.
     """
-    matching: LoopParameters | None = None
+    converted: LoopParameters | None = None
 
     def advance(current: Tensor, state: State) -> tuple[Tensor, State]:
-        nonlocal matching
+        nonlocal converted
         wide = widened(current)
-        if matching is None or matching.decay_mem.dtype != wide.dtype or matching.decay_mem.device != wide.device:
-            matching = _matching(parameters, wide)
-        output, _, state = step(wide, matching, state)
+        if converted is None or converted.decay_mem.dtype != wide.dtype or converted.decay_mem.device != wide.device:
+            converted = parameters.to(wide)
+        output, _, state = step(wide, converted, state)
         return output.to(current.dtype), state
 
     return advance
@@ -92,11 +96,11 @@ def widened(current: Tensor) -> Tensor:
 
 
 def choose(current: Tensor, parameters: LoopParameters) -> Engine:
-    """The engine that serves this request: the wanted one, or the first that does not refuse."""
+    """The engine that serves this request: the wanted one, or the first that supports it."""
     wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
         candidate = _load(name)
-        reason = candidate.refusal(current, parameters)
+        reason = candidate.unsupported(current, parameters)
         if reason is None:
             return candidate
         if not torch.compiler.is_compiling():
@@ -126,22 +130,6 @@ def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]
         _loaded[name] = getattr(import_module(module), attribute)()
-
-
-def _matching(p: LoopParameters, current: Tensor) -> LoopParameters:
-    """The constants in the current's type and on its device, so that no engine has to think of it."""
-
-    def like(constant: Tensor | None) -> Tensor | None:
-        return None if constant is None else constant.to(current)
-
-    q = p.adaptation
-    return replace(
-        p,
-        decay_mem=p.decay_mem.to(current),
-        decay_syn=like(p.decay_syn),
-        threshold=like(p.threshold),
-        adaptation=None if q is None else Adaptation(q.decay.to(current), q.strength.to(current), like(q.coupling)),
-    )
 
 
 def _at_rest(current: Tensor, p: LoopParameters) -> State:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from fluctua.spikes.bits import helper, kernel
-from fluctua.timeloop.cpu_parts import add, surrogate
-from fluctua.timeloop.simd import bits, broadcast, load, select, store
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import add, load, store
+from fluctua.simd.vectors import bits, broadcast, select
+from fluctua.timeloop.cpu_surrogates import surrogate
 
 
 class Adapting(NamedTuple):

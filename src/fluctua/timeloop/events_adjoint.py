@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fluctua.timeloop import events_adaptive_kernels as adaptive
 from fluctua.timeloop import events_kernels as kernels
-from fluctua.timeloop.cpu_loop import SURROGATES
-from fluctua.timeloop.events_padded import Array, Arriving, Numbers, Padded
-from fluctua.timeloop.events_threads import Blocks, over_samples
+from fluctua.timeloop.cpu_surrogates import shape_of
+from fluctua.timeloop.events_layout import Array, Arriving, Numbers, Padded
+from fluctua.timeloop.threads import Blocks, over_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class _Way:
 
     def _through_time(self) -> None:
         layer, kind, real = self.layer, self.layer.kind, self.memory.dtype.type
-        shape, slope, height = SURROGATES[type(kind.surrogate)](kind.surrogate.beta) if kind.spiking else (0, 0.0, 0.0)
+        shape, slope, height = shape_of(kind.surrogate) if kind.spiking else (0, 0.0, 0.0)
         sequences = self.memory, self.potential, self.drive
         numbers = layer.decay_mem, layer.gain, layer.decay_syn, layer.threshold
         rule = kind.hard, kind.differentiable, shape, real(slope), real(height), self.steps

@@ -15,9 +15,9 @@ from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.cpu_memory import pool
 from fluctua.timeloop.events_kernels import width_of
-from fluctua.timeloop.events_padded import Array
-from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import anchor, differentiable_once
+from fluctua.timeloop.events_layout import Array
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
 

@@ -11,9 +11,9 @@ piece of memory, and so are the weights it reaches it by.
 
 import numpy as np
 
-from fluctua.spikes.bits import helper, kernel
-from fluctua.timeloop.simd import load, store, trailing_zeros
-from fluctua.timeloop.simd_turn import turn
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import load, store, transpose
+from fluctua.simd.vectors import trailing_zeros
 
 _ONE = np.uint64(1)
 
@@ -35,7 +35,7 @@ def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # 
         n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, sums, weight, width, True)
-        turned(sums, 0, width, out, f * outputs * places, places, places, outputs)
+        transposed(sums, 0, width, out, f * outputs * places, places, places, outputs)
 
 
 @kernel
@@ -47,7 +47,7 @@ def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type:
     there = aligned(places * width, g)
     there[:] = 0
     for f in range(first, stop):
-        turned(g, f * outputs * places, places, there, 0, width, outputs, places)
+        transposed(g, f * outputs * places, places, there, 0, width, outputs, places)
         n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, gradient, there, width, False)
@@ -127,22 +127,22 @@ def _spikes_of(words, frame, channels, rows, columns, spikes, ends):  # type: ig
 
 
 @helper
-def turned(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
+def transposed(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
     """Write `rows` of `columns` numbers, `step` apart, as columns: `columns` rows that are `stride` apart."""
     lane = 64 // source.itemsize
     i = 0
     while i + lane <= rows:
         j = 0
         while j + lane <= columns:
-            turn(source, at + i * step + j, step, target, to + j * stride + i, stride)
+            transpose(source, at + i * step + j, step, target, to + j * stride + i, stride)
             j += lane
-        _turned_singly(source, at, step, target, to, stride, i, i + lane, j, columns)
+        _transposed_singly(source, at, step, target, to, stride, i, i + lane, j, columns)
         i += lane
-    _turned_singly(source, at, step, target, to, stride, i, rows, 0, columns)
+    _transposed_singly(source, at, step, target, to, stride, i, rows, 0, columns)
 
 
 @helper
-def _turned_singly(source, at, step, target, to, stride, row, last_row, column, last_column):  # type: ignore[no-untyped-def]
+def _transposed_singly(source, at, step, target, to, stride, row, last_row, column, last_column):  # type: ignore[no-untyped-def]
     for i in range(row, last_row):
         for j in range(column, last_column):
             target[to + j * stride + i] = source[at + i * step + j]

@@ -15,9 +15,9 @@ from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop.events_exc_inh_adjoint import Record, adjoint
 from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers, Padded
-from fluctua.timeloop.events_padded import Arriving, nothing
-from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import anchor, differentiable_once
+from fluctua.timeloop.events_layout import Arriving, nothing
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # samples: each step back multiplies by the recurrent weights, which must pay to load them
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop import events_exc_inh_kernels as kernels
-from fluctua.timeloop.cpu_loop import SURROGATES
+from fluctua.timeloop.cpu_surrogates import shape_of
 from fluctua.timeloop.events_exc_inh_padded import Padded
 from fluctua.timeloop.events_kernels import scatter
-from fluctua.timeloop.events_padded import Array, Arriving
-from fluctua.timeloop.events_threads import Blocks, over_samples
+from fluctua.timeloop.events_layout import Array, Arriving
+from fluctua.timeloop.threads import Blocks, over_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class _Way:
         self.words = np.empty_like(record.exc.words), np.empty_like(record.inh.words)
         self.carried = [np.empty(row, dtype) for _ in range(3)]
         self.decays = [np.empty(row if learns else 0, dtype) for _ in range(3)]
-        shape, slope, height = SURROGATES[type(kind.surrogate)](kind.surrogate.beta)
+        shape, slope, height = shape_of(kind.surrogate)
         self.arguments: tuple[Any, ...] = (
             *(*self.memory, *self.states, *self.carried, *self.decays),
             *(layer.decay_mem, layer.gain, layer.decay_exc, layer.decay_inh, layer.threshold),

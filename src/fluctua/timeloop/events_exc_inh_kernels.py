@@ -7,9 +7,11 @@ the two are kept apart, `[samples, steps, words]` each.
 
 import numpy as np
 
-from fluctua.spikes.bits import helper, kernel, rows_of, sample_rows
-from fluctua.timeloop.cpu_parts import add, surrogate
-from fluctua.timeloop.simd import bits, broadcast, load, select, store
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import add, load, store
+from fluctua.simd.vectors import bits, broadcast, select
+from fluctua.spikes.bits import rows_of, sample_rows
+from fluctua.timeloop.cpu_surrogates import surrogate
 
 _NO_BITS = np.uint64(0)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import events_exc_inh_kernels as kernels
-from fluctua.timeloop.events_padded import Array, Arriving, nothing
+from fluctua.timeloop.events_layout import Array, Arriving, nothing
 from fluctua.timeloop.surrogates import Surrogate
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fluctua.spikes.bits import helper, kernel, rows_of, sample_rows
-from fluctua.timeloop.cpu_parts import surrogate
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import load, store
+from fluctua.simd.vectors import bits, broadcast, lanes, select
+from fluctua.spikes.bits import rows_of, sample_rows
+from fluctua.timeloop.cpu_surrogates import surrogate
 from fluctua.timeloop.events_adaptive_kernels import adaptive_step
-from fluctua.timeloop.simd import bits, broadcast, lanes, load, select, store
 
 _NO_BITS = np.uint64(0)
 

@@ -20,9 +20,9 @@ from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_padded import Arriving, Kind, Numbers, Padded, nothing
-from fluctua.timeloop.events_threads import Blocks, over_samples
-from fluctua.timeloop.refusals import anchor, differentiable_once
+from fluctua.timeloop.events_layout import Arriving, Kind, Numbers, Padded, nothing
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it

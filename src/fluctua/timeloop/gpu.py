@@ -5,27 +5,19 @@ of torch (`torch.library`), which torch.compile takes as they are.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.refusals import refusal_of_numbers, refuse_second_derivative
-from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
+from fluctua.timeloop.second_derivatives import refuse_second_derivative
+from fluctua.timeloop.surrogates import SHAPES
+from fluctua.timeloop.unsupported import is_special, unsupported_numbers
 
 _BLOCK = 128  # columns of a program, one for each of its threads
-
-# Shape, slope and height of a surrogate, from its steepness beta.
-SURROGATES: dict[type[Surrogate], Callable[[float], tuple[str, float, float]]] = {
-    SuperSpike: lambda beta: ("rational", beta, 1.0),
-    SigmoidDerivative: lambda beta: ("logistic", beta, beta),
-    ArcTan: lambda beta: ("lorentzian", math.pi / 2 * beta, beta / 2),
-}
 
 
 def _imported_kernels() -> Any:
@@ -39,7 +31,7 @@ kernels = _imported_kernels()
 
 
 class GpuEngine:
-    """Serves float32 and float64 on CUDA devices with the surrogates of this package; see `refusal`.
+    """Serves float32 and float64 on CUDA devices with the surrogates of this package; see `unsupported`.
 
     Under Triton's interpreter (the variable TRITON_INTERPRET=1 in the environment) it serves CPU tensors too, slowly:
     that is how it is tested.
@@ -47,19 +39,19 @@ class GpuEngine:
 
     name = "gpu"
 
-    def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
-        """See `Engine.refusal`."""
+    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
+        """See `Engine.unsupported`."""
         p = parameters
         constants = [c for c in p.constants if c is not None]
         if kernels is None:
             return "triton is not installed: pip install 'fluctua[gpu]'"
         if not current.is_cuda and not kernels.INTERPRETED:
             return f"it takes CUDA tensors, not one on {current.device}"
-        if any(_is_unusual(tensor) for tensor in (current, *constants)):
+        if any(is_special(tensor) for tensor in (current, *constants)):
             return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
         if any(c.device != current.device for c in constants):
             return f"a constant is not on the current's device {current.device}"
-        return refusal_of_numbers(current, constants, p, SURROGATES)
+        return unsupported_numbers(current, constants, p)
 
     def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
         """See `Engine.run`."""
@@ -69,7 +61,7 @@ class GpuEngine:
         start = torch.stack([getattr(state, name) for name in names])
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (current, start, constants))
         kind = _Kind.of(p, trains, learns=trains and constants.requires_grad)
-        shape = SURROGATES[type(p.surrogate)](p.surrogate.beta) if p.spiking else ("", 0.0, 0.0)
+        shape = SHAPES[type(p.surrogate)](p.surrogate.beta) if p.spiking else ("", 0.0, 0.0)
         potential, output, _, _, end = _forward(current, start, constants, kind, *shape)
         after = state._replace(**dict(zip(names, end.unbind(0), strict=True)))
         if not p.spiking:
@@ -240,13 +232,3 @@ def _state_names(p: LoopParameters) -> list[str]:
         "adaptation": p.spiking and p.adaptation is not None,
     }
     return [name for name, present in there.items() if present]
-
-
-def _is_unusual(tensor: Tensor) -> bool:
-    if type(tensor) not in (Tensor, Parameter) or tensor.layout != torch.strided:
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
-    )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fluctua.timeloop import gpu_recurrent_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.gpu import SURROGATES
-from fluctua.timeloop.refusals import anchor, differentiable_once
+from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.surrogates import SHAPES
 
 # Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
 # is spilled, not by measurements.
@@ -65,7 +65,7 @@ class _Kind(NamedTuple):
             differentiable,
             learns,
             records_drive=(trains and hard and differentiable) or (learns and exponential),
-            surrogate=SURROGATES[type(p.surrogate)](p.surrogate.beta),
+            surrogate=SHAPES[type(p.surrogate)](p.surrogate.beta),
         )
 
 

@@ -73,7 +73,7 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def refusal(self, current: Tensor, parameters: LoopParameters) -> str | None:
+    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
         """None: the reference serves everything."""
         return None
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,7 +25,12 @@ class Surrogate(ABC):
 
 @dataclass(frozen=True)
 class SuperSpike(Surrogate):
-    """`1 / (beta |x| + 1)^2`, the paper's choice (Zenke & Ganguli 2018)."""
+    """`1 / (beta |x| + 1)^2`, the paper's choice (Zenke & Ganguli 2018).
+
+    >>> import torch
+    >>> SuperSpike(beta=10).derivative(torch.tensor([0.0, 0.1]))
+    tensor([1.0000, 0.2500])
+    """
 
     beta: float = 20.0
 
@@ -35,7 +41,12 @@ class SuperSpike(Surrogate):
 
 @dataclass(frozen=True)
 class SigmoidDerivative(Surrogate):
-    """`beta s (1 - s)` with `s = sigmoid(beta x)` (Bengio et al. 2013)."""
+    """`beta s (1 - s)` with `s = sigmoid(beta x)` (Bengio et al. 2013).
+
+    >>> import torch
+    >>> SigmoidDerivative(beta=4).derivative(torch.tensor([0.0, 1.0]))
+    tensor([1.0000, 0.0707])
+    """
 
     beta: float = 10.0
 
@@ -47,10 +58,23 @@ class SigmoidDerivative(Surrogate):
 
 @dataclass(frozen=True)
 class ArcTan(Surrogate):
-    """`beta/2 / (1 + (pi/2 beta x)^2)`, the derivative of a scaled arctangent (Fang et al. 2021)."""
+    """`beta/2 / (1 + (pi/2 beta x)^2)`, the derivative of a scaled arctangent (Fang et al. 2021).
+
+    >>> import torch
+    >>> ArcTan(beta=2).derivative(torch.tensor([0.0, 1.0]))
+    tensor([1.0000, 0.0920])
+    """
 
     beta: float = 2.0
 
     def derivative(self, x: Tensor) -> Tensor:
         """See `Surrogate.derivative`."""
         return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
+
+
+# Shape, slope and height of the surrogates that the fused engines know, from their steepness beta.
+SHAPES: dict[type[Surrogate], Callable[[float], tuple[str, float, float]]] = {
+    SuperSpike: lambda beta: ("rational", beta, 1.0),
+    SigmoidDerivative: lambda beta: ("logistic", beta, beta),
+    ArcTan: lambda beta: ("lorentzian", math.pi / 2 * beta, beta / 2),
+}

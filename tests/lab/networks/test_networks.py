@@ -21,7 +21,8 @@ from fluctua.lab.networks import (
     network,
 )
 from fluctua.lab.training import max_over_time_cross_entropy
-from fluctua.layers import DaleLayer, OneToOne, Recurrent, SignedLinear, keep_signs
+from fluctua.layers import DaleLayer, Recurrent, SignedLinear, keep_signs
+from fluctua.layers.blocks import OneToOne
 from fluctua.methods.baselines import BASELINES, DALE_BASELINES
 from fluctua.network import trace
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, SuperSpike

@@ -42,7 +42,7 @@ from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Record, Store
 from fluctua.lab.sweeps.sweep import Run, runs_of
-from fluctua.timeloop import SuperSpike
+from fluctua.neurons import SuperSpike
 from shared.data_files import (
     gestures,
     nmnist,

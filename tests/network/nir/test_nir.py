@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fluctua
-from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock
+from fluctua.layers import OverTime, Recurrent, ResidualBlock
+from fluctua.layers.blocks import OneToOne
 from fluctua.methods.nir import initialize_nir
 from fluctua.network import WiringError
 from fluctua.network.adapters.framework import Timing

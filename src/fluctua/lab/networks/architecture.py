@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 from torch import nn
 
 from fluctua.layers import FusedSequential
-from fluctua.neurons import LI, LIF
-from fluctua.timeloop import SuperSpike, Surrogate
+from fluctua.neurons import LI, LIF, SuperSpike
+from fluctua.timeloop.surrogates import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

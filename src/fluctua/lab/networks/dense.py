@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from fluctua.lab.networks.architecture import Architecture
-from fluctua.layers import DaleLayer, OneToOne, Recurrent, ResidualBlock
-from fluctua.layers.blocks import Cell
+from fluctua.layers import DaleLayer, Recurrent, ResidualBlock
+from fluctua.layers.blocks import Cell, OneToOne
+from fluctua.neurons import SuperSpike
 from fluctua.theory.laws import Exponential, OneSided
-from fluctua.timeloop import SuperSpike
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.store import Record
 from fluctua.lab.sweeps.sweep import Reference, Setting, grid
+from fluctua.neurons import SuperSpike
 from fluctua.theory import Target
-from fluctua.timeloop import SuperSpike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import ClassVar
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.depth import Depth
 from fluctua.lab.sweeps.sweep import Setting
-from fluctua.timeloop import SuperSpike
+from fluctua.neurons import SuperSpike
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from fluctua.layers import Circuit
+from fluctua.layers.circuit import Circuit
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
 from fluctua.network.facts import Layout, Neuron, PopulationSpec, inner_pathway
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, LeakyNeuron
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
 from fluctua.neurons.current_based import CurrentBased
-from fluctua.neurons.leaky import numbers
+from fluctua.neurons.leaky import LeakyNeuron, numbers
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluctua.network.facts import UnsupportedNeuronError
-from fluctua.neurons import Surrogate
 from fluctua.neurons.current_based import CurrentBased
-from fluctua.timeloop import Reset
+from fluctua.timeloop.contract import Reset
+from fluctua.timeloop.surrogates import Surrogate
 
 Array = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from fluctua.network.facts import WiringError
 from fluctua.network.nir.conventions import NEURONS, convention_of, neuron_of
 from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex
 from fluctua.network.nir.package import graph_of
-from fluctua.neurons import Surrogate
+from fluctua.timeloop.surrogates import Surrogate
 
 
 def from_nir(

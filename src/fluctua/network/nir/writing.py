@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock
+from fluctua.layers import OverTime, Recurrent, ResidualBlock
+from fluctua.layers.blocks import OneToOne
 from fluctua.network.facts import WiringError
 from fluctua.network.nir.model import NirModel
 from fluctua.network.nir.package import nir

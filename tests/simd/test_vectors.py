@@ -1,4 +1,4 @@
-"""The vectors of `simd.py` against NumPy: every lane is rounded as a scalar is, on any machine."""
+"""The vectors of `fluctua.simd` against NumPy: every lane is rounded as a scalar is, on any machine."""
 
 import os
 import platform
@@ -12,8 +12,7 @@ from numba import njit
 from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
-from fluctua.timeloop import simd
-from fluctua.timeloop.simd_turn import turn
+from fluctua.simd import memory, vectors
 
 Array = NDArray[Any]
 
@@ -37,9 +36,9 @@ def drawn(size: int, dtype: Any, seed: int = 0) -> Array:
 def arithmetic(x, y, z, out):  # type: ignore[no-untyped-def]
     n = 64 // x.itemsize
     for j in range(0, x.size, n):
-        a, b, c = simd.load(x, j), simd.load(y, j), simd.load(z, j)
-        value = simd.select((a > b) & ~(c == a), (a - b) * 2 + c / b, -simd.absolute(c))
-        simd.store(out, j, simd.select((b != b) | (b <= -1.0), simd.broadcast(3, b), value))
+        a, b, c = memory.load(x, j), memory.load(y, j), memory.load(z, j)
+        value = vectors.select((a > b) & ~(c == a), (a - b) * 2 + c / b, -vectors.absolute(c))
+        memory.store(out, j, vectors.select((b != b) | (b <= -1.0), vectors.broadcast(3, b), value))
 
 
 def expected(x: Array, y: Array, z: Array) -> Array:
@@ -60,8 +59,8 @@ def test_operators_round_every_lane_as_numpy_does(dtype: Any) -> None:
 def with_integers(x, out):  # type: ignore[no-untyped-def]
     n = 64 // x.itemsize
     for j in range(0, x.size, n):
-        a = simd.load(x, j)
-        simd.store(out, j, simd.select(a >= 3, a * a - 1, -(a + 2)))
+        a = memory.load(x, j)
+        memory.store(out, j, vectors.select(a >= 3, a * a - 1, -(a + 2)))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
@@ -77,15 +76,15 @@ def copied(x, out, start, past_caches):  # type: ignore[no-untyped-def]
     n = 64 // x.itemsize
     for j in range(0, x.size - n, n):
         if past_caches:
-            simd.stream(out, j, simd.load(x, j + start))
+            memory.stream(out, j, memory.load(x, j + start))
         else:
-            simd.store(out, j + start, simd.load(x, j + start))
-    simd.fence()
+            memory.store(out, j + start, memory.load(x, j + start))
+    memory.fence()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_loads_and_stores_start_anywhere_and_streams_write_the_same(dtype: Any) -> None:
-    n = simd.lanes(dtype)
+    n = vectors.lanes(dtype)
     x, out = drawn(8 * n, dtype), aligned(8 * n, dtype)
     copied(x, out, 3, False)
     np.testing.assert_array_equal(out[3 : 3 + 7 * n], x[3 : 3 + 7 * n])
@@ -99,9 +98,9 @@ def test_loads_and_stores_start_anywhere_and_streams_write_the_same(dtype: Any) 
 def past_threshold(x, theta, found):  # type: ignore[no-untyped-def]
     count, n = 0, 64 // x.itemsize
     for j in range(0, x.size, n):
-        b = simd.bits(simd.load(x, j) > theta)
+        b = vectors.bits(memory.load(x, j) > theta)
         while b != 0:
-            found[count] = j + simd.trailing_zeros(b)
+            found[count] = j + vectors.trailing_zeros(b)
             count += 1
             b &= b - np.uint64(1)
     return count
@@ -117,7 +116,7 @@ def test_bits_and_trailing_zeros_list_the_spikes_in_order(dtype: Any) -> None:
 
 @njit
 def zeros_at_the_end(number):  # type: ignore[no-untyped-def]
-    return simd.trailing_zeros(number)
+    return vectors.trailing_zeros(number)
 
 
 def test_zero_ends_with_as_many_zeros_as_it_is_wide() -> None:
@@ -128,7 +127,7 @@ def test_zero_ends_with_as_many_zeros_as_it_is_wide() -> None:
 
 @njit
 def fused(x, y, z, out):  # type: ignore[no-untyped-def]
-    simd.store(out, 0, simd.fma(simd.load(x, 0), simd.load(y, 0), simd.load(z, 0)))
+    memory.store(out, 0, vectors.fma(memory.load(x, 0), memory.load(y, 0), memory.load(z, 0)))
 
 
 def test_fma_rounds_once() -> None:
@@ -142,31 +141,20 @@ def test_fma_rounds_once() -> None:
 
 @njit
 def rounded(x, whole, power):  # type: ignore[no-untyped-def]
-    n = simd.nearest(simd.load(x, 0))
-    simd.store(whole, 0, n)
-    simd.store(power, 0, simd.power_of_two(n))
+    n = vectors.nearest(memory.load(x, 0))
+    memory.store(whole, 0, n)
+    memory.store(power, 0, vectors.power_of_two(n))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_powers_of_two_of_the_nearest_whole_numbers(dtype: Any) -> None:
     least, most = (-126, 127) if dtype is np.float32 else (-1022, 1023)
-    x = aligned(simd.lanes(dtype), dtype)
+    x = aligned(vectors.lanes(dtype), dtype)
     x[:8] = [least, -0.6, 0.4, 0.5, 1.5, 2.51, -7.5, most]
     whole, power = np.zeros_like(x), np.zeros_like(x)
     rounded(x, whole, power)
     np.testing.assert_array_equal(whole, np.rint(x))
     np.testing.assert_array_equal(power, np.ldexp(dtype(1), np.rint(x).astype(int)))
-
-
-@njit
-def reinterpreted(x, out):  # type: ignore[no-untyped-def]
-    simd.store(out, 0, simd.as_bits(simd.load(x, 0)))
-
-
-def test_bits_of_floats_are_those_in_memory() -> None:
-    x, out = drawn(16, np.float32), np.zeros(16, np.int32)
-    reinterpreted(x, out)
-    np.testing.assert_array_equal(out, x.view(np.int32))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +165,7 @@ def test_bits_of_floats_are_those_in_memory() -> None:
 def test_arrays_that_do_not_fit_are_refused_when_compiled(arguments: tuple[Array, Array]) -> None:
     @njit
     def copy(x, out):  # type: ignore[no-untyped-def]
-        simd.store(out, 0, simd.load(x, 0))
+        memory.store(out, 0, memory.load(x, 0))
 
     with pytest.raises(TypingError):
         copy(*arguments)
@@ -186,22 +174,26 @@ def test_arrays_that_do_not_fit_are_refused_when_compiled(arguments: tuple[Array
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 processor")
 def test_a_machine_without_wide_registers_computes_the_same() -> None:
     code = (
-        "import numpy as np, test_timeloop_simd as t; x, y, z = (t.drawn(64, np.float32, k) for k in range(3));"
+        "import numpy as np, simd.test_vectors as t; x, y, z = (t.drawn(64, np.float32, k) for k in range(3));"
         "out = t.aligned(64, np.float32); t.arithmetic(x, y, z, out); asm = t.arithmetic.inspect_asm().popitem()[1];"
         "assert 'ymm' not in asm and 'zmm' not in asm; np.testing.assert_array_equal(out, t.expected(x, y, z))"
     )
-    environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": "tests"}
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": "x86-64",
+        "NUMBA_CPU_FEATURES": "",
+        "PYTHONPATH": os.pathsep.join(["tests", *sys.path]),
+    }
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
 
 
 @njit
 def turned(source, at, step, target, to, stride):  # type: ignore[no-untyped-def]
-    turn(source, at, step, target, to, stride)
+    memory.transpose(source, at, step, target, to, stride)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_square_of_vectors_is_turned_around(dtype: Any) -> None:
-    n = simd.lanes(dtype)
+    n = vectors.lanes(dtype)
     source, target = drawn(3 * n * n, dtype), np.zeros(3 * n * n, dtype)
     turned(source, 5, n + 3, target, 2, n + 1)
     for i in range(n):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop.cpu_loop import Kind, Maybe, adjoint, integrate
-from fluctua.timeloop.refusals import refuse_second_derivative
+from fluctua.timeloop.second_derivatives import refuse_second_derivative
 
 _INPUTS = 10  # current, three parts of the state, six constants
 

@@ -1,4 +1,4 @@
-"""Samples split over threads that work alone: no barrier until all are done."""
+"""The threads of the CPU loops, and samples split over them: no barrier until all are done."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,8 +27,13 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int) -> 
     work = torch.no_grad()(work)  # which each thread has to say for itself
     if threads == 1:
         return [work(_blocks(0, samples, block))]
-    pool = _pool(os.getpid(), threads)
+    pool = pool_of(threads)
     return [job.result() for job in [pool.submit(work, _blocks(*span, block)) for span in spans]]
+
+
+def pool_of(threads: int) -> ThreadPoolExecutor:
+    """So many threads that wait for work. A forked process gets its own: threads do not survive a fork."""
+    return _pool(os.getpid(), threads)
 
 
 def _blocks(lo: int, hi: int, block: int) -> Blocks:
@@ -45,7 +50,7 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         everybody.wait()
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="fluctua-layers")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fluctua")
     for job in [pool.submit(alone) for _ in range(threads)]:
         job.result()
     torch.set_num_threads(threads)  # what threads that start later take over

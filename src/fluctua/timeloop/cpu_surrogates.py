@@ -1,25 +1,15 @@
-"""Parts that the kernels of `cpu_kernels.py` are put together from: constants of neurons, and surrogates."""
+"""Surrogates of the CPU kernels: which there are, and their derivative at a vector."""
 
 import math
 
-import numpy as np
-from numba import njit
 from numba.extending import overload
 
-from fluctua.timeloop.simd import (
-    Vector,
-    absolute,
-    broadcast,
-    load,
-    mul_add,
-    nearest,
-    power_of_two,
-    select,
-    store,
-    stream,
-)
+from fluctua.simd.compiling import helper
+from fluctua.simd.vectors import Vector, absolute, broadcast, mul_add, nearest, power_of_two, select
+from fluctua.timeloop.surrogates import SHAPES, Surrogate
 
-RATIONAL, LOGISTIC, LORENTZIAN = range(3)  # shapes of a surrogate
+RATIONAL, LOGISTIC, LORENTZIAN = range(3)
+_NUMBERS = {"rational": RATIONAL, "logistic": LOGISTIC, "lorentzian": LORENTZIAN}
 
 _LOG2_E = 1 / math.log(2)
 # log(2) in two parts, the first with so few digits that a whole number times it is exact.
@@ -30,42 +20,13 @@ _SERIES = {width: tuple(1 / math.factorial(k) for k in range(n, -1, -1)) for wid
 _LARGEST = {32: 87.0, 64: 708.0}  # exponents beyond do not give a normal number
 
 
-@njit(nogil=True)
-def constant(rows, row, k, shared, like):  # type: ignore[no-untyped-def]
-    """A vector of the constants of one row, from column `k` on, or of the one number that all neurons share."""
-    return broadcast(rows[row, 0], like) if shared else load(rows, row * rows.shape[1] + k)
+def shape_of(surrogate: Surrogate) -> tuple[int, float, float]:
+    """What the kernels take: shape, slope and height."""
+    name, slope, height = SHAPES[type(surrogate)](surrogate.beta)
+    return _NUMBERS[name], slope, height
 
 
-@njit(nogil=True)
-def spread(constants, lo, width):  # type: ignore[no-untyped-def]
-    """Each row's constants for the `width` columns from `lo` on: sample after sample the neurons repeat."""
-    neurons = constants.shape[1]
-    rows = np.empty((constants.shape[0], width), constants.dtype)
-    for row in range(constants.shape[0]):
-        k = lo % neurons
-        for j in range(width):
-            rows[row, j] = constants[row, k]
-            k = k + 1 if k + 1 < neurons else 0
-    return rows
-
-
-@njit(nogil=True)
-def put(array, index, vector, streams):  # type: ignore[no-untyped-def]
-    """Write what is not read soon: past the caches where the array allows it."""
-    if streams:
-        stream(array, index, vector)
-    else:
-        store(array, index, vector)
-
-
-@njit(nogil=True)
-def add(array, index, vector):  # type: ignore[no-untyped-def]
-    """Add a vector to what is there, if anything is."""
-    if array.size:
-        store(array, index, load(array, index) + vector)
-
-
-@njit(nogil=True)
+@helper
 def surrogate(slope, height, x, shape):  # type: ignore[no-untyped-def]
     """Surrogate at the distance `x` from threshold: `height` at zero, of one of the three shapes."""
     one, z = broadcast(1, x), absolute(x)

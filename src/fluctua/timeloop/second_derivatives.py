@@ -1,35 +1,10 @@
-"""What the fused engines refuse alike: kinds of numbers that none of them serves, and second derivatives."""
+"""What the fused operations have in place of a second derivative: a refusal that says what to do."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.surrogates import Surrogate
-
-
-def refusal_of_numbers(
-    current: Tensor, constants: Sequence[Tensor], parameters: LoopParameters, known: Container[type[Surrogate]]
-) -> str | None:
-    """Why an engine with loops in float32 and float64, and for the `known` surrogates, cannot serve a request.
-
-    Args:
-        current: `[T, B, *N]`.
-        constants: those that the population has.
-        parameters: of the population.
-        known: surrogates that the engine has a loop for.
-    """
-    if current.dtype not in (torch.float32, torch.float64):
-        return f"it computes in float32 and float64, not {current.dtype}"
-    if any(c.dtype != current.dtype for c in constants):
-        return f"a constant is not of the current's type {current.dtype}"
-    if not all(_broadcasts(c.shape, current.shape[2:]) for c in constants):
-        return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
-    if parameters.spiking and type(parameters.surrogate) not in known:
-        return f"it does not know the surrogate {type(parameters.surrogate).__name__}"
-    return None
 
 
 def anchor(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -86,7 +61,3 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
         refuse_second_derivative(ctx.what)
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))

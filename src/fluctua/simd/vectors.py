@@ -1,0 +1,261 @@
+"""Vectors and masks as values of a numba kernel, and what can be computed with them.
+
+Arithmetic `+ - * /`, unary `-` and the comparisons take two vectors, or a vector and a number, which is converted to
+the vector's type and broadcast. A comparison gives a mask, to be joined by `& | ~`, to be used in `select`, or to be
+turned into an integer with one bit a lane by `bits`, lane 0 the lowest. A NaN compares as in C: only `!=` holds.
+No operation is fused or reordered: each is rounded once, as torch rounds it, but for `fma`, which is one rounding.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+BYTES = 64  # of a vector, and of a cache line
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """Numba's type of equal numbers, in one vector of 64 bytes or in several side by side."""
+
+    def __init__(self, element: Any, vectors: int = 1) -> None:
+        self.element = element
+        self.lanes = vectors * BYTES * 8 // element.bitwidth
+        super().__init__(name=f"Vector({element}, {vectors})")
+
+
+class Mask(types.Type):  # type: ignore[misc]
+    """Numba's type of one truth value a lane."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Mask({lanes})")
+
+
+def lanes(dtype: Any) -> int:
+    """How many numbers of a NumPy type a vector holds."""
+    return BYTES // int(np.dtype(dtype).itemsize)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vector) -> None:
+        super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.element).get_value_type(), fe_type.lanes))  # type: ignore[no-untyped-call]
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Mask) -> None:
+        super().__init__(dmm, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))  # type: ignore[no-untyped-call]
+
+
+def instruction(build: Callable[..., Any]) -> Any:
+    """A numba intrinsic, untyped as all that is called in a kernel."""
+    return intrinsic(build)
+
+
+# ---- making and choosing vectors
+
+
+@instruction
+def broadcast(typingctx, number, like):  # type: ignore[no-untyped-def]
+    """A vector of the type of `like` with the number in every lane."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _splat(context, builder, args[0], number, like)
+
+    return like(number, like), build
+
+
+@instruction
+def select(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
+    """Lane by lane `yes` where the mask holds, else `no`."""
+    if yes != no or mask != Mask(yes.lanes):
+        return None
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.select(*args)
+
+    return yes(mask, yes, no), build
+
+
+def _splat(context: Any, builder: Any, value: Any, source: Any, vector: Any) -> Any:
+    value = context.cast(builder, value, source, vector.element)
+    kind = context.get_value_type(vector)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    lanes_of_first = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), [0] * vector.lanes)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes_of_first)
+
+
+# ---- functions of floating-point numbers
+
+
+def _function(name: str, operands: int) -> Any:
+    """LLVM's function of this name: vectors in, a vector of the same type out."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        width = {ir.FloatType(): 32, ir.DoubleType(): 64}[kind.element]
+        of_vectors = ir.FunctionType(kind, [kind] * operands)
+        full_name = f"llvm.{name}.v{kind.count}f{width}"
+        function = cgutils.get_or_insert_function(builder.module, of_vectors, full_name)  # type: ignore[no-untyped-call]
+        return builder.call(function, args)
+
+    def of_one(typingctx, x):  # type: ignore[no-untyped-def]
+        return x(x), build
+
+    def of_three(typingctx, x, y, z):  # type: ignore[no-untyped-def]
+        return (x(x, y, z), build) if x == y == z else None
+
+    return instruction(of_one) if operands == 1 else instruction(of_three)
+
+
+fma = _function("fma", 3)
+"""`x y + z` with one rounding."""
+
+mul_add = _function("fmuladd", 3)
+"""`x y + z`, with one rounding where the machine is quick at that, else with two."""
+
+absolute = _function("fabs", 1)
+"""`|x|`."""
+
+nearest = _function("rint", 1)
+"""The nearest whole number; halves go to the even one."""
+
+
+@instruction
+def power_of_two(typingctx, n):  # type: ignore[no-untyped-def]
+    """`2^n` of whole floating-point numbers `n` whose power is a normal number of the type."""
+    mantissa, bias = {32: (23, 127), 64: (52, 1023)}[n.element.bitwidth]
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = ir.VectorType(ir.IntType(n.element.bitwidth), n.lanes)
+        whole = builder.fptosi(args[0], kind)
+        exponent = builder.add(whole, ir.Constant(kind, [bias] * n.lanes))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(kind, [mantissa] * n.lanes)), args[0].type)
+
+    return n(n), build
+
+
+# ---- operators
+
+
+def _define(op: Callable[..., Any], gives: Callable[[Any], Any], instruct: Callable[[Any, Any, Any], Any]) -> None:
+    """Teach numba an operator of two vectors, or of a vector and a number on either side."""
+
+    @type_callable(op)  # type: ignore[no-untyped-call]
+    def typed(context: Any) -> Callable[[Any, Any], Any]:
+        def result(x: Any, y: Any) -> Any:
+            vectors = [v for v in (x, y) if isinstance(v, Vector)]
+            fits = all(v == vectors[0] or isinstance(v, types.Number) for v in (x, y)) if vectors else False
+            return gives(vectors[0]) if fits else None
+
+        return result
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = next(kind for kind in signature.args if isinstance(kind, Vector))
+        x, y = (
+            value if kind == vector else _splat(context, builder, value, kind, vector)
+            for value, kind in zip(args, signature.args, strict=True)
+        )
+        return instruct(builder, x, y)
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(op, *kinds)(lower)  # type: ignore[no-untyped-call]
+
+
+def _arithmetic(of_floats: str, of_integers: str | None) -> Callable[[Any, Any, Any], Any]:
+    def instruct(builder: Any, x: Any, y: Any) -> Any:
+        integers = isinstance(x.type.element, ir.IntType)
+        if integers and of_integers is None:
+            raise NotImplementedError("vectors of integers have no division")
+        return getattr(builder, of_integers if integers and of_integers else of_floats)(x, y)
+
+    return instruct
+
+
+def _comparison(symbol: str) -> Callable[[Any, Any, Any], Any]:
+    def instruct(builder: Any, x: Any, y: Any) -> Any:
+        if isinstance(x.type.element, ir.IntType):
+            return builder.icmp_signed(symbol, x, y)
+        return (builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered)(symbol, x, y)
+
+    return instruct
+
+
+for _op, _names in {
+    operator.add: ("fadd", "add"),
+    operator.sub: ("fsub", "sub"),
+    operator.mul: ("fmul", "mul"),
+    operator.truediv: ("fdiv", None),
+}.items():
+    _define(_op, lambda vector: vector, _arithmetic(*_names))
+
+for _op, _symbol in {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}.items():
+    _define(_op, lambda vector: Mask(vector.lanes), _comparison(_symbol))
+
+
+@type_callable(operator.neg)  # type: ignore[no-untyped-call]
+def _typed_negation(context: Any) -> Callable[[Any], Any]:
+    return lambda x: x if isinstance(x, Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)  # type: ignore[no-untyped-call,untyped-decorator]
+def _negated(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return (builder.neg if isinstance(args[0].type.element, ir.IntType) else builder.fneg)(args[0])
+
+
+# ---- masks
+
+
+def _define_of_masks(op: Callable[..., Any], name: str, operands: int) -> None:
+    @type_callable(op)  # type: ignore[no-untyped-call]
+    def typed(context: Any) -> Callable[..., Any]:
+        def one(x: Any) -> Any:
+            return x if isinstance(x, Mask) else None
+
+        def two(x: Any, y: Any) -> Any:
+            return x if isinstance(x, Mask) and x == y else None
+
+        return one if operands == 1 else two
+
+    @lower_builtin(op, *[Mask] * operands)  # type: ignore[no-untyped-call,untyped-decorator]
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return getattr(builder, name)(*args)
+
+
+_define_of_masks(operator.and_, "and_", 2)
+_define_of_masks(operator.or_, "or_", 2)
+_define_of_masks(operator.invert, "not_", 1)
+
+
+@instruction
+def bits(typingctx, mask):  # type: ignore[no-untyped-def]
+    """An unsigned integer with one bit a lane, lane 0 the lowest; zero where the mask holds nowhere."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        packed = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.zext(packed, ir.IntType(64)) if mask.lanes < 64 else packed
+
+    return types.uint64(mask), build
+
+
+@instruction
+def trailing_zeros(typingctx, number):  # type: ignore[no-untyped-def]
+    """How many zeros an integer ends with: the lane of the first spike in `bits`. Of zero: the integer's width."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        zeros = builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+        return builder.zext(zeros, ir.IntType(64)) if zeros.type.width < 64 else zeros
+
+    return types.int64(number), build
