@@ -15,7 +15,7 @@ from fluctua.network.preserve import Forward, plain_call
 from fluctua.state import Report
 from fluctua.state.inspection import inspect_populations
 from fluctua.state.window import Window
-from fluctua.theory import Moments
+from fluctua.theory.membrane import Moments
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron

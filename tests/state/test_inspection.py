@@ -20,7 +20,8 @@ from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.state import PopulationState
 from fluctua.state.inspection import _gradient_warnings, inspect_populations
 from fluctua.state.window import Window
-from fluctua.theory import Moments, PspKernel, crossing_rate
+from fluctua.theory import PspKernel, crossing_rate
+from fluctua.theory.membrane import Moments
 from fluctua.timeloop import SuperSpike
 
 Array = NDArray[np.float64]

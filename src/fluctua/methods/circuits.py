@@ -23,8 +23,9 @@ from fluctua.methods.root import find_root
 from fluctua.network import Population
 from fluctua.network.replay import Passes
 from fluctua.state.window import population_mean
-from fluctua.theory import InfeasibleTargetError, Moments, Target, crossing_rate
+from fluctua.theory import InfeasibleTargetError, Target, crossing_rate
 from fluctua.theory.laws import OneSided
+from fluctua.theory.membrane import Moments
 
 Array = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network import Pathway
-from fluctua.theory import WeightLaw
+from fluctua.theory.laws import WeightLaw
 
 Array = NDArray[np.float64]
 

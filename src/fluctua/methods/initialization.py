@@ -23,8 +23,9 @@ from fluctua.network.replay import Passes
 from fluctua.state import Report
 from fluctua.state.inspection import Seen, report, watch
 from fluctua.state.window import Window
-from fluctua.theory import Moments, Normal, Target
+from fluctua.theory import Normal, Target
 from fluctua.theory.laws import Family
+from fluctua.theory.membrane import Moments
 
 READOUT = Target(sigma=1.0)
 

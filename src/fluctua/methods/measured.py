@@ -14,8 +14,9 @@ from fluctua.methods.shares import excites, shares
 from fluctua.network import Pathway, Population
 from fluctua.network.replay import Passes
 from fluctua.state.window import Window, window_mask
-from fluctua.theory import InfeasibleTargetError, Moments, Normal, Target, WeightLaw
-from fluctua.theory.laws import Family, OneSided
+from fluctua.theory import InfeasibleTargetError, Normal, Target
+from fluctua.theory.laws import Family, OneSided, WeightLaw
+from fluctua.theory.membrane import Moments
 from fluctua.theory.weights import check_feasible
 
 

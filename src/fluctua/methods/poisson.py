@@ -12,7 +12,8 @@ from fluctua.methods.measured import Aim
 from fluctua.methods.shares import shares
 from fluctua.network import INPUT, Population
 from fluctua.network.replay import Passes
-from fluctua.theory import Afferent, Drive, Moments, PspKernel, Target, crossing_rate, solve
+from fluctua.theory import Afferent, Drive, PspKernel, Target, crossing_rate, solve
+from fluctua.theory.membrane import Moments
 
 Rate = float | Literal["per-layer"] | None
 

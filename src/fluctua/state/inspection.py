@@ -20,7 +20,8 @@ from fluctua.network.probe import ProbedNeuron
 from fluctua.state.report import PathwayState, PopulationState, Report, Sketch
 from fluctua.state.shares import Parts, needs_passes, outer_parts, parts_of, shares, variance
 from fluctua.state.window import Window, by_neuron, first_event, neuron_mean, population_mean, window_mask
-from fluctua.theory import Moments, crossing_rate
+from fluctua.theory import crossing_rate
+from fluctua.theory.membrane import Moments
 
 RASTER_NEURONS = 40
 LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
