@@ -33,7 +33,7 @@ def lines(file: str) -> int:
 
 # --- which way imports run ---
 
-SIDEWAYS = {("neurons", "timeloop")}
+SIDEWAYS = {("neurons", "timeloop"), ("spikes", "simd")}
 """Packages of one floor of which the first may import the second."""
 
 
@@ -273,8 +273,11 @@ def hands_on(node: ast.stmt) -> bool:
         case ast.Expr(ast.Call(ast.Name(name))):
             return name == "keep_old_paths"
         case ast.If():
-            return ast.unparse(node.test) == "TYPE_CHECKING" and all(map(hands_on, node.body)) and not node.orelse
+            guard = ast.unparse(node.test) in ("TYPE_CHECKING", "not TYPE_CHECKING")
+            return guard and all(map(hands_on, node.body)) and not node.orelse
         case ast.Assign([ast.Name("__all__" | "__version__")]):
+            return True
+        case ast.Assign([ast.Name("__getattr__")], ast.Call(ast.Name("old_names"))):
             return True
         case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__")])], ast.Call(ast.Name("lazy"))):
             return True

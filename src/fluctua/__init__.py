@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
@@ -53,3 +54,5 @@ __getattr__, __dir__ = lazy(
         "scale_synapses": "fluctua.homeostasis",
     },
 )
+
+keep_old_paths()

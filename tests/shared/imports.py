@@ -12,6 +12,7 @@ SOURCES = ROOT / "src" / "fluctua"
 
 FLOORS = {
     "theory": 1,
+    "simd": 1,
     "spikes": 1,
     "timeloop": 2,
     "neurons": 2,

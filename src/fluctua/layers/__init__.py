@@ -1,5 +1,8 @@
 """Layers around neurons."""
 
+from typing import TYPE_CHECKING
+
+from fluctua._deprecated import old_names
 from fluctua.layers.blocks import OneToOne, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.circuit import Circuit, Recurrent, Synapse
 from fluctua.layers.dale import DaleCircuit, DaleError, DaleLayer, SignedLinear, constrain_, keep_signs
@@ -25,3 +28,6 @@ __all__ = [
     "keep_signs",
     "recurrent_conv_block",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

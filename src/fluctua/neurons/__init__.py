@@ -1,5 +1,8 @@
 """The spiking modules a user builds with."""
 
+from typing import TYPE_CHECKING
+
+from fluctua._deprecated import old_names
 from fluctua.neurons.adaptive import AdaptiveLIF
 from fluctua.neurons.exc_inh import ExcInhLIF
 from fluctua.neurons.heterogeneity import heterogeneous
@@ -20,3 +23,6 @@ __all__ = [
     "Surrogate",
     "heterogeneous",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

@@ -1,5 +1,8 @@
 """The theory: numbers in, numbers out; needs NumPy alone."""
 
+from typing import TYPE_CHECKING
+
+from fluctua._deprecated import old_names
 from fluctua.theory.laws import Exponential, Gamma, LogNormal, Normal
 from fluctua.theory.membrane import Drive, membrane_moments
 from fluctua.theory.psp import PspKernel
@@ -22,3 +25,6 @@ __all__ = [
     "solve",
     "xi_for_rate",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

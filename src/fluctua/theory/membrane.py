@@ -25,7 +25,7 @@ class Drive:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
         >>> drive = Drive.poisson(n=700, nu=15.8, kernel=kernel)
         >>> print(f"{drive.mean:.1f} {drive.power:.2f}")
-        122.0 22.52
+        122.0 22.51
     """
 
     mean: Array

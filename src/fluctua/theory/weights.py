@@ -39,7 +39,7 @@ class Afferent:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
         >>> sparse = Afferent(Drive.poisson(n=700, nu=15.8, kernel=kernel), density=0.1)
         >>> print(f"{sparse.present.power:.2f} of {sparse.drive.power:.2f}")
-        2.25 of 22.52
+        2.25 of 22.51
     """
 
     drive: Drive
