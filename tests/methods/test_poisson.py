@@ -9,7 +9,8 @@ import fluctua
 from fluctua import PspKernel, Target
 from fluctua.methods.drawing import draw
 from fluctua.neurons import LI, LIF
-from fluctua.theory import Afferent, Drive, Exponential, Normal, WeightLaw, solve
+from fluctua.theory import Afferent, Drive, Exponential, Normal, solve
+from fluctua.theory.laws import WeightLaw
 
 KERNEL = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 

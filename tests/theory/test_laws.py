@@ -8,17 +8,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from fluctua.theory import (
-    Exponential,
-    Family,
-    Gamma,
-    HalfNormal,
-    LogNormal,
-    Normal,
-    OneSided,
-    Uniform,
-    WeightLaw,
-)
+from fluctua.theory import Exponential, Gamma, LogNormal, Normal
+from fluctua.theory.laws import Family, HalfNormal, OneSided, Uniform, WeightLaw
 
 Array = NDArray[np.float64]
 

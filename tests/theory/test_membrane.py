@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluctua.theory import (
-    Afferent,
-    Drive,
-    Moments,
-    PspKernel,
-    Target,
-    WeightLaw,
-    crossing_rate,
-    membrane_moments,
-    solve,
-)
+from fluctua.theory import Afferent, Drive, PspKernel, Target, crossing_rate, membrane_moments, solve
+from fluctua.theory.laws import WeightLaw
+from fluctua.theory.membrane import Moments
 
 Array = NDArray[np.float64]
 

@@ -6,20 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fluctua.theory import (
-    Afferent,
-    Drive,
-    Exponential,
-    Family,
-    LogNormal,
-    Moments,
-    PspKernel,
-    Target,
-    WeightLaw,
-    default_shares,
-    membrane_moments,
-    solve,
-)
+from fluctua.theory import Afferent, Drive, Exponential, LogNormal, PspKernel, Target, membrane_moments, solve
+from fluctua.theory.laws import Family, WeightLaw
+from fluctua.theory.membrane import Moments
+from fluctua.theory.weights import default_shares
 
 LIF = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 

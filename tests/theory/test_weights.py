@@ -15,23 +15,18 @@ from fluctua.theory import (
     Afferent,
     Drive,
     Exponential,
-    Family,
     Gamma,
-    HalfNormal,
     InfeasibleTargetError,
     LogNormal,
     Normal,
-    OneSided,
     PspKernel,
     Target,
-    Uniform,
-    WeightLaw,
     crossing_rate,
-    default_shares,
     membrane_moments,
     solve,
 )
-from fluctua.theory.weights import check_feasible
+from fluctua.theory.laws import Family, HalfNormal, OneSided, Uniform, WeightLaw
+from fluctua.theory.weights import check_feasible, default_shares
 
 Array = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fluctua._lazy import renamed
+from fluctua._deprecated import old_names
 from fluctua.layers.blocks import ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.circuit import Circuit, Recurrent, Synapse
 from fluctua.layers.dale import DaleLayer, SignedLinear, keep_signs
@@ -26,14 +26,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = renamed(
-        __name__,
-        {
-            "Chain": "fluctua.layers.FusedSequential",
-            "DaleCircuit": "fluctua.layers.dale.DaleCircuit",
-            "DaleError": "fluctua.layers.dale.DaleError",
-            "OneToOne": "fluctua.layers.blocks.OneToOne",
-            "SpikeBatch": "fluctua.spikes.SpikeBatch",
-            "constrain_": "fluctua.layers.dale.constrain_",
-        },
-    )
+    __getattr__ = old_names(__name__)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fluctua._lazy import renamed
+from fluctua._deprecated import old_names
 from fluctua.neurons.adaptive import AdaptiveLIF
 from fluctua.neurons.exc_inh import ExcInhLIF
 from fluctua.neurons.heterogeneity import heterogeneous
@@ -13,10 +13,4 @@ from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike
 __all__ = ["LI", "LIF", "AdaptiveLIF", "ArcTan", "ExcInhLIF", "SigmoidDerivative", "SuperSpike", "heterogeneous"]
 
 if not TYPE_CHECKING:
-    __getattr__ = renamed(
-        __name__,
-        {
-            "LeakyNeuron": "fluctua.neurons.leaky.LeakyNeuron",
-            "Surrogate": "fluctua.timeloop.surrogates.Surrogate",
-        },
-    )
+    __getattr__ = old_names(__name__)

@@ -20,6 +20,12 @@ class Drive:
     Attributes:
         mean: `sum_j <f_j>` over the afferents j, `f_j` being their filtered spike trains.
         power: `sum_j Var f_j` in time.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> drive = Drive.poisson(n=700, nu=15.8, kernel=kernel)
+        >>> print(f"{drive.mean:.1f} {drive.power:.2f}")
+        122.0 22.51
     """
 
     mean: Array
@@ -53,6 +59,13 @@ def membrane_moments(drives: Sequence[Drive], mean: Sequence[ArrayLike], mean_sq
         drives: one per pathway p.
         mean: `E[w_p]` of each.
         mean_square: `E[w_p^2]` of each.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> drive = Drive.poisson(n=700, nu=15.8, kernel=kernel)
+        >>> u = membrane_moments([drive], mean=[0.0], mean_square=[0.2**2])
+        >>> print(f"sigma_U = {u.sigma_u:.2f}, xi = {u.xi(threshold=1.0):.2f}")
+        sigma_U = 0.95, xi = 1.05
     """
     mu = sum((d.mean * np.asarray(m) for d, m in zip(drives, mean, strict=True)), np.asarray(0.0))
     variance = sum((d.power * np.asarray(q) for d, q in zip(drives, mean_square, strict=True)), np.asarray(0.0))

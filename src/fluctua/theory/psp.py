@@ -27,6 +27,13 @@ class PspKernel(ABC):
         dt: time step in seconds (0 for the continuous limit).
         steps: None for the stationary process. A number of steps T asks for moments averaged over a trial that
             starts at rest: what a perfect integrator, which never settles, needs, and a readout as slow as the trial.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> kernel.response(5).round(3)
+        array([0.   , 0.   , 0.095, 0.164, 0.212])
+        >>> print(f"{kernel.eps_bar:.4f} s, {kernel.eps_hat:.4f} s")
+        0.0110 s, 0.0020 s
     """
 
     dt: float

@@ -27,6 +27,11 @@ def crossing_rate(xi: ArrayLike, kernel: PspKernel) -> Array:
 
     Raises:
         ValueError: the continuous limit of a delta synapse, whose potential crosses infinitely often.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> crossing_rate([1.0, 2.0, 3.0], kernel).round(2)
+        array([6.79, 1.51, 0.12])
     """
     xi = np.asarray(xi, float)
     if isinstance(kernel, ContinuousKernel):
@@ -48,6 +53,11 @@ def xi_for_rate(rate: float, kernel: PspKernel) -> Array:
 
     Raises:
         ValueError: a rate that is not positive, or at least the largest one possible, that at xi = 0.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> print(f"{xi_for_rate(5.0, kernel):.2f}")
+        1.27
     """
     largest = crossing_rate(0.0, kernel)
     if not 0 < rate < largest.min():

@@ -12,7 +12,14 @@ Array = NDArray[np.float64]
 
 
 class InfeasibleTargetError(ValueError):
-    """No weights reach this target; the message names the largest feasible `mu_u`."""
+    """No weights reach this target; the message names the largest feasible `mu_u`.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> Target(mean=1.2).sigma_u(threshold=1.0, kernel=kernel)
+        Traceback (most recent call last):
+        fluctua.theory.target.InfeasibleTargetError: a mean potential of 1.2 is not below the threshold 1: ...
+    """
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,15 @@ class Target:
         sigma: `sigma_U` itself.
         rate: a firing rate in Hz, turned into xi by the level-crossing formula of `theory.rates`. The formula ignores
             the reset: it holds for xi of 1 and more; the measured method goes on from it to the neurons' true rate.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> for target in Target(), Target(mean=-0.5, xi=2.0), Target(sigma=0.1), Target(rate=5.0):
+        ...     print(f"{target.sigma_u(threshold=1.0, kernel=kernel):.2f}")
+        1.00
+        0.75
+        0.10
+        0.79
     """
 
     mean: float = 0.0

@@ -34,6 +34,12 @@ class Afferent:
         family: the shape of its weight distribution.
         sign: of the weights of a one-sided family, 1 or -1.
         density: the part of all possible synapses that is present.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> sparse = Afferent(Drive.poisson(n=700, nu=15.8, kernel=kernel), density=0.1)
+        >>> print(f"{sparse.present.power:.2f} of {sparse.drive.power:.2f}")
+        2.25 of 22.51
     """
 
     drive: Drive
@@ -109,6 +115,13 @@ def solve(
     Raises:
         InfeasibleTargetError: no such weights; names the nearest `mu_u` that can be had.
         ValueError: no afferents, or shares that are not positive or do not add up to 1.
+
+    Example:
+        >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+        >>> drive = Drive.poisson(n=700, nu=15.8, kernel=kernel)
+        >>> (law,) = solve(Target(xi=1.0), threshold=1.0, kernel=kernel, afferents=[Afferent(drive)])
+        >>> print(f"N({law.mean:g}, {law.std:.3f}^2)")
+        N(0, 0.211^2)
     """
     shares = [a.share for a in afferents]
     if not shares or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:

@@ -1,0 +1,259 @@
+"""The names of version 0.1: each still leads to what it named, with a DeprecationWarning, until version 0.3.
+
+`keep_old_paths` lets old modules be imported; `lazy` and the packages that have no lazy names ask `renamed` for names
+that they no longer hand on themselves. Nothing is imported before an old name is used.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "fluctua.cli": "fluctua.lab.cli",
+        "fluctua.data": "fluctua.lab.data",
+        "fluctua.diagnostics": "fluctua.state",
+        "fluctua.diagnostics.plots": "fluctua.state.figure",
+        "fluctua.experiments": "fluctua.lab",
+        "fluctua.experiments.aggregate": "fluctua.lab.results.aggregate",
+        "fluctua.experiments.figures": "fluctua.lab.results.figures",
+        "fluctua.experiments.page": "fluctua.lab.results.page",
+        "fluctua.experiments.runner": "fluctua.lab.sweeps.runner",
+        "fluctua.experiments.runner_dask": "fluctua.lab.sweeps.runner_dask",
+        "fluctua.experiments.runner_local": "fluctua.lab.sweeps.runner_local",
+        "fluctua.experiments.store": "fluctua.lab.sweeps.store",
+        "fluctua.experiments.sweep": "fluctua.lab.sweeps.sweep",
+        "fluctua.experiments.table": "fluctua.lab.results.table",
+        "fluctua.initialization": "fluctua.methods",
+        "fluctua.initialization.fluctuation": "fluctua.methods.initialization",
+        "fluctua.initialization.homeostasis": "fluctua.homeostasis.refinement",
+        "fluctua.initialization.priming": "fluctua.homeostasis.priming",
+        "fluctua.initialization.quantization": "fluctua.hardware",
+        "fluctua.initialization.scaling": "fluctua.homeostasis.scaling",
+        "fluctua.layers.chain": "fluctua.layers.fused_sequential",
+        "fluctua.layers.event_input": "fluctua.lab.data.spike_input",
+        "fluctua.timeloop.events": "fluctua.spikes.batch",
+        "fluctua.training": "fluctua.lab.training",
+        "fluctua.training.optimizers": "fluctua.homeostasis.optimizers",
+        "fluctua.training.regularizers": "fluctua.homeostasis.bounds",
+        "fluctua.wiring": "fluctua.network",
+        "fluctua.wiring.graph": "fluctua.network.facts",
+    }
+)
+"""Old module -> new one; what lies beneath it follows, unless it has a line of its own."""
+
+NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "fluctua": {
+            "Grid": "fluctua.hardware",
+            "ProbedNeuron": "fluctua.network",
+            "in_segments": "fluctua.layers",
+            "initialize_nir": "fluctua.methods.nir",
+            "prime": "fluctua.homeostasis",
+            "quantize": "fluctua.hardware",
+            "scale_synapses": "fluctua.homeostasis",
+        },
+        "fluctua.diagnostics": {
+            "PathwayState": "fluctua.state.facts",
+            "PopulationState": "fluctua.state.facts",
+            "Sketch": "fluctua.state.facts:PlotData",
+        },
+        "fluctua.initialization": {
+            "BatchError": "fluctua.network.network",
+            "Grid": "fluctua.hardware",
+            "Refinement": "fluctua.homeostasis.refinement",
+            "SilentInputError": "fluctua.methods.components",
+            "initialize_nir": "fluctua.methods.nir",
+            "prime": "fluctua.homeostasis",
+            "quantize": "fluctua.hardware",
+            "scale_synapses": "fluctua.homeostasis",
+        },
+        "fluctua.layers": {
+            "Chain": "fluctua.layers:FusedSequential",
+            "DaleCircuit": "fluctua.layers.dale",
+            "DaleError": "fluctua.layers.dale",
+            "OneToOne": "fluctua.layers.blocks",
+            "SpikeBatch": "fluctua.spikes",
+            "constrain_": "fluctua.layers.dale",
+            "spike_batch": "fluctua.lab.data.spike_input",
+        },
+        "fluctua.layers.chain": {"Chain": "fluctua.layers:FusedSequential"},
+        "fluctua.initialization.baselines": {
+            "PiecewiseExponential": "fluctua.methods.baselines.spikeinit",
+            "ThresholdBatchNorm": "fluctua.methods.baselines.tdbn",
+        },
+        "fluctua.neurons": {"LeakyNeuron": "fluctua.neurons.leaky", "Surrogate": "fluctua.timeloop.surrogates"},
+        "fluctua.theory": {
+            "Family": "fluctua.theory.laws",
+            "HalfNormal": "fluctua.theory.laws",
+            "Moments": "fluctua.theory.membrane",
+            "OneSided": "fluctua.theory.laws",
+            "Uniform": "fluctua.theory.laws",
+            "WeightLaw": "fluctua.theory.laws",
+            "default_shares": "fluctua.theory.weights",
+        },
+        "fluctua.timeloop": {
+            "Adaptation": "fluctua.timeloop.contract",
+            "ArcTan": "fluctua.neurons",
+            "Engine": "fluctua.timeloop.contract",
+            "LoopParameters": "fluctua.timeloop.contract",
+            "LoopResult": "fluctua.timeloop.contract",
+            "Reset": "fluctua.timeloop.contract",
+            "SigmoidDerivative": "fluctua.neurons",
+            "State": "fluctua.timeloop.contract",
+            "Stepper": "fluctua.timeloop.engines",
+            "SuperSpike": "fluctua.neurons",
+            "Surrogate": "fluctua.timeloop.surrogates",
+            "run": "fluctua.timeloop.engines",
+            "step": "fluctua.timeloop.reference",
+            "stepper": "fluctua.timeloop.engines",
+            "widened": "fluctua.timeloop.engines",
+        },
+        "fluctua.training": {
+            "ActivityBound": "fluctua.homeostasis",
+            "SMORMS3": "fluctua.homeostasis.optimizers",
+            "make_optimizer": "fluctua.homeostasis.optimizers",
+            "paper_bounds": "fluctua.homeostasis.bounds",
+        },
+        "fluctua.training.fit": {"TrainingDiverged": "fluctua.homeostasis.refinement"},
+        "fluctua.training.settings": {"TrainingDiverged": "fluctua.homeostasis.refinement"},
+        "fluctua.wiring": {
+            "INPUT": "fluctua.network.facts",
+            "InnerSynapse": "fluctua.network.facts:inner_pathway",
+            "Member": "fluctua.network.facts:PopulationSpec",
+            "Neuron": "fluctua.network.facts",
+            "Pathway": "fluctua.network.facts",
+            "Population": "fluctua.network.facts",
+            "UnsupportedNeuronError": "fluctua.network.facts",
+            "free_potential": "fluctua.network.potential",
+            "population_currents": "fluctua.network.potential",
+            "potential_of": "fluctua.network.potential",
+            "trace": "fluctua.network.trace",
+        },
+    }
+)
+"""Of an old or a present module, each name that lives elsewhere now: in `module`, or as `module:name`."""
+
+_BY_METHOD = "fluctua.initialize(model, batch, method={})".format
+_BY_LOSS = "fluctua.lab.training.TimeLoss({})".format
+
+REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "fluctua.initialization.baselines": {
+            "BASELINES": _BY_METHOD("name"),
+            "DALE_BASELINES": _BY_METHOD("name"),
+            "Baseline": _BY_METHOD("name"),
+            "baseline": _BY_METHOD("name"),
+            "ding": _BY_METHOD('"ding"'),
+            "ei_init": _BY_METHOD('"ei-init"'),
+            "ei_init_": _BY_METHOD('"ei-init"'),
+            "folded_kaiming": _BY_METHOD('"kaiming-folded"'),
+            "kaiming": _BY_METHOD('"kaiming"'),
+            "lsuv": _BY_METHOD('"lsuv"'),
+            "micheli": _BY_METHOD('"micheli"'),
+            "spikeinit": _BY_METHOD('"spikeinit"'),
+            "spikeinit_sim": _BY_METHOD('"spikeinit-sim"'),
+            "tdbn": _BY_METHOD('"tdbn"'),
+            "torch_default": _BY_METHOD('"torch"'),
+            "xavier": _BY_METHOD('"xavier"'),
+        },
+        "fluctua.training": {
+            "max_over_time_cross_entropy": _BY_LOSS('"max"'),
+            "mean_over_time_cross_entropy": _BY_LOSS('"mean"'),
+            "sum_of_softmax_cross_entropy": _BY_LOSS('"softmax"'),
+            "sum_over_time_cross_entropy": _BY_LOSS('"sum"'),
+        },
+    }
+)
+"""Of an old module, each name that nothing has any more, and what serves in its place."""
+
+
+class _OldModule(ModuleType):
+    """A module of before, every name of which is looked up where it is now."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return renamed(self.__name__, name)
+
+
+class _OldPaths:
+    """Finds and loads the modules of before; no subclass of `importlib.abc`, which is slow to import."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module of that name, if there was one and what it held is still there."""
+        if not fullname.startswith("fluctua.") or (new := _new_module(fullname)) is None:
+            return None
+        if (there := find_spec(new)) is None:
+            return None
+        loader: Any = self
+        return ModuleSpec(fullname, loader, is_package=there.submodule_search_locations is not None)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty module."""
+        return _OldModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: its names are looked up when they are asked for."""
+
+
+def keep_old_paths() -> None:
+    """Let the modules of before be imported."""
+    if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _OldPaths())  # before the finder of folders, which may find the remains of an old one
+
+
+def old_names(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module that still answers to the names which it handed on before."""
+
+    def __getattr__(name: str) -> Any:
+        return renamed(module, name)
+
+    return __getattr__
+
+
+def renamed(module: str, name: str) -> Any:
+    """What an old name of a module names now; warns, once.
+
+    Raises:
+        AttributeError: there was no such name.
+        ImportError: what it named is gone; says what serves in its place.
+    """
+    home, _, new_name = NAMES.get(module, {}).get(name, _new_module(module) or "").partition(":")
+    if not home:
+        raise _gone(module, name)
+    value = getattr(import_module(home), new_name or name, None)
+    if value is None:
+        raise _gone(module, name)
+    warnings.warn(
+        f"{module}.{name} is {home}.{new_name or name} now; the old name goes with version 0.3",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    setattr(sys.modules[module], name, value)  # `from module import name` asks twice
+    return value
+
+
+def _gone(module: str, name: str) -> Exception:
+    """Why an old name leads nowhere; not an AttributeError where there is advice, which `import` would swallow."""
+    if name in REPLACED.get(module, {}):
+        return ImportError(f"{module}.{name} is gone: use {REPLACED[module][name]}", name=module)
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def _new_module(old: str) -> str | None:
+    """Where a module of before is now."""
+    head, tail = old, ""
+    while head not in MODULES:
+        head, dot, last = head.rpartition(".")
+        if not dot:
+            return None
+        tail = f".{last}{tail}"
+    return MODULES[head] + tail

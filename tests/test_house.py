@@ -1,0 +1,359 @@
+"""Laws of the house: which way imports run, what the library needs, how large it is, and what it shows."""
+
+import ast
+import doctest
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from typing import Any
+
+import pytest
+import torch
+
+from shared.imports import FACE, FLOORS, ROOT, SOURCES, files_by_module, imports, outside_lab, top
+
+TESTS = ROOT / "tests"
+FILES = sorted(files_by_module().values())
+LIBRARY = [file for file in FILES if outside_lab(file)]
+PACKAGES = [name for name, file in files_by_module().items() if file.endswith("__init__.py") and outside_lab(file)]
+
+
+def listed(offenders: list[Any]) -> str:
+    return "".join(f"\n  {offender}" for offender in offenders)
+
+
+def lines(file: str) -> int:
+    return len((SOURCES / file).read_text().splitlines())
+
+
+# --- which way imports run ---
+
+SIDEWAYS = {("neurons", "timeloop"), ("spikes", "simd")}
+"""Packages of one floor of which the first may import the second."""
+
+
+def test_every_package_stands_on_a_floor() -> None:
+    homeless = sorted({top(file) for file in FILES if file not in FACE} - FLOORS.keys())
+    assert not homeless, f"no floor in tests/shared/imports.py for:{listed(homeless)}"
+
+
+def test_imports_run_to_the_same_floor_or_down() -> None:
+    offenders = []
+    for found in imports():
+        if found.target is None or found.file in FACE or found.target in FACE:
+            continue
+        above, below = top(found.file), top(found.target)
+        sideways = FLOORS[above] == FLOORS[below] and above != below and (above, below) not in SIDEWAYS
+        if FLOORS[above] < FLOORS[below] or sideways:
+            offenders.append(f"{found}: floor {FLOORS[above]} to floor {FLOORS[below]}")
+    assert not offenders, f"imports that do not run downwards:{listed(offenders)}"
+
+
+def circles(edges: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Circles, one after another, each broken open before the next is looked for."""
+    while True:
+        try:
+            TopologicalSorter(edges).prepare()
+        except CycleError as error:
+            circle = error.args[1]  # each is imported by the next one
+            yield circle
+            edges[circle[1]].discard(circle[0])
+        else:
+            return
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    edges: dict[str, set[str]] = {file: set() for file in FILES}
+    for found in imports():
+        if found.target is not None and found.place != "typing" and found.target != found.file:
+            edges[found.file].add(found.target)
+    offenders = [" <- ".join(circle) for circle in circles(edges)]
+    assert not offenders, f"circles of files:{listed(offenders)}"
+
+
+def test_nothing_outside_the_laboratory_imports_it() -> None:
+    offenders = [
+        found
+        for found in imports()
+        if found.target is not None and outside_lab(found.file) and not outside_lab(found.target)
+    ]
+    assert not offenders, f"imports of the laboratory:{listed(offenders)}"
+
+
+# --- what the library needs ---
+
+NEEDED = ("torch", "numpy", "numba")
+
+WITH_NEEDED = {"llvmlite"}
+"""What the needed packages bring along and the library uses itself: numba compiles with llvmlite."""
+
+OPTIONAL = {
+    ("state/table.py", "rich"): "function",
+    ("state/figure.py", "matplotlib"): "function",
+    ("state/style.py", "matplotlib"): "function",
+    ("state/style.py", "cycler"): "function",
+    ("homeostasis/refinement.py", "rich"): "function",
+    ("timeloop/gpu_kernels.py", "triton"): "module",
+    ("timeloop/gpu_recurrent.py", "triton"): "module",
+    ("timeloop/gpu_recurrent_kernels.py", "triton"): "module",
+}
+"""Which file may import which other package, and where; `module`: that file itself is loaded only when asked for."""
+
+FOR_TYPES = {"rich", "matplotlib"}
+"""What any file may name under TYPE_CHECKING."""
+
+
+def test_the_library_needs_torch_numpy_and_numba_alone() -> None:
+    allowed = {"fluctua", *NEEDED, *WITH_NEEDED, *sys.stdlib_module_names}
+    offenders = [
+        found
+        for found in imports()
+        if outside_lab(found.file) and found.package not in allowed
+        if not (found.place == "typing" and found.package in FOR_TYPES)
+        if OPTIONAL.get((found.file, found.package)) not in (found.place, "module")
+    ]
+    assert not offenders, f"imports of packages that the library does not need:{listed(offenders)}"
+
+
+def test_the_table_of_optional_packages_is_up_to_date() -> None:
+    stated = {(found.file, found.package) for found in imports() if found.place != "typing"}
+    stale = sorted(OPTIONAL.keys() - stated)
+    assert not stale, f"no longer imported, so strike them from OPTIONAL:{listed(stale)}"
+
+
+def distributions_needed() -> set[str]:
+    """torch, NumPy, numba and what these need in turn, without their extras."""
+    found: set[str] = set()
+    waiting = list(NEEDED)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        try:
+            stated = requires(name) or []
+        except PackageNotFoundError:  # needed on another platform
+            continue
+        found.add(name)
+        waiting += [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in stated if "extra ==" not in text]
+    return found
+
+
+def others_installed() -> list[str]:
+    """Every installed package that the library must do without."""
+    needed = distributions_needed()
+    return sorted(
+        package
+        for package, owners in packages_distributions().items()
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & {*needed, "fluctua"}
+        if package not in sys.stdlib_module_names
+    )
+
+
+def output(code: str, **values: Any) -> str:
+    """What code prints in a process of its own that starts with these variables."""
+    given = "".join(f"{name} = json.loads({json.dumps(value)!r})\n" for name, value in values.items())
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json\n{given}{code}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WITHOUT_OTHERS = """
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+for module in modules:
+    importlib.import_module(module)
+
+import torch, fluctua
+from torch import nn
+from fluctua.neurons import LI, LIF
+x = (torch.rand(50, 4, 20) < 0.1).float()
+model = nn.Sequential(nn.Linear(20, 16, bias=False), LIF(), nn.Linear(16, 2, bias=False), LI(0.1))
+report = fluctua.initialize(model, x, fluctua.Target(xi=1.0), readout=fluctua.Target(sigma=0.1), seed=0)
+print(str(report).count("population"), "LOADED", *sorted(others & sys.modules.keys()))
+""".replace("others", "set(others)")
+
+
+def test_the_library_runs_without_any_other_package() -> None:
+    gpu = {file for (file, package), place in OPTIONAL.items() if package == "triton" and place == "module"}
+    modules = [name for name, file in files_by_module().items() if outside_lab(file) and file not in gpu]
+    printed = output(WITHOUT_OTHERS, others=[*others_installed(), "triton"], modules=modules)
+    assert re.search(r"LOADED\s*$", printed), f"loaded all the same: {printed}"
+
+
+def test_the_theory_loads_neither_torch_nor_numba() -> None:
+    printed = output("import sys, fluctua.theory\nprint(*sys.modules.keys() & {'torch', 'numba'})")
+    assert printed.split() == []
+
+
+# --- how large it is ---
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    offenders = [f"{file}: {count} lines" for file in FILES if (count := lines(file)) > 400]
+    assert not offenders, f"files with more than one subject:{listed(offenders)}"
+
+
+def test_the_library_has_less_than_16000_lines() -> None:
+    by_package: dict[str, int] = {}
+    for file in LIBRARY:
+        by_package[top(file)] = by_package.get(top(file), 0) + lines(file)
+    assert sum(by_package.values()) < 16_000, f"lines outside the laboratory: {by_package}"
+
+
+WAY = """
+import sys
+import torch
+from fluctua import Target, initialize
+from torch import nn
+from fluctua.neurons import LI, LIF
+
+def model():
+    hidden = [nn.Linear(20, 16, bias=False), LIF(), nn.Linear(16, 16, bias=False), LIF()]
+    return nn.Sequential(*hidden, nn.Linear(16, 2, bias=False), LI(0.1))
+
+x = (torch.rand(50, 4, 20) < 0.1).float()
+initialize(model(), x, Target(xi=1.0), readout=Target(sigma=0.1), seed=0)  # loads and compiles what it needs
+loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "fluctua")
+
+files = set()
+
+def note(frame, event, argument):
+    if event == "call":
+        files.add(frame.f_code.co_filename)
+
+another = model()
+sys.setprofile(note)
+initialize(another, x, Target(xi=1.0), readout=Target(sigma=0.1), seed=0)
+sys.setprofile(None)
+print(json.dumps([loaded, sorted(file for file in files if file.startswith(sources))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def way() -> tuple[list[str], list[str]]:
+    """The modules that one call of `initialize` loads, and the files whose functions it calls."""
+    loaded, files = json.loads(output(WAY, sources=str(SOURCES)))
+    return loaded, [file.removeprefix(f"{SOURCES}/") for file in files]
+
+
+def test_one_initialize_loads_at_most_60_modules_and_none_of_the_laboratory(way: tuple[list[str], list[str]]) -> None:
+    loaded, _ = way
+    assert not [name for name in loaded if name.startswith("fluctua.lab")]
+    assert len(loaded) <= 60, f"{len(loaded)} modules:{listed(loaded)}"
+
+
+def test_one_initialize_passes_at_most_25_files(way: tuple[list[str], list[str]]) -> None:
+    _, files = way
+    assert len(files) <= 25, f"{len(files)} files:{listed(files)}"
+
+
+# --- what it shows ---
+
+
+def hands_on(node: ast.stmt) -> bool:
+    """Whether a statement of an `__init__` imports, lists or hands on names, and no more."""
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            return True
+        case ast.Expr(ast.Constant()):  # a docstring
+            return True
+        case ast.Expr(ast.Call(ast.Name(name))):
+            return name == "keep_old_paths"
+        case ast.If():
+            guard = ast.unparse(node.test) in ("TYPE_CHECKING", "not TYPE_CHECKING")
+            return guard and all(map(hands_on, node.body)) and not node.orelse
+        case ast.Assign([ast.Name("__all__" | "__version__")]):
+            return True
+        case ast.Assign([ast.Name("__getattr__")], ast.Call(ast.Name("old_names"))):
+            return True
+        case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__")])], ast.Call(ast.Name("lazy"))):
+            return True
+    return False
+
+
+def test_an_init_defines_nothing() -> None:
+    offenders = [
+        f"{file}:{node.lineno} {ast.unparse(node).splitlines()[0]}"
+        for file in FILES
+        if file.endswith("__init__.py")
+        for node in ast.parse((SOURCES / file).read_text()).body
+        if not hands_on(node)
+    ]
+    assert not offenders, f"statements that belong into a file of their own:{listed(offenders)}"
+
+
+def public() -> dict[str, Any]:
+    """Every public object outside the laboratory, by the longest of the names under which a package lists it."""
+    found: dict[int, tuple[str, Any]] = {}
+    beside = [name for name, file in files_by_module().items() if "/" not in file and file not in FACE]
+    for module in sorted([*PACKAGES, *beside], key=len, reverse=True):
+        home = import_module(module)
+        for name in getattr(home, "__all__", []):
+            if name != "__version__":
+                value = getattr(home, name)
+                found.setdefault(id(value), (f"{module}.{name}", value))
+    return dict(sorted(found.values(), key=lambda entry: entry[0]))
+
+
+PUBLIC = public()
+
+
+def test_at_most_60_names_are_public() -> None:
+    assert len(PUBLIC) <= 60, f"{len(PUBLIC)} public names outside the laboratory:{listed(list(PUBLIC))}"
+
+
+def test_every_public_name_has_an_example() -> None:
+    offenders = [name for name, value in PUBLIC.items() if ">>>" not in (value.__doc__ or "")]
+    assert not offenders, f"{len(offenders)} public names without an example in their docstring:{listed(offenders)}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_of_a_public_name_print_what_they_say(name: str) -> None:
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
+    said: list[str] = []
+    for example in doctest.DocTestFinder().find(PUBLIC[name], name):  # with the names of its module at hand
+        torch.manual_seed(0)
+        runner.run(example, out=said.append)
+    assert not said, "".join(said)
+
+
+# --- tests mirror the sources ---
+
+WITHOUT_A_SOURCE = {
+    "test_benchmarks.py": "the scripts of benchmarks",
+    "test_docs.py": "the pages of docs",
+    "test_house.py": "the package as a whole",
+    "test_package.py": "the package as a whole",
+}
+"""Test files that test something else than one file or folder of the sources."""
+
+
+def mirrored(test: str) -> bool:
+    """Whether `a/test_b.py` or `a/test_b_more.py` tests `a/b.py`, the package `a/b`, or the package `a` itself."""
+    folder, _, name = test.rpartition("/")
+    words = name.removeprefix("test_").removesuffix(".py").split("_")
+    stems = ["_".join(words[:n]) for n in range(len(words), 0, -1)]
+    sources = [SOURCES / folder / f"{prefix}{stem}" for stem in stems for prefix in ("", "_")]
+    if folder and folder.rpartition("/")[2] in stems and (SOURCES / folder).is_dir():
+        return True
+    return any(source.is_dir() or source.with_suffix(".py").is_file() for source in sources)
+
+
+def test_every_test_file_mirrors_a_source() -> None:
+    tests = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py"))
+    offenders = [test for test in tests if test not in WITHOUT_A_SOURCE and not mirrored(test)]
+    assert not offenders, f"tests of no file or folder of src/fluctua of that name:{listed(offenders)}"
+    assert not WITHOUT_A_SOURCE.keys() - set(tests), "WITHOUT_A_SOURCE names a file that is not there"
