@@ -1,4 +1,4 @@
-"""Frameworks give one default tensor to all neurons of a class: a test that writes to it would change the next one's."""
+"""A framework gives one default tensor to all its neurons: a test that writes to it would change the next neuron."""
 
 import inspect
 import sys

@@ -148,7 +148,7 @@ def test_reset_brings_a_layer_back_to_its_start(name: str) -> None:
 def test_a_layer_without_recurrence_spikes_alike_on_the_recurrent_current(name: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(6, 6)
-    for p in linear.parameters():  # eighths, so that every sum is exact, and few, so that nothing grows from step to step
+    for p in linear.parameters():  # eighths, so that every sum is exact, and small, so that nothing grows without bound
         p.data = torch.randint(-1, 2, p.shape, generator=generator) / 8
     recurrent, plain = RECURRENT[name](nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape)))
     currents = 4 * torch.randn(4, STEPS, *shape, generator=generator)
