@@ -34,8 +34,9 @@ from fluctua.lab.studies.methods import LABELS, PRIMED, UNBALANCED, start
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
-from fluctua.lab.sweeps.sweep import Run, Study, runs_of
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record, Study
+from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.layers import DaleLayer
 from fluctua.neurons import LIF
 from fluctua.theory import Target

@@ -20,7 +20,8 @@ from fluctua.lab.results.table import as_csv
 from fluctua.lab.sweeps.runner import Backend, SweepInterrupted, _Clock, duration, sweep
 from fluctua.lab.sweeps.runner_local import cores, local_processes
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from shared.toy_study import SLOW, Toy, quiet, truth
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, Study, Value
+from fluctua.lab.sweeps.study import Record, Setting, Study, Value
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from fluctua.lab.results.aggregate import Summary
-from fluctua.lab.sweeps.sweep import Measure, Study
+from fluctua.lab.sweeps.study import Measure, Study
 
 NUMBERS = ("mean", "std", "n", "low", "high", "failed", "reference", "source")
 """The columns of the CSV behind those of the setting and the measure; `low` and `high` end the 95 % interval."""

@@ -14,8 +14,8 @@ from fluctua.lab.studies.methods import LABELS, UNBALANCED
 from fluctua.lab.studies.plotting import curves_per_method, looks, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Reference, Setting, grid
+from fluctua.lab.sweeps.study import Record, Reference, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 from fluctua.timeloop import SuperSpike
 

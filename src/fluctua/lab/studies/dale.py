@@ -9,8 +9,8 @@ from fluctua.lab.networks import Dale
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import dots_per_method, level, line, looks, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Reference, Setting, Value, grid
+from fluctua.lab.sweeps.study import Record, Reference, Setting, Value
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal, OneSided
 
