@@ -33,7 +33,7 @@ class Depth(LearningStudy):
 
     title: ClassVar[str] = "Deep networks: accuracy, gradients and rates against depth"
     about: ClassVar[str] = (
-        "Fully connected networks of several depths, initialised by rival methods, by the formula of the paper with "
+        "Fully connected networks of several depths, initialised by baselines, by the formula of the paper with "
         "and without homeostatic priming, and by measurement with and without balance. Of several learning rates one "
         "is chosen for each method and depth by validation accuracy, the epoch of each run too; the test data are "
         "looked at once. The seed draws the task (where it is made up), the weights and the order of training, so "
