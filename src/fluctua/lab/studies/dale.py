@@ -43,9 +43,9 @@ class DaleNets(LearningStudy):
     about: ClassVar[str] = (
         "A recurrent layer of excitatory and inhibitory neurons is initialised by the formula of the paper, by "
         "measurement with balance, and by baselines: with exponential and log-normal weights, with several targets "
-        "mu_U, and with several numbers of excitatory neurons per inhibitory one. Of several learning rates one is chosen "
-        "for each setting by validation accuracy, the epoch of each run too; the test data are looked at once. A "
-        "method that cannot be trained from, or refuses its target, counts as failed."
+        "mu_U, and with several numbers of excitatory neurons per inhibitory one. Of several learning rates one is "
+        "chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked at "
+        "once. A method that cannot be trained from, or refuses its target, counts as failed."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(
