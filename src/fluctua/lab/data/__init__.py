@@ -20,6 +20,7 @@ from fluctua.lab.data.events import EventArrays, EventDataset, Events, LabelledD
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.randman import RandmanSettings, make_randman
 from fluctua.lab.data.shd import SHDFile, SHDPaths, find_shd
+from fluctua.lab.data.structured import StructuredEvents, read_structured, structured_events
 
 __all__ = [
     "NMNIST",
@@ -39,6 +40,7 @@ __all__ = [
     "SHDFile",
     "SHDPaths",
     "SpatialShift",
+    "StructuredEvents",
     "Subset",
     "TimeJitter",
     "TimeStretch",
@@ -48,6 +50,8 @@ __all__ = [
     "find_shd",
     "make_randman",
     "read_cifar10",
+    "read_structured",
     "spike_batch",
     "split",
+    "structured_events",
 ]
