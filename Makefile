@@ -30,9 +30,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# RIVALS: interpreters of environments with other libraries; `make frameworks` brings most of them into .venv.
+# LIBRARIES: interpreters of environments with other libraries; `make frameworks` brings most of them into .venv.
 bench: install
-	$(BIN)/python benchmarks/bench.py --python $(RIVALS)
+	$(BIN)/python benchmarks/bench.py --python $(LIBRARIES)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/growth.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernels.py
 

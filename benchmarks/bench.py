@@ -1,7 +1,7 @@
-"""The four workloads and the initialisation: fluctua against the yardsticks and against every rival that is there.
+"""The four workloads and the initialisation: fluctua against the yardsticks and all other libraries that are there.
 
     python benchmarks/bench.py                                          # fluctua, and what is in its environment
-    python benchmarks/bench.py --python /tmp/rivals/bin/python          # and the rivals found there
+    python benchmarks/bench.py --python /path/to/python                  # and the libraries found there
 
 Every contestant is a process of its own (`worker.py`), so that its peak memory is its own and no library gets in the
 way of another. Within a workload they take turns, round by round: what slows the machine down slows down all alike.
@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         rounds: turns of every contestant.
         quick: tiny sizes.
-        pythons: interpreters: of fluctua and the yardsticks the first, of a rival the first that has its package.
+        pythons: interpreters: fluctua and the yardsticks take the first, a library the first that has it.
         only: names of contestants; none for all.
     """
 
@@ -107,7 +107,7 @@ def measure(workload: str, threads: int, plan: Plan) -> list[Run]:
 
 def started(run: Run, contestant: Contestant, plan: Plan) -> Worker:
     """The contestant's process, in the first environment where it can take part."""
-    pythons = plan.pythons if contestant.rival else plan.pythons[:1]
+    pythons = plan.pythons if contestant.library else plan.pythons[:1]
     for python in pythons:
         worker = Worker(run, python, quick=plan.quick)
         if worker.run.skipped is None:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--python", nargs="*", default=[], help="interpreters of environments with rivals")
+    parser.add_argument("--python", nargs="*", default=[], help="interpreters of environments with other libraries")
     parser.add_argument("--only", nargs="+", default=[], help="names of contestants, as in the tables")
     parser.add_argument("--quick", action="store_true", help="so small that the numbers mean nothing; to try it out")
     parser.add_argument("--keep", action="store_true", help="keep what the file has of other workloads and threads")

@@ -1,6 +1,6 @@
 """Forward and backward of the four workloads on the GPU at hand: the gpu engine against other ways to run a loop.
 
-The rivals are the reference, that is eager torch; the reference with its step through torch.compile; and the multi-step
+Compared are the reference, that is eager torch; the reference with its step through torch.compile; and the multi-step
 neurons of SpikingJelly where it is installed (they have a delta synapse, so less to do). They take turns, so that drift
 hits all alike. Of the population alone (W4) the share of the memory bandwidth is told: the loop has to move six arrays
 of the current's size, and the yardstick is what a copy reaches on the same device.
@@ -33,7 +33,12 @@ from fluctua.timeloop.contract import State
 
 Advance = Callable[..., tuple[Tensor, Tensor, State]]
 
-GPU, REFERENCE, COMPILED, RIVAL = "fluctua, gpu", "fluctua, reference", "reference, compiled step", "SpikingJelly"
+GPU, REFERENCE, COMPILED, SPIKINGJELLY = (
+    "fluctua, gpu",
+    "fluctua, reference",
+    "reference, compiled step",
+    "SpikingJelly",
+)
 ARRAYS = 6  # forward reads x and writes U and the spikes; backward reads their gradient and U and writes that of x
 NO_GPU = "There is no GPU here, so nothing was measured."
 
@@ -139,7 +144,7 @@ def variants(model: nn.Module, threshold: float = 1.0) -> dict[str, nn.Module]:
     models = {GPU: model, REFERENCE: model, COMPILED: replaced(model, lambda m, weight: Stepped(m, compiled, weight))}
     recurrent = any(isinstance(m, Recurrent) for m in model.modules())
     if find_spec("spikingjelly") is not None and not recurrent:
-        models[RIVAL] = replaced(model, lambda m, _: spikingjelly(threshold) if isinstance(m, LIF) else m)
+        models[SPIKINGJELLY] = replaced(model, lambda m, _: spikingjelly(threshold) if isinstance(m, LIF) else m)
     return models
 
 

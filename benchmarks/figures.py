@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {MATMUL_ONLY: BLACK, PLAIN: SKY, CHAIN: BLUE, EVENTS: GREEN}
-RIVALS = frozenset(c.name for c in CONTESTANTS if c.rival)
+LIBRARIES = frozenset(c.name for c in CONTESTANTS if c.library)
 
 
 def comparison_figure(results: Results, threads: int) -> "Figure":
@@ -27,7 +27,7 @@ def comparison_figure(results: Results, threads: int) -> "Figure":
             known = {name: ratio for name, ratio in bars.items() if ratio is not None}
             middle = np.array([ratio.median for ratio in known.values()])
             spread = [middle - [r.low for r in known.values()], [r.high for r in known.values()] - middle]
-            colours = [ORANGE if name in RIVALS else COLOURS.get(name, "0.6") for name in known]
+            colours = [ORANGE if name in LIBRARIES else COLOURS.get(name, "0.6") for name in known]
             axis.barh(list(known), middle, xerr=np.abs(spread), color=colours, height=0.7, ecolor="0.4")
             axis.axvline(1.0, color=BLACK, lw=1, ls=":")
             axis.invert_yaxis()

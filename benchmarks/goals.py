@@ -8,7 +8,7 @@ from results import Results, Run, table
 
 THREADS = 1
 OWN = (PLAIN, CHAIN, EVENTS)
-RIVALS = tuple(c.name for c in CONTESTANTS if c.rival)
+LIBRARIES = tuple(c.name for c in CONTESTANTS if c.library)
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,23 @@ def _networks(results: Results) -> Iterable[Goal]:
         yield from _against_unit(results, workload, EVENTS, 0.33)
     for workload in ("W1", "W2"):
         runs = results.of(workload, THREADS)
-        if CHAIN in runs and (rival := _fastest(runs, RIVALS)):
-            title = f"{workload}: the fastest rival ({rival.contestant}) / {CHAIN}"
-            yield Goal(title, rival.median / runs[CHAIN].median, 6.0, at_most=False)
+        if CHAIN in runs and (fastest := _fastest(runs, LIBRARIES)):
+            title = f"{workload}: the fastest other library ({fastest.contestant}) / {CHAIN}"
+            yield Goal(title, fastest.median / runs[CHAIN].median, 6.0, at_most=False)
     runs = results.of("W1", THREADS)
-    rivals = [runs[name] for name in RIVALS if name in runs]
-    if CHAIN in runs and rivals:
-        leanest = min(rivals, key=lambda r: r.peak_mb)
+    libraries = [runs[name] for name in LIBRARIES if name in runs]
+    if CHAIN in runs and libraries:
+        leanest = min(libraries, key=lambda r: r.peak_mb)
         yield Goal(f"W1: peak memory / that of {leanest.contestant}", runs[CHAIN].peak_mb / leanest.peak_mb, 0.5)
     runs = results.of("W3", THREADS)
     if own := _fastest(runs, OWN):
         yield from _against_unit(results, "W3", own.contestant, 1.2)
-        if rival := _fastest(runs, RIVALS):
-            yield Goal(f"W3: {own.contestant} / the fastest rival ({rival.contestant})", own.median / rival.median, 1.0)
+        if fastest := _fastest(runs, LIBRARIES):
+            yield Goal(
+                f"W3: {own.contestant} / the fastest other library ({fastest.contestant})",
+                own.median / fastest.median,
+                1.0,
+            )
 
 
 def _population(results: Results) -> Iterable[Goal]:

@@ -1,6 +1,6 @@
 """What every contestant is given to do: four workloads with a time step of 1 ms, and their data.
 
-Only NumPy is needed here, so that a rival can be run in an environment of its own, with or without torch.
+Only NumPy is needed here, so that another library can be run in an environment of its own, with or without torch.
 """
 
 from dataclasses import dataclass, replace

@@ -85,11 +85,11 @@ def test_both_orders_of_stepping_do_the_same(bench: Any, name: str) -> None:
     assert losses[0] != pytest.approx(math.log(workload.classes), rel=1e-3), "silent: nothing was compared"
 
 
-RIVALS = ("snntorch", "norse", "spikingjelly", "sinabs")
+LIBRARIES = ("snntorch", "norse", "spikingjelly", "sinabs")
 
 
-@pytest.mark.parametrize("package", RIVALS)
-def test_a_rival_learns_from_every_workload(bench: Any, package: str) -> None:
+@pytest.mark.parametrize("package", LIBRARIES)
+def test_a_library_learns_from_every_workload(bench: Any, package: str) -> None:
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     contestants, workloads = bench("contestants"), bench("workloads").QUICK
@@ -179,12 +179,12 @@ def test_a_goal_is_met_on_its_good_side_only(bench: Any, at_most: bool, met: boo
     assert ("**no**" in goals.goals_table([goal])) is not met
 
 
-def test_goals_compare_with_the_fastest_and_the_leanest_rival(bench: Any) -> None:
+def test_goals_compare_with_the_fastest_and_the_leanest_library(bench: Any) -> None:
     times = {"matmul-only": 2.0, "fluctua fused": 1.0, "snnTorch": 8.0, "Norse": 5.0}
     found = bench("goals").goals(made_up(bench, **{f"W1_{name}": value for name, value in times.items()}))
     by_title = {goal.title: goal.measured for goal in found}
     assert by_title["W1: fluctua fused / matmul-only"] == 0.5
-    assert by_title["W1: the fastest rival (Norse) / fluctua fused"] == 5.0
+    assert by_title["W1: the fastest other library (Norse) / fluctua fused"] == 5.0
     assert by_title["W1: peak memory / that of Norse"] == 0.2
 
 

@@ -57,7 +57,7 @@ from torch import nn
 from fluctua.lab.data import make_randman, RandmanSettings, bin_events
 from fluctua.neurons import LI, LIF
 from fluctua.homeostasis import make_optimizer
-from fluctua.lab.training import max_over_time_cross_entropy
+from fluctua.lab.training import TimeLoss
 
 train, _, _ = make_randman(RandmanSettings(n_classes=2, samples_per_class=50), seed=0)
 x = bin_events([train.events(i) for i in range(len(train))], n_units=train.n_units, dt=2e-3, duration=0.2)
@@ -65,13 +65,13 @@ y = torch.as_tensor(train.labels)
 model = nn.Sequential(nn.Linear(20, 32, bias=False), LIF(), nn.Linear(32, 2, bias=False), LI(0.2))
 report = fluctua.initialize(model, x, fluctua.Target(xi=1.0), readout=fluctua.Target(sigma=0.1), seed=0)
 print(report)
-print(fluctua.inspect(model, x, loss=lambda out: max_over_time_cross_entropy(out, y)))
+print(fluctua.inspect(model, x, loss=lambda out: TimeLoss("max")(out, y)))
 report.rows()
 optimizer = make_optimizer("adam", model.parameters(), lr=0.05)
 losses = []
 for _ in range(40):
     optimizer.zero_grad()
-    loss = max_over_time_cross_entropy(model(x), y)
+    loss = TimeLoss("max")(model(x), y)
     loss.backward()
     optimizer.step()
     losses.append(loss.item())

@@ -16,7 +16,7 @@ class Contestant:
         variant: handed to the module's `build`.
         workloads: that it takes part in.
         package: that must be there for it.
-        rival: whether it is another library, run in an environment that the user names.
+        library: whether it is another library, run in an environment that the user names.
     """
 
     name: str
@@ -24,11 +24,11 @@ class Contestant:
     variant: str
     workloads: tuple[str, ...]
     package: str = "torch"
-    rival: bool = False
+    library: bool = False
 
 
-def _rival(name: str, module: str, variant: str, workloads: tuple[str, ...], package: str) -> Contestant:
-    return Contestant(name, module, variant, workloads, package, rival=True)
+def _library(name: str, module: str, variant: str, workloads: tuple[str, ...], package: str) -> Contestant:
+    return Contestant(name, module, variant, workloads, package, library=True)
 
 
 MATMUL_ONLY, STEPWISE, PASSES, RELU = "matmul-only", "matmul-only, step by step", "two passes", "ReLU"
@@ -47,14 +47,14 @@ CONTESTANTS = (
     Contestant("fluctua, reference engine", "own", "reference", ALL, "fluctua"),
     Contestant(INITIALISE, "own", "initialise", ("initialise",), "fluctua"),
     Contestant(TRAIN, "own", "plain", ("initialise",), "fluctua"),
-    _rival("snnTorch", "rival_snntorch", "eager", ALL, "snntorch"),
-    _rival("snnTorch, compiled cell", "rival_snntorch", "compiled", ("W1", "W3", "W4"), "snntorch"),
-    _rival("Norse", "rival_norse", "cell", ALL, "norse"),
-    _rival("SpikingJelly", "rival_spikingjelly", "cuba", ALL, "spikingjelly"),
-    _rival("SpikingJelly, delta synapse", "rival_spikingjelly", "delta", ALL, "spikingjelly"),
-    _rival("sinabs, repaired", "rival_sinabs", "repaired", ALL, "sinabs"),
-    # _rival("stork", "rival_stork", "default", ALL, "stork"),
-    # _rival("spyx (JAX)", "rival_spyx", "scan", ("W1", "W2", "W4"), "spyx"),
+    _library("snnTorch", "library_snntorch", "eager", ALL, "snntorch"),
+    _library("snnTorch, compiled cell", "library_snntorch", "compiled", ("W1", "W3", "W4"), "snntorch"),
+    _library("Norse", "library_norse", "cell", ALL, "norse"),
+    _library("SpikingJelly", "library_spikingjelly", "cuba", ALL, "spikingjelly"),
+    _library("SpikingJelly, delta synapse", "library_spikingjelly", "delta", ALL, "spikingjelly"),
+    _library("sinabs, repaired", "library_sinabs", "repaired", ALL, "sinabs"),
+    # _library("stork", "library_stork", "default", ALL, "stork"),
+    # _library("spyx (JAX)", "library_spyx", "scan", ("W1", "W2", "W4"), "spyx"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The networks of W1 to W3 without their neurons: what the yardsticks run, and what rivals put their neurons into."""
+"""The networks of W1 to W3 without their neurons: what the yardsticks run, and where libraries put their neurons."""
 
 from dataclasses import dataclass
 from itertools import pairwise

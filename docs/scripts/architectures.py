@@ -89,7 +89,7 @@ def main() -> None:
     for name in arguments.networks:
         x, duration = batch_for(name, arguments.data)
         for method in arguments.methods:
-            # All rivals but E-I Init draw weights of both signs.
+            # All baselines but E-I Init draw weights of both signs.
             fits = method in ("measured", "poisson") or (method == "ei-init") == (name in DALE)
             if not fits or any((r["network"], r["method"]) == (name, LABELS[method]) for r in done):
                 continue

@@ -16,7 +16,7 @@ from fluctua.lab import reproduce as module
 from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
 from fluctua.lab.studies import STUDIES, Pair, Theory
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
 from shared.toy_study import Toy, quiet, truth
 

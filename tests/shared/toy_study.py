@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from rich.console import Console
 
-from fluctua.lab.sweeps.sweep import Measure, Outcome, Reference, Setting, Study, grid, runs_of
+from fluctua.lab.sweeps.study import Measure, Outcome, Reference, Setting, Study
+from fluctua.lab.sweeps.sweep import grid, runs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fluctua.lab.sweeps.store import Record
+    from fluctua.lab.sweeps.study import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from fluctua.lab.results.table import as_csv, as_markdown
 from fluctua.lab.studies import STUDIES
 from fluctua.lab.sweeps.runner import Backend, duration, sweep
 from fluctua.lab.sweeps.runner_local import cores
-from fluctua.lab.sweeps.store import Record, Store
-from fluctua.lab.sweeps.sweep import Study, only, runs_of
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record, Study
+from fluctua.lab.sweeps.sweep import only, runs_of
 from fluctua.lab.training.folder import replacing
 
 

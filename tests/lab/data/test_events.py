@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluctua.lab.data import EventArrays, Events, Subset, bin_events, split
-from fluctua.lab.data.events import channel_count, occurrence, step_count
+from fluctua.lab.data.binning import channel_count, step_count
+from fluctua.lab.data.events import occurrence
 
 N_UNITS = 12
 

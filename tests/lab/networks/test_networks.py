@@ -20,9 +20,9 @@ from fluctua.lab.networks import (
     feed_forward,
     network,
 )
-from fluctua.lab.training import max_over_time_cross_entropy
-from fluctua.layers import DaleLayer, Recurrent, SignedLinear, keep_signs
+from fluctua.lab.training import TimeLoss
 from fluctua.layers.blocks import OneToOne
+from fluctua.layers import DaleLayer, Recurrent, SignedLinear, keep_signs
 from fluctua.methods.baselines import BASELINES, DALE_BASELINES
 from fluctua.network import trace
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, SuperSpike
@@ -314,7 +314,7 @@ def test_a_network_comes_into_its_regime_and_learns(name: str) -> None:
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = max_over_time_cross_entropy(model(x), y)
+        loss = TimeLoss("max")(model(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         assert all(p.grad is not None and p.grad.any() for p in model.parameters())
         optimizer.step()

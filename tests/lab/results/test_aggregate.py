@@ -13,8 +13,8 @@ pytest.importorskip("rich")
 
 from fluctua.lab.results.aggregate import Summary, chosen_settings, interval, student_quantile, summarise
 from fluctua.lab.results.table import as_csv, as_markdown, cells
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 from shared.toy_study import Toy
 
 # 97.5 % quantiles of Student's t as in any textbook, to three decimals.

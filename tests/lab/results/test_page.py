@@ -14,6 +14,7 @@ from fluctua.lab.reproduce import write_results
 from fluctua.lab.results.page import report
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store, StoreError
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import runs_of
 from shared.toy_study import Toy
 
@@ -99,3 +100,16 @@ def test_a_sweep_that_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:
 def test_a_folder_without_results_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no results: give the folder that `fluctua reproduce` wrote to"):
         report(tmp_path)
+
+
+def test_whatever_a_store_says_is_shown_as_text(tmp_path: Path) -> None:
+    evil = '<script>alert(\'1\')</script> " onload="x" {{ 7 * 7 }}'
+    store = Store(tmp_path / "a&b")
+    store.open({"name": evil, "title": evil, "about": evil, "settings": evil})
+    store.save(Record("k", {"x": evil}, 0, error=evil))
+    (store.root / "table.csv").write_text(f'x,measure,"<b>"\n"{evil.replace(chr(34), chr(34) * 2)}",score,1\n')
+    page = Page(report(tmp_path).read_text(encoding="utf-8"))
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert not any("onload" in name for _, attributes in page.tags for name in attributes)
+    assert "".join(page.texts).count(evil) == 6  # link, title, about, settings, failure, cell
+    assert page.attributes("td")[1] == {"class": "<b>"}

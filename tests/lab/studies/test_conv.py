@@ -13,8 +13,8 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 pytest.importorskip("h5py")
 
+from fluctua.lab.data.binning import bin_events
 from fluctua.lab.data.cifar10 import read_cifar10
-from fluctua.lab.data.events import bin_events
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.networks import AudioConv, ImageConv, network
 from fluctua.lab.studies.conv import (
@@ -40,7 +40,8 @@ from fluctua.lab.studies.image_task import (
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.neurons import SuperSpike
 from shared.data_files import (

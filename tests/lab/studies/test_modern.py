@@ -26,7 +26,8 @@ from fluctua.lab.studies.modern import MODERN, PAPER, VARIANTS, Modern
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.task import FileTask
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.lab.train_file import FileSettings
 from fluctua.layers import FusedSequential

@@ -34,8 +34,9 @@ from fluctua.lab.studies.methods import LABELS, PRIMED, UNBALANCED, start
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
-from fluctua.lab.sweeps.sweep import Run, Study, runs_of
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record, Study
+from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.layers import DaleLayer
 from fluctua.neurons import LIF
 from fluctua.theory import Target
@@ -45,7 +46,7 @@ from shared.layout import assert_legible
 TINY = RandmanTask(n_classes=3, samples_per_class=30, duration=0.1, batch_size=24)
 SHORT = Recipe(epochs=1, measured_on=40)
 DEPTH = Depth(task=TINY, recipe=SHORT, width=16, depths=(1, 2), lrs=(5e-3,))
-SHALLOW = Shallow(task=TINY, recipe=SHORT, width=16, sigmas=(0.5, 1.0), lrs=(5e-3,), rivals=("kaiming", "spikeinit"))
+SHALLOW = Shallow(task=TINY, recipe=SHORT, width=16, sigmas=(0.5, 1.0), lrs=(5e-3,), baselines=("kaiming", "spikeinit"))
 THEORY = Theory(n_in=200, width=200, samples=8, duration=1.0, further_xis=(0.5,), further_dts=(10e-3,))
 IN_TIME = DepthInTime(task=TINY, recipe=SHORT, width=16, depths=(2,), methods=("measured",), lrs=(5e-3,), beta=3.0)
 RECURRENCE = Recurrence(task=TINY, recipe=SHORT, width=16, alphas=(0.5, 0.9), lrs=(5e-3,))
@@ -179,7 +180,7 @@ def test_spikes_are_as_frequent_as_crossings_where_they_are_rare_and_above_them_
 
 
 def test_every_method_of_a_study_has_a_label_and_reaches_its_own_state(done: Callable[[Study], list[Record]]) -> None:
-    assert set(DEPTH.methods) | set(Shallow().rivals) | set(Shallow().methods) <= LABELS.keys()
+    assert set(DEPTH.methods) | set(Shallow().baselines) | set(Shallow().methods) <= LABELS.keys()
     states = {r.setting["method"]: r.values["sigma_u"] for r in done(DEPTH) if r.setting["depth"] == 2}
     assert len(set(states.values())) == len(DEPTH.methods)
     assert states["measured"] == pytest.approx(1.0, rel=0.01)
@@ -212,7 +213,7 @@ def test_speakers_are_told_apart(done: Callable[[Study], list[Record]]) -> None:
         assert r.values["test"] == pytest.approx((r.values[KNOWN] + r.values[UNHEARD]) / 2)
 
 
-def test_networks_under_dales_law_have_rivals_of_their_own() -> None:
+def test_networks_under_dales_law_have_baselines_of_their_own() -> None:
     methods = {(setting["network"], setting["method"]) for setting in SPEAKERS.grid()}
     assert {method for network, method in methods if network == "dale"} == {"kaiming-folded", "poisson"}
     assert {method for network, method in methods if network == "fc"} == {"kaiming", "measured"}

@@ -20,7 +20,8 @@ from fluctua.lab.results.table import as_csv
 from fluctua.lab.sweeps.runner import Backend, SweepInterrupted, _Clock, duration, sweep
 from fluctua.lab.sweeps.runner_local import cores, local_processes
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from shared.toy_study import SLOW, Toy, quiet, truth
 
@@ -120,9 +121,8 @@ def test_processes_give_what_one_process_gives_and_a_dead_one_costs_one_run(stor
     assert values(store.finished(runs)) == expected(good)
     failed = store.failed(runs)
     assert len(failed) == len(runs) - len(good)
-    assert {r.error for r in failed} == {
-        "ChildProcessError: the process of the run died (signal 9); 9 is often want of memory"
-    }
+    assert all("\n" not in (r.error or "") and "memory" in (r.error or "") for r in failed)
+    assert all("SIGKILL" in (r.error or "") for r in failed)
 
 
 def test_there_is_a_process_for_every_core_and_none_is_no_number_of_processes() -> None:
@@ -132,7 +132,7 @@ def test_there_is_a_process_for_every_core_and_none_is_no_number_of_processes() 
 
 
 def start_runner(out: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     return subprocess.Popen(
         [sys.executable, "-c", "from shared.toy_study import main; main()", str(out)], env=environment
     )

@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("rich")
 
-from fluctua.lab.sweeps.store import Record, Store, StoreError
+from fluctua.lab.sweeps.store import Store, StoreError
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from shared.toy_study import Toy
 

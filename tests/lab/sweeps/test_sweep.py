@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("rich")
 
 from fluctua.lab.studies import FSDD, STUDIES, Depth
-from fluctua.lab.sweeps.sweep import Reference, Run, Setting, grid, in_words, only, runs_of
+from fluctua.lab.sweeps.study import Reference, Setting
+from fluctua.lab.sweeps.sweep import Run, grid, in_words, only, runs_of
 from shared.toy_study import Toy
 
 

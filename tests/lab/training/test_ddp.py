@@ -18,7 +18,7 @@ import fluctua
 from fluctua.lab.data import RandmanSettings, make_randman
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
-from fluctua.lab.training import max_over_time_cross_entropy
+from fluctua.lab.training import TimeLoss
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF
 
@@ -187,12 +187,9 @@ def _accuracy(seed: int) -> float:
     for _ in range(10):
         for x, y in data.train_dataloader():
             optimizer.zero_grad()
-            max_over_time_cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            TimeLoss("max")(model(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     data.setup("test")
     loaders = data.test_dataloader()
-    hits = [
-        max_over_time_cross_entropy.predict(model(x)) == y
-        for x, y in (loaders[0] if isinstance(loaders, list) else loaders)
-    ]
+    hits = [TimeLoss("max").predict(model(x)) == y for x, y in (loaders[0] if isinstance(loaders, list) else loaders)]
     return float(torch.cat(hits).float().mean())

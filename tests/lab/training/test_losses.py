@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluctua.lab import training
 from fluctua.lab.training import (
     LOSSES,
     TimeLoss,
     loss_by_name,
-    max_over_time_cross_entropy,
-    sum_of_softmax_cross_entropy,
 )
 
 losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
@@ -23,18 +22,18 @@ def test_max_over_time_is_minus_the_mean_log_probability_of_the_right_class() ->
     for b, label in enumerate(labels.tolist()):
         peaks = [max(output[t, b, c].item() for t in range(7)) for c in range(3)]
         total -= (torch.tensor(peaks, dtype=torch.float64).log_softmax(0)[label]).item()
-    assert max_over_time_cross_entropy(output, labels).item() == pytest.approx(total / 5)
+    assert TimeLoss("max")(output, labels).item() == pytest.approx(total / 5)
 
 
 def test_sum_of_softmax_is_minus_the_mean_log_of_the_right_class_s_mean_probability() -> None:
     output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
     right = torch.stack([output.softmax(2)[:, b, label] for b, label in enumerate(labels.tolist())])
-    assert sum_of_softmax_cross_entropy(output, labels).item() == pytest.approx(-right.mean(1).log().mean().item())
+    assert TimeLoss("softmax")(output, labels).item() == pytest.approx(-right.mean(1).log().mean().item())
 
 
 def test_sum_of_softmax_stays_finite_where_the_right_class_is_hopeless() -> None:
     output = torch.tensor([[[0.0, 1e3]]]).expand(7, 1, 2).clone().requires_grad_()  # its probability is 0 in float32
-    loss = sum_of_softmax_cross_entropy(output, torch.tensor([0]))
+    loss = TimeLoss("softmax")(output, torch.tensor([0]))
     (gradient,) = torch.autograd.grad(loss, output)
     assert loss.item() == 1e3
     rounding = 1e3 * torch.finfo(torch.float32).eps
@@ -68,7 +67,7 @@ def test_the_prediction_is_the_label_of_least_loss(loss: TimeLoss) -> None:
 
 def test_max_over_time_sends_the_gradient_to_one_step_only() -> None:
     output = torch.zeros(6, 1, 2, requires_grad=True)  # all steps tie
-    (gradient,) = torch.autograd.grad(max_over_time_cross_entropy(output, torch.tensor([0])), output)
+    (gradient,) = torch.autograd.grad(TimeLoss("max")(output, torch.tensor([0])), output)
     assert (gradient != 0).sum() == 2
 
 
@@ -86,9 +85,25 @@ def test_max_over_time_sends_the_gradient_to_one_step_only() -> None:
 )
 def test_wrong_input_is_named(output: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        max_over_time_cross_entropy(output, labels)
+        TimeLoss("max")(output, labels)
 
 
 def test_an_unknown_loss_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="max_over_time, sum_over_time"):
         loss_by_name("hinge")
+
+
+def test_a_loss_is_a_value_and_another_word_is_refused_with_the_known_ones() -> None:
+    assert TimeLoss("max") == loss_by_name("max_over_time") == LOSSES["max_over_time"]
+    assert len({TimeLoss(word) for word in ("max", "sum", "mean", "softmax")} | set(LOSSES.values())) == 4
+    with pytest.raises(ValueError, match=r"TimeLoss\('median'\) is unknown: choose one of max, sum, mean, softmax"):
+        TimeLoss("median")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_old_name_works_and_says_the_new_one(name: str) -> None:
+    loss = LOSSES[name]
+    with pytest.warns(DeprecationWarning, match=f"{name}_cross_entropy is now TimeLoss\\('{loss.over_time}'\\)"):
+        assert getattr(training, f"{name}_cross_entropy") == loss
+    with pytest.raises(AttributeError, match="has no attribute"):
+        getattr(training, name)

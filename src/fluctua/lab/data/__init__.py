@@ -13,13 +13,14 @@ from fluctua.lab.data.augmentations import (
     UnitJitter,
     UnitShift,
 )
+from fluctua.lab.data.binning import bin_events, spike_batch
 from fluctua.lab.data.cifar10 import Images, read_cifar10
 from fluctua.lab.data.dvs_gesture import DVSGesture
-from fluctua.lab.data.events import EventArrays, EventDataset, Events, LabelledDataset, Subset, bin_events, split
+from fluctua.lab.data.events import EventArrays, EventDataset, Events, LabelledDataset, Subset, split
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.randman import RandmanSettings, make_randman
 from fluctua.lab.data.shd import SHDFile, SHDPaths, find_shd
-from fluctua.lab.data.spike_input import spike_batch
+from fluctua.lab.data.structured import StructuredEvents, read_structured, structured_events
 
 __all__ = [
     "NMNIST",
@@ -39,6 +40,7 @@ __all__ = [
     "SHDFile",
     "SHDPaths",
     "SpatialShift",
+    "StructuredEvents",
     "Subset",
     "TimeJitter",
     "TimeStretch",
@@ -48,6 +50,8 @@ __all__ = [
     "find_shd",
     "make_randman",
     "read_cifar10",
+    "read_structured",
     "spike_batch",
     "split",
+    "structured_events",
 ]

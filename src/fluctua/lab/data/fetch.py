@@ -4,7 +4,6 @@ On the command line: `python -m fluctua.lab.data.fetch shd FOLDER`.
 """
 
 import argparse
-import hashlib
 import http.client
 import shutil
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+import pooch
 
 Progress = Callable[[str, int, int | None], None]  # name, bytes there, bytes in all if known
 
@@ -124,14 +125,14 @@ def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
 
 
 def _download(archive: Archive, folder: Path, progress: Progress) -> Path:
-    packed, part = folder / archive.name, folder / f"{archive.name}.part"
-    if not packed.exists():
+    """Have pooch download, check and keep a file, unless it is there; what broke off stays as `<name>.part`."""
+
+    def go_on(url: str, output_file: str, _: object) -> None:  # pooch's own downloader begins again
+        part = folder / f"{archive.name}.part"
         _continue(archive, part, progress)
-        if (found := _md5(part)) != archive.md5:
-            part.unlink()
-            raise ValueError(f"{archive.url} gave a file of checksum {found}, not {archive.md5}: try again later.")
-        part.replace(packed)
-    return packed
+        part.replace(output_file)
+
+    return Path(pooch.retrieve(archive.url, f"md5:{archive.md5}", archive.name, folder, downloader=go_on))
 
 
 def _continue(archive: Archive, part: Path, progress: Progress) -> None:
@@ -157,11 +158,6 @@ def _continue(archive: Archive, part: Path, progress: Progress) -> None:
         raise OSError(f"{archive.url} cannot be read ({error}): call again to go on with what is there.") from None
     if total is not None and there < total:
         raise OSError(f"{archive.url} broke off after {there} of {total} bytes: call again to go on from there.")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _unpack(packed: Path, folder: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from fluctua.lab.data.augmentations import Augmentation
+from fluctua.lab.data.binning import step_count
 from fluctua.lab.data.cifar10 import Images, Pixels, read_cifar10
-from fluctua.lab.data.events import partition, step_count
+from fluctua.lab.data.events import partition
 from fluctua.lab.data.module import Batch, SplitDataModule
 
 

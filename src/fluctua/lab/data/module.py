@@ -11,18 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from fluctua.lab.data.augmentations import Augmentation, Augmented, DropEvents, RandomCrop
+from fluctua.lab.data.binning import bin_events, channel_count, step_count
 from fluctua.lab.data.dvs_gesture import DVSGesture
-from fluctua.lab.data.events import (
-    EventDataset,
-    Events,
-    LabelledDataset,
-    Subset,
-    bin_events,
-    channel_count,
-    occurrence,
-    split,
-    step_count,
-)
+from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, split
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.order import EpochKeys, EpochShuffle
 from fluctua.lab.data.shd import SHDFile

@@ -1,4 +1,4 @@
-"""Initial states of a network, by the name of the method that brings it there."""
+"""Initial states of a network as the experiments compare them, by the name of the method."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.methods.baselines import baseline
+from fluctua.methods.method import method_of
 from fluctua.state import Report
 from fluctua.theory import Target
 
@@ -39,14 +39,7 @@ READOUT = Target(sigma=0.1)
 
 
 def bring_up(
-    model: nn.Module,
-    x: Tensor,
-    method: str,
-    *,
-    target: Target,
-    seed: int,
-    nu: float | None = None,
-    alpha: float = 0.9,
+    model: nn.Module, x: Tensor, method: str, *, target: Target, seed: int, nu: float | None = None, alpha: float = 0.9
 ) -> Report:
     """Initialise a network on a batch `[T, B, ...]` by one of `LABELS`.
 
@@ -54,14 +47,13 @@ def bring_up(
         model: overwritten.
         x: the batch.
         method: its name.
-        target: for "measured" and "poisson".
+        target: for methods that know one.
         seed: of the draws.
         nu: for "poisson", the rate of all afferents in Hz; default: the mean rate of the batch.
         alpha: for "measured" and "poisson", the share of the variance that feed-forward pathways supply.
     """
-    if method == "measured":
-        return fluctua.initialize(model, x, target, readout=READOUT, alpha=alpha, seed=seed)
-    if method == "poisson":
-        return fluctua.initialize(model, x, target, method="poisson", nu=nu, readout=READOUT, alpha=alpha, seed=seed)
-    baseline(method)(model, x, seed=seed)
-    return fluctua.inspect(model, x)
+    options = {"measured": {"alpha": alpha}, "poisson": {"alpha": alpha, "nu": nu}}.get(method, {})
+    chosen = method_of(method, **options)
+    return fluctua.initialize(
+        model, x, target if chosen.aims else None, method=chosen, readout=READOUT, seed=seed
+    )

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t
 
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, Study, Value
+from fluctua.lab.sweeps.study import Record, Setting, Study, Value
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,4 @@ def student_quantile(dof: int, level: float = 0.95) -> float:
     """
     if dof < 1 or not 0 < level < 1:
         raise ValueError(f"Student's t needs dof >= 1 and a level in (0, 1), got dof={dof} and level={level}")
-    low, high = 0.0, math.pi / 2  # the angle atan(t / sqrt(dof)), which is bounded
-    for _ in range(60):  # halvings exhaust a double
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if _within(middle, dof) < level else (low, middle)
-    return math.sqrt(dof) * math.tan(0.5 * (low + high))
-
-
-def _within(angle: float, dof: int) -> float:
-    """`P(|T| < sqrt(dof) tan(angle))`: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = dof % 2
-    term = cosine if odd else 1.0
-    total = term if dof > 1 else 0.0
-    for k in range(2 + odd, dof - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return float(student_t.ppf(0.5 + level / 2, dof))

@@ -1,29 +1,15 @@
 """`fluctua report`: all results of a folder of stores as one HTML page that needs nothing but itself."""
 
 import base64
-import csv
-import html
-import io
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
 
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.training.folder import replacing
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 0 1rem 3rem; }
-h1, h2, h3 { line-height: 1.2; }
-nav a { display: inline-block; margin: 0 1rem .5rem 0; }
-img { width: 100%; max-width: 56rem; height: auto; background: #fff; border-radius: 4px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
-th { position: sticky; top: 0; }
-td.source { white-space: normal; text-align: left; min-width: 14rem; }
-summary { cursor: pointer; padding: .4rem 0; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
-"""
 
 
 def report(folder: Path) -> Path:
@@ -35,75 +21,61 @@ def report(folder: Path) -> Path:
         StoreError: there is no store, or a file of one is damaged.
         OSError: the page cannot be written.
     """
-    stores = _stores(folder)
+    candidates = [folder, *sorted(folder.glob("*/"))]
+    stores = [store for path in candidates if (store := Store(path)).description.is_file()]
     if not stores:
         raise StoreError(f"{folder} holds no results: give the folder that `fluctua reproduce` wrote to (--out)")
-    sections = [_section(store) for store in stores]
-    links = "".join(
-        f'<a href="#{_text(store.root.name)}">{_text(store.describe().get("name", store.root.name))}</a>'
-        for store in stores
-    )
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>fluctua: results</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Results</h1>\n"
-        f"<nav>{links}</nav>\n{''.join(sections)}</body>\n</html>\n"
-    )
     path = folder / "report.html"
     with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(_template().render(sections=map(_section, stores)), encoding="utf-8")
     return path
 
 
-def _stores(folder: Path) -> list[Store]:
-    candidates = [folder, *sorted(folder.glob("*/"))]
-    return [store for path in candidates if (store := Store(path)).description.is_file()]
+def _template() -> jinja2.Template:
+    """`page.html` beside this file; whatever it is given is shown as text, never read as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html")
 
 
-def _section(store: Store) -> str:
-    facts = store.describe()
-    parts = [
-        f'<section id="{_text(store.root.name)}">\n<h2>{_text(facts.get("title", store.root.name))}</h2>',
-        f"<p>{_text(facts.get('about', ''))}</p>",
-        *_figures(store.root),
-        *_tables(store.root / "table.csv"),
-        *_failures(store),
-        f"<details><summary>Settings</summary><pre>{_text(facts.get('settings', ''))}</pre></details>\n</section>\n",
-    ]
-    return "\n".join(parts)
+@dataclass(frozen=True)
+class _Section:
+    """What the page shows of a store.
+
+    Attributes:
+        id: its folder.
+        facts: what it says of itself.
+        figures: pictures in base64, by name.
+        tables: of each measure, its columns and rows; None if there is no table yet.
+        failures: name and error of each run that failed.
+    """
+
+    id: str
+    facts: dict[str, Any]
+    figures: dict[str, str]
+    tables: dict[str, pd.DataFrame] | None
+    failures: list[tuple[str, str | None]]
 
 
-def _figures(root: Path) -> Iterator[str]:
-    for path in sorted(root.glob("*.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        yield f'<p><img alt="{_text(path.stem)}" src="data:image/png;base64,{data}"></p>'
+def _section(store: Store) -> _Section:
+    root = store.root
+    return _Section(
+        id=root.name,
+        facts={"name": root.name, "title": root.name, **store.describe()},
+        figures={path.stem: base64.b64encode(path.read_bytes()).decode() for path in sorted(root.glob("*.png"))},
+        tables=_tables(root / "table.csv"),
+        failures=[(record.key, record.error) for record in store.all_failed()],
+    )
 
 
-def _tables(path: Path) -> Iterator[str]:
-    """The rows of each measure in a table of their own, folded up but for the first."""
+def _tables(path: Path) -> dict[str, pd.DataFrame] | None:
+    """The rows of each measure, as text, without the columns that are empty there."""
     if not path.is_file():
-        yield "<p>The sweep is not finished, there is no table yet.</p>"
-        return
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    for i, measure in enumerate(dict.fromkeys(row["measure"] for row in rows)):
-        opened = " open" if i == 0 else ""
-        of_it = [
-            {key: value for key, value in row.items() if key != "measure"} for row in rows if row["measure"] == measure
-        ]
-        yield f"<details{opened}><summary>{_text(measure)}</summary>\n{_table(of_it)}</details>"
-
-
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    heads = [head for head in rows[0] if any(row[head] for row in rows)]
-    lines = ["".join(f"<th>{_text(head)}</th>" for head in heads)]
-    lines += ["".join(f'<td class="{_text(head)}">{_text(_short(row[head]))}</td>' for head in heads) for row in rows]
-    return '<div class="wide"><table>' + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table></div>\n"
-
-
-def _failures(store: Store) -> Iterator[str]:
-    if failures := store.all_failed():
-        lines = "".join(f"<li>{_text(r.key)}: {_text(r.error)}</li>\n" for r in failures)
-        yield f"<details><summary>{len(failures)} failed runs</summary>\n<ul>\n{lines}</ul></details>"
+        return None
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").map(_short)
+    groups = rows.groupby("measure", sort=False)
+    return {str(measure): of_it.drop(columns="measure").loc[:, lambda t: (t != "").any()] for measure, of_it in groups}
 
 
 def _short(cell: str) -> str:
@@ -112,7 +84,3 @@ def _short(cell: str) -> str:
         return cell if cell.lstrip("-").isdigit() else f"{float(cell):.4g}"
     except ValueError:
         return cell
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

@@ -1,29 +1,38 @@
 """The table of a study, as CSV for programs and as Markdown for people."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 
+import pandas as pd
+
 from fluctua.lab.results.aggregate import Summary
-from fluctua.lab.sweeps.sweep import Measure, Study
+from fluctua.lab.sweeps.study import Measure, Study
 
 NUMBERS = ("mean", "std", "n", "low", "high", "failed", "reference", "source")
 """The columns of the CSV behind those of the setting and the measure; `low` and `high` end the 95 % interval."""
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
-    """One line per setting and measure, in SI units; unknown numbers are left empty."""
+    """One line per setting and measure, in SI units, every digit; unknown numbers are left empty."""
     axes = list(dict.fromkeys(name for s in summaries for name in s.setting))
-    text = io.StringIO()
-    table = csv.DictWriter(text, [*axes, "measure", *NUMBERS], lineterminator="\n")
-    table.writeheader()
-    for s in summaries:
-        numbers = {"mean": s.mean, "std": s.std, "low": s.mean - s.half, "high": s.mean + s.half}
-        known = {name: repr(value) for name, value in numbers.items() if math.isfinite(value)}
-        counts = {"n": s.n, "failed": s.failed, "reference": s.reference, "source": s.source}
-        table.writerow({**s.setting, "measure": s.measure, **known, **counts})
-    return text.getvalue()
+    rows = [
+        {
+            **s.setting,
+            "measure": s.measure,
+            "mean": s.mean,
+            "std": s.std,
+            "n": s.n,
+            "low": s.mean - s.half,
+            "high": s.mean + s.half,
+            "failed": s.failed,
+            "reference": s.reference,
+            "source": s.source,
+        }
+        for s in summaries
+    ]
+    # Without a type of their own, numbers, words and nothing may share an axis and stay as they are.
+    table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS], dtype=object)
+    return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False, lineterminator="\n")
 
 
 def as_markdown(study: Study, summaries: Sequence[Summary]) -> str:

@@ -31,7 +31,7 @@ from fluctua.lab.studies.task import FSDD, SHD, FileTask, RandmanTask, Task
 from fluctua.lab.studies.theory import Theory
 from fluctua.lab.studies.time_constants import TimeConstants
 from fluctua.lab.studies.training import MixedRecipe, Recipe
-from fluctua.lab.sweeps.sweep import Study
+from fluctua.lab.sweeps.study import Study
 
 __all__ = [
     "FSDD",

@@ -14,8 +14,8 @@ from fluctua.lab.studies.methods import LABELS, UNBALANCED
 from fluctua.lab.studies.plotting import curves_per_method, looks, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Reference, Setting, grid
+from fluctua.lab.sweeps.study import Record, Reference, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.neurons import SuperSpike
 from fluctua.theory import Target
 
@@ -54,7 +54,7 @@ class Conv(LearningStudy):
     title: ClassVar[str] = "Convolutional networks: accuracy, learning and rates by initialiser"
     about: ClassVar[str] = (
         "The convolutional networks of the paper, along the channels of a cochlea with recurrence or on images, "
-        "initialised by rival methods, by the formula of the paper, and by measurement with and without balance. Of "
+        "initialised by baselines, by the formula of the paper, and by measurement with and without balance. Of "
         "several learning rates one is chosen for each network and method by validation accuracy, the epoch of each "
         "run too; the test data are looked at once. The seed draws the samples (where not all are used), those kept "
         "for validation, the weights and the order of training. Small studies have few filters, few samples, short "

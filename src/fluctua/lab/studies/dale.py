@@ -9,8 +9,8 @@ from fluctua.lab.networks import Dale
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import dots_per_method, level, line, looks, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Reference, Setting, Value, grid
+from fluctua.lab.sweeps.study import Record, Reference, Setting, Value
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal, OneSided
 
@@ -35,17 +35,17 @@ class DaleNets(LearningStudy):
         ratios: excitatory neurons per inhibitory one, likewise.
         ratio: that of the other settings, the paper's.
         methods: that have a target.
-        rivals: that have none.
+        baselines: that have none.
         xi: target.
     """
 
     title: ClassVar[str] = "Dale networks: accuracy by weight law, mean potential and E/I ratio"
     about: ClassVar[str] = (
         "A recurrent layer of excitatory and inhibitory neurons is initialised by the formula of the paper, by "
-        "measurement with balance, and by rivals: with exponential and log-normal weights, with several targets mu_U, "
-        "and with several numbers of excitatory neurons per inhibitory one. Of several learning rates one is chosen "
-        "for each setting by validation accuracy, the epoch of each run too; the test data are looked at once. A "
-        "method that cannot be trained from, or refuses its target, counts as failed."
+        "measurement with balance, and by baselines: with exponential and log-normal weights, with several targets "
+        "mu_U, and with several numbers of excitatory neurons per inhibitory one. Of several learning rates one is "
+        "chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked at "
+        "once. A method that cannot be trained from, or refuses its target, counts as failed."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(
@@ -64,7 +64,7 @@ class DaleNets(LearningStudy):
     ratios: tuple[int, ...] = (1, 2, 4, 8)
     ratio: int = 4
     methods: tuple[str, ...] = ("poisson", "measured")
-    rivals: tuple[str, ...] = ("kaiming-folded", "ei-init")
+    baselines: tuple[str, ...] = ("kaiming-folded", "ei-init")
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
@@ -80,7 +80,7 @@ class DaleNets(LearningStudy):
             *grid(**base | {"family": self.families} | given),
             *grid(**base | {"mu_u": self.means} | given),
             *grid(**base | {"ratio": self.ratios} | given),
-            *grid(**base | {"mu_u": (None,), "method": self.rivals, "lr": self.lrs}),
+            *grid(**base | {"mu_u": (None,), "method": self.baselines, "lr": self.lrs}),
         ]
         return [setting for i, setting in enumerate(settings) if setting not in settings[:i]]
 
@@ -99,7 +99,7 @@ class DaleNets(LearningStudy):
 
         def against(x: str, label: str, **fixed: float) -> "Draw":
             def draw(axis: "Axes") -> None:
-                for method, look in looks((*self.methods, *self.rivals)).items():
+                for method, look in looks((*self.methods, *self.baselines)).items():
                     here = [r for r in records if r.axis("method") == method and r.axis("family") == family]
                     if method in self.methods:
                         at = [r for r in here if all(r.axis(name) == value for name, value in fixed.items())]
@@ -112,7 +112,7 @@ class DaleNets(LearningStudy):
 
         def by_family(axis: "Axes") -> None:
             at = [r for r in records if r.axis("ratio") == self.ratio and not r.axis("mu_u")]
-            methods = (*self.methods, *self.rivals)
+            methods = (*self.methods, *self.baselines)
             dots_per_method(axis, at, methods, "family", self.families, "test", factor=100)
             axis.set(xlabel="weight law", ylabel="test accuracy (%)")
 

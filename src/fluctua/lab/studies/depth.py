@@ -9,8 +9,8 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import PRIMED, UNBALANCED
 from fluctua.lab.studies.plotting import against, curves_per_method, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Depth(LearningStudy):
 
     title: ClassVar[str] = "Deep networks: accuracy, gradients and rates against depth"
     about: ClassVar[str] = (
-        "Fully connected networks of several depths, initialised by rival methods, by the formula of the paper with "
+        "Fully connected networks of several depths, initialised by baselines, by the formula of the paper with "
         "and without homeostatic priming, and by measurement with and without balance. Of several learning rates one "
         "is chosen for each method and depth by validation accuracy, the epoch of each run too; the test data are "
         "looked at once. The seed draws the task (where it is made up), the weights and the order of training, so "

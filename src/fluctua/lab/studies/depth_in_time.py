@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.depth import Depth
-from fluctua.lab.sweeps.sweep import Setting
+from fluctua.lab.sweeps.study import Setting
 from fluctua.neurons import SuperSpike
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fluctua.lab.networks import Architecture
 from fluctua.lab.studies.task import RandmanTask, Task
 from fluctua.lab.studies.training import MEASURES, Recipe, trained
-from fluctua.lab.sweeps.sweep import Measure, Outcome, Setting, Study
+from fluctua.lab.sweeps.study import Measure, Outcome, Setting, Study
 from fluctua.theory import Target
 
 

@@ -15,8 +15,8 @@ from fluctua.lab.studies.plotting import looks, panels
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.task import SHD, FileTask
 from fluctua.lab.studies.training import MEASURES, MixedRecipe, trained
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Measure, Outcome, Reference, Setting, Study, grid
+from fluctua.lab.sweeps.study import Measure, Outcome, Record, Reference, Setting, Study
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

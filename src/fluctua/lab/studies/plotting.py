@@ -7,7 +7,7 @@ import numpy as np
 
 from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.methods import LABELS
-from fluctua.lab.sweeps.store import Record
+from fluctua.lab.sweeps.study import Record
 from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
 
 if TYPE_CHECKING:

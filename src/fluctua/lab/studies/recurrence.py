@@ -8,8 +8,8 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import level, line, looks, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Recurrence(LearningStudy):
         width: neurons.
         alphas: shares; the rest comes from the recurrent weights.
         methods: that can be told the share.
-        rivals: that cannot.
+        baselines: that cannot.
         xi: target.
     """
 
@@ -43,14 +43,14 @@ class Recurrence(LearningStudy):
     width: int = 128
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
     methods: tuple[str, ...] = ("poisson", "measured")
-    rivals: tuple[str, ...] = ("kaiming",)
+    baselines: tuple[str, ...] = ("kaiming",)
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
         """See `Study.grid`."""
         return [
             *grid(method=self.methods, alpha=self.alphas, lr=self.lrs),
-            *grid(method=self.rivals, alpha=(None,), lr=self.lrs),
+            *grid(method=self.baselines, alpha=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
@@ -71,7 +71,7 @@ class Recurrence(LearningStudy):
 
         def against_alpha(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:
-                for method, look in looks((*self.methods, *self.rivals)).items():
+                for method, look in looks((*self.methods, *self.baselines)).items():
                     here = [r for r in records if r.axis("method") == method]
                     if method in self.methods:
                         line(axis, here, "alpha", measure, factor=factor, label=LABELS[method], **look)

@@ -1,4 +1,4 @@
-"""Shallow networks: how much the initial sigma_U matters with one hidden layer, and how rivals compare."""
+"""Shallow networks: how much the initial sigma_U matters with one hidden layer, and how the baselines compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import line, looks, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Reference, Setting, grid
+from fluctua.lab.sweeps.study import Record, Reference, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Shallow(LearningStudy):
-    """One hidden layer; the targets of the methods that have one, and rivals that have none.
+    """One hidden layer; the targets of the methods that have one, and baselines that have none.
 
     Attributes:
         task_name: in the settings.
         width: neurons of the hidden layer.
         methods: that are given targets.
         sigmas: targets for sigma_U.
-        rivals: methods without a target.
+        baselines: methods without a target.
     """
 
     title: ClassVar[str] = "Shallow networks: accuracy and initial gradients against sigma_U"
     about: ClassVar[str] = (
         "One hidden layer is initialised to several targets sigma_U by the formula of the paper and by measurement "
-        "with balance, and by rival initialisers, which have no target and are drawn where their sigma_U is found. "
+        "with balance, and by baselines, which have no target and are drawn where their sigma_U is found. "
         "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. Of "
         "several learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the "
         "test data are looked at once. The seed draws the task (where it is made up), the weights and the order of "
@@ -52,13 +52,13 @@ class Shallow(LearningStudy):
     width: int = 128
     methods: tuple[str, ...] = ("poisson", "measured")
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
-    rivals: tuple[str, ...] = ("kaiming", "kaiming-relu", "xavier", "torch", "ding", "micheli", "spikeinit", "lsuv")
+    baselines: tuple[str, ...] = ("kaiming", "kaiming-relu", "xavier", "torch", "ding", "micheli", "spikeinit", "lsuv")
 
     def grid(self) -> list[Setting]:
         """See `Study.grid`."""
         return [
             *grid(task=(self.task_name,), method=self.methods, sigma_u=self.sigmas, lr=self.lrs),
-            *grid(task=(self.task_name,), method=self.rivals, sigma_u=(None,), lr=self.lrs),
+            *grid(task=(self.task_name,), method=self.baselines, sigma_u=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
@@ -86,7 +86,7 @@ class Shallow(LearningStudy):
         return panels(self.title, [accuracy, gradients])
 
     def _draw(self, axis: "Axes", records: Sequence[Record], measure: str, factor: float, *, filled: bool) -> None:
-        for method, look in looks((*self.methods, *self.rivals)).items():
+        for method, look in looks((*self.methods, *self.baselines)).items():
             here = [r for r in records if r.axis("method") == method]
             face: dict[str, Any] = {} if filled else {"mfc": "white"}
             label: dict[str, Any] = {"label": LABELS[method]} if filled else {}

@@ -9,8 +9,8 @@ from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.plotting import dots_per_method, panels
 from fluctua.lab.studies.task import FSDD, Task
 from fluctua.lab.studies.training import MEASURES
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Measure, Setting, grid
+from fluctua.lab.sweeps.study import Measure, Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

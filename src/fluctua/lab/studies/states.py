@@ -12,8 +12,8 @@ from fluctua.lab.networks import READOUT, FullyConnected, bring_up
 from fluctua.lab.studies.methods import UNBALANCED
 from fluctua.lab.studies.plotting import line_per_method, panels
 from fluctua.lab.studies.task import FSDD, FileTask
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Measure, Outcome, Setting, Study, grid
+from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.state import PopulationState
 from fluctua.theory import Target
 

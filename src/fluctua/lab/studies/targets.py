@@ -9,8 +9,8 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import UNBALANCED
 from fluctua.lab.studies.plotting import against, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 import fluctua
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.plotting import COLOURS, line, panels
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Measure, Outcome, Setting, Study, grid
+from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.plotting import dots_per_method, panels
 from fluctua.lab.studies.task import FSDD, Task
-from fluctua.lab.sweeps.store import Record
-from fluctua.lab.sweeps.sweep import Setting, grid
+from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.sweeps.sweep import grid
 from fluctua.neurons import LIF, heterogeneous
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from fluctua.lab.networks import Architecture
 from fluctua.lab.recipes import Ingredients
 from fluctua.lab.studies.methods import start
 from fluctua.lab.studies.task import Task
-from fluctua.lab.sweeps.sweep import Measure, Outcome
+from fluctua.lab.sweeps.study import Measure, Outcome
 from fluctua.lab.training import loss_by_name
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.isolation import isolated_randomness, seed_all

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, in_words
 
 Backend = Callable[[Sequence[Run], Path], Generator[Record, None, None]]

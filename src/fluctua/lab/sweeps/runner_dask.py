@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fluctua.lab.sweeps.runner import Backend
 from fluctua.lab.sweeps.runner_perform import failure, perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
 
 

@@ -1,21 +1,20 @@
 """Runs in processes of this machine, one per core and one thread each; a process that dies takes one run with it."""
 
-import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Generator, Sequence
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
+
+from joblib.externals.loky import ProcessPoolExecutor
 
 from fluctua.lab.sweeps.runner import Backend
 from fluctua.lab.sweeps.runner_perform import failure, perform
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
-
-_SPAWN = multiprocessing.get_context("spawn")  # forking is not safe once torch has threads
 
 
 def local_processes(workers: int | None = None) -> Backend:
@@ -35,77 +34,40 @@ def cores() -> int:
 
 
 def _run_all(runs: Sequence[Run], root: Path, *, workers: int) -> Generator[Record, None, None]:
-    waiting, busy = list(reversed(runs)), list[_Worker]()
+    # A pool of one process for every core: a process that dies breaks its pool, and all that the pool had to do fails.
+    waiting, idle = list(reversed(runs)), [_pool() for _ in range(min(workers, len(runs)))]
+    busy: dict[Future[Record], tuple[ProcessPoolExecutor, Run]] = {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < workers:
-                busy.append(_Worker(root))
-                busy[-1].begin(waiting.pop())
-            wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection.poll()]:
-                yield worker.end()
-                if waiting and worker.alive:
-                    worker.begin(waiting.pop())
+            while waiting and idle:
+                pool, run = idle.pop(), waiting.pop()
+                busy[pool.submit(perform, run, root)] = pool, run
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                pool, run = busy.pop(future)
+                died = future.exception()
+                if died is None:
+                    record = future.result()
                 else:
-                    busy.remove(worker)
-                    worker.stop()
-    finally:
-        for worker in busy:
-            worker.stop()
+                    pool.shutdown(kill_workers=True)
+                    pool, record = _pool(), failure(run, died)
+                    Store(root).save(record)
+                idle.append(pool)
+                yield record
+    finally:  # files are written at one go, so a process may be killed whatever it does
+        for pool in [*idle, *(pool for pool, _ in busy.values())]:
+            pool.shutdown(kill_workers=True)
 
 
-class _Worker:
-    """A process that does one run after the other."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.alive = root, True
-        self.connection, theirs = _SPAWN.Pipe()
-        self._process: SpawnProcess = _SPAWN.Process(target=_serve, args=(theirs, root), daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is seen here as the end of the connection
-        self._run: Run | None = None
-
-    def begin(self, run: Run) -> None:
-        """Have it do a run; one that is dead already says so in `end`."""
-        self._run = run
-        with suppress(BrokenPipeError):
-            self.connection.send(run)
-
-    def end(self) -> Record:
-        """What came of the run; waits for it."""
-        assert self._run is not None
-        try:
-            record: Record = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.alive = False
-            self._process.join()
-            code = self._process.exitcode
-            how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-            record = failure(
-                self._run, ChildProcessError(f"the process of the run died ({how}); 9 is often want of memory")
-            )
-            Store(self.root).save(record)
-        return record
-
-    def stop(self) -> None:
-        """End the process, whatever it does: files are written at one go, so nothing is left half done."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
 
 
-def _serve(connection: Connection, root: Path) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        while True:
-            connection.send(perform(connection.recv(), root))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # Ctrl-C is answered by the parent
-        pass
-
-
-def _die_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """A runner killed with SIGKILL cannot stop its processes; they would go on beside those of the next runner."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -4,7 +4,8 @@ import time
 import traceback
 from pathlib import Path
 
-from fluctua.lab.sweeps.store import Record, Store
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
 
 

@@ -11,45 +11,17 @@ The files of the runs are the truth; every table can be made from them again.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fluctua.lab.sweeps.sweep import Run, Setting, Value
+from fluctua.lab.sweeps.study import Record
+from fluctua.lab.sweeps.sweep import Run
 from fluctua.lab.training.folder import RunFolder, replacing
 
 
 class StoreError(ValueError):
     """A file of a store is damaged, or a folder is no store."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of a run.
-
-    Attributes:
-        key: name of the run.
-        setting: its point of the grid.
-        seed: its seed.
-        values: its numbers by name; none if it failed.
-        curves: lists of numbers by name.
-        seconds: time it took.
-        error: why it failed, in one line; None if it is finished.
-        traceback: where it failed.
-    """
-
-    key: str
-    setting: Setting
-    seed: int
-    values: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    error: str | None = None
-    traceback: str | None = None
-
-    def axis(self, name: str) -> Value:
-        """The run's value on an axis of the grid; None where its setting has no such axis."""
-        return self.setting.get(name)
 
 
 @dataclass(frozen=True)

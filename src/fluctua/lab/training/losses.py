@@ -7,18 +7,48 @@ from types import MappingProxyType
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+_REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "max": lambda output: output.max(dim=0).values,  # not amax, which would share the gradient among equal maxima
+        "sum": lambda output: output.sum(dim=0),
+        "mean": lambda output: output.mean(dim=0),
+        # In logarithms, where no probability is too small.
+        "softmax": lambda output: output.log_softmax(dim=2).logsumexp(dim=0),
+    }
+)
+"""Readout potential `[T, B, C]` -> logits `[B, C]`."""
+
 
 @dataclass(frozen=True)
 class TimeLoss:
     """Cross entropy of a readout that is first reduced over time; call it as `loss(output, labels)`.
 
     Attributes:
-        name: its key in `LOSSES`.
-        reduce: readout potential `[T, B, C]` -> logits `[B, C]`.
+        over_time: how the time steps become one:
+
+            - `"max"`: each class's largest potential, the paper's loss (Rossbroich et al. 2022);
+            - `"sum"`: the potential summed over time;
+            - `"mean"`: the potential averaged over time;
+            - `"softmax"`: the class probabilities, by the softmax of each step, summed over time. The cross entropy is
+              then minus the logarithm of the right class's mean probability: every step has a say, no step more than
+              one vote.
+
+    Raises:
+        ValueError: another word.
+
+    Example:
+        >>> import torch
+        >>> loss = TimeLoss("max")
+        >>> output, labels = torch.zeros(10, 2, 3), torch.tensor([0, 2])  # readout [T, B, C]
+        >>> print(f"{loss(output, labels):.4f}", loss.predict(output).tolist())
+        1.0986 [0, 0]
     """
 
-    name: str
-    reduce: Callable[[Tensor], Tensor]
+    over_time: str
+
+    def __post_init__(self) -> None:
+        if self.over_time not in _REDUCTIONS:
+            raise ValueError(f"TimeLoss({self.over_time!r}) is unknown: choose one of {', '.join(_REDUCTIONS)}")
 
     def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
         """Mean cross entropy of the samples, a scalar.
@@ -43,7 +73,7 @@ class TimeLoss:
             raise ValueError(f"the readout must be one tensor [T, B, C], got a {type(output).__name__}")
         if output.ndim != 3 or 0 in output.shape:
             raise ValueError(f"the readout must be [T, B, C] and not empty, got shape {tuple(output.shape)}")
-        return self.reduce(output)
+        return _REDUCTIONS[self.over_time](output)
 
 
 def _check_labels(labels: Tensor, n_samples: int, n_classes: int) -> None:
@@ -59,50 +89,15 @@ def _check_labels(labels: Tensor, n_samples: int, n_classes: int) -> None:
         raise ValueError(f"labels must be in 0..{n_classes - 1}, one class per readout unit, got {low}..{high}")
 
 
-def _max_over_time(output: Tensor) -> Tensor:
-    return output.max(dim=0).values  # not amax, which would share the gradient among equal maxima
-
-
-def _sum_over_time(output: Tensor) -> Tensor:
-    return output.sum(dim=0)
-
-
-def _mean_over_time(output: Tensor) -> Tensor:
-    return output.mean(dim=0)
-
-
-def _sum_of_softmax(output: Tensor) -> Tensor:
-    return output.log_softmax(dim=2).logsumexp(dim=0)  # in logarithms, where no probability is too small
-
-
-max_over_time_cross_entropy = TimeLoss("max_over_time", _max_over_time)
-"""The paper's loss: cross entropy of each class's largest potential (Rossbroich et al. 2022)."""
-
-sum_over_time_cross_entropy = TimeLoss("sum_over_time", _sum_over_time)
-"""Cross entropy of the potential summed over time."""
-
-mean_over_time_cross_entropy = TimeLoss("mean_over_time", _mean_over_time)
-"""Cross entropy of the potential averaged over time."""
-
-sum_of_softmax_cross_entropy = TimeLoss("sum_of_softmax", _sum_of_softmax)
-"""Cross entropy of the class probabilities summed over time.
-
-The softmax of each step is summed, and the logarithm of the sum is what the cross entropy takes: minus the logarithm of
-the right class's mean probability. Every step has a say, no step more than one vote.
-"""
-
 LOSSES: Mapping[str, TimeLoss] = MappingProxyType(
     {
-        loss.name: loss
-        for loss in (
-            max_over_time_cross_entropy,
-            sum_over_time_cross_entropy,
-            mean_over_time_cross_entropy,
-            sum_of_softmax_cross_entropy,
-        )
+        "max_over_time": TimeLoss("max"),
+        "sum_over_time": TimeLoss("sum"),
+        "mean_over_time": TimeLoss("mean"),
+        "sum_of_softmax": TimeLoss("softmax"),
     }
 )
-"""The losses by name."""
+"""The losses by the names that settings and the command line know them by."""
 
 
 def loss_by_name(name: str) -> TimeLoss:

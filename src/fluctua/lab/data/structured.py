@@ -1,0 +1,175 @@
+"""Events as others hand them on: NumPy arrays with the fields `x, y, t, p`, in any order, as tonic's data sets have.
+
+Nothing but the fields is asked for; `y` and `p` may be missing. No other library is imported.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range
+
+Recording = NDArray[np.void]
+"""A structured array `[events]` with the fields `x`, `t` and, if there are rows and channels, `y` and `p`."""
+
+MICROSECOND = 1e-6
+
+
+class Recordings(Protocol):
+    """An indexable data set whose items are `(recording, label)`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> tuple[Recording, Any]: ...
+
+
+def structured_events(recording: Recording, shape: Sequence[int], *, time_unit: float = MICROSECOND) -> Events:
+    """Turn one structured array into `Events`, for `bin_events` and all else that takes them.
+
+    The unit of an event is `(p * rows + y) * columns + x`, so that `[T, B, N]` unflattens to `[T, B, *shape]`. Where
+    the shape has one channel, polarities are not told apart.
+
+    Args:
+        recording: with fields as in `Recording`, in any order; others are passed over.
+        shape: `(channels, rows, columns)` of a camera or `(units,)` of a row; of a data set of tonic,
+            `sensor_size[::-1]`.
+        time_unit: seconds that a step of `t` stands for; tonic counts microseconds.
+
+    Raises:
+        ValueError: a field is missing, does not hold integers, or has values that the shape has no room for; times that
+            are negative or not finite; a shape or time unit that makes no sense.
+    """
+    channels, rows, columns = _layout(shape)
+    if not (math.isfinite(time_unit) and time_unit > 0):
+        raise ValueError(f"time_unit={time_unit} must be positive and finite: pass the seconds that a step of t takes.")
+    x = _field(recording, "x", columns)
+    y = _field(recording, "y", rows) if rows > 1 else 0
+    p = _field(recording, "p", channels) if channels > 1 else 0
+    times = _named(recording, "t").astype(np.float64) * time_unit
+    return Events(times.astype(np.float32), (p * rows + y) * columns + x)
+
+
+class StructuredEvents(EventDataset):
+    """A data set of structured arrays, each turned into `Events` when it is asked for: for `SpikeDataModule` and `fit`.
+
+    Attributes:
+        n_units: product of the shape.
+        n_classes: number of classes.
+        labels: int64 `[samples]`.
+        shape: as given, for `SpikeDataModule(shape=...)`.
+    """
+
+    def __init__(
+        self,
+        dataset: Recordings,
+        shape: Sequence[int],
+        *,
+        time_unit: float = MICROSECOND,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        """Wrap a data set.
+
+        Args:
+            dataset: its items are `(recording, label)`.
+            shape: as in `structured_events`.
+            time_unit: as in `structured_events`.
+            labels: of all samples, to be taken for those of the data set; default: its `targets` if it has as many,
+                else every sample is read once.
+
+        Raises:
+            ValueError: labels that are negative, or not one for each sample.
+        """
+        self.dataset, self.shape, self.time_unit = dataset, tuple(shape), time_unit
+        self.n_units = math.prod(_layout(shape))
+        if labels is None:
+            targets = getattr(dataset, "targets", ())
+            labels = targets if len(targets) == len(dataset) else [int(dataset[i][1]) for i in range(len(dataset))]
+        if len(labels) != len(dataset):
+            raise ValueError(f"{len(dataset)} samples need as many labels, not {len(labels)}: pass one for each.")
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.n_classes = _class_count(self.labels)
+
+    def events(self, i: int) -> Events:
+        """Return the events of sample `i`; errors as of `structured_events`, with the number of the sample."""
+        i = range(len(self))[i]
+        return _numbered(i, self.dataset[i][0], self.shape, self.time_unit)
+
+
+def read_structured(
+    samples: Iterable[Any], shape: Sequence[int], *, time_unit: float = MICROSECOND, n_classes: int | None = None
+) -> EventArrays:
+    """Read all samples of a DataLoader, or of any iterable, into memory.
+
+    Args:
+        samples: yields `(recording, label)`, or batches: lists of such pairs, as `DataLoader(..., collate_fn=list)`
+            has, or `(recordings, labels)`.
+        shape: as in `structured_events`.
+        time_unit: as in `structured_events`.
+        n_classes: default: one more than the largest label.
+
+    Raises:
+        ValueError: as of `structured_events`, with the number of the sample; or there is no sample.
+    """
+    pairs = [pair for item in samples for pair in _pairs(item)]
+    if not pairs:
+        raise ValueError("there is no sample to read: pass what yields (recording, label).")
+    events = [_numbered(i, recording, shape, time_unit) for i, (recording, _) in enumerate(pairs)]
+    labels = np.array([int(label) for _, label in pairs], dtype=np.int64)
+    return EventArrays.from_events(
+        events,
+        labels.tolist(),
+        n_units=math.prod(_layout(shape)),
+        n_classes=_class_count(labels) if n_classes is None else n_classes,
+    )
+
+
+def _pairs(item: Any) -> Iterator[tuple[Recording, Any]]:
+    """The samples of an item: itself, or those of a batch."""
+    first = item[0]
+    if isinstance(first, np.ndarray):
+        yield item
+    elif isinstance(first, tuple | list) and len(first) == 2 and not isinstance(first[1], np.ndarray):
+        yield from item
+    else:
+        recordings, labels = item
+        yield from zip(recordings, labels, strict=True)
+
+
+def _layout(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, rows and columns."""
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"shape={tuple(shape)} must be (units,) or (channels, rows, columns), all at least 1: mend it")
+    channels, rows, columns = shape if len(shape) == 3 else (1, 1, *shape)
+    return channels, rows, columns
+
+
+def _numbered(i: int, recording: Recording, shape: Sequence[int], time_unit: float) -> Events:
+    try:
+        return structured_events(recording, shape, time_unit=time_unit)
+    except ValueError as error:
+        raise ValueError(f"sample {i}: {error}") from None
+
+
+def _named(recording: Recording, name: str) -> NDArray[Any]:
+    fields = getattr(getattr(recording, "dtype", None), "names", None) or ()
+    if name not in fields:
+        raise ValueError(f"the recording has no field {name!r}, only {list(fields)}: pass a structured array of x, t.")
+    values: NDArray[Any] = recording[name]
+    return values
+
+
+def _field(recording: Recording, name: str, size: int) -> NDArray[np.int64]:
+    values = _named(recording, name)
+    if not (np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_):
+        raise ValueError(f"field {name!r} must hold integers, not {values.dtype}: cast it.")
+    places = values.astype(np.int64)
+    check_range(places, size, name=name, limit="the shape")
+    return places
+
+
+def _class_count(labels: NDArray[np.int64]) -> int:
+    check_range(labels, np.iinfo(np.int64).max, name="label", limit="nothing")
+    return int(labels.max(initial=-1)) + 1

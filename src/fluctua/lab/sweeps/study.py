@@ -1,0 +1,140 @@
+"""A study: an experiment as a grid of settings, what one run of it finds, and what is kept of a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Value = str | int | float | bool | None
+Setting = Mapping[str, Value]
+"""One point of a grid, by the names of its axes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run found.
+
+    Attributes:
+        values: its numbers by name, which the table averages over the seeds.
+        curves: what else the figure needs: lists of numbers by name, such as one number per epoch or layer.
+    """
+
+    values: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of a study's numbers, as the table prints it.
+
+    Attributes:
+        name: in `Outcome.values`.
+        label: in words, with the unit.
+        factor: from the value to what is printed, such as 100 for per cent.
+        spec: how that is printed, as in `format`.
+    """
+
+    name: str
+    label: str
+    factor: float = 1.0
+    spec: str = ".3f"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A number that others have published.
+
+    Attributes:
+        where: the axes of the setting that it belongs to, and their values; other axes do not matter.
+        measure: its name in `Outcome.values`.
+        value: the number, in the unit of the values.
+        source: where it is from, and what was done differently there.
+    """
+
+    where: Setting
+    measure: str
+    value: float
+    source: str
+
+    def applies_to(self, setting: Setting) -> bool:
+        """Whether it is the number for that setting."""
+        return all(setting.get(name) == value for name, value in self.where.items())
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a run.
+
+    Attributes:
+        key: name of the run.
+        setting: its point of the grid.
+        seed: its seed.
+        values: its numbers by name; none if it failed.
+        curves: lists of numbers by name.
+        seconds: time it took.
+        error: why it failed, in one line; None if it is finished.
+        traceback: where it failed.
+    """
+
+    key: str
+    setting: Setting
+    seed: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+    traceback: str | None = None
+
+    def axis(self, name: str) -> Value:
+        """The run's value on an axis of the grid; None where its setting has no such axis."""
+        return self.setting.get(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(ABC):
+    """An experiment: its settings as fields, its grid, one run, and its figure.
+
+    Subclasses are frozen dataclasses of plain values, which can be sent to another machine; every field takes part in
+    the names of the runs, so that a store never mixes runs of different settings.
+
+    Attributes:
+        title: one line.
+        about: what it asks and how, a few sentences.
+        measures: the numbers of its table, in order.
+        references: what others found.
+        chosen: axes whose value is chosen for each of the other settings, by the best mean of `criterion`.
+        criterion: a number on validation data, larger is better.
+        files: that it reads from the folder of `--data`.
+    """
+
+    title: ClassVar[str]
+    about: ClassVar[str]
+    measures: ClassVar[tuple[Measure, ...]]
+    references: ClassVar[tuple[Reference, ...]] = ()
+    chosen: ClassVar[tuple[str, ...]] = ()
+    criterion: ClassVar[str] = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the data files that it reads; none for data that are made up."""
+        return ()
+
+    @abstractmethod
+    def grid(self) -> list[Setting]:
+        """All settings, in the order of the table."""
+
+    @abstractmethod
+    def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
+        """One run: a function of its arguments alone; `data` is the folder of the files."""
+
+    @abstractmethod
+    def seconds(self, setting: Setting) -> float:
+        """Roughly what a run takes on one core; runs are weighed by it where time is estimated."""
+
+    @abstractmethod
+    def figure(self, records: Sequence[Record]) -> "Figure":
+        """The figure of all finished runs, of which there is at least one."""
