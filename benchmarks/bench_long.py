@@ -54,7 +54,11 @@ def measured(case: str, steps: int) -> tuple[float, float]:
     net(dense[:50]).mean().backward()  # compiles
     with most_memory() as added:
         start = time.perf_counter()
-        out = fluctua.in_segments(net, dense, 200) if "segments" in case else net(dense if events is None else events)
+        out = (
+            fluctua.layers.in_segments(net, dense, 200)
+            if "segments" in case
+            else net(dense if events is None else events)
+        )
         out.mean().backward()
         seconds = time.perf_counter() - start
     return added[0], seconds

@@ -56,7 +56,7 @@ import torch, fluctua
 from torch import nn
 from fluctua.lab.data import make_randman, RandmanSettings, bin_events
 from fluctua.neurons import LI, LIF
-from fluctua.homeostasis import make_optimizer
+from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.lab.training import TimeLoss
 
 train, _, _ = make_randman(RandmanSettings(n_classes=2, samples_per_class=50), seed=0)

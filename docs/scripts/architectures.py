@@ -17,7 +17,8 @@ from torch import Tensor
 from fluctua.lab.data.image_module import ImageDataModule
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import LABELS, bring_up, build
-from fluctua.state import PopulationState, Report
+from fluctua.state import Report
+from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
 METHODS = ("kaiming", "xavier", "ding", "micheli", "spikeinit", "lsuv", "ei-init", "poisson", "measured")

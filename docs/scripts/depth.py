@@ -21,9 +21,9 @@ import fluctua
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.results.figures import save
-from fluctua.network import free_potential
+from fluctua.network.potential import free_potential
+from fluctua.state.measure import first_event, window_mask
 from fluctua.state.style import BLUE, GREEN, ORANGE, RED, style
-from fluctua.state.window import first_event, window_mask
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 DT = 2e-3

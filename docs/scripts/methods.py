@@ -17,7 +17,7 @@ from torch import Tensor
 import fluctua
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import feed_forward
-from fluctua.state import PopulationState
+from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
 DT, STEPS, SAMPLES = 2e-3, 350, 64

@@ -13,8 +13,8 @@ import fluctua
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.task import RandmanTask
 from fluctua.lab.training import loss_by_name
-from fluctua.theory import Target
 from fluctua.neurons import SuperSpike
+from fluctua.theory import Target
 
 BETAS = (2.0, 3.0, 5.0, 10.0, 20.0)
 SETTINGS = ((2e-3, 1.0), (2e-3, 0.5), (4e-3, 1.0), (4e-3, 0.5))

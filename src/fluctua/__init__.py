@@ -35,5 +35,6 @@ __getattr__, __dir__ = lazy(
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
     },
+    modules=("hardware", "homeostasis", "layers", "methods", "network", "neurons", "spikes", "state", "theory"),
 )
 keep_old_paths()

@@ -1,26 +1,31 @@
 """Names that a package hands on without importing where they live until one is asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any
 
 from fluctua._deprecated import renamed
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    package: str, homes: Mapping[str, str], modules: Collection[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A module's `__getattr__` and `__dir__` (PEP 562) for names that live elsewhere.
 
     Args:
         package: `__name__` of the package.
         homes: name -> module that it is imported from when it is first asked for.
+        modules: of the package, which are imported likewise.
     """
 
     def __getattr__(name: str) -> Any:
+        if name in modules:
+            return import_module(f"{package}.{name}")
         if name not in homes:
             return renamed(package, name)
         return getattr(import_module(homes[name]), name)
 
     def __dir__() -> list[str]:
-        return sorted({*vars(import_module(package)), *homes})
+        return sorted({*vars(import_module(package)), *homes, *modules})
 
     return __getattr__, __dir__

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.homeostasis import ActivityBound, paper_bounds
+from fluctua.homeostasis import ActivityBound
+from fluctua.homeostasis.bounds import paper_bounds
 
 FORMS = list(product(("lower", "upper"), (1, 2), ("neuron", "channel", "population")))
 T = 6

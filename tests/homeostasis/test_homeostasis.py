@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
-from fluctua import Target, prime, scale_synapses
-from fluctua.homeostasis import ActivityBound, Refinement, paper_bounds
-from fluctua.homeostasis.refinement import TrainingDiverged
+from fluctua import Target
+from fluctua.homeostasis import ActivityBound, prime, scale_synapses
+from fluctua.homeostasis.bounds import paper_bounds
+from fluctua.homeostasis.refinement import Refinement, TrainingDiverged
 from fluctua.lab.data import SHDFile, bin_events
 from fluctua.lab.networks import feed_forward
 from fluctua.layers import DaleLayer, OverTime, Recurrent
-from fluctua.methods import BatchError
-from fluctua.methods.baselines import kaiming
+from fluctua.network.network import BatchError
 from fluctua.neurons import LI, LIF
 
 DT = 2e-3
@@ -44,7 +44,7 @@ def deep(depth: int, width: int = 32) -> nn.Sequential:
 def silent(depth: int) -> nn.Sequential:
     """By Kaiming."""
     model = deep(depth)
-    kaiming(model, seed=0)
+    fluctua.initialize(model, X, method="kaiming", seed=0)
     return model
 
 
@@ -599,6 +599,6 @@ def test_the_result_is_a_table() -> None:
 
 
 def test_neither_way_needs_lightning() -> None:
-    code = "import sys; sys.modules['lightning'] = None; import fluctua; fluctua.prime, fluctua.scale_synapses"
+    code = "import sys; sys.modules['lightning'] = None; from fluctua.homeostasis import prime, scale_synapses"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

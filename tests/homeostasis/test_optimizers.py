@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fluctua.homeostasis import SMORMS3, make_optimizer
+from fluctua.homeostasis.optimizers import SMORMS3, make_optimizer
 
 Array = NDArray[np.float64]
 

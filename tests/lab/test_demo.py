@@ -265,7 +265,7 @@ def test_the_rasters_are_legible_and_hold_every_spike() -> None:
     for row, report in enumerate(states.values()):
         for axis in figure.axes[2 * row : 2 * row + 2]:
             bands = [np.asarray(line.get_ydata(), float) for line in axis.lines]
-            assert [len(band) for band in bands] == [len(p.sketch.raster) for p in report[:-1]]
+            assert [len(band) for band in bands] == [len(p.plot_data.raster) for p in report[:-1]]
             upper, lower = bands
             if len(upper) and len(lower):
                 assert upper.min() > lower.max()

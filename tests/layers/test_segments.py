@@ -115,7 +115,7 @@ def test_a_circuit_hears_its_last_spikes_over_the_border() -> None:
 def assert_same(model: nn.Module, x: Tensor, length: int) -> None:
     """Output and gradients are those of the whole sequence."""
     found = []
-    for run in (model, lambda x: fluctua.in_segments(model, x, length)):
+    for run in (model, lambda x: fluctua.layers.in_segments(model, x, length)):
         model.zero_grad()
         x = x.detach().requires_grad_()
         out = run(x)
@@ -130,10 +130,10 @@ def assert_same(model: nn.Module, x: Tensor, length: int) -> None:
 def test_dropout_has_one_mask_in_forward_and_backward() -> None:
     model, x = strong(MODELS["lif"]).train(), spikes(40).requires_grad_()
     torch.manual_seed(3)
-    out = fluctua.in_segments(model, x, 10)
+    out = fluctua.layers.in_segments(model, x, 10)
     with torch.no_grad():
         torch.manual_seed(3)
-        assert torch.equal(fluctua.in_segments(model, x, 10), out)
+        assert torch.equal(fluctua.layers.in_segments(model, x, 10), out)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     assert bool(gradient.isfinite().all())
 
@@ -141,7 +141,7 @@ def test_dropout_has_one_mask_in_forward_and_backward() -> None:
 def test_truncated_gradients_do_not_reach_into_the_segment_before() -> None:
     model, x = strong(MODELS["lif"]), spikes(40).requires_grad_()
     for truncate in (False, True):
-        out = fluctua.in_segments(model, x, 10, truncate=truncate)
+        out = fluctua.layers.in_segments(model, x, 10, truncate=truncate)
         (gradient,) = torch.autograd.grad(out[10:20].sum(), x)
         assert bool(gradient[:10].any()) is not truncate
         assert bool(gradient[10:20].any())
@@ -160,7 +160,7 @@ def test_a_long_sequence_keeps_nothing_of_its_loops_until_backward_computes_them
         out.sum().backward()  # type: ignore[no-untyped-call]
         return held
 
-    whole, cut = lent(lambda: model(x)), lent(lambda: fluctua.in_segments(model, x, 100))
+    whole, cut = lent(lambda: model(x)), lent(lambda: fluctua.layers.in_segments(model, x, 100))
     potentials = 4 * 4000 * 8 * (9 + 4)
     assert whole >= potentials
     assert cut < 0.1 * potentials
@@ -193,7 +193,7 @@ def test_a_circuit_keeps_but_its_states_until_backward_steps_through_it_again(na
     model, x = made(name)
     x = x[:, :1].repeat(4, 64, 1)  # enough samples for the states of random generators not to count
     held = []
-    for run in (model, lambda x: fluctua.in_segments(model, x, 24)):
+    for run in (model, lambda x: fluctua.layers.in_segments(model, x, 24)):
         with Storages(x) as storages:
             out = run(x)
             held.append(storages.alive() - out.untyped_storage().nbytes())
@@ -206,10 +206,10 @@ def test_a_circuit_keeps_but_its_states_until_backward_steps_through_it_again(na
 @pytest.mark.parametrize("name", ["lif", "chain"])
 def test_a_model_is_left_as_it_was(name: str) -> None:
     model = strong(MODELS[name])
-    fluctua.in_segments(model, spikes(20), 7)
+    fluctua.layers.in_segments(model, spikes(20), 7)
     assert all("forward" not in vars(module) for module in model.modules())
     with pytest.raises(RuntimeError):
-        fluctua.in_segments(model, spikes(20)[..., :5], 7)
+        fluctua.layers.in_segments(model, spikes(20)[..., :5], 7)
     assert all("forward" not in vars(module) for module in model.modules())
 
 
@@ -223,4 +223,4 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
 )
 def test_what_cannot_be_cut_is_refused(model: nn.Module, length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fluctua.in_segments(model, spikes(10).float(), length)
+        fluctua.layers.in_segments(model, spikes(10).float(), length)

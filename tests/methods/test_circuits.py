@@ -15,7 +15,7 @@ from fluctua.lab.data.module import SpikeDataModule
 from fluctua.layers import DaleLayer, Recurrent, SignedLinear, recurrent_conv_block
 from fluctua.methods.circuits import NoFixedPointError
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.drawing import draw
+from fluctua.methods.weights import draw
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.theory import Afferent, Drive, InfeasibleTargetError, PspKernel, solve
 from fluctua.theory.laws import Exponential, LogNormal, Normal, OneSided

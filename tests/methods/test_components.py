@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.layers import SignedLinear
-from fluctua.methods.components import Part, Rig, Shift, Solution
-from fluctua.methods.drawing import write
-from fluctua.methods.measured import Aim, fresh, solve
-from fluctua.network import trace
-from fluctua.network.preserve import plain_call, preserved
-from fluctua.network.replay import Passes
+from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
+from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.weights import write
+from fluctua.network.replay import Replay
+from fluctua.network.run import plain_call, preserved
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.theory import InfeasibleTargetError, Target
 from fluctua.theory.laws import Exponential, LogNormal
 from shared.circuit_loops import never, spikes
+from shared.tracing import trace
 
 STEPS, BATCH, N_IN, N = 200, 8, 40, 48
 
@@ -202,15 +202,18 @@ def test_frozen_weights_count_with_what_they_bring() -> None:
 # -- the family of solutions -----------------------------------------------------------------------------------
 
 
-def solved(model: nn.Module, x: Tensor, target: Target) -> tuple[Rig, Solution]:
+def solved(model: nn.Module, x: Tensor, target: Target) -> tuple[FreePotential, Solution]:
     (population,) = trace(model, x)
-    aim = Aim(target)
+    aim = Goal(target)
     return solve(
-        population, fresh(population, aim, torch.Generator().manual_seed(0)), aim, Passes(model, x, plain_call)
+        population,
+        fresh(population, aim, torch.Generator().manual_seed(0)),
+        aim,
+        Replay(model, x, plain_call, [population]),
     )
 
 
-def moments(rig: Rig) -> tuple[float, float]:
+def moments(rig: FreePotential) -> tuple[float, float]:
     u = rig.potential()
     return float(u.mean()), float(u.std(correction=0))
 
@@ -249,7 +252,7 @@ def test_the_variances_of_parts_are_measured_with_the_weights_as_they_are_and_le
         with torch.no_grad():
             model.exc.weight.mul_(3)
         before = [w.detach().clone() for w in model.parameters()]
-        parts = [Part({w: torch.zeros_like(w)}) for w in model.parameters()]
+        parts = [Component({w: torch.zeros_like(w)}) for w in model.parameters()]
         found = rig.variances(parts)
     assert all(torch.equal(w, old) for w, old in zip(model.parameters(), before, strict=True))
     exc, inh = model.currents(x)
@@ -264,10 +267,11 @@ def test_parts_are_put_in_proportion_whatever_their_values() -> None:
     with preserved(model):
         rig, _ = solved(model, x, Target())
         ones = [
-            Part({w: 7.0 * torch.ones_like(w)}, share) for w, share in zip(model.parameters(), (0.8, 0.2), strict=True)
+            Component({w: 7.0 * torch.ones_like(w)}, share)
+            for w, share in zip(model.parameters(), (0.8, 0.2), strict=True)
         ]
         together = rig.in_proportion(ones)
-        solution = rig.solve([Part(together.values)], Shift(Part(together.values)), Target(sigma=1.0))
+        solution = rig.solve([Component(together.values)], MeanShift(Component(together.values)), Target(sigma=1.0))
         assert solution.lift > 0
         for p, value in together.values.items():
             write(p, value)

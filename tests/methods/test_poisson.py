@@ -7,7 +7,7 @@ from torch import nn
 
 import fluctua
 from fluctua import PspKernel, Target
-from fluctua.methods.drawing import draw
+from fluctua.methods.weights import draw
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Afferent, Drive, Exponential, Normal, solve
 from fluctua.theory.laws import WeightLaw

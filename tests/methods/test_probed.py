@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network.probe import ProbedNeuron
+from fluctua.network import ProbedNeuron
 
 T, B, N, HIDDEN = 80, 32, 40, 64
 KEPT, PASSED = "kept", "passed"

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import OverTime
-from fluctua.network import Population, trace
-from fluctua.network.groups import groups
-from fluctua.network.known_neurons import Reading
-from fluctua.network.loop import running_of
-from fluctua.network.preserve import plain_call
-from fluctua.network.replay import Passes
+from fluctua.network.adapters.registry import KnownNeurons
+from fluctua.network.facts import Population
+from fluctua.network.network import groups_of, over_time
+from fluctua.network.replay import Replay
 from shared.step_networks import (
     NEURONS,
     WIDTH,
@@ -27,18 +25,19 @@ from shared.step_networks import (
     spikes,
     stack,
 )
+from shared.tracing import trace
 
-READING = Reading(neurons=NEURONS)
+KNOWN = KnownNeurons(described=NEURONS)
 
 
 def run(model: nn.Module, x: Tensor) -> Any:
-    return running_of(model, x, plain_call, READING)(model, x)
+    return over_time(model, x, KNOWN, 0)(model, x)
 
 
 def currents(model: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
     """What every neuron is really called with, step by step."""
     found: dict[str, list[Tensor]] = {}
-    forward = running_of(model, x, plain_call, READING)
+    forward = over_time(model, x, KNOWN, 0)
     handles = [
         module.register_forward_pre_hook(lambda m, args, name=name: found.setdefault(name, []).append(args[0].detach()))
         for name, module in model.named_modules()
@@ -127,8 +126,8 @@ def test_only_weights_are_changed(case: str) -> None:
 def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
     """Once every module has shown what it returns, a population costs its own layer only, at any depth."""
     model, x = stack(6), spikes(20, 4)
-    populations = trace(model, x, plain_call, READING)
-    passes = Passes(model, x, running_of(model, x, plain_call, READING), populations)
+    populations = trace(model, x, neurons=NEURONS)
+    passes = Replay(model, x, over_time(model, x, KNOWN, 0), populations)
     calls = dict.fromkeys(range(0, 12, 2), 0)
 
     def counting(k: int) -> Any:
@@ -155,13 +154,13 @@ def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
 
 def test_what_a_pass_finds_is_what_the_network_does() -> None:
     model, x = Looping(feedback=True, recurrent=True), spikes(30, 4)
-    populations = trace(model, x, plain_call, READING)
+    populations = trace(model, x, neurons=NEURONS)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4.0)
     really = {name: torch.stack(steps) for name, steps in currents(model, x).items()}
-    passes = Passes(model, x, running_of(model, x, plain_call, READING), populations)
-    for group in groups(populations):
+    passes = Replay(model, x, over_time(model, x, KNOWN, 0), populations)
+    for group in groups_of(populations):
         spikes_of_group = passes.simulate(group)
         passes.assume(spikes_of_group)
         for p in group:
@@ -175,8 +174,8 @@ def test_what_a_pass_finds_is_what_the_network_does() -> None:
 
 def test_groups_come_in_the_order_in_which_they_hear_each_other() -> None:
     def names(model: nn.Module) -> list[tuple[str, ...]]:
-        found: tuple[Population, ...] = trace(model, spikes(4, 2), plain_call, READING)
-        return [tuple(p.name for p in group) for group in groups(found)]
+        found: tuple[Population, ...] = trace(model, spikes(4, 2), neurons=NEURONS)
+        return [tuple(p.name for p in group) for group in groups_of(found)]
 
     assert names(Looping()) == [("first",), ("second",), ("third",)]
     assert names(Looping(recurrent=True)) == [("first",), ("second",), ("third",)]

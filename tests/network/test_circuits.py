@@ -10,11 +10,14 @@ from torch.nn.utils import parametrizations
 
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
-from fluctua.network import Pathway, Population, WiringError, population_currents, trace
+from fluctua.network import WiringError
+from fluctua.network.facts import Pathway, Population
+from fluctua.network.potential import population_currents
 from fluctua.neurons import LIF
 from fluctua.theory.laws import Exponential
 from shared.circuit_loops import applied, free_potentials, late, spikes
 from shared.circuit_networks import CASES, FLAT, Found, linear, made
+from shared.tracing import trace
 
 
 def found(populations: tuple[Population, ...]) -> Found:

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 import fluctua
 from fluctua.layers import OverTime
-from fluctua.network import trace
-from fluctua.network.preserve import Copies, only_requiring_grad, preserved
+from fluctua.network.run import Copies, only_requiring_grad, preserved
 from fluctua.neurons import LI, LIF
+from shared.tracing import trace
 from shared.wiring_networks import CASES, compiled, compiled_in_place, sequential
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fluctua.network import ProbedNeuron
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import UnsupportedNeuronError
-from fluctua.network.probe import ProbedNeuron, probe
+from fluctua.network.probe import probe
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.theory import PspKernel
 
@@ -107,7 +108,7 @@ def test_an_own_neuron_is_measured_as_its_table_says(name: str) -> None:
     neuron = OWN[name]()
     threshold = "neuron.threshold" if hasattr(neuron, "threshold") else None
     spec = ProbedNeuron(threshold, "potential", passes_state=True)
-    table = members_of(neuron)[""].neuron
+    table = specs_of(neuron)[""].neuron
     measured = probe(Stepped(neuron), spec, Timing(dt=table.kernel.dt, steps=T))
     assert measured.threshold == table.threshold
     assert np.abs(measured.kernel.response(T) - table.kernel.response(T)).max() < 1e-6
@@ -173,7 +174,7 @@ KNOWN: dict[str, Callable[[], tuple[nn.Module, ProbedNeuron]]] = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_neuron_of_a_framework_is_measured_as_its_table_says(name: str) -> None:
     neuron, spec = KNOWN[name]()
-    table = members_of(neuron, Timing(steps=T))[""].neuron
+    table = specs_of(neuron, Timing(steps=T))[""].neuron
     measured = probe(neuron, spec, Timing(dt=table.kernel.dt, steps=T))
     expected = table.kernel.response(T)
     assert measured.threshold == pytest.approx(table.threshold)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers import OverTime
-from fluctua.network import Population, trace
-from fluctua.network.preserve import only_requiring_grad, plain_call, preserved
-from fluctua.network.replay import Passes
+from fluctua.network.facts import Population
+from fluctua.network.replay import Replay
+from fluctua.network.run import only_requiring_grad, plain_call, preserved
 from fluctua.neurons import LIF
+from shared.tracing import trace
 from shared.wiring_networks import CASES, Layers
 
 
@@ -43,7 +44,7 @@ def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
     """Population after population, each with new weights before it is done: as an initialiser works."""
     case = CASES[name]
     model, batch = case.model(), case.batch()
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     for population in trace(model, batch):
         weights = [q.weight for q in population.pathways if q.skipped_because is None]
         for factor in (1.0, 1.5, 0.9):
@@ -61,7 +62,7 @@ def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
 def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
     case = CASES[name]
     model, batch = case.model(), case.batch()
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     for population in trace(model, batch):
         weights = list({id(q.weight): q.weight for q in population.pathways if q.skipped_because is None}.values())
         (current,) = (c for c in passes.currents(population, weights) if c is not None)
@@ -79,7 +80,7 @@ def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
 def test_every_pass_is_like_the_last(name: str) -> None:
     case = CASES[name]
     model, batch = case.model(), case.batch()
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     for population in trace(model, batch):
         first = passes.current(population)
         torch.rand(10)
@@ -92,13 +93,13 @@ def test_a_population_that_was_initialised_keeps_its_spikes_whatever_becomes_of_
     case = CASES["sequential"]
     model, batch = case.model(), case.batch()
     first, second, _ = trace(model, batch)
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     passes.done(first)
     before = passes.current(second)
     with torch.no_grad():
         first.pathways[0].weight.zero_()
     assert torch.equal(passes.current(second), before)
-    fresh = Passes(model, batch, plain_call)
+    fresh = Replay(model, batch, plain_call, trace(model, batch))
     assert not torch.equal(fresh.current(second), before)
 
 
@@ -111,7 +112,7 @@ def test_a_model_that_catches_exceptions_does_not_catch_the_end_of_a_pass() -> N
                 return x
 
     model, batch = Careful(), CASES["sequential"].batch().float()
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     for population in trace(model, batch):
         assert_equal(passes.current(population), undisturbed(model, batch, population, []))
         passes.done(population)
@@ -128,7 +129,7 @@ def test_a_population_that_is_no_longer_reached_is_named() -> None:
     (population,) = trace(model, batch)
     model.on = False
     with pytest.raises(RuntimeError, match="did not reach lif_a, though it did when it was traced"):
-        Passes(model, batch, plain_call).current(population)
+        Replay(model, batch, plain_call, trace(model, batch)).current(population)
 
 
 def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> None:
@@ -141,7 +142,7 @@ def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> No
         if failing:
             raise Reached
 
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     passes.done(first)
     expected = passes.current(second)
     third.pathways[0].synapse.register_forward_hook(fail)
@@ -151,7 +152,7 @@ def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> No
         passes.current(third)
     failing = False
     assert not any("forward" in vars(module) for module in model.modules())
-    assert torch.equal(Passes(model, batch, plain_call).current(second), expected)
+    assert torch.equal(Replay(model, batch, plain_call, trace(model, batch)).current(second), expected)
     assert_equal(passes.current(third), undisturbed(model, batch, third, []))
 
 
@@ -219,7 +220,7 @@ def convolutions(depth: int) -> nn.Module:
 def real_runs(model: nn.Module, batch: Tensor, passes_each: int) -> dict[str, int]:
     """How often each counted module runs while all populations are done, one after another, by its name."""
     populations = trace(model, batch)
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     runs.clear()
     for population in populations:
         for _ in range(passes_each):
@@ -266,14 +267,14 @@ def test_a_pass_goes_no_further_than_its_population() -> None:
     model = chain(4)
     first = trace(model, CASES["sequential"].batch().float())[0]
     runs.clear()
-    Passes(model, CASES["sequential"].batch().float(), plain_call).current(first)
+    Replay(model, CASES["sequential"].batch().float(), plain_call, [first]).current(first)
     assert sum(runs.values()) == 1
 
 
 def test_stand_ins_share_their_memory() -> None:
     """Else a deep network would be held in memory twice."""
     model, batch = chain(6), CASES["sequential"].batch().float()
-    passes = Passes(model, batch, plain_call)
+    passes = Replay(model, batch, plain_call, trace(model, batch))
     addresses: set[int] = set()
 
     def read(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

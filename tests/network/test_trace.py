@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 from fluctua.layers import OverTime
-from fluctua.network import INPUT, Pathway, Population, WiringError, trace
-from fluctua.network.hooks import hooked
-from fluctua.network.preserve import preserved
+from fluctua.network import WiringError
+from fluctua.network.facts import INPUT, Pathway, Population
+from fluctua.network.run import hooked, preserved
 from fluctua.neurons import LIF
+from shared.tracing import trace
 from shared.wiring_networks import (
     CASES,
     CONVOLUTIONAL,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SuperSpike
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
@@ -231,7 +231,7 @@ def test_the_fused_engine_serves_it_and_does_not_step_aside(caplog: pytest.LogCa
 
 
 def facts(n: AdaptiveLIF) -> Neuron:
-    return members_of(n)[""].neuron
+    return specs_of(n)[""].neuron
 
 
 def impulse_response(n: AdaptiveLIF, steps: int) -> Array:
@@ -261,7 +261,7 @@ def test_the_kernel_is_the_impulse_response_of_the_free_neuron(coupling: float |
 def test_the_kernel_of_a_threshold_that_adapts_is_that_of_the_lif(synapse: bool) -> None:
     n = neuron("threshold", synapse, threshold=1e6)
     kernel = facts(n).kernel
-    lif = members_of(LIF(n.tau_mem, n.tau_syn, DT))[""].neuron
+    lif = specs_of(LIF(n.tau_mem, n.tau_syn, DT))[""].neuron
     np.testing.assert_array_equal(kernel.eps_hat, lif.kernel.eps_hat)
     np.testing.assert_allclose(kernel.response(100), impulse_response(n, 100), rtol=1e-9, atol=1e-12)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
@@ -162,7 +162,7 @@ def test_the_free_neuron_passes_gradcheck(name: str) -> None:
 
 
 def facts(n: ExcInhLIF) -> Neuron:
-    return members_of(n)[""].neuron
+    return specs_of(n)[""].neuron
 
 
 def test_each_port_has_the_impulse_response_as_its_kernel() -> None:

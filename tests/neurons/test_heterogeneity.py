@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.neurons import LIF, heterogeneous
 
 Law = Literal["gamma", "lognormal"]
@@ -74,7 +74,7 @@ def test_a_heterogeneous_population_is_its_neurons_side_by_side() -> None:
         assert torch.equal(spikes[..., j], LIF(tau_mem[j], tau_syn[j])(x[..., j]))
     assert 0.05 < spikes.mean() < 0.5
     assert population.log_tau_mem.shape == (6,)
-    facts = members_of(population)[""].neuron
+    facts = specs_of(population)[""].neuron
     np.testing.assert_allclose(facts.kernel.eps_bar, 2e-3 / (1 - np.exp(-2e-3 / tau_syn.double().numpy())), rtol=1e-5)
 
 

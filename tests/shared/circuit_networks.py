@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers import DaleLayer, OverTime, Recurrent, ResidualBlock, recurrent_conv_block
-from fluctua.network import INPUT
+from fluctua.network.facts import INPUT
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from shared.circuit_loops import spikes
 

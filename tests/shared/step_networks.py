@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.probe import ProbedNeuron
+from fluctua.network import ProbedNeuron
 from fluctua.neurons import SuperSpike
 from fluctua.timeloop.reference import spike
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.neurons import LI, LIF
-from fluctua.state import PathwayState, PopulationState, Report, Sketch
+from fluctua.state import Report
+from fluctua.state.facts import PathwayState, PlotData, PopulationState
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -25,7 +26,7 @@ from rich.text import Text
 from shared.layout import assert_legible, texts
 
 HEAD = ["population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur."]
-SKETCH = Sketch(np.linspace(-3, 3, 81), np.full(80, 1 / 6), np.linspace(0, 20, 128), np.array([[0.01, 3]]), 40, 0.2)
+SKETCH = PlotData(np.linspace(-3, 3, 81), np.full(80, 1 / 6), np.linspace(0, 20, 128), np.array([[0.01, 3]]), 40, 0.2)
 STATE = PopulationState(
     name="3",
     n=128,
@@ -47,7 +48,7 @@ STATE = PopulationState(
         PathwayState("2.weight", ("1",), 128, 0.01, 0.31),
         PathwayState("4.weight", ("3",), 9, 0.0, 0.2, None, 0.25),
     ),
-    sketch=SKETCH,
+    plot_data=SKETCH,
 )
 
 

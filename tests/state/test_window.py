@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.state.window import Window, by_neuron, first_event, neuron_mean, population_mean, window_mask
+from fluctua.state.measure import Window, by_neuron, first_event, neuron_mean, population_mean, window_mask
 
 SHAPES = [(12, 5), (12, 5, 3), (12, 5, 2, 3)]
 

@@ -15,7 +15,8 @@ from fluctua.lab.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.lab.results.figures import learning_figure, membrane_figure, raster_figure, save
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder, replacing
-from fluctua.state import PopulationState, Report
+from fluctua.state import Report
+from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
 

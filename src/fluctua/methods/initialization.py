@@ -14,7 +14,7 @@ from fluctua.network.facts import Population
 from fluctua.network.network import Axis, Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
-from fluctua.state.measure import Measurements, watch
+from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import report_of
 from fluctua.state.warnings import short_batch_warnings
@@ -84,7 +84,8 @@ def initialize(
     """
     method = _with_moved(method, moved)
     network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
-    network.check_active()
+    if method.measures:
+        network.check_active()
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
@@ -129,7 +130,7 @@ def _solve(
     measured: dict[str, Measurements] = {}
     reached: dict[str, Moments] = {}
     seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
-    window = getattr(method, "window", "trial")
+    window: Window = getattr(method, "window", "trial")
     with ExitStack() as watching, network.replay(seed) as replay:
         for group in network.groups:
             reached |= method.solve(group, {p.name: wanted[p.name] for p in group if p.name in wanted}, replay, draws)

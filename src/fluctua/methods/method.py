@@ -21,9 +21,11 @@ class Method(ABC):
 
     Class attributes:
         aims: whether it brings populations to a target; one that does not knows none.
+        measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
     """
 
     aims: ClassVar[bool] = False
+    measures: ClassVar[bool] = True
 
     def begin(self, network: Network, generator: torch.Generator) -> None:  # noqa: B027 - most have nothing to do
         """What comes before the first group and concerns the model as a whole, such as layers that feed no neuron."""
@@ -88,4 +90,5 @@ def method_of(method: Method | str, **options: Any) -> Method:
     names = [field.name for field in fields(found)]
     if unknown := sorted(set(options) - set(names)):
         raise ValueError(f"{type(found).__name__} has no field {unknown[0]!r}: it has {', '.join(names) or 'none'}")
-    return replace(found, **options) if options else found
+    chosen: Method = replace(found, **options) if options else found
+    return chosen

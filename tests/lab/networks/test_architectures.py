@@ -11,7 +11,7 @@ from fluctua import Target
 from fluctua.lab.data.image_module import ImageDataModule
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import build
-from fluctua.state import PopulationState
+from fluctua.state.facts import PopulationState
 
 
 def words(data_dir: Path, samples: int) -> Tensor:

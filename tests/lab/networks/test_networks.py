@@ -21,13 +21,13 @@ from fluctua.lab.networks import (
     network,
 )
 from fluctua.lab.training import TimeLoss
-from fluctua.layers.blocks import OneToOne
 from fluctua.layers import DaleLayer, Recurrent, SignedLinear, keep_signs
-from fluctua.methods.baselines import BASELINES, DALE_BASELINES
-from fluctua.network import trace
+from fluctua.layers.blocks import OneToOne
+from fluctua.methods.method import NAMES
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, SuperSpike
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal
+from shared.tracing import trace
 
 M = TypeVar("M", bound=nn.Module)
 DT, DURATION = 2e-3, 0.7
@@ -252,14 +252,14 @@ def test_what_cannot_be_built_is_refused(case: str) -> None:
 
 
 def test_there_is_a_label_for_every_method() -> None:
-    assert LABELS.keys() == {"measured", "poisson"} | BASELINES.keys() | DALE_BASELINES.keys()
+    assert LABELS.keys() == {*NAMES}
     assert LABELS.keys() >= set(METHODS)
     assert len(set(LABELS.values())) == len(LABELS)
 
 
 def test_every_method_sets_every_weight_anew() -> None:
     x = (torch.rand(80, 6, 20, generator=torch.Generator().manual_seed(0)) < 0.05).float()
-    for method in LABELS.keys() - {"tdbn"} - DALE_BASELINES.keys():
+    for method in LABELS.keys() - {"tdbn", "ei-init", "kaiming-folded"}:
         model = feed_forward(20, 3, width=30, depth=2, dt=DT, duration=0.16)
         with torch.no_grad():
             for p in model.parameters():

@@ -17,7 +17,7 @@ pytest.importorskip("h5py")
 pytest.importorskip("typer")
 
 import fluctua
-from fluctua.homeostasis import make_optimizer
+from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.lab import cli
 from fluctua.lab.networks import NETWORKS, ModernRecurrent, bring_up, network
 from fluctua.lab.networks.dropout import DropUnits

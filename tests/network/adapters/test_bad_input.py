@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network import WiringError
+from fluctua.network import ProbedNeuron, WiringError
 from fluctua.network.facts import UnsupportedNeuronError
-from fluctua.network.probe import ProbedNeuron
 from fluctua.neurons import LIF
 
 snntorch = pytest.importorskip("snntorch")

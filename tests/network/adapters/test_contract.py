@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network import trace
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import UnsupportedNeuronError
 from shared.frameworks.cases import FrameworkCases, class_name, member
 from shared.spikes import assert_first_spikes_where, assert_spikes_alike
+from shared.tracing import trace
 
 STEPS = 60
 
@@ -156,7 +156,7 @@ def test_every_class_is_served_or_refused_and_what_is_served_is_tested(cases: Fr
 def test_what_cannot_be_served_is_refused_with_the_reason_and_a_way_out(cases: FrameworkCases, name: str) -> None:
     make, words = cases.refused[name]
     with pytest.raises(UnsupportedNeuronError, match=words):
-        members_of(make())
+        specs_of(make())
 
 
 @every("noted")
@@ -182,9 +182,9 @@ def test_the_current_of_an_inner_synapse_is_what_the_framework_adds(cases: Frame
     neuron, plain = (module.to(x.dtype) for module in case.make())
     spikes, _ = run(cases, neuron, x)
     told, told_of_plain = member(neuron, STEPS), member(plain, STEPS).neuron
-    assert tuple((s.parameter, s.source) for s in told.synapses) == case.inner
-    outside = sum((s.current(x) for s in told.synapses if s.source == 0), start=torch.zeros(()))
-    inside = sum((s.current(spikes) for s in told.synapses if s.source == ""), start=torch.zeros(()))
+    assert tuple((s.parameter or None, "" if s.sources else s.argument) for s in told.inner) == case.inner
+    outside = sum((s.inner(x) for s in told.inner if s.argument == 0), start=torch.zeros(()))
+    inside = sum((s.inner(spikes) for s in told.inner if s.sources == ("",)), start=torch.zeros(()))
     if outside.ndim == 0:
         outside = x
     assert told.arguments == ((0,) if outside is x else (None,))

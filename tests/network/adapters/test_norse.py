@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.norse import FACTS, REFUSED
-from fluctua.network.adapters.registry import members_of
-from fluctua.network.facts import Member, UnsupportedNeuronError
+from fluctua.network.adapters.registry import specs_of
+from fluctua.network.facts import PopulationSpec, UnsupportedNeuronError
 from shared.spikes import assert_spikes_alike
 
 norse = pytest.importorskip("norse.torch")
@@ -120,8 +120,8 @@ RECURRENT = {  # with the class that does the same to a current from outside
 }
 
 
-def member(module: nn.Module) -> Member:
-    return members_of(module, Timing(steps=T))[""]
+def member(module: nn.Module) -> PopulationSpec:
+    return specs_of(module, Timing(steps=T))[""]
 
 
 def simulated(module: nn.Module, x: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
@@ -224,15 +224,15 @@ def test_a_recurrent_module_fires_as_one_without_recurrence_does_on_the_inner_cu
         module.recurrent_weights.fill_diagonal_(0)
     x = (torch.rand(T, B, N, generator=generator) < 0.2).double()
     spikes, _ = simulated(module, x)
-    given, back = member(module).synapses
+    given, back = member(module).inner
     assert spikes.mean() > 0.05
-    assert_spikes_alike(lambda total: simulated(twin, total)[0], given.current(x) + back.current(spikes), spikes)
+    assert_spikes_alike(lambda total: simulated(twin, total)[0], given.inner(x) + back.inner(spikes), spikes)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_inner_synapses_say_where_they_come_from(name: str) -> None:
     found = member(ALL[name]())
-    assert [(s.source, s.port, s.parameter) for s in found.synapses] == [
+    assert [(s.sources, s.argument, s.port, s.parameter) for s in found.inner] == [
         (0, 0, "input_weights"),
         ("", 0, "recurrent_weights"),
     ]
@@ -245,8 +245,8 @@ def test_no_current_flows_by_autapses_that_a_module_does_not_have(autapses: bool
     torch.nn.init.ones_(module.recurrent_weights)
     spikes = torch.zeros(2, 1, N)
     spikes[0, 0, 0] = 1
-    synapse = member(module).synapses[1]
-    assert torch.equal(synapse.current(spikes)[1, 0], torch.tensor([float(autapses), 1, 1, 1]))
+    synapse = member(module).inner[1]
+    assert torch.equal(synapse.inner(spikes)[1, 0], torch.tensor([float(autapses), 1, 1, 1]))
     assert synapse.mask is None if autapses else torch.equal(synapse.mask, 1 - torch.eye(N))  # type: ignore[arg-type]
 
 
@@ -263,21 +263,21 @@ def test_the_name_of_a_refused_class_is_that_of_a_class(name: str) -> None:
 
 def test_a_refused_neuron_is_named_with_the_way_out() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"CobaLIFCell .* conductances.* use LIFCell"):
-        members_of(norse.CobaLIFCell(3, 4))
+        specs_of(norse.CobaLIFCell(3, 4))
 
 
 def test_a_time_constant_shorter_than_the_step_is_refused() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"LIFCell has dt \* tau_syn_inv = 2, .* another dt"):
-        members_of(norse.LIFCell(dt=0.01))
+        specs_of(norse.LIFCell(dt=0.01))
 
 
 def test_an_exponential_neuron_that_fires_without_input_is_refused() -> None:
     p = norse.LIFExParameters(delta_T=torch.tensor(1.5))
     with pytest.raises(UnsupportedNeuronError, match=r"no resting potential at delta_T = 1.5 .* smaller delta_T"):
-        members_of(norse.LIFEx(p=p))
+        specs_of(norse.LIFEx(p=p))
 
 
 def test_an_adaptation_that_alone_holds_a_neuron_back_is_refused() -> None:
     p = norse.LIFAdExParameters(delta_T=torch.tensor(6.0))
     with pytest.raises(UnsupportedNeuronError, match=r"upstroke outgrows its leak .* smaller delta_T"):
-        members_of(norse.LIFAdEx(p=p))
+        specs_of(norse.LIFAdEx(p=p))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network import trace
 from shared.norse_networks import NETWORKS, Network
+from shared.tracing import trace
 
 norse = pytest.importorskip("norse.torch")
 

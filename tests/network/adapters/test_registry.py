@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor, nn
 
 from fluctua.network.adapters import registry
-from fluctua.network.adapters.framework import Framework, Timing, one_step
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.adapters.framework import Framework, Timing
+from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError
 from fluctua.theory import PspKernel
 
 FRAMEWORKS = ("snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork", "nir")
@@ -41,7 +41,11 @@ def name(kind: type) -> str:
 def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A framework in `torch`'s place, tested with a version that is not installed."""
     made = Framework(
-        "torch", "0.3", {name(Leaky): leaky}, refused={name(Rectifying): "it rectifies; take Leaky"}, layout=one_step
+        "torch",
+        "0.3",
+        {name(Leaky): leaky},
+        refused={name(Rectifying): "it rectifies; take Leaky"},
+        layout=lambda module: Layout("step"),
     )
     monkeypatch.setattr(registry, "frameworks", lambda: (made,))
     registry._warn_of_version.cache_clear()
@@ -52,7 +56,7 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_no_framework_is_imported_to_know_its_neurons() -> None:
     code = (
         "import sys, torch; from fluctua.network.adapters.registry import members_of; "
-        "members_of(torch.nn.Linear(1, 1)); "
+        "specs_of(torch.nn.Linear(1, 1)); "
         f"sys.exit(','.join(m for m in {FRAMEWORKS} if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -67,16 +71,16 @@ def test_every_adapter_names_a_class_once() -> None:
 @pytest.mark.usefixtures("framework")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_subclass_is_served_by_its_nearest_base() -> None:
-    (member,) = registry.members_of(Derived()).values()
+    (member,) = registry.specs_of(Derived()).values()
     assert (member.neuron.threshold, member.layout.stepwise) == (2.0, True)
-    assert registry.members_of(nn.Linear(1, 1)) == {}
+    assert registry.specs_of(nn.Linear(1, 1)) == {}
 
 
 @pytest.mark.usefixtures("framework")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_time_counts_in_steps_unless_someone_says_how_long_they_are() -> None:
-    (in_steps,) = registry.members_of(Leaky()).values()
-    (in_seconds,) = registry.members_of(Leaky(), Timing(dt=1e-3)).values()
+    (in_steps,) = registry.specs_of(Leaky()).values()
+    (in_seconds,) = registry.specs_of(Leaky(), Timing(dt=1e-3)).values()
     assert (in_steps.neuron.in_steps, in_steps.neuron.kernel.dt) == (True, 1.0)
     assert (in_seconds.neuron.in_steps, in_seconds.neuron.kernel.dt) == (False, 1e-3)
 
@@ -84,13 +88,13 @@ def test_time_counts_in_steps_unless_someone_says_how_long_they_are() -> None:
 @pytest.mark.usefixtures("framework")
 def test_what_cannot_be_served_is_refused_with_the_way_out() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"^Rectifying of torch cannot be initialised: .*take Leaky$"):
-        registry.members_of(Rectifying())
+        registry.specs_of(Rectifying())
 
 
 @pytest.mark.usefixtures("framework")
 def test_another_version_than_the_tested_one_warns_once() -> None:
     with pytest.warns(UserWarning, match=r"torch .* is not a version that fluctua was tested with \(0\.3\)"):
-        registry.members_of(Leaky())
+        registry.specs_of(Leaky())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        registry.members_of(Leaky())
+        registry.specs_of(Leaky())

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.adapters.registry import members_of, transposed
+from fluctua.network.adapters.registry import specs_of, transposed
 from fluctua.network.adapters.rockpool import FACTS, FRAMEWORK, REFUSED
-from fluctua.network.facts import Member, UnsupportedNeuronError
+from fluctua.network.facts import PopulationSpec, UnsupportedNeuronError
 from shared.spikes import assert_spikes_alike
 
 modules = pytest.importorskip("rockpool.nn.modules")
@@ -58,8 +58,8 @@ READOUT: Mapping[str, Build] = {
 ALL = {**SPIKING, **READOUT}
 
 
-def member(module: nn.Module) -> Member:
-    return members_of(module)[""]
+def member(module: nn.Module) -> PopulationSpec:
+    return specs_of(module)[""]
 
 
 def simulated(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,10 +125,10 @@ def test_a_recurrent_module_fires_as_one_without_recurrence_does_on_the_inner_cu
     module = of(kind, (N, N), has_rec=True, w_rec=weight)()
     x = 0.5 * (torch.rand(T, B, N, generator=generator) < 0.2).float()
     spikes, _ = simulated(module, x)
-    (back,) = member(module).synapses
+    (back,) = member(module).inner
     assert spikes.mean() > 0.05
-    assert_spikes_alike(lambda total: simulated(of(kind)(), total)[0], x + back.current(spikes), spikes)
-    assert (back.source, back.port, back.parameter, back.rows) == ("", 0, "w_rec", 1)
+    assert_spikes_alike(lambda total: simulated(of(kind)(), total)[0], x + back.inner(spikes), spikes)
+    assert (back.sources, back.port, back.parameter, back.rows) == (("",), 0, "w_rec", 1)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -152,7 +152,7 @@ def test_what_a_neuron_is_called_with_has_its_time_in_the_second_place() -> None
 def test_over_a_trial_a_bias_lifts_the_potential_by_the_rest_of_that_trial(name: str) -> None:
     module = without_spikes(name)
     u = simulated(module, 0 * impulse())[1]
-    neuron = members_of(module, Timing(steps=T))[""].neuron
+    neuron = specs_of(module, Timing(steps=T))[""].neuron
     assert float(u.mean()) == pytest.approx(neuron.rest, abs=1e-5)
 
 
@@ -185,7 +185,7 @@ def test_the_name_of_a_refused_class_is_that_of_a_class(name: str) -> None:
 
 def test_a_rate_unit_is_refused() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"RateTorch of rockpool .* no spikes: use LIFTorch"):
-        members_of(modules.RateTorch(N))
+        specs_of(modules.RateTorch(N))
 
 
 @pytest.mark.parametrize("tau_syn", [EACH[:, None] * torch.tensor([1.0, 0.5]), torch.tensor(5e-3)], ids=["own", "same"])
@@ -205,4 +205,4 @@ def test_each_of_several_synapses_has_its_kernel_and_its_current(tau_syn: Tensor
 
 def test_recurrence_onto_several_synapses_is_refused() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"LIFTorch of shape \(8, 4\) has recurrence onto 2 .* \(N, N\)"):
-        members_of(modules.LIFTorch((8, 4), has_rec=True))
+        specs_of(modules.LIFTorch((8, 4), has_rec=True))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network import trace
 from shared.rockpool_networks import NETWORKS, Network
+from shared.tracing import trace
 
 Sequential = pytest.importorskip("rockpool.nn.combinators").Sequential
 rockpool = pytest.importorskip("rockpool.nn.modules")
@@ -72,7 +72,7 @@ def test_synaptic_scaling_multiplies_all_that_excites_a_neuron_alike() -> None:
     model = many_time_constants(64)
     before = model[0].weight.detach().clone()
     batch = (torch.rand(8, 100, 64, generator=torch.Generator().manual_seed(0)) < 0.05).float()
-    fluctua.scale_synapses(model, batch, 20.0, rounds=4)
+    fluctua.homeostasis.scale_synapses(model, batch, 20.0, rounds=4)
     factors = (model[0].weight.detach() / before).where(before > 0, torch.nan)
     assert torch.allclose(factors.nanmedian(0).values.expand_as(factors)[before > 0], factors[before > 0], rtol=1e-4)
     assert factors.nanmedian(0).values.std() > 0.01

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.adapters.sinabs import FRAMEWORK
-from fluctua.network.facts import Member, Neuron, UnsupportedNeuronError
+from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError
 from shared.spikes import assert_first_spikes_where
 
 sl: Any = pytest.importorskip("sinabs.layers")
@@ -68,8 +68,8 @@ RECURRENT: dict[str, Callable[[nn.Module], tuple[Any, Any]]] = {  # and the same
 }
 
 
-def member(layer: Any, timing: Timing = Timing()) -> Member:  # noqa: B008 - frozen
-    return members_of(layer, timing)[""]
+def member(layer: Any, timing: Timing = Timing()) -> PopulationSpec:  # noqa: B008 - frozen
+    return specs_of(layer, timing)[""]
 
 
 def facts(layer: Any, timing: Timing = Timing()) -> Neuron:  # noqa: B008 - frozen
@@ -153,9 +153,9 @@ def test_a_layer_without_recurrence_spikes_alike_on_the_recurrent_current(name: 
     recurrent, plain = RECURRENT[name](nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape)))
     currents = 4 * torch.randn(4, STEPS, *shape, generator=generator)
     spikes = recurrent(currents).transpose(0, 1)
-    (synapse,) = member(recurrent).synapses
-    current = synapse.current(spikes).transpose(0, 1)
-    assert (synapse.module, synapse.source, synapse.port) == (recurrent.rec_connect, "", 0)
+    (synapse,) = member(recurrent).inner
+    current = synapse.inner(spikes).transpose(0, 1)
+    assert (synapse.synapse, synapse.sources, synapse.port) == (recurrent.rec_connect, ("",), 0)
     assert spikes.mean() > 0.02
     assert torch.equal(plain(currents + current).transpose(0, 1), spikes)
     assert not torch.equal(plain(currents).transpose(0, 1), spikes)
@@ -239,7 +239,7 @@ def test_facts_that_hold_in_part_come_with_a_note(make: Callable[[], Any], note:
 )
 def test_what_keeps_the_potential_from_fluctuating_is_refused(make: Callable[[], Any], reason: str) -> None:
     with pytest.raises(UnsupportedNeuronError, match=reason):
-        members_of(make())
+        specs_of(make())
 
 
 def test_a_reset_value_drives_the_potential_without_any_spike() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.adapters.registry import framework_of, members_of
+from fluctua.network.adapters.registry import framework_of, specs_of
 from fluctua.network.adapters.snntorch import FACTS, REFUSED
-from fluctua.network.facts import Member, UnsupportedNeuronError
+from fluctua.network.facts import PopulationSpec, UnsupportedNeuronError
 
 snn = pytest.importorskip("snntorch")
 
@@ -54,8 +54,8 @@ NEURONS: dict[str, Make] = {
 }
 
 
-def the_member(neuron: nn.Module, steps: int = STEPS) -> Member:
-    (member,) = members_of(neuron, Timing(steps=steps)).values()
+def the_member(neuron: nn.Module, steps: int = STEPS) -> PopulationSpec:
+    (member,) = specs_of(neuron, Timing(steps=steps)).values()
     return member
 
 
@@ -137,9 +137,9 @@ def check_recurrence(neuron: nn.Module, x: Tensor) -> None:
     """Without reset the potential is that of the input and of the recurrent current together."""
     spikes, u = called(neuron, x)
     member = the_member(neuron)
-    (synapse,) = member.synapses
-    assert (synapse.module, synapse.source, synapse.port) == (neuron.recurrent, "", 0)
-    total = x + synapse.current(spikes)
+    (synapse,) = member.inner
+    assert (synapse.synapse, synapse.sources, synapse.port) == (neuron.recurrent, ("",), 0)
+    total = x + synapse.inner(spikes)
     eps = torch.as_tensor(member.neuron.kernel.response(len(x))).float()
     expected = torch.stack([torch.einsum("k,k...->...", eps[: t + 1].flip(0), total[: t + 1]) for t in range(len(x))])
     torch.testing.assert_close(u, expected, rtol=1e-5, atol=1e-5)
@@ -147,17 +147,17 @@ def check_recurrence(neuron: nn.Module, x: Tensor) -> None:
 
 
 def test_a_recurrence_of_each_neuron_with_itself_alone_is_no_synapse() -> None:
-    assert the_member(NEURONS["RLeaky, one to one"]()).synapses == ()
+    assert the_member(NEURONS["RLeaky, one to one"]()).inner == ()
 
 
 def test_the_weights_of_a_linear_leaky_are_an_afferent_synapse() -> None:
     neuron: Any = NEURONS["LinearLeaky"]()
     member = the_member(neuron)
-    (synapse,) = member.synapses
+    (synapse,) = member.inner
     x = torch.randn(STEPS, 2, N, generator=torch.Generator().manual_seed(0))
     assert member.arguments == (None,)
-    assert (synapse.module, synapse.source) == (neuron.linear, 0)
-    torch.testing.assert_close(synapse.current(x), neuron.linear(x))
+    assert (synapse.synapse, synapse.argument) == (neuron.linear, 0)
+    torch.testing.assert_close(synapse.inner(x), neuron.linear(x))
 
 
 @pytest.mark.parametrize("name", NEURONS)
@@ -179,7 +179,7 @@ def test_kernels_follow_the_live_parameters() -> None:
 
 def test_time_counts_in_steps_unless_the_user_says_how_long_they_are() -> None:
     neuron = snn.Leaky(beta=0.9)
-    in_steps, in_seconds = the_member(neuron).neuron, members_of(neuron, Timing(dt=2e-3))[""].neuron
+    in_steps, in_seconds = the_member(neuron).neuron, specs_of(neuron, Timing(dt=2e-3))[""].neuron
     assert in_steps.in_steps
     assert not in_seconds.in_steps
     assert float(in_seconds.kernel.eps_bar) == pytest.approx(2e-3 * float(in_steps.kernel.eps_bar))
@@ -203,12 +203,12 @@ REFUSED_NEURONS: dict[str, Make] = {
 @pytest.mark.parametrize("name", REFUSED_NEURONS)
 def test_what_is_not_linear_is_refused_with_a_way_out(name: str) -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"of snntorch cannot be initialised: .*(use|say|takes) "):
-        members_of(REFUSED_NEURONS[name]())
+        specs_of(REFUSED_NEURONS[name]())
 
 
 def test_a_lapicque_that_changes_sign_is_refused() -> None:
     with pytest.raises(UnsupportedNeuronError, match="time_step of R C at most"):
-        members_of(snn.Lapicque(beta=0.3))
+        specs_of(snn.Lapicque(beta=0.3))
 
 
 def test_a_rounded_potential_is_noted() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.adapters.registry import members_of
+from fluctua.network.adapters.registry import specs_of
 from fluctua.network.adapters.spikingjelly import FRAMEWORK
 from fluctua.network.facts import Neuron, UnsupportedNeuronError
 from shared.spikes import assert_first_spikes_where
@@ -54,7 +54,7 @@ STEP_MODES = pytest.mark.parametrize("mode", ["s", "m"])
 
 
 def facts(node: Any, timing: Timing = Timing()) -> Neuron:  # noqa: B008 - frozen
-    return members_of(node, timing)[""].neuron
+    return specs_of(node, timing)[""].neuron
 
 
 def free(node: Any, mode: str) -> Any:
@@ -154,13 +154,13 @@ def test_time_counts_in_steps_until_the_user_says_how_long_they_last() -> None:
 
 @pytest.mark.parametrize(("mode", "time"), [("s", "step"), ("m", "first")], ids=["single step", "multi step"])
 def test_the_step_mode_says_where_time_is(mode: str, time: str) -> None:
-    assert members_of(sj.LIFNode(step_mode=mode))[""].layout.time == time
+    assert specs_of(sj.LIFNode(step_mode=mode))[""].layout.time == time
 
 
 @pytest.mark.parametrize("decode", [None, "max-mem"])
 def test_readouts_return_the_potentials_of_all_steps(decode: str | None) -> None:
     node = sj.NonSpikingLIFNode(decode=decode)
-    layout, output = members_of(node)[""].layout, node(torch.randn(5, 2, 3))
+    layout, output = specs_of(node)[""].layout, node(torch.randn(5, 2, 3))
     potentials = layout.spikes(node, output)
     assert potentials.shape == ((5 if decode is None else 1), 2, 3)
     answer = layout.answer(node, output, potentials + 1)
@@ -210,7 +210,7 @@ def test_every_node_of_the_package_is_known_or_refused() -> None:
 )
 def test_what_is_not_linear_below_threshold_is_refused_with_the_reason(make: Callable[[], Any], reason: str) -> None:
     with pytest.raises(UnsupportedNeuronError, match=f"of spikingjelly cannot be initialised: .*{reason}.*; use "):
-        members_of(make())
+        specs_of(make())
 
 
 @pytest.mark.parametrize(("v_c", "a0"), [(-0.2, 1.0), (0.8, 3.0)], ids=["runs away", "jumps over its rest"])

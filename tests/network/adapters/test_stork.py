@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network.adapters.registry import framework_of, members_of
+from fluctua.network.adapters.registry import framework_of, specs_of
 from fluctua.network.adapters.stork import FACTS
-from fluctua.network.facts import Member, UnsupportedNeuronError
+from fluctua.network.facts import PopulationSpec, UnsupportedNeuronError
 
 DT, STEPS, BATCH, INPUTS, WIDTH, N = 1e-3, 100, 16, 60, 32, 3
 
@@ -84,8 +84,8 @@ def alone(name: str) -> Any:
     return group
 
 
-def the_member(group: nn.Module) -> Member:
-    (member,) = members_of(group).values()
+def the_member(group: nn.Module) -> PopulationSpec:
+    (member,) = specs_of(group).values()
     return member
 
 
@@ -155,7 +155,7 @@ def test_every_group_of_the_adapter_is_tested() -> None:
 
 def test_a_group_needs_its_time_step() -> None:
     with pytest.raises(UnsupportedNeuronError, match=r"call model.configure"):
-        members_of(LIFGroup(N))
+        specs_of(LIFGroup(N))
 
 
 def test_constrained_weights_are_refused() -> None:
@@ -164,7 +164,7 @@ def test_constrained_weights_are_refused() -> None:
     connection.constraints = [object()]
     group.afferents = [connection]
     with pytest.raises(UnsupportedNeuronError, match=r"initialiser of DalianLayer, or build the layer"):
-        members_of(group)
+        specs_of(group)
 
 
 def deep() -> Any:

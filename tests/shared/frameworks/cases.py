@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.network.adapters.framework import Framework, Timing
-from fluctua.network.adapters.registry import members_of
-from fluctua.network.facts import Member
+from fluctua.network.adapters.registry import specs_of
+from fluctua.network.facts import PopulationSpec
 
 FAR = 1e9  # a threshold out of reach
 INPUT = ("input",)
@@ -132,9 +132,9 @@ class FrameworkCases:
     lacking: frozenset[str] = frozenset()
 
 
-def member(module: nn.Module, steps: int | None = None, dt: float | None = None) -> Member:
+def member(module: nn.Module, steps: int | None = None, dt: float | None = None) -> PopulationSpec:
     """All that fluctua says of a neuron."""
-    (found,) = members_of(module, Timing(dt=dt, steps=steps)).values()
+    (found,) = specs_of(module, Timing(dt=dt, steps=steps)).values()
     return found
 
 

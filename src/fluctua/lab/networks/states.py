@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,8 +53,6 @@ def bring_up(
         nu: for "poisson", the rate of all afferents in Hz; default: the mean rate of the batch.
         alpha: for "measured" and "poisson", the share of the variance that feed-forward pathways supply.
     """
-    options = {"measured": {"alpha": alpha}, "poisson": {"alpha": alpha, "nu": nu}}.get(method, {})
-    chosen = method_of(method, **options)
-    return fluctua.initialize(
-        model, x, target if chosen.aims else None, method=chosen, readout=READOUT, seed=seed
-    )
+    options: dict[str, Any] = {"alpha": alpha} if method in ("measured", "poisson") else {}
+    chosen = method_of(method, **options, **({"nu": nu} if method == "poisson" else {}))
+    return fluctua.initialize(model, x, target if chosen.aims else None, method=chosen, readout=READOUT, seed=seed)

@@ -96,13 +96,13 @@ def _plot_layers(axis: "Axes", report: Report) -> None:
     ticks = []
     for k, (colour, p) in enumerate(zip(cycle((BLUE, GREEN, ORANGE, PURPLE, SKY, RED)), layers, strict=False)):
         floor = (len(layers) - 1 - k) * 1.15
-        spikes = p.sketch.raster
-        axis.plot(spikes[:, 0], floor + spikes[:, 1] / p.sketch.shown, "|", color=colour, ms=2.2, mew=0.7)
+        spikes = p.plot_data.raster
+        axis.plot(spikes[:, 0], floor + spikes[:, 1] / p.plot_data.shown, "|", color=colour, ms=2.2, mew=0.7)
         ticks.append(floor + 0.5)
         if len(spikes) == 0:
-            axis.text(p.sketch.duration / 2, floor + 0.5, "silent", color=RED, ha="center", va="center", fontsize=8)
+            axis.text(p.plot_data.duration / 2, floor + 0.5, "silent", color=RED, ha="center", va="center", fontsize=8)
     axis.set_yticks(ticks, [f"layer {k + 1}" for k in range(len(layers))])
-    axis.set_xlim(0, layers[0].sketch.duration)
+    axis.set_xlim(0, layers[0].plot_data.duration)
     axis.set_ylim(-0.1, len(layers) * 1.15)
 
 

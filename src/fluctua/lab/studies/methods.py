@@ -6,7 +6,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.homeostasis import paper_bounds
+from fluctua.homeostasis.bounds import paper_bounds
 from fluctua.lab import networks
 from fluctua.lab.networks import READOUT, bring_up
 from fluctua.state import Report
@@ -40,5 +40,5 @@ def start(
         return fluctua.initialize(model, x, target, balance=False, readout=READOUT, alpha=alpha, seed=seed)
     if method == PRIMED:
         bring_up(model, x, "poisson", target=target, alpha=alpha, nu=nu, seed=seed)
-        return fluctua.prime(model, x, paper_bounds(bounds), seed=seed).report
+        return fluctua.homeostasis.prime(model, x, paper_bounds(bounds), seed=seed).report
     return bring_up(model, x, method, target=target, alpha=alpha, nu=nu, seed=seed)

@@ -14,7 +14,7 @@ from fluctua.lab.studies.plotting import line_per_method, panels
 from fluctua.lab.studies.task import FSDD, FileTask
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
-from fluctua.state import PopulationState
+from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

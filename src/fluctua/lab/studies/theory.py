@@ -113,7 +113,7 @@ class Theory(Study):
             "rate_theory": float(crossing_rate(xi, kernel)),
             "rate_theory_spread": _rate_of_many(xi, theory.across / (1 - mu_u), kernel),
         }
-        return Outcome(values, {"edges": layer.sketch.edges, "density": layer.sketch.density})
+        return Outcome(values, {"edges": layer.plot_data.edges, "density": layer.plot_data.density})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
         """See `Study.figure`."""

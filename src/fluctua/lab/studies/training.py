@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fluctua
-from fluctua.homeostasis import paper_bounds
+from fluctua.homeostasis.bounds import paper_bounds
 from fluctua.lab.networks import Architecture
 from fluctua.lab.recipes import Ingredients
 from fluctua.lab.studies.methods import start

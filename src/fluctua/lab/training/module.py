@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.homeostasis.bounds import ActivityBound
+from fluctua.homeostasis import ActivityBound
 from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.losses import loss_by_name

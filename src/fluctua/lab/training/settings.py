@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluctua.homeostasis.bounds import ActivityBound
+from fluctua.homeostasis import ActivityBound
 from fluctua.homeostasis.optimizers import optimizer_by_name
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.schedules import Schedule

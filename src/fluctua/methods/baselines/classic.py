@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ from fluctua.theory.target import Target
 
 class _WholeModel(Method):
     """Draws the weights of all layers at once, whatever they feed."""
+
+    measures: ClassVar[bool] = False
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -36,6 +37,8 @@ class Ding(SpikingBaseline):
         >>> print(f"{model[0].weight.std():.2f}")
         0.53
     """
+
+    measures: ClassVar[bool] = False
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
         """See `SpikingBaseline.fill`."""
