@@ -17,7 +17,7 @@ from fluctua.layers.dale import DaleCircuit, DaleError
 from fluctua.neurons import LI, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.spikes import SpikeBatch
 from fluctua.timeloop import engine, events_exc_inh
-from shared.circuit_loops import spikes
+from shared.spikes import spikes
 
 DTYPE = torch.float64
 

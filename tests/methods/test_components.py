@@ -10,15 +10,16 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import SignedLinear
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
-from fluctua.methods.population import Goal, fresh, solve
 from fluctua.methods.weights import write
-from fluctua.network.replay import Replay
+from fluctua.methods.population import Goal, fresh, solve
+from shared.tracing import trace
 from fluctua.network.run import plain_call, preserved
+from fluctua.network.replay import Replay
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.theory import InfeasibleTargetError, Target
 from fluctua.theory.laws import Exponential, LogNormal
-from shared.circuit_loops import never, spikes
-from shared.tracing import trace
+from shared.circuit_loops import never
+from shared.spikes import spikes
 
 STEPS, BATCH, N_IN, N = 200, 8, 40, 48
 
@@ -205,12 +206,8 @@ def test_frozen_weights_count_with_what_they_bring() -> None:
 def solved(model: nn.Module, x: Tensor, target: Target) -> tuple[FreePotential, Solution]:
     (population,) = trace(model, x)
     aim = Goal(target)
-    return solve(
-        population,
-        fresh(population, aim, torch.Generator().manual_seed(0)),
-        aim,
-        Replay(model, x, plain_call, [population]),
-    )
+    values = fresh(population, aim, torch.Generator().manual_seed(0))
+    return solve(population, values, aim, Replay(model, x, plain_call, [population]))
 
 
 def moments(rig: FreePotential) -> tuple[float, float]:

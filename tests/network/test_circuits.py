@@ -13,11 +13,12 @@ from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import WiringError
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.potential import population_currents
+from shared.tracing import trace
 from fluctua.neurons import LIF
 from fluctua.theory.laws import Exponential
-from shared.circuit_loops import applied, free_potentials, late, spikes
+from shared.circuit_loops import applied, free_potentials, late
 from shared.circuit_networks import CASES, FLAT, Found, linear, made
-from shared.tracing import trace
+from shared.spikes import spikes
 
 
 def found(populations: tuple[Population, ...]) -> Found:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from torch.nn.utils import parametrizations, parametrize
 from fluctua.layers import OverTime
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
-from fluctua.network.run import hooked, preserved
-from fluctua.neurons import LIF
 from shared.tracing import trace
+from fluctua.network.run import hooked
+from fluctua.network.run import preserved
+from fluctua.neurons import LIF
+from shared.spikes import spikes as random_spikes
 from shared.wiring_networks import (
     CASES,
     CONVOLUTIONAL,
@@ -37,8 +40,7 @@ def feeds(populations: tuple[Population, ...]) -> list[Feeds]:
     return [(p.name, {q.name: q.sources for q in p.pathways}, p.unweighted) for p in populations]
 
 
-def spikes(*shape: int) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+spikes = partial(random_spikes, p=0.3)
 
 
 def pathways(model: nn.Module, shape: tuple[int, ...] = FLAT) -> dict[str, Pathway]:

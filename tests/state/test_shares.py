@@ -12,12 +12,13 @@ import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.potential import free_potential
+from shared.tracing import trace
 from fluctua.neurons import LI, LIF
 from fluctua.state.facts import PopulationState
-from shared.circuit_loops import dale_by_hand, late, spikes
+from shared.circuit_loops import dale_by_hand, late
 from shared.circuit_networks import CASES as CIRCUITS
 from shared.circuit_networks import made
-from shared.tracing import trace
+from shared.spikes import spikes
 from shared.wiring_networks import CASES, Layers, Residual
 
 

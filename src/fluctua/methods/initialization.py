@@ -85,6 +85,7 @@ def initialize(
     method = _with_moved(method, moved)
     network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
     if method.measures:
+        if method.measures:
         network.check_active()
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)

@@ -22,9 +22,11 @@ class Method(ABC):
     Class attributes:
         aims: whether it brings populations to a target; one that does not knows none.
         measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
+        measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
     """
 
     aims: ClassVar[bool] = False
+    measures: ClassVar[bool] = True
     measures: ClassVar[bool] = True
 
     def begin(self, network: Network, generator: torch.Generator) -> None:  # noqa: B027 - most have nothing to do

@@ -390,5 +390,6 @@ CASES = FrameworkCases(
     refused=REFUSED,
     noted=NOTED,
     live={"tau": live},
+    lacking=frozenset(name for name in (*FRAMEWORK.facts, *FRAMEWORK.refused) if name.count(".") == 3),  # of older ones
     alike={name: (f"{name}, step by step", f"{name}, all steps") for name in PAIRED},
 )

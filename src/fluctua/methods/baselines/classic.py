@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from fluctua.theory.target import Target
 
 class _WholeModel(Method):
     """Draws the weights of all layers at once, whatever they feed."""
+
+    measures: ClassVar[bool] = False
 
     measures: ClassVar[bool] = False
 
