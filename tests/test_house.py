@@ -4,6 +4,7 @@ import ast
 import doctest
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.imports import FACE, FLOORS, ROOT, SOURCES, files_by_module, imports, outside_lab, top
+from shared.imports import FACE, FLOORS, NEEDED, ROOT, SOURCES, files_by_module, imports, outside_lab, top
 
 TESTS = ROOT / "tests"
 FILES = sorted(files_by_module().values())
@@ -76,6 +77,12 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert not offenders, f"circles of files:{listed(offenders)}"
 
 
+def test_the_picture_of_the_floors_is_drawn_from_these_imports() -> None:
+    script = ROOT / "docs" / "scripts" / "house.py"
+    drawn = runpy.run_path(str(script))
+    assert drawn["PICTURE"].read_text() == drawn["drawn"](), "run python docs/scripts/house.py again"
+
+
 def test_nothing_outside_the_laboratory_imports_it() -> None:
     offenders = [
         found
@@ -86,8 +93,6 @@ def test_nothing_outside_the_laboratory_imports_it() -> None:
 
 
 # --- what the library needs ---
-
-NEEDED = ("torch", "numpy", "numba")
 
 WITH_NEEDED = {"llvmlite"}
 """What the needed packages bring along and the library uses itself: numba compiles with llvmlite."""
