@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -362,3 +363,26 @@ def test_every_test_file_mirrors_a_source() -> None:
     offenders = [test for test in tests if test not in WITHOUT_A_SOURCE and not mirrored(test)]
     assert not offenders, f"tests of no file or folder of src/fluctua of that name:{listed(offenders)}"
     assert not WITHOUT_A_SOURCE.keys() - set(tests), "WITHOUT_A_SOURCE names a file that is not there"
+
+
+# --- pages for whoever carries on ---
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", "docs/design.md"])
+def test_a_page_names_files_and_folders_that_are_there(page: str) -> None:
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|md|yml|toml|txt|cff)|/))`", (ROOT / page).read_text())
+    named += re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())
+    found = [name for name in named if "NAME" not in name and "/a/" not in name]
+    assert found
+    places = [ROOT, SOURCES, (ROOT / page).parent]
+    offenders = [name for name in found if not any((place / name).exists() for place in places)]
+    assert not offenders, f"{page} names what is not there:{listed(offenders)}"
+
+
+def test_the_lowest_versions_are_those_that_the_package_allows() -> None:
+    """`requirements-lowest.txt` has each lower bound of what the library, training and tests need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["train"] + project["optional-dependencies"]["dev"]
+    bounds = sorted({text.partition(";")[0].strip().replace(">=", "==") for text in wanted})
+    lines_ = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    assert sorted(text for text in lines_ if text and not text.startswith("#")) == bounds
