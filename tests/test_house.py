@@ -382,7 +382,8 @@ def test_a_page_names_files_and_folders_that_are_there(page: str) -> None:
 def test_the_lowest_versions_are_those_that_the_package_allows() -> None:
     """`requirements-lowest.txt` has each lower bound of what the library, training and tests need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["train"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["train"] + extras["dev"]
     bounds = sorted({text.partition(";")[0].strip().replace(">=", "==") for text in wanted})
     lines_ = (ROOT / "requirements-lowest.txt").read_text().splitlines()
     assert sorted(text for text in lines_ if text and not text.startswith("#")) == bounds
