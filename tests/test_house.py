@@ -4,8 +4,10 @@ import ast
 import doctest
 import json
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.imports import FACE, FLOORS, ROOT, SOURCES, files_by_module, imports, outside_lab, top
+from shared.imports import FACE, FLOORS, NEEDED, ROOT, SOURCES, files_by_module, imports, outside_lab, top
 
 TESTS = ROOT / "tests"
 FILES = sorted(files_by_module().values())
@@ -76,6 +78,12 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert not offenders, f"circles of files:{listed(offenders)}"
 
 
+def test_the_picture_of_the_floors_is_drawn_from_these_imports() -> None:
+    script = ROOT / "docs" / "scripts" / "house.py"
+    drawn = runpy.run_path(str(script))
+    assert drawn["PICTURE"].read_text() == drawn["drawn"](), "run python docs/scripts/house.py again"
+
+
 def test_nothing_outside_the_laboratory_imports_it() -> None:
     offenders = [
         found
@@ -86,8 +94,6 @@ def test_nothing_outside_the_laboratory_imports_it() -> None:
 
 
 # --- what the library needs ---
-
-NEEDED = ("torch", "numpy", "numba")
 
 WITH_NEEDED = {"llvmlite"}
 """What the needed packages bring along and the library uses itself: numba compiles with llvmlite."""
@@ -357,3 +363,27 @@ def test_every_test_file_mirrors_a_source() -> None:
     offenders = [test for test in tests if test not in WITHOUT_A_SOURCE and not mirrored(test)]
     assert not offenders, f"tests of no file or folder of src/fluctua of that name:{listed(offenders)}"
     assert not WITHOUT_A_SOURCE.keys() - set(tests), "WITHOUT_A_SOURCE names a file that is not there"
+
+
+# --- pages for whoever carries on ---
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", "docs/design.md"])
+def test_a_page_names_files_and_folders_that_are_there(page: str) -> None:
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|md|yml|toml|txt|cff)|/))`", (ROOT / page).read_text())
+    named += re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())
+    found = [name for name in named if "NAME" not in name and "/a/" not in name]
+    assert found
+    places = [ROOT, SOURCES, (ROOT / page).parent]
+    offenders = [name for name in found if not any((place / name).exists() for place in places)]
+    assert not offenders, f"{page} names what is not there:{listed(offenders)}"
+
+
+def test_the_lowest_versions_are_those_that_the_package_allows() -> None:
+    """`requirements-lowest.txt` has each lower bound of what the library, training and tests need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["train"] + extras["dev"]
+    bounds = sorted({text.partition(";")[0].strip().replace(">=", "==") for text in wanted})
+    lines_ = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    assert sorted(text for text in lines_ if text and not text.startswith("#")) == bounds

@@ -12,10 +12,10 @@ SOURCES = ROOT / "src" / "fluctua"
 
 FLOORS = {
     "theory": 1,
-    "simd": 1,
     "spikes": 1,
-    "timeloop": 2,
+    "simd": 1,
     "neurons": 2,
+    "timeloop": 2,
     "layers": 3,
     "network": 4,
     "state": 5,
@@ -30,6 +30,9 @@ FLOORS = {
 
 FACE = {"__init__.py", "_lazy.py", "_deprecated.py"}
 """The files at the top that hand names on: they know every floor and stand on none."""
+
+NEEDED = ("torch", "numpy", "numba")
+"""What the library needs, and no more."""
 
 Place = Literal["module", "function", "typing"]
 
