@@ -59,7 +59,7 @@ def test_a_row_of_channels_needs_no_rows_and_no_polarities(fields: str, shape: t
     events = recording(0, fields=fields)
     ours = structured_events(events, shape)
     assert np.array_equal(ours.units, events["x"])
-    np.testing.assert_allclose(ours.times, events["t"] * 1e-6, rtol=np.finfo(np.float32).eps)
+    np.testing.assert_allclose(ours.times, events["t"] * 1e-6, rtol=float(np.finfo(np.float32).eps))
 
 
 def test_one_channel_does_not_tell_polarities_apart() -> None:
