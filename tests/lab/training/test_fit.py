@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import logging
+import os
 import random
 import signal
 import warnings
@@ -311,6 +312,18 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match="2 of 4 epochs finished: pass resume=True"):
         fit(network(), TinyData(killer(2, 1, KeyboardInterrupt)), out_dir=tmp_path, settings=SETTINGS)
     assert signal.getsignal(signal.SIGINT) is before
+    assert len(rows(tmp_path)) == 2
+
+
+def test_sigterm_keeps_what_is_finished_as_ctrl_c_does(tmp_path: Path) -> None:
+    def end(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)  # as a cluster does
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted, match="2 of 4 epochs finished: pass resume=True"):
+        fit(network(), TinyData(end), out_dir=tmp_path, settings=SETTINGS)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert len(rows(tmp_path)) == 2
 
 
