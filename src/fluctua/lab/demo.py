@@ -1,11 +1,11 @@
 """The demo: one task, one network, three initial states."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 import fluctua
@@ -175,12 +175,9 @@ def _table(outcomes: Mapping[str, Outcome]) -> Any:
 def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Path]:
     before = {label: o.before for label, o in outcomes.items()}
     after = {label: o.after for label, o in outcomes.items()}
-    rows = _rows(outcomes)
     table = out / "results.csv"
-    with replacing(table) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    with replacing(table) as partial:
+        pd.DataFrame(_rows(outcomes)).to_csv(partial, index=False)
     return [
         save(membrane_figure(before), out / "membrane.png"),
         save(raster_figure(before, after), out / "rasters.png"),

@@ -15,7 +15,7 @@ class Ingredients:
     """What a network is trained with.
 
     Attributes:
-        model: name of the network in `experiments.networks`.
+        model: name of the network in `lab.networks`.
         loss: name of the loss, see `fluctua.lab.training.LOSSES`.
         optimizer: name of the optimiser, see `make_optimizer`.
         lr: learning rate, the largest one where it changes.

@@ -86,7 +86,7 @@ def write_results(study: Study, store: Store, finished: Sequence[Record], failed
     texts = {"table.csv": as_csv(summaries), "table.md": as_markdown(study, summaries)}
     for file, text in texts.items():
         with replacing(store.root / file) as partial:
-            partial.write_text(text)
+            partial.write_text(text, encoding="utf-8")
     settings = chosen_settings(study, finished)
     figure = study.figure([record for record in finished if record.setting in settings])
     pictures = [save(figure, store.root / f"figure.{kind}") for kind in ("png", "pdf")]

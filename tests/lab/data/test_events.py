@@ -160,6 +160,7 @@ def test_split_depends_on_the_seed_alone() -> None:
 
 
 @given(st.lists(st.integers(0, 4), max_size=30))
+@settings(deadline=None)
 def test_occurrence_counts_the_equals_before(labels: list[int]) -> None:
     wanted = [labels[:i].count(label) for i, label in enumerate(labels)]
     assert occurrence(np.array(labels, dtype=np.int64)).tolist() == wanted

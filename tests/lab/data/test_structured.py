@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,6 +36,7 @@ def dense(events: Events, n_units: int = 30) -> torch.Tensor:
 
 
 @given(st.integers(0, 2**32 - 1), ORDERS, st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_neither_the_order_of_fields_nor_that_of_events_matters(seed: int, order: list[str], random: Any) -> None:
     plain = recording(seed)
     places = list(range(len(plain)))
@@ -45,6 +46,7 @@ def test_neither_the_order_of_fields_nor_that_of_events_matters(seed: int, order
 
 
 @given(st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_an_event_is_at_its_channel_row_and_column_in_its_millisecond(seed: int) -> None:
     events = recording(seed)
     counts = np.zeros((100, *SHAPE))
@@ -59,7 +61,7 @@ def test_a_row_of_channels_needs_no_rows_and_no_polarities(fields: str, shape: t
     events = recording(0, fields=fields)
     ours = structured_events(events, shape)
     assert np.array_equal(ours.units, events["x"])
-    np.testing.assert_allclose(ours.times, events["t"] * 1e-6, rtol=np.finfo(np.float32).eps)
+    np.testing.assert_allclose(ours.times, events["t"] * 1e-6, rtol=float(np.finfo(np.float32).eps))
 
 
 def test_one_channel_does_not_tell_polarities_apart() -> None:

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import logging
+import os
 import random
 import signal
 import warnings
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("lightning")
 
 import lightning
+from lightning.pytorch.callbacks import timer
 
 from fluctua.homeostasis import ActivityBound
 from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
@@ -240,6 +242,57 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
 
 
+def test_a_run_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
+    fit(network(), TinyData(), out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
+    checkpoint = load_checkpoint(tmp_path / "last.ckpt")
+    del checkpoint["fluctua"]["format"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="another version of fluctua: choose another out_dir"):
+        fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
+
+
+def test_a_run_that_was_moved_keeps_its_best_weights(
+    whole: tuple[FitResult, nn.Module, TinyData], tmp_path: Path
+) -> None:
+    result, model, _ = whole
+    fit(network(), TinyData(), out_dir=tmp_path / "a", settings=dataclasses.replace(SETTINGS, epochs=3))
+    (tmp_path / "a").rename(tmp_path / "b")
+    after = fit(moved := network(seed=1), TinyData(), out_dir=tmp_path / "b", settings=SETTINGS, resume=True)
+    assert after.history == result.history
+    assert all(torch.equal(moved.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_optimiser_and_schedule_are_resumed_to_the_bit(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, schedule="cosine", optimizer_options={"weight_decay": 0.1})
+    fit(network(), TinyData(), out_dir=tmp_path / "whole", settings=settings)
+    with pytest.raises(Killed):
+        fit(network(), TinyData(killer(2, 1)), out_dir=tmp_path / "killed", settings=settings)
+    fit(network(seed=1), TinyData(), out_dir=tmp_path / "killed", settings=settings, resume=True)
+    ours, theirs = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("killed", "whole"))
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
+
+
+def test_patience_may_be_asked_for_when_a_run_is_resumed(tmp_path: Path) -> None:
+    idle = dataclasses.replace(SETTINGS, epochs=3, lr=1e-12)
+    fit(network(), TinyData(), out_dir=tmp_path, settings=idle)
+    settings = dataclasses.replace(idle, epochs=50, patience=2)
+    fit(network(), data := TinyData(), out_dir=tmp_path, settings=settings, resume=True)
+    assert data.orders == []  # two epochs without a better one are behind it
+
+
+def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
+    class NoValidation(TinyData):
+        def val_dataloader(self) -> Any:
+            return []
+
+    result = fit(model := network(), NoValidation(), out_dir=tmp_path, settings=SETTINGS)
+    assert result.best_epoch == 4
+    assert all(
+        torch.equal(last_weights(tmp_path)[f"model.{name}"], value) for name, value in model.state_dict().items()
+    )
+
+
 def test_a_checkpoint_is_data_and_never_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
@@ -259,6 +312,18 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match="2 of 4 epochs finished: pass resume=True"):
         fit(network(), TinyData(killer(2, 1, KeyboardInterrupt)), out_dir=tmp_path, settings=SETTINGS)
     assert signal.getsignal(signal.SIGINT) is before
+    assert len(rows(tmp_path)) == 2
+
+
+def test_sigterm_keeps_what_is_finished_as_ctrl_c_does(tmp_path: Path) -> None:
+    def end(epoch: int, batch: int) -> None:
+        if (epoch, batch) == (2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)  # as a cluster does
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted, match="2 of 4 epochs finished: pass resume=True"):
+        fit(network(), TinyData(end), out_dir=tmp_path, settings=SETTINGS)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert len(rows(tmp_path)) == 2
 
 
@@ -304,7 +369,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("fluctua.lab.training.fit.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def tick(self, epoch: int, batch: int) -> None:
         self.now += 60.0
@@ -407,7 +472,9 @@ def test_nothing_outside_is_changed_and_nothing_is_said(tmp_path: Path, capfd: p
 
 def test_the_progress_bar_counts_epochs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit(network(), TinyData(), out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, epochs=2, progress=True))
-    assert "epoch 2/2" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "Epoch 1/1" in shown  # counted from 0
+    assert "val_accuracy" in shown
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range
 
-Recording = NDArray[np.void]
+Recording = NDArray[Any]
 """A structured array `[events]` with the fields `x`, `t` and, if there are rows and channels, `y` and `p`."""
 
 MICROSECOND = 1e-6

@@ -41,7 +41,7 @@ class Conv(LearningStudy):
 
     Attributes:
         task_name: in the settings.
-        networks: of `experiments.networks`.
+        networks: of `lab.networks`.
         width: filters of the first layer, the other layers in proportion; None for those of the paper.
         methods: by name.
         xi: target of the methods that have one.

@@ -27,7 +27,7 @@ class Speakers(LearningStudy):
     """Networks on recordings whose test file has speakers of whom there is nothing to learn from.
 
     Attributes:
-        networks: their names in `experiments.networks`.
+        networks: their names in `lab.networks`.
         methods: for networks whose weights take either sign.
         dale_methods: for those under Dale's law.
     """

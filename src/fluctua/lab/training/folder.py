@@ -1,7 +1,5 @@
 """The folder of a training run: what its files are called, and how they are written so that none is ever half."""
 
-import csv
-import io
 import json
 import os
 import tempfile
@@ -11,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
+
+FORMAT = 2
+"""Of what `fit` keeps in a checkpoint; a run that began with another cannot be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class RunFolder:
         if "fluctua" not in checkpoint:
             raise ValueError(f"{self.checkpoint} was not written by fluctua: choose another out_dir")
         record: dict[str, Any] = checkpoint["fluctua"]
+        if record.get("format") != FORMAT:
+            raise ValueError(f"{self.root} was begun by another version of fluctua: choose another out_dir")
         before, now = record["settings"], settings.decisive()
         if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
             raise ValueError(
@@ -94,13 +98,8 @@ class RunFolder:
 
     def save_metrics(self, history: Sequence[Row]) -> None:
         """Rewrite `metrics.csv`."""
-        columns = list(dict.fromkeys(key for row in history for key in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(history)
         with replacing(self.metrics) as path:
-            path.write_text(text.getvalue())
+            pd.DataFrame(history).to_csv(path, index=False, lineterminator="\n")
 
     def save_weights(self, model: nn.Module) -> None:
         """Rewrite `model.safetensors`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.hooks import RemovableHandle
 
 from fluctua.homeostasis import ActivityBound
@@ -17,6 +18,7 @@ from fluctua.lab.training.schedules import Schedule
 
 try:
     import lightning
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
 except ImportError as error:
     raise ImportError('training needs lightning, which is missing: pip install "fluctua[train]".') from error
 
@@ -71,21 +73,22 @@ class SpikingClassifier(lightning.LightningModule):
         output: Tensor = self.model(x)
         return output
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build the optimiser over all trainable parameters."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimiser over all trainable parameters, and what changes its learning rate."""
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError("the model has no trainable parameters: there is nothing to fit")
-        return make_optimizer(self.optimizer, trainable, self.lr, **self.optimizer_options)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate: a function of epoch and step alone, so a resumed run has nothing to remember."""
+        optimizer = make_optimizer(self.optimizer, trainable, self.lr, **self.optimizer_options)
         if self.schedule.constant:
-            return
-        # The middle of the step; a loader without a length has all its steps in the middle of the epoch.
-        done = self.current_epoch + ((batch_idx + 0.5) / self.trainer.num_training_batches or 0.5)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.lr * self.schedule.factor(done)
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches / self.schedule.epochs
+        by_step = 0 < steps < math.inf  # a loader without a length has all its steps in the middle of the epoch
+        # The middle of a step stands for all of it.
+        scheduler = LambdaLR(optimizer, lambda k: self.schedule.factor((k + 0.5) / (steps if by_step else 1)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step" if by_step else "epoch"},
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Task loss plus penalty, to be minimised."""
@@ -147,7 +150,8 @@ class SpikingClassifier(lightning.LightningModule):
 
     def _log(self, name: str, value: Tensor, n_samples: int) -> None:
         # time-major input: Lightning would take the number of time steps for the batch size
-        self.log(name, value, on_step=False, on_epoch=True, batch_size=n_samples)
+        in_bar = name.endswith("_accuracy")
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=n_samples, prog_bar=in_bar)
 
     def _stop_unless_finite(self, value: Tensor, what: str) -> None:
         number = float(value.detach())

@@ -1,0 +1,194 @@
+"""What watches a run: checkpoints, the best weights, patience and a time limit; each Lightning's own, where it differs.
+
+They are made for one process and passes over data that `Recorder.begin_pass` has seeded.
+"""
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+from typing_extensions import override
+
+from fluctua.lab.training.folder import FORMAT, RunFolder
+from fluctua.lab.training.isolation import seed_all
+from fluctua.lab.training.module import SpikingClassifier
+from fluctua.lab.training.settings import Row, TrainSettings
+
+try:
+    import lightning
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+except ImportError as error:
+    raise ImportError('training needs lightning, which is missing: pip install "fluctua[train]".') from error
+
+
+class Recorder(ModelCheckpoint):
+    """Puts every finished epoch on disk, `last.ckpt` and then its row, and makes each pass over data repeatable."""
+
+    def __init__(self, folder: RunFolder, settings: TrainSettings, record: dict[str, Any] | None, timer: Timer) -> None:
+        super().__init__(
+            folder.root,
+            folder.checkpoint.stem,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.folder, self.settings, self.timer = folder, settings, timer
+        self.history: list[Row] = record["history"] if record else []
+        self.seconds: float = record["seconds"] if record else 0.0
+        self.resume_from = folder.checkpoint if record else None
+        self.saved = len(self.history)  # epochs that a resumed run need not do again
+        self._trainer: lightning.Trainer | None = None
+        self._interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        """Stop at once; or after the batch, where Python happens to be in a callback that drops the exception."""
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    @override
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._trainer = trainer
+
+    def begin_pass(self, loader: Any) -> None:
+        """Seed all that the coming pass draws, from seed, epoch and stage, and tell the data the epoch."""
+        assert self._trainer is not None
+        stage = "train" if self._trainer.training else "val" if self._trainer.validating else "test"
+        epoch = len(self.history) if stage != "test" else 0
+        seed_all(self.settings.seed, epoch, ("train", "val", "test").index(stage))
+        if stage == "train":
+            data = getattr(self._trainer, "datamodule", None)
+            for holder in (data, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+                if set_epoch := getattr(holder, "set_epoch", None):
+                    set_epoch(epoch)
+
+    @override
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.history:
+            self.folder.save_metrics(self.history)  # a kill may have come between checkpoint and table
+
+    @override
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        super().on_train_batch_end(*args, **kwargs)
+        self._stop_if_interrupted()
+
+    @override
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._stop_if_interrupted()
+
+    @override
+    def on_test_batch_end(self, *_: Any) -> None:
+        self._stop_if_interrupted()
+
+    @override
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": len(self.history) + 1} | {key: metrics[key] for key in _columns(metrics)})
+        super().on_train_epoch_end(trainer, pl_module)
+        self.saved = len(self.history)
+        self.folder.save_metrics(self.history)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["fluctua"] = {
+            "format": FORMAT,
+            "history": self.history,
+            "seconds": self.timer.time_elapsed(),
+            "settings": self.settings.decisive(),
+        }
+        checkpoint.pop("datamodule_hyper_parameters", None)  # may be objects, which a safe load refuses
+
+
+class BestWeights(ModelCheckpoint):
+    """Keeps the weights of the first epoch with the best validation accuracy; without validation, of the last epoch."""
+
+    FILE_EXTENSION = ".safetensors"
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(
+            folder.root,
+            folder.weights.stem,
+            monitor="val_accuracy",
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self._folder = folder
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best score so far; Lightning forgets it where the folder was moved."""
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+    @override
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.monitor = "val_accuracy" if "val_accuracy" in trainer.callback_metrics else None
+        super().on_train_epoch_end(trainer, pl_module)
+
+    @override
+    def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
+        """Write the model alone, in a format that anyone reads; Lightning would pickle its module's weights."""
+        assert isinstance(trainer.lightning_module, SpikingClassifier)
+        self._folder.save_weights(trainer.lightning_module.model)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that a resumed run may be told anew, and that begins no epoch where patience has run out."""
+
+    def __init__(self, patience: int | None) -> None:
+        endless = sys.maxsize  # it counts all the same: the run may be resumed with a patience
+        super().__init__("val_accuracy", mode="max", patience=patience or endless, check_finite=False, strict=False)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, with the patience of now."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    @override
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+class TimeLimit(Timer):
+    """A timer that begins no epoch which would outlast the limit, judging by the one before, and cuts the first short.
+
+    Lightning's ends any epoch in its middle, and counts what was spent before a run was resumed.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        super().__init__(None if minutes is None else timedelta(minutes=minutes))
+        self._epoch_start = 0.0
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count all of the run's time, but limit that from now on."""
+        super().load_state_dict(state_dict)
+        if self._duration is not None:
+            self._duration += self._offset
+
+    @override
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._epoch_start = self.time_elapsed()
+
+    @override
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.current_epoch == 0:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    @override
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        left = self.time_remaining()
+        if left is not None and left < self.time_elapsed() - self._epoch_start:
+            trainer.should_stop = True
+
+
+def _columns(metrics: dict[str, float]) -> list[str]:
+    first = [f"{stage}_{what}" for stage in ("train", "val") for what in ("loss", "accuracy", "penalty")]
+    return [name for name in first if name in metrics] + [name for name in metrics if name.startswith("rate_")]
