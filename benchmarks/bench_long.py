@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import fluctua
-from fluctua.layers import FusedSequential, in_segments
+from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF
 from fluctua.spikes import SpikeBatch
 

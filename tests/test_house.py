@@ -339,6 +339,20 @@ def test_the_examples_of_a_public_name_print_what_they_say(name: str) -> None:
 # --- tests mirror the sources ---
 
 WITHOUT_A_SOURCE = {
+    "lab/data/test_ssc.py": "the Spiking Speech Commands, which shd.py reads too",
+    "lab/networks/test_architectures.py": "all networks by name, trained",
+    "lab/training/test_ddp.py": "training on several processes",
+    "layers/test_adaptive_fused.py": "adaptation in every fused layer",
+    "methods/test_deep.py": "all of measured initialisation, at depth",
+    "methods/test_probed.py": "all of measured initialisation, on probed neurons",
+    "methods/test_refusals.py": "what no method accepts",
+    "methods/test_stepwise.py": "all of measured initialisation, step by step",
+    "network/adapters/test_bad_input.py": "what no adapter accepts",
+    "network/adapters/test_contract.py": "the laws of every adapter",
+    "network/test_circuits.py": "circuits, traced",
+    "theory/test_paper.py": "the theory against the paper's numbers",
+    "timeloop/test_events.py": "all event engines",
+    "timeloop/test_step.py": "steps against whole loops",
     "test_benchmarks.py": "the scripts of benchmarks",
     "test_docs.py": "the pages of docs",
     "test_house.py": "the package as a whole",

@@ -23,7 +23,9 @@ def lazy(
             return import_module(f"{package}.{name}")
         if name not in homes:
             return renamed(package, name)
-        return getattr(import_module(homes[name]), name)
+        value = getattr(import_module(homes[name]), name)
+        setattr(import_module(package), name, value)  # the next time it is there
+        return value
 
     def __dir__() -> list[str]:
         return sorted({*vars(import_module(package)), *homes, *modules})

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fluctua
-from fluctua.layers import FusedSequential, OneToOne, OverTime, Recurrent, ResidualBlock
+from fluctua.layers import FusedSequential, OverTime, Recurrent, ResidualBlock
+from fluctua.layers.blocks import OneToOne
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.timeloop import cpu_memory, engine

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import SignedLinear
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
-from fluctua.methods.weights import write
 from fluctua.methods.population import Goal, fresh, solve
-from shared.tracing import trace
-from fluctua.network.run import plain_call, preserved
+from fluctua.methods.weights import write
 from fluctua.network.replay import Replay
+from fluctua.network.run import plain_call, preserved
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.theory import InfeasibleTargetError, Target
 from fluctua.theory.laws import Exponential, LogNormal
 from shared.circuit_loops import never
 from shared.spikes import spikes
+from shared.tracing import trace
 
 STEPS, BATCH, N_IN, N = 200, 8, 40, 48
 

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import OverTime
-from fluctua.network.facts import Population
-from shared.tracing import trace
-from fluctua.network.network import groups_of
 from fluctua.network.adapters.registry import KnownNeurons
-from fluctua.network.network import over_time
-from fluctua.network.run import plain_call
+from fluctua.network.facts import Population
+from fluctua.network.network import groups_of, over_time
 from fluctua.network.replay import Replay
 from shared.step_networks import (
     NEURONS,
@@ -28,18 +25,19 @@ from shared.step_networks import (
     stack,
     trains,
 )
+from shared.tracing import trace
 
-READING = KnownNeurons(neurons=NEURONS)
+KNOWN = KnownNeurons(described=NEURONS)
 
 
 def run(model: nn.Module, x: Tensor) -> Any:
-    return over_time(model, x, plain_call, READING)(model, x)
+    return over_time(model, x, KNOWN, 0)(model, x)
 
 
 def currents(model: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
     """What every neuron is really called with, step by step."""
     found: dict[str, list[Tensor]] = {}
-    forward = over_time(model, x, plain_call, READING)
+    forward = over_time(model, x, KNOWN, 0)
     handles = [
         module.register_forward_pre_hook(lambda m, args, name=name: found.setdefault(name, []).append(args[0].detach()))
         for name, module in model.named_modules()
@@ -128,8 +126,8 @@ def test_only_weights_are_changed(case: str) -> None:
 def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
     """Once every module has shown what it returns, a population costs its own layer only, at any depth."""
     model, x = stack(6), trains(20, 4)
-    populations = trace(model, x, plain_call, READING)
-    passes = Replay(model, x, over_time(model, x, plain_call, READING), populations)
+    populations = trace(model, x, neurons=NEURONS)
+    passes = Replay(model, x, over_time(model, x, KNOWN, 0), populations)
     calls = dict.fromkeys(range(0, 12, 2), 0)
 
     def counting(k: int) -> Any:
@@ -156,12 +154,12 @@ def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
 
 def test_what_a_pass_finds_is_what_the_network_does() -> None:
     model, x = Looping(feedback=True, recurrent=True), trains(30, 4)
-    populations = trace(model, x, plain_call, READING)
+    populations = trace(model, x, neurons=NEURONS)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4.0)
     really = {name: torch.stack(steps) for name, steps in currents(model, x).items()}
-    passes = Replay(model, x, over_time(model, x, plain_call, READING), populations)
+    passes = Replay(model, x, over_time(model, x, KNOWN, 0), populations)
     for group in groups_of(populations):
         spikes_of_group = passes.simulate(group)
         passes.assume(spikes_of_group)
@@ -176,7 +174,7 @@ def test_what_a_pass_finds_is_what_the_network_does() -> None:
 
 def test_groups_come_in_the_order_in_which_they_hear_each_other() -> None:
     def names(model: nn.Module) -> list[tuple[str, ...]]:
-        found: tuple[Population, ...] = trace(model, trains(4, 2), plain_call, READING)
+        found: tuple[Population, ...] = trace(model, trains(4, 2), neurons=NEURONS)
         return [tuple(p.name for p in group) for group in groups_of(found)]
 
     assert names(Looping()) == [("first",), ("second",), ("third",)]

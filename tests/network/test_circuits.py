@@ -11,14 +11,13 @@ from torch.nn.utils import parametrizations
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import WiringError
-from fluctua.network.facts import Pathway, Population
-from fluctua.network.potential import population_currents
-from shared.tracing import trace
+from fluctua.network.facts import Pathway, Population, population_currents
 from fluctua.neurons import LIF
 from fluctua.theory.laws import Exponential
 from shared.circuit_loops import applied, free_potentials, late
 from shared.circuit_networks import CASES, FLAT, Found, linear, made
 from shared.spikes import spikes
+from shared.tracing import trace
 
 
 def found(populations: tuple[Population, ...]) -> Found:

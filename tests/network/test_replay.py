@@ -129,7 +129,7 @@ def test_a_population_that_is_no_longer_reached_is_named() -> None:
     (population,) = trace(model, batch)
     model.on = False
     with pytest.raises(RuntimeError, match="did not reach lif_a, though it did when it was traced"):
-        Replay(model, batch, plain_call, trace(model, batch)).current(population)
+        Replay(model, batch, plain_call, [population]).current(population)
 
 
 def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> None:

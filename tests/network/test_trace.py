@@ -15,11 +15,10 @@ from torch.nn.utils import parametrizations, parametrize
 from fluctua.layers import OverTime
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
-from shared.tracing import trace
-from fluctua.network.run import hooked
-from fluctua.network.run import preserved
+from fluctua.network.run import hooked, preserved
 from fluctua.neurons import LIF
 from shared.spikes import spikes as random_spikes
+from shared.tracing import trace
 from shared.wiring_networks import (
     CASES,
     CONVOLUTIONAL,

@@ -16,17 +16,16 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import OverTime
 from fluctua.network import Network
-from shared.tracing import trace
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, SuperSpike
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.state.facts import PopulationState
 from fluctua.state.inspection import inspect_network
-from fluctua.state.warnings import _gradient_warnings
 from fluctua.state.measure import Window
-from fluctua.theory import Moments, PspKernel, crossing_rate
-from fluctua.timeloop import SuperSpike
-from fluctua.network import Network
+from fluctua.state.summary import _gradient_warnings
+from fluctua.theory import PspKernel, crossing_rate
+from fluctua.theory.membrane import Moments
 from shared.spikes import spikes as random_spikes
+from shared.tracing import trace
 
 Array = NDArray[np.float64]
 
@@ -145,11 +144,11 @@ def test_every_number_is_that_of_a_plain_simulation(neuron: str, window: Window,
         assert p.latency == (None if np.isinf(median) else pytest.approx(median * 2e-3))
         assert p.silent == pytest.approx((out.sum((0, 1)) == 0).mean())
         assert p.saturated == pytest.approx((u.mean(0) > p.threshold).mean())
-        np.testing.assert_allclose(p.sketch.rates, out[counts].mean(0) / 2e-3)
+        np.testing.assert_allclose(p.plot_data.rates, out[counts].mean(0) / 2e-3)
         raster = [(t * 2e-3, i) for t in range(T) for i in range(p.n) if out[t, 0, i]]
-        np.testing.assert_allclose(p.sketch.raster, np.array(raster).reshape(-1, 2))
-        assert p.sketch.shown == 9
-        assert p.sketch.duration == pytest.approx(T * 2e-3)
+        np.testing.assert_allclose(p.plot_data.raster, np.array(raster).reshape(-1, 2))
+        assert p.plot_data.shown == 9
+        assert p.plot_data.duration == pytest.approx(T * 2e-3)
 
 
 def test_the_predicted_rate_is_the_crossing_rate_at_the_measured_xi() -> None:
@@ -280,20 +279,20 @@ def test_the_histogram_is_a_density_with_the_mean_of_the_potential(window: Windo
     with torch.no_grad():
         weight_of(model, "0.bias").add_(bias)
     for p in fluctua.inspect(model, spikes(T, B, N_IN), window=window):
-        widths = np.diff(p.sketch.edges)
+        widths = np.diff(p.plot_data.edges)
         assert (widths > 0).all()
-        assert p.sketch.density @ widths == pytest.approx(1, abs=1e-9)
-        centres = p.sketch.edges[:-1] + widths / 2
+        assert p.plot_data.density @ widths == pytest.approx(1, abs=1e-9)
+        centres = p.plot_data.edges[:-1] + widths / 2
         lost = 0.21 * p.sigma_u  # what lies beyond the edges, 5 sigma_u away, moves the mean by no more (Chebyshev)
-        assert (p.sketch.density * widths) @ centres == pytest.approx(p.mu_u, abs=widths[0] / 2 + lost)
+        assert (p.plot_data.density * widths) @ centres == pytest.approx(p.mu_u, abs=widths[0] / 2 + lost)
 
 
 def test_a_large_population_is_thinned_and_its_histogram_stays_a_density() -> None:
     model = filled(nn.Sequential(nn.Linear(4, 3000), LI(0.1)))
     p = only(fluctua.inspect(model, spikes(50, 10, 4)))  # 1.5 million potentials
-    widths = np.diff(p.sketch.edges)
-    assert p.sketch.density @ widths == pytest.approx(1, abs=1e-9)
-    middle = (p.sketch.edges[:-1] + widths / 2) @ (p.sketch.density * widths)
+    widths = np.diff(p.plot_data.edges)
+    assert p.plot_data.density @ widths == pytest.approx(1, abs=1e-9)
+    middle = (p.plot_data.edges[:-1] + widths / 2) @ (p.plot_data.density * widths)
     assert middle == pytest.approx(p.mu_u, abs=0.01 * p.sigma_u)
 
 
@@ -314,7 +313,7 @@ def test_a_network_of_one_neuron_is_reported_like_any_other() -> None:
     model, x = network(n=1, gain=2.0), spikes(T, B, N_IN)
     _, free, out = plain_simulation(model, x)["1"]
     p = fluctua.inspect(model, x)["1"]
-    assert (p.n, p.sigma_across, p.sketch.shown) == (1, 0, 1)
+    assert (p.n, p.sigma_across, p.plot_data.shown) == (1, 0, 1)
     assert p.sigma_u == pytest.approx(free.std())
     assert p.rate == pytest.approx(out.mean() / 2e-3)
 

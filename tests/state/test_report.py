@@ -163,7 +163,7 @@ def test_the_columns_of_the_plain_table_line_up() -> None:
 def test_rows_hold_every_number_of_every_population() -> None:
     report = Report((STATE, READOUT))
     for row, p in zip(report.rows(), report, strict=True):
-        numbers = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name not in ("pathways", "sketch")}
+        numbers = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name not in ("pathways", "plot_data")}
         assert row == numbers | {
             "weights": "2.weight 4.weight",
             "weight_std": "0.31 0.2",

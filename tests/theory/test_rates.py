@@ -29,7 +29,9 @@ def test_it_is_a_bivariate_normal_probability(kernel: PspKernel, xi: float) -> N
     rho = float(kernel.lag_one)
     pair = {"mean": [0.0, 0.0], "cov": [[1.0, rho], [rho, 1.0]]}
     below_then_above = {"x": [xi, np.inf], "lower_limit": [-np.inf, xi]}
-    crossing = multivariate_normal.cdf(**below_then_above, **pair, abseps=1e-12, releps=1e-12, maxpts=10**6)
+    crossing: float = multivariate_normal.cdf(  # type: ignore[no-untyped-call]
+        **below_then_above, **pair, abseps=1e-12, releps=1e-12, maxpts=10**6
+    )
     assert crossing_rate(xi, kernel) == pytest.approx(crossing / kernel.dt, rel=1e-6, abs=1e-7)
 
 

@@ -84,8 +84,7 @@ def prime(
     inputs, draws = _Inputs(batches, forward is None or forward is plain_call), new_generator(seed, None)
     with torch.random.fork_rng(gpus_of(model)):
         _reseed(draws)
-        network = Network.of(model, inputs.first(), forward=forward, time=time, dt=dt)
-        network.check_active()
+        network = Network.of(model, inputs.first(), forward=forward, time=time, dt=dt, active=True)
         before = rates(network.spiking, network.spikes())
         priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
         for rounds in range(epochs + 1):  # the last one only looks

@@ -92,8 +92,7 @@ def scale_synapses(
             "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
         )
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt)
-    network.check_active()
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt, active=True)
     targets = _targets(rate, [p.name for p in network.spiking])
     chosen = network.chosen(targets)
     spikes = network.spikes(chosen)

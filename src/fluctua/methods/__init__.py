@@ -3,9 +3,6 @@
 from typing import TYPE_CHECKING
 
 from fluctua._lazy import lazy
-from fluctua.methods.initialization import initialize
-from fluctua.methods.measured import Measured
-from fluctua.methods.poisson import Poisson, fluctuation_driven_
 
 if TYPE_CHECKING:
     from fluctua.methods.baselines.classic import Kaiming, TorchDefault, Xavier
@@ -15,6 +12,9 @@ if TYPE_CHECKING:
     from fluctua.methods.baselines.micheli import Micheli
     from fluctua.methods.baselines.spikeinit import SpikeInit
     from fluctua.methods.baselines.tdbn import TdBN
+    from fluctua.methods.measured import Measured
+    from fluctua.methods.method import initialize
+    from fluctua.methods.poisson import Poisson, fluctuation_driven_
 
 __all__ = [
     "LSUV",
@@ -44,5 +44,9 @@ __getattr__, __dir__ = lazy(
         "TdBN": "fluctua.methods.baselines.tdbn",
         "TorchDefault": "fluctua.methods.baselines.classic",
         "Xavier": "fluctua.methods.baselines.classic",
+        "Measured": "fluctua.methods.measured",
+        "Poisson": "fluctua.methods.poisson",
+        "fluctuation_driven_": "fluctua.methods.poisson",
+        "initialize": "fluctua.methods.method",
     },
 )

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.weights import by_row, write
-from fluctua.network.facts import Population
-from fluctua.network.potential import potential_of
+from fluctua.network.facts import Population, potential_of
 from fluctua.network.replay import Replay
 from fluctua.state.measure import neuron_mean, population_mean, product_mean
 from fluctua.theory.target import InfeasibleTargetError, Target

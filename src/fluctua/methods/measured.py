@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 
-from fluctua.methods.circuits import fit_circuit
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal, fresh, solve
@@ -55,6 +54,8 @@ class Measured(Method):
         """See `Method.solve`."""
         goals = {n: Goal(target, self.balance, self.window, self.alpha, self.law) for n, target in targets.items()}
         if goals and hears_itself(group):
+            from fluctua.methods.circuits import fit_circuit  # only recurrence needs it
+
             return fit_circuit(group, goals, replay, generator)
         return {p.name: fit(p, goals[p.name], replay, generator) for p in group if p.name in goals}
 

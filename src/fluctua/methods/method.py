@@ -1,7 +1,9 @@
-"""What a method is: a frozen value that finds the weights of a network, a group of populations at a time."""
+"""What a method is, and the one call that applies it: put a network into the fluctuation-driven regime."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from importlib import import_module
 from math import sqrt
@@ -9,11 +11,21 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from fluctua.network.network import Group, Network
+from fluctua.methods.weights import new_generator, writable
+from fluctua.network.facts import Population
+from fluctua.network.network import Axis, Group, Network
+from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
+from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
+from fluctua.state.measure import Measurements, Window, watch
+from fluctua.state.report import Report
+from fluctua.state.summary import report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
+
+READOUT = Target(sigma=1.0)
 
 
 class Method(ABC):
@@ -22,11 +34,9 @@ class Method(ABC):
     Class attributes:
         aims: whether it brings populations to a target; one that does not knows none.
         measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
-        measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
     """
 
     aims: ClassVar[bool] = False
-    measures: ClassVar[bool] = True
     measures: ClassVar[bool] = True
 
     def begin(self, network: Network, generator: torch.Generator) -> None:  # noqa: B027 - most have nothing to do
@@ -54,20 +64,20 @@ class Method(ABC):
 
 _NAMED: Mapping[str, tuple[str, str, dict[str, Any]]] = MappingProxyType(
     {
-        "measured": ("measured", "Measured", {}),
-        "poisson": ("poisson", "Poisson", {}),
-        "kaiming": ("baselines.classic", "Kaiming", {}),
-        "kaiming-relu": ("baselines.classic", "Kaiming", {"gain": sqrt(2)}),
-        "kaiming-folded": ("baselines.classic", "Kaiming", {"folded": True}),
-        "xavier": ("baselines.classic", "Xavier", {}),
-        "torch": ("baselines.classic", "TorchDefault", {}),
-        "ding": ("baselines.ding", "Ding", {}),
-        "micheli": ("baselines.micheli", "Micheli", {}),
-        "spikeinit": ("baselines.spikeinit", "SpikeInit", {}),
-        "spikeinit-sim": ("baselines.spikeinit", "SpikeInit", {"simulated": True}),
-        "tdbn": ("baselines.tdbn", "TdBN", {}),
-        "lsuv": ("baselines.lsuv", "LSUV", {}),
-        "ei-init": ("baselines.ei_init", "EIInit", {}),
+        "measured": ("fluctua.methods.measured", "Measured", {}),
+        "poisson": ("fluctua.methods.poisson", "Poisson", {}),
+        "kaiming": ("fluctua.methods.baselines.classic", "Kaiming", {}),
+        "kaiming-relu": ("fluctua.methods.baselines.classic", "Kaiming", {"gain": sqrt(2)}),
+        "kaiming-folded": ("fluctua.methods.baselines.classic", "Kaiming", {"folded": True}),
+        "xavier": ("fluctua.methods.baselines.classic", "Xavier", {}),
+        "torch": ("fluctua.methods.baselines.classic", "TorchDefault", {}),
+        "ding": ("fluctua.methods.baselines.ding", "Ding", {}),
+        "micheli": ("fluctua.methods.baselines.micheli", "Micheli", {}),
+        "spikeinit": ("fluctua.methods.baselines.spikeinit", "SpikeInit", {}),
+        "spikeinit-sim": ("fluctua.methods.baselines.spikeinit", "SpikeInit", {"simulated": True}),
+        "tdbn": ("fluctua.methods.baselines.tdbn", "TdBN", {}),
+        "lsuv": ("fluctua.methods.baselines.lsuv", "LSUV", {}),
+        "ei-init": ("fluctua.methods.baselines.ei_init", "EIInit", {}),
     }
 )
 NAMES = tuple(_NAMED)
@@ -84,7 +94,7 @@ def method_of(method: Method | str, **options: Any) -> Method:
         if method not in _NAMED:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(NAMES)}")
         module, name, defaults = _NAMED[method]
-        found: Any = getattr(import_module(f"fluctua.methods.{module}"), name)(**defaults)
+        found: Any = getattr(import_module(module), name)(**defaults)
     elif isinstance(method, Method):
         found = method
     else:
@@ -94,3 +104,173 @@ def method_of(method: Method | str, **options: Any) -> Method:
         raise ValueError(f"{type(found).__name__} has no field {unknown[0]!r}: it has {', '.join(names) or 'none'}")
     chosen: Method = replace(found, **options) if options else found
     return chosen
+
+
+def initialize(
+    model: nn.Module,
+    batch: Any,
+    target: Target | None = None,
+    *,
+    method: Method | str = "measured",
+    readout: Target = READOUT,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    populations: Collection[str] | None = None,
+    forward: Forward | None = None,
+    time: Axis = 0,
+    dt: float | None = None,
+    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    **moved: Any,
+) -> Report:
+    """Put a spiking network into the fluctuation-driven regime, in place, and report the state it is in.
+
+    Args:
+        model: any model of known neurons, of any framework and on any device; its weights are overwritten.
+        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples.
+        target: the wanted state of every spiking population (default: mean 0, xi = 1).
+        method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
+            "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
+            compare with, which know no target.
+        readout: the wanted state of populations without threshold.
+        seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
+        generator: of the draws, on the CPU, instead of a seed.
+        populations: names of those to initialise; default: all.
+        forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
+            looped over time, as its neurons ask for.
+        time: axis of the batch that is time, 0 or 1.
+        dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
+        neurons: what neuron classes are like that fluctua does not know.
+        moved: fields of the method that were arguments of this call in version 0.1; deprecated.
+
+    Returns:
+        The state of every population after the call, with what was skipped and why.
+
+    Raises:
+        BatchError: an empty, all-zero, non-finite or misshapen batch.
+        WiringError: no spiking neuron found, or a model that cannot be run or traced.
+        UnsupportedNeuronError: a neuron whose potential is not linear in its input.
+        SilentInputError: a population that nothing reaches.
+        NoFixedPointError: a recurrent population without a steady state near its target.
+        InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
+        ValueError: an unknown method or population, or a rate in Hz where nobody gives `dt`.
+
+        After any of them the model is as it was.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = initialize(model, x, Target(xi=2.0), seed=0)
+        >>> print(f"{report['1'].sigma_u:.2f}")
+        0.50
+    """
+    method = _with_moved(method, moved)
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons, active=method.measures)
+    draws = new_generator(seed, generator)
+    chosen = network.chosen(populations)
+    _check_unit(chosen, target or Target())
+    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if writable(p)}
+    with network.unchanged_on_failure():
+        with _others_kept(network, None if populations is None else chosen):
+            method.begin(network, draws)
+        measured, reached = _solve(network, method, wanted, draws)
+        method.end(network)
+    notes = [*_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    if target is not None and not method.aims:
+        notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
+    return report_of(
+        network.populations,
+        measured,
+        reached,
+        gradients={},
+        notes=tuple(notes),
+        warnings=tuple(short_batch_warnings(chosen)),
+    )
+
+
+def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
+    """The method, with fields that version 0.1 took as arguments of `initialize`."""
+    if moved:
+        found = method_of(method)
+        if unknown := set(moved) - set(vars(found)):
+            raise TypeError(f"initialize() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        given = ", ".join(f"{name}={value!r}" for name, value in moved.items())
+        warnings.warn(
+            f"these are fields of the method now: method={type(found).__name__}({given})",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    return method_of(method, **moved)
+
+
+def _solve(
+    network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator
+) -> tuple[dict[str, Measurements], dict[str, Moments]]:
+    """Group after group; returns what was measured of each population, and the moments that were aimed at."""
+    measured: dict[str, Measurements] = {}
+    reached: dict[str, Moments] = {}
+    seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
+    window: Window = getattr(method, "window", "trial")
+    with ExitStack() as watching, network.replay(seed) as replay:
+        for group in network.groups:
+            reached |= method.solve(group, {p.name: wanted[p.name] for p in group if p.name in wanted}, replay, draws)
+            for p in group:
+                replay.done(p)
+            for module in dict.fromkeys(p.module for p in group):  # in the next pass, which runs them
+                within = [p for p in group if p.module is module]
+                watching.enter_context(hooked(watch(within, window, measured)))
+        replay.finish()
+    return measured, reached
+
+
+@contextmanager
+def _others_kept(network: Network, chosen: Collection[Population] | None) -> Iterator[None]:
+    """Parameters that lead to none of the chosen populations get back their values at the end; None: all may change."""
+    own: set[int] = set()
+    for q in (q for p in chosen or () for q in writable(p)):
+        parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
+        own |= {id(tensor) for tensor in parts if tensor is not None}
+    others = [p for p in parameters_of(network.model) if chosen is not None and id(p) not in own]
+    kept = [p.detach().clone() for p in others]
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(others, kept, strict=True):
+            parameter.copy_(value)
+
+
+def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
+    """Refuse a rate in Hz for neurons that count time in steps."""
+    unknown = [p.name for p in populations if p.neuron.in_steps]
+    if target.rate is not None and unknown:
+        raise ValueError(
+            f"a rate of {target.rate:g} Hz means nothing to {unknown[0]}, whose neurons count time in steps: give "
+            "dt=, the time step in seconds"
+        )
+
+
+def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
+    for p in chosen:
+        if p.neuron.note is not None:
+            yield f"{p.name}: {p.neuron.note}"
+        if not p.pathways:
+            yield f"{p.name} was skipped: no weight feeds it"
+        for q in p.pathways:
+            if q.skipped_because is not None:
+                yield f"{q.name} was skipped: {q.skipped_because}"
+    biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
+    moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
+    if moved:
+        yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
+    if len(moved) < len(biases):
+        yield f"{len(biases) - len(moved)} bias(es) were set to zero"
+
+
+def _unreached(network: Network) -> Iterator[str]:
+    """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
+    found = network.populations
+    known = {
+        module for p in found for owner in (p.module, *(q.synapse for q in p.pathways)) for module in modules_of(owner)
+    }
+    layers = nn.Linear | nn.modules.conv._ConvNd
+    if names := [n for n, m in named_modules_of(network.model) if isinstance(m, layers) and m not in known]:
+        yield f"{', '.join(names)} feeds no known neuron and was skipped; an unknown one is named by neurons="

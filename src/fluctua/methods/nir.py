@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fluctua.methods.initialization import initialize
+from fluctua.methods.method import initialize
 from fluctua.network.nir import from_nir, to_nir
 from fluctua.state.report import Report
 from fluctua.theory.target import Target

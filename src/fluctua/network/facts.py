@@ -1,24 +1,20 @@
-"""What a network is to the theory: populations of neurons, the pathways into them, and how their modules are called.
-
-Facts, no behaviour.
-"""
+"""What a network is to the theory: populations of neurons, the pathways into them, and their free potential."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.run import preserved
+from fluctua.network.run import Layout, preserved
 from fluctua.theory.laws import Family
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import PspKernel, TwoStateKernel
 
 Array = NDArray[np.float64]
-Time = Literal["first", "second", "step", "merged"]
 
 INPUT = "input"  # name of the source of what no population of the network has sent
 
@@ -29,112 +25,6 @@ class WiringError(ValueError):
 
 class UnsupportedNeuronError(ValueError):
     """A neuron class that is known and cannot be served; the message says why, and the way out."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The convention of one neuron module; a subclass for a framework that passes currents by other ways.
-
-    Attributes:
-        time: "first" for a call with the whole sequence `[T, B, *N]`, "second" for `[B, T, *N]`, "merged" for
-            `[B * T, *N]` sample by sample, "step" for one call a time step with `[B, *N]`.
-        samples: B of a merged sequence, None where T is known.
-        steps: T of a merged sequence, None where B is known.
-    """
-
-    time: Time = "first"
-    samples: int | None = None
-    steps: int | None = None
-
-    @property
-    def stepwise(self) -> bool:
-        """Whether the module is called once for each time step."""
-        return self.time == "step"
-
-    def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
-        """The input currents of one call, as they are given: its leading tensors, `most` at most."""
-        currents: list[Tensor] = []
-        for argument in args or tuple(kwargs.values()):
-            if not isinstance(argument, Tensor) or len(currents) == most:
-                break
-            currents.append(argument)
-        return tuple(currents)
-
-    def spikes(self, module: Any, output: Any) -> Tensor:
-        """What the module has emitted in one call, as it is returned: the first tensor of its output."""
-        found = first_tensor(output)
-        if found is None:
-            raise ValueError(f"{type(module).__name__} returned no tensor that could be its spikes")
-        return found
-
-    def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """What the module returns in place of `output` where its spikes in that call are `spikes` instead."""
-        return with_first_tensor(output, spikes)
-
-    def as_sequence(self, x: Tensor) -> Tensor:
-        """What one call takes or returns -> `[t, B, *N]`, where t is 1 for a step; a view."""
-        if self.time == "step":
-            return x.unsqueeze(0)
-        if self.time == "second":
-            return x.transpose(0, 1)
-        if self.time == "merged":
-            self._check_merged(len(x))
-            steps = -1 if self.samples else self.steps or 1
-            split: Tensor = x.unflatten(0, (self.samples or -1, steps))  # type: ignore[no-untyped-call]
-            return split.transpose(0, 1)
-        return x
-
-    def _check_merged(self, frames: int) -> None:
-        known, unit = (self.samples, "samples") if self.samples else (self.steps or 1, "steps")
-        if frames % known:
-            raise ValueError(
-                f"{frames} frames in one axis are no trials of {known} {unit}: set the number of {unit} in the neurons "
-                "to that of the batch"
-            )
-
-    def as_called(self, x: Tensor) -> Tensor:
-        """The way back: `[t, B, *N]` -> what one call takes or returns."""
-        if self.time == "step":
-            return x.squeeze(0)
-        if self.time == "second":
-            return x.transpose(0, 1)
-        if self.time == "merged":
-            return x.transpose(0, 1).flatten(0, 1)
-        return x
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in what a module returns."""
-    if isinstance(output, Tensor):
-        return output
-    for item in output if isinstance(output, tuple | list) else ():
-        if (found := first_tensor(item)) is not None:
-            return found
-    return None
-
-
-def with_first_tensor(output: Any, tensor: Tensor) -> Any:
-    """What a module returns, with another tensor in the place of its first."""
-    done = False
-
-    def replaced(x: Tensor) -> Tensor:
-        nonlocal done
-        x, done = (x if done else tensor), True
-        return x
-
-    return mapped(output, replaced)
-
-
-def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a module returns, every tensor in it changed."""
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, tuple | list):
-        items = [mapped(item, change) for item in output]
-        return output._make(items) if hasattr(output, "_make") else type(output)(items)
-    if isinstance(output, dict):
-        return type(output)((key, mapped(item, change)) for key, item in output.items())
-    return output
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +179,7 @@ class PopulationSpec:
     emitter: nn.Module
     arguments: tuple[int | None, ...]
     inner: tuple[Pathway, ...] = ()
-    layout: Layout = Layout()
+    layout: Layout = Layout()  # noqa: RUF009 - frozen
 
     @property
     def most(self) -> int:
@@ -327,7 +217,7 @@ class Population:
     unweighted: tuple[str, ...]
     emitter: nn.Module
     arguments: tuple[int | None, ...] = (0,)
-    layout: Layout = Layout()
+    layout: Layout = Layout()  # noqa: RUF009 - frozen
     calls: int = 1
     steps: int | None = None
 
@@ -345,3 +235,107 @@ class Population:
     def emissions(self) -> int:
         """Calls of the emitter in one forward pass."""
         return self.calls if self.emitter is self.module else 1
+
+
+# -- the free (never spiking) membrane potential, from the current that reaches a population -------------------------
+
+
+def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
+    """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient.
+
+    Half precision is integrated in float32, and so returned.
+    """
+    current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
+    if isinstance(kernel, TwoStateKernel):
+        return _two_states(current, kernel)
+    return _convolved(current, kernel)
+
+
+def population_currents(
+    population: Population, arguments: Sequence[Tensor], spikes: Mapping[str, Tensor]
+) -> list[Tensor | None]:
+    """Input currents `[T, B, *N]` of a population, one for each of its kernels; None where none arrives.
+
+    Args:
+        population: whose.
+        arguments: the currents that its module is called with.
+        spikes: `[T, B, *N]` of the populations that recurrent pathways start from, by name; without them these add
+            nothing.
+    """
+    currents = currents_from_outside(population, arguments)
+    for q in recurrent_pathways(population):
+        if q.inner is not None and q.sources[0] in spikes:
+            _add(currents, q.port, q.inner(spikes[q.sources[0]]))
+    return currents
+
+
+def currents_from_outside(population: Population, arguments: Sequence[Tensor]) -> list[Tensor | None]:
+    """What its module's call alone brings a population, for each of its kernels."""
+    currents = [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
+    for q in _once(q for q in population.pathways if q.argument is not None):
+        if q.inner is not None and q.argument is not None:
+            _add(currents, q.port, q.inner(arguments[q.argument]))
+    return currents
+
+
+def recurrent_pathways(population: Population) -> list[Pathway]:
+    """The pathways that start in a population's own module, one for each synapse."""
+    return _once(q for q in population.pathways if q.inside)
+
+
+def _once(pathways: Iterable[Pathway]) -> list[Pathway]:
+    """One pathway for each synapse: one with two weights has two in the population."""
+    return list({q.inner: q for q in reversed(list(pathways))}.values())[::-1]
+
+
+def _add(currents: list[Tensor | None], port: int, added: Tensor) -> None:
+    arrived = currents[port]
+    currents[port] = added if arrived is None else arrived + added
+
+
+def potential_of(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
+    """The free potential of a population: `rest + sum_p eps_p * I_p` over its input currents `[T, B, *N]`."""
+    u = response(neuron, currents)
+    return u + neuron.rest if neuron.rest else u
+
+
+def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
+    """What input currents `[T, B, *N]` of a population add to its free potential: `sum_p eps_p * I_p`."""
+    parts = [
+        free_potential(current, kernel)
+        for current, kernel in zip(currents, neuron.kernels, strict=True)
+        if current is not None
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
+    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
+    return free_potential(weight.flip(0), kernel).flip(0)
+
+
+def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
+    a, b, coupling, jump_mem, jump_syn = (
+        torch.as_tensor(np.asarray(v)).to(x) for v in (k.a, k.b, k.coupling, k.jump_mem, k.jump_syn)
+    )
+    simple = bool((coupling == 0).all())  # no synaptic state to carry along
+    u = torch.empty_like(x)
+    u[: k.delay] = 0
+    m, s = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+    for t in range(x.shape[0] - k.delay):
+        m = a * m + jump_mem * x[t]
+        if not simple:
+            m += coupling * s
+            s = b * s + jump_syn * x[t]
+        u[t + k.delay] = m
+    return u
+
+
+def _convolved(x: Tensor, k: PspKernel) -> Tensor:
+    steps = x.shape[0]
+    eps = torch.as_tensor(k.response(steps)).to(x)
+    eps = eps.reshape(steps, *[1] * (x.ndim - eps.ndim), *eps.shape[1:])
+    size = 2 * steps  # zero padding: without it the convolution would wrap around
+    spectrum = torch.fft.rfft(x, size, dim=0) * torch.fft.rfft(eps, size, dim=0)
+    potential: Tensor = torch.fft.irfft(spectrum, size, dim=0)[:steps]
+    return potential

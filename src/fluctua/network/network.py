@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Framework
 from fluctua.network.adapters.registry import KnownNeurons, framework_of, prepare
-from fluctua.network.facts import Layout, Population, WiringError, mapped
+from fluctua.network.facts import Population, WiringError
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
-from fluctua.network.run import Copies, Forward, hooked, plain_call, preserved, recorded, tensors_in
+from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, plain_call, preserved, recorded, tensors_in
 from fluctua.network.trace import trace
 
 Group = tuple[Population, ...]
@@ -64,6 +64,7 @@ class Network:
         time: Axis = 0,
         dt: float | None = None,
         neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+        active: bool = False,
     ) -> "Network":
         """Find out how a model runs on a batch, and which populations and pathways it has.
 
@@ -75,10 +76,11 @@ class Network:
             time: axis of the batch that is time, 0 or 1.
             dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
             neurons: what neuron classes are like that fluctua does not know.
+            active: refuse a batch that nothing can be measured on, before the model is traced: see `check_batch`.
 
         Raises:
             ValueError: another axis of time.
-            BatchError: a batch that is no sequence of floating-point numbers, where no `forward` knows what it is.
+            BatchError: such a batch.
             WiringError: no spiking neuron found, or a model that cannot be run or traced.
             UnsupportedNeuronError: a neuron whose potential is not linear in its input.
         """
@@ -86,8 +88,8 @@ class Network:
             raise ValueError(f"the axis of time is 0, for a batch [T, B, ...], or 1, for [B, T, ...], got {time!r}")
         known = KnownNeurons(dt, neurons or {})
         chosen = over_time(model, batch, known, time) if forward is None or forward is plain_call else forward
-        if chosen is plain_call or isinstance(chosen, StepLoop):
-            _check_sequence(batch, time)
+        if active:
+            check_batch(batch, chosen, time)
         found = with_recurrence(_traced(model, batch, chosen, known, time))
         return cls(model, batch, chosen, tuple(found))
 
@@ -121,14 +123,6 @@ class Network:
         if names is not None and (unknown := set(names) - known):
             raise ValueError(f"no population {sorted(unknown)[0]!r} in the model: it has {', '.join(sorted(known))}")
         return tuple(p for p in self.populations if names is None or p.name in names)
-
-    def check_active(self) -> None:
-        """Refuse a batch that nothing can be measured on.
-
-        Raises:
-            BatchError: NaN or infinite values, or nothing but zeros.
-        """
-        check_active(self.batch)
 
     def preserved(self) -> Any:
         """A `with` block at whose end the model is as it was but for the values of parameters."""
@@ -173,7 +167,7 @@ class Network:
 
 def _traced(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons, time: Axis) -> tuple[Population, ...]:
     """Two samples show the wiring as well as all of them, unless the model insists on more."""
-    if forward is plain_call and batch.shape[1 - time] > 2:
+    if forward is plain_call and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[1 - time] > 2:
         with suppress(Exception):  # what is wrong with the model shows on the whole batch too
             return trace(model, batch.narrow(1 - time, 0, 2).clone(), forward, known)
     return trace(model, batch, forward, known)
@@ -183,6 +177,23 @@ def _traced(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons,
 
 
 _AXES = {0: "[T, B, ...]", 1: "[B, T, ...]"}
+
+
+def check_batch(batch: Any, forward: Forward, time: Axis = 0) -> None:
+    """Refuse what nothing can be measured on.
+
+    Raises:
+        BatchError: not a floating-point tensor `[T, B, ...]` (unless `forward` knows what to do with it), empty,
+            fewer than two time steps, NaN or infinite values, or nothing but zeros.
+    """
+    if forward is plain_call or isinstance(forward, StepLoop):
+        _check_sequence(batch, time)
+    tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
+    # A finite sum is proof, ten times cheaper than to look at every entry; one that overflows is none. Likewise zero.
+    if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):
+        raise BatchError("the batch has NaN or infinite values: clean the data first")
+    if tensors and not any(bool(tensor.sum() != 0) or bool(tensor.any()) for tensor in tensors):
+        raise BatchError("the batch is all zero: there is nothing to measure, take one with activity")
 
 
 def _check_sequence(batch: Any, time: Axis) -> None:
@@ -197,20 +208,6 @@ def _check_sequence(batch: Any, time: Axis) -> None:
         raise BatchError(
             f"the batch must be a sequence {_AXES[time]} of at least 2 steps and 1 sample, got {list(batch.shape)}"
         )
-
-
-def check_active(batch: Any) -> None:
-    """Refuse a batch that nothing can be measured on; what is no tensor of floating point is not looked at.
-
-    Raises:
-        BatchError: NaN or infinite values, or nothing but zeros.
-    """
-    tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
-    # A finite sum is proof, ten times cheaper than to look at every entry; one that overflows is none. Likewise zero.
-    if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):
-        raise BatchError("the batch has NaN or infinite values: clean the data first")
-    if tensors and not any(bool(tensor.sum() != 0) or bool(tensor.any()) for tensor in tensors):
-        raise BatchError("the batch is all zero: there is nothing to measure, take one with activity")
 
 
 # -- how a model is run over all time steps --------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError, mapped
-from fluctua.network.run import modules_of, parameters_of, preserved
+from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import prepare
-from fluctua.network.facts import INPUT, Population, mapped
-from fluctua.network.potential import population_currents
+from fluctua.network.facts import INPUT, Population, population_currents
 from fluctua.network.run import (
     Copies,
     Forward,
@@ -20,6 +19,7 @@ from fluctua.network.run import (
     gpus_of,
     heard,
     hooked,
+    mapped,
     only_requiring_grad,
     parameters_of,
     preserved,

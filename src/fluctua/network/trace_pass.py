@@ -15,10 +15,11 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fluctua.network.adapters.registry import Specs
-from fluctua.network.facts import Layout, WiringError
+from fluctua.network.facts import WiringError
 from fluctua.network.run import (
     Copies,
     Forward,
+    Layout,
     hooked,
     modules_of,
     named_modules_of,

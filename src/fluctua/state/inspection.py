@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fluctua.network.facts import Population, currents_from_outside, response
 from fluctua.network.network import Axis, Network
 from fluctua.network.probe import ProbedNeuron
+from fluctua.network.replay import currents_while_silent
 from fluctua.network.run import Copies, Forward, hooked, only_requiring_grad
-from fluctua.state.measure import Measurements, Window, watch
+from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
-from fluctua.state.shares import needs_passes, outer_parts
-from fluctua.state.summary import report_of
+from fluctua.state.summary import needs_passes, report_of
 from fluctua.theory.membrane import Moments
 
 
@@ -52,7 +53,7 @@ def inspect(
         >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
         >>> report = inspect(model, (torch.rand(100, 4, 30) < 0.1).float())
         >>> print(f"{report['1'].sigma_u:.1f}")  # in the unit of the threshold
-        0.2
+        0.6
     """
     network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
     return inspect_network(network, window=window, loss=loss)
@@ -110,3 +111,59 @@ def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str
         squares = [float(g.double().square().sum()) for _ in group if (g := next(gradients)) is not None]
         norms[name] = float(np.sqrt(sum(squares)))
     return norms
+
+
+def outer_parts(
+    network: Network, answers: Mapping[nn.Module, list[Any]], masks: Mapping[str, Tensor]
+) -> dict[str, Parts]:
+    """The variance that each pathway from outside supplies, of the populations that need passes to know.
+
+    In each pass the neurons answer what they gave before, and of the modules that feed a population all but one put
+    out nothing; weights are not touched. One pass serves all populations at a time.
+
+    Args:
+        network: a model on a batch.
+        answers: what each neuron module has returned, call by call.
+        masks: window `[T, B]` of each population, by name.
+    """
+    chosen = _separable([p for p in network.populations if needs_passes(p)])
+    turns = _turns(chosen)
+    rests: dict[str, Tensor] = {}
+    found: dict[str, Parts] = {}
+    for turn in (None, *sorted(set(turns.values()))) if turns else ():
+        silent = [m for m, t in turns.items() if t != turn]
+        arrived = currents_while_silent(network, answers, chosen, silent)
+        for p in chosen:
+            u = response(p.neuron, currents_from_outside(p, arrived[p.name]))
+            if turn is None:
+                rests[p.name] = u if bool(u.any()) else torch.zeros(())
+                found[p.name] = {OUTSIDE: variance(u, masks[p.name])}
+            for q in p.pathways:
+                if not q.inside and turns[q.synapse] == turn:
+                    found[p.name][q.name] = variance(u - rests[p.name].to(u), masks[p.name])
+    return found
+
+
+def _separable(populations: list[Population]) -> list[Population]:
+    """Without those that have a norm behind several pathways, or a pathway through a module that feeds another."""
+    feeding = {q.synapse for p in populations for q in p.pathways}
+
+    def separable(p: Population) -> bool:
+        norms = [q.norm for q in p.pathways if q.norm is not None]
+        return len(norms) == len(set(norms)) and not any(m in feeding for q in p.pathways for m in q.through)
+
+    return [p for p in populations if separable(p)]
+
+
+def _turns(populations: list[Population]) -> dict[nn.Module, int]:
+    """In which pass each module may speak, so that in no pass two of one population do."""
+    turns: dict[nn.Module, int] = {}
+    beside: dict[nn.Module, set[nn.Module]] = {}
+    for p in populations:
+        outer = {q.synapse for q in p.pathways if not q.inside}
+        for m in outer:
+            beside.setdefault(m, set()).update(outer)
+    for m, others in beside.items():
+        taken = {turns[other] for other in others if other in turns}
+        turns[m] = next(t for t in range(len(others)) if t not in taken)
+    return turns

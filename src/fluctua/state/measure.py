@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.facts import Population
-from fluctua.network.potential import currents_from_outside, recurrent_pathways, response
+from fluctua.network.facts import Population, currents_from_outside, recurrent_pathways, response
 from fluctua.network.run import emitted, heard
 
 Window = Literal["trial", "arrival"]

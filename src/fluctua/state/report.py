@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fluctua.state.facts import PopulationState
-from fluctua.state.figure import plot_report
-from fluctua.state.table import flat_row, plain_text, rich_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,14 +40,22 @@ class Report(Sequence[PopulationState]):
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary of numbers per population, as for `pandas.DataFrame(report.rows())`."""
+        from fluctua.state.table import flat_row
+
         return [flat_row(p) for p in self.populations]
 
     def plot(self, title: str | None = None) -> "Figure":
         """A matplotlib figure: distributions of U against theory, rates per neuron, and a raster, per population."""
+        from fluctua.state.figure import plot_report
+
         return plot_report(self, title)
 
     def __str__(self) -> str:
+        from fluctua.state.table import plain_text
+
         return plain_text(self.populations, self.notes, self.warnings)
 
     def __rich__(self) -> "Table":
+        from fluctua.state.table import rich_table
+
         return rich_table(self.populations, self.notes, self.warnings)

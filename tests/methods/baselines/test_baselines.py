@@ -1,40 +1,57 @@
-"""Every rival has the property that its authors derived it for, in the setting they derived it in."""
+"""Every baseline has the property that its authors derived it for, in the setting they derived it in."""
 
 import math
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
-from fluctua.methods.components import SilentInputError
-from fluctua.network.network import BatchError
-from fluctua.methods.baselines import BASELINES, baseline, ding, kaiming, lsuv, micheli, spikeinit, spikeinit_sim, tdbn, torch_default, xavier
+from fluctua.methods.baselines.delta_neuron import DeltaNeuron, delta_neuron
 from fluctua.methods.baselines.ei_init import ei_init_
 from fluctua.methods.baselines.spikeinit import PiecewiseExponential
-from fluctua.methods.baselines.tdbn import ThresholdBatchNorm
 from fluctua.methods.baselines.spikeinit_theory import SpikeInitConstants, largest_probability, simulated_drive
-from fluctua.methods.baselines.delta_neuron import DeltaNeuron, delta_neuron
+from fluctua.methods.baselines.tdbn import ThresholdBatchNorm
+from fluctua.methods.components import SilentInputError
+from fluctua.methods.method import NAMES, method_of
 from fluctua.network import WiringError
-from fluctua.network.facts import Neuron, Population
-from fluctua.network.potential import free_potential, population_currents
-from shared.tracing import trace
 from fluctua.network.adapters.registry import specs_of
+from fluctua.network.facts import Neuron, Population, free_potential, population_currents
+from fluctua.network.network import BatchError
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 from fluctua.timeloop.reference import spike
 from shared.spikes import spikes
+from shared.tracing import trace
 
 NORMAL = NormalDist()
+FOR_DALE = {"ei-init", "kaiming-folded"}
+BASELINES = [name for name in NAMES if name not in {"measured", "poisson", *FOR_DALE}]
 NO_MEMORY = 1e-6  # a membrane time constant in seconds: what is left after a step of 2 ms is nothing
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def baseline(name: str) -> Callable[..., None]:
+    """`(model, batch, **options)`: initialise by a method, whose fields may be among the options."""
+
+    def bring_up(model: nn.Module, x: Tensor, *, seed: int | None = None, forward: Any = None, **fields: Any) -> None:
+        fluctua.initialize(model, x, method=method_of(name, **fields), seed=seed, forward=forward)
+
+    return bring_up
+
+
+ding, kaiming, lsuv, micheli, spikeinit, spikeinit_sim, tdbn, torch_default, xavier = map(
+    baseline, ("ding", "kaiming", "lsuv", "micheli", "spikeinit", "spikeinit-sim", "tdbn", "torch", "xavier")
+)
 
 
 def weight(model: nn.Module, name: str) -> Tensor:
@@ -88,7 +105,7 @@ def conv(*, norm: bool = False) -> nn.Module:
 
 
 def their_neuron(kappa: float, theta: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """The delta neuron of the rivals' theories, straight from its definition: current `[T, ...]` -> spikes."""
+    """The delta neuron of the baselines' theories, straight from its definition: current `[T, ...]` -> spikes."""
 
     def run(x: Tensor) -> Tensor:
         y, out = torch.zeros_like(x[0]), []
@@ -105,7 +122,7 @@ def their_neuron(kappa: float, theta: float = 1.0) -> Callable[[Tensor], Tensor]
 
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("make", [network, Branches, recurrent, conv], ids=["chain", "branches", "recurrent", "conv"])
-def test_every_rival_initialises_a_network_by_name_and_the_same_again_for_the_same_seed(
+def test_every_baseline_initialises_a_network_by_name_and_the_same_again_for_the_same_seed(
     name: str, make: Callable[..., nn.Module]
 ) -> None:
     models = [make(norm=name == "tdbn") for _ in range(3)]
@@ -122,11 +139,11 @@ def test_every_rival_initialises_a_network_by_name_and_the_same_again_for_the_sa
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown baseline 'he': choose one of kaiming, .*spikeinit"):
-        baseline("he")
+    with pytest.raises(ValueError, match=r"unknown method 'he': choose one of measured, poisson, kaiming, .*spikeinit"):
+        baseline("he")(network(), spikes(10, 2, 40))
 
 
-@pytest.mark.parametrize("name", sorted(BASELINES.keys() - {"torch"}))
+@pytest.mark.parametrize("name", sorted({*BASELINES} - {"torch"}))
 def test_weights_of_both_signs_are_refused_under_dales_law(name: str) -> None:
     model = nn.Sequential(DaleLayer(40, 32), nn.Linear(32, 5), LI(0.2))
     before = weight(model, "0.input_exc").clone()
@@ -135,12 +152,26 @@ def test_weights_of_both_signs_are_refused_under_dales_law(name: str) -> None:
     assert torch.equal(weight(model, "0.input_exc"), before)
 
 
-@pytest.mark.parametrize("name", ["ding", "micheli", "spikeinit", "spikeinit-sim", "tdbn", "lsuv"])
-def test_what_knows_of_neurons_needs_a_batch_and_neurons(name: str) -> None:
-    with pytest.raises(ValueError, match="pass a batch"):
-        baseline(name)(network(norm=True))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_without_neurons_is_refused(name: str) -> None:
     with pytest.raises(WiringError, match="no spiking neuron found"):
         baseline(name)(nn.Linear(40, 5), spikes(10, 2, 40))
+
+
+def test_a_baseline_knows_no_target_and_says_so() -> None:
+    report = fluctua.initialize(network(), spikes(20, 4, 40), fluctua.Target(xi=2.0), method="kaiming", seed=0)
+    assert report.notes[0] == "Kaiming knows no target, so the one given was not used"
+    assert all(p.target_sigma_u is None for p in report)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_other_populations_than_those_asked_for_keep_their_weights(name: str) -> None:
+    model = network(norm=name == "tdbn")
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    fluctua.initialize(model, spikes(60, 8, 40), method=name, seed=1, populations=["1" if name != "tdbn" else "2"])
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert "0.weight" in changed
+    assert {n.partition(".")[0] for n in changed} <= ({"0", "1"} if name == "tdbn" else {"0"})
 
 
 @pytest.mark.parametrize("name", ["micheli", "spikeinit", "spikeinit-sim", "lsuv"])
@@ -174,7 +205,7 @@ def test_readouts_get_kaiming_weights_and_frozen_weights_stay(name: str) -> None
 )
 def test_variances_of_the_artificial_ones(name: str, variance: float) -> None:
     model = nn.Linear(300, 200)
-    BASELINES[name](model, seed=0)
+    baseline(name)(nn.Sequential(model, LIF()), spikes(4, 1, 300), seed=0)
     kurtosis = 1.8 if name == "torch" else 3.0
     tolerance = 4 * math.sqrt((kurtosis - 1) / 60_000)
     w = model.weight.detach().double()
@@ -184,25 +215,25 @@ def test_variances_of_the_artificial_ones(name: str, variance: float) -> None:
 
 
 def test_fans_count_the_kernel_of_a_convolution() -> None:
-    model = nn.Conv2d(64, 32, 3)
-    kaiming(model, seed=0)
+    model, x = nn.Conv2d(64, 32, 3), spikes(2, 1, 64, 3, 3)
+    kaiming(nn.Sequential(OverTime(model), LIF()), x, seed=0)
     assert std(model.weight) == pytest.approx(1 / math.sqrt(64 * 9), rel=4 / math.sqrt(2 * model.weight.numel()))
-    xavier(model, seed=0)
+    xavier(nn.Sequential(OverTime(model), LIF()), x, seed=0)
     assert std(model.weight) == pytest.approx(math.sqrt(2 / (96 * 9)), rel=4 / math.sqrt(2 * model.weight.numel()))
 
 
 def test_torch_gives_what_a_new_layer_has() -> None:
     torch.manual_seed(5)
-    fresh = nn.Sequential(nn.Linear(7, 6), nn.Conv2d(2, 3, 3))
-    model = nn.Sequential(nn.Linear(7, 6), nn.Conv2d(2, 3, 3))
-    torch_default(model, seed=5)
+    fresh = nn.Sequential(nn.Linear(7, 6), LIF(), nn.Linear(6, 3))
+    model = nn.Sequential(nn.Linear(7, 6), LIF(), nn.Linear(6, 3))
+    torch_default(model, spikes(4, 1, 7), seed=5)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
 def test_time_constants_of_neurons_are_no_weights() -> None:
     taus = torch.full((8, 8, 8), 15e-3)
     model = nn.Sequential(OverTime(nn.Conv2d(2, 8, 3, padding=1)), LIF(taus, learn_tau=True))
-    kaiming(model, seed=0)
+    kaiming(model, spikes(4, 1, 2, 8, 8), seed=0)
     assert float(model.get_parameter("1.log_tau_mem").detach().exp().mean()) == pytest.approx(15e-3)
 
 
@@ -612,7 +643,7 @@ def test_ei_init_serves_a_network_with_dales_law_and_no_other() -> None:
 
 def test_folded_kaiming_has_the_second_moment_of_kaiming_and_the_sign_of_dale() -> None:
     layer, linear = DaleLayer(300, 200, 50), nn.Linear(200, 5)
-    baseline("kaiming-folded")(nn.Sequential(layer, linear, LI(0.2)), seed=0)
+    baseline("kaiming-folded")(nn.Sequential(layer, linear, LI(0.2)), spikes(4, 1, 300), seed=0)
     for weight in (layer.input_exc.weight, layer.circuit.inh_exc.weight):
         assert bool((weight >= 0).all())
         scaled = weight.detach().double().square() * weight.shape[1]  # chi squared: of variance 2

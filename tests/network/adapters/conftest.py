@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.registry import frameworks
+from fluctua.network.adapters.registry import ADAPTERS, framework_named
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -23,7 +23,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 def default_tensors(imported: frozenset[str]) -> dict[str, Tensor]:
     """All tensors that are an argument's default in the neurons of these modules, or a constant in such a default."""
     found: dict[int, tuple[str, Tensor]] = {}
-    for name in (name for framework in frameworks() for name in framework.facts):
+    for name in (name for package in ADAPTERS if (framework := framework_named(package)) for name in framework.facts):
         module, _, kind = name.rpartition(".")
         for base in getattr(sys.modules[module], kind).__mro__ if module in imported else ():
             for argument, parameter in inspect.signature(base).parameters.items():
@@ -34,7 +34,12 @@ def default_tensors(imported: frozenset[str]) -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def defaults_are_left_alone() -> Iterator[None]:
     """Fails a test that changes a default tensor of a framework, and brings the default back."""
-    modules = {name.rpartition(".")[0] for framework in frameworks() for name in framework.facts}
+    modules = {
+        name.rpartition(".")[0]
+        for package in ADAPTERS
+        if (framework := framework_named(package))
+        for name in framework.facts
+    }
     tensors = default_tensors(frozenset(modules & sys.modules.keys()))
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     yield

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from shared.tracing import trace
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.facts import Pathway, UnsupportedNeuronError
 from shared.frameworks.cases import FrameworkCases, class_name, member
 from shared.spikes import assert_first_spikes_where, assert_spikes_alike
+from shared.tracing import trace
 
 STEPS = 60
 
@@ -28,7 +28,7 @@ for package in ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool"
         MISSING[package] = f"{absent}: install the frameworks of requirements-frameworks.txt"
 
 
-def every(of: str) -> Any:
+def every(of: str) -> pytest.MarkDecorator:
     """A test for each case of a table of each framework, or one that says why a framework is skipped."""
     found = [
         pytest.param(cases, key, id=f"{name}-{key}") for name, cases in FRAMEWORKS.items() for key in getattr(cases, of)
@@ -64,6 +64,11 @@ def responses(cases: FrameworkCases, name: str) -> list[Tensor]:
     """Of each input the kernel that fluctua tells, `[T, 1, N]`, or one for all neurons."""
     kernels = member(made(cases, name), STEPS).neuron.kernels
     return [torch.as_tensor(np.array(kernel.response(STEPS))).reshape(STEPS, 1, -1) for kernel in kernels]
+
+
+def source_of(q: Pathway) -> str | int | None:
+    """The population within the module, or the argument of its call, that a pathway of an adapter starts from."""
+    return q.sources[0] if q.sources else q.argument
 
 
 def silence(cases: FrameworkCases, name: str, steps: int) -> list[Tensor]:
@@ -183,10 +188,12 @@ def test_the_current_of_an_inner_synapse_is_what_the_framework_adds(cases: Frame
     neuron, plain = (module.to(x.dtype) for module in case.make())
     spikes, _ = run(cases, neuron, x)
     told, told_of_plain = member(neuron, STEPS), member(plain, STEPS).neuron
-    assert tuple((s.parameter, s.source, s.port) for s in told.inner) == tuple((*way, 0) for way in case.inner)
-    assert all(s.module in nn.Module.modules(neuron) for s in told.inner)
-    outside = sum((s.current(x) for s in told.inner if s.source == 0), start=torch.zeros(()))
-    inside = sum((s.current(spikes) for s in told.inner if s.source == ""), start=torch.zeros(()))
+    assert tuple((s.parameter or None, source_of(s), s.port) for s in told.inner) == tuple(
+        (*way, 0) for way in case.inner
+    )
+    assert all(s.synapse in nn.Module.modules(neuron) for s in told.inner)
+    outside = sum((s.inner(x) for s in told.inner if s.inner and source_of(s) == 0), start=torch.zeros(()))
+    inside = sum((s.inner(spikes) for s in told.inner if s.inner and source_of(s) == ""), start=torch.zeros(()))
     if outside.ndim == 0:
         outside = x
     assert told.arguments == ((0,) if outside is x else (None,))

@@ -50,8 +50,9 @@ def test_no_current_flows_by_autapses_that_a_module_does_not_have(autapses: bool
     torch.nn.init.ones_(module.recurrent_weights)
     spikes = torch.zeros(2, 1, N)
     spikes[0, 0, 0] = 1
-    synapse = member(module).synapses[1]
-    assert torch.equal(synapse.current(spikes)[1, 0], torch.tensor([float(autapses), 1, 1, 1]))
+    synapse = member(module).inner[1]
+    assert synapse.inner is not None
+    assert torch.equal(synapse.inner(spikes)[1, 0], torch.tensor([float(autapses), 1, 1, 1]))
     assert synapse.mask is None if autapses else torch.equal(synapse.mask, 1 - torch.eye(N))  # type: ignore[arg-type]
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters import registry
 from fluctua.network.adapters.framework import Framework, Timing
-from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError
+from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
 FRAMEWORKS = ("snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork", "nir")
@@ -47,7 +48,7 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         refused={name(Rectifying): "it rectifies; take Leaky"},
         layout=lambda module: Layout("step"),
     )
-    monkeypatch.setattr(registry, "frameworks", lambda: (made,))
+    monkeypatch.setattr(registry, "_frameworks_of", lambda module: [made])
     registry._warn_of_version.cache_clear()
     yield
     registry._warn_of_version.cache_clear()
@@ -55,7 +56,7 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_no_framework_is_imported_to_know_its_neurons() -> None:
     code = (
-        "import sys, torch; from fluctua.network.adapters.registry import members_of; "
+        "import sys, torch; from fluctua.network.adapters.registry import specs_of; "
         "specs_of(torch.nn.Linear(1, 1)); "
         f"sys.exit(','.join(m for m in {FRAMEWORKS} if m in sys.modules) or 0)"
     )
@@ -64,7 +65,8 @@ def test_no_framework_is_imported_to_know_its_neurons() -> None:
 
 
 def test_every_adapter_names_a_class_once() -> None:
-    names = [n for f in registry.frameworks() for n in (*f.facts, *f.refused)]
+    found = [registry.framework_named(package) for package in registry.ADAPTERS]
+    names = [n for f in found if f is not None for n in (*f.facts, *f.refused)]
     assert len(names) == len(set(names)) > 50
 
 

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 import fluctua
-from shared.tracing import trace
 from fluctua.network.adapters.registry import transposed
 from shared.frameworks.cases import member
 from shared.frameworks.rockpool import CASES, EACH, SPIKING, N, combinators, free, rockpool
 from shared.spikes import spikes
+from shared.tracing import trace
 
 T, B = 80, 3
 
 
 def test_a_recurrent_weight_counts_its_outputs_in_columns() -> None:
-    (back,) = member(rockpool.LIFTorch((N, N), has_rec=True)).synapses
+    (back,) = member(rockpool.LIFTorch((N, N), has_rec=True)).inner
     assert back.rows == 1
 
 

@@ -15,7 +15,7 @@ from shared.frameworks.snntorch import snn
 
 
 def test_a_recurrence_of_each_neuron_with_itself_alone_is_no_synapse() -> None:
-    assert member(snn.RLeaky(beta=0.9, all_to_all=False, V=0.5)).synapses == ()
+    assert member(snn.RLeaky(beta=0.9, all_to_all=False, V=0.5)).inner == ()
 
 
 def free_potential(neuron: Any, currents: Tensor) -> Tensor:

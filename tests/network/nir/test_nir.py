@@ -9,17 +9,18 @@ import torch
 from torch import nn
 
 import fluctua
-from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock
+from fluctua.layers import OverTime, Recurrent, ResidualBlock
+from fluctua.layers.blocks import OneToOne
 from fluctua.methods.nir import initialize_nir
-from fluctua.network import WiringError
+from fluctua.network import WiringError, from_nir, to_nir
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import UnsupportedNeuronError
-from fluctua.network import from_nir, to_nir
 from fluctua.network.nir.conventions import convention_of, neuron_of
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.neurons.current_based import CurrentBased
 from shared.spikes import spikes
+from shared.tracing import trace
 
 nir = pytest.importorskip("nir")
 
@@ -218,7 +219,7 @@ def test_a_network_computes_the_same_after_the_round_trip_before_its_first_spike
 
 def test_pathways_of_a_graph_are_found() -> None:
     read = from_nir(to_nir(network(), (20,)))
-    found = {p.name: {q.name: q.sources for q in p.pathways} for p in fluctua.network.trace(read, trains(20, 2, 20))}
+    found = {p.name: {q.name: q.sources for q in p.pathways} for p in trace(read, trains(20, 2, 20))}
     assert found == {
         "1": {"0.weight": ("input",)},
         "2_body_1": {"2_body_0.weight": ("1",)},

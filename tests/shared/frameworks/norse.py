@@ -65,7 +65,8 @@ def refractory(build: Callable[..., Build], name: str, parameters: str, inner: s
     """A class whose parameters hold those of the neuron without a refractory period."""
 
     def built(**constants: Any) -> nn.Module:
-        return build(name, parameters, **{field: getattr(norse, inner)(**constants)})()
+        node: nn.Module = build(name, parameters, **{field: getattr(norse, inner)(**constants)})()
+        return node
 
     return built
 

@@ -270,7 +270,7 @@ RESIDUAL: Wiring = {
     "lif2": {"fc2.weight": ("lif1",), "skip.weight": INPUT},
     "lif3": {"fc3.weight": ("lif1", "lif2")},
 }
-RECURRENT: Wiring = {"1": {"0.weight": INPUT, "1.rec_connect.weight": ("1",)}, "3": {"2.weight": ("1",)}}
+RECURRENT_WIRING: Wiring = {"1": {"0.weight": INPUT, "1.rec_connect.weight": ("1",)}, "3": {"2.weight": ("1",)}}
 ADAPTIVE: Wiring = {"1": {"0.weight": INPUT}, "3": {"2.weight": ("1",), "3.rec_connect.1.weight": ("3",)}}
 CONVOLUTIONS = chain("0", "2", "4", "5", "9", "10")
 REPEATED = chain("0.module", "1", "3.module", "4", "7", "9")
@@ -333,7 +333,7 @@ NETWORKS = {
     "convolutions, samples known": NetworkCase(lambda: convolutions(batch_size=8), frames, called, CONVOLUTIONS),
     "convolutions, steps known": NetworkCase(lambda: convolutions(num_timesteps=30), frames, called, CONVOLUTIONS),
     "convolutions, repeated": NetworkCase(repeated, lambda: frames().unflatten(0, (8, 30)), called, REPEATED),  # type: ignore[no-untyped-call]
-    "recurrent": NetworkCase(recurrent, flat, called, RECURRENT, slack=0.1),
+    "recurrent": NetworkCase(recurrent, flat, called, RECURRENT_WIRING, slack=0.1),
     "adaptive": NetworkCase(adaptive, flat, called, ADAPTIVE, slack=0.1),
     "converted": NetworkCase(converted, frames, called, chain("0", "1", "4", "5")),
 }

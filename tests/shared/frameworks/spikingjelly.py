@@ -90,11 +90,11 @@ def run(node: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(node, "decode"):  # a readout
         potential = torch.stack(node(x))
         return potential, potential
-    output, potential = [], []
+    outputs, potentials = list[Tensor](), list[Tensor]()
     for now in x if node.step_mode == "s" else x.unsqueeze(1):
-        output.append(node(now))
-        potential.append(node.v)
-    return (torch.stack if node.step_mode == "s" else torch.cat)(output), torch.stack(potential)
+        outputs.append(node(now))
+        potentials.append(node.v)
+    return (torch.stack if node.step_mode == "s" else torch.cat)(outputs), torch.stack(potentials)
 
 
 def free(node: Any, x: Tensor) -> Tensor:
@@ -349,7 +349,8 @@ def free_potential(node: Any, currents: Calls, outputs: Calls) -> Tensor:
         node(x)
         after.append(node.v)
     node.v_threshold = threshold
-    return torch.stack(after) / threshold
+    scaled: Tensor = torch.stack(after) / threshold
+    return scaled
 
 
 def memory(model: nn.Module) -> Any:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-from typing import Any
 
 from torch import Tensor, nn
 

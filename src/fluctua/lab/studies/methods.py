@@ -6,9 +6,11 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 import fluctua
+from fluctua.homeostasis import prime
 from fluctua.homeostasis.bounds import paper_bounds
 from fluctua.lab import networks
 from fluctua.lab.networks import READOUT, bring_up
+from fluctua.methods import Measured
 from fluctua.state import Report
 from fluctua.theory import Target
 
@@ -37,8 +39,9 @@ def start(
     the variance, `nu` the rate of all afferents in Hz for the formula of the paper, None to measure it.
     """
     if method == UNBALANCED:
-        return fluctua.initialize(model, x, target, balance=False, readout=READOUT, alpha=alpha, seed=seed)
+        unbalanced = Measured(balance=False, alpha=alpha)
+        return fluctua.initialize(model, x, target, method=unbalanced, readout=READOUT, seed=seed)
     if method == PRIMED:
         bring_up(model, x, "poisson", target=target, alpha=alpha, nu=nu, seed=seed)
-        return fluctua.homeostasis.prime(model, x, paper_bounds(bounds), seed=seed).report
+        return prime(model, x, paper_bounds(bounds), seed=seed).report
     return bring_up(model, x, method, target=target, alpha=alpha, nu=nu, seed=seed)

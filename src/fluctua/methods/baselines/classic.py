@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -21,8 +20,6 @@ from fluctua.theory.target import Target
 
 class _WholeModel(Method):
     """Draws the weights of all layers at once, whatever they feed."""
-
-    measures: ClassVar[bool] = False
 
     measures: ClassVar[bool] = False
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from typing import ClassVar
-from typing import ClassVar
 
 import torch
 
@@ -38,8 +37,6 @@ class Ding(SpikingBaseline):
         >>> print(f"{model[0].weight.std():.2f}")
         0.53
     """
-
-    measures: ClassVar[bool] = False
 
     measures: ClassVar[bool] = False
 

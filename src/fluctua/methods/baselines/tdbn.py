@@ -76,7 +76,7 @@ class TdBN(Kaiming):
         >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
         >>> report = fluctua.initialize(model, x, method=TdBN(), seed=0)
         >>> print(f"{model[0].weight.std():.2f}")
-        0.27
+        0.26
     """
 
     gain: float = math.sqrt(2)

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fluctua.network.facts import Layout, Neuron, PopulationSpec
+from fluctua.network.facts import Neuron, PopulationSpec
+from fluctua.network.run import Layout
 
 
 @dataclass(frozen=True)

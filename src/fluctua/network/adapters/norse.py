@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import Layout, Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -1,25 +1,29 @@
 """The facts of fluctua's own neurons."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from fluctua.layers.circuit import Circuit
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Layout, Neuron, PopulationSpec, inner_pathway
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
-from fluctua.neurons.adaptive_kernel import adaptive_kernel
-from fluctua.neurons.current_based import CurrentBased
+from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
+from fluctua.network.run import Layout
 from fluctua.neurons.leaky import LeakyNeuron, numbers
-from fluctua.theory import PspKernel
-from fluctua.theory.psp import TwoStateKernel
+from fluctua.theory.psp import PspKernel, TwoStateKernel
+
+if TYPE_CHECKING:
+    from fluctua.layers.circuit import Circuit
+    from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
+    from fluctua.neurons.current_based import CurrentBased
 
 
-def lif(module: LIF, timing: Timing) -> Neuron:
+def lif(module: "LIF", timing: Timing) -> Neuron:
     """Spikes above its threshold."""
     return Neuron((_kernel(module),), float(module.threshold.mean()))
 
 
-def adaptive_lif(module: AdaptiveLIF, timing: Timing) -> Neuron:
+def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
     """Before its first spike: adaptation that follows the potential is in the kernel, that by spikes is not."""
+    from fluctua.neurons.adaptive_kernel import adaptive_kernel
+
     if module.coupling is None or not module.coupling.any():
         return lif(module, timing)
     tau_syn = None if module.tau_syn is None else numbers(module.tau_syn)
@@ -27,7 +31,7 @@ def adaptive_lif(module: AdaptiveLIF, timing: Timing) -> Neuron:
     return Neuron((adaptive_kernel(*taus, numbers(module.coupling), module.dt),), float(module.threshold.mean()))
 
 
-def exc_inh_lif(module: ExcInhLIF, timing: Timing) -> Neuron:
+def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:
     """Called with an excitatory and an inhibitory current."""
     tau_mem, tau_exc, tau_inh = (numbers(tau) for tau in (module.tau_mem, module.tau_exc, module.tau_inh))
     excitation = PspKernel.exponential(tau_mem, tau_exc, module.dt)
@@ -35,12 +39,12 @@ def exc_inh_lif(module: ExcInhLIF, timing: Timing) -> Neuron:
     return Neuron((excitation, inhibition), float(module.threshold.mean()))
 
 
-def li(module: LI, timing: Timing) -> Neuron:
+def li(module: "LI", timing: Timing) -> Neuron:
     """Never spikes."""
     return Neuron((_kernel(module),), None)
 
 
-def current_based(module: CurrentBased, timing: Timing) -> Neuron:
+def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
     """Spikes, or not, in the step of its input; a perfect integrator where nothing decays."""
     a, gain = numbers(module.decay_mem), numbers(module.gain)
     b = 0.0 if module.decay_syn is None else numbers(module.decay_syn)
@@ -58,7 +62,7 @@ def current_based(module: CurrentBased, timing: Timing) -> Neuron:
     return Neuron((kernel,), theta, float(module.leak.mean()))
 
 
-def circuit(module: Circuit, timing: Timing) -> Mapping[str, PopulationSpec]:
+def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:
     """Several populations, or one that hears itself."""
     specs = {}
     for name, cell in module.cells.items():

@@ -11,16 +11,27 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 
 from torch import nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError
+from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError
 from fluctua.network.probe import ProbedNeuron, probe
-from fluctua.network.run import modules_of
+from fluctua.network.run import Layout, modules_of
 
-NAMES = ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork")
-
+ADAPTERS: Mapping[str, str] = MappingProxyType(
+    {
+        "fluctua": "fluctua.network.adapters.own",
+        "norse": "fluctua.network.adapters.norse",
+        "rockpool": "fluctua.network.adapters.rockpool",
+        "sinabs": "fluctua.network.adapters.sinabs",
+        "snntorch": "fluctua.network.adapters.snntorch",
+        "spikingjelly": "fluctua.network.adapters.spikingjelly",
+        "stork": "fluctua.network.adapters.stork",
+    }
+)
+"""The module that knows a package's neurons; it is imported when a class of the package is met."""
 
 Specs = Mapping[str, PopulationSpec]
 
@@ -69,10 +80,18 @@ class KnownNeurons:
 
 
 @cache
-def frameworks() -> tuple[Framework, ...]:
-    """All that there is an adapter for."""
-    modules = (import_module(f"fluctua.network.adapters.{name}") for name in NAMES)
-    return tuple(framework for module in modules for framework in [module.FRAMEWORK])
+def framework_named(package: str) -> Framework | None:
+    """What is known of the neurons of a package; None where there is no adapter for it."""
+    if package not in ADAPTERS:
+        return None
+    found: Framework = import_module(ADAPTERS[package]).FRAMEWORK
+    return found
+
+
+def _frameworks_of(module: nn.Module) -> list[Framework]:
+    """Those of the packages that the classes of a module come from."""
+    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in type(module).__mro__)
+    return [framework for package in packages if (framework := framework_named(package)) is not None]
 
 
 def framework_of(module: nn.Module) -> Framework | None:
@@ -87,7 +106,7 @@ def resetting_framework(module: nn.Module) -> Framework | None:
     if found is not None:
         return found
     names = _names(module)
-    return next((framework for framework in frameworks() if not names.isdisjoint(framework.stateful)), None)
+    return next((f for f in _frameworks_of(module) if not names.isdisjoint(f.stateful)), None)
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
@@ -124,7 +143,7 @@ def prepare(module: nn.Module) -> None:
 def transposed(synapse: nn.Module) -> int:
     """Axis of a synapse's weight that counts output units: 1 in the frameworks that multiply from the right, else 0."""
     names = _names(synapse)
-    return int(any(not names.isdisjoint(framework.transposed) for framework in frameworks()))
+    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(synapse)))
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -134,7 +153,7 @@ def _names(module: nn.Module) -> set[str]:
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
         name = f"{base.__module__}.{base.__qualname__}"
-        for framework in frameworks():
+        for framework in _frameworks_of(module):
             if name in framework.facts:
                 return framework, framework.facts[name]
             if name in framework.refused:

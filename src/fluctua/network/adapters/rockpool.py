@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Layout, Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel

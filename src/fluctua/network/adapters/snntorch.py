@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Layout, Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import Layout, Neuron, UnsupportedNeuronError
+from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
-from fluctua.network.facts import Pathway, Population
-from fluctua.network.potential import free_potential
-from shared.tracing import trace
+from fluctua.network.facts import Pathway, Population, free_potential
 from fluctua.neurons import LI, LIF
 from fluctua.state.facts import PopulationState
 from shared.circuit_loops import dale_by_hand, late
 from shared.circuit_networks import CASES as CIRCUITS
 from shared.circuit_networks import made
 from shared.spikes import spikes
+from shared.tracing import trace
 from shared.wiring_networks import CASES, Layers, Residual
 
 
