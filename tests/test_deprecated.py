@@ -79,7 +79,7 @@ for path in paths:
             continue
     said = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
     same, new = None, None
-    if said:
+    if said and " is fluctua." in said[0]:
         new = said[0].partition(" is ")[2].partition(" now")[0]
         home, _, new_name = new.rpartition(".")
         same = namespace[name] is getattr(importlib.import_module(home), new_name)

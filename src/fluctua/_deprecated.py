@@ -95,7 +95,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "OneSided": "fluctua.theory.laws",
             "Uniform": "fluctua.theory.laws",
             "WeightLaw": "fluctua.theory.laws",
-            "default_shares": "fluctua.theory.weights",
+            "default_shares": "fluctua.theory.target",
         },
         "fluctua.timeloop": {
             "Adaptation": "fluctua.timeloop.contract",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fluctua.layers import Circuit, DaleLayer, Recurrent, Synapse
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
-from fluctua.neurons.lif import Firing
+from fluctua.neurons.leaky import Firing
 from fluctua.timeloop import events_layers
 from shared.circuit_loops import ByHand, populations_of, recurrent_by_hand
 from shared.spikes import spikes

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fluctua.layers import Circuit, DaleLayer, Recurrent
 from fluctua.neurons import AdaptiveLIF, ExcInhLIF
-from fluctua.neurons.leaky import LeakyNeuron
-from fluctua.neurons.lif import Firing
+from fluctua.neurons.leaky import Firing, LeakyNeuron
 
 
 class Heaviside(torch.autograd.Function):

@@ -26,7 +26,8 @@ from fluctua.theory import (
     solve,
 )
 from fluctua.theory.laws import Family, HalfNormal, OneSided, Uniform, WeightLaw
-from fluctua.theory.weights import check_feasible, default_shares
+from fluctua.theory.target import default_shares
+from fluctua.theory.weights import check_feasible
 
 Array = NDArray[np.float64]
 

@@ -25,8 +25,7 @@ from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
 from fluctua.theory.membrane import Moments
-from fluctua.theory.rates import crossing_rate
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Target, crossing_rate
 
 Array = NDArray[np.float64]
 

@@ -18,8 +18,7 @@ from fluctua.network.replay import Replay
 from fluctua.theory.laws import Family, Normal
 from fluctua.theory.membrane import Drive, Moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.rates import crossing_rate
-from fluctua.theory.target import Target
+from fluctua.theory.target import Target, crossing_rate
 from fluctua.theory.weights import Afferent, solve
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fluctua.network.facts import Pathway, Population, potential_adjoint
 from fluctua.theory.laws import OneSided, WeightLaw
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.weights import default_shares
+from fluctua.theory.target import default_shares
 
 Array = NDArray[np.float64]
 

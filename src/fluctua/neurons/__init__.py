@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from fluctua.neurons.adaptive import AdaptiveLIF
     from fluctua.neurons.exc_inh import ExcInhLIF
     from fluctua.neurons.heterogeneity import heterogeneous
-    from fluctua.neurons.li import LI
-    from fluctua.neurons.lif import LIF
+    from fluctua.neurons.leaky import LI, LIF
     from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike
 
 __all__ = ["LI", "LIF", "AdaptiveLIF", "ArcTan", "ExcInhLIF", "SigmoidDerivative", "SuperSpike", "heterogeneous"]
@@ -20,8 +19,8 @@ __getattr__, __dir__ = lazy(
         "AdaptiveLIF": "fluctua.neurons.adaptive",
         "ArcTan": "fluctua.timeloop.surrogates",
         "ExcInhLIF": "fluctua.neurons.exc_inh",
-        "LI": "fluctua.neurons.li",
-        "LIF": "fluctua.neurons.lif",
+        "LI": "fluctua.neurons.leaky",
+        "LIF": "fluctua.neurons.leaky",
         "SigmoidDerivative": "fluctua.timeloop.surrogates",
         "SuperSpike": "fluctua.timeloop.surrogates",
         "heterogeneous": "fluctua.neurons.heterogeneity",

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.neurons.adaptive_kernel import check_coupling
-from fluctua.neurons.leaky import Tau, numbers, register_tau, shown
-from fluctua.neurons.lif import LIF
+from fluctua.neurons.leaky import LIF, Tau, numbers, register_tau, shown
 from fluctua.timeloop.contract import Adaptation, LoopParameters, Reset, State
 from fluctua.timeloop.surrogates import Surrogate
 

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import Tau, at_rest, checked_dt, register_tau, shown
-from fluctua.neurons.lif import Firing
+from fluctua.neurons.leaky import Firing, Tau, at_rest, checked_dt, register_tau, shown
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import LoopParameters, Reset, State
 from fluctua.timeloop.surrogates import Surrogate

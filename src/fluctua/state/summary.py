@@ -12,7 +12,7 @@ from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean
 from fluctua.state.report import Report
 from fluctua.theory.membrane import Moments
-from fluctua.theory.rates import crossing_rate
+from fluctua.theory.target import crossing_rate
 
 RASTER_NEURONS = 40
 LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other

@@ -6,8 +6,7 @@ from fluctua._deprecated import old_names
 from fluctua.theory.laws import Exponential, Gamma, LogNormal, Normal
 from fluctua.theory.membrane import Drive, membrane_moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.rates import crossing_rate, xi_for_rate
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Target, crossing_rate, xi_for_rate
 from fluctua.theory.weights import Afferent, solve
 
 __all__ = [

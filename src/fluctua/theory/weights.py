@@ -68,24 +68,6 @@ class Afferent:
         return Drive(self.density * self.drive.mean, self.density * self.drive.power)
 
 
-def default_shares(recurrent: Sequence[bool], alpha: float = 0.9) -> tuple[float, ...]:
-    """The paper's shares: feed-forward pathways supply `alpha` of the variance in equal parts, recurrent ones the rest.
-
-    Args:
-        recurrent: of each pathway, whether it starts in the population that it leads to.
-        alpha: part of the feed-forward pathways; where there is only one kind, that supplies all.
-
-    Raises:
-        ValueError: `alpha` is not between 0 and 1.
-    """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha, the feed-forward share of the variance, must lie between 0 and 1, got {alpha}")
-    n, n_rec = len(recurrent), sum(recurrent)
-    if n_rec in (0, n):
-        return tuple(1 / n for _ in recurrent)
-    return tuple((1 - alpha) / n_rec if r else alpha / (n - n_rec) for r in recurrent)
-
-
 def solve(
     target: Target, threshold: float | None, kernel: PspKernel, afferents: Sequence[Afferent], rest: ArrayLike = 0.0
 ) -> tuple[WeightLaw, ...]:

@@ -94,8 +94,8 @@ FACTS: Mapping[str, FactsOf] = {
     "fluctua.neurons.adaptive.AdaptiveLIF": adaptive_lif,
     "fluctua.neurons.current_based.CurrentBased": current_based,
     "fluctua.neurons.exc_inh.ExcInhLIF": exc_inh_lif,
-    "fluctua.neurons.lif.LIF": lif,
-    "fluctua.neurons.li.LI": li,
+    "fluctua.neurons.leaky.LIF": lif,
+    "fluctua.neurons.leaky.LI": li,
 }
 
 FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True)
