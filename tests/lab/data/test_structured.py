@@ -164,7 +164,7 @@ def test_a_network_learns_from_recordings(tmp_path: Path) -> None:
         (lambda: read_structured([(recording(0), 0), (np.zeros(3), 0)], SHAPE), "sample 1: the recording has no field"),
         (lambda: read_structured([(recording(0), 3)], SHAPE, n_classes=2), "label 3 is not in"),
         (lambda: StructuredEvents(Camera(), SHAPE, labels=[0]), "24 samples need as many labels, not 1"),
-        (lambda: StructuredEvents(Camera(1), SHAPE, labels=[-1]), "label -1 is not in"),
+        (lambda: StructuredEvents(Camera(1), SHAPE, labels=[-1]), "label -1 is negative"),
     ],
 )
 def test_refusals_name_what_is_wrong(refused: Callable[[], object], message: str) -> None:

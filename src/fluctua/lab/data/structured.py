@@ -171,5 +171,6 @@ def _field(recording: Recording, name: str, size: int) -> NDArray[np.int64]:
 
 
 def _class_count(labels: NDArray[np.int64]) -> int:
-    check_range(labels, np.iinfo(np.int64).max, name="label", limit="nothing")
+    if (least := int(labels.min(initial=0))) < 0:
+        raise ValueError(f"label {least} is negative: number the classes from 0.")
     return int(labels.max(initial=-1)) + 1
