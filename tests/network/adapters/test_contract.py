@@ -28,7 +28,7 @@ for package in ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool"
         MISSING[package] = f"{absent}: install the frameworks of requirements-frameworks.txt"
 
 
-def every(of: str) -> Any:
+def every(of: str) -> pytest.MarkDecorator:
     """A test for each case of a table of each framework, or one that says why a framework is skipped."""
     found = [
         pytest.param(cases, key, id=f"{name}-{key}") for name, cases in FRAMEWORKS.items() for key in getattr(cases, of)

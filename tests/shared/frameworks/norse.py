@@ -64,7 +64,7 @@ def own_weights(name: str, parameters: str, **constants: Any) -> Build:
 def refractory(build: Callable[..., Build], name: str, parameters: str, inner: str, field: str) -> Build:
     """A class whose parameters hold those of the neuron without a refractory period."""
 
-    def built(**constants: Any) -> nn.Module:
+    def built(**constants: Any) -> Any:
         return build(name, parameters, **{field: getattr(norse, inner)(**constants)})()
 
     return built

@@ -110,7 +110,7 @@ def recurrence(make: Callable[[nn.Module], Any], plain: Callable[[], Any], *shap
 
 
 ADAPTIVE_TAUS = {"tau_mem": 10.0, "tau_adapt": 20.0}
-RECURRENT: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  # and the same without recurrence
+LAYERS: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  # and the same without recurrence
     "LIF": (
         lambda w: sl.LIFRecurrent(tau_mem=10.0, tau_syn=5.0, rec_connect=w),
         lambda: sl.LIF(tau_mem=10.0, tau_syn=5.0),
@@ -120,7 +120,7 @@ RECURRENT: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  
 }
 RECURRENCES = {
     f"{name}, {kind}": recurrence(*both, *shape)
-    for name, both in RECURRENT.items()
+    for name, both in LAYERS.items()
     for kind, shape in {"flat": (6,), "feature maps": (2, 3, 1)}.items()
 }
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

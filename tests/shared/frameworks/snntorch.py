@@ -126,19 +126,26 @@ def normal(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-LEAKY, SYNAPTIC = lambda: snn.Leaky(beta=0.9), lambda: snn.Synaptic(alpha=0.7, beta=0.9)
+def leaky() -> Any:
+    return snn.Leaky(beta=0.9)
+
+
+def synaptic() -> Any:
+    return snn.Synaptic(alpha=0.7, beta=0.9)
+
+
 HIDDEN = {"init_hidden": True, "output": True}
 RECURRENCES = {
-    "RLeaky": Recurrence(lambda: (MADE["RLeaky"](), LEAKY()), normal(4, N)),
+    "RLeaky": Recurrence(lambda: (MADE["RLeaky"](), leaky()), normal(4, N)),
     "RLeaky, hidden state": Recurrence(
-        lambda: (snn.RLeaky(beta=0.9, linear_features=N, **HIDDEN), LEAKY()), normal(4, N)
+        lambda: (snn.RLeaky(beta=0.9, linear_features=N, **HIDDEN), leaky()), normal(4, N)
     ),
     "RLeaky, convolution": Recurrence(
-        lambda: (snn.RLeaky(beta=0.9, conv2d_channels=2, kernel_size=3), LEAKY()), normal(2, 2, 4, 5)
+        lambda: (snn.RLeaky(beta=0.9, conv2d_channels=2, kernel_size=3), leaky()), normal(2, 2, 4, 5)
     ),
-    "RSynaptic": Recurrence(lambda: (MADE["RSynaptic"](), SYNAPTIC()), normal(4, N)),
+    "RSynaptic": Recurrence(lambda: (MADE["RSynaptic"](), synaptic()), normal(4, N)),
     "RSynaptic, hidden state": Recurrence(
-        lambda: (snn.RSynaptic(alpha=0.7, beta=0.9, linear_features=N, **HIDDEN), SYNAPTIC()), normal(4, N)
+        lambda: (snn.RSynaptic(alpha=0.7, beta=0.9, linear_features=N, **HIDDEN), synaptic()), normal(4, N)
     ),
     "LinearLeaky": Recurrence(
         lambda: (MADE["LinearLeaky"](), snn.StateLeaky(beta=0.9, channels=N)), normal(4, N), ((None, 0),)
@@ -394,7 +401,8 @@ def free_potential(neuron: Any, currents: Calls, outputs: Calls) -> Tensor:
             after.append(neuron.mem)
         neuron.init_hidden, potential = hidden, torch.stack(after)
     neuron.threshold.data.copy_(threshold)
-    return potential / threshold
+    free: Tensor = potential / threshold
+    return free
 
 
 NETWORKS = {
@@ -452,7 +460,7 @@ CASES = FrameworkCases(
     rated=("image", 15.0, 2e-3),
     refused=REFUSED,
     recurrences=RECURRENCES,
-    noted={"none": (LEAKY, None), "rounded potential": (quantised, ".*state_quant")},
+    noted={"none": (leaky, None), "rounded potential": (quantised, ".*state_quant")},
     live={"beta": live},
     width=N,
 )

@@ -88,9 +88,9 @@ NEURONS = {
 def run(node: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     FRAMEWORK.reset(node)
     if hasattr(node, "decode"):  # a readout
-        potential = torch.stack(node(x))
-        return potential, potential
-    output, potential = [], []
+        after = torch.stack(node(x))
+        return after, after
+    output, potential = list[Tensor](), list[Tensor]()
     for now in x if node.step_mode == "s" else x.unsqueeze(1):
         output.append(node(now))
         potential.append(node.v)
@@ -349,7 +349,8 @@ def free_potential(node: Any, currents: Calls, outputs: Calls) -> Tensor:
         node(x)
         after.append(node.v)
     node.v_threshold = threshold
-    return torch.stack(after) / threshold
+    free: Tensor = torch.stack(after) / threshold
+    return free
 
 
 def memory(model: nn.Module) -> Any:
