@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +20,11 @@ from shared.frameworks.cases import (
     chain,
     member,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-norse = pytest.importorskip("norse.torch")
+norse = needed("norse.torch")
 
 STEPS, BATCH, INPUTS, WIDTH, CLASSES = 100, 32, 64, 64, 10
 N = 4

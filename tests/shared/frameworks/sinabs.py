@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +21,15 @@ from shared.frameworks.cases import (
     by_hooks,
     chain,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-sinabs: Any = pytest.importorskip("sinabs")
-sl: Any = pytest.importorskip("sinabs.layers")
-activation: Any = pytest.importorskip("sinabs.activation")
-alif: Any = pytest.importorskip("sinabs.layers.alif")
-from_torch: Any = pytest.importorskip("sinabs.from_torch")
+sinabs: Any = needed("sinabs")
+sl: Any = needed("sinabs.layers")
+activation: Any = needed("sinabs.activation")
+alif: Any = needed("sinabs.layers.alif")
+from_torch: Any = needed("sinabs.from_torch")
 
 SAMPLES, STEPS = 16, 60
 N = 3

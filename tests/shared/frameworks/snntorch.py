@@ -4,7 +4,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +18,11 @@ from shared.frameworks.cases import (
     Recurrence,
     by_hooks,
     chain,
+    needed,
 )
 from shared.spikes import spikes
 
-snn = pytest.importorskip("snntorch")
+snn = needed("snntorch")
 
 STEPS, BATCH, INPUTS, WIDTH, CLASSES = 80, 24, 60, 48, 10
 SIDE = 10  # of images

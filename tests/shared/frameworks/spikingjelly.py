@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +20,15 @@ from shared.frameworks.cases import (
     by_hooks,
     chain,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-encoding: Any = pytest.importorskip("spikingjelly.activation_based.encoding")
-functional: Any = pytest.importorskip("spikingjelly.activation_based.functional")
-layer: Any = pytest.importorskip("spikingjelly.activation_based.layer")
-neuron: Any = pytest.importorskip("spikingjelly.activation_based.neuron")
-surrogate: Any = pytest.importorskip("spikingjelly.activation_based.surrogate")
+encoding: Any = needed("spikingjelly.activation_based.encoding")
+functional: Any = needed("spikingjelly.activation_based.functional")
+layer: Any = needed("spikingjelly.activation_based.layer")
+neuron: Any = needed("spikingjelly.activation_based.neuron")
+surrogate: Any = needed("spikingjelly.activation_based.surrogate")
 
 # -- neurons ------------------------------------------------------------------------------------------------------
 
