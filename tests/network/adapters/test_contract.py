@@ -25,7 +25,7 @@ for package in ("own", "snntorch", "norse", "spikingjelly", "sinabs", "rockpool"
     try:
         FRAMEWORKS[package] = import_module(f"shared.frameworks.{package}").CASES
     except pytest.skip.Exception as absent:
-        MISSING[package] = f"{absent}: install the frameworks of requirements-frameworks.txt"
+        MISSING[package] = str(absent)
 
 
 def every(of: str) -> pytest.MarkDecorator:

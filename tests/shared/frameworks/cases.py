@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -130,6 +131,12 @@ class FrameworkCases:
     alike: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     elsewhere: Iterable[Callable[[], Any]] = ()
     lacking: frozenset[str] = frozenset()
+
+
+def needed(module: str) -> Any:
+    """A module of a framework. Where that is not installed the tests that need it are skipped, and say so."""
+    package = module.partition(".")[0]
+    return pytest.importorskip(module, reason=f"needs {package}: `make frameworks` installs it")
 
 
 def member(module: nn.Module, steps: int | None = None, dt: float | None = None) -> PopulationSpec:

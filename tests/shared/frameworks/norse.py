@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +20,11 @@ from shared.frameworks.cases import (
     chain,
     member,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-norse = pytest.importorskip("norse.torch")
+norse = needed("norse.torch")
 
 STEPS, BATCH, INPUTS, WIDTH, CLASSES = 100, 32, 64, 64, 10
 N = 4
@@ -64,9 +64,8 @@ def own_weights(name: str, parameters: str, **constants: Any) -> Build:
 def refractory(build: Callable[..., Build], name: str, parameters: str, inner: str, field: str) -> Build:
     """A class whose parameters hold those of the neuron without a refractory period."""
 
-    def built(**constants: Any) -> nn.Module:
-        node: nn.Module = build(name, parameters, **{field: getattr(norse, inner)(**constants)})()
-        return node
+    def built(**constants: Any) -> Any:
+        return build(name, parameters, **{field: getattr(norse, inner)(**constants)})()
 
     return built
 

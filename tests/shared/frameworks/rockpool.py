@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +18,15 @@ from shared.frameworks.cases import (
     Recurrence,
     by_hooks,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-rockpool = pytest.importorskip("rockpool.nn.modules")
-combinators = pytest.importorskip("rockpool.nn.combinators")
-Constant = pytest.importorskip("rockpool.parameters").Constant
-networks = pytest.importorskip("rockpool.nn.networks")
-bitshift = pytest.importorskip("rockpool.nn.modules.torch.lif_bitshift_torch")
+rockpool = needed("rockpool.nn.modules")
+combinators = needed("rockpool.nn.combinators")
+Constant = needed("rockpool.parameters").Constant
+networks = needed("rockpool.nn.networks")
+bitshift = needed("rockpool.nn.modules.torch.lif_bitshift_torch")
 
 N = 4
 EACH = torch.linspace(5e-3, 40e-3, N)  # a time constant for each neuron, s

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +21,15 @@ from shared.frameworks.cases import (
     by_hooks,
     chain,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-sinabs: Any = pytest.importorskip("sinabs")
-sl: Any = pytest.importorskip("sinabs.layers")
-activation: Any = pytest.importorskip("sinabs.activation")
-alif: Any = pytest.importorskip("sinabs.layers.alif")
-from_torch: Any = pytest.importorskip("sinabs.from_torch")
+sinabs: Any = needed("sinabs")
+sl: Any = needed("sinabs.layers")
+activation: Any = needed("sinabs.activation")
+alif: Any = needed("sinabs.layers.alif")
+from_torch: Any = needed("sinabs.from_torch")
 
 SAMPLES, STEPS = 16, 60
 N = 3
@@ -110,7 +110,7 @@ def recurrence(make: Callable[[nn.Module], Any], plain: Callable[[], Any], *shap
 
 
 ADAPTIVE_TAUS = {"tau_mem": 10.0, "tau_adapt": 20.0}
-RECURRENT: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  # and the same without recurrence
+LAYERS: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  # and the same without recurrence
     "LIF": (
         lambda w: sl.LIFRecurrent(tau_mem=10.0, tau_syn=5.0, rec_connect=w),
         lambda: sl.LIF(tau_mem=10.0, tau_syn=5.0),
@@ -120,7 +120,7 @@ RECURRENT: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], Any]]] = {  
 }
 RECURRENCES = {
     f"{name}, {kind}": recurrence(*both, *shape)
-    for name, both in RECURRENT.items()
+    for name, both in LAYERS.items()
     for kind, shape in {"flat": (6,), "feature maps": (2, 3, 1)}.items()
 }
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

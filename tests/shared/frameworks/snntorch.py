@@ -4,7 +4,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +18,11 @@ from shared.frameworks.cases import (
     Recurrence,
     by_hooks,
     chain,
+    needed,
 )
 from shared.spikes import spikes
 
-snn = pytest.importorskip("snntorch")
+snn = needed("snntorch")
 
 STEPS, BATCH, INPUTS, WIDTH, CLASSES = 80, 24, 60, 48, 10
 SIDE = 10  # of images
@@ -126,26 +126,26 @@ def normal(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def plain_leaky() -> Any:
+def leaky() -> Any:
     return snn.Leaky(beta=0.9)
 
 
-def plain_synaptic() -> Any:
+def synaptic() -> Any:
     return snn.Synaptic(alpha=0.7, beta=0.9)
 
 
 HIDDEN = {"init_hidden": True, "output": True}
 RECURRENCES = {
-    "RLeaky": Recurrence(lambda: (MADE["RLeaky"](), plain_leaky()), normal(4, N)),
+    "RLeaky": Recurrence(lambda: (MADE["RLeaky"](), leaky()), normal(4, N)),
     "RLeaky, hidden state": Recurrence(
-        lambda: (snn.RLeaky(beta=0.9, linear_features=N, **HIDDEN), plain_leaky()), normal(4, N)
+        lambda: (snn.RLeaky(beta=0.9, linear_features=N, **HIDDEN), leaky()), normal(4, N)
     ),
     "RLeaky, convolution": Recurrence(
-        lambda: (snn.RLeaky(beta=0.9, conv2d_channels=2, kernel_size=3), plain_leaky()), normal(2, 2, 4, 5)
+        lambda: (snn.RLeaky(beta=0.9, conv2d_channels=2, kernel_size=3), leaky()), normal(2, 2, 4, 5)
     ),
-    "RSynaptic": Recurrence(lambda: (MADE["RSynaptic"](), plain_synaptic()), normal(4, N)),
+    "RSynaptic": Recurrence(lambda: (MADE["RSynaptic"](), synaptic()), normal(4, N)),
     "RSynaptic, hidden state": Recurrence(
-        lambda: (snn.RSynaptic(alpha=0.7, beta=0.9, linear_features=N, **HIDDEN), plain_synaptic()), normal(4, N)
+        lambda: (snn.RSynaptic(alpha=0.7, beta=0.9, linear_features=N, **HIDDEN), synaptic()), normal(4, N)
     ),
     "LinearLeaky": Recurrence(
         lambda: (MADE["LinearLeaky"](), snn.StateLeaky(beta=0.9, channels=N)), normal(4, N), ((None, 0),)
@@ -401,8 +401,8 @@ def free_potential(neuron: Any, currents: Calls, outputs: Calls) -> Tensor:
             after.append(neuron.mem)
         neuron.init_hidden, potential = hidden, torch.stack(after)
     neuron.threshold.data.copy_(threshold)
-    scaled: Tensor = potential / threshold
-    return scaled
+    free: Tensor = potential / threshold
+    return free
 
 
 NETWORKS = {
@@ -460,7 +460,7 @@ CASES = FrameworkCases(
     rated=("image", 15.0, 2e-3),
     refused=REFUSED,
     recurrences=RECURRENCES,
-    noted={"none": (plain_leaky, None), "rounded potential": (quantised, ".*state_quant")},
+    noted={"none": (leaky, None), "rounded potential": (quantised, ".*state_quant")},
     live={"beta": live},
     width=N,
 )

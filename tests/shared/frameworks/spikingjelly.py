@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +20,15 @@ from shared.frameworks.cases import (
     by_hooks,
     chain,
     named_classes,
+    needed,
 )
 from shared.spikes import spikes
 
-encoding: Any = pytest.importorskip("spikingjelly.activation_based.encoding")
-functional: Any = pytest.importorskip("spikingjelly.activation_based.functional")
-layer: Any = pytest.importorskip("spikingjelly.activation_based.layer")
-neuron: Any = pytest.importorskip("spikingjelly.activation_based.neuron")
-surrogate: Any = pytest.importorskip("spikingjelly.activation_based.surrogate")
+encoding: Any = needed("spikingjelly.activation_based.encoding")
+functional: Any = needed("spikingjelly.activation_based.functional")
+layer: Any = needed("spikingjelly.activation_based.layer")
+neuron: Any = needed("spikingjelly.activation_based.neuron")
+surrogate: Any = needed("spikingjelly.activation_based.surrogate")
 
 # -- neurons ------------------------------------------------------------------------------------------------------
 
@@ -88,13 +88,13 @@ NEURONS = {
 def run(node: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     FRAMEWORK.reset(node)
     if hasattr(node, "decode"):  # a readout
-        potential = torch.stack(node(x))
-        return potential, potential
-    outputs, potentials = list[Tensor](), list[Tensor]()
+        after = torch.stack(node(x))
+        return after, after
+    output, potential = list[Tensor](), list[Tensor]()
     for now in x if node.step_mode == "s" else x.unsqueeze(1):
-        outputs.append(node(now))
-        potentials.append(node.v)
-    return (torch.stack if node.step_mode == "s" else torch.cat)(outputs), torch.stack(potentials)
+        output.append(node(now))
+        potential.append(node.v)
+    return (torch.stack if node.step_mode == "s" else torch.cat)(output), torch.stack(potential)
 
 
 def free(node: Any, x: Tensor) -> Tensor:
@@ -349,8 +349,8 @@ def free_potential(node: Any, currents: Calls, outputs: Calls) -> Tensor:
         node(x)
         after.append(node.v)
     node.v_threshold = threshold
-    scaled: Tensor = torch.stack(after) / threshold
-    return scaled
+    free: Tensor = torch.stack(after) / threshold
+    return free
 
 
 def memory(model: nn.Module) -> Any:
