@@ -62,26 +62,26 @@ class Method(ABC):
         """What comes after the last group and is no weight, such as a surrogate that belongs to the method."""
 
 
-_NAMED: Mapping[str, tuple[str, str, dict[str, Any]]] = MappingProxyType(
+_NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
-        "measured": ("fluctua.methods.measured", "Measured", {}),
-        "poisson": ("fluctua.methods.poisson", "Poisson", {}),
-        "kaiming": ("fluctua.methods.baselines.classic", "Kaiming", {}),
-        "kaiming-relu": ("fluctua.methods.baselines.classic", "Kaiming", {"gain": sqrt(2)}),
-        "kaiming-folded": ("fluctua.methods.baselines.classic", "Kaiming", {"folded": True}),
-        "xavier": ("fluctua.methods.baselines.classic", "Xavier", {}),
-        "torch": ("fluctua.methods.baselines.classic", "TorchDefault", {}),
-        "ding": ("fluctua.methods.baselines.ding", "Ding", {}),
-        "micheli": ("fluctua.methods.baselines.micheli", "Micheli", {}),
-        "spikeinit": ("fluctua.methods.baselines.spikeinit", "SpikeInit", {}),
-        "spikeinit-sim": ("fluctua.methods.baselines.spikeinit", "SpikeInit", {"simulated": True}),
-        "tdbn": ("fluctua.methods.baselines.tdbn", "TdBN", {}),
-        "lsuv": ("fluctua.methods.baselines.lsuv", "LSUV", {}),
-        "ei-init": ("fluctua.methods.baselines.ei_init", "EIInit", {}),
+        "measured": ("Measured", {}),
+        "poisson": ("Poisson", {}),
+        "kaiming": ("Kaiming", {}),
+        "kaiming-relu": ("Kaiming", {"gain": sqrt(2)}),
+        "kaiming-folded": ("Kaiming", {"folded": True}),
+        "xavier": ("Xavier", {}),
+        "torch": ("TorchDefault", {}),
+        "ding": ("Ding", {}),
+        "micheli": ("Micheli", {}),
+        "spikeinit": ("SpikeInit", {}),
+        "spikeinit-sim": ("SpikeInit", {"simulated": True}),
+        "tdbn": ("TdBN", {}),
+        "lsuv": ("LSUV", {}),
+        "ei-init": ("EIInit", {}),
     }
 )
 NAMES = tuple(_NAMED)
-"""All methods by name; the module of one is imported when it is asked for."""
+"""All methods by name."""
 
 
 def method_of(method: Method | str, **options: Any) -> Method:
@@ -93,8 +93,8 @@ def method_of(method: Method | str, **options: Any) -> Method:
     if isinstance(method, str):
         if method not in _NAMED:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(NAMES)}")
-        module, name, defaults = _NAMED[method]
-        found: Any = getattr(import_module(module), name)(**defaults)
+        name, defaults = _NAMED[method]
+        found: Any = getattr(import_module(__package__), name)(**defaults)  # the package hands on every method
     elif isinstance(method, Method):
         found = method
     else:

@@ -20,7 +20,14 @@ INPUT = "input"  # name of the source of what no population of the network has s
 
 
 class WiringError(ValueError):
-    """The model's wiring cannot be read; the message says why and what to do."""
+    """The model's wiring cannot be read; the message says why and what to do.
+
+    Example:
+        >>> import fluctua
+        >>> fluctua.inspect(nn.Linear(3, 2), torch.rand(10, 4, 3))
+        Traceback (most recent call last):
+        fluctua.network.facts.WiringError: no spiking neuron found in the model: ...
+    """
 
 
 class UnsupportedNeuronError(ValueError):

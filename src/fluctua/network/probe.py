@@ -48,6 +48,22 @@ class ProbedNeuron:
             between trials.
         passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
         shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
+
+    Example:
+        >>> class Leaky(nn.Module):
+        ...     def reset(self):
+        ...         self.v = 0.0
+        ...     def forward(self, x):
+        ...         self.v = 0.9 * self.v + x
+        ...         spikes = (self.v >= 1).float()
+        ...         self.v = self.v * (1 - spikes)
+        ...         return spikes
+        >>> described = {Leaky: ProbedNeuron(threshold=1.0, membrane="v", reset="reset")}
+        >>> import fluctua
+        >>> x = (torch.rand(100, 16, 30) < 0.1).float()
+        >>> report = fluctua.initialize(nn.Sequential(nn.Linear(30, 20), Leaky()), x, neurons=described, seed=0)
+        >>> print(f"{report['1'].sigma_u:.2f}")
+        1.00
     """
 
     threshold: float | str | None

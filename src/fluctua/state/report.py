@@ -21,6 +21,16 @@ class Report(Sequence[PopulationState]):
         populations: their states.
         notes: what was done or skipped, a sentence each.
         warnings: what the user should know, a sentence each.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = torch.nn.Sequential(torch.nn.Linear(30, 20), LIF(), torch.nn.Linear(20, 2), LI())
+        >>> report = fluctua.inspect(model, (torch.rand(100, 4, 30) < 0.1).float())
+        >>> [(p.name, p.n) for p in report]
+        [('1', 20), ('3', 2)]
+        >>> print(report)
+        population   N ...
     """
 
     populations: tuple[PopulationState, ...]

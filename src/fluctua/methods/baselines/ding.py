@@ -35,7 +35,7 @@ class Ding(SpikingBaseline):
         >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
         >>> report = fluctua.initialize(model, x, method=Ding(), seed=0)
         >>> print(f"{model[0].weight.std():.2f}")
-        0.53
+        0.73
     """
 
     measures: ClassVar[bool] = False

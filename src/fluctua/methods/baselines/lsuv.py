@@ -44,7 +44,7 @@ class LSUV(Method):
         >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
         >>> report = fluctua.initialize(model, x, method=LSUV(), seed=0)
         >>> print(f"{model[0].weight.std():.2f}")
-        0.60
+        0.59
     """
 
     tolerance: float = 0.1

@@ -39,7 +39,7 @@ class Micheli(SpikingBaseline):
         >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
         >>> report = fluctua.initialize(model, x, method=Micheli(), seed=0)
         >>> print(f"{model[0].weight.std():.2f}")
-        0.58
+        1.64
     """
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:

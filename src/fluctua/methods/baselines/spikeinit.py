@@ -52,7 +52,7 @@ class SpikeInit(SpikingBaseline):
         >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
         >>> report = fluctua.initialize(model, x, method=SpikeInit(p=0.05), seed=0)
         >>> print(f"{model[0].weight.std():.2f}")
-        0.99
+        1.13
     """
 
     p: float = 0.1

@@ -44,6 +44,13 @@ def from_nir(
             a population through one weight to itself.
         UnsupportedNeuronError: a neuron class that the convention does not know, or unstable constants.
         ValueError: an unknown convention, or no time step.
+
+    Example:
+        >>> from fluctua.network.nir import to_nir
+        >>> from fluctua.neurons import LI, LIF
+        >>> graph = to_nir(nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI()), shape=(30,))
+        >>> from_nir(graph)(torch.rand(50, 4, 30)).shape
+        torch.Size([50, 4, 2])
     """
     found = graph_of(graph)
     told = found.metadata

@@ -42,6 +42,11 @@ def to_nir(model: nn.Module, shape: tuple[int, ...] | None = None, *, convention
     Raises:
         WiringError: a module that NIR cannot express, or neurons with different time steps.
         ValueError: another convention, or no shape.
+
+    Example:
+        >>> graph = to_nir(nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI()), shape=(30,))
+        >>> sorted(graph.nodes)
+        ['0', '1', '2', '3', 'input', 'output']
     """
     if isinstance(model, NirModel):
         return with_weights(model.graph, model.synapses)
