@@ -1,5 +1,7 @@
 """The level-crossing formula against SciPy's bivariate normal, and its limit of vanishing time steps."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,11 +29,10 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=list(KERN
 @pytest.mark.parametrize("xi", [-1.5, 0.0, 0.3, 1.0, 2.0, 3.0])
 def test_it_is_a_bivariate_normal_probability(kernel: PspKernel, xi: float) -> None:
     rho = float(kernel.lag_one)
-    pair = {"mean": [0.0, 0.0], "cov": [[1.0, rho], [rho, 1.0]]}
+    accuracy = {"abseps": 1e-12, "releps": 1e-12, "maxpts": 10**6}
     below_then_above = {"x": [xi, np.inf], "lower_limit": [-np.inf, xi]}
-    crossing: float = multivariate_normal.cdf(  # type: ignore[no-untyped-call]
-        **below_then_above, **pair, abseps=1e-12, releps=1e-12, maxpts=10**6
-    )
+    cdf: Any = multivariate_normal.cdf
+    crossing = cdf(**below_then_above, mean=[0.0, 0.0], cov=[[1.0, rho], [rho, 1.0]], **accuracy)
     assert crossing_rate(xi, kernel) == pytest.approx(crossing / kernel.dt, rel=1e-6, abs=1e-7)
 
 
