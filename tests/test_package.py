@@ -26,20 +26,22 @@ def output(code: str, *, blocked: list[str] | None = None) -> str:
 # --- the cost of an import ---
 
 COST = """
-import time, torch
-begin = time.perf_counter()
+from time import process_time
+start = process_time()
+import torch
+begin = process_time()
 import fluctua
-imported = time.perf_counter()
+imported = process_time()
 fluctua.initialize, fluctua.inspect
-print(imported - begin, time.perf_counter() - imported)
+print((imported - begin) / (begin - start), (process_time() - imported) / (begin - start))
 """
 
 
 def test_an_import_costs_little_beyond_torch() -> None:
-    runs = [[float(seconds) for seconds in output(COST).split()] for _ in range(3)]
+    runs = [[float(ratio) for ratio in output(COST).split()] for _ in range(3)]
     alone, with_all_that_a_call_needs = map(median, zip(*runs, strict=True))
-    assert alone < 0.1  # 1 ms where nothing else runs
-    assert alone + with_all_that_a_call_needs < 1.0  # 0.15 s
+    assert alone < 0.05  # of the time that torch takes: 1 ms of 2 s
+    assert alone + with_all_that_a_call_needs < 0.5  # 0.2 s of 2 s
 
 
 def test_an_import_alone_brings_nothing_else_in() -> None:

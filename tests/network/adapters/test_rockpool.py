@@ -11,6 +11,7 @@ from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import members_of, transposed
 from fluctua.network.adapters.rockpool import FACTS, FRAMEWORK, REFUSED
 from fluctua.network.facts import Member, UnsupportedNeuronError
+from shared.spikes import assert_spikes_alike
 
 modules = pytest.importorskip("rockpool.nn.modules")
 Constant = pytest.importorskip("rockpool.parameters").Constant
@@ -120,14 +121,13 @@ def test_a_readout_has_no_threshold(name: str) -> None:
 @pytest.mark.parametrize("kind", ["LIFTorch", "aLIFTorch"])
 def test_a_recurrent_module_fires_as_one_without_recurrence_does_on_the_inner_current_besides(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(N, N, generator=generator)
+    weight = 0.01 * torch.randn(N, N, generator=generator)  # large ones make spikes without bound
     module = of(kind, (N, N), has_rec=True, w_rec=weight)()
     x = 0.5 * (torch.rand(T, B, N, generator=generator) < 0.2).float()
     spikes, _ = simulated(module, x)
     (back,) = member(module).synapses
-    again, _ = simulated(of(kind)(), x + back.current(spikes))
     assert spikes.mean() > 0.05
-    assert torch.equal(again, spikes)
+    assert_spikes_alike(lambda total: simulated(of(kind)(), total)[0], x + back.current(spikes), spikes)
     assert (back.source, back.port, back.parameter, back.rows) == ("", 0, "w_rec", 1)
 
 

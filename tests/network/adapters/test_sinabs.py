@@ -15,6 +15,7 @@ from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import members_of
 from fluctua.network.adapters.sinabs import FRAMEWORK
 from fluctua.network.facts import Member, Neuron, UnsupportedNeuronError
+from shared.spikes import assert_first_spikes_where
 
 sl: Any = pytest.importorskip("sinabs.layers")
 activation: Any = pytest.importorskip("sinabs.activation")
@@ -119,10 +120,9 @@ def test_the_first_spike_comes_where_the_free_potential_meets_the_threshold(name
     threshold = facts(layer).threshold
     assert threshold is not None
     currents = 4 * threshold * torch.randn(STEPS, N, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    spiking, above = emitted(layer, currents) > 0, potential(out_of_reach(layer), currents) >= threshold
-    assert spiking.any()
-    assert torch.equal(spiking.any(0), above.any(0))
-    assert torch.equal(spiking.double().argmax(0), above.double().argmax(0))
+    spikes = emitted(layer, currents)
+    assert spikes.any()
+    assert_first_spikes_where(potential(out_of_reach(layer), currents), threshold, spikes)
 
 
 @pytest.mark.parametrize("name", READOUTS)
@@ -148,10 +148,10 @@ def test_reset_brings_a_layer_back_to_its_start(name: str) -> None:
 def test_a_layer_without_recurrence_spikes_alike_on_the_recurrent_current(name: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(6, 6)
-    for p in linear.parameters():  # eighths, so that every sum is exact
-        p.data = torch.randint(-16, 17, p.shape, generator=generator) / 8
+    for p in linear.parameters():  # eighths, so that every sum is exact, and small, so that nothing grows without bound
+        p.data = torch.randint(-1, 2, p.shape, generator=generator) / 8
     recurrent, plain = RECURRENT[name](nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape)))
-    currents = 3 * torch.randn(4, STEPS, *shape, generator=generator)
+    currents = 4 * torch.randn(4, STEPS, *shape, generator=generator)
     spikes = recurrent(currents).transpose(0, 1)
     (synapse,) = member(recurrent).synapses
     current = synapse.current(spikes).transpose(0, 1)
@@ -172,7 +172,7 @@ def test_recurrence_leaves_the_facts_of_the_neuron_alone(name: str) -> None:
 
 
 def test_learnt_constants_are_read_as_they_are_now() -> None:
-    layer = sl.LIF(tau_mem=10.0)
+    layer = sl.LIF(tau_mem=10.0, spike_threshold=torch.tensor(1.0))
     with torch.no_grad():
         layer.tau_mem.fill_(1 / np.log(2))  # halves at each step
         layer.spike_threshold.fill_(3.0)
