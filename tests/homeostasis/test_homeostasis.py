@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +25,14 @@ from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.methods import BatchError
 from fluctua.methods.baselines import kaiming
 from fluctua.neurons import LI, LIF
+from shared.spikes import spikes as random_spikes
 
 DT = 2e-3
 STEPS, SAMPLES, N_IN = 150, 16, 60
 RATE = 20.0  # Hz: 96 spikes of a neuron in the batch, so that a tenth of that can be told
 
 
-def spikes(*shape: int, p: float = 0.06, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).float()
+spikes = partial(random_spikes, p=0.06)
 
 
 X = spikes(STEPS, SAMPLES, N_IN)

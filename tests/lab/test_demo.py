@@ -28,6 +28,7 @@ from fluctua.lab.training.fit import FitResult, fit
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 from shared.layout import assert_legible, texts
+from shared.spikes import spikes
 
 TINY = DemoSettings(width=24, depth=2, dt=4e-3, epochs=2, samples_per_class=60, measured_on=100, batch_size=60)
 FILES = {"membrane.png", "rasters.png", "learning.png", "results.csv"}
@@ -159,7 +160,7 @@ def test_another_network_does_not_go_on_in_the_same_folder(demo: Demo) -> None:
 def test_a_demo_cut_short_says_so(demo: Demo) -> None:
     _, _, text = demo
     assert "cut short" not in text
-    states = fluctua.inspect(feed_forward(20, 10, width=8, depth=1, dt=4e-3, duration=0.2), spikes(20))
+    states = fluctua.inspect(feed_forward(20, 10, width=8, depth=1, dt=4e-3, duration=0.2), trains(20))
 
     def outcome(epochs: int) -> Outcome:
         history = [{"epoch": float(k + 1), "val_accuracy": 0.25} for k in range(epochs)]
@@ -203,7 +204,7 @@ def test_the_network_is_the_one_described() -> None:
 def test_the_same_seed_brings_up_the_same_network(method: Any) -> None:
     def weights(seed: int) -> list[Tensor]:
         model = feed_forward(20, 10, width=24, depth=2, dt=4e-3, duration=0.2)
-        bring_up(model, spikes(20), method, target=Target(), seed=seed)
+        bring_up(model, trains(20), method, target=Target(), seed=seed)
         return [p.detach().clone() for p in model.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(weights(3), weights(3), strict=True))
@@ -212,7 +213,7 @@ def test_the_same_seed_brings_up_the_same_network(method: Any) -> None:
 
 def test_the_targets_are_met_by_the_measured_network() -> None:
     model = feed_forward(20, 10, width=24, depth=2, dt=4e-3, duration=0.2)
-    report = bring_up(model, spikes(20), "measured", target=Target(xi=2.0), seed=0)
+    report = bring_up(model, trains(20), "measured", target=Target(xi=2.0), seed=0)
     assert [p.sigma_u for p in report] == pytest.approx([0.5, 0.5, 0.1], rel=1e-3)
 
 
@@ -227,15 +228,15 @@ def test_file_settings_are_those_of_the_paper_on_shd() -> None:
 # --- figures ---
 
 
-def spikes(n: int) -> Tensor:
-    return (torch.rand(100, 20, n, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+def trains(n: int) -> Tensor:
+    return spikes(100, 20, n)
 
 
 def reports(depth: int) -> dict[str, fluctua.Report]:
     found = {}
     for method in METHODS:
         model = feed_forward(20, 10, width=24, depth=depth, dt=4e-3, duration=0.4)
-        found[LABELS[method]] = bring_up(model, spikes(20), method, target=Target(), seed=0)
+        found[LABELS[method]] = bring_up(model, trains(20), method, target=Target(), seed=0)
     return found
 
 

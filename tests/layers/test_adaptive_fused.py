@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.timeloop import engine, events_layers
 from shared.circuit_loops import recurrent_by_hand
+from shared.spikes import spikes as random_spikes
 
 OWN = torch.linspace(10e-3, 30e-3, 40)
 
@@ -29,8 +31,7 @@ def drawn(*shape: int, scale: float = 3.0, seed: int = 0) -> Tensor:
     return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def spikes(*shape: int, p: float = 0.2) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < p).double()
+spikes = partial(random_spikes, p=0.2, dtype=torch.float64)
 
 
 def linear(n_in: int, n: int, *, scale: float, seed: int) -> nn.Linear:

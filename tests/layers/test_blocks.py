@@ -12,14 +12,14 @@ from fluctua import Target
 from fluctua.layers import OneToOne, OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.network import free_potential, trace
 from fluctua.neurons import LIF
+from shared.spikes import spikes as random_spikes
 
 M = TypeVar("M", bound=nn.Module)
 DT = 2e-3
 cell = partial(LIF, 20e-3, 10e-3, DT)
 
 
-def spikes(*shape: int, seed: int = 0) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.2).float()
+spikes = partial(random_spikes, p=0.2)
 
 
 def parts(module: nn.Module, kind: type[M]) -> list[M]:

@@ -15,7 +15,8 @@ from fluctua.layers import Circuit, DaleLayer, Recurrent, Synapse
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.lif import Firing
 from fluctua.timeloop import events_layers
-from shared.circuit_loops import ByHand, populations_of, recurrent_by_hand, spikes
+from shared.circuit_loops import ByHand, populations_of, recurrent_by_hand
+from shared.spikes import spikes
 
 CELLS: dict[str, Callable[[], nn.Module]] = {
     "exponential": LIF,

@@ -13,7 +13,8 @@ from fluctua.layers import DaleError, DaleLayer, SignedLinear, constrain_, keep_
 from fluctua.neurons import LI
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, Gamma, HalfNormal, LogNormal, Normal, OneSided
-from shared.circuit_loops import dale_by_hand, populations_of, spikes
+from shared.circuit_loops import dale_by_hand, populations_of
+from shared.spikes import spikes
 
 FAMILIES = [Exponential(), LogNormal(1.0), Gamma(2.0), Gamma(0.5), HalfNormal()]
 

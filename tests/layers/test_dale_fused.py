@@ -16,7 +16,7 @@ from fluctua.layers import DaleCircuit, DaleError, DaleLayer, FusedSequential
 from fluctua.neurons import LI, ExcInhLIF
 from fluctua.spikes import SpikeBatch
 from fluctua.timeloop import ArcTan, SigmoidDerivative, SuperSpike, engine, events_exc_inh
-from shared.circuit_loops import spikes
+from shared.spikes import spikes
 
 DTYPE = torch.float64
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from fluctua.layers import DaleLayer, FusedSequential, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import engine, events_layers
+from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64
 
 
-def spikes(*shape: int, p: float = 0.2, dtype: torch.dtype = DTYPE) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < p).to(dtype)
+spikes = partial(random_spikes, p=0.2, dtype=DTYPE)
 
 
 def layers(n_in: int = 30) -> list[Any]:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 
 from fluctua.layers import OverTime
 from fluctua.timeloop import engine, events_conv
+from shared.spikes import spikes
 
 T, B = 6, 3
 
@@ -104,8 +105,8 @@ def by_events(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return calls
 
 
-def spikes(*shape: int, density: float = 0.1) -> Tensor:
-    return (torch.rand(T, B, *shape, generator=torch.Generator().manual_seed(1)) < density).double()
+def trains(*shape: int, density: float = 0.1) -> Tensor:
+    return spikes(T, B, *shape, p=density, seed=1, dtype=torch.float64)
 
 
 CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -121,7 +122,7 @@ def test_few_spikes_are_added_up_to_what_a_loop_over_the_steps_gives(name: str, 
     make, shape = CONVOLUTIONS[name]
     torch.manual_seed(0)
     module = make().double()
-    x = spikes(*shape).requires_grad_()
+    x = trains(*shape).requires_grad_()
     out, expected = OverTime(module)(x), torch.stack([module(step) for step in x])
     torch.testing.assert_close(out, expected)
     inputs = [x, *module.parameters()]
@@ -152,7 +153,7 @@ ASIDE: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", ASIDE)
 def test_what_is_no_plain_convolution_runs_as_it_stands(name: str, by_events: list[torch.Size]) -> None:
     torch.manual_seed(0)
-    module, x = ASIDE[name]().double(), spikes(2, 8, 7)
+    module, x = ASIDE[name]().double(), trains(2, 8, 7)
     torch.testing.assert_close(OverTime(module)(x), torch.stack([module(step) for step in x]))
     assert by_events == []
 
@@ -161,8 +162,8 @@ def test_many_spikes_other_engines_and_transformations_take_the_convolution_as_i
     by_events: list[torch.Size],
 ) -> None:
     torch.manual_seed(0)
-    layer, x = OverTime(nn.Conv2d(2, 4, 3).double()), spikes(2, 8, 7)
-    layer(spikes(2, 8, 7, density=0.6))
+    layer, x = OverTime(nn.Conv2d(2, 4, 3).double()), trains(2, 8, 7)
+    layer(trains(2, 8, 7, density=0.6))
     with engine("reference"):
         layer(x)
     weights = dict(layer.named_parameters())
@@ -178,7 +179,7 @@ def test_many_spikes_other_engines_and_transformations_take_the_convolution_as_i
 def test_no_events_at_all_leave_the_bias(by_events: list[torch.Size]) -> None:
     module = nn.Conv2d(2, 4, 3).double()
     assert module.bias is not None
-    out = OverTime(module)(spikes(2, 8, 7, density=0.0))
+    out = OverTime(module)(trains(2, 8, 7, density=0.0))
     assert torch.equal(out, module.bias[:, None, None].expand(out.shape))
     assert len(by_events) == 1
 
@@ -186,4 +187,4 @@ def test_no_events_at_all_leave_the_bias(by_events: list[torch.Size]) -> None:
 @pytest.mark.parametrize("shape", [(2, 2, 7), (3, 8, 7), (2, 8)])
 def test_frames_that_do_not_fit_are_refused_as_by_the_convolution(shape: tuple[int, ...]) -> None:
     with pytest.raises(RuntimeError, match=r"[Kk]ernel size|expected input|Expected"):
-        OverTime(nn.Conv2d(2, 4, 3).double())(spikes(*shape))
+        OverTime(nn.Conv2d(2, 4, 3).double())(trains(*shape))

@@ -17,6 +17,7 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.timeloop import cpu_memory, engine
 from shared.circuit_networks import CASES, made
+from shared.spikes import spikes
 
 DT = 1e-3
 
@@ -68,8 +69,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
-def spikes(steps: int, samples: int = 3) -> Tensor:
-    return (torch.rand(steps, samples, 12, generator=torch.Generator().manual_seed(0)) < 0.3).double()
+def trains(steps: int, samples: int = 3) -> Tensor:
+    return spikes(steps, samples, 12, p=0.3, dtype=torch.float64)
 
 
 def strong(make: Callable[[], nn.Module]) -> nn.Module:
@@ -89,7 +90,7 @@ def weights_of(out: Tensor) -> Tensor:
 @pytest.mark.parametrize("length", [1, 7, 40, 100])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_output_and_gradients_are_those_of_the_whole(name: str, length: int) -> None:
-    assert_same(strong(MODELS[name]), spikes(40), length)
+    assert_same(strong(MODELS[name]), trains(40), length)
 
 
 @pytest.mark.parametrize("length", [1, 7, 25])
@@ -104,7 +105,7 @@ def test_a_circuit_hears_its_last_spikes_over_the_border() -> None:
     torch.manual_seed(0)
     weight = nn.Linear(12, 12)
     nn.init.normal_(weight.weight)
-    layer, x = Recurrent(LIF(tau_syn=None, dt=DT), weight).double(), spikes(40)
+    layer, x = Recurrent(LIF(tau_syn=None, dt=DT), weight).double(), trains(40)
     _, before = layer.proceed(x[:20])
     assert bool(before.spikes["cell"].any())
     deaf = before._replace(spikes={"cell": torch.zeros_like(before.spikes["cell"])})
@@ -127,7 +128,7 @@ def assert_same(model: nn.Module, x: Tensor, length: int) -> None:
 
 
 def test_dropout_has_one_mask_in_forward_and_backward() -> None:
-    model, x = strong(MODELS["lif"]).train(), spikes(40).requires_grad_()
+    model, x = strong(MODELS["lif"]).train(), trains(40).requires_grad_()
     torch.manual_seed(3)
     out = fluctua.in_segments(model, x, 10)
     with torch.no_grad():
@@ -138,7 +139,7 @@ def test_dropout_has_one_mask_in_forward_and_backward() -> None:
 
 
 def test_truncated_gradients_do_not_reach_into_the_segment_before() -> None:
-    model, x = strong(MODELS["lif"]), spikes(40).requires_grad_()
+    model, x = strong(MODELS["lif"]), trains(40).requires_grad_()
     for truncate in (False, True):
         out = fluctua.in_segments(model, x, 10, truncate=truncate)
         (gradient,) = torch.autograd.grad(out[10:20].sum(), x)
@@ -147,7 +148,7 @@ def test_truncated_gradients_do_not_reach_into_the_segment_before() -> None:
 
 
 def test_a_long_sequence_keeps_nothing_of_its_loops_until_backward_computes_them_again() -> None:
-    model, x = strong(MODELS["lif"]).float(), spikes(4000, 8).float()
+    model, x = strong(MODELS["lif"]).float(), trains(4000, 8).float()
 
     def lent(run: Callable[[], Tensor]) -> int:
         """Bytes of the loops' memory that live between forward and backward."""
@@ -205,10 +206,10 @@ def test_a_circuit_keeps_but_its_states_until_backward_steps_through_it_again(na
 @pytest.mark.parametrize("name", ["lif", "chain"])
 def test_a_model_is_left_as_it_was(name: str) -> None:
     model = strong(MODELS[name])
-    fluctua.in_segments(model, spikes(20), 7)
+    fluctua.in_segments(model, trains(20), 7)
     assert all("forward" not in vars(module) for module in model.modules())
     with pytest.raises(RuntimeError):
-        fluctua.in_segments(model, spikes(20)[..., :5], 7)
+        fluctua.in_segments(model, trains(20)[..., :5], 7)
     assert all("forward" not in vars(module) for module in model.modules())
 
 
@@ -222,4 +223,4 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
 )
 def test_what_cannot_be_cut_is_refused(model: nn.Module, length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fluctua.in_segments(model, spikes(10).float(), length)
+        fluctua.in_segments(model, trains(10).float(), length)

@@ -19,7 +19,8 @@ from fluctua.methods.drawing import draw
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.theory import Afferent, Drive, InfeasibleTargetError, PspKernel, solve
 from fluctua.theory.laws import Exponential, LogNormal, Normal, OneSided
-from shared.circuit_loops import potential_parts, spikes
+from shared.circuit_loops import potential_parts
+from shared.spikes import spikes
 
 DT = 2e-3
 

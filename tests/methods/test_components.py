@@ -18,7 +18,8 @@ from fluctua.network.replay import Passes
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.theory import InfeasibleTargetError, Target
 from fluctua.theory.laws import Exponential, LogNormal
-from shared.circuit_loops import never, spikes
+from shared.circuit_loops import never
+from shared.spikes import spikes
 
 STEPS, BATCH, N_IN, N = 200, 8, 40, 48
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ import fluctua
 from fluctua.layers import OverTime
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
+from shared.spikes import spikes as random_spikes
 
 
 def weight_of(model: nn.Module, k: int) -> Tensor:
@@ -20,8 +22,7 @@ def weight_of(model: nn.Module, k: int) -> Tensor:
     return layer.weight
 
 
-def spikes(*shape: int, p: float = 0.05, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).float()
+spikes = partial(random_spikes, p=0.05)
 
 
 def sequence(*widths: int, bias: bool = False) -> nn.Sequential:

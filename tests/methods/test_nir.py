@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.methods.nir import initialize_nir
+from shared.spikes import spikes
 
 nir = pytest.importorskip("nir")
 
 N, HIDDEN, OUT, T, B = 20, 32, 8, 80, 16
 
 
-def spikes(*shape: int) -> Tensor:
-    return (torch.rand(T, B, *shape, generator=torch.Generator().manual_seed(0)) < 0.05).float()
+def trains(*shape: int) -> Tensor:
+    return spikes(T, B, *shape, p=0.05)
 
 
 def snntorch() -> tuple[nn.Module, Any, Tensor]:
@@ -31,7 +32,7 @@ def snntorch() -> tuple[nn.Module, Any, Tensor]:
     constants = full(OUT, 0.8), full(OUT, 0.9)
     second = package.Synaptic(*constants, threshold=full(OUT, 1.0), init_hidden=True)
     net = nn.Sequential(nn.Linear(N, HIDDEN), first, nn.Linear(HIDDEN, OUT), second)
-    return net, export(net, torch.zeros(N)), spikes(N)
+    return net, export(net, torch.zeros(N)), trains(N)
 
 
 def spikingjelly() -> tuple[nn.Module, Any, Tensor]:
@@ -40,7 +41,7 @@ def spikingjelly() -> tuple[nn.Module, Any, Tensor]:
     export = pytest.importorskip("spikingjelly.activation_based.nir_exchange").export_to_nir
     conv, pool = layer.Conv2d(2, 4, 3, padding=1, bias=False), layer.AvgPool2d(2)
     net = nn.Sequential(conv, neuron.LIFNode(), pool, layer.Flatten(), layer.Linear(64, OUT), neuron.IFNode())
-    return net, export(net, torch.zeros(1, 2, 8, 8), dt=1e-4), spikes(2, 8, 8)
+    return net, export(net, torch.zeros(1, 2, 8, 8), dt=1e-4), trains(2, 8, 8)
 
 
 def sinabs() -> tuple[nn.Module, Any, Tensor]:
@@ -53,13 +54,13 @@ def sinabs() -> tuple[nn.Module, Any, Tensor]:
     sample = torch.zeros(1, N)
     written(sample)
     net = nn.Sequential(first, layers.IAF(), second, layers.LIF(tau_mem=20.0))
-    return net, export(written, sample), spikes(N)
+    return net, export(written, sample), trains(N)
 
 
 def norse() -> tuple[nn.Module, Any, Tensor]:
     package = pytest.importorskip("norse.torch")
     net = package.SequentialState(nn.Linear(N, HIDDEN), package.LIFCell(), nn.Linear(HIDDEN, OUT), package.LIFBoxCell())
-    return net, package.to_nir(net, torch.zeros(1, N)), spikes(N)
+    return net, package.to_nir(net, torch.zeros(1, N)), trains(N)
 
 
 def rockpool() -> tuple[nn.Module, Any, Tensor]:
@@ -68,7 +69,7 @@ def rockpool() -> tuple[nn.Module, Any, Tensor]:
     export = pytest.importorskip("rockpool.nn.modules.torch.nir").to_nir
     layers = [modules.LinearTorch((N, HIDDEN)), modules.LIFTorch(HIDDEN, dt=1e-3), modules.LinearTorch((HIDDEN, OUT))]
     net = sequential(*layers, modules.LIFTorch(OUT, dt=1e-3))
-    return net, export(net, torch.zeros(1, T, N)), spikes(N)
+    return net, export(net, torch.zeros(1, T, N)), trains(N)
 
 
 # Network, how many of its populations have spikes as they are there: those behind another reset have not.

@@ -24,8 +24,8 @@ from shared.step_networks import (
     StepNeuron,
     free_potential_of,
     linear,
-    spikes,
     stack,
+    trains,
 )
 
 READING = Reading(neurons=NEURONS)
@@ -69,7 +69,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_every_population_reaches_its_target(case: str) -> None:
-    model, x = CASES[case](), spikes()
+    model, x = CASES[case](), trains()
     fluctua.initialize(model, x, Target(mean=0.1, xi=1.2), seed=0, neurons=NEURONS)
     tolerance = 0.1 if "hears" in case else 0.02
     for mu_u, sigma_u in moments(model, x).values():
@@ -79,7 +79,7 @@ def test_every_population_reaches_its_target(case: str) -> None:
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_the_report_says_what_the_neurons_do(case: str) -> None:
-    model, x = CASES[case](), spikes()
+    model, x = CASES[case](), trains()
     report = fluctua.initialize(model, x, seed=0, neurons=NEURONS)
     looked = fluctua.inspect(model, x, neurons=NEURONS)
     for name, (mu_u, sigma_u) in moments(model, x).items():
@@ -90,7 +90,7 @@ def test_the_report_says_what_the_neurons_do(case: str) -> None:
 
 
 def test_rates_are_per_step_until_someone_says_how_long_a_step_is() -> None:
-    model, x = stack(2), spikes()
+    model, x = stack(2), trains()
     per_step = fluctua.inspect(model, x, neurons=NEURONS)
     in_hertz = fluctua.inspect(model, x, neurons=NEURONS, dt=2e-3)
     assert "per step" in str(per_step)
@@ -102,7 +102,7 @@ def test_rates_are_per_step_until_someone_says_how_long_a_step_is() -> None:
 
 
 def test_a_rate_in_hertz_needs_the_time_step() -> None:
-    model, x = stack(2), spikes()
+    model, x = stack(2), trains()
     with pytest.raises(ValueError, match=r"10 Hz means nothing to 1, .*give dt="):
         fluctua.initialize(model, x, Target(rate=10.0), neurons=NEURONS)
     report = fluctua.initialize(model, x, Target(rate=20.0), neurons=NEURONS, dt=1e-3, seed=0)
@@ -111,7 +111,7 @@ def test_a_rate_in_hertz_needs_the_time_step() -> None:
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_only_weights_are_changed(case: str) -> None:
-    model, x = CASES[case](), spikes()
+    model, x = CASES[case](), trains()
     model.eval()
     fluctua.initialize(model, x, seed=0, neurons=NEURONS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -126,7 +126,7 @@ def test_only_weights_are_changed(case: str) -> None:
 
 def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
     """Once every module has shown what it returns, a population costs its own layer only, at any depth."""
-    model, x = stack(6), spikes(20, 4)
+    model, x = stack(6), trains(20, 4)
     populations = trace(model, x, plain_call, READING)
     passes = Passes(model, x, running_of(model, x, plain_call, READING), populations)
     calls = dict.fromkeys(range(0, 12, 2), 0)
@@ -154,7 +154,7 @@ def test_a_pass_computes_the_wanted_layer_and_nothing_that_follows() -> None:
 
 
 def test_what_a_pass_finds_is_what_the_network_does() -> None:
-    model, x = Looping(feedback=True, recurrent=True), spikes(30, 4)
+    model, x = Looping(feedback=True, recurrent=True), trains(30, 4)
     populations = trace(model, x, plain_call, READING)
     with torch.no_grad():
         for weight in model.parameters():
@@ -175,7 +175,7 @@ def test_what_a_pass_finds_is_what_the_network_does() -> None:
 
 def test_groups_come_in_the_order_in_which_they_hear_each_other() -> None:
     def names(model: nn.Module) -> list[tuple[str, ...]]:
-        found: tuple[Population, ...] = trace(model, spikes(4, 2), plain_call, READING)
+        found: tuple[Population, ...] = trace(model, trains(4, 2), plain_call, READING)
         return [tuple(p.name for p in group) for group in groups(found)]
 
     assert names(Looping()) == [("first",), ("second",), ("third",)]
@@ -197,6 +197,6 @@ def test_a_network_of_whole_sequences_with_a_layer_of_steps_in_a_module_of_its_o
     from fluctua.neurons import LI, LIF
 
     model = nn.Sequential(OverTime(linear(50)), LIF(dt=1e-3), Layer(), linear(WIDTH, 5), LI(dt=1e-3))
-    report = fluctua.initialize(model, spikes(150, 16), seed=0, neurons=NEURONS, dt=1e-3)
+    report = fluctua.initialize(model, trains(150, 16), seed=0, neurons=NEURONS, dt=1e-3)
     assert [p.name for p in report] == ["1", "2.neuron", "4"]
     assert [p.sigma_u for p in report] == pytest.approx([1.0] * 3, rel=0.02)

@@ -13,8 +13,9 @@ from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import Pathway, Population, WiringError, population_currents, trace
 from fluctua.neurons import LIF
 from fluctua.theory.laws import Exponential
-from shared.circuit_loops import applied, free_potentials, late, spikes
+from shared.circuit_loops import applied, free_potentials, late
 from shared.circuit_networks import CASES, FLAT, Found, linear, made
+from shared.spikes import spikes
 
 
 def found(populations: tuple[Population, ...]) -> Found:

@@ -9,13 +9,13 @@ from fluctua.network.known_neurons import Reading
 from fluctua.network.loop import StepLoop, WholeCall, running_of
 from fluctua.network.preserve import plain_call
 from fluctua.neurons import LIF
-from shared.step_networks import NEURONS, Looping, SameNeuronTwice, linear, spikes, stack
+from shared.step_networks import NEURONS, Looping, SameNeuronTwice, linear, stack, trains
 
 READING = Reading(neurons=NEURONS)
 
 
 def feeds(model: nn.Module) -> dict[str, dict[str, tuple[tuple[str, ...], bool]]]:
-    populations = trace(model, spikes(5, 3), plain_call, READING)
+    populations = trace(model, trains(5, 3), plain_call, READING)
     return {p.name: {q.name: (q.sources, q.recurrent) for q in p.pathways} for p in populations}
 
 
@@ -36,7 +36,7 @@ def test_without_recurrence_no_pathway_is_marked() -> None:
 
 
 def test_a_model_that_loops_is_called_once_and_one_for_single_steps_is_looped() -> None:
-    x = spikes(7, 3)
+    x = trains(7, 3)
     assert isinstance(running_of(Looping(), x, plain_call, READING), WholeCall)
     loop = running_of(stack(3), x, plain_call, READING)
     assert isinstance(loop, StepLoop)
@@ -49,8 +49,8 @@ def test_a_plain_call_is_right_for_own_neurons_and_what_the_user_says_goes() -> 
     def mine(model: nn.Module, batch: Tensor) -> None: ...
 
     own = nn.Sequential(linear(50), LIF())
-    assert running_of(own, spikes(3, 2), plain_call) is plain_call
-    assert running_of(stack(2), spikes(3, 2), mine, READING) is mine
+    assert running_of(own, trains(3, 2), plain_call) is plain_call
+    assert running_of(stack(2), trains(3, 2), mine, READING) is mine
 
 
 def test_a_model_that_cannot_run_is_refused_with_both_reasons() -> None:
@@ -62,7 +62,7 @@ def test_a_model_that_cannot_run_is_refused_with_both_reasons() -> None:
 
 def test_one_neuron_module_for_two_layers_is_refused() -> None:
     with pytest.raises(WiringError, match="the neuron neuron is fed by other weights in one call than in the next"):
-        trace(SameNeuronTwice(), spikes(4, 2), plain_call, READING)
+        trace(SameNeuronTwice(), trains(4, 2), plain_call, READING)
 
 
 def test_a_neuron_that_runs_twice_in_a_step_is_refused() -> None:
@@ -76,4 +76,4 @@ def test_a_neuron_that_runs_twice_in_a_step_is_refused() -> None:
             return torch.stack(out)
 
     with pytest.raises(WiringError, match="first was called 2 times in one time step"):
-        trace(Twice(), spikes(4, 2), plain_call, READING)
+        trace(Twice(), trains(4, 2), plain_call, READING)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fluctua.network import INPUT, Pathway, Population, WiringError, trace
 from fluctua.network.hooks import hooked
 from fluctua.network.preserve import preserved
 from fluctua.neurons import LIF
+from shared.spikes import spikes as random_spikes
 from shared.wiring_networks import (
     CASES,
     CONVOLUTIONAL,
@@ -36,8 +38,7 @@ def feeds(populations: tuple[Population, ...]) -> list[Feeds]:
     return [(p.name, {q.name: q.sources for q in p.pathways}, p.unweighted) for p in populations]
 
 
-def spikes(*shape: int) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+spikes = partial(random_spikes, p=0.3)
 
 
 def pathways(model: nn.Module, shape: tuple[int, ...] = FLAT) -> dict[str, Pathway]:

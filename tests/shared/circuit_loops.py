@@ -137,11 +137,6 @@ def potential_parts(layer: nn.Module, x: Tensor) -> list[list[Tensor]]:
     return [[layer.simulate(x).output]] if isinstance(layer, LeakyNeuron) else []
 
 
-def spikes(*shape: int, p: float = 0.1, seed: int = 0) -> Tensor:
-    """Poisson spikes."""
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).float()
-
-
 def populations_of(circuit: Circuit, *currents: Tensor) -> dict[str, Tensor]:
     """Spikes of all populations, as hooks on their taps see them."""
     seen: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fluctua.layers import DaleLayer, OverTime, Recurrent, ResidualBlock, recurrent_conv_block
 from fluctua.network import INPUT
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
-from shared.circuit_loops import spikes
+from shared.spikes import spikes
 
 OUT = (INPUT,)
 FLAT, MAPS = (60, 3, 20), (40, 3, 2, 24)

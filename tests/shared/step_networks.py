@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fluctua.network.probe import ProbedNeuron
 from fluctua.timeloop import SuperSpike
 from fluctua.timeloop.reference import spike
+from shared.spikes import spikes
 
 A, B = 0.9, 0.8  # decays per step of membrane and synapse
 WIDTH = 40
@@ -108,8 +109,8 @@ def stack(depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def spikes(steps: int = 100, samples: int = 24, p: float = 0.1) -> Tensor:
-    return (torch.rand(steps, samples, 50, generator=torch.Generator().manual_seed(0)) < p).float()
+def trains(steps: int = 100, samples: int = 24) -> Tensor:
+    return spikes(steps, samples, 50)
 
 
 def free_potential_of(neuron: nn.Module, currents: list[Tensor]) -> Tensor:

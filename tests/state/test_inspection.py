@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,14 @@ from fluctua.state.inspection import _gradient_warnings, inspect_populations
 from fluctua.state.window import Window
 from fluctua.theory import Moments, PspKernel, crossing_rate
 from fluctua.timeloop import SuperSpike
+from shared.spikes import spikes as random_spikes
 
 Array = NDArray[np.float64]
 
 T, B, N_IN = 60, 7, 12
 
 
-def spikes(*shape: int, p: float = 0.08, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < p).double()
+spikes = partial(random_spikes, p=0.08, dtype=torch.float64)
 
 
 def filled(model: nn.Module, gain: float = 1.0, seed: int = 0) -> nn.Module:

@@ -13,9 +13,10 @@ from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.network import Pathway, Population, free_potential, trace
 from fluctua.neurons import LI, LIF
 from fluctua.state import PopulationState
-from shared.circuit_loops import dale_by_hand, late, spikes
+from shared.circuit_loops import dale_by_hand, late
 from shared.circuit_networks import CASES as CIRCUITS
 from shared.circuit_networks import made
+from shared.spikes import spikes
 from shared.wiring_networks import CASES, Layers, Residual
 
 

@@ -1,6 +1,7 @@
 """Spikes as bits and fused layers, against dense tensors and a plain loop over time."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import State, step
 from fluctua.timeloop.events_layers import Layer, run_layers
+from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64
 
 
-def spikes(*shape: int, p: float = 0.3, seed: int = 0, dtype: torch.dtype = DTYPE) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < p).to(dtype)
+spikes = partial(random_spikes, p=0.3, dtype=DTYPE)
 
 
 def graded(*shape: int, p: float = 0.3, seed: int = 0) -> Tensor:

@@ -35,12 +35,13 @@ from fluctua.theory import Target
 from fluctua.timeloop import events_layers
 from shared.data_files import write_shd
 from shared.layout import assert_legible
+from shared.spikes import spikes
 
 DT = 4e-3
 
 
-def spikes(steps: int = 50, samples: int = 20, units: int = 40) -> Tensor:
-    return (torch.rand(steps, samples, units, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+def trains(steps: int = 50, samples: int = 20) -> Tensor:
+    return spikes(steps, samples, 40)
 
 
 # --- dropout of units ---
@@ -58,7 +59,7 @@ def test_a_unit_is_dropped_for_the_whole_of_a_sample_or_not_at_all() -> None:
 
 
 def test_nothing_is_dropped_in_evaluation_or_with_probability_0() -> None:
-    x = spikes()
+    x = trains()
     assert DropUnits(0.4).eval()(x) is x
     assert DropUnits(0.0)(x) is x
 
@@ -77,7 +78,7 @@ def built(settings: ModernRecurrent, units: int = 40) -> nn.Sequential:
 
 
 def test_it_runs_fused_between_its_dropouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = built(ModernRecurrent(width=24)), spikes()
+    model, x = built(ModernRecurrent(width=24)), trains()
     fused: list[int] = []
     run = events_layers.run_layers
 
@@ -95,7 +96,7 @@ def test_it_runs_fused_between_its_dropouts(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("adaptation", [0.0, 0.25])
 def test_fused_it_computes_what_its_modules_compute_one_by_one(adaptation: float) -> None:
-    model, x = built(ModernRecurrent(width=24, adaptation=adaptation)).double(), spikes().double()
+    model, x = built(ModernRecurrent(width=24, adaptation=adaptation)).double(), trains().double()
     bring_up(model, x, "measured", target=Target(), seed=0)
     outputs, gradients = [], []
     for as_chain in (True, False):
@@ -115,7 +116,7 @@ def test_it_is_initialised_with_its_dropout_on() -> None:
     With f the filtered spikes of a unit, dropout brings its share of the variance from `<f^2> - <f>^2` (weights are
     balanced) to `<f^2> / (1 - p) - <f>^2`.
     """
-    x, model = spikes(samples=100), built(ModernRecurrent(width=60, spread=0.0))
+    x, model = trains(samples=100), built(ModernRecurrent(width=60, spread=0.0))
     report = bring_up(model, x, "measured", target=Target(), seed=0)
     assert report[0].sigma_u == pytest.approx(1.0, abs=0.1)  # a circuit may be a tenth off
     f = LI(20e-3, 10e-3, DT)(x)

@@ -98,10 +98,10 @@ class Simulated(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         torch.set_num_threads(2)  # a worker has one by default
-        return spikes(i).detach()  # worker and parent exchange data, no graphs
+        return fired(i).detach()  # worker and parent exchange data, no graphs
 
 
-def spikes(seed: int) -> Tensor:
+def fired(seed: int) -> Tensor:
     """Of a population that learns from noise."""
     noise = torch.randn(MANY, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     return LIF(threshold=0.2).simulate(noise).output
@@ -118,11 +118,11 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="this system cannot fork")
 def test_a_forked_worker_runs_the_loop_that_its_parent_has_run(tmp_path: Path) -> None:
-    expected = [spikes(i).detach() for i in range(4)]  # the parent's threads are running now
+    expected = [fired(i).detach() for i in range(4)]  # the parent's threads are running now
     assert 0.0 < float(expected[0].mean()) < 0.5
     workers = DataLoader(Simulated(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
     for i, sample in enumerate(workers):
-        spikes(i).sum().backward()  # type: ignore[no-untyped-call]  # the parent goes on
+        fired(i).sum().backward()  # type: ignore[no-untyped-call]  # the parent goes on
         assert torch.equal(sample, expected[i])
 
 

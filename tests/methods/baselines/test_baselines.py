@@ -35,6 +35,7 @@ from fluctua.network.hooks import hooked
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 from fluctua.timeloop.reference import spike
+from shared.spikes import spikes
 
 NORMAL = NormalDist()
 NO_MEMORY = 1e-6  # a membrane time constant in seconds: what is left after a step of 2 ms is nothing
@@ -42,10 +43,6 @@ NO_MEMORY = 1e-6  # a membrane time constant in seconds: what is left after a st
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def spikes(*shape: int, p: float = 0.1, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=generator(seed)) < p).float()
 
 
 def weight(model: nn.Module, name: str) -> Tensor:

@@ -11,14 +11,16 @@ from fluctua.network import WiringError
 from fluctua.network.facts import UnsupportedNeuronError
 from fluctua.network.probe import ProbedNeuron
 from fluctua.neurons import LIF
+from shared.frameworks.cases import needed
+from shared.spikes import spikes
 
-snntorch = pytest.importorskip("snntorch")
+snntorch = needed("snntorch")
 
 T, B, N, HIDDEN = 60, 16, 20, 32
 
 
 def batch() -> Tensor:
-    return (torch.rand(T, B, N, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+    return spikes(T, B, N)
 
 
 def leaky() -> Any:
@@ -72,7 +74,7 @@ def on_target(report: fluctua.Report) -> bool:
 
 
 def test_neurons_of_two_frameworks_that_are_called_step_by_step_go_together() -> None:
-    spikingjelly = pytest.importorskip("spikingjelly.activation_based.neuron")
+    spikingjelly = needed("spikingjelly.activation_based.neuron")
     report = fluctua.initialize(Net(second=spikingjelly.LIFNode()), batch(), seed=0)
     assert {p.name: [q.sources for q in p.pathways] for p in report} == {"first": [("input",)], "second": [("first",)]}
     assert on_target(report)

@@ -19,6 +19,7 @@ from fluctua.network.nir import from_nir, to_nir
 from fluctua.network.nir.conventions import convention_of, neuron_of
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.neurons.current_based import CurrentBased
+from shared.spikes import spikes
 
 nir = pytest.importorskip("nir")
 
@@ -44,8 +45,8 @@ def network(*, convolutional: bool = False) -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 32), cell(), block, nn.Linear(32, 32), recurrent, nn.Linear(32, 5), LI(dt=DT))
 
 
-def spikes(*shape: int, rate: float = 30.0) -> torch.Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < rate * DT).float()
+def trains(*shape: int, rate: float = 30.0) -> torch.Tensor:
+    return spikes(*shape, p=rate * DT, seed=2)
 
 
 def lif(n: int, **fields: float) -> Any:
@@ -209,7 +210,7 @@ def test_a_network_computes_the_same_after_the_round_trip_before_its_first_spike
     weights = nn.Linear(20, 32, bias=False), nn.Linear(32, 5, bias=False)
     model = nn.Sequential(weights[0], LI(20e-3, 10e-3, DT), weights[1], LI(50e-3, None, DT))
     read = from_nir(to_nir(model, (20,)))
-    x = spikes(T, 3, 20)
+    x = trains(T, 3, 20)
     with torch.no_grad():
         late, early = model(x)[3:], read(x)[:-3]  # 2 + 1 steps late
     assert float((late - early).abs().max()) < 1e-5 * float(late.abs().max())
@@ -217,7 +218,7 @@ def test_a_network_computes_the_same_after_the_round_trip_before_its_first_spike
 
 def test_pathways_of_a_graph_are_found() -> None:
     read = from_nir(to_nir(network(), (20,)))
-    found = {p.name: {q.name: q.sources for q in p.pathways} for p in fluctua.network.trace(read, spikes(20, 2, 20))}
+    found = {p.name: {q.name: q.sources for q in p.pathways} for p in fluctua.network.trace(read, trains(20, 2, 20))}
     assert found == {
         "1": {"0.weight": ("input",)},
         "2_body_1": {"2_body_0.weight": ("1",)},
@@ -229,13 +230,13 @@ def test_pathways_of_a_graph_are_found() -> None:
 
 def test_a_graph_is_initialised_and_written_back(tmp_path: Path) -> None:
     nir.write(tmp_path / "net.nir", to_nir(network(), (20,)))
-    new, report = initialize_nir(tmp_path / "net.nir", spikes(T, 16, 20, rate=50.0), seed=0)
+    new, report = initialize_nir(tmp_path / "net.nir", trains(T, 16, 20, rate=50.0), seed=0)
     for population in report:
         assert population.sigma_u == pytest.approx(population.target_sigma_u, rel=0.1)
     old = nir.read(tmp_path / "net.nir")
     changed = {name for name in old.nodes if not same(old.nodes[name].to_dict(), new.nodes[name].to_dict())}
     assert changed == {"0", "2.body.0", "2.body.2", "3", "4.weight", "5"}
-    again = fluctua.inspect(from_nir(new), spikes(T, 16, 20, rate=50.0))
+    again = fluctua.inspect(from_nir(new), trains(T, 16, 20, rate=50.0))
     assert [p.sigma_u for p in again] == pytest.approx([p.sigma_u for p in report], rel=1e-5)
 
 
@@ -244,7 +245,7 @@ def test_an_initialised_graph_is_on_target_where_its_equations_are_integrated() 
     rng = np.random.default_rng(0)
     weights = [nir.Linear(rng.standard_normal((64, 30))), nir.Linear(rng.standard_normal((64, 64)))]
     cells = [lif(64, r=2.0, v_leak=0.1), lif(64, tau=10e-3, v_leak=0.1)]
-    x = spikes(T, 16, 30, rate=50.0)
+    x = trains(T, 16, 30, rate=50.0)
     made = nir.NIRGraph.from_list(weights[0], cells[0], weights[1], cells[1])
     new, report = initialize_nir(made, x, dt=DT, convention="euler", seed=0)
     arriving = x.numpy()
