@@ -188,9 +188,7 @@ def test_the_current_of_an_inner_synapse_is_what_the_framework_adds(cases: Frame
     neuron, plain = (module.to(x.dtype) for module in case.make())
     spikes, _ = run(cases, neuron, x)
     told, told_of_plain = member(neuron, STEPS), member(plain, STEPS).neuron
-    assert tuple((s.parameter or None, source_of(s), s.port) for s in told.inner) == tuple(
-        (*way, 0) for way in case.inner
-    )
+    assert [(s.parameter or None, source_of(s), s.port) for s in told.inner] == [(*way, 0) for way in case.inner]
     assert all(s.synapse in nn.Module.modules(neuron) for s in told.inner)
     outside = sum((s.inner(x) for s in told.inner if s.inner and source_of(s) == 0), start=torch.zeros(()))
     inside = sum((s.inner(spikes) for s in told.inner if s.inner and source_of(s) == ""), start=torch.zeros(()))
@@ -285,10 +283,10 @@ def test_what_ran_before_does_not_matter(cases: FrameworkCases) -> None:
     """Not even with fewer steps and samples."""
     case = cases.networks[cases.kept]
     fresh, used = case.model(), case.model()
-    case.run(used, case.batch()[:5, :3])
+    case.run(used, cases.fewer(case.batch()))
     reports = [fluctua.initialize(model, case.batch(), seed=0, **case.options) for model in (fresh, used)]
     assert str(reports[0]) == str(reports[1])
-    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), used.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*map(nn.Module.parameters, (fresh, used)), strict=True))
 
 
 @EVERY_FRAMEWORK
@@ -309,4 +307,5 @@ def test_steps_and_whole_sequences_show_the_same(cases: FrameworkCases, name: st
     reports = (fluctua.inspect(case.model(), case.batch()) for case in (stepped, whole))
     for p, q in zip(*reports, strict=True):
         assert q.mu_u == pytest.approx(p.mu_u, abs=1e-3 * p.sigma_u)
-        assert (q.sigma_u, q.rate) == (pytest.approx(p.sigma_u, rel=1e-3), pytest.approx(p.rate, rel=1e-2))
+        assert q.sigma_u == pytest.approx(p.sigma_u, rel=1e-3)
+        assert q.rate == (None if p.rate is None else pytest.approx(p.rate, rel=1e-2))

@@ -102,6 +102,7 @@ class FrameworkCases:
         lacking: full names of classes that are not in the package as it is here.
         networks: as its users write them.
         observe: runs a network; for each population its spikes, and its potential over threshold were it not to spike.
+        fewer: some steps and samples of a batch of `kept`, as another run may have had them.
         memory: what neurons keep beside parameters and buffers, in a form that can be compared.
         width: neurons in a neuron module of the table.
         refused: neurons that cannot be served, and the words that say why and what to do.
@@ -124,6 +125,7 @@ class FrameworkCases:
     rated: tuple[str, float, float | None]
     width: int = 1
     memory: Callable[[Any], Any] = lambda model: None
+    fewer: Callable[[Tensor], Tensor] = lambda x: x[:5, :3]
     refused: Mapping[str, tuple[Callable[[], Any], str]] = field(default_factory=dict)
     recurrences: Mapping[str, Recurrence] = field(default_factory=dict)
     noted: Mapping[str, tuple[Callable[[], Any], str | None]] = field(default_factory=dict)

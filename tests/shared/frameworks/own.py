@@ -129,7 +129,7 @@ CASES = FrameworkCases(
     NETWORKS,
     by_hooks(free_potential),
     kept="recurrent",
-    rated=("deep", 20.0, None),
+    rated=("deep", 8.0, None),
     width=N,
     live={"tau_mem": live},
     elsewhere=(lambda: Recurrent(LIF(), nn.Linear(N, N)),),  # a circuit

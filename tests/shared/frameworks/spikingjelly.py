@@ -376,7 +376,7 @@ NETWORKS = {
     "encoded image": NetworkCase(made(classifier, "s"), image, encoded, chain("1", "2"), {"forward": encoded}),
 }
 
-PAIRED = ("deep", "residual", "convolutions on events", "feedback")
+PAIRED = ("deep", "feedback")  # batch norm tells a step from a sequence
 CASES = FrameworkCases(
     FRAMEWORK,
     NEURONS,
