@@ -7,6 +7,7 @@ from torch import nn
 import fluctua
 from fluctua.hardware import Grid, quantize
 from fluctua.layers import DaleLayer, Recurrent
+from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF
 from fluctua.neurons.current_based import CurrentBased
 
@@ -60,7 +61,7 @@ def test_with_eight_bits_the_state_survives_as_reported() -> None:
 def test_sigma_changes_with_the_weights_as_linearity_says() -> None:
     """One layer on white input: sigma_U is the size of the weights times a constant, so the report must follow it."""
     model = nn.Sequential(nn.Linear(N, 512, bias=False), CurrentBased(0.9, 1.0, DT, threshold=1.0))
-    before = fluctua.initialize(model, batch(), seed=0, balance=False)
+    before = fluctua.initialize(model, batch(), seed=0, method=Measured(balance=False))
     size = float(model.get_parameter("0.weight").detach().square().mean())
     after, _ = quantize(model, batch(), Grid(2), report=before)
     change = (float(model.get_parameter("0.weight").detach().square().mean()) / size) ** 0.5

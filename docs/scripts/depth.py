@@ -21,6 +21,7 @@ import fluctua
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.results.figures import save
+from fluctua.methods import Measured
 from fluctua.network.facts import free_potential
 from fluctua.state.measure import first_event, window_mask
 from fluctua.state.style import BLUE, GREEN, ORANGE, RED, style
@@ -69,7 +70,7 @@ class Setting:
     def network(self, x: Tensor, depth: int) -> nn.Sequential:
         """Measured and balanced on an input, from the arrival of activity at each layer on."""
         model = feed_forward(x.shape[2], 10, width=self.width, depth=depth, dt=DT, duration=x.shape[0] * DT)
-        fluctua.initialize(model, x, Target(xi=self.xi), window="arrival", readout=READOUT, seed=1)
+        fluctua.initialize(model, x, Target(xi=self.xi), method=Measured(window="arrival"), readout=READOUT, seed=1)
         return model
 
     def layers(self, model: nn.Sequential, x: Tensor) -> Iterator[Layer]:

@@ -36,7 +36,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "fluctua.initialization.quantization": "fluctua.hardware",
         "fluctua.initialization.scaling": "fluctua.homeostasis.scaling",
         "fluctua.layers.chain": "fluctua.layers.fused_sequential",
-        "fluctua.layers.event_input": "fluctua.lab.data.spike_input",
+        "fluctua.layers.event_input": "fluctua.lab.data.binning",
         "fluctua.timeloop.events": "fluctua.spikes.batch",
         "fluctua.training": "fluctua.lab.training",
         "fluctua.training.optimizers": "fluctua.homeostasis.optimizers",
@@ -80,7 +80,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "OneToOne": "fluctua.layers.blocks",
             "SpikeBatch": "fluctua.spikes",
             "constrain_": "fluctua.layers.dale",
-            "spike_batch": "fluctua.lab.data.spike_input",
+            "spike_batch": "fluctua.lab.data.binning",
         },
         "fluctua.layers.chain": {"Chain": "fluctua.layers:FusedSequential"},
         "fluctua.initialization.baselines": {
@@ -134,6 +134,10 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "population_currents": "fluctua.network.facts",
             "potential_of": "fluctua.network.facts",
             "trace": "fluctua.network.trace",
+        },
+        "fluctua.wiring.nir": {
+            "CONVENTIONS": "fluctua.network.nir.conventions",
+            "NirModel": "fluctua.network.nir.model",
         },
     }
 )

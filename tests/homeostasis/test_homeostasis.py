@@ -23,6 +23,7 @@ from fluctua.homeostasis.refinement import Refinement, TrainingDiverged
 from fluctua.lab.data import SHDFile, bin_events
 from fluctua.lab.networks import feed_forward
 from fluctua.layers import DaleLayer, OverTime, Recurrent
+from fluctua.methods import Poisson
 from fluctua.network.network import BatchError
 from fluctua.neurons import LI, LIF
 from shared.spikes import spikes as random_spikes
@@ -163,7 +164,7 @@ def test_a_network_on_recordings_is_repaired_in_seconds(data_dir: Path) -> None:
     every = range(0, len(file), len(file) // 32)
     x = bin_events([file.events(i) for i in every], n_units=700, dt=DT, duration=0.7)
     model = feed_forward(700, 10, width=64, depth=5, dt=DT, duration=0.7)
-    before = fluctua.initialize(model, x, Target(xi=2.0), method="poisson", nu=15.8, seed=0)
+    before = fluctua.initialize(model, x, Target(xi=2.0), method=Poisson(nu=15.8), seed=0)
     assert [p.silent > 0.9 for p in before if p.silent is not None][-2:] == [True, True]
     result = scale_synapses(model, x, 10.0)
     assert result.reached, result

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import fluctua
 from fluctua.layers import DaleLayer, SignedLinear, keep_signs
 from fluctua.layers.dale import DaleError, constrain_
+from fluctua.methods import Measured, Poisson
+from fluctua.methods.method import Method
 from fluctua.neurons import LI
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, Gamma, HalfNormal, LogNormal, Normal, OneSided
@@ -117,10 +119,10 @@ def test_signs_are_right_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("method", ["measured", "poisson"])
-def test_initialised_weights_have_their_sign(family: OneSided, method: Any) -> None:
+@pytest.mark.parametrize("method", [Measured(), Poisson(nu=25.0)], ids=["measured", "poisson"])
+def test_initialised_weights_have_their_sign(family: OneSided, method: Method) -> None:
     model, x = DaleLayer(40, 40, 10, family=family), spikes(150, 8, 40, p=0.05)
-    fluctua.initialize(model, x, Target(xi=1.0), method=method, nu=25.0 if method == "poisson" else None, seed=0)
+    fluctua.initialize(model, x, Target(xi=1.0), method=method, seed=0)
     assert_signs(model)
     model(x)
     kappas = [float(w.detach().square().mean() / w.detach().mean() ** 2) for w in signed(model)[:1]]

@@ -13,6 +13,7 @@ import fluctua
 from fluctua import Target
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.layers import DaleLayer, Recurrent, SignedLinear, recurrent_conv_block
+from fluctua.methods import Measured, Poisson
 from fluctua.methods.circuits import NoFixedPointError
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import draw
@@ -78,7 +79,7 @@ def recordings(data_dir: Path) -> tuple[Tensor, Tensor]:
 def test_a_recurrent_population_on_recordings(recordings: tuple[Tensor, Tensor], alpha: float, xi: float) -> None:
     x, others = recordings
     model = rnn(700, 128)
-    report = fluctua.initialize(model, x, Target(xi=xi), alpha=alpha, seed=0)
+    report = fluctua.initialize(model, x, Target(xi=xi), method=Measured(alpha=alpha), seed=0)
     if (alpha, xi) == (0.5, 2.0):  # where spikes are rare and weights strong, a few samples ignite
         others = others[:, quiet(model, others)]
     for batch, slack in ((x, 1), (others, 2)):
@@ -148,7 +149,7 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", CELLS)
 def test_neurons_of_every_kind_find_their_state(name: str) -> None:
     model, x = rnn(cell=CELLS[name]()), poisson()
-    fluctua.initialize(model, x, alpha=0.7, seed=0)
+    fluctua.initialize(model, x, method=Measured(alpha=0.7), seed=0)
     if name == "many time constants":
         state = fluctua.inspect(model, x)[0]
         assert (state.mu_u, state.sigma_u) == (pytest.approx(0.0, abs=0.05), pytest.approx(1.0, rel=0.06))
@@ -172,7 +173,7 @@ def test_neurons_of_every_kind_find_their_state(name: str) -> None:
 )
 def test_every_target_and_law_is_reached(target: Target, options: dict[str, Any]) -> None:
     model, x = rnn(), poisson()
-    fluctua.initialize(model, x, target, alpha=0.6, seed=0, **options)
+    fluctua.initialize(model, x, target, method=Measured(alpha=0.6), seed=0, **options)
     found = Found(model, x)
     assert found.mu == pytest.approx([target.mean], abs=0.05)
     assert found.sigma == pytest.approx([target.sigma or (1 - target.mean) / (target.xi or 1.0)], rel=0.05)
@@ -181,7 +182,7 @@ def test_every_target_and_law_is_reached(target: Target, options: dict[str, Any]
 
 def test_a_bias_takes_the_mean() -> None:
     model, x = rnn(bias=True), poisson()
-    report = fluctua.initialize(model, x, Target(mean=0.3), alpha=0.6, seed=0)
+    report = fluctua.initialize(model, x, Target(mean=0.3), method=Measured(alpha=0.6), seed=0)
     assert report[0].mu_u == pytest.approx(0.3, abs=0.05)
     assert report[0].sigma_u == pytest.approx(0.7, rel=0.05)
     assert any("bias" in note for note in report.notes)
@@ -190,7 +191,7 @@ def test_a_bias_takes_the_mean() -> None:
 @pytest.mark.parametrize("alpha", [0.5, 0.2])
 def test_alpha_divides_excitation_under_dales_law(alpha: float) -> None:
     model, x = dale(), poisson()
-    fluctua.initialize(model, x, alpha=alpha, seed=0)
+    fluctua.initialize(model, x, method=Measured(alpha=alpha), seed=0)
     found = Found(model, x)
     assert found.sigma == pytest.approx([1.0, 1.0], rel=0.1)
     assert [found.share(0), found.share(1)] == pytest.approx([alpha, alpha], abs=0.06)
@@ -202,7 +203,7 @@ def test_stacks_and_feature_maps_hold_their_targets() -> None:
     stack.extend([nn.Linear(48, 3), LI(0.1)])
     maps = nn.Sequential(recurrent_conv_block(2, 8, LIF, kernel=5, stride=2), recurrent_conv_block(8, 8, LIF, kernel=3))
     for model, x in ((stack, poisson()), (maps, spikes(200, 8, 2, 40, p=0.05))):
-        report = fluctua.initialize(model, x, alpha=0.8, seed=0)
+        report = fluctua.initialize(model, x, method=Measured(alpha=0.8), seed=0)
         assert not [w for w in report.warnings if "misses" in w]
         for state in fluctua.inspect(model, x):
             assert state.mu_u == pytest.approx(0.0, abs=0.1)
@@ -212,7 +213,7 @@ def test_stacks_and_feature_maps_hold_their_targets() -> None:
 @pytest.mark.parametrize("make", [rnn, dale])
 def test_a_rate_is_met_by_the_neurons_themselves(make: Callable[[], nn.Module]) -> None:
     model, x = make(), poisson()
-    report = fluctua.initialize(model, x, Target(rate=8.0), alpha=0.7, seed=0)
+    report = fluctua.initialize(model, x, Target(rate=8.0), method=Measured(alpha=0.7), seed=0)
     assert Found(model, x).rate == pytest.approx(8.0, rel=0.1)
     assert all(state.rate == pytest.approx(8.0, rel=0.1) for state in report)
     assert [s.target_sigma_u for s in report] == pytest.approx([s.sigma_u for s in report], rel=0.02)
@@ -222,7 +223,7 @@ def test_a_rate_is_met_by_the_neurons_themselves(make: Callable[[], nn.Module]) 
 def test_from_the_arrival_of_activity_on() -> None:
     x = torch.cat([torch.zeros(100, 16, 40), poisson()])
     model = rnn()
-    fluctua.initialize(model, x, alpha=0.7, window="arrival", seed=0)
+    fluctua.initialize(model, x, method=Measured(alpha=0.7, window="arrival"), seed=0)
     with torch.no_grad():
         ((outside, recurrent),) = potential_parts(model[1], model[0](x))
     assert float((outside + recurrent)[100:].std()) == pytest.approx(1.0, rel=0.06)
@@ -230,7 +231,7 @@ def test_from_the_arrival_of_activity_on() -> None:
 
 def test_double_precision() -> None:
     model, x = rnn().double(), poisson().double()
-    fluctua.initialize(model, x, alpha=0.7, seed=0)
+    fluctua.initialize(model, x, method=Measured(alpha=0.7), seed=0)
     assert Found(model, x).sigma == pytest.approx([1.0], rel=0.05)
 
 
@@ -342,7 +343,7 @@ def test_a_state_that_nothing_keeps_going_is_refused_and_leaves_the_model_usable
     """Recurrence that has to bring nearly all fluctuations, from spikes that are too few to bring them."""
     model, x = rnn(), poisson()
     with pytest.raises(NoFixedPointError, match=r"^1 found no state that reproduces itself: .*a larger alpha"):
-        fluctua.initialize(model, x, Target(xi=xi), alpha=alpha, seed=0)
+        fluctua.initialize(model, x, Target(xi=xi), method=Measured(alpha=alpha), seed=0)
     assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(bool(p.isfinite().all()) and p.requires_grad for p in model.parameters())
     model(x).sum().backward()
@@ -364,7 +365,7 @@ INHIBITION = PspKernel.exponential(20e-3, 20e-3, DT).scaled(-1)
 
 def test_the_formula_for_a_recurrent_population_is_that_of_the_solver() -> None:
     model, x = rnn(700, 128), spikes(20, 2, 700)
-    fluctua.initialize(model, x, Target(mean=0.2, xi=1.5), method="poisson", nu=NU, alpha=0.7, seed=5)
+    fluctua.initialize(model, x, Target(mean=0.2, xi=1.5), method=Poisson(nu=NU, alpha=0.7), seed=5)
     afferents = [Afferent(Drive.poisson(n, NU, EXCITATION), share, Normal()) for n, share in ((700, 0.7), (128, 0.3))]
     laws = solve(Target(mean=0.2, xi=1.5), 1.0, EXCITATION, afferents)
     generator = torch.Generator().manual_seed(5)
@@ -374,7 +375,7 @@ def test_the_formula_for_a_recurrent_population_is_that_of_the_solver() -> None:
 
 def test_the_formula_for_a_dale_layer_is_that_of_the_solver() -> None:
     model, x = dale(700, 128, family=LogNormal(1.0)), spikes(20, 2, 700)
-    fluctua.initialize(model, x, Target(mean=0.1), method="poisson", nu=NU, alpha=0.8, seed=5)
+    fluctua.initialize(model, x, Target(mean=0.1), method=Poisson(nu=NU, alpha=0.8), seed=5)
     generator = torch.Generator().manual_seed(5)
     rows = (("input_exc", "exc_exc", "inh_exc"), ("input_inh", "exc_inh", "inh_inh"))
     for names in rows:

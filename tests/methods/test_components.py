@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.layers import SignedLinear
+from fluctua.methods import Measured
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.population import Goal, fresh, solve
 from fluctua.methods.weights import write
@@ -141,7 +142,7 @@ def test_inhibition_cancels_the_mean_of_excitation_neuron_by_neuron(family: Any,
 def test_without_balance_the_mean_holds_for_the_population_alone() -> None:
     torch.manual_seed(0)
     model, x = Signed(), batch()
-    fluctua.initialize(model, x, balance=False, seed=0)
+    fluctua.initialize(model, x, method=Measured(balance=False), seed=0)
     u = potential(model.neuron, *model.currents(x))
     assert float(u.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(u.std()) == pytest.approx(1.0, rel=1e-3)

@@ -11,6 +11,7 @@ import fluctua
 from fluctua import Target
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import feed_forward
+from fluctua.methods import Measured, Poisson
 from fluctua.neurons import LIF
 from fluctua.theory import PspKernel, crossing_rate
 
@@ -57,19 +58,19 @@ def test_the_formula_drifts_away_where_the_measured_method_holds(data_dir: Path)
     x = recordings(data_dir, samples=64)
     model = feed_forward(700, 10, width=128, depth=8, dt=2e-3, duration=0.7)
     last = {}
-    for method in ("poisson", "measured"):
-        fluctua.initialize(model, x, Target(xi=2.0), method=method, nu=15.8, seed=0)
+    for method in (Poisson(nu=15.8), Measured()):
+        fluctua.initialize(model, x, Target(xi=2.0), method=method, seed=0)
         *_, (u, spikes) = layers(model, x)
-        last[method] = float(u.std()), float((spikes.sum((0, 1)) == 0).double().mean())
-    assert last["poisson"][0] < 0.05, "with one global rate, layer 8 has lost its input (target 0.5)"
-    assert last["poisson"][1] > 0.9
-    assert last["measured"] == pytest.approx((0.5, 0.0), rel=0.05)
+        last[type(method)] = float(u.std()), float((spikes.sum((0, 1)) == 0).double().mean())
+    assert last[Poisson][0] < 0.05, "with one global rate, layer 8 has lost its input (target 0.5)"
+    assert last[Poisson][1] > 0.9
+    assert last[Measured] == pytest.approx((0.5, 0.0), rel=0.05)
 
 
 def test_a_hundred_layers_hold_their_target_from_the_arrival_of_activity_on(data_dir: Path) -> None:
     x = without_pauses(recordings(data_dir, samples=128), samples=12, steps=1000)
     model = feed_forward(700, 10, width=64, depth=100, dt=2e-3, duration=2.0)
-    report = fluctua.initialize(model, x, seed=0, window="arrival")
+    report = fluctua.initialize(model, x, seed=0, method=Measured(window="arrival"))
     arrivals = []
     for u, spikes in layers(model, x):
         began = (u != 0).any(-1).cumsum(0) > 0  # [T, B]; the potential follows the first spike by two steps

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.layers import OverTime
+from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 from shared.spikes import spikes as random_spikes
@@ -125,7 +126,7 @@ def test_balance_leaves_no_neuron_a_mean_of_its_own(name: str) -> None:
     make, shape = NETWORKS[name]
     model, x = make(), spikes(*shape, p=0.1)
     balanced = fluctua.initialize(model, x, seed=0)
-    unbalanced = fluctua.initialize(model, x, seed=0, balance=False)
+    unbalanced = fluctua.initialize(model, x, seed=0, method=Measured(balance=False))
     for p, q in zip(balanced, unbalanced, strict=True):
         assert p.sigma_across < 1e-4
         assert q.sigma_across > 0.2
@@ -256,7 +257,7 @@ def test_measures_from_the_arrival_of_activity_on() -> None:
     x[:150] = 0
     model = sequence(40, 64, 5)
     whole = fluctua.initialize(model, x, seed=0)
-    late = fluctua.initialize(model, x, seed=0, window="arrival")
+    late = fluctua.initialize(model, x, seed=0, method=Measured(window="arrival"))
     assert whole["1"].sigma_u == pytest.approx(1.0, rel=1e-3)
     assert late["1"].sigma_u == pytest.approx(1.0, rel=1e-3)
     ratio = whole["1"].pathways[0].std / late["1"].pathways[0].std

@@ -7,6 +7,7 @@ from torch import nn
 
 import fluctua
 from fluctua import PspKernel, Target
+from fluctua.methods import Poisson
 from fluctua.methods.weights import draw
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Afferent, Drive, Exponential, Normal, solve
@@ -109,7 +110,7 @@ def linears(model: nn.Sequential) -> list[nn.Linear]:
 
 def test_the_network_gets_the_formula_with_one_global_rate() -> None:
     model = network(bias=True)
-    report = fluctua.initialize(model, batch(), method="poisson", nu=15.8, seed=5)
+    report = fluctua.initialize(model, batch(), method=Poisson(nu=15.8), seed=5)
     for layer in linears(model):
         kernel = KERNEL if layer.out_features == 64 else PspKernel.exponential(0.2, 10e-3, dt=2e-3)
         assert_normal(layer.weight, 0.0, 1 / math.sqrt(layer.in_features * 15.8 * float(kernel.eps_hat)))
@@ -123,15 +124,15 @@ def test_the_rate_of_the_batch_is_the_default() -> None:
     x = batch()
     models = [network() for _ in range(2)]
     fluctua.initialize(models[0], x, method="poisson", seed=0)
-    fluctua.initialize(models[1], x, method="poisson", nu=float(x.double().mean()) / 2e-3, seed=0)
+    fluctua.initialize(models[1], x, method=Poisson(nu=float(x.double().mean()) / 2e-3), seed=0)
     for one, other in zip(*map(linears, models), strict=True):
         assert torch.allclose(one.weight, other.weight, rtol=1e-6)
 
 
 def test_the_rate_of_each_layer_can_be_measured() -> None:
     x, model, reference = batch(), network(), network()
-    fluctua.initialize(model, x, method="poisson", nu="per-layer", seed=0)
-    fluctua.initialize(reference, x, method="poisson", nu=15.8, seed=0)
+    fluctua.initialize(model, x, method=Poisson(nu="per-layer"), seed=0)
+    fluctua.initialize(reference, x, method=Poisson(nu=15.8), seed=0)
     with torch.no_grad():
         hidden = model[:2](x)
     nu = float(hidden.double().mean()) / 2e-3

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
+from fluctua.methods import Poisson
 from fluctua.neurons import LI, LIF
 
 
@@ -67,8 +68,8 @@ def test_a_population_whose_afferents_are_silent() -> None:
     with pytest.raises(ValueError, match=r"no spike reaches 3 within the trial of 0\.4 s: 1 gave none"):
         fluctua.initialize(net, batch())
     with pytest.raises(ValueError, match="give nu in Hz"):
-        fluctua.initialize(net, batch(), method="poisson", nu="per-layer")
-    report = fluctua.initialize(net, batch(), method="poisson", nu=10.0)
+        fluctua.initialize(net, batch(), method=Poisson(nu="per-layer"))
+    report = fluctua.initialize(net, batch(), method=Poisson(nu=10.0))
     assert any("no spike within the trial" in warning and "1, 3" in warning for warning in report.warnings)
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 import fluctua
 from fluctua.layers import OverTime
+from fluctua.methods import Poisson
 from fluctua.network.run import Copies, only_requiring_grad, preserved
 from fluctua.neurons import LI, LIF
 from shared.tracing import trace
@@ -162,7 +163,7 @@ READERS: dict[str, Callable[[nn.Module], Any]] = {
 }
 WRITERS: dict[str, Callable[[nn.Module], Any]] = {
     "measured": lambda model: fluctua.initialize(model, batch(), seed=0),
-    "poisson": lambda model: fluctua.initialize(model, batch(), method="poisson", nu=10.0, seed=0),
+    "poisson": lambda model: fluctua.initialize(model, batch(), method=Poisson(nu=10.0), seed=0),
 }
 
 

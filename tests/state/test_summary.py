@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
+from fluctua.methods import Measured
 from fluctua.network.facts import Pathway, Population, free_potential
 from fluctua.neurons import LI, LIF
 from fluctua.state.facts import PopulationState
@@ -264,5 +265,5 @@ def test_recurrent_feature_maps_have_shares() -> None:
         OverTime(nn.Conv1d(2, 4, 5, bias=False)), Recurrent(LIF(), nn.Conv1d(4, 4, 3, padding=1, bias=False))
     )
     x = spikes(100, 4, 2, 24)
-    report = fluctua.initialize(model, x, alpha=0.7, seed=0)
+    report = fluctua.initialize(model, x, method=Measured(alpha=0.7), seed=0)
     assert [q.share for q in report[0].pathways] == pytest.approx([0.7, 0.3], abs=0.05)

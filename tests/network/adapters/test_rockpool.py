@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import fluctua
+from fluctua.methods import Poisson
 from fluctua.network.adapters.registry import transposed
 from shared.frameworks.cases import member
 from shared.frameworks.rockpool import CASES, EACH, SPIKING, N, combinators, free, rockpool
@@ -79,7 +80,7 @@ def many_time_constants(inputs: int) -> Any:
 def test_weights_of_the_formula_have_the_scale_of_the_neuron_that_they_feed(inputs: int) -> None:
     model = many_time_constants(inputs)
     batch = spikes(4, 50, inputs, p=0.05)
-    fluctua.initialize(model, batch, method="poisson", nu=50.0, seed=0)
+    fluctua.initialize(model, batch, method=Poisson(nu=50.0), seed=0)
     (p,) = trace(model, batch)
     scaled = model[0].weight.detach() * torch.as_tensor(p.neuron.kernel.eps_hat).sqrt()
     each = scaled.std(0)  # of a sample of n normal numbers, within 5 standard errors 1 / sqrt(2 n)

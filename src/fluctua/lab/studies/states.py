@@ -14,6 +14,7 @@ from fluctua.lab.studies.plotting import line_per_method, panels
 from fluctua.lab.studies.task import FSDD, FileTask
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
+from fluctua.methods import Measured
 from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
@@ -80,7 +81,9 @@ class States(Study):
         method, target = str(setting["method"]), Target(xi=self.xi)
         if method in (UNBALANCED, "measured"):
             balance = method == "measured"
-            fluctua.initialize(model, x, target, balance=balance, window="arrival", readout=READOUT, seed=seed)
+            fluctua.initialize(
+                model, x, target, method=Measured(balance=balance, window="arrival"), readout=READOUT, seed=seed
+            )
         else:
             bring_up(model, x, method, target=target, seed=seed)
         layers = [p for p in fluctua.inspect(model, other, window="arrival") if p.threshold is not None]

@@ -13,6 +13,7 @@ from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.plotting import COLOURS, line, panels
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
+from fluctua.methods import Poisson
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ class Theory(Study):
         kernel = PspKernel.exponential(self.tau_mem, self.tau_syn, dt)
         continuous = PspKernel.continuous(self.tau_mem, self.tau_syn)
         target = Target(mean=mu_u, xi=xi)
-        layer = fluctua.initialize(
-            model, x, target, method="poisson", nu=self.nu, readout=Target(sigma=1.0), seed=seed
-        )[0]
+        layer = fluctua.initialize(model, x, target, method=Poisson(nu=self.nu), readout=Target(sigma=1.0), seed=seed)[
+            0
+        ]
         theory = _from_rest(kernel, len(x), mu_u, (1 - mu_u) / xi, np.sqrt(self.n_in) * layer.pathways[0].std * self.nu)
         ratio = layer.sigma_temporal / theory.temporal
         values = {
