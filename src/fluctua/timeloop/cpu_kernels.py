@@ -20,13 +20,13 @@ from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import add, fence, load, load_bfloat16, prefetch, store, store_bfloat16, stream
 from fluctua.simd.vectors import broadcast, lanes, mul_add, select
 from fluctua.timeloop.cpu_surrogates import surrogate
+from fluctua.timeloop.kind import CURRENT, THRESHOLD
 
 BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
 STEPS = 3  # of a vector taken at a time, with its state in registers
 AHEAD = 512  # columns that are asked for before they are needed
 
 A, B, THETA, RHO, BETA, C = range(6)  # rows of the constants: decays, threshold, and the three of `Adaptation`
-NONE, THRESHOLD, CURRENT = range(3)  # what adapts
 
 Kernel = Callable[..., None]
 

@@ -1,4 +1,4 @@
-"""Surrogates of the CPU kernels: which there are, and their derivative at a vector."""
+"""Surrogates in the CPU kernels."""
 
 import math
 
@@ -6,10 +6,7 @@ from numba.extending import overload
 
 from fluctua.simd.compiling import helper
 from fluctua.simd.vectors import Vector, absolute, broadcast, mul_add, nearest, power_of_two, select
-from fluctua.timeloop.surrogates import SHAPES, Surrogate
-
-RATIONAL, LOGISTIC, LORENTZIAN = range(3)
-_NUMBERS = {"rational": RATIONAL, "logistic": LOGISTIC, "lorentzian": LORENTZIAN}
+from fluctua.timeloop.surrogates import LORENTZIAN, RATIONAL
 
 _LOG2_E = 1 / math.log(2)
 # log(2) in two parts, the first with so few digits that a whole number times it is exact.
@@ -18,12 +15,6 @@ _LOG2_LOW = {32: 1.4286068203094173e-06, 64: 1.9082149292705877e-10}
 # Of the exponential series, from the highest power on: within half of log(2) what is left out is below rounding.
 _SERIES = {width: tuple(1 / math.factorial(k) for k in range(n, -1, -1)) for width, n in ((32, 7), (64, 13))}
 _LARGEST = {32: 87.0, 64: 708.0}  # exponents beyond do not give a normal number
-
-
-def shape_of(surrogate: Surrogate) -> tuple[int, float, float]:
-    """What the kernels take: shape, slope and height."""
-    name, slope, height = SHAPES[type(surrogate)](surrogate.beta)
-    return _NUMBERS[name], slope, height
 
 
 @helper

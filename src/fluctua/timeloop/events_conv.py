@@ -4,7 +4,6 @@ The gradient wrt a weight is a sum over the same spikes; that wrt the input is d
 What is kept for backward are the spikes as bits.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.cpu_memory import pool
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_layout import Array
-from fluctua.timeloop.second_derivatives import anchor, differentiable_once
+from fluctua.timeloop.second_derivatives import anchor, once_differentiable
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -107,18 +106,17 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(tied, weight)
 
     @staticmethod
+    @once_differentiable("a convolution of spikes")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (tied, weight), (wants_x, wants_weight, wants_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad[3:]
-        with torch.no_grad():
-            g = g.contiguous()
-            gradients: Sequence[Tensor | None] = (
-                _spread(ctx.window, weight, g) if wants_x else None,
-                _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
-                g.sum((0, 2, 3)) if wants_bias else None,
-            )
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "a convolution of spikes", tied, weight, *grads)
-        return None, None, None, *gradients
+        g, (_, weight), (wants_x, wants_weight, wants_bias) = (
+            grads[0].contiguous(), ctx.saved_tensors, ctx.needs_input_grad[3:]
+        )  # fmt: skip
+        return (
+            *(None, None, None),
+            _spread(ctx.window, weight, g) if wants_x else None,
+            _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
+            g.sum((0, 2, 3)) if wants_bias else None,
+        )
 
 
 def _gathered(window: Window, spikes: SpikeBatch, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -52,8 +52,6 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry._warn_of_version.cache_clear()
     yield
     registry._warn_of_version.cache_clear()
-    yield
-    registry._warn_of_version.cache_clear()
 
 
 def test_no_framework_is_imported_to_know_its_neurons() -> None:
