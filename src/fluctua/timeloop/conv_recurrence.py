@@ -14,12 +14,11 @@ from torch import Tensor
 
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import conv_recurrence_kernels as kernels
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.cpu_memory import pool
+from fluctua.timeloop.contract import Kind, LoopParameters
+from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_layout import Array, nothing
-from fluctua.timeloop.kind import Kind
-from fluctua.timeloop.second_derivatives import anchor, once_differentiable
+from fluctua.timeloop.limits import anchor, once_differentiable
 from fluctua.timeloop.threads import Blocks, over_samples
 
 Maybe = Tensor | None

@@ -5,11 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import LoopParameters, LoopResult, State
+from fluctua.timeloop.contract import Kind, LoopParameters, LoopResult, State
 from fluctua.timeloop.cpu_loop import Maybe, Passed, adjoint, integrate
-from fluctua.timeloop.kind import Kind
-from fluctua.timeloop.second_derivatives import anchor, once_differentiable
-from fluctua.timeloop.unsupported import is_special, unsupported_numbers
+from fluctua.timeloop.limits import anchor, is_special, once_differentiable, unsupported_numbers
 
 
 class CpuEngine:

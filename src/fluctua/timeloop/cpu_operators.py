@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.timeloop.contract import Kind
 from fluctua.timeloop.cpu_loop import Maybe, adjoint, integrate
-from fluctua.timeloop.kind import Kind
-from fluctua.timeloop.second_derivatives import refuse_second_derivative
+from fluctua.timeloop.limits import refuse_second_derivative
 
 _INPUTS = 10  # current, three parts of the state, six constants
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import events_kernels as kernels
+from fluctua.timeloop.contract import shape_of
 from fluctua.timeloop.events_layout import Array, Incoming, Numbers, Padded
-from fluctua.timeloop.surrogates import shape_of
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CONSTANTS = "decay_mem", "decay_syn", "decay_slow", "strength", "coupling"

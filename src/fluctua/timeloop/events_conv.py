@@ -12,10 +12,10 @@ from torch.nn.grad import conv2d_input
 
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.cpu_memory import pool
+from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_layout import Array
-from fluctua.timeloop.second_derivatives import anchor, once_differentiable
+from fluctua.timeloop.limits import anchor, once_differentiable
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache

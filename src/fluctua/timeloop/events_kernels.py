@@ -22,7 +22,7 @@ from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import add, load, load4, store
 from fluctua.simd.vectors import bits, broadcast, lanes, select
 from fluctua.spikes.bits import rows_of, sample_rows
-from fluctua.timeloop.cpu_surrogates import surrogate
+from fluctua.timeloop.cpu_kernels import surrogate
 
 NO_BITS = np.uint64(0)
 

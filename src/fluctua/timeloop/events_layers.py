@@ -21,7 +21,7 @@ from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events_adjoint import Record, adjoint
 from fluctua.timeloop.events_layout import Incoming, Numbers, Options, Padded, nothing
-from fluctua.timeloop.second_derivatives import anchor, once_differentiable
+from fluctua.timeloop.limits import anchor, once_differentiable
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2

@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.kind import CURRENT, THRESHOLD, Kind
-from fluctua.timeloop.second_derivatives import refuse_second_derivative
-from fluctua.timeloop.surrogates import NAMES
-from fluctua.timeloop.unsupported import is_special, unsupported_numbers
+from fluctua.timeloop.contract import CURRENT, NAMES, THRESHOLD, Kind, LoopParameters, LoopResult, State
+from fluctua.timeloop.limits import is_special, refuse_second_derivative, unsupported_numbers
 
 _BLOCK = 128  # columns of a program, one for each of its threads
 

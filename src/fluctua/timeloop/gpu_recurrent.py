@@ -12,10 +12,8 @@ import triton
 from torch import Tensor
 
 from fluctua.timeloop import gpu_recurrent_kernels as kernels
-from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.kind import Kind
-from fluctua.timeloop.second_derivatives import anchor, once_differentiable
-from fluctua.timeloop.surrogates import NAMES
+from fluctua.timeloop.contract import NAMES, Kind, LoopParameters, LoopResult, State
+from fluctua.timeloop.limits import anchor, once_differentiable
 
 # Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
 # is spilled, not by measurements.

@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -70,19 +69,3 @@ class ArcTan(Surrogate):
     def derivative(self, x: Tensor) -> Tensor:
         """See `Surrogate.derivative`."""
         return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
-
-
-RATIONAL, LOGISTIC, LORENTZIAN = range(3)
-NAMES = "rational", "logistic", "lorentzian"
-
-# Shape, slope and height of the surrogates that the fused engines know, from their steepness beta.
-SHAPES: dict[type[Surrogate], Callable[[float], tuple[int, float, float]]] = {
-    SuperSpike: lambda beta: (RATIONAL, beta, 1.0),
-    SigmoidDerivative: lambda beta: (LOGISTIC, beta, beta),
-    ArcTan: lambda beta: (LORENTZIAN, math.pi / 2 * beta, beta / 2),
-}
-
-
-def shape_of(surrogate: Surrogate) -> tuple[int, float, float]:
-    """Its shape, slope and height."""
-    return SHAPES[type(surrogate)](surrogate.beta)
