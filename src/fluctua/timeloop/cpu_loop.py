@@ -224,9 +224,9 @@ def _name(dtype: torch.dtype) -> str:
 
 # -- memory for the tensors, used again when they are freed ------------------------------------------------------------
 #
-# A tensor as large as a population's record comes from the system page by page, which costs more time than the loop that
-# fills it (92 MB: 27 ms). So large tensors get memory of their own, on huge pages where the system has them, which comes
-# back to a pool when nobody refers to the tensor any more, and then goes to the next tensor of the same size.
+# A tensor as large as a population's record comes from the system page by page, which costs more time than the loop
+# that fills it (92 MB: 27 ms). So large tensors get memory of their own, on huge pages where the system has them, which
+# comes back to a pool when nobody refers to the tensor any more, and then goes to the next tensor of the same size.
 
 _HUGE = 1 << 21  # bytes of a huge page
 _LEAST = 1 << 20  # bytes of a tensor worth the trouble
