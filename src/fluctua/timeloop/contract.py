@@ -18,7 +18,7 @@ A population may adapt, with a variable w in units of the potential and `rho = e
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -64,7 +64,7 @@ class LoopParameters:
     threshold: Tensor | None = None
     reset: Reset = "zero"
     differentiable_reset: bool = False
-    surrogate: Surrogate = _SUPERSPIKE
+    surrogate: Surrogate = field(default_factory=lambda: _SUPERSPIKE)  # torch.compile takes no instance as a default
     adaptation: Adaptation | None = None
 
     @property

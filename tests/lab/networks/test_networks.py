@@ -269,7 +269,7 @@ def test_every_method_sets_every_weight_anew() -> None:
         assert all(not (p == 7).any() for p in model.parameters()), method
     with pytest.raises(ValueError, match="tdbn needs a normalisation layer"):
         bring_up(model, x, "tdbn", target=Target(), seed=0)
-    with pytest.raises(ValueError, match="unknown baseline 'he': choose one of"):
+    with pytest.raises(ValueError, match="unknown method 'he': choose one of"):
         bring_up(model, x, "he", target=Target(), seed=0)
 
 
