@@ -13,7 +13,6 @@ from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.timeloop import engine, events_layers
 from shared.circuit_loops import recurrent_by_hand
-from shared.few_digits import few_digits, with_few_digits
 from shared.spikes import spikes as random_spikes
 
 OWN = torch.linspace(10e-3, 30e-3, 40)
@@ -102,8 +101,7 @@ def test_a_chain_is_one_operation_and_equals_the_modules_one_by_one(name: str, f
 def test_in_single_precision_it_is_as_exact_as_the_reference(name: str) -> None:
     """Recurrence multiplies what is rounded, by how much depends on the weights: so it is for the reference as well."""
     double = Recurrent(CELLS[name](), linear(40, 40, scale=4, seed=3)).double()
-    with_few_digits(double)
-    single, x = copy.deepcopy(double).float(), few_digits(drawn(40, 3, 40)).float()
+    single, x = copy.deepcopy(double).float(), drawn(40, 3, 40).float()
 
     def run(layer: Recurrent, current: Tensor, name: str) -> list[Tensor]:
         current = current.requires_grad_()

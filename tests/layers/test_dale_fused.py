@@ -16,8 +16,7 @@ from fluctua.layers import DaleLayer, FusedSequential
 from fluctua.layers.dale import DaleCircuit, DaleError
 from fluctua.neurons import LI, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.spikes import SpikeBatch
-from fluctua.timeloop import engine, events_layers
-from shared.few_digits import few_digits, with_few_digits
+from fluctua.timeloop import engine, events_exc_inh
 from shared.spikes import spikes
 
 DTYPE = torch.float64
@@ -26,13 +25,13 @@ DTYPE = torch.float64
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What reached each fused operation that ran."""
-    calls, original = list[str](), events_layers.run_exc_inh
+    calls, original = list[str](), events_exc_inh.run_exc_inh
 
-    def counting(x: Tensor, kind: Any, numbers: Any, events: Any) -> tuple[Tensor, ...]:
+    def counting(x: Tensor, kind: Any, numbers: Any, events: Any) -> tuple[Tensor, Tensor]:
         calls.append("current" if events is None else "events")
         return original(x, kind, numbers, events)
 
-    monkeypatch.setattr(events_layers, "run_exc_inh", counting)
+    monkeypatch.setattr(events_exc_inh, "run_exc_inh", counting)
     return calls
 
 
@@ -183,12 +182,13 @@ def test_any_shape_gives_what_the_loop_gives(
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_in_single_precision_it_is_as_close_as_rounding_allows(kind: str) -> None:
-    dale, x = layer(20, 130, 70).float(), few_digits(INPUTS[kind]().float(), 6)
-    with_few_digits(dale, 10)
+    dale, x = layer(20, 130, 70).float(), INPUTS[kind]().float()
     inputs: list[Tensor] = list(dale.parameters())
     with engine("reference"):
         truth = both(dale, x)
     ours = both(dale, x)
+    # A sum that is rounded in another order moves a potential by some 1e-7. Of 48,000 potentials, spread over a range
+    # of about 1, less than 0.01 are expected to lie so close to threshold.
     assert all(torch.equal(ours[name], true) for name, true in truth.items())
     assert_close(gradients(ours, inputs), gradients(truth, inputs), tolerance=1e-5)
 

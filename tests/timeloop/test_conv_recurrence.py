@@ -14,7 +14,6 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.timeloop import conv_recurrence, engine
 from fluctua.timeloop.surrogates import Surrogate
 from shared.circuit_loops import recurrent_by_hand
-from shared.few_digits import few_digits, with_few_digits
 
 CELLS: dict[str, Callable[[], LIF]] = {
     "exponential": LIF,
@@ -50,8 +49,7 @@ def made(cell: nn.Module, name: str = "line", dtype: torch.dtype = torch.float64
     layer = Recurrent(cell, conv()).to(dtype)
     with torch.no_grad():
         weight_of(layer).mul_(3)
-    with_few_digits(layer)  # so that no order of a sum moves a potential over its threshold
-    return layer, few_digits(drawn(60, 3, *shape, dtype=dtype))
+    return layer, drawn(60, 3, *shape, dtype=dtype)
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -96,7 +94,7 @@ def test_spikes_and_gradients_are_those_of_the_stepped_loop(
     x.requires_grad_()
     out, truth = layer(x), stepped(layer, x)
     assert fused == [tuple(x.shape)]
-    assert torch.equal(out, truth)
+    assert torch.equal(out, truth)  # in float32 not a law, for sums run in another order, but so here
     assert 0.005 < float(truth.detach().mean()) < 0.5
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
     assert_same_gradients(out, truth, [x, *layer.parameters()], tolerance)

@@ -1,6 +1,5 @@
 """The fused loop among torch's other features: compiled, in mixed precision, with less memory, transformed."""
 
-import gc
 import logging
 
 import pytest
@@ -81,7 +80,6 @@ def test_bfloat16_keeps_half_the_memory() -> None:
     p = LoopParameters(torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5))
     lent = []
     for name in ("cpu", "cpu-bfloat16"):
-        gc.collect()
         before = cpu_loop.pool.lent
         with engine(name):
             output = run(x, p).output
@@ -93,7 +91,6 @@ def test_bfloat16_keeps_half_the_memory() -> None:
 def test_without_gradients_nothing_is_kept() -> None:
     x = torch.zeros(100, 64, 256, requires_grad=True)
     p = LoopParameters(torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5))
-    gc.collect()
     before = cpu_loop.pool.lent
     with torch.no_grad():
         output = run(x, p).output

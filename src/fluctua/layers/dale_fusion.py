@@ -11,7 +11,7 @@ from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
-    from fluctua.timeloop.events_layout import Numbers, Options
+    from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers
 
 Pair = tuple[Tensor, Tensor]
 """Weights into the excitatory and into the inhibitory population."""
@@ -21,7 +21,7 @@ Pair = tuple[Tensor, Tensor]
 class DalePair:
     """An excitatory and an inhibitory population that can be fused, but for the weights in front of them."""
 
-    options: "Options"
+    kind: "Kind"
     numbers: "Numbers"
 
     @classmethod
@@ -45,7 +45,7 @@ class DalePair:
         if options[0] != options[1]:
             return None
 
-        from fluctua.timeloop.events_layout import Numbers, Options
+        from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers
 
         def joined(constants: list[Tensor | None]) -> Tensor:
             return torch.cat([c.reshape(-1).expand(n) for c, n in zip(constants, sizes, strict=True) if c is not None])
@@ -53,18 +53,19 @@ class DalePair:
         a, b_exc, b_inh = (joined([mine[k].decay_mem for mine in loops]) for k in range(3))
         from_exc = None if exc is None else torch.cat(exc)
         threshold = joined([mine[0].threshold for mine in loops])
-        numbers = Numbers(None, None, from_exc, None, torch.cat(inh), a, b_exc, threshold, b_inh)
-        return cls(Options.of(loops[0][0], n_exc, n_inh), numbers)
+        reset, differentiable, surrogate = options[0]
+        kind = Kind(n_exc, n_inh, reset == "zero", differentiable, surrogate)
+        return cls(kind, Numbers(None, from_exc, torch.cat(inh), a, b_exc, b_inh, threshold))
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[int, int]:
         """Numbers of neurons."""
-        return self.options.sizes
+        return self.kind.exc, self.kind.inh
 
     def run(self, x: Tensor, weight: Tensor | None = None, spikes: SpikeBatch | None = None) -> dict[str, Tensor]:
-        """Spikes of both populations: see `timeloop.events_layers.run_exc_inh`."""
-        from fluctua.timeloop.events_layers import run_exc_inh
+        """Spikes of both populations: see `timeloop.events_exc_inh.run_exc_inh`."""
+        from fluctua.timeloop.events_exc_inh import run_exc_inh
 
-        fired = run_exc_inh(x, self.options, self.numbers._replace(weight=weight), spikes)
+        fired = run_exc_inh(x, self.kind, self.numbers._replace(weight=weight), spikes)
         # A view of each: whoever goes back through the graph tells the two apart.
         return {name: s.view_as(s) for name, s in zip(("exc", "inh"), fired, strict=True)}

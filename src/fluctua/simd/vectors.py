@@ -22,7 +22,7 @@ class Vector(types.Type):  # type: ignore[misc]
     """Numba's type of equal numbers, in one vector of 64 bytes or in several side by side."""
 
     def __init__(self, element: Any, vectors: int = 1) -> None:
-        self.element, self.vectors = element, vectors
+        self.element = element
         self.lanes = vectors * BYTES * 8 // element.bitwidth
         super().__init__(name=f"Vector({element}, {vectors})")
 
@@ -30,14 +30,9 @@ class Vector(types.Type):  # type: ignore[misc]
 class Mask(types.Type):  # type: ignore[misc]
     """Numba's type of one truth value a lane."""
 
-    def __init__(self, lanes: int, vectors: int) -> None:
-        self.lanes, self.vectors = lanes, vectors
-        super().__init__(name=f"Mask({lanes}, {vectors})")
-
-    @classmethod
-    def of(cls, vector: Vector) -> "Mask":
-        """That of a comparison."""
-        return cls(vector.lanes, vector.vectors)
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Mask({lanes})")
 
 
 def lanes(dtype: Any) -> int:
@@ -78,7 +73,7 @@ def broadcast(typingctx, number, like):  # type: ignore[no-untyped-def]
 @instruction
 def select(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
     """Lane by lane `yes` where the mask holds, else `no`."""
-    if yes != no or mask != Mask.of(yes):
+    if yes != no or mask != Mask(yes.lanes):
         return None
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -172,12 +167,12 @@ def _define(op: Callable[..., Any], gives: Callable[[Any], Any], instruct: Calla
         lower_builtin(op, *kinds)(lower)  # type: ignore[no-untyped-call]
 
 
-def _arithmetic(name: str) -> Callable[[Any, Any, Any], Any]:
+def _arithmetic(of_floats: str, of_integers: str | None) -> Callable[[Any, Any, Any], Any]:
     def instruct(builder: Any, x: Any, y: Any) -> Any:
         integers = isinstance(x.type.element, ir.IntType)
-        if integers and name == "div":
+        if integers and of_integers is None:
             raise NotImplementedError("vectors of integers have no division")
-        return getattr(builder, name if integers else f"f{name}")(x, y)
+        return getattr(builder, of_integers if integers and of_integers else of_floats)(x, y)
 
     return instruct
 
@@ -191,42 +186,57 @@ def _comparison(symbol: str) -> Callable[[Any, Any, Any], Any]:
     return instruct
 
 
-for _op, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul"), (operator.truediv, "div")):
-    _define(_op, lambda vector: vector, _arithmetic(_name))
+for _op, _names in {
+    operator.add: ("fadd", "add"),
+    operator.sub: ("fsub", "sub"),
+    operator.mul: ("fmul", "mul"),
+    operator.truediv: ("fdiv", None),
+}.items():
+    _define(_op, lambda vector: vector, _arithmetic(*_names))
 
-for _name, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
-    _define(getattr(operator, _name), Mask.of, _comparison(_symbol))
-
-
-def _define_alike(op: Callable[..., Any], kind: Any, operands: int, instruct: Callable[..., Any]) -> None:
-    """Teach numba an operator of one or two values of one type, which gives another."""
-
-    @type_callable(op)  # type: ignore[no-untyped-call]
-    def typed(context: Any) -> Callable[..., Any]:
-        def one(x: Any) -> Any:
-            return x if isinstance(x, kind) else None
-
-        def two(x: Any, y: Any) -> Any:
-            return x if isinstance(x, kind) and x == y else None
-
-        return one if operands == 1 else two
-
-    @lower_builtin(op, *[kind] * operands)  # type: ignore[no-untyped-call,untyped-decorator]
-    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return instruct(builder, *args)
+for _op, _symbol in {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}.items():
+    _define(_op, lambda vector: Mask(vector.lanes), _comparison(_symbol))
 
 
-def _negated(builder: Any, x: Any) -> Any:
-    return (builder.neg if isinstance(x.type.element, ir.IntType) else builder.fneg)(x)
+@type_callable(operator.neg)  # type: ignore[no-untyped-call]
+def _typed_negation(context: Any) -> Callable[[Any], Any]:
+    return lambda x: x if isinstance(x, Vector) else None
 
 
-_define_alike(operator.neg, Vector, 1, _negated)
-_define_alike(operator.and_, Mask, 2, lambda builder, x, y: builder.and_(x, y))
-_define_alike(operator.or_, Mask, 2, lambda builder, x, y: builder.or_(x, y))
-_define_alike(operator.invert, Mask, 1, lambda builder, x: builder.not_(x))
+@lower_builtin(operator.neg, Vector)  # type: ignore[no-untyped-call,untyped-decorator]
+def _negated(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return (builder.neg if isinstance(args[0].type.element, ir.IntType) else builder.fneg)(args[0])
 
 
 # ---- masks
+
+
+def _define_of_masks(op: Callable[..., Any], name: str, operands: int) -> None:
+    @type_callable(op)  # type: ignore[no-untyped-call]
+    def typed(context: Any) -> Callable[..., Any]:
+        def one(x: Any) -> Any:
+            return x if isinstance(x, Mask) else None
+
+        def two(x: Any, y: Any) -> Any:
+            return x if isinstance(x, Mask) and x == y else None
+
+        return one if operands == 1 else two
+
+    @lower_builtin(op, *[Mask] * operands)  # type: ignore[no-untyped-call,untyped-decorator]
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return getattr(builder, name)(*args)
+
+
+_define_of_masks(operator.and_, "and_", 2)
+_define_of_masks(operator.or_, "or_", 2)
+_define_of_masks(operator.invert, "not_", 1)
 
 
 @instruction
@@ -234,15 +244,8 @@ def bits(typingctx, mask):  # type: ignore[no-untyped-def]
     """An unsigned integer with one bit a lane, lane 0 the lowest; zero where the mask holds nowhere."""
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        # One vector after the other: of long masks LLVM makes slow code where there is no AVX-512.
-        n, word, total = mask.lanes // mask.vectors, ir.IntType(64), ir.Constant(ir.IntType(64), 0)
-        for first in range(0, mask.lanes, n):
-            own = ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(first, first + n)))
-            part = builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), own)
-            packed = builder.bitcast(part, ir.IntType(n))
-            packed = builder.zext(packed, word) if n < 64 else packed
-            total = builder.or_(total, builder.shl(packed, ir.Constant(word, first)))
-        return total
+        packed = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.zext(packed, ir.IntType(64)) if mask.lanes < 64 else packed
 
     return types.uint64(mask), build
 

@@ -86,7 +86,7 @@ class SpikeBatch:
 
         out = torch.zeros(self.shape, dtype=dtype)
         steps, samples, units = self.shape
-        bits.unpack(*self.arrays(dtype), _words(units), 0, steps, samples, units, out.numpy().reshape(-1), 0, samples)
+        bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
         return out
 
     def placeholder(self, dtype: torch.dtype) -> Tensor:

@@ -71,16 +71,13 @@ def read_values(x, step_stride, sample_stride, steps, samples, n_words, words, s
 
 
 @kernel
-def unpack(words, values, starts, stride, offset, steps, samples, units, out, first, stop):  # type: ignore[no-untyped-def]
-    """Write the spikes of the samples `first:stop` into an array of zeros `[steps, samples, units]`.
-
-    Those of a sample and step begin at the word `offset` of `stride`.
-    """
+def unpack(words, values, starts, steps, samples, units, out, first, stop):  # type: ignore[no-untyped-def]
+    """Write the spikes of the samples `first:stop` into an array of zeros `[steps, samples, units]`."""
     n_words = (units + 63) >> 6
     graded = values.size > 0
     for s in range(first, stop):
         for t in range(steps):
-            row, at = (t * samples + s) * units, (s * steps + t) * stride + offset
+            row, at = (t * samples + s) * units, (s * steps + t) * n_words
             n = starts[s * steps + t] if graded else 0
             for k in range(n_words):
                 word = words[at + k]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import conv_recurrence_kernels as kernels
-from fluctua.timeloop.contract import Kind, LoopParameters
+from fluctua.timeloop.contract import LoopParameters
+from fluctua.timeloop.cpu_kernels import shape_of
 from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_layout import Array, nothing
-from fluctua.timeloop.limits import anchor, once_differentiable
+from fluctua.timeloop.limits import anchor, differentiable_once
 from fluctua.timeloop.threads import Blocks, over_samples
 
 Maybe = Tensor | None
@@ -38,11 +39,12 @@ def run(x: Tensor, parameters: LoopParameters, weight: Tensor) -> Tensor:
     constants = [None if c is None else c.expand(x.shape[2:]) for c in (p.decay_mem, p.decay_syn, p.threshold)]
     inputs = x, weight, *constants
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    output: Tensor = _Loop.apply(*inputs, anchor(inputs), Kind.of(p, trains))  # type: ignore[no-untyped-call]
+    kind = _Kind.of(p, _Sheet.of(x, weight), trains)
+    output: Tensor = _Loop.apply(*inputs, anchor(inputs), kind)  # type: ignore[no-untyped-call]
     return output
 
 
-class _Map(NamedTuple):
+class _Sheet(NamedTuple):
     """Where the neurons are, and how far they hear; one axis of places is one row of them."""
 
     channels: int
@@ -52,7 +54,7 @@ class _Map(NamedTuple):
     wide: int
 
     @classmethod
-    def of(cls, x: Tensor, weight: Tensor) -> "_Map":
+    def of(cls, x: Tensor, weight: Tensor) -> "_Sheet":
         """That of a current and the recurrent weight."""
         one_row = [1] * (5 - x.ndim)
         return cls(len(weight), *one_row, *x.shape[3:], *one_row, *weight.shape[2:])
@@ -74,13 +76,6 @@ class _Map(NamedTuple):
         """Back from there."""
         places = self.rows + self.high - 1, self.columns + self.wide - 1
         return self._neurons(torch.from_numpy(values).view(*places, -1))
-
-    def numbers(self, constants: Sequence[Maybe], like: Tensor) -> tuple[Array, ...]:
-        """Decay and gain of the membrane, decay of the synapse and threshold, as maps."""
-        a, b, theta = (c if c is None else c.detach() for c in constants)
-        assert a is not None
-        padded = (a, 0.0), (1 - a, 0.0), (b, 0.0), (theta, torch.finfo(like.dtype).max)
-        return tuple(self.map(c, like, padding) for c, padding in padded)
 
     def _neurons(self, whole: Tensor) -> Tensor:
         top, left = self.high // 2, self.wide // 2
@@ -110,6 +105,32 @@ class _Map(NamedTuple):
         return _flat(whole)
 
 
+class _Kind(NamedTuple):
+    """What there is to do, numbers apart; `trains` says whether a backward pass may follow."""
+
+    sheet: _Sheet
+    exponential: bool
+    hard: bool
+    differentiable: bool
+    surrogate: tuple[int, float, float]
+    trains: bool
+    records_drive: bool
+
+    @classmethod
+    def of(cls, p: LoopParameters, sheet: _Sheet, trains: bool) -> "_Kind":
+        exponential, hard, differentiable = p.decay_syn is not None, p.reset == "zero", p.differentiable_reset
+        records_drive = trains and ((hard and differentiable) or (exponential and p.learnable))
+        surrogate = shape_of(p.surrogate)
+        return cls(sheet, exponential, hard, differentiable, surrogate, trains, records_drive)
+
+    def numbers(self, constants: Sequence[Maybe], like: Tensor) -> tuple[Array, ...]:
+        """Decay and gain of the membrane, decay of the synapse and threshold, as maps."""
+        a, b, theta = (c if c is None else c.detach() for c in constants)
+        assert a is not None
+        padded = (a, 0.0), (1 - a, 0.0), (b, 0.0), (theta, torch.finfo(like.dtype).max)
+        return tuple(self.sheet.map(c, like, padding) for c, padding in padded)
+
+
 class _Loop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -120,23 +141,25 @@ class _Loop(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable("the fused recurrent loop")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
-        _, weight, *saved = ctx.saved_tensors
-        return *_adjoint(ctx, _ordered(grads[0]), weight, saved[:3], saved[3:]), None, None, None
+        tied, weight, *saved = ctx.saved_tensors
+        with torch.no_grad():
+            gradients: Sequence[Maybe] = _adjoint(ctx, _ordered(grads[0]), weight, saved[:3], saved[3:])
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "the fused recurrent loop", tied, *grads)
+        return *gradients, None, None, None
 
 
-def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Maybe], kind: Kind) -> tuple[Tensor, ...]:
+def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Maybe], kind: _Kind) -> tuple[Tensor, ...]:
     """The spikes, and what the adjoint needs: their bits, the potential and what entered it, `[T, B, ...]`."""
     steps, samples = x.shape[:2]
-    places = _Map.of(x, weight)
-    numbers = places.numbers(constants, x)
+    numbers = kind.numbers(constants, x)
     size = numbers[0].size
     output, words = pool.empty(tuple(x.shape), x.dtype), torch.empty(steps, samples, words_of(size), dtype=torch.int64)
     potential, drive = (
-        pool.empty((steps, samples, size if wanted else 0), x.dtype) for wanted in (kind.trains, kind.needs_drive)
+        pool.empty((steps, samples, size if wanted else 0), x.dtype) for wanted in (kind.trains, kind.records_drive)
     )
-    given = _flat(x), places, places.forth(weight), *numbers, kind.exponential, kind.hard, steps, samples
+    given = _flat(x), kind.sheet, kind.sheet.forth(weight), *numbers, kind.exponential, kind.hard, steps, samples
     filled = _flat(output), _bits(words), _flat(potential), _flat(drive)
 
     def work(blocks: Blocks) -> None:
@@ -152,14 +175,14 @@ def _adjoint(
 ) -> tuple[Maybe, ...]:
     """Gradients with respect to current, weight and decays, where they are asked for."""
     kind, (wants_x, wants_weight, *wants_decays) = ctx.kind, ctx.needs_input_grad[:4]
-    places, (words, potential, drive) = _Map.of(g, weight), records
-    numbers = places.numbers(constants, g)
+    sheet, (words, potential, drive), numbers = kind.sheet, records, kind.numbers(constants, g)
     shape, real = ctx.shape, numbers[0].dtype.type
     g_x = pool.empty(tuple(shape) if wants_x else (0,), g.dtype)
     decays = numbers[0].size if any(wants_decays) else 0, torch.float64  # one comes with the other
-    totals = (places.forth(weight).size if wants_weight else 0, g.dtype), decays, decays
-    rule = kind.exponential, kind.hard, kind.differentiable, kind.shape, real(kind.slope), real(kind.height)
-    given = _flat(g), places, places.back(weight), *numbers, *rule, *shape[:2]
+    totals = (sheet.forth(weight).size if wants_weight else 0, g.dtype), decays, decays
+    form, slope, height = kind.surrogate
+    rule = kind.exponential, kind.hard, kind.differentiable, form, real(slope), real(height)
+    given = _flat(g), sheet, sheet.back(weight), *numbers, *rule, *shape[:2]
     recorded = _bits(words), _flat(potential), _flat(drive), _flat(g_x)
 
     def work(blocks: Blocks) -> list[Array]:
@@ -173,9 +196,9 @@ def _adjoint(
     by_weight, *by_decays = (sum(sums[1:], sums[0]) for sums in zip(*parts, strict=True))  # threads in their order
     return (
         g_x if wants_x else None,
-        places.weight_of(by_weight, weight) if wants_weight else None,
+        sheet.weight_of(by_weight, weight) if wants_weight else None,
         *(
-            places.of_map(total).to(g.dtype).reshape(shape[2:]) if wanted else None
+            sheet.of_map(total).to(g.dtype).reshape(shape[2:]) if wanted else None
             for total, wanted in zip(by_decays, wants_decays, strict=True)
         ),
     )

@@ -16,16 +16,31 @@ from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import fence, load, store, stream
 from fluctua.simd.vectors import broadcast, mul_add, trailing_zeros
 from fluctua.timeloop.events_conv_kernels import aligned, transposed
-from fluctua.timeloop.events_kernels import NO_BITS, adjoint, lif_step
+from fluctua.timeloop.events_kernels import adjoint, lif_step
 
-_ONE = np.uint64(1)
+_NO_BITS, _ONE = np.uint64(0), np.uint64(1)
 
 
 @kernel
 def integrate(  # type: ignore[no-untyped-def]
-    x, geometry, weight, decay_mem, gain, decay_syn, threshold, exponential, hard, steps, samples, first, stop,
-    out, words, potential, drive,
-):  # fmt: skip
+    x,
+    geometry,
+    weight,
+    decay_mem,
+    gain,
+    decay_syn,
+    threshold,
+    exponential,
+    hard,
+    steps,
+    samples,
+    first,
+    stop,
+    out,
+    words,
+    potential,
+    drive,
+):
     """Run the samples `first:stop` of the current `x`, `[steps, samples]` frames.
 
     Fills the spikes `out`, like `x`, their bits `words`, `[steps, samples, words of a map]`, and, unless they have no
@@ -42,7 +57,7 @@ def integrate(  # type: ignore[no-untyped-def]
             frame, own = t * samples + s, (s - first) * size
             at, word = frame * size, frame * n_words
             _to_map(x, frame * units, geometry, outside, 0, size)
-            words[word : word + n_words] = NO_BITS
+            words[word : word + n_words] = _NO_BITS
             for j in range(0, size, lane):
                 x_j, u_j, i_j = load(outside, j) + load(heard, own + j), load(u, own + j), load(i, own + j)
                 if potential.size > 0:
@@ -65,9 +80,31 @@ def integrate(  # type: ignore[no-untyped-def]
 
 @kernel
 def back(  # type: ignore[no-untyped-def]
-    g_out, geometry, weight, decay_mem, gain, decay_syn, threshold, exponential, hard, differentiable,
-    shape, slope, height, steps, samples, first, stop, words, potential, drive, g_x, g_weight, g_decay_mem, g_decay_syn,
-):  # fmt: skip
+    g_out,
+    geometry,
+    weight,
+    decay_mem,
+    gain,
+    decay_syn,
+    threshold,
+    exponential,
+    hard,
+    differentiable,
+    shape,
+    slope,
+    height,
+    steps,
+    samples,
+    first,
+    stop,
+    words,
+    potential,
+    drive,
+    g_x,
+    g_weight,
+    g_decay_mem,
+    g_decay_syn,
+):
     """From the gradient wrt the spikes to those wrt current, weight and decays, over the samples `first:stop`.
 
     Fills `g_x` and adds to the others, which are sums, unless they have no element. `g_weight` is laid out as the
@@ -82,16 +119,34 @@ def back(  # type: ignore[no-untyped-def]
     for t in range(steps - 1, -1, -1):
         for s in range(first, stop):
             frame, own = t * samples + s, (s - first) * size
-            end, at, none = own + size, frame * size, g_out[:0]
+            end, at = own + size, frame * size
             _to_map(g_out, frame * units, geometry, g, own, size)
             if t < steps - 1:
                 _hear_back(g_next, weight, geometry, own, size, g)
+            now = g[own:end]
             adjoint(
-                g[own:end], none, potential[at : at + size], drive[at : at + size] if drive.size > 0 else drive, none,
-                gu[own:end], gi[own:end], none, ga[own:end] if ga.size > 0 else ga, gb[own:end] if gb.size > 0 else gb,
-                none, none, none, decay_mem, gain, decay_syn, threshold, None, None,
-                exponential, True, hard, differentiable, shape, slope, height, 1, 0, 1,
-            )  # fmt: skip
+                now,
+                potential[at : at + size],
+                drive[at : at + size] if drive.size > 0 else drive,
+                gu[own:end],
+                gi[own:end],
+                ga[own:end] if ga.size > 0 else ga,
+                gb[own:end] if gb.size > 0 else gb,
+                decay_mem,
+                gain,
+                decay_syn,
+                threshold,
+                exponential,
+                True,
+                hard,
+                differentiable,
+                shape,
+                slope,
+                height,
+                1,
+                0,
+                1,
+            )
             if g_x.size > 0:
                 _from_map(g, own, size, geometry, g_x, frame * units)
             if g_weight.size > 0 and t > 0:

@@ -1,13 +1,14 @@
 """The fused time loop on the CPU: one pass over memory forward, one backward, over all cores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Kind, LoopParameters, LoopResult, State
-from fluctua.timeloop.cpu_loop import Maybe, Passed, adjoint, integrate
-from fluctua.timeloop.limits import anchor, is_special, once_differentiable, unsupported_numbers
+from fluctua.timeloop.contract import LoopParameters, LoopResult, State
+from fluctua.timeloop.cpu_loop import Kind, Maybe, Passed, adjoint, integrate
+from fluctua.timeloop.limits import anchor, differentiable_once, is_special, unsupported_numbers
 
 
 class CpuEngine:
@@ -60,9 +61,9 @@ class CompactCpuEngine(CpuEngine):
 
 def _as_operator(inputs: tuple[Any, ...], kind: Kind) -> Passed:
     """The loop as one operator, for `torch.compile`: dearer to call than `_Loop`."""
-    from fluctua.timeloop.cpu_operators import loop  # defining operators takes a moment
+    from fluctua.timeloop.cpu_operators import loop, packed  # defining operators takes a moment
 
-    potential, output, u, i, w, *_ = loop(*inputs, kind.packed)
+    potential, output, u, i, w, *_ = loop(*inputs, packed(kind))
     given = (potential.detach() if kind.spiking else potential, output if kind.spiking else None, u)
     return Passed(*given, i if kind.exponential else None, w if kind.adapts else None)
 
@@ -81,14 +82,18 @@ class _Loop(torch.autograd.Function):
         ctx.kind, ctx.shape = kind, x.shape
         drive = current if kind.exponential or not kind.needs_drive else x
         needs_potential = (kind.spiking or kind.learns) and not kind.compact
-        ctx.save_for_backward(tied, *values, potential if needs_potential else None, drive, adaptation, distance)
+        ctx.save_for_backward(*values, potential if needs_potential else None, drive, adaptation, distance, tied)
         records = [potential if kind.spiking else None, current, adaptation, distance]
         ctx.mark_non_differentiable(*(record for record in records if record is not None))
 
     @staticmethod
-    @once_differentiable("the fused time loop")
     def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
         g_potential, g_output, *gend = grads[:5]
-        _, *saved = ctx.saved_tensors
+        *saved, tied = ctx.saved_tensors
         gout = g_output if ctx.kind.spiking else g_potential
-        return *adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], ctx.needs_input_grad[:10], ctx.kind), None, None
+        wanted = ctx.needs_input_grad[:10]
+        with torch.no_grad():
+            gradients: Sequence[Maybe] = adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], wanted, ctx.kind)
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "the fused time loop", tied, *grads)
+        return *gradients, None, None

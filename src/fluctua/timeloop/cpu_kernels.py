@@ -21,7 +21,11 @@ from numba.extending import overload
 from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import add, fence, load, load_bfloat16, prefetch, store, store_bfloat16, stream
 from fluctua.simd.vectors import Vector, absolute, broadcast, lanes, mul_add, nearest, power_of_two, select
-from fluctua.timeloop.contract import CURRENT, LORENTZIAN, RATIONAL, THRESHOLD
+from fluctua.timeloop.contract import SHAPES
+from fluctua.timeloop.surrogates import Surrogate
+
+RATIONAL, LOGISTIC, LORENTZIAN = range(3)
+_NUMBERS = {"rational": RATIONAL, "logistic": LOGISTIC, "lorentzian": LORENTZIAN}
 
 _LOG2_E = 1 / math.log(2)
 # log(2) in two parts, the first with so few digits that a whole number times it is exact.
@@ -30,6 +34,12 @@ _LOG2_LOW = {32: 1.4286068203094173e-06, 64: 1.9082149292705877e-10}
 # Of the exponential series, from the highest power on: within half of log(2) what is left out is below rounding.
 _SERIES = {width: tuple(1 / math.factorial(k) for k in range(n, -1, -1)) for width, n in ((32, 7), (64, 13))}
 _LARGEST = {32: 87.0, 64: 708.0}  # exponents beyond do not give a normal number
+
+
+def shape_of(surrogate: Surrogate) -> tuple[int, float, float]:
+    """What the kernels take: shape, slope and height."""
+    name, slope, height = SHAPES[type(surrogate)](surrogate.beta)
+    return _NUMBERS[name], slope, height
 
 
 @helper
@@ -76,6 +86,7 @@ STEPS = 3  # of a vector taken at a time, with its state in registers
 AHEAD = 512  # columns that are asked for before they are needed
 
 A, B, THETA, RHO, BETA, C = range(6)  # rows of the constants: decays, threshold, and the three of `Adaptation`
+NONE, THRESHOLD, CURRENT = range(3)  # what adapts
 
 Kernel = Callable[..., None]
 

@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES
-from fluctua.timeloop.contract import Kind
-from fluctua.timeloop.cpu_kernels import Backward, Forward, Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.contract import LoopParameters
+from fluctua.timeloop.cpu_kernels import (
+    CURRENT,
+    NONE,
+    RATIONAL,
+    THRESHOLD,
+    Backward,
+    Forward,
+    Kernel,
+    backward_kernel,
+    forward_kernel,
+    shape_of,
+)
 from fluctua.timeloop.threads import pool_of
 
 Array = NDArray[Any]
@@ -29,6 +40,57 @@ Block = NDArray[np.uint8]
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
 _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
+
+
+class Kind(NamedTuple):
+    """What there is to do, numbers apart; an option without effect is off, which saves compiling.
+
+    `shape`, `slope` and `height` are the surrogate's; `trains` says whether a backward pass may follow, `learns`
+    whether one that needs the gradients of constants, `compact` whether the potential is kept in bfloat16 for it.
+    """
+
+    exponential: bool
+    spiking: bool
+    hard: bool
+    differentiable: bool
+    adapts: int
+    shape: int
+    slope: float
+    height: float
+    trains: bool
+    learns: bool
+    compact: bool
+
+    @classmethod
+    def of(cls, p: LoopParameters, trains: bool, compact: bool) -> "Kind":
+        """The kind of a population."""
+        spiking, adaptation = p.spiking, p.adaptation if p.spiking else None
+        adapts = NONE if adaptation is None else THRESHOLD if adaptation.coupling is None else CURRENT
+        surrogate = shape_of(p.surrogate) if spiking else (RATIONAL, 0.0, 0.0)
+        learns = trains and any(c is not None and c.requires_grad for c in p.constants)
+        hard, differentiable = spiking and p.reset == "zero", spiking and p.differentiable_reset
+        exponential, compact = p.decay_syn is not None, compact and spiking and trains
+        return cls(exponential, spiking, hard, differentiable, adapts, *surrogate, trains, learns, compact)
+
+    @property
+    def equations(self) -> tuple[bool, bool, bool, int]:
+        """What a kernel needs to know of the forward loop."""
+        return self.exponential, self.spiking, self.hard, self.adapts
+
+    @property
+    def needs_drive(self) -> bool:
+        """Whether the adjoint needs what entered the potential."""
+        return self.trains and ((self.learns and self.exponential) or self.is_lost)
+
+    @property
+    def needs_adaptation(self) -> bool:
+        """Whether the adjoint needs the adaptation of each step."""
+        return self.trains and bool(self.adapts) and (self.learns or self.adapts == THRESHOLD or self.is_lost)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a gradient flows to what a reset takes away."""
+        return self.hard and self.differentiable
 
 
 class Passed(NamedTuple):

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Kind
-from fluctua.timeloop.cpu_loop import Maybe, adjoint, integrate
+from fluctua.timeloop.cpu_loop import Kind, Maybe, adjoint, integrate
 from fluctua.timeloop.limits import refuse_second_derivative
 
 _INPUTS = 10  # current, three parts of the state, six constants
@@ -30,8 +29,8 @@ def loop(
     c: Tensor | None,
     kind: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The forward pass, `cpu_loop.integrate`: the fields of a `Passed`, of a kind as `Kind.packed`."""
-    result = integrate(x, (u, i, w), (a, b, theta, rho, beta, c), Kind.unpacked(kind))
+    """The forward pass, `cpu_loop.integrate`: the fields of a `Passed`, of a kind as `packed`."""
+    result = integrate(x, (u, i, w), (a, b, theta, rho, beta, c), _unpacked(kind))
     return tuple(x.new_empty(0) if part is None else part for part in result)  # type: ignore[return-value]
 
 
@@ -39,7 +38,7 @@ def loop(
 def _shapes(
     x: Tensor, u: Tensor, i: Maybe, w: Maybe, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kind = Kind.unpacked(others[-1])
+    kind = _unpacked(others[-1])
 
     def row(wanted: bool, dtype: torch.dtype = x.dtype) -> Tensor:
         return x.new_empty(x.shape if wanted else (0,), dtype=dtype)
@@ -69,7 +68,7 @@ def loop_adjoint(
 ) -> list[Tensor]:
     """The backward pass, `cpu_loop.adjoint`, with tensors without elements for those that are missing."""
     gend_, values_, recorded_ = ([_given(t) for t in tensors] for tensors in (gend, values, recorded))
-    gradients = adjoint(torch.Size(shape), gout, gend_, values_, recorded_, wanted, Kind.unpacked(kind))
+    gradients = adjoint(torch.Size(shape), gout, gend_, values_, recorded_, wanted, _unpacked(kind))
     return [gout.new_empty(0) if g is None else g for g in gradients]
 
 
@@ -90,7 +89,7 @@ def _shapes_of_gradients(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, *_, packed_kind = inputs
     potential, _, _, _, _, current, adaptation, distance = output
-    kind = Kind.unpacked(packed_kind)
+    kind = _unpacked(packed_kind)
     drive = current if kind.exponential or not kind.needs_drive else x
     nothing = x.new_empty(0)
     values = [nothing if value is None else value for value in inputs[4:_INPUTS]]
@@ -101,7 +100,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
     saved = ctx.saved_tensors
-    gout = grads[1] if Kind.unpacked(ctx.kind).spiking else grads[0]
+    gout = grads[1] if _unpacked(ctx.kind).spiking else grads[0]
     wanted = [bool(needs) for needs in ctx.needs_input_grad[:_INPUTS]]
     gradients = loop_adjoint(
         list(ctx.shape), gout, list(grads[2:5]), list(saved[:6]), list(saved[6:]), wanted, list(ctx.kind)
@@ -115,6 +114,16 @@ def _refuse(ctx: Any, *_: Any) -> None:
 
 loop.register_autograd(_differentiate, setup_context=_save)
 loop_adjoint.register_autograd(_refuse)
+
+
+def packed(kind: Kind) -> list[float]:
+    """A kind as numbers, which is what an operator takes."""
+    return [float(value) for value in kind]
+
+
+def _unpacked(numbers: Sequence[float]) -> Kind:
+    kinds = (bool, bool, bool, bool, int, int, float, float, bool, bool, bool)
+    return Kind(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
 
 
 def _given(tensor: Tensor) -> Maybe:

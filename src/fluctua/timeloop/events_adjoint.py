@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.spikes.bits import words_of
+from fluctua.timeloop import events_adaptive_kernels as adaptive
 from fluctua.timeloop import events_kernels as kernels
-from fluctua.timeloop.contract import shape_of
-from fluctua.timeloop.events_layout import Array, Incoming, Numbers, Padded
+from fluctua.timeloop.cpu_kernels import shape_of
+from fluctua.timeloop.events_layout import Array, Arriving, Numbers, Padded
 from fluctua.timeloop.threads import Blocks, over_samples
-
-_CONSTANTS = "decay_mem", "decay_syn", "decay_slow", "strength", "coupling"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,185 +22,202 @@ class Record:
     Attributes:
         numbers: tensors of each layer.
         layers: the same as the kernels take them.
-        incoming: what arrives at each layer; then the spikes that leave the last, if it spikes.
+        arriving: what arrives at each layer; then the spikes that leave the last, if it spikes.
         steps: T.
         samples: B.
     """
 
     numbers: Sequence[Numbers]
     layers: Sequence[Padded]
-    incoming: Sequence[Incoming]
+    arriving: Sequence[Arriving]
     steps: int
     samples: int
 
 
 def adjoint(
-    record: Record, g_outputs: Sequence[Tensor | None], wanted: Sequence[Numbers], g_input: Tensor | None, block: int
+    record: Record, g_output: Tensor, wanted: Sequence[Sequence[bool]], g_input: Tensor | None, block: int
 ) -> list[Tensor | None]:
     """Gradients with respect to all tensors of the layers, in their order.
 
     Args:
         record: of the forward pass.
-        g_outputs: gradients with respect to the outputs, `[T, B, n]`, None for zero.
+        g_output: gradient with respect to the output, `[T, B, n]`.
         wanted: which of its tensors' gradients are asked for, for each layer.
         g_input: filled with the gradient with respect to the input `[T, B, N]`, unless None.
         block: number of samples to work on at a time.
     """
     layers, last = record.layers, len(record.layers) - 1
 
-    def work(blocks: Blocks) -> list[dict[str, Array]]:
-        sums = [_zeros(layer, w) for layer, w in zip(layers, wanted, strict=True)]
-        buffers: dict[int, list[_Backward]] = {}  # by number of samples: the last block may be smaller
+    def work(blocks: Blocks) -> list[_Sums]:
+        sums = [_Sums.zeros(layer, w) for layer, w in zip(layers, wanted, strict=True)]
+        ways: dict[int, list[_Way]] = {}  # by number of samples: the last block may be smaller
         for first, stop in blocks:
-            if stop - first not in buffers:
-                buffers[stop - first] = [_Backward(record, k, stop - first, s) for k, s in enumerate(sums)]
-            back = buffers[stop - first]
-            for part, given in zip(back[last].parts, g_outputs, strict=True):
-                part.zero_() if given is None else part.copy_(given[:, first:stop].transpose(0, 1))
+            size = stop - first
+            if size not in ways:
+                ways[size] = [_Way(record, k, size, s) for k, s in enumerate(sums)]
+            back = ways[size]
+            back[last].g.copy_(g_output[:, first:stop].transpose(0, 1))
             for k in range(last, -1, -1):
                 back[k].run(first)
+                weight = record.numbers[k].weight
                 if k > 0:
-                    torch.mm(back[k].rows, record.numbers[k].weight, out=back[k - 1].rows)  # type: ignore[arg-type]
+                    torch.mm(back[k].rows, weight, out=back[k - 1].rows)  # type: ignore[arg-type]
                 elif g_input is not None:
-                    g_input[:, first:stop] = back[0].input_gradient().transpose(0, 1)
+                    g = back[k].g if weight is None else back[k].g @ weight
+                    g_input[:, first:stop] = g.transpose(0, 1)
         return sums
 
-    threads = over_samples(work, record.samples, block)
+    parts = over_samples(work, record.samples, block)
     gradients: list[Tensor | None] = []
     for k, (layer, numbers) in enumerate(zip(layers, record.numbers, strict=True)):
-        totals = {name: sum((sums[k][name] for sums in threads[1:]), threads[0][k][name]) for name in threads[0][k]}
-        for name, tensor, asked in zip(Numbers._fields, numbers, wanted[k], strict=True):
-            gradients.append(_shaped(totals[name], layer, tensor) if asked and name in totals else None)
+        found = _shaped([part[k] for part in parts], layer, numbers)
+        gradients += [g if asked else None for g, asked in zip(found, wanted[k], strict=True)]
     return gradients
 
 
-def _zeros(layer: Padded, wanted: Numbers) -> dict[str, Array]:
-    """Sums, over the samples of one thread, of the gradients of a layer; what is not asked for has no element.
+class _Sums(NamedTuple):
+    """Gradients of a layer's numbers, summed over the samples of one thread; what is not asked for has no element."""
 
-    A bias comes with its weight, and a decay with the other: one kernel gives both.
-    """
-    decays, adapts = any(wanted[5:7]), any(wanted[8:11])
-    slow = decays or adapts if layer.inhibition is not None else adapts
-    decays = slow if layer.inhibition is not None else decays
-    coupling = layer.adaptation is not None and layer.adaptation.coupling.size > 0
-    inhibitory = 0 if layer.inhibition is None else layer.inhibition.weight.size
-    weight, recurrent, width = any(wanted[0:2]), any(wanted[2:4]), layer.width
-    sizes = {
-        "weight": (layer.weight.size, weight),
-        "bias": (width, weight and layer.inhibition is None),
-        "recurrent": (layer.recurrent.size, recurrent),
-        "recurrent_bias": (width, recurrent and layer.inhibition is None),
-        "inhibitory": (inhibitory, wanted.inhibitory),
-    }
-    constants = zip(_CONSTANTS, (decays, decays, slow, adapts, adapts and coupling), strict=True)
-    like = torch.from_numpy(layer.membrane[0])  # by torch, whose memory starts with a line of the cache
-    return {name: like.new_zeros(size if asked else 0).numpy() for name, (size, asked) in sizes.items()} | {
-        name: np.zeros(width if asked else 0, np.float64) for name, asked in constants
-    }
+    weight: Array
+    bias: Array
+    recurrent: Array
+    recurrent_bias: Array
+    decay_mem: Array
+    decay_syn: Array
+    decay_adapt: Array
+    strength: Array
+    coupling: Array
+
+    @classmethod
+    def zeros(cls, layer: Padded, wanted: Sequence[bool]) -> "_Sums":
+        """A bias comes with its weight, a decay with the other, as what adapts: one kernel gives all."""
+        weight, recurrent, decays = any(wanted[0:2]), any(wanted[2:4]), any(wanted[4:6])
+        adaptation, coupling = any(wanted[7:10]), layer.adaptation is not None and layer.adaptation.coupling.size > 0
+        width, dtype = layer.width, layer.decay_mem.dtype
+
+        def zeros(size: int, asked: bool, dtype: Any = dtype) -> Array:
+            return np.zeros(size if asked else 0, dtype)
+
+        return cls(
+            zeros(layer.weight.size, weight),
+            zeros(width, weight),
+            zeros(layer.recurrent.size, recurrent),
+            zeros(width, recurrent),
+            zeros(width, decays, np.float64),
+            zeros(width, decays, np.float64),
+            zeros(width, adaptation, np.float64),
+            zeros(width, adaptation, np.float64),
+            zeros(width, adaptation and coupling, np.float64),
+        )
+
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        """Those wrt the constants of the neurons."""
+        return self[4:]
 
 
-class _Backward:
+class _Way:
     """One layer's way back over a block of so many samples: its buffers, used again for every block.
 
     Attributes:
-        g: `[samples, T, width]`, the gradient wrt the output and, once it has run, wrt the input current.
-        parts: the same of each population.
-        rows: of the first population as `[samples * T, n]`.
+        g: `[samples, T, n]`, the gradient wrt the output and, once it has run, wrt the input current.
+        rows: the same memory as `[samples * T, n]`.
     """
 
-    def __init__(self, record: Record, k: int, samples: int, sums: dict[str, Array]) -> None:
+    def __init__(self, record: Record, k: int, samples: int, sums: _Sums) -> None:
         layer = self.layer = record.layers[k]
-        self.numbers, self.steps, self.samples, self.sums = record.numbers[k], record.steps, samples, sums
-        self.incoming, self.outgoing = record.incoming[k], record.incoming[(k + 1) % len(record.incoming)]
-        options, steps, dtype = layer.options, record.steps, layer.dtype
-        size, row = samples * steps * layer.width, samples * layer.width
-        learns, inhibited = sums["decay_mem"].size > 0, layer.inhibition is not None
-        drives = learns or (options.hard and options.differentiable)
-        levels = drives if inhibited else layer.adaptation is not None
-        again = options.spiking or learns  # a readout's gradient needs no potential
-        like = torch.from_numpy(layer.membrane[0])
-        self.memory, self.inhibitory = (like.new_zeros(n).numpy() for n in (size, size if inhibited else 0))
-        self.records = [np.empty(size if wanted else 0, dtype) for wanted in (again, drives, levels)]
+        kind, steps, dtype = layer.kind, record.steps, layer.decay_mem.dtype
+        self.recurrent = record.numbers[k].recurrent
+        self.steps, self.samples, self.sums = steps, samples, sums
+        self.arriving, self.leaving = record.arriving[k], record.arriving[(k + 1) % len(record.arriving)]
+        learns = sums.decay_mem.size > 0
+        size = samples * steps * layer.width
+        again = kind.spiking or learns  # a readout's gradient needs no potential
+        self.memory = np.zeros(size, dtype)
+        self.potential = np.empty(size if again else 0, dtype)
+        self.drive = np.empty(size if learns or (kind.hard and kind.differentiable) else 0, dtype)
+        self.levels = np.empty(0 if layer.adaptation is None else size, dtype)
         # Not the words of the forward pass: somebody else may be reading those.
-        self.words = np.empty_like(self.outgoing.words) if options.spiking else self.outgoing.words
-        slow = inhibited or layer.adaptation is not None
-        self.states = [np.empty(n, dtype) for n in (row, row, row if slow else 0)]
-        self.constants = [np.empty(samples * sums[name].size, dtype) for name in _CONSTANTS]
-        self.g = torch.from_numpy(self.memory).view(samples, steps, layer.width)
-        self.parts = options.parts(self.g)
-        self.rows = self.g.view(samples * steps, layer.width)[:, : options.sizes[0]]
-        shape, slope, height = shape_of(options.surrogate) if options.spiking else (0, 0.0, 0.0)
-        self.arguments = (
-            *(self.memory, self.inhibitory, *self.records, *self.states, *self.constants),
-            *(*layer.membrane, layer.adaptation, layer.inhibition, options.exponential, options.spiking),
-            *(options.hard, options.differentiable, shape, dtype.type(slope), dtype.type(height), steps),
-        )
+        self.words = np.empty_like(self.leaving.words) if kind.spiking else self.leaving.words
+        self.states = [np.empty(samples * layer.width, dtype) for _ in range(2 if layer.adaptation is None else 3)]
+        self.constants = [np.empty(samples * total.size, dtype) for total in sums.constants]
+        self.rows = torch.from_numpy(self.memory).view(samples * steps, layer.width)[:, : kind.neurons]
+        self.g = self.rows.view(samples, steps, kind.neurons)
 
     def run(self, first: int) -> None:
         """Go back over the samples from `first` on."""
         layer, stop = self.layer, first + self.samples
-        if self.records[0].size:
-            layer.integrate(self.incoming, self.steps, first, stop, self.records, self.words)
+        if self.potential.size:
+            layer.integrate(self.arriving, self.steps, first, stop, self.potential, self.drive, self.levels, self.words)
         for array in (*self.states, *self.constants):
             array.fill(0)
         self._through_time()
-        self._scatter(first, self.incoming, self.incoming.units, None, 0, self.memory, "weight", "bias")
-        own, (excitatory, *inhibitory) = layer.options.words, layer.options.places
-        self._scatter(first, self.outgoing, excitatory[1], own, 0, self.memory, "recurrent", "recurrent_bias")
-        for at, n in inhibitory:
-            self._scatter(first, self.outgoing, n, own, at >> 6, self.inhibitory, "inhibitory")
-        for name, part in zip(_CONSTANTS, self.constants, strict=True):
-            self.sums[name] += part.reshape(self.samples, -1).sum(0, dtype=np.float64) if part.size else 0.0
-
-    def input_gradient(self) -> Tensor:
-        """With respect to what arrives, `[samples, T, N]`, after `run`."""
-        if self.numbers.weight is None:
-            return torch.cat(self.parts, -1)
-        if len(self.parts) == 1:
-            return self.parts[0] @ self.numbers.weight
-        return self.g @ _matrix(self.layer.weight, self.layer)
-
-    def _scatter(
-        self, first: int, spikes: Incoming, units: int, stride: int | None, offset: int, g: Array, *names: str
-    ) -> None:
-        """Add up the gradient wrt a weight of so many units and its bias, of the same step or of the next."""
-        total, *bias = (self.sums[name] for name in names)
-        if total.size:
-            row = words_of(units) if stride is None else stride
-            place = spikes.words, spikes.values, spikes.starts, units, row, offset
-            sizes = self.layer.width, self.steps, int(stride is not None), first, first + self.samples
-            kernels.scatter(*place, g, *sizes, total, bias[0] if bias else total[:0])
+        sums, (words, values, starts, *_) = self.sums, self.arriving
+        sizes = layer.width, self.steps
+        if sums.weight.size:
+            kernels.scatter(
+                words, values, starts, layer.units, self.memory, *sizes, 0, first, stop, sums.weight, sums.bias
+            )
+        if sums.recurrent.size:
+            words, values, starts, *_ = self.leaving
+            n = layer.kind.neurons
+            kernels.scatter(
+                words, values, starts, n, self.memory, *sizes, 1, first, stop, sums.recurrent, sums.recurrent_bias
+            )
+        for total, part in zip(sums.constants, self.constants, strict=True):
+            total += part.reshape(self.samples, -1).sum(0, dtype=np.float64) if part.size else 0.0
 
     def _through_time(self) -> None:
-        layer, inhibition = self.layer, self.layer.inhibition
-        if self.numbers.recurrent is None and inhibition is None:
-            kernels.adjoint(*self.arguments, 0, self.steps)
+        layer, kind, real = self.layer, self.layer.kind, self.memory.dtype.type
+        shape, slope, height = shape_of(kind.surrogate) if kind.spiking else (0, 0.0, 0.0)
+        sequences = self.memory, self.potential, self.drive
+        numbers = layer.decay_mem, layer.gain, layer.decay_syn, layer.threshold
+        rule = kind.hard, kind.differentiable, shape, real(slope), real(height), self.steps
+        arguments: tuple[Any, ...]
+        if layer.adaptation is None:
+            back = kernels.adjoint
+            carried = *self.states, *self.constants[:2]
+            arguments = *sequences, *carried, *numbers, kind.exponential, kind.spiking, *rule
+        else:
+            back = adaptive.adjoint
+            carried = *self.states, *self.constants
+            arguments = *sequences, self.levels, *carried, *numbers, layer.adaptation, kind.exponential, *rule
+        if self.recurrent is None:
+            back(*arguments, 0, self.steps)
             return
-        excitatory, inhibitory = self.numbers.recurrent, None
-        heard = self.parts[0].unbind(1)  # what the excitatory, or only, population is told
-        if inhibition is not None:  # padded, as are the gradients
-            excitatory = _matrix(layer.recurrent, layer) if excitatory is not None else None
-            inhibitory = _matrix(inhibition.weight, layer)
-            g_inhibitory = torch.from_numpy(self.inhibitory).view(self.g.shape).unbind(1)
-        told = heard if inhibition is None else self.g.unbind(1)
+        g = self.g.unbind(1)
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
-                if excitatory is not None:
-                    heard[t].addmm_(told[t + 1], excitatory)
-                if inhibitory is not None:
-                    self.parts[1][:, t].addmm_(g_inhibitory[t + 1], inhibitory)
-            kernels.adjoint(*self.arguments, t, t + 1)
+                g[t].addmm_(g[t + 1], self.recurrent)
+            back(*arguments, t, t + 1)
 
 
-def _matrix(weight: Array, layer: Padded) -> Tensor:
-    """A weight as `[width, afferents]`."""
-    return torch.from_numpy(weight).view(-1, layer.width).t()
+def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers) -> list[Tensor | None]:
+    """Sum over threads, in their order, each gradient in the shape of its tensor."""
+    total = _Sums(*(sum(arrays[1:], arrays[0]) for arrays in zip(*parts, strict=True)))
+    n = layer.kind.neurons
 
+    def matrix(sums: Array) -> Tensor | None:
+        return torch.from_numpy(sums).view(-1, layer.width)[:, :n].t().contiguous() if sums.size else None
 
-def _shaped(total: Array, layer: Padded, like: Tensor | None) -> Tensor | None:
-    """A sum of rows in the shape of its tensor: a matrix, constants, or one that all neurons share."""
-    if like is None or not total.size:
-        return None
-    whole = torch.cat(layer.options.parts(torch.from_numpy(total).view(-1, layer.width)), -1).t()
-    shared = like.numel() == 1 and whole.numel() > 1 and like.ndim < 2
-    return (whole.sum() if shared else whole).to(like.dtype).reshape(like.shape).contiguous()
+    def vector(sums: Array) -> Tensor | None:
+        return torch.from_numpy(sums)[:n] if sums.size else None
+
+    def shared(sums: Array, constant: Tensor | None) -> Tensor | None:
+        if constant is None or not sums.size:
+            return None
+        whole = torch.from_numpy(sums)[:n]
+        return (whole.sum() if constant.numel() == 1 else whole).to(constant.dtype).reshape(constant.shape)
+
+    return [
+        matrix(total.weight),
+        vector(total.bias),
+        matrix(total.recurrent),
+        vector(total.recurrent_bias),
+        shared(total.decay_mem, numbers.decay_mem),
+        shared(total.decay_syn, numbers.decay_syn),
+        None,
+        shared(total.decay_adapt, numbers.decay_adapt),
+        shared(total.strength, numbers.strength),
+        shared(total.coupling, numbers.coupling),
+    ]

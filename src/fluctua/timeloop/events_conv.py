@@ -4,6 +4,7 @@ The gradient wrt a weight is a sum over the same spikes; that wrt the input is d
 What is kept for backward are the spikes as bits.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.events_kernels import width_of
 from fluctua.timeloop.events_layout import Array
-from fluctua.timeloop.limits import anchor, once_differentiable
+from fluctua.timeloop.limits import anchor, differentiable_once
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -106,17 +107,18 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(tied, weight)
 
     @staticmethod
-    @once_differentiable("a convolution of spikes")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        g, (_, weight), (wants_x, wants_weight, wants_bias) = (
-            grads[0].contiguous(), ctx.saved_tensors, ctx.needs_input_grad[3:]
-        )  # fmt: skip
-        return (
-            *(None, None, None),
-            _spread(ctx.window, weight, g) if wants_x else None,
-            _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
-            g.sum((0, 2, 3)) if wants_bias else None,
-        )
+        (g,), (tied, weight), (wants_x, wants_weight, wants_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        with torch.no_grad():
+            g = g.contiguous()
+            gradients: Sequence[Tensor | None] = (
+                _spread(ctx.window, weight, g) if wants_x else None,
+                _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
+                g.sum((0, 2, 3)) if wants_bias else None,
+            )
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "a convolution of spikes", tied, weight, *grads)
+        return None, None, None, *gradients
 
 
 def _gathered(window: Window, spikes: SpikeBatch, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,8 +20,8 @@ from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_layout import Incoming, Numbers, Options, Padded, nothing
-from fluctua.timeloop.limits import anchor, once_differentiable
+from fluctua.timeloop.events_layout import Arriving, Kind, Numbers, Padded, nothing
+from fluctua.timeloop.limits import anchor, differentiable_once
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
@@ -50,18 +50,6 @@ class Layer:
     recurrent_bias: Tensor | None = None
     initial: float = 0.0
 
-    @property
-    def options(self) -> Options:
-        """What there is to do."""
-        p = self.parameters
-        return Options.of(p, self.neurons, initial=self.initial, exponential=p.decay_syn is not None)
-
-    @property
-    def numbers(self) -> Numbers:
-        """All tensors."""
-        weights = self.weight, self.bias, self.recurrent, self.recurrent_bias
-        return Numbers(*weights, None, self.parameters.decay_mem, *self.parameters.constants[1:])
-
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> Tensor:
     """Run layers one behind the other.
@@ -75,119 +63,97 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     Returns:
         Spikes of the last layer `[T, B, n]`, or the potential of a readout.
     """
-    return _run(x, [layer.options for layer in layers], [layer.numbers for layer in layers], spikes)[0]
+    kinds = tuple(Kind.of(layer.neurons, layer.parameters, layer.initial) for layer in layers)
+    tensors = [t for layer in layers for t in _numbers(layer)]
+    output: Tensor = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)[0]  # type: ignore[no-untyped-call]
+    return output
 
 
-def run_exc_inh(x: Tensor, options: Options, numbers: Numbers, spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
-    """Run an excitatory and an inhibitory population that hear each other, n neurons in all, from rest.
-
-    Args:
-        x: `[T, B, N]`: what arrives from outside and excites or, without `numbers.weight`, the excitatory current
-            `[T, B, n]` that it causes. Beside `spikes` only its gradient matters.
-        options: with both sizes.
-        numbers: `weight` `[n, N]`, `recurrent` `[n, exc]` and `inhibitory` `[n, inh]`, from the spikes of the step
-            before, and constants `[n]`, the excitatory neurons first; no gradient flows to the threshold.
-        spikes: the same as `x`, wherever there is a weight.
-
-    Returns:
-        Spikes `[T, B, exc]` and `[T, B, inh]`.
-    """
-    return _run(x, [options], [numbers], spikes)[:2]
-
-
-def _run(
-    x: Tensor, options: Sequence[Options], numbers: Sequence[Numbers], spikes: SpikeBatch | None
-) -> tuple[Tensor, ...]:
-    tensors = [t for own in numbers for t in own]
-    outputs: tuple[Tensor, ...] = _Layers.apply(tuple(options), spikes, anchor([x, *tensors]), x, *tensors)  # type: ignore[no-untyped-call]
-    return outputs
+def _numbers(layer: Layer) -> Numbers:
+    p = layer.parameters
+    weights = layer.weight, layer.bias, layer.recurrent, layer.recurrent_bias
+    return Numbers(*weights, p.decay_mem, *p.constants[1:])
 
 
 class _Layers(torch.autograd.Function):
     @staticmethod
     def forward(
-        options: Sequence[Options], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Tensor
+        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        layers = [Padded.of(o, n, x.dtype) for o, n in zip(options, Numbers.of_all(tensors), strict=True)]
+        layers = [Padded.of(k, n, x.dtype) for k, n in zip(kinds, Numbers.of_all(tensors), strict=True)]
         return _integrate(layers, spikes, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options, ctx.spikes, tied, x, *tensors = inputs
+        ctx.kinds, ctx.spikes, tied, x, *tensors = inputs
         ctx.shape, ctx.n_tensors = x.shape, len(tensors)
-        words = output[len(ctx.options[-1].sizes) :]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*words)
-        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *words)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *output[1:])
 
     @staticmethod
-    @once_differentiable("fused layers")
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = grads[: len(ctx.options[-1].sizes)]
-        if all(g is None for g in given):
+        if grads[0] is None:
             return tuple([None] * (4 + ctx.n_tensors))
-        return None, None, None, *_adjoint(ctx, given)
+        with torch.no_grad():
+            gradients = _adjoint(ctx, grads[0])
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
+        return None, None, None, *gradients
 
 
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The outputs, and the spikes of all populations that spike, as bits."""
+    """The output, and the spikes of all populations that spike, as bits."""
     steps, samples = x.shape[:2]
-    last = layers[-1].options
-    outputs = [x.new_zeros(steps, samples, n) for n in last.sizes]
-    words = [torch.empty(samples, steps, p.options.words, dtype=torch.int64) for p in layers if p.options.spiking]
-    incoming = _all_incoming(spikes, x, words, layers)
-    leaving = [*(spiking.words for spiking in incoming[1:]), np.empty(0, np.uint64)]
-    block = _block(layers, steps, least=1)
+    last = layers[-1]
+    n = last.kind.neurons
+    output = x.new_zeros(steps, samples, n)
+    words = [torch.empty(samples, steps, layer.words, dtype=torch.int64) for layer in layers if layer.kind.spiking]
+    arriving = _all_arriving(spikes, x, words)
+    leaving = [*(spiking.words for spiking in arriving[1:]), np.empty(0, np.uint64)]
 
     def work(blocks: Blocks) -> None:
-        none = nothing(x.dtype)
-        memory = none if last.spiking else np.empty(min(block, samples) * steps * layers[-1].width, none.dtype)
+        scratch, none = nothing(x.dtype), nothing(x.dtype)
         for first, stop in blocks:
-            for layer, source, target in zip(layers, incoming, leaving, strict=False):
-                potential = none if layer.options.spiking else memory
-                layer.integrate(source, steps, first, stop, (potential, none, none), target)
-            if not last.spiking:
-                potential = memory[: (stop - first) * steps * layers[-1].width]
-                by_sample = torch.from_numpy(potential).view(stop - first, steps, -1)[..., : last.sizes[0]]
-                outputs[0][:, first:stop] = by_sample.transpose(0, 1)
-                continue
-            for out, (at, n) in zip(outputs, last.places, strict=True):
-                place = *incoming[-1][:3], last.words, at >> 6, steps, samples, n
-                bit_kernels.unpack(*place, out.numpy().reshape(-1), first, stop)
+            size = (stop - first) * steps
+            if scratch.size == 0:
+                scratch = np.empty(size * max(layer.width for layer in layers), scratch.dtype)
+            for layer, source, target in zip(layers, arriving, leaving, strict=False):
+                layer.integrate(source, steps, first, stop, scratch, none, none, target)
+            if last.kind.spiking:
+                spikes_out = arriving[-1].words, arriving[-1].values, arriving[-1].starts
+                bit_kernels.unpack(*spikes_out, steps, samples, n, output.numpy().reshape(-1), first, stop)
+            else:
+                potential = torch.from_numpy(scratch[: size * last.width]).view(stop - first, steps, last.width)
+                output[:, first:stop] = potential[..., :n].transpose(0, 1)
 
-    over_samples(work, samples, block)
-    return *outputs, *words
+    over_samples(work, samples, _block(layers, steps, least=1))
+    return output, *words
 
 
-def _adjoint(ctx: Any, g_outputs: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _adjoint(ctx: Any, g_output: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients with respect to the input and to all tensors of the layers, where they are asked for."""
     _, *saved = ctx.saved_tensors
     tensors, (current, *words) = saved[: ctx.n_tensors], saved[ctx.n_tensors :]
     numbers = Numbers.of_all(tensors)
-    dtype = numbers[0].decay_mem.dtype
-    layers = [Padded.of(options, n, dtype) for options, n in zip(ctx.options, numbers, strict=True)]
-    like = numbers[0].decay_mem if current is None else current
-    incoming = _all_incoming(ctx.spikes, like, words, layers)
+    layers = [Padded.of(kind, n, g_output.dtype) for kind, n in zip(ctx.kinds, numbers, strict=True)]
+    arriving = _all_arriving(ctx.spikes, g_output if current is None else current, words)
     wants_input, *wanted = ctx.needs_input_grad[3:]
-    g_input = torch.empty(ctx.shape, dtype=dtype) if wants_input else None
-    record = Record(numbers, layers, incoming, *ctx.shape[:2])
+    g_input = torch.empty(ctx.shape, dtype=g_output.dtype) if wants_input else None
+    record = Record(numbers, layers, arriving, *ctx.shape[:2])
     block = _block(layers, ctx.shape[0], least=_RECURRENT_BLOCK)
-    asked = [Numbers(*part) for part in Numbers.of_all(wanted)]
-    return g_input, *adjoint(record, g_outputs, asked, g_input, block)
+    each = len(Numbers._fields)
+    chunked = [wanted[k : k + each] for k in range(0, len(wanted), each)]
+    return g_input, *adjoint(record, g_output, chunked, g_input, block)
 
 
-def _all_incoming(
-    spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor], layers: Sequence[Padded]
-) -> list[Incoming]:
+def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
     """What arrives at each layer, and what leaves the last if it spikes."""
-    first = Incoming.dense(x) if spikes is None else Incoming.spikes(spikes, x.dtype)
-    batches = (SpikeBatch(w, layer.options.sizes[0]) for w, layer in zip(words, layers, strict=False))
-    return [first, *(Incoming.spikes(batch, x.dtype) for batch in batches)]
+    first = Arriving.dense(x) if spikes is None else Arriving.spikes(spikes, x.dtype)
+    return [first, *(Arriving.spikes(SpikeBatch(w, 0), x.dtype) for w in words)]
 
 
 def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
-    if any(layer.inhibition is not None for layer in layers):
-        return _RECURRENT_BLOCK
-    size = max(layer.width for layer in layers) * steps * layers[0].membrane[0].itemsize
+    size = max(layer.width for layer in layers) * steps * layers[0].decay_mem.itemsize
     return max(1, _CACHE // size, least if any(layer.recurrent.size for layer in layers) else 1)

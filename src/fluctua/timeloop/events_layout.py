@@ -13,16 +13,16 @@ from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop import events_kernels as kernels
 from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.events_kernels import Adapting, Inhibition
+from fluctua.timeloop.events_adaptive_kernels import Adapting
 from fluctua.timeloop.surrogates import Surrogate
 
 Array = NDArray[Any]
 
 
-class Options(NamedTuple):
-    """What there is to do in a layer, numbers apart; `sizes` of two populations where the second inhibits."""
+class Kind(NamedTuple):
+    """What there is to do in a layer, numbers apart."""
 
-    sizes: tuple[int, ...]
+    neurons: int
     initial: float
     exponential: bool
     spiking: bool
@@ -31,43 +31,26 @@ class Options(NamedTuple):
     surrogate: Surrogate
 
     @classmethod
-    def of(cls, p: LoopParameters, *sizes: int, initial: float = 0.0, exponential: bool = True) -> "Options":
-        """Of so many neurons; an option without effect is off."""
+    def of(cls, neurons: int, p: LoopParameters, initial: float) -> "Kind":
+        """Of a population of so many neurons; an option without effect is off."""
         hard = p.spiking and p.reset == "zero"
-        return cls(sizes, initial, exponential, p.spiking, hard, p.spiking and p.differentiable_reset, p.surrogate)
-
-    @property
-    def places(self) -> list[tuple[int, int]]:
-        """First unit and size of each population: the second begins at a word of its own."""
-        return list(zip((0, 64 * words_of(self.sizes[0])), self.sizes, strict=False))
-
-    @property
-    def words(self) -> int:
-        """Number of words that hold the spikes of one step."""
-        return sum(map(words_of, self.sizes))
-
-    def parts(self, rows: Tensor) -> list[Tensor]:
-        """The columns of each population in rows `[..., width]`."""
-        return [rows.narrow(-1, at, n) for at, n in self.places]
+        differentiable = p.spiking and p.differentiable_reset
+        return cls(neurons, initial, p.decay_syn is not None, p.spiking, hard, differentiable, p.surrogate)
 
 
 class Numbers(NamedTuple):
-    """The tensors of a layer of n neurons in all: see `events_layers.Layer` and `events_layers.run_exc_inh`.
-
-    `decay_slow` is that of the adaptation, or of the inhibitory current.
-    """
+    """The tensors of a layer; see `events_layers.Layer`."""
 
     weight: Tensor | None
     bias: Tensor | None
     recurrent: Tensor | None
     recurrent_bias: Tensor | None
-    inhibitory: Tensor | None
     decay_mem: Tensor
     decay_syn: Tensor | None
     threshold: Tensor | None
-    decay_slow: Tensor | None
-    strength: Tensor | None = None
-    coupling: Tensor | None = None
+    decay_adapt: Tensor | None
+    strength: Tensor | None
+    coupling: Tensor | None
 
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor | None]) -> "list[Numbers]":
@@ -76,97 +59,107 @@ class Numbers(NamedTuple):
         return [cls(*tensors[k : k + n]) for k in range(0, len(tensors), n)]  # type: ignore[arg-type]
 
 
-class Incoming(NamedTuple):
-    """What arrives at a layer: spikes as words, values and starts, of `units`, or a current: memory, two strides."""
+class Arriving(NamedTuple):
+    """What arrives at a layer: spikes as words, values and starts, or a current as memory and two strides."""
 
     words: Array
     values: Array
     starts: Array
-    units: int
     current: Array
-    step_stride: int = 0
-    sample_stride: int = 0
+    step_stride: int
+    sample_stride: int
 
     @classmethod
-    def spikes(cls, batch: SpikeBatch, dtype: torch.dtype) -> "Incoming":
+    def spikes(cls, batch: SpikeBatch, dtype: torch.dtype) -> "Arriving":
         """Spikes of a batch, with values of this type."""
-        return cls(*batch.arrays(dtype), batch.units, nothing(dtype))
+        return cls(*batch.arrays(dtype), nothing(dtype), 0, 0)
 
     @classmethod
-    def dense(cls, current: Tensor) -> "Incoming":
+    def dense(cls, current: Tensor) -> "Arriving":
         """An input current `[T, B, n]`, in any layout."""
         x = current if current.stride(2) == 1 else current.contiguous()
-        none = nothing(x.dtype)
-        return cls(np.empty(0, np.uint64), none, np.empty(0, np.int64), 0, flat(x), x.stride(0), x.stride(1))
+        return cls(np.empty(0, np.uint64), nothing(x.dtype), np.empty(0, np.int64), flat(x), x.stride(0), x.stride(1))
 
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """A layer's numbers as flat arrays of `width` a row; what there is not has no element.
+    """A layer's numbers as flat arrays of `width` a row; what there is not has no element."""
 
-    `membrane` is decay and gain of the membrane, decay of the synapse, and threshold.
-    """
-
-    options: Options
+    kind: Kind
+    units: int
     weight: Array
     bias: Array
     recurrent: Array
     recurrent_bias: Array
-    membrane: tuple[Array, Array, Array, Array]
+    decay_mem: Array
+    gain: Array
+    decay_syn: Array
+    threshold: Array
     adaptation: Adapting | None
-    inhibition: Inhibition | None
 
     @classmethod
-    def of(cls, options: Options, numbers: Numbers, dtype: torch.dtype) -> "Padded":
+    def of(cls, kind: Kind, numbers: Numbers, dtype: torch.dtype) -> "Padded":
         """Copies in the kernels' layout: a weight has one row for each afferent."""
-        n, item = sum(options.sizes), nothing(dtype).dtype
-        width = kernels.width_of(n, item) if len(options.sizes) == 1 else 64 * options.words
-
-        def rows(values: Tensor | None, padding: float = 0.0) -> Array:
-            """Of a matrix `[n, afferents]`, of constants `[n]` or of one that all neurons share."""
-            if values is None:
-                return nothing(dtype)
-            values = values.detach() if values.ndim == 2 else values.detach().reshape(-1).expand(n)
-            out = torch.full((*values.shape[1:], width), padding, dtype=dtype)
-            for part, own in zip(options.parts(out), values.split(options.sizes), strict=True):  # type: ignore[no-untyped-call]
-                part.copy_(own.t())
-            return out.numpy().reshape(-1)
+        width = kernels.width_of(kind.neurons, nothing(dtype).dtype)
 
         def row(values: Tensor | None, padding: float = 0.0) -> Array:
-            return np.full(width, padding, item) if values is None else rows(values, padding)
+            out = torch.full((width,), padding, dtype=dtype)
+            if values is not None:
+                out[: kind.neurons] = values.detach()
+            return out.numpy()
 
-        weight, bias, recurrent, recurrent_bias, inhibitory, a, b, theta, slow, strength, coupling = numbers
-        inhibition = None if inhibitory is None else Inhibition(row(slow), rows(inhibitory), *options.places[1])
+        def rows(matrix: Tensor | None) -> Array:
+            if matrix is None:
+                return nothing(dtype)
+            out = torch.zeros(matrix.shape[1], width, dtype=dtype)
+            out[:, : kind.neurons] = matrix.detach().t()
+            return out.numpy().reshape(-1)
+
+        weight, bias, recurrent, recurrent_bias, a, b, theta, rho, beta, c = numbers
+        adaptation = Adapting(row(rho), row(beta), nothing(dtype) if c is None else row(c))
         return cls(
-            options,
+            kind,
+            0 if weight is None else weight.shape[1],
             rows(weight),
             row(bias),
             rows(recurrent),
             row(recurrent_bias),
-            (row(a), row(1 - a), row(b), row(theta, torch.finfo(dtype).max)),
-            None if strength is None else Adapting(row(slow), row(strength), rows(coupling)),
-            inhibition,
+            row(a),
+            row(1 - a),
+            row(b),
+            row(theta, torch.finfo(dtype).max),
+            None if rho is None else adaptation,
         )
 
     @property
     def width(self) -> int:
         """Size of a row."""
-        return int(self.membrane[0].size)
+        return int(self.decay_mem.size)
 
     @property
-    def dtype(self) -> Any:
-        """Of the numbers."""
-        return self.membrane[0].dtype
+    def words(self) -> int:
+        """Number of words that hold the spikes of one step."""
+        return words_of(self.kind.neurons)
 
     def integrate(
-        self, incoming: Incoming, steps: int, first: int, stop: int, records: Sequence[Array], words: Array
+        self,
+        arriving: Arriving,
+        steps: int,
+        first: int,
+        stop: int,
+        potential: Array,
+        drive: Array,
+        levels: Array,
+        words: Array,
     ) -> None:
-        """Run the samples `first:stop`: see `events_kernels.integrate`; the records are the three before `words`."""
-        o = self.options
+        """Run the samples `first:stop`: see `events_kernels.integrate`."""
+        k, a = self.kind, arriving
         kernels.integrate(
-            *(*incoming, self.weight, self.bias, self.recurrent, self.recurrent_bias, *self.membrane),
-            *(self.adaptation, self.inhibition, o.initial, o.exponential, o.spiking, o.hard),
-            *(steps, o.sizes[0], first, stop, *records, words),
+            *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
+            *(a.current, a.step_stride, a.sample_stride, self.recurrent, self.recurrent_bias),
+            *(self.decay_mem, self.gain, self.decay_syn, self.threshold, self.adaptation),
+            *(k.initial, k.exponential, k.spiking, k.hard),
+            *(steps, k.neurons, first, stop, potential, drive, levels, words),
         )
 
 

@@ -7,12 +7,12 @@ of torch (`torch.library`), which torch.compile takes as they are.
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import CURRENT, NAMES, THRESHOLD, Kind, LoopParameters, LoopResult, State
+from fluctua.timeloop.contract import SHAPES, LoopParameters, LoopResult, State
 from fluctua.timeloop.limits import is_special, refuse_second_derivative, unsupported_numbers
 
 _BLOCK = 128  # columns of a program, one for each of its threads
@@ -58,59 +58,101 @@ class GpuEngine:
         constants = torch.stack([(p.decay_mem.detach() if c is None else c).expand(neurons) for c in p.constants])
         start = torch.stack([getattr(state, name) for name in names])
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (current, start, constants))
-        potential, output, _, _, end = _forward(current, start, constants, Kind.of(p, trains).packed)
+        kind = _Kind.of(p, trains, learns=trains and constants.requires_grad)
+        shape = SHAPES[type(p.surrogate)](p.surrogate.beta) if p.spiking else ("", 0.0, 0.0)
+        potential, output, _, _, end = _forward(current, start, constants, kind, *shape)
         after = state._replace(**dict(zip(names, end.unbind(0), strict=True)))
         if not p.spiking:
             return LoopResult(potential, potential, after)
         return LoopResult(output, potential.detach(), after)
 
 
+class _Kind(NamedTuple):
+    """What there is to do, numbers apart; an option without effect is off, which saves compiling.
+
+    `raises` and `coupled` are the two forms of adaptation; the last three say what backward will need.
+    """
+
+    exponential: bool
+    spiking: bool
+    hard: bool
+    differentiable: bool
+    raises: bool
+    coupled: bool
+    records_current: bool
+    records_adaptation: bool
+    learns: bool
+
+    @classmethod
+    def of(cls, p: LoopParameters, trains: bool, learns: bool) -> "_Kind":
+        exponential, spiking = p.decay_syn is not None, p.spiking
+        hard, differentiable = spiking and p.reset == "zero", spiking and p.differentiable_reset
+        adapts = spiking and p.adaptation is not None
+        coupled = adapts and p.adaptation is not None and p.adaptation.coupling is not None
+        raises = adapts and not coupled
+        inner = trains and (learns or (hard and differentiable))
+        return cls(
+            exponential,
+            spiking,
+            hard,
+            differentiable,
+            raises,
+            coupled,
+            records_current=inner and exponential,
+            records_adaptation=(inner and coupled) or (trains and raises),
+            learns=learns,
+        )
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether backward needs the input current itself."""
+        return self.hard and self.differentiable and not self.exponential
+
+
 def _blank_results(
-    x: Tensor, state: Tensor, constants: Tensor, kind: Sequence[float]
+    x: Tensor, state: Tensor, constants: Tensor, kind: Sequence[bool], *surrogate: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    k = Kind.unpacked(kind)
-    wanted = True, k.spiking, k.needs_drive and k.exponential, k.needs_adaptation
+    k = _Kind(*kind)
+    wanted = True, k.spiking, k.records_current, k.records_adaptation
     potential, output, current, adaptation = (x.new_empty(x.shape if there else 0) for there in wanted)
     return potential, output, current, adaptation, state.new_empty(state.shape)
 
 
 @torch.library.custom_op("fluctua::time_loop", mutates_args=())
 def _forward(
-    x: Tensor, state: Tensor, constants: Tensor, kind: Sequence[float]
+    x: Tensor, state: Tensor, constants: Tensor, kind: Sequence[bool], surrogate: str, slope: float, height: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Potential, output, current and adaptation `[T, B, *N]`, empty where there is none, and the final state."""
-    k = Kind.unpacked(kind)
+    k = _Kind(*kind)
     results = _blank_results(x, state, constants, kind)
     given = [t.contiguous() for t in (x, state, constants)]
-    rule = k.exponential, k.spiking, k.hard, k.adapts == THRESHOLD, k.adapts == CURRENT
-    records = k.needs_drive and k.exponential, k.needs_adaptation
-    _launch(kernels.forward_loop, (*given, *results), x.shape, *rule, *records)
+    flags = k.exponential, k.spiking, k.hard, k.raises, k.coupled, k.records_current, k.records_adaptation
+    _launch(kernels.forward_loop, (*given, *results), x.shape, *flags)
     return results
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, _, constants, ctx.kind = inputs
+    x, _, constants, kind, *surrogate = inputs
     potential, _, current, adaptation, end = output
-    k = Kind.unpacked(ctx.kind)
-    drive = (current if k.exponential else x) if k.needs_drive else None
+    k = _Kind(*kind)
+    drive = current if k.records_current else x if k.reads_input else None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(
-        constants, potential if k.spiking or k.learns else None, drive, adaptation if k.needs_adaptation else None
+        constants, potential if k.spiking or k.learns else None, drive, adaptation if k.records_adaptation else None
     )
-    ctx.shape, ctx.states = x.shape, len(end)
+    ctx.kind, ctx.surrogate, ctx.shape, ctx.states = k, surrogate, x.shape, len(end)
 
 
 def _gradients(ctx: Any, g_potential: Tensor | None, g_output: Tensor | None, *others: Tensor | None) -> Any:
     constants, *records = ctx.saved_tensors
-    k = Kind.unpacked(ctx.kind)
-    g_out, g_end = g_output if k.spiking else g_potential, others[-1]
+    g_out, g_end = g_output if ctx.kind.spiking else g_potential, others[-1]
     if g_out is None:  # only the final state was used
         g_out = constants.new_zeros(ctx.shape)
     if g_end is None:
         g_end = constants.new_zeros((ctx.states, *ctx.shape[1:]))
     wants_input = ctx.needs_input_grad[0]
-    g_x, g_state, g_constants = _backward(g_out, g_end, constants, *records, ctx.kind, wants_input)
-    return g_x if wants_input else None, g_state, g_constants if k.learns else None, None
+    g_x, g_state, g_constants = _backward(g_out, g_end, constants, *records, ctx.kind, *ctx.surrogate, wants_input)
+    return g_x if wants_input else None, g_state, g_constants if ctx.kind.learns else None, None, None, None, None
 
 
 _forward.register_fake(_blank_results)
@@ -118,8 +160,8 @@ _forward.register_autograd(_gradients, setup_context=_remember)
 
 
 def _blank_gradients(g_out: Tensor, g_end: Tensor, constants: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, kind, wants_input = options
-    learns = Kind.unpacked(kind).learns
+    *_, kind, _, _, _, wants_input = options
+    learns = _Kind(*kind).learns
     return (
         g_out.new_empty(g_out.shape if wants_input else 0),
         g_end.new_empty(g_end.shape),
@@ -135,19 +177,21 @@ def _backward(
     potential: Tensor | None,
     drive: Tensor | None,
     adaptation: Tensor | None,
-    kind: Sequence[float],
+    kind: Sequence[bool],
+    surrogate: str,
+    slope: float,
+    height: float,
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to the current, the initial state and the constants; empty where not wanted."""
-    k = Kind.unpacked(kind)
+    k = _Kind(*kind)
     g_x, g_state = g_out.new_empty(g_out.shape if wants_input else 0), g_end.new_empty(g_end.shape)
     g_columns = g_end.new_empty((len(constants), *g_end.shape[1:]) if k.learns else 0)
     given = [(g_out if t is None else t).contiguous() for t in (g_out, g_end, constants, potential, drive, adaptation)]
-    rule = k.exponential, k.spiking, k.hard, k.differentiable, k.adapts == THRESHOLD, k.adapts == CURRENT
-    options = *rule, k.needs_adaptation, k.learns, wants_input, NAMES[k.shape], k.slope, k.height
+    flags = k.exponential, k.spiking, k.hard, k.differentiable, k.raises, k.coupled, k.records_adaptation, k.learns
     last = math.prod(g_out.shape) - math.prod(g_out.shape[1:])
     arguments = *given, g_x, g_state, g_columns
-    _launch(kernels.backward_loop, arguments, g_out.shape, last, *options)
+    _launch(kernels.backward_loop, arguments, g_out.shape, last, *flags, wants_input, surrogate, slope, height)
     return g_x, g_state, g_columns.sum(1, dtype=torch.float64).to(g_out) if k.learns else g_columns
 
 
@@ -166,8 +210,16 @@ def _launch(kernel: Any, arrays: Sequence[Tensor], shape: torch.Size, *options: 
         return
     blocks = -(-columns // _BLOCK)
     with torch.cuda.device_of(arrays[0]):  # type: ignore[no-untyped-call]
-        sizes, compiled = (shape[0], columns, math.prod(shape[2:])), {"BLOCK": _BLOCK, "num_warps": _BLOCK // 32}
-        kernel[blocks,](*arrays, *sizes, *options, **compiled, enable_fp_fusion=False)
+        kernel[blocks,](
+            *arrays,
+            shape[0],
+            columns,
+            math.prod(shape[2:]),
+            *options,
+            BLOCK=_BLOCK,
+            num_warps=_BLOCK // 32,
+            enable_fp_fusion=False,
+        )
 
 
 def _state_names(p: LoopParameters) -> list[str]:

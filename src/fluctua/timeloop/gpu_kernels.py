@@ -15,19 +15,43 @@ import triton.language as tl
 
 @triton.jit  # type: ignore[untyped-decorator]
 def forward_loop(  # type: ignore[no-untyped-def]
-    x, state, constants, potential, output, current, adaptation, end, steps, columns, neurons,
-    EXPONENTIAL: tl.constexpr, SPIKING: tl.constexpr, HARD: tl.constexpr, RAISES: tl.constexpr, COUPLED: tl.constexpr,
-    RECORDS_CURRENT: tl.constexpr, RECORDS_ADAPTATION: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    state,
+    constants,
+    potential,
+    output,
+    current,
+    adaptation,
+    end,
+    steps,
+    columns,
+    neurons,
+    EXPONENTIAL: tl.constexpr,
+    SPIKING: tl.constexpr,
+    HARD: tl.constexpr,
+    RAISES: tl.constexpr,
+    COUPLED: tl.constexpr,
+    RECORDS_CURRENT: tl.constexpr,
+    RECORDS_ADAPTATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Loop over time: fills the records `[T, M]` from `potential` to `adaptation`, and the state `end`."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < columns
-    a, b, theta, rho, beta, c = _constants(constants + at % neurons, neurons, live)
+    neuron = constants + at % neurons
+    a = tl.load(neuron, live, 0.0)
     u = tl.load(state + at, live, 0.0)
     if EXPONENTIAL:
+        b = tl.load(neuron + neurons, live, 0.0)
         i = tl.load(state + columns + at, live, 0.0)
+    if SPIKING:
+        theta = tl.load(neuron + 2 * neurons, live, 0.0)
     if RAISES or COUPLED:
+        rho = tl.load(neuron + 3 * neurons, live, 0.0)
+        beta = tl.load(neuron + 4 * neurons, live, 0.0)
         w = tl.load(state + (1 + EXPONENTIAL) * columns + at, live, 0.0)
+    if COUPLED:
+        c = tl.load(neuron + 5 * neurons, live, 0.0)
 
     to = at
     for _ in tl.range(0, steps, num_stages=4):
@@ -64,11 +88,33 @@ def forward_loop(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def backward_loop(  # type: ignore[no-untyped-def]
-    g_out, g_end, constants, potential, drive, adaptation, g_x, g_state, g_constants, steps, columns, neurons, last,
-    EXPONENTIAL: tl.constexpr, SPIKING: tl.constexpr, HARD: tl.constexpr, DIFFERENTIABLE: tl.constexpr,
-    RAISES: tl.constexpr, COUPLED: tl.constexpr, READS_ADAPTATION: tl.constexpr, LEARNS: tl.constexpr,
-    WANTS_INPUT: tl.constexpr, SURROGATE: tl.constexpr, SLOPE: tl.constexpr, HEIGHT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    g_out,
+    g_end,
+    constants,
+    potential,
+    drive,
+    adaptation,
+    g_x,
+    g_state,
+    g_constants,
+    steps,
+    columns,
+    neurons,
+    last,
+    EXPONENTIAL: tl.constexpr,
+    SPIKING: tl.constexpr,
+    HARD: tl.constexpr,
+    DIFFERENTIABLE: tl.constexpr,
+    RAISES: tl.constexpr,
+    COUPLED: tl.constexpr,
+    READS_ADAPTATION: tl.constexpr,
+    LEARNS: tl.constexpr,
+    WANTS_INPUT: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Adjoint loop, from the last step, which begins at the element `last`, to the first.
 
     `g_out` `[T, M]` and `g_end` `[S, M]` are the gradients with respect to output and final state; `drive` is what
@@ -77,12 +123,20 @@ def backward_loop(  # type: ignore[no-untyped-def]
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < columns
-    a, b, theta, rho, beta, c = _constants(constants + at % neurons, neurons, live)
+    neuron = constants + at % neurons
+    a = tl.load(neuron, live, 0.0)
     gu = tl.load(g_end + at, live, 0.0)
     if EXPONENTIAL:
+        b = tl.load(neuron + neurons, live, 0.0)
         gi = tl.load(g_end + columns + at, live, 0.0)
+    if SPIKING:
+        theta = tl.load(neuron + 2 * neurons, live, 0.0)
     if RAISES or COUPLED:
+        rho = tl.load(neuron + 3 * neurons, live, 0.0)
+        beta = tl.load(neuron + 4 * neurons, live, 0.0)
         gw = tl.load(g_end + (1 + EXPONENTIAL) * columns + at, live, 0.0)
+    if COUPLED:
+        c = tl.load(neuron + 5 * neurons, live, 0.0)
     ga = tl.full([BLOCK], 0, a.dtype)
     gb, gtheta, grho, gbeta, gc = ga, ga, ga, ga, ga
 
@@ -161,18 +215,6 @@ def backward_loop(  # type: ignore[no-untyped-def]
         tl.store(g_constants + 3 * columns + at, grho, live)
         tl.store(g_constants + 4 * columns + at, gbeta, live)
         tl.store(g_constants + 5 * columns + at, gc, live)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _constants(neuron, neurons, live):  # type: ignore[no-untyped-def]
-    """All six of each neuron; what a kernel does not use the compiler does not load."""
-    a = tl.load(neuron, live, 0.0)
-    b = tl.load(neuron + neurons, live, 0.0)
-    theta = tl.load(neuron + 2 * neurons, live, 0.0)
-    rho = tl.load(neuron + 3 * neurons, live, 0.0)
-    beta = tl.load(neuron + 4 * neurons, live, 0.0)
-    c = tl.load(neuron + 5 * neurons, live, 0.0)
-    return a, b, theta, rho, beta, c
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -5,15 +5,15 @@ one product over all steps and samples, made by torch after the loop.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from fluctua.timeloop import gpu_recurrent_kernels as kernels
-from fluctua.timeloop.contract import NAMES, Kind, LoopParameters, LoopResult, State
-from fluctua.timeloop.limits import anchor, once_differentiable
+from fluctua.timeloop.contract import SHAPES, LoopParameters, LoopResult, State
+from fluctua.timeloop.limits import anchor, differentiable_once
 
 # Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
 # is spilled, not by measurements.
@@ -40,9 +40,32 @@ def run(current: Tensor, parameters: LoopParameters, state: State, weight: Tenso
     )
     inputs = current, state.potential, state.current, constants, weight, bias
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    kind = Kind.of(p, trains)
+    kind = _Kind.of(p, learns=trains and constants.requires_grad, trains=trains)
     output, potential, u, i = _Loop.apply(*inputs, anchor(inputs), kind)  # type: ignore[no-untyped-call]
     return LoopResult(output, potential, State(u, i if kind.exponential else state.current))
+
+
+class _Kind(NamedTuple):
+    """What there is to do; the flags are those of the kernels."""
+
+    exponential: bool
+    hard: bool
+    differentiable: bool
+    learns: bool
+    records_drive: bool
+    surrogate: tuple[str, float, float]
+
+    @classmethod
+    def of(cls, p: LoopParameters, learns: bool, trains: bool) -> "_Kind":
+        exponential, hard, differentiable = p.decay_syn is not None, p.reset == "zero", p.differentiable_reset
+        return cls(
+            exponential,
+            hard,
+            differentiable,
+            learns,
+            records_drive=(trains and hard and differentiable) or (learns and exponential),
+            surrogate=SHAPES[type(p.surrogate)](p.surrogate.beta),
+        )
 
 
 class _Loop(torch.autograd.Function):
@@ -51,32 +74,35 @@ class _Loop(torch.autograd.Function):
         x, u, i, constants, weight, bias, tied, kind = inputs
         steps, samples, neurons = x.shape
         output, potential = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(steps + 1, *u.shape)
-        drive = x.new_empty(steps * kind.needs_drive + kind.exponential, *u.shape)
+        drive = x.new_empty(steps * kind.records_drive + kind.exponential, *u.shape)
         potential[0] = u
         if kind.exponential:
             drive[0] = i
         given = x.contiguous(), constants, weight.contiguous(), constants if bias is None else bias.contiguous()
-        flags = kind.exponential, kind.hard, kind.needs_drive, bias is not None
+        flags = kind.exponential, kind.hard, kind.records_drive, bias is not None
         _launch(kernels.forward_steps, (*given, potential, output, drive), range(steps), samples, neurons, *flags)
 
         before, end = potential[:-1], drive[-1].clone() if kind.exponential else None
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(before)
-        records = before, drive if kind.needs_drive else None, output if ctx.needs_input_grad[4] else None
-        ctx.save_for_backward(tied, constants, weight, *records)
+        records = before, drive if kind.records_drive else None, output if ctx.needs_input_grad[4] else None
+        ctx.save_for_backward(constants, weight, *records, tied)
         ctx.kind = kind
         return output, before, potential[-1].clone(), end
 
     @staticmethod
-    @once_differentiable("the fused recurrent loop")
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         g_output, _, *g_end = grads
-        return *_adjoint(ctx, g_output, g_end), None, None
+        with torch.no_grad():
+            gradients = _adjoint(ctx, g_output, g_end)
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = differentiable_once(gradients, "the fused recurrent loop", ctx.saved_tensors[-1], *grads)
+        return *gradients, None, None
 
 
 def _adjoint(ctx: Any, g_output: Tensor | None, g_end: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Gradients with respect to current, U, I, constants, weight and bias, where they are asked for."""
-    _, constants, weight, potential, drive, output = ctx.saved_tensors
+    constants, weight, potential, drive, output, _ = ctx.saved_tensors
     kind, wanted, (steps, samples, neurons) = ctx.kind, ctx.needs_input_grad, potential.shape
     g_x = torch.empty_like(potential)
     g_state = potential.new_zeros(1 + kind.exponential, samples, neurons)
@@ -86,10 +112,9 @@ def _adjoint(ctx: Any, g_output: Tensor | None, g_end: Sequence[Tensor | None]) 
     g_constants = potential.new_zeros((3, samples, neurons) if kind.learns else 0)
     g_output = torch.zeros_like(g_x) if g_output is None else g_output.contiguous()
     given = g_output, constants, weight.contiguous(), potential, g_x if drive is None else drive
-    rule = kind.exponential, kind.hard, kind.differentiable, kind.learns
-    surrogate = NAMES[kind.shape], kind.slope, kind.height
+    flags = kind.exponential, kind.hard, kind.differentiable, kind.learns, *kind.surrogate
     arguments = *given, g_x, g_state, g_constants
-    _launch(kernels.backward_steps, arguments, range(steps - 1, -1, -1), samples, neurons, *rule, *surrogate)
+    _launch(kernels.backward_steps, arguments, range(steps - 1, -1, -1), samples, neurons, *flags)
 
     heard = g_x[1:].flatten(0, 1)
     return (

@@ -19,10 +19,26 @@ from fluctua.timeloop.gpu_kernels import surrogate_derivative
 
 @triton.jit(do_not_specialize=["edge", "first"])  # type: ignore[untyped-decorator]
 def forward_steps(  # type: ignore[no-untyped-def]
-    x, constants, weight, bias, potential, output, drive, edge, first, steps, samples, neurons, columns,
-    EXPONENTIAL: tl.constexpr, HARD: tl.constexpr, RECORDS_DRIVE: tl.constexpr, BIASED: tl.constexpr,
-    SAMPLES: tl.constexpr, NEURONS: tl.constexpr,
-):  # fmt: skip
+    x,
+    constants,
+    weight,
+    bias,
+    potential,
+    output,
+    drive,
+    edge,
+    first,
+    steps,
+    samples,
+    neurons,
+    columns,
+    EXPONENTIAL: tl.constexpr,
+    HARD: tl.constexpr,
+    RECORDS_DRIVE: tl.constexpr,
+    BIASED: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    NEURONS: tl.constexpr,
+):
     """Steps from `first` on: fills `potential` `[T + 1, B, N]`, of which the first row is given, and `output`.
 
     `drive` is what enters the potential: `I`, like the potential, or of a delta synapse the input `[T, B, N]` with
@@ -65,10 +81,30 @@ def forward_steps(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["edge", "first"])  # type: ignore[untyped-decorator]
 def backward_steps(  # type: ignore[no-untyped-def]
-    g_out, constants, weight, potential, drive, g_x, g_state, g_constants, edge, first, steps, samples, neurons,
-    columns, EXPONENTIAL: tl.constexpr, HARD: tl.constexpr, DIFFERENTIABLE: tl.constexpr, LEARNS: tl.constexpr,
-    SURROGATE: tl.constexpr, SLOPE: tl.constexpr, HEIGHT: tl.constexpr, SAMPLES: tl.constexpr, NEURONS: tl.constexpr,
-):  # fmt: skip
+    g_out,
+    constants,
+    weight,
+    potential,
+    drive,
+    g_x,
+    g_state,
+    g_constants,
+    edge,
+    first,
+    steps,
+    samples,
+    neurons,
+    columns,
+    EXPONENTIAL: tl.constexpr,
+    HARD: tl.constexpr,
+    DIFFERENTIABLE: tl.constexpr,
+    LEARNS: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    NEURONS: tl.constexpr,
+):
     """Adjoint steps from `first` down.
 
     `g_x` `[T, B, N]` is filled; it is also the gradient with respect to what was heard. `g_state` `[S, B, N]`, that

@@ -1,6 +1,6 @@
 """What the fused operations do not do: the numbers that they do not serve, and second derivatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,25 +63,6 @@ def differentiable_once(gradients: Sequence[Tensor | None], what: str, *of: Tens
     """
     once: tuple[Tensor | None, ...] = _Once.apply(what, len(of), *of, *gradients)  # type: ignore[no-untyped-call]
     return once
-
-
-def once_differentiable(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For the `backward` of a fused operation, of which the first saved tensor is an `anchor`.
-
-    It runs without grad, and with `create_graph` whoever goes on from its gradients cannot take them for constants.
-    """
-
-    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
-        def once(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            with torch.no_grad():
-                gradients: tuple[Tensor | None, ...] = backward(ctx, *grads)
-            if torch.is_grad_enabled():
-                return differentiable_once(gradients, what, ctx.saved_tensors[0], *grads)
-            return gradients
-
-        return once
-
-    return decorate
 
 
 def refuse_second_derivative(what: str) -> None:
