@@ -204,7 +204,7 @@ def test_a_circuit_keeps_but_its_states_until_backward_steps_through_it_again(na
     assert cut < 0.1 * whole
 
 
-@pytest.mark.parametrize("name", ["lif", "chain"])
+@pytest.mark.parametrize("name", ["lif", "fused"])
 def test_a_model_is_left_as_it_was(name: str) -> None:
     model = strong(MODELS[name])
     fluctua.layers.in_segments(model, trains(20), 7)
