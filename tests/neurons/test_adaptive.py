@@ -18,7 +18,8 @@ from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SuperSpike
 from fluctua.neurons.adaptive_kernel import adaptive_kernel
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Reset, State
+from fluctua.timeloop.contract import State
+from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 Kind = Literal["threshold", "current"]

@@ -16,7 +16,7 @@ from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Reset
+from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 

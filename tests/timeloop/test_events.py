@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop.contract import State
 from fluctua.timeloop.events_layers import Layer, run_layers
-from fluctua.timeloop.reference import step
+from fluctua.timeloop.engines import step_by_step
 from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64
@@ -98,8 +97,8 @@ def layer(n: int, cell: nn.Module, n_in: int | None, *, recurrent: bool = False,
     assert isinstance(cell, LIF | LI)
     weight = None if n_in is None else drawn(n, n_in, seed=seed, scale=8 / n_in**0.5).requires_grad_()
     return Layer(
-        n,
-        cell.double().loop_parameters(),
+        (n,),
+        cell.double().loop_parameters().dynamics,
         weight,
         drawn(n, seed=seed + 1, scale=0.2).requires_grad_() if bias and n_in is not None else None,
         drawn(n, n, seed=seed + 2, scale=4 / n**0.5).requires_grad_() if recurrent else None,
@@ -108,16 +107,23 @@ def layer(n: int, cell: nn.Module, n_in: int | None, *, recurrent: bool = False,
     )
 
 
+def run(x: Tensor, layers: Sequence[Layer], events: SpikeBatch | None) -> Tensor:
+    """What leaves the last layer."""
+    (output,) = run_layers(x, layers, events)
+    return output
+
+
 def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """The same by matrix products and the reference engine, step by step where there is recurrence."""
     for entry in layers:
         current = x if entry.weight is None else nn.functional.linear(x, entry.weight, entry.bias)
-        start = torch.full_like(current[0], entry.initial)
-        state, outputs = State(start, torch.zeros_like(start), torch.zeros_like(start)), list[Tensor]()
+        start, zero = torch.full_like(current[0], entry.initial), torch.zeros_like(current[0])
+        state: tuple[Tensor, ...] = (start, *[zero] * (entry.dynamics.states - 1))
+        step, outputs = step_by_step(entry.dynamics), list[Tensor]()
         for now in current:
             if entry.recurrent is not None and outputs:
                 now = now + nn.functional.linear(outputs[-1], entry.recurrent, entry.recurrent_bias)
-            output, _, state = step(now, entry.parameters, state)
+            output, state = step((now,), state)
             outputs.append(output)
         x = torch.stack(outputs)
     return x
@@ -125,14 +131,14 @@ def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 def leaves(layers: Sequence[Layer]) -> list[Tensor]:
     found = [t for e in layers for t in (e.weight, e.bias, e.recurrent, e.recurrent_bias) if t is not None]
-    return found + [t for e in layers for t in e.parameters.constants if t is not None and t.requires_grad]
+    return found + [t for e in layers for t in e.dynamics.constants if t.requires_grad]
 
 
 def assert_same(x: Tensor, layers: Sequence[Layer], *, given: bool = False, tolerance: float = 1e-10) -> Tensor:
     """Spikes equal, potentials and gradients to rounding, on whatever is differentiable."""
     x = x.detach().requires_grad_()
-    ours, truth = run_layers(x, layers, None if given else SpikeBatch.from_dense(x)), plain(x, layers)
-    if layers[-1].parameters.spiking:
+    ours, truth = run(x, layers, None if given else SpikeBatch.from_dense(x)), plain(x, layers)
+    if layers[-1].dynamics.spiking:
         assert torch.equal(ours, truth)
     else:
         torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12 * max(1.0, float(truth.detach().abs().max())))
@@ -251,8 +257,8 @@ def test_single_precision_agrees_to_rounding() -> None:
     gradients = []
     for dtype in (torch.float32, DTYPE):
         w = weight.float().to(dtype).requires_grad_()
-        entry = Layer(40, LIF().to(dtype).loop_parameters(), w)
-        out = run_layers(x.to(dtype), [entry], SpikeBatch.from_dense(x.to(dtype)))
+        entry = Layer((40,), LIF().to(dtype).loop_parameters().dynamics, w)
+        out = run(x.to(dtype), [entry], SpikeBatch.from_dense(x.to(dtype)))
         out.backward(drawn(*out.shape, seed=7, scale=1.0).to(dtype))  # type: ignore[no-untyped-call]
         assert w.grad is not None
         gradients.append(w.grad.double())
@@ -265,7 +271,7 @@ def test_nan_in_the_input_spreads_to_all_that_hears_it_and_no_further() -> None:
     x = spikes(20, 3, 30)
     x[10, 1, 4] = float("nan")
     entry = layer(12, LI(0.1), 30, seed=3)
-    out = run_layers(x, [entry], SpikeBatch.from_dense(x)).detach()
+    out = run(x, [entry], SpikeBatch.from_dense(x)).detach()
     truth = plain(x, [entry]).detach()
     assert torch.equal(out.isnan(), truth.isnan())
     assert out[12:, 1].isnan().all()
@@ -277,14 +283,14 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
     for entry in layers:
         assert entry.weight is not None
         entry.weight.requires_grad_(False)
-    run_layers(spikes(20, 2, 30), layers, SpikeBatch.from_dense(spikes(20, 2, 30))).sum().backward()  # type: ignore[no-untyped-call]
+    run(spikes(20, 2, 30), layers, SpikeBatch.from_dense(spikes(20, 2, 30))).sum().backward()  # type: ignore[no-untyped-call]
     assert all(e.weight is not None and e.weight.grad is None for e in layers)
     assert all(e.bias is not None and e.bias.grad is not None for e in layers)
 
 
 def test_a_second_derivative_is_refused() -> None:
     entry, x = layer(12, LIF(), 30, seed=3), spikes(20, 3, 30)
-    out = run_layers(x, [entry], SpikeBatch.from_dense(x))
+    out = run(x, [entry], SpikeBatch.from_dense(x))
     assert entry.weight is not None
     (gradient,) = torch.autograd.grad(out.sum(), entry.weight, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated only once"):
@@ -293,7 +299,7 @@ def test_a_second_derivative_is_refused() -> None:
 
 def test_weights_changed_between_forward_and_backward_are_noticed() -> None:
     entry, x = layer(12, LIF(), 30, seed=3), spikes(20, 3, 30)
-    out = run_layers(x, [entry], SpikeBatch.from_dense(x))
+    out = run(x, [entry], SpikeBatch.from_dense(x))
     assert entry.weight is not None
     with torch.no_grad():
         entry.weight.mul_(2.0)
@@ -310,7 +316,7 @@ def test_more_threads_give_the_same_spikes_and_repeat_their_gradients_exactly() 
     try:
         for threads in (1, 3, 3):
             torch.set_num_threads(threads)
-            out = run_layers(x, layers, SpikeBatch.from_dense(x))
+            out = run(x, layers, SpikeBatch.from_dense(x))
             (gradient,) = torch.autograd.grad(out.square().sum(), weight)
             results.setdefault(threads, []).append((out.detach(), gradient))
             assert torch.get_num_threads() == threads

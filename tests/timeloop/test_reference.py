@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters, Reset, State
+from fluctua.timeloop.contract import LoopParameters, State
+from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.engines import choose, run
-from fluctua.timeloop.reference import spike
+from fluctua.timeloop.surrogates import spike
 from fluctua.timeloop.surrogates import Surrogate
 
 A, B, THETA = 0.9, 0.7, 0.4
@@ -135,29 +136,29 @@ def test_a_state_is_brought_to_the_type_of_the_current() -> None:
 def test_engine_is_chosen_by_name_and_given_back() -> None:
     current = torch.zeros(3, 1, 1)
     p = parameters(dtype=torch.float32)
-    assert choose(current, p).name == "cpu"
+    assert choose((current,), p.dynamics).name == "cpu"
     with engine("reference"):
-        assert choose(current, p).name == "reference"
+        assert choose((current,), p.dynamics).name == "reference"
         with engine("auto"):
-            assert choose(current, p).name == "cpu"
-        assert choose(current, p).name == "reference"
+            assert choose((current,), p.dynamics).name == "cpu"
+        assert choose((current,), p.dynamics).name == "reference"
     with pytest.raises(KeyError), engine("reference"):
         raise KeyError
-    assert choose(current, p).name == "cpu"
+    assert choose((current,), p.dynamics).name == "cpu"
 
 
 class Unknown(Surrogate):
     def derivative(self, x: Tensor) -> Tensor:
-        return torch.ones_like(x)
+        return x.cumsum(0)
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_an_engine_that_steps_aside_says_why(name: str, caplog: pytest.LogCaptureFixture) -> None:
     p = LoopParameters(torch.tensor(A), None, torch.tensor(THETA), surrogate=Unknown(1.0))
     with engine(name), caplog.at_level(logging.INFO, "fluctua"):
-        assert choose(torch.zeros(3, 1, 1), p).name == "reference"
+        assert choose((torch.zeros(3, 1, 1),), p.dynamics).name == "reference"
     assert "'cpu' falls back" in caplog.text
-    assert "Unknown" in caplog.text
+    assert "cumsum" in caplog.text
 
 
 @pytest.mark.parametrize(

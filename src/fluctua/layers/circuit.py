@@ -257,7 +257,7 @@ class Recurrent(Circuit):
 
         from fluctua.timeloop.events_layers import run_layers
 
-        return run_layers(x, [layer])
+        return run_layers(x, [layer])[0]
 
     @property
     def _parts(self) -> tuple[LIF, nn.Linear] | None:

@@ -23,14 +23,13 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
         return None
     if not is_unmodified(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
         return None
-    parameters = cell.loop_parameters().to(x)
-    theta = parameters.threshold
-    if theta is None or theta.requires_grad or choose(x, parameters).name != "cpu":
+    dynamics = cell.loop_parameters().dynamics.to(x)
+    if choose((x,), dynamics).name != "cpu":
         return None
 
     from fluctua.timeloop.conv_recurrence import run
 
-    return run(x, parameters, conv.weight)
+    return run(x, dynamics, conv.weight)
 
 
 def _keeps_map(conv: nn.Conv1d | nn.Conv2d) -> bool:

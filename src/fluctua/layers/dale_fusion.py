@@ -1,6 +1,6 @@
 """Two populations under Dale's law side by side, as one fused operation takes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
-    from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers
+    from fluctua.timeloop.events_layers import Layer
 
 Pair = tuple[Tensor, Tensor]
 """Weights into the excitatory and into the inhibitory population."""
@@ -21,8 +21,7 @@ Pair = tuple[Tensor, Tensor]
 class DalePair:
     """An excitatory and an inhibitory population that can be fused, but for the weights in front of them."""
 
-    kind: "Kind"
-    numbers: "Numbers"
+    layer: "Layer"
 
     @classmethod
     def of(cls, cells: tuple[ExcInhLIF, ExcInhLIF], exc: Pair | None, inh: Pair, like: Tensor) -> "DalePair | None":
@@ -38,34 +37,30 @@ class DalePair:
         for weights, columns in ((exc or (), n_exc), (inh, n_inh)):
             if any(not is_ordinary(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
                 return None
-        loops = [[p.to(like) for p in cell.loop_parameters()] for cell in cells]
-        if not all(can_fuse(p, n, like) for mine, n in zip(loops, sizes, strict=True) for p in mine):
-            return None
-        options = [(c.reset, c.differentiable_reset, c.surrogate) for c in cells]
-        if options[0] != options[1]:
+        mine = [cell.dynamics().to(like) for cell in cells]
+        if mine[0].step != mine[1].step or not all(can_fuse(d, n, like) for d, n in zip(mine, sizes, strict=True)):
             return None
 
-        from fluctua.timeloop.events_exc_inh_padded import Kind, Numbers
+        from fluctua.timeloop.events_layers import Layer
 
-        def joined(constants: list[Tensor | None]) -> Tensor:
-            return torch.cat([c.reshape(-1).expand(n) for c, n in zip(constants, sizes, strict=True) if c is not None])
+        def joined(constants: tuple[Tensor, ...]) -> Tensor:
+            return torch.cat([c.reshape(-1).expand(n) for c, n in zip(constants, sizes, strict=True)])
 
-        a, b_exc, b_inh = (joined([mine[k].decay_mem for mine in loops]) for k in range(3))
+        constants = tuple(joined(pair) for pair in zip(mine[0].constants, mine[1].constants, strict=True))
+        both = replace(mine[0], constants=constants)
         from_exc = None if exc is None else torch.cat(exc)
-        threshold = joined([mine[0].threshold for mine in loops])
-        reset, differentiable, surrogate = options[0]
-        kind = Kind(n_exc, n_inh, reset == "zero", differentiable, surrogate)
-        return cls(kind, Numbers(None, from_exc, torch.cat(inh), a, b_exc, b_inh, threshold))
+        return cls(Layer(tuple(sizes), both, recurrent=from_exc, recurrent_second=torch.cat(inh)))
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Numbers of neurons."""
-        return self.kind.exc, self.kind.inh
+        exc, inh = self.layer.sections
+        return exc, inh
 
     def run(self, x: Tensor, weight: Tensor | None = None, spikes: SpikeBatch | None = None) -> dict[str, Tensor]:
-        """Spikes of both populations: see `timeloop.events_exc_inh.run_exc_inh`."""
-        from fluctua.timeloop.events_exc_inh import run_exc_inh
+        """Spikes of both populations: see `timeloop.events_layers.run_layers`."""
+        from fluctua.timeloop.events_layers import run_layers
 
-        fired = run_exc_inh(x, self.kind, self.numbers._replace(weight=weight), spikes)
+        fired = run_layers(x, [replace(self.layer, weight=weight)], spikes)
         # A view of each: whoever goes back through the graph tells the two apart.
         return {name: s.view_as(s) for name, s in zip(("exc", "inh"), fired, strict=True)}

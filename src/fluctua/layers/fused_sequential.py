@@ -61,7 +61,7 @@ def _fused(modules: Sequence[nn.Module], x: Tensor | SpikeBatch) -> tuple[Tensor
 
     from fluctua.timeloop.events_layers import run_layers
 
-    return run_layers(like, layers, spikes), 2 * len(layers)
+    return run_layers(like, layers, spikes)[0], 2 * len(layers)
 
 
 def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
@@ -80,7 +80,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
         if layer is None:
             return
         yield layer
-        if not layer.parameters.spiking:
+        if not layer.dynamics.spiking:
             return
 
 

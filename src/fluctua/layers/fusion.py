@@ -14,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop.contract import LoopParameters
+from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
@@ -65,9 +65,9 @@ def fused_layer(
         back: the bare weight from the population to itself.
     """
     assert isinstance(neurons, LIF | LI)
-    parameters = neurons.loop_parameters().to(like)
+    dynamics = neurons.loop_parameters().dynamics.to(like)
     weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
-    if not can_fuse(parameters, size, like) or not all(is_ordinary(w, like) for w in weights if w is not None):
+    if not can_fuse(dynamics, size, like) or not all(is_ordinary(w, like) for w in weights if w is not None):
         return None
     if back is not None and (back.in_features, back.out_features) != (size, size):
         return None
@@ -75,8 +75,8 @@ def fused_layer(
     from fluctua.timeloop.events_layers import Layer
 
     return Layer(
-        size,
-        parameters,
+        (size,),
+        dynamics,
         weight=None if linear is None else linear.weight,
         bias=None if linear is None else linear.bias,
         recurrent=None if back is None else back.weight,
@@ -86,32 +86,30 @@ def fused_layer(
 
 
 def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
-    """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it, or it adapts.
+    """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it.
 
     Args:
         neurons: the population.
         back: the bare weight from the population to itself.
         x: current from outside `[T, B, N]`, not empty.
     """
-    parameters, size = neurons.loop_parameters().to(x), x.shape[2]
+    parameters, size = neurons.loop_parameters(), x.shape[2]
+    dynamics = parameters.dynamics.to(x)
     weights = [w for w in (back.weight, back.bias) if w is not None]
     fits = (back.in_features, back.out_features) == (size, size) and all(is_ordinary(w, x) for w in weights)
-    if parameters.adaptation is not None or not fits or choose(x, parameters).name != "gpu":
+    if not fits or choose((x,), dynamics).name != "gpu":
         return None
 
     from fluctua.timeloop.gpu_recurrent import run
 
-    return run(x, parameters, neurons.initial_state(x), back.weight, back.bias).output
+    return run(x, dynamics, parameters.parts(neurons.initial_state(x)), back.weight, back.bias).output
 
 
-def can_fuse(parameters: LoopParameters, size: int, like: Tensor) -> bool:
-    """The fused layers serve what the fused CPU loop does, but for the gradient of a threshold."""
-    theta = parameters.threshold
-    if theta is not None and theta.requires_grad:
+def can_fuse(dynamics: Dynamics, size: int, like: Tensor) -> bool:
+    """The fused layers serve what the fused CPU loop does, of constants for all or for each neuron."""
+    if any(c.numel() != 1 and c.shape != (size,) for c in dynamics.constants):
         return False
-    if any(c.numel() != 1 and c.shape != (size,) for c in parameters.constants if c is not None):
-        return False
-    return choose(like.new_empty(1, 1, size), parameters).name == "cpu"
+    return choose((like.new_empty(1, 1, size),) * dynamics.inputs, dynamics).name == "cpu"
 
 
 def is_ordinary(tensor: Tensor, like: Tensor) -> bool:

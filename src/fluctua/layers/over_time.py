@@ -91,4 +91,4 @@ def _fits(conv: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...], x: Tensor) -> b
         return False
     if not all(is_ordinary(t, x) for t in (x, conv.weight, conv.bias) if t is not None):
         return False
-    return can_fuse(LoopParameters(x.new_zeros(()), None), 1, x)
+    return can_fuse(LoopParameters(x.new_zeros(()), None).dynamics, 1, x)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fluctua.neurons.adaptive_kernel import check_coupling
 from fluctua.neurons.leaky import LIF, Tau, numbers, register_tau, shown
-from fluctua.timeloop.contract import Adaptation, LoopParameters, Reset, State
+from fluctua.timeloop.contract import Adaptation, LoopParameters, State
+from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.surrogates import Surrogate
 
 

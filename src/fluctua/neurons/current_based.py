@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.neurons.leaky import at_rest, checked_dt, shown
-from fluctua.timeloop.contract import LoopResult, Reset, State
+from fluctua.timeloop.contract import LoopResult, State
 from fluctua.timeloop.engines import Stepper
-from fluctua.timeloop.reference import spike
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate
+from fluctua.timeloop.steps import Reset
+from fluctua.timeloop.surrogates import SuperSpike, Surrogate, spike
 
 
 class CurrentBased(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fluctua.neurons.leaky import Firing, Tau, at_rest, checked_dt, register_tau, shown
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import LoopParameters, Reset, State
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.steps import ExcInhStep, Reset, step_for
 from fluctua.timeloop.surrogates import Surrogate
 
 
@@ -42,8 +43,7 @@ class ExcInhLIF(Firing):
         I_e[t+1] = b_e I_e[t] + exc[t]
         I_i[t+1] = b_i I_i[t] + inh[t]
 
-    The signs are here: both input currents come through weights that are not negative. Each equation is a time loop
-    of its own, of a leaky integrator, so the fused engines serve them.
+    The signs are here: both input currents come through weights that are not negative.
 
     Args:
         tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
@@ -104,12 +104,11 @@ class ExcInhLIF(Firing):
         """Time constant of the inhibitory current in seconds."""
         return self.log_tau_inh.exp()
 
-    def loop_parameters(self) -> tuple[LoopParameters, LoopParameters, LoopParameters]:
-        """The constants of the time loops of membrane, excitatory and inhibitory current, from the live parameters."""
-        membrane, exc, inh = (
-            LoopParameters(torch.exp(-self.dt / tau), None) for tau in (self.tau_mem, self.tau_exc, self.tau_inh)
-        )
-        return self._firing(membrane), exc, inh
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        decays = (torch.exp(-self.dt / tau) for tau in (self.tau_mem, self.tau_exc, self.tau_inh))
+        step = step_for(ExcInhStep, self.reset, self.differentiable_reset, self.surrogate)
+        return Dynamics(step, (*decays, self.threshold), states=3, inputs=2)
 
     def initial_state(self, exc: Tensor) -> ExcInhState:
         """State before the first step for a current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
@@ -128,13 +127,8 @@ class ExcInhLIF(Firing):
             shapes = f"{tuple(exc.shape)} and {tuple(inh.shape)}"
             raise ValueError(f"the excitatory and the inhibitory current must have the same shape, got {shapes}")
         state = self.initial_state(exc) if state is None else state
-        membrane, b_exc, b_inh = self.loop_parameters()
-        excitation = engines.run(engines.widened(exc), b_exc, _loop_state(state.excitation))
-        inhibition = engines.run(engines.widened(inh), b_inh, _loop_state(state.inhibition))
-        drive = _drive(membrane, excitation.output, inhibition.output)
-        result = engines.run(drive, membrane, _loop_state(state.potential))
-        end = ExcInhState(*(r.state.potential for r in (result, excitation, inhibition)))
-        return ExcInhResult(result.output.to(exc.dtype), result.potential, end)
+        output, potential, end = engines.integrate((exc, inh), self.dynamics(), state)
+        return ExcInhResult(output, potential, ExcInhState(*end))
 
     def forward(self, exc: Tensor, inh: Tensor | None = None) -> Tensor:
         """Excitatory and inhibitory input current `[T, B, *N]` (default: none) -> spikes of the same shape."""
@@ -146,18 +140,13 @@ class ExcInhLIF(Firing):
         A function `(exc [B, *N], inh [B, *N] or None, state) -> (spikes [B, *N], next state)`; start it from
         `initial_state`.
         """
-        membrane, b_exc, b_inh = self.loop_parameters()
-        spike, excite, inhibit = (engines.stepper(p) for p in (membrane, b_exc, b_inh))
+        advance = engines.step_by_step(self.dynamics())
 
-        def advance(exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
-            inh = torch.zeros_like(exc) if inh is None else inh
-            i_exc, excitation = excite(engines.widened(exc), _loop_state(state.excitation))
-            i_inh, inhibition = inhibit(engines.widened(inh), _loop_state(state.inhibition))
-            output, potential = spike(_drive(membrane, i_exc, i_inh), _loop_state(state.potential))
-            end = ExcInhState(potential.potential, excitation.potential, inhibition.potential)
-            return output.to(exc.dtype), end
+        def step(exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
+            output, end = advance((exc, torch.zeros_like(exc) if inh is None else inh), state)
+            return output, ExcInhState(*end)
 
-        return advance
+        return step
 
     def step(self, exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
         """One step: currents `[B, *N]`, state -> spikes `[B, *N]`, next state. In a loop `stepper` is faster."""
@@ -167,13 +156,3 @@ class ExcInhLIF(Firing):
         """The constants, for `print(model)`."""
         taus = [f"{name}={shown(getattr(self, name))}" for name in ("tau_mem", "tau_exc", "tau_inh")]
         return ", ".join([*taus, f"dt={self.dt:g}", self._firing_repr()])
-
-
-def _drive(membrane: LoopParameters, excitation: Tensor, inhibition: Tensor) -> Tensor:
-    """What the potential gains in a step: the membrane's loop is that of a delta synapse."""
-    return (1 - membrane.decay_mem.to(excitation)) * (excitation - inhibition)
-
-
-def _loop_state(value: Tensor) -> State:
-    """State of a loop without a synaptic current."""
-    return State(value, value)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import LoopParameters, LoopResult, Reset, State
+from fluctua.timeloop.contract import LoopParameters, LoopResult, State
 from fluctua.timeloop.engines import Stepper
+from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 Tau = float | Tensor

@@ -11,23 +11,26 @@ from numba import njit
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without the interpreter's lock
 
 helper = njit(**_OPTIONS)  # a part of kernels
+inlined = njit(**_OPTIONS, forceinline=True)  # a part that is never called but written out where it is used
 
 
-def kernel(function: Callable[..., Any], signature: Any = None, variant: str = "") -> Any:
-    """Machine code of a function, for any types or for the signature that is given.
-
-    A function that is compiled in several variants needs a name for each.
-    """
+def kernel(function: Callable[..., Any]) -> Any:
+    """Machine code of a function, for any types."""
     # Numba names its cache files by the qualified name, and looks only at the file of the kernel itself.
-    function.__qualname__ = "_".join([function.__name__, _edition(Path(function.__code__.co_filename).parent), variant])
+    function.__qualname__ = f"{function.__name__}_{edition(Path(function.__code__.co_filename).parent)}"
+    return generated(function)
+
+
+def generated(function: Callable[..., Any]) -> Any:
+    """As `kernel`, of a file whose name changes with all that it is made of."""
     try:
-        return njit(signature, cache=True, **_OPTIONS)(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except (OSError, RuntimeError):  # the cache folder cannot be written, or the disk is full
-        return njit(signature, **_OPTIONS)(function)
+        return njit(**_OPTIONS)(function)
 
 
 @cache
-def _edition(folder: Path) -> str:
+def edition(folder: Path) -> str:
     """Changes with the sources that kernels of a folder are made of: those there, and the spikes and vectors below."""
     here = Path(__file__).parent
     folders = {folder, here, here.with_name("spikes")}

@@ -3,9 +3,9 @@
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit
 from numba.core import cgutils, types
 
+from fluctua.simd.compiling import inlined
 from fluctua.simd.vectors import BYTES, Vector, instruction
 
 
@@ -26,6 +26,9 @@ def _loading(vectors: int) -> Any:
 
 load = _loading(1)
 """`load(array, index)`: the vector that starts at `array[index]`."""
+
+load2 = _loading(2)
+"""As `load`, two vectors as one."""
 
 load4 = _loading(4)
 """As `load`, four vectors as one."""
@@ -58,11 +61,19 @@ Such stores may be seen late by other threads: end a kernel that uses them with 
 """
 
 
-@njit(nogil=True)
+@inlined
 def add(array, index, vector):  # type: ignore[no-untyped-def]
-    """Add a vector to what is there, if anything is."""
-    if array.size:
-        store(array, index, load(array, index) + vector)
+    """Add a vector to what is there."""
+    store(array, index, load(array, index) + vector)
+
+
+@inlined
+def put(array, index, vector, streams):  # type: ignore[no-untyped-def]
+    """Write what is not read soon: past the caches where the array allows it."""
+    if streams:
+        stream(array, index, vector)
+    else:
+        store(array, index, vector)
 
 
 @instruction

@@ -40,6 +40,11 @@ def lanes(dtype: Any) -> int:
     return BYTES // int(np.dtype(dtype).itemsize)
 
 
+def width_of(n: int, dtype: Any) -> int:
+    """Size of n numbers, padded to whole vectors."""
+    return -(-n // lanes(dtype)) * lanes(dtype)
+
+
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
@@ -93,7 +98,7 @@ def _splat(context: Any, builder: Any, value: Any, source: Any, vector: Any) -> 
 # ---- functions of floating-point numbers
 
 
-def _function(name: str, operands: int) -> Any:
+def function_of_vectors(name: str, operands: int) -> Any:
     """LLVM's function of this name: vectors in, a vector of the same type out."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -113,16 +118,16 @@ def _function(name: str, operands: int) -> Any:
     return instruction(of_one) if operands == 1 else instruction(of_three)
 
 
-fma = _function("fma", 3)
+fma = function_of_vectors("fma", 3)
 """`x y + z` with one rounding."""
 
-mul_add = _function("fmuladd", 3)
+mul_add = function_of_vectors("fmuladd", 3)
 """`x y + z`, with one rounding where the machine is quick at that, else with two."""
 
-absolute = _function("fabs", 1)
+absolute = function_of_vectors("fabs", 1)
 """`|x|`."""
 
-nearest = _function("rint", 1)
+nearest = function_of_vectors("rint", 1)
 """The nearest whole number; halves go to the even one."""
 
 

@@ -1,33 +1,41 @@
-"""What a time loop gets and what it gives. `reference.py` is the definition in code of what is said here.
+"""What a time loop gets and what it gives.
 
-Dynamics, with time step index t, threshold theta, `a = exp(-dt/tau_mem)` and `b = exp(-dt/tau_syn)`
-(Rossbroich, Gygax & Zenke 2022; the released code of the paper)::
-
-    out[t] = H(U[t] - theta)                       spikes; for a readout out[t] = U[t]
-    V[t]   = a U[t] + (1 - a) I[t]                 exponential synapse
-    V[t]   = a U[t] + x[t]                         delta synapse
-    U[t+1] = V[t] (1 - out[t])                     reset "zero"
-    U[t+1] = V[t] - theta out[t]                   reset "subtract"
-    I[t+1] = b I[t] + x[t]
-
-A population may adapt, with a variable w in units of the potential and `rho = exp(-dt/tau_adapt)`::
-
-    w[t+1] = rho w[t] + (1 - rho) beta out[t]              its threshold is theta + w[t] instead of theta,
-    w[t+1] = rho w[t] + (1 - rho) (c U[t] + beta out[t])   or V[t] loses (1 - a) w[t+1] before the reset
+A neuron is a function of one step, written in torch; `steps.py` has fluctua's own. Every loop runs or is derived from
+that function, so nothing else states its equations.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, Surrogate
-
-Reset = Literal["zero", "subtract"]
+from fluctua.timeloop.steps import LeakyStep, Reset, Step, Tensors, step_for
+from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 _SUPERSPIKE = SuperSpike()
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A neuron, to the loops.
+
+    Attributes:
+        step: one step of it, or in code of `torch.compile` its name.
+        constants: of the step; each broadcasts to the population's shape `[*N]` and may require a gradient.
+        states: number of parts of the state, the potential first.
+        inputs: number of input currents.
+        spiking: whether its output is spikes; the potential then has no gradient.
+    """
+
+    step: Step | str
+    constants: Tensors
+    states: int
+    inputs: int = 1
+    spiking: bool = True
+
+    def to(self, like: Tensor) -> "Dynamics":
+        """The same in the type and on the device of a tensor, so that no engine has to think of it."""
+        return replace(self, constants=tuple(constant.to(like) for constant in self.constants))
 
 
 @dataclass(frozen=True)
@@ -73,31 +81,37 @@ class LoopParameters:
         return self.threshold is not None
 
     @property
-    def constants(self) -> tuple[Tensor | None, ...]:
-        """All six, None for one that the population does not have; a readout does not adapt."""
+    def dynamics(self) -> Dynamics:
+        """The step and its constants."""
         q = self.adaptation if self.spiking else None
-        adaptation = (None, None, None) if q is None else (q.decay, q.strength, q.coupling)
-        return self.decay_mem, self.decay_syn, self.threshold, *adaptation
+        adaptation = () if q is None else (q.decay, q.strength, q.coupling)
+        adapts: Literal["threshold", "current"] | None = None
+        if q is not None:
+            adapts = "threshold" if q.coupling is None else "current"
+        reset = self.reset if self.spiking else None
+        firing = reset, self.spiking and self.differentiable_reset, self.surrogate
+        exponential = self.decay_syn is not None
+        step = step_for(LeakyStep, exponential, *firing, adapts)
+        constants = (self.decay_mem, self.decay_syn, self.threshold, *adaptation)
+        there = tuple(c for c in constants if c is not None)
+        return Dynamics(step, there, 1 + exponential + (q is not None), spiking=self.spiking)
 
-    def to(self, like: Tensor) -> "LoopParameters":
-        """The same in the type and on the device of a tensor, so that no engine has to think of it."""
+    def parts(self, state: "State") -> Tensors:
+        """The state as the step has it."""
+        there = state.potential, *self._others(state)
+        if any(part is None for part in there):
+            raise ValueError("the state of a population that adapts needs an adaptation, got None")
+        return there  # type: ignore[return-value]
 
-        def converted(constant: Tensor | None) -> Tensor | None:
-            return None if constant is None else constant.to(like)
+    def _others(self, state: "State") -> list[Tensor | None]:
+        exponential, adapts = self.decay_syn is not None, self.spiking and self.adaptation is not None
+        return [*([state.current] if exponential else []), *([state.adaptation] if adapts else [])]
 
-        q = self.adaptation
-        return replace(
-            self,
-            decay_mem=self.decay_mem.to(like),
-            decay_syn=converted(self.decay_syn),
-            threshold=converted(self.threshold),
-            adaptation=q and Adaptation(q.decay.to(like), q.strength.to(like), converted(q.coupling)),
-        )
-
-    @property
-    def learnable(self) -> bool:
-        """Whether a time constant needs a gradient."""
-        return self.decay_mem.requires_grad or (self.decay_syn is not None and self.decay_syn.requires_grad)
+    def after(self, parts: Tensors, before: "State") -> "State":
+        """Back from there; what the step does not have is as it was before."""
+        potential, *others = parts
+        current = others.pop(0) if self.decay_syn is not None else before.current
+        return State(potential, current, *(others or [before.adaptation]))
 
 
 class State(NamedTuple):
@@ -109,7 +123,7 @@ class State(NamedTuple):
 
 
 class LoopResult(NamedTuple):
-    """What an engine returns.
+    """What a time loop returns.
 
     Attributes:
         output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
@@ -123,23 +137,23 @@ class LoopResult(NamedTuple):
     state: State
 
 
+class Run(NamedTuple):
+    """What an engine returns: a `LoopResult` whose state is as the step has it."""
+
+    output: Tensor
+    potential: Tensor
+    state: Tensors
+
+
 class Engine(Protocol):
     """One implementation of the loop."""
 
     name: str
 
-    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
         """Why this engine does not support the request, or None where it does."""
         ...
 
-    def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
-        """Integrate `current` `[T, B, *N]` from `state` on."""
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+        """Integrate the inputs, each `[T, B, *N]`, from `state` on."""
         ...
-
-
-# Shape, slope and height of the surrogates that the fused engines know, from their steepness beta.
-SHAPES: dict[type[Surrogate], Callable[[float], tuple[str, float, float]]] = {
-    SuperSpike: lambda beta: ("rational", beta, 1.0),
-    SigmoidDerivative: lambda beta: ("logistic", beta, beta),
-    ArcTan: lambda beta: ("lorentzian", math.pi / 2 * beta, beta / 2),
-}

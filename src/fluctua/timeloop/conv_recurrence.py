@@ -6,40 +6,41 @@ so a fixed number of threads gives the same numbers every time.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.simd.vectors import lanes, width_of
+from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop import conv_recurrence_kernels as kernels
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.cpu_kernels import shape_of
-from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.events_kernels import width_of
-from fluctua.timeloop.events_layout import Array, nothing
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.events_layout import Array, Maybe
+from fluctua.timeloop.expressions import Expression, cheapest_records
 from fluctua.timeloop.limits import anchor, differentiable_once
+from fluctua.timeloop.memory import pool
+from fluctua.timeloop.steps import Step
 from fluctua.timeloop.threads import Blocks, over_samples
-
-Maybe = Tensor | None
+from fluctua.timeloop.tracing import Traced, traced
 
 _BLOCK = 8  # samples that go through the steps together: what they have of one step lies side by side in memory
 
 
-def run(x: Tensor, parameters: LoopParameters, weight: Tensor) -> Tensor:
+def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
     """Spikes `[T, B, C, *N]` of neurons at rest before the first step; a request that `CpuEngine` serves.
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
-        parameters: of neurons that spike and do not adapt; no gradient flows to the threshold.
+        dynamics: of neurons that spike and have one input.
         weight: `[C, C, *K]` of odd sizes K, that of a convolution which keeps the shape of the map.
     """
-    p = parameters
-    constants = [None if c is None else c.expand(x.shape[2:]) for c in (p.decay_mem, p.decay_syn, p.threshold)]
-    inputs = x, weight, *constants
-    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    kind = _Kind.of(p, _Sheet.of(x, weight), trains)
+    inputs = x, weight, *(c.expand(x.shape[2:]) for c in dynamics.constants)
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
+    kind = _Kind(_Sheet.of(x, weight), dynamics.step, dynamics.states, len(dynamics.constants), wanted, trains)
     output: Tensor = _Loop.apply(*inputs, anchor(inputs), kind)  # type: ignore[no-untyped-call]
     return output
 
@@ -61,7 +62,7 @@ class _Sheet(NamedTuple):
 
     def width(self, dtype: torch.dtype) -> int:
         """Numbers at one place of a map."""
-        return width_of(self.channels, nothing(dtype).dtype)
+        return width_of(self.channels, str(dtype).removeprefix("torch."))
 
     def map(self, constant: Maybe, like: Tensor, padding: float = 0.0) -> Array:
         """A map of a constant `[channels, rows, columns]`, with `padding` where there are no neurons."""
@@ -106,29 +107,53 @@ class _Sheet(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What there is to do, numbers apart; `trains` says whether a backward pass may follow."""
+    """What there is to do, numbers apart.
+
+    `trains` says whether a backward pass may follow, `wanted` are the numbers of the constants that it asks for.
+    """
 
     sheet: _Sheet
-    exponential: bool
-    hard: bool
-    differentiable: bool
-    surrogate: tuple[int, float, float]
+    step: Step | str
+    states: int
+    constants: int
+    wanted: tuple[int, ...]
     trains: bool
-    records_drive: bool
 
-    @classmethod
-    def of(cls, p: LoopParameters, sheet: _Sheet, trains: bool) -> "_Kind":
-        exponential, hard, differentiable = p.decay_syn is not None, p.reset == "zero", p.differentiable_reset
-        records_drive = trains and ((hard and differentiable) or (exponential and p.learnable))
-        surrogate = shape_of(p.surrogate)
-        return cls(sheet, exponential, hard, differentiable, surrogate, trains, records_drive)
+    @property
+    def traced(self) -> Traced:
+        return traced(self.step, 1, self.states, self.constants)
 
-    def numbers(self, constants: Sequence[Maybe], like: Tensor) -> tuple[Array, ...]:
-        """Decay and gain of the membrane, decay of the synapse and threshold, as maps."""
-        a, b, theta = (c if c is None else c.detach() for c in constants)
-        assert a is not None
-        padded = (a, 0.0), (1 - a, 0.0), (b, 0.0), (theta, torch.finfo(like.dtype).max)
-        return tuple(self.sheet.map(c, like, padding) for c, padding in padded)
+    @property
+    def records(self) -> tuple[Expression, ...]:
+        """What the way back reads of each step."""
+        return cheapest_records(self.traced.roots(self.wanted), lambda e: 1.0) if self.trains else ()
+
+    def facts(self, dtype: str) -> dict[str, int]:
+        return {"LANES": lanes(dtype), "STATES": self.states}
+
+    def numbers(self, constants: Sequence[Tensor], like: Tensor) -> Array:
+        """The constants as maps; where there are no neurons they are those of the first."""
+        maps = [self.sheet.map(c.detach(), like, float(c.detach().reshape(-1)[0])) for c in constants]
+        return np.stack(maps)
+
+    def live(self, like: Tensor) -> Array:
+        """A bit for each place of a map where there is a neuron."""
+        channels, rows, columns, *_ = self.sheet
+        there = torch.from_numpy(self.sheet.map(like.new_ones(channels, rows, columns), like))
+        spikes = SpikeBatch.from_dense(there.view(1, 1, -1))
+        assert spikes is not None
+        return spikes.arrays(like.dtype)[0]
+
+
+@lru_cache(maxsize=64)
+def _forward(kind: _Kind, dtype: str) -> Kernel:
+    return forward_kernel(kind.traced, "integrate_map", kind.records, **kind.facts(dtype))
+
+
+@lru_cache(maxsize=64)
+def _backward(kind: _Kind, dtype: str) -> Kernel:
+    gradients = kind.traced.roots(kind.wanted)
+    return backward_kernel(kind.traced, "back_map", gradients, kind.records, writes=1, **kind.facts(dtype))
 
 
 class _Loop(torch.autograd.Function):
@@ -144,7 +169,9 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
         tied, weight, *saved = ctx.saved_tensors
         with torch.no_grad():
-            gradients: Sequence[Maybe] = _adjoint(ctx, _ordered(grads[0]), weight, saved[:3], saved[3:])
+            gradients: Sequence[Maybe] = _adjoint(
+                ctx, _ordered(grads[0]), weight, saved[: ctx.kind.constants], saved[ctx.kind.constants :]
+            )
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
             gradients = differentiable_once(gradients, "the fused recurrent loop", tied, *grads)
         return *gradients, None, None, None
@@ -154,54 +181,50 @@ def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Maybe], kind: _Kin
     """The spikes, and what the adjoint needs: their bits, the potential and what entered it, `[T, B, ...]`."""
     steps, samples = x.shape[:2]
     numbers = kind.numbers(constants, x)
-    size = numbers[0].size
+    size, dtype = numbers.shape[1], str(numbers.dtype)
     output, words = pool.empty(tuple(x.shape), x.dtype), torch.empty(steps, samples, words_of(size), dtype=torch.int64)
-    potential, drive = (
-        pool.empty((steps, samples, size if wanted else 0), x.dtype) for wanted in (kind.trains, kind.records_drive)
-    )
-    given = _flat(x), kind.sheet, kind.sheet.forth(weight), *numbers, kind.exponential, kind.hard, steps, samples
-    filled = _flat(output), _bits(words), _flat(potential), _flat(drive)
+    records = [pool.empty((steps, samples, size), x.dtype) for _ in kind.records]
+    kernel = _forward(kind, dtype)
+    given = _flat(x), kind.sheet, kind.sheet.forth(weight), kernel.numbers(dtype), numbers, kind.live(x)
+    filled = _flat(output), _bits(words), tuple(_flat(record) for record in records)
 
     def work(blocks: Blocks) -> None:
         for first, stop in blocks:
-            kernels.integrate(*given, first, stop, *filled)
+            kernel.call(*given, steps, samples, first, stop, *filled)
 
     over_samples(work, samples, _BLOCK)
-    return output, words, potential, drive
+    return output, words, *records
 
 
 def _adjoint(
-    ctx: Any, g: Tensor, weight: Tensor, constants: Sequence[Maybe], records: Sequence[Tensor]
+    ctx: Any, g: Tensor, weight: Tensor, constants: Sequence[Tensor], records: Sequence[Tensor]
 ) -> tuple[Maybe, ...]:
-    """Gradients with respect to current, weight and decays, where they are asked for."""
-    kind, (wants_x, wants_weight, *wants_decays) = ctx.kind, ctx.needs_input_grad[:4]
-    sheet, (words, potential, drive), numbers = kind.sheet, records, kind.numbers(constants, g)
-    shape, real = ctx.shape, numbers[0].dtype.type
+    """Gradients with respect to current, weight and constants, where they are asked for."""
+    kind, (wants_x, wants_weight, *_) = ctx.kind, ctx.needs_input_grad
+    sheet, (words, *recorded), numbers = kind.sheet, records, kind.numbers(constants, g)
+    shape, size, dtype = ctx.shape, numbers.shape[1], str(numbers.dtype)
     g_x = pool.empty(tuple(shape) if wants_x else (0,), g.dtype)
-    decays = numbers[0].size if any(wants_decays) else 0, torch.float64  # one comes with the other
-    totals = (sheet.forth(weight).size if wants_weight else 0, g.dtype), decays, decays
-    form, slope, height = kind.surrogate
-    rule = kind.exponential, kind.hard, kind.differentiable, form, real(slope), real(height)
-    given = _flat(g), sheet, sheet.back(weight), *numbers, *rule, *shape[:2]
-    recorded = _bits(words), _flat(potential), _flat(drive), _flat(g_x)
+    totals = (
+        (sheet.forth(weight).size if wants_weight else 0, g.dtype),
+        (len(kind.wanted) * size, torch.float64),
+    )
+    kernel = _backward(kind, dtype)
+    given = _flat(g), sheet, sheet.back(weight), kernel.numbers(dtype), numbers, *shape[:2]
+    read = _bits(words), tuple(_flat(record) for record in recorded), _flat(g_x)
 
     def work(blocks: Blocks) -> list[Array]:
         # By torch, whose memory starts with a line of the cache.
-        sums = [torch.zeros(n, dtype=dtype).numpy() for n, dtype in totals]
+        sums = [torch.zeros(n, dtype=kind_of_sum).numpy() for n, kind_of_sum in totals]
         for first, stop in blocks:
-            kernels.back(*given, first, stop, *recorded, *sums)
+            kernel.call(*given, first, stop, *read, *sums)
         return sums
 
     parts = over_samples(work, shape[1], _BLOCK)
-    by_weight, *by_decays = (sum(sums[1:], sums[0]) for sums in zip(*parts, strict=True))  # threads in their order
-    return (
-        g_x if wants_x else None,
-        sheet.weight_of(by_weight, weight) if wants_weight else None,
-        *(
-            sheet.of_map(total).to(g.dtype).reshape(shape[2:]) if wanted else None
-            for total, wanted in zip(by_decays, wants_decays, strict=True)
-        ),
-    )
+    by_weight, by_constant = (sum(sums[1:], sums[0]) for sums in zip(*parts, strict=True))  # threads in their order
+    found: list[Maybe] = [None] * kind.constants
+    for k, total in zip(kind.wanted, by_constant.reshape(-1, size), strict=True):
+        found[k] = sheet.of_map(total).to(g.dtype).reshape(shape[2:])
+    return g_x if wants_x else None, sheet.weight_of(by_weight, weight) if wants_weight else None, *found
 
 
 def _ordered(tensor: Tensor) -> Tensor:

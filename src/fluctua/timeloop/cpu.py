@@ -1,4 +1,4 @@
-"""The fused time loop on the CPU: one pass over memory forward, one backward, over all cores."""
+"""The fused time loop on the CPU: one pass over the data forward, one backward, threads over neurons and samples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,46 +6,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.cpu_loop import Kind, Maybe, Passed, adjoint, integrate
-from fluctua.timeloop.limits import anchor, differentiable_once, is_special, unsupported_numbers
+from fluctua.timeloop.contract import Dynamics, Run
+from fluctua.timeloop.cpu_loop import Kind, adjoint, integrate, plan_of
+from fluctua.timeloop.limits import anchor, differentiable_once, has_potential, unsupported_numbers
+from fluctua.timeloop.steps import Tensors
+
+Maybe = Tensor | None
 
 
 class CpuEngine:
-    """Serves float32 and float64 with the surrogates of this package; see `unsupported`.
-
-    Results do not depend on the number of threads, which is torch's (`torch.set_num_threads`). Helpers sleep between
-    two loops, and BLAS works before or after them, so the two never share a core.
-    """
+    """Serves float32 and float64 on the CPU, of every neuron that can be traced; see `unsupported`."""
 
     name = "cpu"
     compact = False
 
-    def unsupported(self, current: Tensor, parameters: LoopParameters) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
         """See `Engine.unsupported`."""
-        p = parameters
-        values = [c for c in p.constants if c is not None]
-        if any(tensor.device.type != "cpu" or is_special(tensor) for tensor in (current, *values)):
-            return "it takes plain CPU tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
-        return unsupported_numbers(current, values, p)
+        tensors = *inputs, *dynamics.constants
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            return f"it takes CPU tensors, not one on {next(t.device for t in tensors if t.device.type != 'cpu')}"
+        return unsupported_numbers(inputs, dynamics)
 
-    def run(self, current: Tensor, parameters: LoopParameters, state: State) -> LoopResult:
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
         """See `Engine.run`."""
-        p = parameters
-        i0 = None if p.decay_syn is None else state.current
-        w0 = state.adaptation if p.spiking and p.adaptation is not None else None
-        inputs = (current, state.potential, i0, w0, *p.constants)
-        trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-        kind = Kind.of(p, trains, self.compact)
+        tensors = *inputs, *state, *dynamics.constants
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        kind = Kind.of(dynamics, trains, self.compact)
         if torch.compiler.is_compiling():
-            passed = _as_operator(inputs, kind)
+            from fluctua.timeloop.cpu_operators import compiled  # defining operators takes a moment
+
+            results = compiled(tensors, kind)
         elif trains:
-            passed = Passed(*_Loop.apply(*inputs, anchor(inputs), kind))  # type: ignore[no-untyped-call]
+            results = _Loop.apply(*tensors, anchor(tensors), kind)  # type: ignore[no-untyped-call]
         else:
-            passed = integrate(current, inputs[1:4], inputs[4:], kind)
-        i = state.current if passed.i is None else passed.i
-        output = passed.potential if passed.output is None else passed.output
-        return LoopResult(output, passed.potential, State(passed.u, i, passed.w))
+            results = integrate(inputs, state, dynamics.constants, kind)
+        output, *others = results
+        there = has_potential(kind.step, kind.inputs, kind.states, kind.constants)
+        potential = others.pop(0) if there else output
+        return Run(output, potential, tuple(others[: dynamics.states]))
 
 
 class CompactCpuEngine(CpuEngine):
@@ -59,41 +57,65 @@ class CompactCpuEngine(CpuEngine):
     compact = True
 
 
-def _as_operator(inputs: tuple[Any, ...], kind: Kind) -> Passed:
-    """The loop as one operator, for `torch.compile`: dearer to call than `_Loop`."""
-    from fluctua.timeloop.cpu_operators import loop, packed  # defining operators takes a moment
-
-    potential, output, u, i, w, *_ = loop(*inputs, packed(kind))
-    given = (potential.detach() if kind.spiking else potential, output if kind.spiking else None, u)
-    return Passed(*given, i if kind.exponential else None, w if kind.adapts else None)
-
-
 class _Loop(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Maybe, ...]:
-        x, u, i, w, *values, _, kind = inputs
-        return tuple(integrate(x, (u, i, w), values, kind))
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        *tensors, _, kind = inputs
+        return tuple(integrate(*split(tensors, kind), kind))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, _, _, _, *values, tied, kind = inputs
-        potential, _, _, _, _, current, adaptation, distance = output
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, tied, kind = inputs
         ctx.set_materialize_grads(False)
-        ctx.kind, ctx.shape = kind, x.shape
-        drive = current if kind.exponential or not kind.needs_drive else x
-        needs_potential = (kind.spiking or kind.learns) and not kind.compact
-        ctx.save_for_backward(*values, potential if needs_potential else None, drive, adaptation, distance, tied)
-        records = [potential if kind.spiking else None, current, adaptation, distance]
-        ctx.mark_non_differentiable(*(record for record in records if record is not None))
+        ctx.kind = kind
+        constants = split(tensors, kind)[2]
+        records = output[1 + plan_of(kind).separate + kind.states :]
+        ctx.save_for_backward(*constants, *what_is_read(tensors, output, kind), tied)
+        ctx.mark_non_differentiable(*(output[1:2] if plan_of(kind).separate else ()), *records)
 
     @staticmethod
     def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        g_potential, g_output, *gend = grads[:5]
+        kind: Kind = ctx.kind
         *saved, tied = ctx.saved_tensors
-        gout = g_output if ctx.kind.spiking else g_potential
-        wanted = ctx.needs_input_grad[:10]
+        constants, read = saved[: kind.constants], saved[kind.constants :]
+        first = 1 + plan_of(kind).separate
+        wanted = ctx.needs_input_grad
         with torch.no_grad():
-            gradients: Sequence[Maybe] = adjoint(ctx.shape, gout, gend, saved[:6], saved[6:], wanted, ctx.kind)
+            gradients: Sequence[Maybe] = gradients_of(
+                grads[0], grads[first : first + kind.states], constants, read, any(wanted[: kind.inputs]), kind
+            )
+        gradients = [g if want else None for g, want in zip(gradients, wanted, strict=False)]
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
             gradients = differentiable_once(gradients, "the fused time loop", tied, *grads)
         return *gradients, None, None
+
+
+def split(tensors: Sequence[Tensor], kind: Kind) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Inputs, state and constants."""
+    n, end = kind.inputs, kind.inputs + kind.states
+    return tensors[:n], tensors[n:end], tensors[end:]
+
+
+def what_is_read(tensors: Sequence[Tensor], output: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+    """What the plan reads on the way back, of the inputs and results of `integrate`."""
+    plan = plan_of(kind)
+    records = list(output[1 + plan.separate + kind.states :])
+    potential = output[int(plan.separate)]
+    there = {plan.traced.potential: potential}
+    there |= {plan.traced.leaf("input", k): tensors[k] for k in range(kind.inputs)}
+    there |= dict(zip((*plan.own, *plan.halves), records, strict=True))
+    return [there[e] for e in (*plan.read, *plan.halves)]
+
+
+def gradients_of(
+    g_output: Maybe,
+    g_state: Sequence[Maybe],
+    constants: Sequence[Tensor],
+    read: Sequence[Tensor],
+    wants_inputs: bool,
+    kind: Kind,
+) -> list[Maybe]:
+    """Gradients with respect to inputs, state and constants, in one list; see `cpu_loop.adjoint`."""
+    n = len(plan_of(kind).read)
+    by_input, by_state, by_constant = adjoint(g_output, g_state, constants, read[:n], read[n:], wants_inputs, kind)
+    return [*by_input, *by_state, *by_constant]

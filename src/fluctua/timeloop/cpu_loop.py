@@ -1,15 +1,13 @@
-"""The two passes of the fused CPU loop, forward and its adjoint: tensors in, tensors out, no autograd.
+"""The passes of the fused CPU loop: a neuron of any kind through all steps, and the way back.
 
-Neurons and samples are alike to the loop, so a current `[T, B, *N]` is taken as `[T, M]` and its columns are split
-over threads. No column knows of another: the number of threads cannot change a result.
+Samples and neurons are alike to the loop, so a current `[T, B, *N]` is taken as `[T, M]`, and its columns are split
+over threads. What is recorded for the way back is what the derivation found to be cheapest; see `Plan`.
 """
 
 import math
-import mmap
-import sys
-import threading
-import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,156 +16,172 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.cpu_kernels import (
-    CURRENT,
-    NONE,
-    RATIONAL,
-    THRESHOLD,
-    Backward,
-    Forward,
-    Kernel,
-    backward_kernel,
-    forward_kernel,
-    shape_of,
-)
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
+from fluctua.timeloop.memory import pool
+from fluctua.timeloop.steps import Step
 from fluctua.timeloop.threads import pool_of
+from fluctua.timeloop.tracing import Traced, traced
 
 Array = NDArray[Any]
 Maybe = Tensor | None
-Block = NDArray[np.uint8]
 
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
+BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
+_STEPS = 3  # of a vector taken at a time, with its state in registers
 _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
 class Kind(NamedTuple):
-    """What there is to do, numbers apart; an option without effect is off, which saves compiling.
+    """What there is to do, numbers apart.
 
-    `shape`, `slope` and `height` are the surrogate's; `trains` says whether a backward pass may follow, `learns`
-    whether one that needs the gradients of constants, `compact` whether the potential is kept in bfloat16 for it.
+    `wanted` are the numbers of the constants whose gradients are asked for, `trains` says whether a backward pass may
+    follow, `compact` whether the distance from threshold is kept in bfloat16 for it.
     """
 
-    exponential: bool
-    spiking: bool
-    hard: bool
-    differentiable: bool
-    adapts: int
-    shape: int
-    slope: float
-    height: float
+    step: Step | str
+    inputs: int
+    states: int
+    constants: int
+    wanted: tuple[int, ...]
     trains: bool
-    learns: bool
     compact: bool
 
     @classmethod
-    def of(cls, p: LoopParameters, trains: bool, compact: bool) -> "Kind":
+    def of(cls, dynamics: Dynamics, trains: bool, compact: bool = False) -> "Kind":
         """The kind of a population."""
-        spiking, adaptation = p.spiking, p.adaptation if p.spiking else None
-        adapts = NONE if adaptation is None else THRESHOLD if adaptation.coupling is None else CURRENT
-        surrogate = shape_of(p.surrogate) if spiking else (RATIONAL, 0.0, 0.0)
-        learns = trains and any(c is not None and c.requires_grad for c in p.constants)
-        hard, differentiable = spiking and p.reset == "zero", spiking and p.differentiable_reset
-        exponential, compact = p.decay_syn is not None, compact and spiking and trains
-        return cls(exponential, spiking, hard, differentiable, adapts, *surrogate, trains, learns, compact)
+        wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
+        sizes = dynamics.inputs, dynamics.states, len(dynamics.constants)
+        return cls(dynamics.step, *sizes, wanted, trains, compact and trains and dynamics.spiking)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the way back reads of each step, and so what the way forth records.
+
+    Attributes:
+        traced: the step.
+        gradients: with respect to inputs, state and the constants that are wanted.
+        read: values of the step, in single or double precision.
+        own: those of them that nobody else keeps.
+        compact: whether the distance from threshold is read too, in bfloat16.
+    """
+
+    traced: Traced
+    gradients: tuple[Value, ...]
+    read: tuple[Expression, ...]
+    own: tuple[Expression, ...]
+    compact: bool
 
     @property
-    def equations(self) -> tuple[bool, bool, bool, int]:
-        """What a kernel needs to know of the forward loop."""
-        return self.exponential, self.spiking, self.hard, self.adapts
+    def separate(self) -> bool:
+        """Whether the potential is not the output itself."""
+        return self.traced.output is not self.traced.potential
 
     @property
-    def needs_drive(self) -> bool:
-        """Whether the adjoint needs what entered the potential."""
-        return self.trains and ((self.learns and self.exponential) or self.is_lost)
+    def halves(self) -> tuple[Value, ...]:
+        """What is recorded in bfloat16."""
+        return (self.traced.distance,) if self.compact and self.traced.distance is not None else ()
 
-    @property
-    def needs_adaptation(self) -> bool:
-        """Whether the adjoint needs the adaptation of each step."""
-        return self.trains and bool(self.adapts) and (self.learns or self.adapts == THRESHOLD or self.is_lost)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether a gradient flows to what a reset takes away."""
-        return self.hard and self.differentiable
-
-
-class Passed(NamedTuple):
-    """What the forward pass gives; the last three are what the adjoint needs, where it is recorded."""
-
-    potential: Tensor
-    output: Maybe
-    u: Tensor
-    i: Maybe = None
-    w: Maybe = None
-    current: Maybe = None
-    adaptation: Maybe = None
-    distance: Maybe = None
+    @classmethod
+    def of(cls, kind: Kind) -> "Plan":
+        """The cheapest; potential and inputs are there anyway."""
+        t = traced(kind.step, kind.inputs, kind.states, kind.constants)
+        roots = t.roots(kind.wanted)
+        if not kind.trains:
+            return cls(t, tuple(roots), (), (), False)
+        half, inputs = t.leaf("half", 0), [t.leaf("input", k) for k in range(kind.inputs)]
+        compact = kind.compact and isinstance(t.distance, Expression)
+        if compact and isinstance(t.distance, Expression):
+            known: dict[Expression, Value] = {t.distance: half}
+            if t.distance.op == "sub" and t.distance.args[0] is t.potential:
+                known[t.potential] = t.graph("add", half, t.distance.args[1])
+            roots = replaced(t.graph, roots, known)
+        costs = {t.potential: 0.5 if not compact else 1.0, **dict.fromkeys(inputs, 0.6)}
+        read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
+        own = tuple(e for e in read if e not in costs)
+        return cls(t, tuple(roots), read, own, compact)
 
 
-def integrate(x: Tensor, state: Sequence[Maybe], values: Sequence[Maybe], kind: Kind) -> Passed:
-    """Potential, output of a spiking population, final state, and what is recorded for the adjoint."""
+@lru_cache(maxsize=256)
+def plan_of(kind: Kind) -> Plan:
+    """The plan of a kind."""
+    return Plan.of(kind)
 
-    def record(wanted: bool, dtype: torch.dtype = x.dtype) -> Maybe:
-        return pool.empty(tuple(x.shape), dtype) if wanted else None
 
-    end = [None if part is None else _copy(part) for part in state]
-    potential, output = record(True), record(kind.spiking)
-    current = record(kind.exponential and kind.needs_drive)
-    adaptation, distance = record(kind.needs_adaptation), record(kind.compact, torch.int16)
-    own = _constants(values, x.shape, x.dtype)
-    _run(
-        forward_kernel(Forward(_name(x.dtype), own.shape[1] == 1, *kind.equations)),
-        (own, *(_column(part, x.dtype) for part in end)),
-        [_row(x, x.dtype)],
-        [*(_row(t, x.dtype) for t in (potential, output, current, adaptation)), _row(distance, torch.int16)],
-        x.shape,
+@lru_cache(maxsize=256)
+def _forward(kind: Kind, dtype: str, shared: bool) -> Kernel:
+    plan = plan_of(kind)
+    outputs = plan.traced.output, plan.traced.potential
+    records = *outputs[: 1 + plan.separate], *plan.own
+    return forward_kernel(plan.traced, "forward", records, plan.halves, **_facts(dtype, shared))
+
+
+@lru_cache(maxsize=256)
+def _backward(kind: Kind, dtype: str, shared: bool, wants_inputs: bool) -> Kernel:
+    plan = plan_of(kind)
+    facts = _facts(dtype, shared)
+    gradients = plan.gradients if wants_inputs else plan.gradients[kind.inputs :]
+    return backward_kernel(
+        plan.traced, "backward", gradients, plan.read, plan.compact, writes=kind.inputs if wants_inputs else 0, **facts
     )
-    u, i, w = end
-    assert potential is not None
-    assert u is not None
-    return Passed(potential, output, u, i, w, current, adaptation, distance)
+
+
+def _facts(dtype: str, shared: bool) -> dict[str, Any]:
+    return {"SHARED": shared, "LANES": BYTES // np.dtype(dtype).itemsize, "BLOCK": BLOCK, "STEPS": _STEPS}
+
+
+def integrate(
+    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
+) -> list[Tensor]:
+    """Output, potential of neurons that spike, final state, and what the plan records, one after the other."""
+    x, plan = inputs[0], plan_of(kind)
+    n_rows = 1 + plan.separate + len(plan.own)
+    rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(n_rows)]
+    halves = [pool.empty(tuple(x.shape), torch.int16) for _ in plan.halves]
+    own, end = _constants(constants, x), _stacked(state, x)
+    kernel = _forward(kind, _name(x.dtype), own.shape[1] == 1)
+    _run(kernel, own, [end], [_rows(inputs)], [_rows(rows), _rows(halves)], x.shape)
+    first = n_rows - len(plan.own)
+    return [*rows[:first], *(part.clone() for part in end), *rows[first:], *halves]
 
 
 def adjoint(
-    shape: torch.Size,
-    gout: Maybe,
-    gend: Sequence[Maybe],
-    values: Sequence[Maybe],
-    recorded: Sequence[Maybe],
-    wanted: Sequence[bool],
+    g_output: Maybe,
+    g_state: Sequence[Maybe],
+    constants: Sequence[Tensor],
+    read: Sequence[Tensor],
+    halves: Sequence[Tensor],
+    wants_inputs: bool,
     kind: Kind,
-) -> list[Maybe]:
-    """The gradients of a loss with respect to current, state and constants, ten in all, where they are wanted.
+) -> tuple[list[Maybe], list[Tensor], list[Maybe]]:
+    """Gradients with respect to inputs, state and constants, those of inputs and constants where they are wanted.
 
     Args:
-        shape: `[T, B, *N]`.
-        gout: gradient with respect to the output, `[T, B, *N]`, None for zero.
-        gend: those with respect to the final potential, current and adaptation, `[B, *N]`, likewise.
-        values: the six constants.
-        recorded: the potential, what entered it, the adaptation, and the distance from threshold.
-        wanted: which of the ten.
+        g_output: gradient with respect to the output, `[T, B, *N]`, None for zero.
+        g_state: with respect to the final state, `[B, *N]` each, likewise.
+        constants: of the neurons.
+        read: what the plan reads.
+        halves: what it reads in bfloat16.
+        wants_inputs: whether gradients with respect to the inputs are asked for.
         kind: of the forward pass.
     """
-    a = values[0]
-    assert a is not None
-    number, dtype = np.dtype(_name(a.dtype)).type, a.dtype
-    own = _constants(values, shape, dtype)
-    gout = a.new_zeros(()).expand(shape) if gout is None else gout
-    gx = pool.empty(tuple(shape), dtype) if wanted[0] else None
-    state = [a.new_zeros(shape[1:]) if g is None else _copy(g) for g in gend]
-    sums = [a.new_zeros(shape[1:]) if want else None for want in wanted[4:]]
-    variant = Backward(_name(dtype), own.shape[1] == 1, *kind.equations, kind.differentiable, kind.shape)
-    _run(
-        backward_kernel(variant),
-        (number(kind.slope), number(kind.height), own, *(_column(part, dtype) for part in (*state, *sums))),
-        [*(_row(t, dtype) for t in (gout, *recorded[:3])), _row(recorded[3], torch.int16)],
-        [_row(gx, dtype)],
-        shape,
-    )
-    by_constants = (None if g is None else _summed(g, value) for g, value in zip(sums, values, strict=True))
-    return [gx, *(g if want else None for g, want in zip(state, wanted[1:4], strict=True)), *by_constants]
+    like = next(t for t in (g_output, *read, *halves, *g_state) if t is not None)
+    a = constants[0]
+    shape = like.shape
+    g_output = a.new_zeros(()).expand(shape) if g_output is None else g_output
+    results = [pool.empty(tuple(shape), a.dtype) for _ in range(kind.inputs if wants_inputs else 0)]
+    state = _stacked([a.new_zeros(shape[1:]) if g is None else g for g in g_state], g_output)
+    sums = a.new_zeros((len(kind.wanted), *shape[1:]))
+    own = _constants(constants, g_output)
+    kernel = _backward(kind, _name(a.dtype), own.shape[1] == 1, wants_inputs)
+    _run(kernel, own, [state, sums], [_rows([g_output, *read]), _rows(halves)], [_rows(results)], shape)
+    by_constant: list[Maybe] = [None] * kind.constants
+    for k, total in zip(kind.wanted, sums, strict=True):
+        by_constant[k] = _summed(total, constants[k])
+    return list(results) if wants_inputs else [None] * kind.inputs, [part.clone() for part in state], by_constant
 
 
 class _Row(NamedTuple):
@@ -182,92 +196,115 @@ class _Row(NamedTuple):
         return np.lib.stride_tricks.as_strided(self.numbers, (steps, columns), (self.stride * item, item))
 
 
-def _run(kernel: Kernel, columns: Sequence[Any], inputs: list[_Row], outputs: list[_Row], shape: torch.Size) -> None:
+def _run(
+    kernel: Kernel,
+    constants: Array,
+    columns: Sequence[Tensor],
+    read: Sequence[Sequence[_Row]],
+    written: Sequence[Sequence[_Row]],
+    shape: torch.Size,
+) -> None:
     """Run the kernel on all columns, split over as many threads as torch uses."""
     steps, count = shape[0], math.prod(shape[1:])
     whole = count - count % LANES
-    streams = count == whole and all(_is_line(row.numbers) for row in outputs) and outputs[0].numbers.nbytes > _STREAM
-    arguments = (*columns, *(row.numbers for row in (*inputs, *outputs)), *(row.stride for row in inputs), count, steps)
+    out = [row.numbers for group in written for row in group]
+    streams = count == whole and bool(out) and out[0].nbytes > _STREAM and all(_is_line(numbers) for numbers in out)
+    flat = [part.numpy().reshape(-1) for part in columns]
+    arguments = *_arguments(kernel, constants, flat, read, written), count, steps
     if whole:
         workers = max(1, min(torch.get_num_threads(), steps * whole // _GRAIN))
         share = -(-whole // (workers * LANES)) * LANES
         first, *others = [(lo, min(lo + share, whole)) for lo in range(0, whole, share)]
-        jobs = [pool_of(torch.get_num_threads()).submit(kernel, *arguments, *s, streams) for s in others]
-        kernel(*arguments, *first, streams)
+        jobs = [pool_of(torch.get_num_threads()).submit(kernel.call, *arguments, *s, streams) for s in others]
+        kernel.call(*arguments, *first, streams)
         for job in jobs:
             job.result()
     if count > whole:
-        _run_rest(kernel, columns, inputs, outputs, steps, count)
+        _run_rest(kernel, constants, flat, read, written, steps, count)
+
+
+def _arguments(
+    kernel: Kernel,
+    constants: Array,
+    columns: Sequence[Array],
+    read: Sequence[Sequence[_Row]],
+    written: Sequence[Sequence[_Row]],
+) -> tuple[Any, ...]:
+    """As the shells take them."""
+    rows = (tuple(row.numbers for row in group) for group in (*read, *written))
+    strides = tuple(row.stride for group in read for row in group)
+    return kernel.numbers(constants.dtype), constants, *columns, *rows, strides
 
 
 def _run_rest(
-    kernel: Kernel, columns: Sequence[Any], inputs: list[_Row], outputs: list[_Row], steps: int, count: int
+    kernel: Kernel,
+    constants: Array,
+    columns: Sequence[Array],
+    read: Sequence[Sequence[_Row]],
+    written: Sequence[Sequence[_Row]],
+    steps: int,
+    count: int,
 ) -> None:
     """Run the kernel on the last columns, too few for a vector, in memory of a vector's width."""
     rest = count % LANES
     first = count - rest
+    if constants.shape[1] > 1:
+        constants = np.ascontiguousarray(constants[:, np.arange(first, first + LANES) % constants.shape[1]])
 
-    def wide_column(values: Any) -> Any:
-        if not isinstance(values, np.ndarray) or values.size == 0:
-            return values
-        if values.ndim == 2:  # constants
-            neurons = np.arange(first, first + LANES) % values.shape[1]
-            return np.ascontiguousarray(values[:, neurons])
-        return np.concatenate([values[first:], np.zeros(LANES - rest, values.dtype)])
+    def widened(narrow: Array) -> Array:
+        wide = np.zeros((len(narrow), LANES), narrow.dtype)
+        wide[:, :rest] = narrow[:, first:]
+        return wide.reshape(-1)
 
-    def wide_row(row: _Row) -> _Row:
-        if row.numbers.size == 0:
-            return row
-        wide = np.zeros((steps, LANES), row.numbers.dtype)
-        wide[:, :rest] = row.steps(steps, count)[:, first:]
-        return _Row(wide.reshape(-1), LANES)
+    def of_rows(groups: Sequence[Sequence[_Row]]) -> list[list[_Row]]:
+        return [[_Row(widened(row.steps(steps, count)), LANES) for row in group] for group in groups]
 
-    wide_columns, wide_inputs, wide_outputs = (
-        [wide_column(c) for c in columns], [wide_row(r) for r in inputs], [wide_row(r) for r in outputs]
-    )  # fmt: skip
-    numbers, strides = [r.numbers for r in (*wide_inputs, *wide_outputs)], [r.stride for r in wide_inputs]
-    kernel(*wide_columns, *numbers, *strides, LANES, steps, 0, LANES, False)
+    wide_columns = [widened(values.reshape(-1, count)) for values in columns]
+    wide_read, wide_written = of_rows(read), of_rows(written)
+    kernel.call(*_arguments(kernel, constants, wide_columns, wide_read, wide_written), LANES, steps, 0, LANES, False)
     for values, wide in zip(columns, wide_columns, strict=True):
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.size:
-            values[first:] = wide[:rest]
-    for row, wide in zip(outputs, wide_outputs, strict=True):
-        if row.numbers.size:
-            row.steps(steps, count)[:, first:] = wide.steps(steps, LANES)[:, :rest]
+        values.reshape(-1, count)[:, first:] = wide.reshape(-1, LANES)[:, :rest]
+    for group, wide_group in zip(written, wide_written, strict=True):
+        for row, wide_row in zip(group, wide_group, strict=True):
+            row.steps(steps, count)[:, first:] = wide_row.steps(steps, LANES)[:, :rest]
 
 
-def _constants(values: Sequence[Maybe], shape: torch.Size, dtype: torch.dtype) -> Array:
+def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
     """The constants, one row each, with one column if all neurons share them, else one for each neuron."""
-    given = {row: value.detach() for row, value in enumerate(values) if value is not None}
-    shared = all(value.numel() == 1 for value in given.values())
-    rows = np.zeros((len(values), 1 if shared else math.prod(shape[2:])), _name(dtype))
-    for row, value in given.items():
-        rows[row] = (value if value.numel() == 1 else value.expand(shape[2:])).numpy().reshape(-1)
+    neurons = like.shape[2:]
+    shared = all(value.numel() == 1 for value in values)
+    rows = np.zeros((len(values), 1 if shared else math.prod(neurons)), _name(like.dtype))
+    for row, value in zip(rows, values, strict=True):
+        number = value.detach()
+        row[:] = (number if number.numel() == 1 else number.expand(neurons)).numpy().reshape(-1)
     return rows
 
 
-def _row(tensor: Maybe, dtype: torch.dtype) -> _Row:
-    """What is missing is empty; copied is only what is not contiguous within a step."""
-    if tensor is None or tensor.numel() == 0:
-        return _Row(np.empty(0, _name(dtype)), 0)
+def _rows(tensors: Sequence[Tensor]) -> list[_Row]:
+    return [_row(tensor) for tensor in tensors]
+
+
+def _row(tensor: Tensor) -> _Row:
+    """Copied is only what is not contiguous within a step."""
     tensor = tensor.detach().resolve_neg()
+    if tensor.numel() == 0:
+        return _Row(np.empty(0, _name(tensor.dtype)), 0)
     if not tensor[0].is_contiguous():
         tensor = tensor.contiguous()
     steps, columns, stride = tensor.shape[0], math.prod(tensor.shape[1:]), tensor.stride(0) if len(tensor) > 1 else 0
     return _Row(tensor.as_strided((stride * (steps - 1) + columns,), (1,)).numpy(), stride)
 
 
-def _column(tensor: Maybe, dtype: torch.dtype) -> Array:
-    return np.empty(0, _name(dtype)) if tensor is None else tensor.numpy().reshape(-1)
+def _stacked(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Contiguous memory of its own for a state `[S, B, *N]`: the loop carries it along in place."""
+    out = torch.empty((len(parts), *like.shape[1:]), dtype=like.dtype)
+    for row, part in zip(out, parts, strict=True):
+        row.copy_(part.detach())
+    return out
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    """Contiguous memory of its own for a state: the loop carries it along in place."""
-    return torch.empty_like(tensor, requires_grad=False, memory_format=torch.contiguous_format).copy_(tensor.detach())
-
-
-def _summed(gradient: Tensor, constant: Maybe) -> Tensor:
+def _summed(gradient: Tensor, constant: Tensor) -> Tensor:
     """Sum over the batch and over the neurons that share a value of the constant."""
-    assert constant is not None
     # By NumPy in double precision: the order in which torch sums depends on the number of threads.
     g = gradient.numpy().sum(0, dtype=np.float64)
     padded = (1,) * (g.ndim - constant.ndim) + constant.shape
@@ -282,83 +319,3 @@ def _is_line(numbers: Array) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-# -- memory for the tensors, used again when they are freed ------------------------------------------------------------
-#
-# A tensor as large as a population's record comes from the system page by page, which costs more time than the loop
-# that fills it (92 MB: 27 ms). So large tensors get memory of their own, on huge pages where the system has them, which
-# comes back to a pool when nobody refers to the tensor any more, and then goes to the next tensor of the same size.
-
-_HUGE = 1 << 21  # bytes of a huge page
-_LEAST = 1 << 20  # bytes of a tensor worth the trouble
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int16: np.int16}
-
-
-class Pool:
-    """Blocks of memory that wait for a tensor: no more than `limit` bytes of them, the latest to come back are kept.
-
-    Threads may share it. It never waits for its lock, since a tensor can be freed at any moment, within the pool itself
-    too: who finds it taken goes without, to the system.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.lent = 0  # bytes that tensors have now; a statistic, which threads at the same moment may blur
-        self._free: list[Block] = []
-        self._lock = threading.Lock()
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that wait for a tensor."""
-        return sum(block.nbytes for block in self._free)
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor to be filled, at a multiple of 64 bytes."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes < _LEAST:
-            return torch.empty(shape, dtype=dtype)
-        block = self._take(-(-nbytes // _HUGE) * _HUGE)
-        loan = block[:nbytes].view(_NUMPY[dtype])  # lives as long as any tensor or array that looks at it
-        weakref.finalize(loan, self._give_back, block).atexit = False
-        return torch.from_numpy(loan).view(shape)
-
-    def clear(self) -> None:
-        """Give what waits to the system."""
-        with self._lock:
-            self._free.clear()
-
-    def _take(self, nbytes: int) -> Block:
-        self.lent += nbytes
-        if self._lock.acquire(blocking=False):
-            try:
-                for k in reversed(range(len(self._free))):
-                    if self._free[k].nbytes == nbytes:
-                        return self._free.pop(k)
-            finally:
-                self._lock.release()
-        return _fresh(nbytes)
-
-    def _give_back(self, block: Block) -> None:
-        self.lent -= block.nbytes
-        if self._lock.acquire(blocking=False):
-            try:
-                self._free.append(block)
-                while self.waiting > self.limit:
-                    del self._free[0]
-            finally:
-                self._lock.release()
-
-
-def _fresh(nbytes: int) -> Block:
-    """Private memory that starts at a huge page."""
-    private: dict[str, Any] = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
-    memory = mmap.mmap(-1, nbytes + _HUGE, **private)
-    block = np.frombuffer(memory, np.uint8)
-    start = -block.ctypes.data % _HUGE
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return block[start : start + nbytes]
-
-
-pool = Pool(limit=1 << 31)

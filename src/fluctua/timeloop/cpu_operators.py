@@ -1,6 +1,7 @@
 """The passes of the CPU loop as operators of torch, which `torch.compile` takes as they are, and `torch.export` too.
 
-An operator has no optional results: in place of a tensor that is missing it gives one without elements.
+An operator takes and gives numbers, texts and tensors: a step goes by its name, and in place of a gradient that is
+missing there is a tensor without elements.
 """
 
 from collections.abc import Sequence
@@ -9,122 +10,82 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.cpu_loop import Kind, Maybe, adjoint, integrate
-from fluctua.timeloop.limits import refuse_second_derivative
+from fluctua.timeloop.cpu import gradients_of, split, what_is_read
+from fluctua.timeloop.cpu_loop import Kind, integrate, plan_of
+from fluctua.timeloop.limits import has_potential, refuse_second_derivative
 
-_INPUTS = 10  # current, three parts of the state, six constants
+
+def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+    """`cpu_loop.integrate` as one operator: dearer to call than `cpu._Loop`."""
+    sizes = [kind.inputs, kind.states, kind.constants, int(kind.trains), int(kind.compact), *kind.wanted]
+    results: list[Tensor] = _loop(list(tensors), kind.step, sizes)
+    n = int(has_potential(kind.step, kind.inputs, kind.states, kind.constants))
+    return [results[0], *(t.detach() for t in results[1 : 1 + n]), *results[1 + n :]]
+
+
+def _kind(step: str, sizes: Sequence[int]) -> Kind:
+    inputs, states, constants, trains, compact, *wanted = sizes
+    return Kind(step, inputs, states, constants, tuple(wanted), bool(trains), bool(compact))
 
 
 @torch.library.custom_op("fluctua::cpu_loop", mutates_args=())
-def loop(
-    x: Tensor,
-    u: Tensor,
-    i: Tensor | None,
-    w: Tensor | None,
-    a: Tensor,
-    b: Tensor | None,
-    theta: Tensor | None,
-    rho: Tensor | None,
-    beta: Tensor | None,
-    c: Tensor | None,
-    kind: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The forward pass, `cpu_loop.integrate`: the fields of a `Passed`, of a kind as `packed`."""
-    result = integrate(x, (u, i, w), (a, b, theta, rho, beta, c), _unpacked(kind))
-    return tuple(x.new_empty(0) if part is None else part for part in result)  # type: ignore[return-value]
+def _loop(tensors: Sequence[Tensor], step: str, sizes: Sequence[int]) -> list[Tensor]:
+    kind = _kind(step, sizes)
+    return integrate(*split(tensors, kind), kind)
 
 
-@loop.register_fake
-def _shapes(
-    x: Tensor, u: Tensor, i: Maybe, w: Maybe, *others: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kind = _unpacked(others[-1])
-
-    def row(wanted: bool, dtype: torch.dtype = x.dtype) -> Tensor:
-        return x.new_empty(x.shape if wanted else (0,), dtype=dtype)
-
-    ends = [x.new_empty((0,) if part is None else part.shape) for part in (u, i, w)]
-    return (
-        row(True),
-        row(kind.spiking),
-        ends[0],
-        ends[1],
-        ends[2],
-        row(kind.exponential and kind.needs_drive),
-        row(kind.needs_adaptation),
-        row(True, torch.int16) if kind.compact else row(False),
-    )
+@_loop.register_fake
+def _shapes(tensors: Sequence[Tensor], step: str, sizes: Sequence[int]) -> list[Tensor]:
+    kind = _kind(step, sizes)
+    plan, x = plan_of(kind), tensors[0]
+    rows = [x.new_empty(x.shape) for _ in range(1 + plan.separate + len(plan.own))]
+    ends = [x.new_empty(x.shape[1:]) for _ in range(kind.states)]
+    halves = [x.new_empty(x.shape, dtype=torch.int16) for _ in plan.halves]
+    first = 1 + plan.separate
+    return [*rows[:first], *ends, *rows[first:], *halves]
 
 
 @torch.library.custom_op("fluctua::cpu_loop_adjoint", mutates_args=())
-def loop_adjoint(
-    shape: Sequence[int],
-    gout: Tensor,
-    gend: Sequence[Tensor],
-    values: Sequence[Tensor],
-    recorded: Sequence[Tensor],
-    wanted: Sequence[bool],
-    kind: Sequence[float],
+def _adjoint(
+    gradients: Sequence[Tensor], saved: Sequence[Tensor], wants_inputs: bool, step: str, sizes: Sequence[int]
 ) -> list[Tensor]:
-    """The backward pass, `cpu_loop.adjoint`, with tensors without elements for those that are missing."""
-    gend_, values_, recorded_ = ([_given(t) for t in tensors] for tensors in (gend, values, recorded))
-    gradients = adjoint(torch.Size(shape), gout, gend_, values_, recorded_, wanted, _unpacked(kind))
-    return [gout.new_empty(0) if g is None else g for g in gradients]
+    kind = _kind(step, sizes)
+    constants, read = saved[: kind.constants], saved[kind.constants :]
+    g_output, *g_state = gradients
+    found = gradients_of(g_output, g_state, constants, read, wants_inputs, kind)
+    return [g_output.new_empty(0) if g is None else g for g in found]
 
 
-@loop_adjoint.register_fake
+@_adjoint.register_fake
 def _shapes_of_gradients(
-    shape: Sequence[int],
-    gout: Tensor,
-    gend: Sequence[Tensor],
-    values: Sequence[Tensor],
-    recorded: Sequence[Tensor],
-    wanted: Sequence[bool],
-    kind: Sequence[float],
+    gradients: Sequence[Tensor], saved: Sequence[Tensor], wants_inputs: bool, step: str, sizes: Sequence[int]
 ) -> list[Tensor]:
-    shapes = [shape, *[shape[1:]] * 3, *(value.shape for value in values)]
-    return [gout.new_empty(s if want else (0,)) for s, want in zip(shapes, wanted, strict=True)]
+    kind, g = _kind(step, sizes), gradients[0]
+    shapes: list[Sequence[int]] = [g.shape if wants_inputs else (0,)] * kind.inputs + [g.shape[1:]] * kind.states
+    shapes += [c.shape if k in kind.wanted else (0,) for k, c in enumerate(saved[: kind.constants])]
+    return [g.new_empty(shape) for shape in shapes]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, *_, packed_kind = inputs
-    potential, _, _, _, _, current, adaptation, distance = output
-    kind = _unpacked(packed_kind)
-    drive = current if kind.exponential or not kind.needs_drive else x
-    nothing = x.new_empty(0)
-    values = [nothing if value is None else value for value in inputs[4:_INPUTS]]
-    needs_potential = (kind.spiking or kind.learns) and not kind.compact
-    ctx.save_for_backward(*values, potential if needs_potential else nothing, drive, adaptation, distance)
-    ctx.kind, ctx.shape, ctx.there = packed_kind, x.shape, [value is not None for value in inputs[:_INPUTS]]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    tensors, step, sizes = inputs
+    kind = _kind(step, sizes)
+    ctx.save_for_backward(*split(tensors, kind)[2], *what_is_read(tensors, output, kind))
+    ctx.step, ctx.sizes, ctx.shape = step, sizes, tensors[0].shape
+    ctx.needed = [t.requires_grad for t in tensors]
 
 
-def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
-    saved = ctx.saved_tensors
-    gout = grads[1] if _unpacked(ctx.kind).spiking else grads[0]
-    wanted = [bool(needs) for needs in ctx.needs_input_grad[:_INPUTS]]
-    gradients = loop_adjoint(
-        list(ctx.shape), gout, list(grads[2:5]), list(saved[:6]), list(saved[6:]), wanted, list(ctx.kind)
-    )
-    return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None
+def _differentiate(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+    kind = _kind(ctx.step, ctx.sizes)
+    first = 1 + plan_of(kind).separate
+    given = [grads[0], *grads[first : first + kind.states]]
+    wants_inputs = any(ctx.needed[: kind.inputs])
+    found = _adjoint(given, list(ctx.saved_tensors), wants_inputs, ctx.step, ctx.sizes)
+    return [g if needed else None for g, needed in zip(found, ctx.needed, strict=True)], None, None
 
 
 def _refuse(ctx: Any, *_: Any) -> None:
     refuse_second_derivative("the fused time loop")
 
 
-loop.register_autograd(_differentiate, setup_context=_save)
-loop_adjoint.register_autograd(_refuse)
-
-
-def packed(kind: Kind) -> list[float]:
-    """A kind as numbers, which is what an operator takes."""
-    return [float(value) for value in kind]
-
-
-def _unpacked(numbers: Sequence[float]) -> Kind:
-    kinds = (bool, bool, bool, bool, int, int, float, float, bool, bool, bool)
-    return Kind(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
-
-
-def _given(tensor: Tensor) -> Maybe:
-    return tensor if tensor.numel() else None
+_loop.register_autograd(_differentiate, setup_context=_save)
+_adjoint.register_autograd(_refuse)

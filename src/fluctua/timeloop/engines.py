@@ -5,18 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Engine, LoopParameters, LoopResult, State
-from fluctua.timeloop.reference import step
+from fluctua.timeloop.compiling import constant_when_compiled
+from fluctua.timeloop.contract import Dynamics, Engine, LoopParameters, LoopResult, Run, State
+from fluctua.timeloop.steps import Tensors, step_of
 
 log = logging.getLogger(__name__)
 
 Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
@@ -60,14 +59,38 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
         ValueError: fewer than two axes, no time step, an integer current, a state of another shape, or `torch.vmap`
             over neurons that spike.
     """
-    _check(current)
-    if parameters.spiking and _is_mapped(current):
-        raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
     wide = widened(current)
-    parameters = parameters.to(wide)
     state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
-    result = choose(wide, parameters).run(wide, parameters, state)
-    return result._replace(output=result.output.to(current.dtype))
+    output, potential, end = integrate((current,), parameters.dynamics, parameters.parts(state))
+    return LoopResult(output, potential, parameters.after(end, state))
+
+
+def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+    """Integrate input currents, each `[T, B, *N]`, over all time steps of any neuron, from `state` on.
+
+    Half precision input is integrated in float32 and the output returned in the input's type.
+
+    Raises:
+        ValueError: fewer than two axes, no time step, an integer current, currents of different shapes, or `torch.vmap`
+            over neurons that spike.
+    """
+    for current in inputs:
+        _check(current)
+        if current.shape != inputs[0].shape:
+            raise ValueError(
+                f"the currents of a population have one shape, got {[tuple(current.shape) for current in inputs]}"
+            )
+    if any(part.shape != inputs[0].shape[1:] for part in state):
+        raise ValueError(
+            f"a state has the shape of one step of the current, {tuple(inputs[0].shape[1:])}, got "
+            f"{[tuple(part.shape) for part in state]}"
+        )
+    if dynamics.spiking and any(_is_mapped(current) for current in inputs):
+        raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
+    wide = tuple(widened(current) for current in inputs)
+    dynamics, state = dynamics.to(wide[0]), tuple(part.to(wide[0]) for part in state)
+    result = choose(wide, dynamics).run(wide, dynamics, state)
+    return result._replace(output=result.output.to(inputs[0].dtype))
 
 
 def stepper(parameters: LoopParameters) -> Stepper:
@@ -77,15 +100,27 @@ def stepper(parameters: LoopParameters) -> Stepper:
         A function `(current [B, *N], state) -> (output [B, *N], next state)`. Called T times in turn it gives exactly
         what `run` gives for T steps, and has the same gradients. It spares the checks of `run`.
     """
-    converted: LoopParameters | None = None
+    advance = step_by_step(parameters.dynamics)
 
-    def advance(current: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(current: Tensor, state: State) -> tuple[Tensor, State]:
+        output, after = advance((current,), parameters.parts(state))
+        return output, parameters.after(after, state)
+
+    return step
+
+
+def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tensor, Tensors]]:
+    """As `stepper`, of any neuron: `(inputs, each [B, *N], state) -> (output, next state)`."""
+    converted: Dynamics | None = None
+
+    def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:
         nonlocal converted
-        wide = widened(current)
-        if converted is None or converted.decay_mem.dtype != wide.dtype or converted.decay_mem.device != wide.device:
-            converted = parameters.to(wide)
-        output, _, state = step(wide, converted, state)
-        return output.to(current.dtype), state
+        wide = tuple(widened(current) for current in inputs)
+        a = converted and converted.constants[0]
+        if converted is None or a is None or a.dtype != wide[0].dtype or a.device != wide[0].device:
+            converted = dynamics.to(wide[0])
+        output, state = step_of(converted.step)(wide, state, converted.constants)
+        return output.to(inputs[0].dtype), state
 
     return advance
 
@@ -95,12 +130,12 @@ def widened(current: Tensor) -> Tensor:
     return current.float() if current.dtype in (torch.float16, torch.bfloat16) else current
 
 
-def choose(current: Tensor, parameters: LoopParameters) -> Engine:
+def choose(inputs: Tensors, dynamics: Dynamics) -> Engine:
     """The engine that serves this request: the wanted one, or the first that supports it."""
     wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
         candidate = _load(name)
-        reason = candidate.unsupported(current, parameters)
+        reason = candidate.unsupported(inputs, dynamics)
         if reason is None:
             return candidate
         if not torch.compiler.is_compiling():
@@ -108,14 +143,7 @@ def choose(current: Tensor, parameters: LoopParameters) -> Engine:
     raise AssertionError("the reference engine serves every request")
 
 
-def _constant_when_compiled(function: Function) -> Function:
-    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
-    # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@_constant_when_compiled
+@constant_when_compiled
 def _wanted_name() -> str:
     return _wanted.get()
 
@@ -125,7 +153,7 @@ def _load(name: str) -> Engine:
     return _loaded[name]
 
 
-@_constant_when_compiled
+@constant_when_compiled
 def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop import events_adaptive_kernels as adaptive
-from fluctua.timeloop import events_kernels as kernels
-from fluctua.timeloop.cpu_kernels import shape_of
-from fluctua.timeloop.events_layout import Array, Arriving, Numbers, Padded
+from fluctua.spikes.bits import words_of
+from fluctua.timeloop.events_kernels import scatter
+from fluctua.timeloop.events_layout import Array, Arriving, Maybe, Numbers, Padded, backward, records_of
 from fluctua.timeloop.threads import Blocks, over_samples
+
+Split = Sequence[tuple[Numbers, Sequence[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,28 +21,26 @@ class Record:
     """What backward knows of a forward pass.
 
     Attributes:
-        numbers: tensors of each layer.
+        tensors: numbers and constants of each layer.
         layers: the same as the kernels take them.
         arriving: what arrives at each layer; then the spikes that leave the last, if it spikes.
         steps: T.
         samples: B.
     """
 
-    numbers: Sequence[Numbers]
+    tensors: Split
     layers: Sequence[Padded]
     arriving: Sequence[Arriving]
     steps: int
     samples: int
 
 
-def adjoint(
-    record: Record, g_output: Tensor, wanted: Sequence[Sequence[bool]], g_input: Tensor | None, block: int
-) -> list[Tensor | None]:
+def adjoint(record: Record, g_outputs: Sequence[Maybe], wanted: Split, g_input: Maybe, block: int) -> list[Maybe]:
     """Gradients with respect to all tensors of the layers, in their order.
 
     Args:
         record: of the forward pass.
-        g_output: gradient with respect to the output, `[T, B, n]`.
+        g_outputs: gradients with respect to the output of each section of the last layer, `[T, B, n]`, None for zero.
         wanted: which of its tensors' gradients are asked for, for each layer.
         g_input: filled with the gradient with respect to the input `[T, B, N]`, unless None.
         block: number of samples to work on at a time.
@@ -49,175 +48,188 @@ def adjoint(
     layers, last = record.layers, len(record.layers) - 1
 
     def work(blocks: Blocks) -> list[_Sums]:
-        sums = [_Sums.zeros(layer, w) for layer, w in zip(layers, wanted, strict=True)]
+        sums = [_Sums.zeros(layer, *w) for layer, w in zip(layers, wanted, strict=True)]
         ways: dict[int, list[_Way]] = {}  # by number of samples: the last block may be smaller
         for first, stop in blocks:
             size = stop - first
             if size not in ways:
                 ways[size] = [_Way(record, k, size, s) for k, s in enumerate(sums)]
             back = ways[size]
-            back[last].g.copy_(g_output[:, first:stop].transpose(0, 1))
+            for part, g in zip(layers[last].kind.parts(back[last].g[0]), g_outputs, strict=True):
+                part.copy_(g[:, first:stop].transpose(0, 1)) if g is not None else part.zero_()
             for k in range(last, -1, -1):
                 back[k].run(first)
-                weight = record.numbers[k].weight
                 if k > 0:
-                    torch.mm(back[k].rows, weight, out=back[k - 1].rows)  # type: ignore[arg-type]
+                    back[k - 1].take(back[k].times_weight())
                 elif g_input is not None:
-                    g = back[k].g if weight is None else back[k].g @ weight
-                    g_input[:, first:stop] = g.transpose(0, 1)
+                    g_input[:, first:stop] = back[k].by_input().transpose(0, 1)
         return sums
 
     parts = over_samples(work, record.samples, block)
-    gradients: list[Tensor | None] = []
-    for k, (layer, numbers) in enumerate(zip(layers, record.numbers, strict=True)):
-        found = _shaped([part[k] for part in parts], layer, numbers)
-        gradients += [g if asked else None for g, asked in zip(found, wanted[k], strict=True)]
+    gradients: list[Maybe] = []
+    for k, (layer, (numbers, constants)) in enumerate(zip(layers, record.tensors, strict=True)):
+        found = _shaped([part[k] for part in parts], layer, numbers, constants)
+        of_numbers, of_constants = wanted[k]
+        gradients += [g if asked else None for g, asked in zip(found, [*of_numbers, *of_constants], strict=True)]
     return gradients
 
 
 class _Sums(NamedTuple):
-    """Gradients of a layer's numbers, summed over the samples of one thread; what is not asked for has no element."""
+    """Gradients of a layer's numbers, summed over the samples of one thread; what is not asked for has no element.
+
+    `wanted` are the numbers of the constants, of each of which there is a row.
+    """
 
     weight: Array
     bias: Array
     recurrent: Array
+    recurrent_second: Array
     recurrent_bias: Array
-    decay_mem: Array
-    decay_syn: Array
-    decay_adapt: Array
-    strength: Array
-    coupling: Array
+    constants: Array
+    wanted: tuple[int, ...]
 
     @classmethod
-    def zeros(cls, layer: Padded, wanted: Sequence[bool]) -> "_Sums":
-        """A bias comes with its weight, a decay with the other, as what adapts: one kernel gives all."""
-        weight, recurrent, decays = any(wanted[0:2]), any(wanted[2:4]), any(wanted[4:6])
-        adaptation, coupling = any(wanted[7:10]), layer.adaptation is not None and layer.adaptation.coupling.size > 0
-        width, dtype = layer.width, layer.decay_mem.dtype
+    def zeros(cls, layer: Padded, numbers: Numbers, constants: Sequence[bool]) -> "_Sums":
+        """A bias comes with its weight: one kernel gives both."""
+        weight = bool(numbers.weight or numbers.bias)
+        recurrent = bool(numbers.recurrent or numbers.recurrent_bias)
+        wanted = tuple(k for k, asked in enumerate(constants) if asked)
+        first, second = layer.recurrent
+        dtype = layer.bias.dtype
 
-        def zeros(size: int, asked: bool, dtype: Any = dtype) -> Array:
+        def zeros(size: int, asked: bool) -> Array:
             return np.zeros(size if asked else 0, dtype)
 
         return cls(
             zeros(layer.weight.size, weight),
-            zeros(width, weight),
-            zeros(layer.recurrent.size, recurrent),
-            zeros(width, recurrent),
-            zeros(width, decays, np.float64),
-            zeros(width, decays, np.float64),
-            zeros(width, adaptation, np.float64),
-            zeros(width, adaptation, np.float64),
-            zeros(width, adaptation and coupling, np.float64),
+            zeros(layer.width, weight),
+            zeros(first.size, recurrent),
+            zeros(second.size, bool(numbers.recurrent_second)),
+            zeros(layer.width, recurrent),
+            np.zeros((len(wanted), layer.width)),
+            wanted,
         )
-
-    @property
-    def constants(self) -> tuple[Array, ...]:
-        """Those wrt the constants of the neurons."""
-        return self[4:]
 
 
 class _Way:
     """One layer's way back over a block of so many samples: its buffers, used again for every block.
 
     Attributes:
-        g: `[samples, T, n]`, the gradient wrt the output and, once it has run, wrt the input current.
-        rows: the same memory as `[samples * T, n]`.
+        g: `[samples, T, width]`, the gradient wrt the output and, once it has run, wrt the first input; then that wrt
+            the second.
     """
 
     def __init__(self, record: Record, k: int, samples: int, sums: _Sums) -> None:
         layer = self.layer = record.layers[k]
-        kind, steps, dtype = layer.kind, record.steps, layer.decay_mem.dtype
-        self.recurrent = record.numbers[k].recurrent
-        self.steps, self.samples, self.sums = steps, samples, sums
+        self.weights = record.tensors[k][0]
+        self.steps, self.samples, self.sums = record.steps, samples, sums
         self.arriving, self.leaving = record.arriving[k], record.arriving[(k + 1) % len(record.arriving)]
-        learns = sums.decay_mem.size > 0
-        size = samples * steps * layer.width
-        again = kind.spiking or learns  # a readout's gradient needs no potential
-        self.memory = np.zeros(size, dtype)
-        self.potential = np.empty(size if again else 0, dtype)
-        self.drive = np.empty(size if learns or (kind.hard and kind.differentiable) else 0, dtype)
-        self.levels = np.empty(0 if layer.adaptation is None else size, dtype)
+        size, dtype = samples * record.steps * layer.width, layer.bias.dtype
+        self.values = records_of(layer.kind, sums.wanted)
+        self.records = tuple(np.empty(size, dtype) for _ in self.values)
+        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.inputs))
+        self.g = [torch.from_numpy(memory).view(samples, record.steps, layer.width) for memory in self.memory]
         # Not the words of the forward pass: somebody else may be reading those.
-        self.words = np.empty_like(self.leaving.words) if kind.spiking else self.leaving.words
-        self.states = [np.empty(samples * layer.width, dtype) for _ in range(2 if layer.adaptation is None else 3)]
-        self.constants = [np.empty(samples * total.size, dtype) for total in sums.constants]
-        self.rows = torch.from_numpy(self.memory).view(samples * steps, layer.width)[:, : kind.neurons]
-        self.g = self.rows.view(samples, steps, kind.neurons)
+        self.words = np.empty_like(self.leaving.words) if layer.kind.spiking else self.leaving.words
+        self.states = np.empty(layer.kind.states * samples * layer.width, dtype)
+        self.constants = np.empty((len(sums.wanted), samples, layer.width), dtype)
+
+    def take(self, g: Tensor) -> None:
+        """The gradient wrt the output, `[samples, T, n]`."""
+        self.g[0][..., : g.shape[2]].copy_(g)
 
     def run(self, first: int) -> None:
         """Go back over the samples from `first` on."""
         layer, stop = self.layer, first + self.samples
-        if self.potential.size:
-            layer.integrate(self.arriving, self.steps, first, stop, self.potential, self.drive, self.levels, self.words)
-        for array in (*self.states, *self.constants):
-            array.fill(0)
+        if self.records:
+            layer.integrate(self.arriving, self.steps, first, stop, self.words, self.values, self.records)
+        self.states.fill(0)
+        self.constants.fill(0)
         self._through_time()
-        sums, (words, values, starts, *_) = self.sums, self.arriving
-        sizes = layer.width, self.steps
-        if sums.weight.size:
-            kernels.scatter(
-                words, values, starts, layer.units, self.memory, *sizes, 0, first, stop, sums.weight, sums.bias
-            )
-        if sums.recurrent.size:
-            words, values, starts, *_ = self.leaving
-            n = layer.kind.neurons
-            kernels.scatter(
-                words, values, starts, n, self.memory, *sizes, 1, first, stop, sums.recurrent, sums.recurrent_bias
-            )
-        for total, part in zip(sums.constants, self.constants, strict=True):
-            total += part.reshape(self.samples, -1).sum(0, dtype=np.float64) if part.size else 0.0
+        sums, arriving = self.sums, self.arriving[:3]
+        n_words = words_of(layer.units)
+        self._scatter(arriving, (n_words, 0, layer.units), self.memory[0], 0, first, sums.weight, sums.bias)
+        kind = layer.kind
+        leaving = self.leaving[:3]
+        places = (kind.words, 0, kind.sections[0]), (kind.words, kind.split, kind.sections[-1])
+        self._scatter(leaving, places[0], self.memory[0], 1, first, sums.recurrent, sums.recurrent_bias)
+        self._scatter(leaving, places[1], self.memory[-1], 1, first, sums.recurrent_second, sums.bias[:0])
+        self.sums.constants[...] += self.constants.sum(1, dtype=np.float64)
+
+    def _scatter(
+        self,
+        spikes: tuple[Array, Array, Array],
+        place: tuple[int, int, int],
+        g: Array,
+        lag: int,
+        first: int,
+        total: Array,
+        bias: Array,
+    ) -> None:
+        """Add the gradient of a weight; `place` is how many words a step has, the first of them, and the units."""
+        if total.size:
+            span = self.layer.width, self.steps, lag, first, first + self.samples
+            scatter(*spikes, *place, g, *span, total, bias)
+
+    def by_input(self) -> Tensor:
+        """Gradient wrt what arrives, `[samples, T, N]`."""
+        if self.weights.weight is not None:
+            return self.times_weight()
+        return torch.cat(self.layer.kind.parts(self.g[0]), -1)
+
+    def times_weight(self) -> Tensor:
+        """Gradient wrt the spikes that arrive."""
+        assert self.weights.weight is not None
+        columns, matrix = self._matrix(self.weights.weight, self.layer.weight)
+        return self.g[0][..., :columns] @ matrix
+
+    def _matrix(self, weight: Tensor, padded: Array) -> tuple[int, Tensor]:
+        """A weight as it multiplies a gradient, and to how many columns of that."""
+        if len(self.layer.kind.sections) == 1:
+            return len(weight), weight
+        return self.layer.width, torch.from_numpy(padded).view(-1, self.layer.width).t()
 
     def _through_time(self) -> None:
-        layer, kind, real = self.layer, self.layer.kind, self.memory.dtype.type
-        shape, slope, height = shape_of(kind.surrogate) if kind.spiking else (0, 0.0, 0.0)
-        sequences = self.memory, self.potential, self.drive
-        numbers = layer.decay_mem, layer.gain, layer.decay_syn, layer.threshold
-        rule = kind.hard, kind.differentiable, shape, real(slope), real(height), self.steps
-        arguments: tuple[Any, ...]
-        if layer.adaptation is None:
-            back = kernels.adjoint
-            carried = *self.states, *self.constants[:2]
-            arguments = *sequences, *carried, *numbers, kind.exponential, kind.spiking, *rule
-        else:
-            back = adaptive.adjoint
-            carried = *self.states, *self.constants
-            arguments = *sequences, self.levels, *carried, *numbers, layer.adaptation, kind.exponential, *rule
-        if self.recurrent is None:
-            back(*arguments, 0, self.steps)
+        layer, kind = self.layer, self.layer.kind
+        kernel = backward(kind, layer.dtype, self.sums.wanted)
+        given = kernel.numbers(layer.dtype), layer.constants, self.states, self.constants.reshape(-1)
+        arguments = *given, self.records, self.memory, self.steps
+        if not kind.recurrent:
+            kernel.call(*arguments, 0, self.steps)
             return
-        g = self.g.unbind(1)
+        weights = self.weights.recurrent, self.weights.recurrent_second
+        heard = [w if w is None else self._matrix(w, own) for w, own in zip(weights, layer.recurrent, strict=True)]
+        by_step = [g.unbind(1) for g in (self.g[0], self.g[-1])]
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
-                g[t].addmm_(g[t + 1], self.recurrent)
-            back(*arguments, t, t + 1)
+                for section, g, way in zip(kind.parts(by_step[0][t]), by_step, heard, strict=False):
+                    if way is not None:
+                        section.addmm_(g[t + 1][:, : way[0]], way[1])
+            kernel.call(*arguments, t, t + 1)
 
 
-def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers) -> list[Tensor | None]:
+def _rows(layer: Padded, values: Tensor) -> Tensor:
+    """Values of all neurons `[..., n]`, of `[..., width]`."""
+    parts = layer.kind.parts(values)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers, constants: Sequence[Tensor]) -> list[Maybe]:
     """Sum over threads, in their order, each gradient in the shape of its tensor."""
-    total = _Sums(*(sum(arrays[1:], arrays[0]) for arrays in zip(*parts, strict=True)))
-    n = layer.kind.neurons
+    *totals, by_constant = (sum(arrays[1:], arrays[0]) for arrays in zip(*(part[:6] for part in parts), strict=True))
 
-    def matrix(sums: Array) -> Tensor | None:
-        return torch.from_numpy(sums).view(-1, layer.width)[:, :n].t().contiguous() if sums.size else None
-
-    def vector(sums: Array) -> Tensor | None:
-        return torch.from_numpy(sums)[:n] if sums.size else None
-
-    def shared(sums: Array, constant: Tensor | None) -> Tensor | None:
-        if constant is None or not sums.size:
+    def shaped(total: Array, tensor: Maybe) -> Maybe:
+        if tensor is None or total.size == 0:
             return None
-        whole = torch.from_numpy(sums)[:n]
+        rows = _rows(layer, torch.from_numpy(total).view(-1, layer.width))
+        return rows.t().contiguous() if tensor.ndim == 2 else rows[0]
+
+    def shared(total: Array, constant: Tensor) -> Tensor:
+        whole = _rows(layer, torch.from_numpy(total))
         return (whole.sum() if constant.numel() == 1 else whole).to(constant.dtype).reshape(constant.shape)
 
+    found = dict(zip(parts[0].wanted, by_constant, strict=True))
     return [
-        matrix(total.weight),
-        vector(total.bias),
-        matrix(total.recurrent),
-        vector(total.recurrent_bias),
-        shared(total.decay_mem, numbers.decay_mem),
-        shared(total.decay_syn, numbers.decay_syn),
-        None,
-        shared(total.decay_adapt, numbers.decay_adapt),
-        shared(total.strength, numbers.strength),
-        shared(total.coupling, numbers.coupling),
+        *(shaped(total, tensor) for total, tensor in zip(totals, numbers, strict=True)),
+        *(shared(found[k], c) if k in found else None for k, c in enumerate(constants)),
     ]

@@ -16,135 +16,162 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.spikes import bits as bit_kernels
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop.contract import LoopParameters
+from fluctua.spikes.bits import words_of
+from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_layout import Arriving, Kind, Numbers, Padded, nothing
+from fluctua.timeloop.events_layout import Arriving, Kind, Maybe, Numbers, Padded
 from fluctua.timeloop.limits import anchor, differentiable_once
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
+_NUMBERS = len(Numbers._fields)
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A population and what feeds it. Tensors are plain, on the CPU, all float32 or all float64.
+    """Neurons and what feeds them. Tensors are plain, on the CPU, all float32 or all float64.
 
     Attributes:
-        neurons: size n of the population.
-        parameters: its constants, each of one element or `[n]`.
-        weight: `[n, afferents]`, or None where the input current itself is given.
+        sections: size n of the population, or of two that are run as one; both get the same inputs.
+        dynamics: of all of them, with constants of one element or `[n]`.
+        weight: `[n, afferents]` to the first input, or None where the input current itself is given.
         bias: `[n]`, or None.
-        recurrent: `[n, n]`, through which the population hears its own spikes of the step before, or None.
+        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, of two sections those of the
+            first alone, or None.
         recurrent_bias: `[n]`, from the second step on, or None.
         initial: potential before the first step.
+        recurrent_second: `[n, second]`, from the second section, which speaks to the second input, or None.
     """
 
-    neurons: int
-    parameters: LoopParameters
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    recurrent: Tensor | None = None
-    recurrent_bias: Tensor | None = None
+    sections: tuple[int, ...]
+    dynamics: Dynamics
+    weight: Maybe = None
+    bias: Maybe = None
+    recurrent: Maybe = None
+    recurrent_bias: Maybe = None
     initial: float = 0.0
+    recurrent_second: Maybe = None
+
+    @property
+    def kind(self) -> Kind:
+        """What there is to do, numbers apart."""
+        recurrent = self.recurrent is not None or self.recurrent_second is not None
+        return Kind.of(self.dynamics, self.sections, recurrent, self.initial)
+
+    @property
+    def tensors(self) -> tuple[Maybe, ...]:
+        """All its numbers: `Numbers`, then the constants."""
+        recurrent = self.recurrent, self.recurrent_second, self.recurrent_bias
+        return *Numbers(self.weight, self.bias, *recurrent), *self.dynamics.constants
 
 
-def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> Tensor:
+def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
     """Run layers one behind the other.
 
     Args:
         x: `[T, B, N]`: what arrives at the first layer, or its input current where it has no weight. Beside `spikes`
             only its gradient matters.
-        layers: all but the last spike.
+        layers: all but the last spike, and have one section.
         spikes: the same as `x`, for a first layer with a weight.
 
     Returns:
-        Spikes of the last layer `[T, B, n]`, or the potential of a readout.
+        Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
-    kinds = tuple(Kind.of(layer.neurons, layer.parameters, layer.initial) for layer in layers)
-    tensors = [t for layer in layers for t in _numbers(layer)]
-    output: Tensor = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)[0]  # type: ignore[no-untyped-call]
-    return output
-
-
-def _numbers(layer: Layer) -> Numbers:
-    p = layer.parameters
-    weights = layer.weight, layer.bias, layer.recurrent, layer.recurrent_bias
-    return Numbers(*weights, p.decay_mem, *p.constants[1:])
+    kinds = tuple(layer.kind for layer in layers)
+    tensors = [t for layer in layers for t in layer.tensors]
+    results = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor, ...] = results[: len(layers[-1].sections)]
+    return outputs
 
 
 class _Layers(torch.autograd.Function):
     @staticmethod
     def forward(
-        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Tensor
+        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Maybe
     ) -> tuple[Tensor, ...]:
-        layers = [Padded.of(k, n, x.dtype) for k, n in zip(kinds, Numbers.of_all(tensors), strict=True)]
-        return _integrate(layers, spikes, x)
+        return _integrate(_padded(kinds, tensors, x.dtype), spikes, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.kinds, ctx.spikes, tied, x, *tensors = inputs
         ctx.shape, ctx.n_tensors = x.shape, len(tensors)
+        words = output[len(ctx.kinds[-1].sections) :]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *output[1:])
+        ctx.mark_non_differentiable(*words)
+        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *words)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grads[0] is None:
+    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
+        if all(g is None for g in grads):
             return tuple([None] * (4 + ctx.n_tensors))
         with torch.no_grad():
-            gradients = _adjoint(ctx, grads[0])
+            gradients = _adjoint(ctx, grads[: len(ctx.kinds[-1].sections)])
         if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
             gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
         return None, None, None, *gradients
 
 
+def _split(kinds: Sequence[Kind], tensors: Sequence[Any]) -> list[tuple[Numbers, Sequence[Any]]]:
+    """What belongs to each layer's numbers and constants, from one list."""
+    out, first = [], 0
+    for kind in kinds:
+        end = first + _NUMBERS + kind.constants
+        out.append((Numbers(*tensors[first : first + _NUMBERS]), tensors[first + _NUMBERS : end]))
+        first = end
+    return out
+
+
+def _padded(kinds: Sequence[Kind], tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
+    return [Padded.of(kind, *own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
+
+
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The output, and the spikes of all populations that spike, as bits."""
+    """The output of each section, and the spikes of all populations that spike, as bits."""
     steps, samples = x.shape[:2]
     last = layers[-1]
-    n = last.kind.neurons
-    output = x.new_zeros(steps, samples, n)
-    words = [torch.empty(samples, steps, layer.words, dtype=torch.int64) for layer in layers if layer.kind.spiking]
+    words = [torch.empty(samples, steps, layer.kind.words, dtype=torch.int64) for layer in layers if layer.kind.spiking]
+    potential = None if last.kind.spiking else x.new_empty(steps, samples, last.kind.sections[0])
     arriving = _all_arriving(spikes, x, words)
     leaving = [*(spiking.words for spiking in arriving[1:]), np.empty(0, np.uint64)]
 
     def work(blocks: Blocks) -> None:
-        scratch, none = nothing(x.dtype), nothing(x.dtype)
+        scratch: Tensor | None = None
         for first, stop in blocks:
-            size = (stop - first) * steps
-            if scratch.size == 0:
-                scratch = np.empty(size * max(layer.width for layer in layers), scratch.dtype)
             for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                layer.integrate(source, steps, first, stop, scratch, none, none, target)
-            if last.kind.spiking:
-                spikes_out = arriving[-1].words, arriving[-1].values, arriving[-1].starts
-                bit_kernels.unpack(*spikes_out, steps, samples, n, output.numpy().reshape(-1), first, stop)
-            else:
-                potential = torch.from_numpy(scratch[: size * last.width]).view(stop - first, steps, last.width)
-                output[:, first:stop] = potential[..., :n].transpose(0, 1)
+                if layer.kind.spiking or potential is None:
+                    layer.integrate(source, steps, first, stop, target)
+                    continue
+                if scratch is None:
+                    scratch = x.new_empty(stop - first, steps, layer.width)
+                record = (scratch.numpy().reshape(-1),)
+                layer.integrate(source, steps, first, stop, target, layer.kind.output, record)
+                there = torch.from_numpy(potential.numpy())  # to be written in any thread, in inference mode too
+                there[:, first:stop] = scratch[: stop - first, :, : there.shape[2]].transpose(0, 1)
 
     over_samples(work, samples, _block(layers, steps, least=1))
-    return output, *words
+    return *([potential] if potential is not None else _dense(last.kind, words[-1], x.dtype)), *words
 
 
-def _adjoint(ctx: Any, g_output: Tensor) -> tuple[Tensor | None, ...]:
+def _dense(kind: Kind, words: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The spikes of each section."""
+    parts = words.split([words_of(n) for n in kind.sections], 2)  # type: ignore[no-untyped-call]
+    return [SpikeBatch(w.contiguous(), n).dense(dtype) for w, n in zip(parts, kind.sections, strict=True)]
+
+
+def _adjoint(ctx: Any, g_outputs: Sequence[Maybe]) -> tuple[Maybe, ...]:
     """Gradients with respect to the input and to all tensors of the layers, where they are asked for."""
     _, *saved = ctx.saved_tensors
     tensors, (current, *words) = saved[: ctx.n_tensors], saved[ctx.n_tensors :]
-    numbers = Numbers.of_all(tensors)
-    layers = [Padded.of(kind, n, g_output.dtype) for kind, n in zip(ctx.kinds, numbers, strict=True)]
-    arriving = _all_arriving(ctx.spikes, g_output if current is None else current, words)
+    like = next(g for g in g_outputs if g is not None)
+    layers = _padded(ctx.kinds, tensors, like.dtype)
+    arriving = _all_arriving(ctx.spikes, like if current is None else current, words)
     wants_input, *wanted = ctx.needs_input_grad[3:]
-    g_input = torch.empty(ctx.shape, dtype=g_output.dtype) if wants_input else None
-    record = Record(numbers, layers, arriving, *ctx.shape[:2])
+    g_input = torch.empty(ctx.shape, dtype=like.dtype) if wants_input else None
+    record = Record(_split(ctx.kinds, tensors), layers, arriving, *ctx.shape[:2])
     block = _block(layers, ctx.shape[0], least=_RECURRENT_BLOCK)
-    each = len(Numbers._fields)
-    chunked = [wanted[k : k + each] for k in range(0, len(wanted), each)]
-    return g_input, *adjoint(record, g_output, chunked, g_input, block)
+    return g_input, *adjoint(record, g_outputs, _split(ctx.kinds, wanted), g_input, block)
 
 
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
@@ -155,5 +182,5 @@ def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor])
 
 def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
-    size = max(layer.width for layer in layers) * steps * layers[0].decay_mem.itemsize
-    return max(1, _CACHE // size, least if any(layer.recurrent.size for layer in layers) else 1)
+    size = max(layer.width for layer in layers) * steps * layers[0].bias.itemsize
+    return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)

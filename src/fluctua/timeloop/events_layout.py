@@ -1,7 +1,8 @@
-"""A fused layer's numbers as the kernels of `events_kernels.py` take them: flat arrays, padded to whole vectors."""
+"""A fused layer's numbers as the kernels of events take them: flat arrays, padded to whole vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,54 +10,112 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop import events_kernels as kernels
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.events_adaptive_kernels import Adapting
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.expressions import Expression, Value, cheapest_records
+from fluctua.timeloop.steps import Step
+from fluctua.timeloop.tracing import traced
 
 Array = NDArray[Any]
+Maybe = Tensor | None
+
+_WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
 
 
 class Kind(NamedTuple):
-    """What there is to do in a layer, numbers apart."""
+    """What there is to do in a layer, numbers apart.
 
-    neurons: int
+    Attributes:
+        step: of the neurons, with so many inputs, parts of the state and constants.
+        sections: sizes of the populations side by side, of which each speaks to one input of all.
+        recurrent: whether they hear each other.
+        initial: potential before the first step.
+    """
+
+    step: Step | str
+    inputs: int
+    states: int
+    constants: int
+    sections: tuple[int, ...]
+    recurrent: bool
     initial: float
-    exponential: bool
-    spiking: bool
-    hard: bool
-    differentiable: bool
-    surrogate: Surrogate
 
     @classmethod
-    def of(cls, neurons: int, p: LoopParameters, initial: float) -> "Kind":
-        """Of a population of so many neurons; an option without effect is off."""
-        hard = p.spiking and p.reset == "zero"
-        differentiable = p.spiking and p.differentiable_reset
-        return cls(neurons, initial, p.decay_syn is not None, p.spiking, hard, differentiable, p.surrogate)
+    def of(cls, dynamics: Dynamics, sections: tuple[int, ...], recurrent: bool, initial: float) -> "Kind":
+        """Of a layer of such neurons."""
+        return cls(
+            dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants), sections, recurrent, initial
+        )
+
+    @property
+    def spiking(self) -> bool:
+        """Whether bits leave it."""
+        return traced(*self[:4]).distance is not None
+
+    @property
+    def output(self) -> tuple[Value, ...]:
+        """What a readout gives."""
+        return (traced(*self[:4]).output,)
+
+    @property
+    def words(self) -> int:
+        """Number of words that hold the spikes of one step."""
+        return sum(words_of(n) for n in self.sections)
+
+    @property
+    def split(self) -> int:
+        """Number of words of the first section."""
+        return words_of(self.sections[0])
+
+    def vectors(self, dtype: str) -> int:
+        """How many vectors are taken together: as many as the population fills."""
+        filled = -(-self.sections[0] // lanes(dtype))
+        return _WIDEST if len(self.sections) > 1 or filled > 2 else filled
+
+    def width(self, dtype: str) -> int:
+        """Size of a row: each section in whole vectors, and of several each in whole words."""
+        unit = self.vectors(dtype) * lanes(dtype)
+        return sum(-(-n // unit) * unit for n in self.sections) if len(self.sections) == 1 else 64 * self.words
+
+    def parts(self, rows: Tensor) -> list[Tensor]:
+        """The columns of each section in rows `[..., width]`."""
+        starts = [0, 64 * self.split]
+        return [rows.narrow(-1, start, n) for start, n in zip(starts, self.sections, strict=False)]
+
+
+@lru_cache(maxsize=256)
+def records_of(kind: Kind, wanted: tuple[int, ...]) -> tuple[Expression, ...]:
+    """What the way back reads of each step, integrating again."""
+    return cheapest_records(traced(*kind[:4]).roots(wanted), lambda e: 1.0)
+
+
+@lru_cache(maxsize=256)
+def _forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
+    vectors = kind.vectors(dtype)
+    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.states}
+    facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
+    return forward_kernel(traced(*kind[:4]), "integrate", records, **facts)
+
+
+@lru_cache(maxsize=256)
+def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> Kernel:
+    """The kernel of the way back."""
+    read, t = records_of(kind, wanted), traced(*kind[:4])
+    facts = {"LANES": lanes(dtype), "STATES": kind.states}
+    return backward_kernel(t, "adjoint", t.roots(wanted), read, writes=kind.inputs, **facts)
 
 
 class Numbers(NamedTuple):
-    """The tensors of a layer; see `events_layers.Layer`."""
+    """The tensors of a layer, but for the constants of its neurons; see `events_layers.Layer`."""
 
-    weight: Tensor | None
-    bias: Tensor | None
-    recurrent: Tensor | None
-    recurrent_bias: Tensor | None
-    decay_mem: Tensor
-    decay_syn: Tensor | None
-    threshold: Tensor | None
-    decay_adapt: Tensor | None
-    strength: Tensor | None
-    coupling: Tensor | None
-
-    @classmethod
-    def of_all(cls, tensors: Sequence[Tensor | None]) -> "list[Numbers]":
-        """Those of all layers, from one list."""
-        n = len(cls._fields)
-        return [cls(*tensors[k : k + n]) for k in range(0, len(tensors), n)]  # type: ignore[arg-type]
+    weight: Maybe
+    bias: Maybe
+    recurrent: Maybe
+    recurrent_second: Maybe
+    recurrent_bias: Maybe
 
 
 class Arriving(NamedTuple):
@@ -89,57 +148,56 @@ class Padded:
     units: int
     weight: Array
     bias: Array
-    recurrent: Array
+    recurrent: tuple[Array, Array]
     recurrent_bias: Array
-    decay_mem: Array
-    gain: Array
-    decay_syn: Array
-    threshold: Array
-    adaptation: Adapting | None
+    constants: Array
+    live: Array
 
     @classmethod
-    def of(cls, kind: Kind, numbers: Numbers, dtype: torch.dtype) -> "Padded":
+    def of(cls, kind: Kind, numbers: Numbers, constants: Sequence[Tensor], dtype: torch.dtype) -> "Padded":
         """Copies in the kernels' layout: a weight has one row for each afferent."""
-        width = kernels.width_of(kind.neurons, nothing(dtype).dtype)
+        name = str(dtype).removeprefix("torch.")
+        n, width = sum(kind.sections), kind.width(name)
 
-        def row(values: Tensor | None, padding: float = 0.0) -> Array:
-            out = torch.full((width,), padding, dtype=dtype)
-            if values is not None:
-                out[: kind.neurons] = values.detach()
-            return out.numpy()
-
-        def rows(matrix: Tensor | None) -> Array:
+        def rows(matrix: Maybe) -> Array:
             if matrix is None:
                 return nothing(dtype)
             out = torch.zeros(matrix.shape[1], width, dtype=dtype)
-            out[:, : kind.neurons] = matrix.detach().t()
+            first = 0
+            for part in kind.parts(out):
+                part.copy_(matrix.detach()[first : first + part.shape[1]].t())
+                first += part.shape[1]
             return out.numpy().reshape(-1)
 
-        weight, bias, recurrent, recurrent_bias, a, b, theta, rho, beta, c = numbers
-        adaptation = Adapting(row(rho), row(beta), nothing(dtype) if c is None else row(c))
+        def row(values: Maybe) -> Array:
+            return np.zeros(width, name) if values is None else rows(values.reshape(-1, 1).expand(n, 1))
+
+        # Where there are no neurons there are copies of the first, which nobody hears of.
+        padded = torch.stack([c.detach().reshape(-1)[:1].expand(width) for c in constants]).contiguous()
+        for k, constant in enumerate(constants):
+            values = constant.detach().reshape(-1).expand(n).split(kind.sections)  # type: ignore[no-untyped-call]
+            for part, own in zip(kind.parts(padded[k]), values, strict=True):
+                part.copy_(own)
         return cls(
             kind,
-            0 if weight is None else weight.shape[1],
-            rows(weight),
-            row(bias),
-            rows(recurrent),
-            row(recurrent_bias),
-            row(a),
-            row(1 - a),
-            row(b),
-            row(theta, torch.finfo(dtype).max),
-            None if rho is None else adaptation,
+            0 if numbers.weight is None else numbers.weight.shape[1],
+            rows(numbers.weight),
+            row(numbers.bias),
+            (rows(numbers.recurrent), rows(numbers.recurrent_second)),
+            row(numbers.recurrent_bias),
+            padded.numpy(),
+            _live(kind.sections),
         )
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type of all numbers."""
+        return str(self.constants.dtype)
 
     @property
     def width(self) -> int:
         """Size of a row."""
-        return int(self.decay_mem.size)
-
-    @property
-    def words(self) -> int:
-        """Number of words that hold the spikes of one step."""
-        return words_of(self.kind.neurons)
+        return int(self.bias.size)
 
     def integrate(
         self,
@@ -147,19 +205,19 @@ class Padded:
         steps: int,
         first: int,
         stop: int,
-        potential: Array,
-        drive: Array,
-        levels: Array,
         words: Array,
+        values: tuple[Value, ...] = (),
+        records: tuple[Array, ...] = (),
     ) -> None:
-        """Run the samples `first:stop`: see `events_kernels.integrate`."""
+        """Run the samples `first:stop`, and record values of each step: see `cpu_shells.integrate`."""
         k, a = self.kind, arriving
-        kernels.integrate(
+        kernel = _forward(k, self.dtype, values)
+        one, two = (*k.sections, 0)[:2]
+        kernel.call(
             *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
-            *(a.current, a.step_stride, a.sample_stride, self.recurrent, self.recurrent_bias),
-            *(self.decay_mem, self.gain, self.decay_syn, self.threshold, self.adaptation),
-            *(k.initial, k.exponential, k.spiking, k.hard),
-            *(steps, k.neurons, first, stop, potential, drive, levels, words),
+            *(a.current, a.step_stride, a.sample_stride, *self.recurrent, self.recurrent_bias),
+            *(kernel.numbers(self.dtype), self.constants, k.initial, self.live, (one, two, k.split, k.words)),
+            *(steps, first, stop, records, words),
         )
 
 
@@ -167,3 +225,10 @@ def nothing(dtype: torch.dtype) -> Array:
     """An array without elements."""
     array: Array = torch.empty(0, dtype=dtype).numpy()
     return array
+
+
+def _live(sections: Sequence[int]) -> Array:
+    """Words with a bit for each neuron."""
+    full = (1 << 64) - 1
+    words = [word for n in sections for word in [full] * (n // 64) + [(1 << n % 64) - 1] * (n % 64 > 0)]
+    return np.array(words, np.uint64)

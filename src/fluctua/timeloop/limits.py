@@ -8,26 +8,41 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.timeloop.contract import SHAPES, LoopParameters
+from fluctua.timeloop.compiling import constant_when_compiled
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.steps import Step, Tensors
+from fluctua.timeloop.tracing import traced, untraceable
 
 
-def unsupported_numbers(current: Tensor, constants: Sequence[Tensor], parameters: LoopParameters) -> str | None:
+def unsupported_numbers(inputs: Tensors, dynamics: Dynamics) -> str | None:
     """Why an engine with loops in float32 and float64 does not support a request, or None where it does.
 
     Args:
-        current: `[T, B, *N]`.
-        constants: those that the population has.
-        parameters: of the population.
+        inputs: each `[T, B, *N]`.
+        dynamics: of the population.
     """
+    current = inputs[0]
+    if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
+        return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
     if current.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not {current.dtype}"
-    if any(c.dtype != current.dtype for c in constants):
+    if any(t.dtype != current.dtype for t in (*inputs, *dynamics.constants)):
         return f"a constant is not of the current's type {current.dtype}"
-    if not all(_broadcasts(c.shape, current.shape[2:]) for c in constants):
+    if not all(_broadcasts(c.shape, current.shape[2:]) for c in dynamics.constants):
         return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
-    if parameters.spiking and type(parameters.surrogate) not in SHAPES:
-        return f"it does not know the surrogate {type(parameters.surrogate).__name__}"
-    return None
+    return _untraceable(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
+
+
+@constant_when_compiled
+def _untraceable(step: Step | str, inputs: int, states: int, constants: int) -> str | None:
+    return untraceable(step, inputs, states, constants)
+
+
+@constant_when_compiled
+def has_potential(step: Step | str, inputs: int, states: int, constants: int) -> bool:
+    """Whether the potential of a neuron is not its output itself."""
+    followed = traced(step, inputs, states, constants)
+    return followed.output is not followed.potential
 
 
 def is_special(tensor: Tensor) -> bool:

@@ -3,7 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -69,3 +71,26 @@ class ArcTan(Surrogate):
     def derivative(self, x: Tensor) -> Tensor:
         """See `Surrogate.derivative`."""
         return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
+
+
+class _Spike(torch.autograd.Function):
+    """Heaviside function of the distance from threshold, with a surrogate derivative."""
+
+    @staticmethod
+    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:
+        x, ctx.surrogate = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grads[0] * ctx.surrogate.derivative(x), None
+
+
+def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
+    """1 where `x > 0`, else 0; the derivative in backward is the surrogate's."""
+    return _Spike.apply(x, surrogate)  # type: ignore[no-untyped-call,no-any-return]

@@ -26,7 +26,7 @@ from fluctua.network.network import BatchError
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
-from fluctua.timeloop.reference import spike
+from fluctua.timeloop.surrogates import spike
 from shared.spikes import spikes
 from shared.tracing import trace
 

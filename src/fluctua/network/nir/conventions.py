@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fluctua.network.facts import UnsupportedNeuronError
 from fluctua.neurons.current_based import CurrentBased
-from fluctua.timeloop.contract import Reset
+from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.surrogates import Surrogate
 
 Array = NDArray[np.float64]

@@ -1,0 +1,232 @@
+"""Loops over time on the CPU, without a neuron: `cpu_source.py` writes them into a file with one.
+
+A shell knows where numbers lie and in which order they are taken. Upper-case names are constants of the file, and the
+functions below stand for those that are written from a neuron's step:
+
+    constants_at(constants, k, numbers)      all constants of the vector of neurons at k
+    states_at(states, j, stride)             all parts of their state, one every `stride` numbers; `keep` writes them
+    inputs_at(inputs, t, strides, j)         inputs of step t
+    forth(x, s, c, records, halves, at, streams)     one step: the state after it, and who fired
+    rows_at(rows, halves, t, strides, j, g)  what the way back reads of step t, first the gradient wrt the output
+    with_records(g, own, records, at)        the same, of a gradient that lies elsewhere
+    back(r, g, c, results, at, streams)      one step back: gradients wrt the state before it, and those wrt constants
+    both(x, y), fired_of(out)                one or two inputs as `forth` takes them, and who fired as bits
+    no_sums(c), added(a, b), add_to(sums, j, stride, a)     sums of the latter
+"""
+# ruff: noqa: F821 - the names above
+# mypy: ignore-errors
+
+import numpy as np
+
+
+def forward(numbers, constants, states, inputs, records, halves, strides, columns, steps, start, stop, streams):
+    """Take the columns `start:stop` of `[T, columns]` arrays through all steps; `states` is carried along in place.
+
+    Each array is passed over once, a few steps of a vector of columns at a time, so that its state stays in registers
+    in between. All arrays are flat; step t of an input starts at `t` times its stride.
+    """
+    for lo in range(start, stop, BLOCK):
+        width = min(BLOCK, stop - lo)
+        own = constants if SHARED else spread(constants, lo, width)
+        for begin in range(0, steps, STEPS):
+            for k in range(0, width, LANES):
+                j = lo + k
+                s = states_at(states, j, columns)
+                c = constants_at(own, k, numbers, s)
+                for t in range(begin, min(begin + STEPS, steps)):
+                    x = inputs_at(inputs, t, strides, j)
+                    s, _ = forth(x, s, c, records, halves, t * columns + j, streams)
+                keep(states, j, columns, s)
+    fence()
+
+
+def backward(numbers, constants, states, sums, rows, halves, results, strides, columns, steps, start, stop, streams):
+    """From the last step to the first; `states` are the gradients wrt the state, `sums` those wrt constants."""
+    for lo in range(start, stop, BLOCK):
+        width = min(BLOCK, stop - lo)
+        own = constants if SHARED else spread(constants, lo, width)
+        for end in range(steps, 0, -STEPS):
+            for k in range(0, width, LANES):
+                j = lo + k
+                g = states_at(states, j, columns)
+                c = constants_at(own, k, numbers, g)
+                total = no_sums(g)
+                for t in range(end - 1, max(end - STEPS, 0) - 1, -1):
+                    r = rows_at(rows, halves, t, strides, j, g)
+                    g, more = back(r, g, c, results, t * columns + j, streams)
+                    total = added(total, more)
+                keep(states, j, columns, g)
+                add_to(sums, j, columns, total)
+    fence()
+
+
+def integrate(
+    words_in, values, starts, units, weight, bias, current, step_stride, sample_stride, from_first, from_second,
+    recurrent_bias, numbers, constants, initial, live, sizes, steps, first, stop, records, words,
+):  # fmt: skip
+    """Take a population through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
+
+    Its neurons are one or two sections, each laid out in whole vectors, the first of two in whole words of spikes;
+    `sizes` is how many neurons each has, and how many words the first has and both. The first input is `bias` plus the
+    weights of the spikes that arrive or, without `weight` (no element), `current` `[steps, samples, neurons]`. Spikes
+    of the step before add their weights `from_first` to the first input and `from_second` to the last one, by the
+    section that they come from. Every product and sum is rounded by itself, sums over spikes run in rising order.
+
+    `live` has a bit for each neuron that there is, `initial` is the potential before the first step. Fills `records`,
+    each `[stop - first, steps, width]`, and the bits `words`.
+    """
+    one, two, split, n_words = sizes
+    width, n_in = bias.size, (units + 63) >> 6
+    rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
+    heard, others = np.empty(one if RECURRENT else 0, np.int32), np.empty(two if RECURRENT else 0, np.int32)
+    base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
+    state = np.empty(STATES * width, bias.dtype)
+    for s in range(first, stop):
+        state[:] = 0
+        state[:width] = initial
+        if SPIKING:
+            words[s * steps * n_words : (s + 1) * steps * n_words] = np.uint64(0)
+        if weight.size > 0:
+            rows = sample_rows(words_in, s * steps * n_in, n_in, steps, width, rows, ends)
+        else:
+            for t in range(steps):
+                at, to = t * step_stride + s * sample_stride, t * width
+                base[to : to + one] = current[at : at + one]
+                base[to + 64 * split : to + 64 * split + two] = current[at + one : at + one + two]
+        start = starts[s * steps] if values.size > 0 else 0
+        # Neurons that hear nothing of each other go through all steps at once: their state stays in registers.
+        stride = 1 if RECURRENT else steps
+        for begin in range(0, steps, stride):
+            n_heard, n_others = 0, 0
+            if RECURRENT and begin > 0:
+                before = (s * steps + begin - 1) * n_words
+                if from_first.size > 0:
+                    n_heard = rows_of(words, before, split, width, heard, 0)
+                n_others = rows_of(words, before + split, n_words - split, width, others, 0)
+            for j in range(0, width, LANES):
+                h = states_at(state, j, width)
+                c = constants_at(constants, j, numbers, h)
+                for t in range(begin, min(begin + stride, steps)):
+                    x = load(base, t * width + j if weight.size == 0 else j)
+                    if values.size > 0:
+                        for e in range(ends[t], ends[t + 1]):
+                            x = x + load(weight, rows[e] + j) * values[start + e]
+                    else:
+                        for e in range(ends[t], ends[t + 1]):
+                            x = x + load(weight, rows[e] + j)
+                    y = broadcast(0.0, x)
+                    if RECURRENT and t > 0:
+                        x = x + load(recurrent_bias, j)
+                        for e in range(n_heard):
+                            x = x + load(from_first, heard[e] + j)
+                        for e in range(n_others):
+                            y = y + load(from_second, others[e] + j)
+                    h, out = forth(both(x, y), h, c, records, (), ((s - first) * steps + t) * width + j, False)
+                    if SPIKING:
+                        fired = fired_of(out) << np.uint64(j & 63)
+                        words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
+                keep(state, j, width, h)
+
+
+def adjoint(numbers, constants, states, sums, records, results, steps, first, stop):
+    """From step `stop - 1` down to `first`: from the gradient wrt the output to those wrt the inputs, in its place.
+
+    That is `results`, `[samples, steps, width]` as the `records`; `states` and `sums`, of a row `[samples, width]`
+    each, are the gradients wrt the state, carried along, and those wrt constants.
+    """
+    width = constants.shape[1]
+    stride = states.size // STATES
+    for s in range(stride // width):
+        for t in range(stop - 1, first - 1, -1):
+            for j in range(0, width, LANES):
+                at, k = (s * steps + t) * width + j, s * width + j
+                g = states_at(states, k, stride)
+                c = constants_at(constants, j, numbers, g)
+                r = with_records(results[0], at, records, at)
+                g, more = back(r, g, c, results, at, False)
+                keep(states, k, stride, g)
+                add_to(sums, k, stride, more)
+
+
+def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples, first, stop, out, words, records):
+    """Take a feature map that hears itself through all steps, for the samples `first:stop`; see `maps.py`.
+
+    A few samples go through all steps together, so that what they need stays in the cache. Each spike adds its window
+    of the `weight` `[channels, window, width]`, turned around, to the map, in the order of places; this sum is added
+    to the current `x`, `[steps, samples]` frames. Fills the spikes `out`, like `x`, their bits `words`, `[steps,
+    samples, words of a map]`, and `records`, `[steps, samples]` maps.
+    """
+    channels, rows, columns, _, _ = geometry
+    size, units = constants.shape[1], channels * rows * columns
+    n_words, found, spikes = (size + 63) >> 6, units_of(geometry, size), np.empty((units, 3), np.int32)
+    block = (stop - first) * size
+    states, heard, outside = zeros(STATES * block, x), zeros(block, x), zeros(size, x)
+    for t in range(steps):
+        for s in range(first, stop):
+            frame, own = t * samples + s, (s - first) * size
+            at, word = frame * size, frame * n_words
+            to_map(x, frame * units, geometry, outside, 0, size)
+            words[word : word + n_words] = np.uint64(0)
+            for j in range(0, size, LANES):
+                h = states_at(states, own + j, block)
+                c = constants_at(constants, j, numbers, h)
+                h, fired = forth((load(outside, j) + load(heard, own + j),), h, c, records, (), at + j, True)
+                keep(states, own + j, block, h)
+                words[word + (j >> 6)] |= (fired_of(fired) << np.uint64(j & 63)) & live[j >> 6]
+            n = found_spikes(words, word, n_words, found, spikes)
+            heard[own : own + size] = 0
+            meet(spikes, n, geometry, size, heard, own, weight, True)
+            out[frame * units : (frame + 1) * units] = 0
+            for e in range(n):
+                out[frame * units + spikes[e, 0]] = 1
+    fence()
+
+
+def back_map(
+    g_out, geometry, weight, numbers, constants, steps, samples, first, stop, words, records, g_x, g_weight, g_constants
+):  # fmt: skip
+    """From the gradient wrt the spikes to those wrt current, weight and constants, over the samples `first:stop`.
+
+    Fills `g_x` and adds to the others, which are sums, unless they have no element. `g_weight` is laid out as the
+    weight of `integrate_map`; `weight` is `[window, outputs, width]`, what a place hears back from those around it.
+    """
+    channels, rows, columns, _, _ = geometry
+    size, units = constants.shape[1], channels * rows * columns
+    n_words, found, spikes = (size + 63) >> 6, units_of(geometry, size), np.empty((units, 3), np.int32)
+    block = (stop - first) * size
+    g, g_next, states = zeros(block, g_out), zeros(block, g_out), zeros(STATES * block, g_out)
+    sums = zeros(g_constants.size // size * block, g_out)
+    for t in range(steps - 1, -1, -1):
+        for s in range(first, stop):
+            frame, own = t * samples + s, (s - first) * size
+            at = frame * size
+            to_map(g_out, frame * units, geometry, g, own, size)
+            if t < steps - 1:
+                hear_back(g_next, weight, geometry, own, size, g)
+            for j in range(0, size, LANES):
+                h = states_at(states, own + j, block)
+                c = constants_at(constants, j, numbers, h)
+                r = with_records(g, own + j, records, at + j)
+                h, more = back(r, h, c, (g,), own + j, False)
+                keep(states, own + j, block, h)
+                add_to(sums, own + j, block, more)
+            if g_x.size > 0:
+                from_map(g, own, size, geometry, g_x, frame * units)
+            if g_weight.size > 0 and t > 0:
+                n = found_spikes(words, (frame - samples) * n_words, n_words, found, spikes)
+                meet(spikes, n, geometry, size, g, own, g_weight, False)
+        g, g_next = g_next, g
+    for k in range(sums.size):
+        g_constants[k // block * size + k % size] += sums[k]
+
+
+def spread(constants, lo, width):
+    """Each row's constants for the `width` columns from `lo` on: sample after sample the neurons repeat."""
+    neurons = constants.shape[1]
+    rows = np.empty((constants.shape[0], width), constants.dtype)
+    for row in range(constants.shape[0]):
+        k = lo % neurons
+        for j in range(width):
+            rows[row, j] = constants[row, k]
+            k = k + 1 if k + 1 < neurons else 0
+    return rows

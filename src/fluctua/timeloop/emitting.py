@@ -1,0 +1,141 @@
+"""Write the expressions of a step out as straight lines of Python, for numba's vectors or for Triton."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fluctua.timeloop.expressions import Expression, Value, walk
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="} | {
+    "eq": "==", "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
+_MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
+_PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5)  # numbers that are written out; others are arguments, so that they may change
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a language writes what is more than an operator; `{0}` is the first operand.
+
+    Attributes:
+        forms: of each operation.
+        fuses: whether `mul_add` may round a product and a sum once.
+    """
+
+    forms: dict[str, str]
+    fuses: bool
+
+
+NUMBA = Dialect(
+    {
+        "neg": "-{0}",
+        "not": "~{0}",
+        "abs": "absolute({0})",
+        "float": "select({0}, one, zero)",
+        "select": "select({0}, {1}, {2})",
+        "max": "larger({0}, {1})",
+        "min": "smaller({0}, {1})",
+    }
+    | {op: op + "_of({0})" for op in ("exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "round", "floor")}
+    | {"trunc": "trunc_of({0})", "mul_add": "mul_add({0}, {1}, {2})"},
+    fuses=True,
+)
+
+TRITON = Dialect(
+    {
+        "neg": "-{0}",
+        "not": "~{0}",
+        "abs": "tl.abs({0})",
+        "float": "{0}.to(zero.dtype)",
+        "select": "tl.where({0}, {1}, {2})",
+        "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+        "min": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+        "sigmoid": "1 / (1 + tl.exp(-{0}))",
+        "tanh": "libdevice.tanh({0})",
+        "round": "libdevice.rint({0})",
+        "trunc": "libdevice.trunc({0})",
+    }
+    | {op: f"tl.{op}({{0}})" for op in ("exp", "log", "sqrt", "erf", "sin", "cos", "floor")},
+    fuses=False,
+)
+
+
+def literals(roots: Sequence[Value]) -> list[float]:
+    """Numbers in the expressions that are arguments of a kernel, in the order of their places."""
+    found: dict[float, None] = {}
+    for e in [*walk(roots), *(r for r in roots if not isinstance(r, Expression))]:
+        for a in (e.args if isinstance(e, Expression) else (e,)) if not _is_leaf(e) else ():
+            if not isinstance(a, Expression) and a not in _PLAIN:
+                found[float(a)] = None
+    return list(found)
+
+
+def _is_leaf(e: Value) -> bool:
+    return isinstance(e, Expression) and e.op == "leaf"
+
+
+class Writer:
+    """Lines that compute expressions, each once.
+
+    Args:
+        dialect: the language.
+        known: names of what is there already.
+        numbers: names of `literals`.
+    """
+
+    def __init__(self, dialect: Dialect, known: dict[Expression, str], numbers: dict[float, str]) -> None:
+        self.lines: list[str] = []
+        self._dialect, self._names, self._numbers = dialect, dict(known), numbers
+
+    def write(self, *roots: Value, fused: bool = False) -> None:
+        """Add what the roots need; `fused` lets a product and the sum over it be rounded once."""
+        order = walk(roots, self._names)
+        uses = [a for e in order for a in e.args] + [*roots]
+        single = {id(a) for a in uses if sum(a is b for b in uses) == 1} if fused and self._dialect.fuses else set()
+        exact = {id(e) for mask in order if mask.is_mask for e in walk(mask.args)}
+        hidden: set[int] = set()
+        for e in order:
+            if e.op == "add" and id(e) not in exact:
+                product = next((a for a in e.args if _is_product(a) and id(a) in single and a not in self._names), None)
+                if product is not None:
+                    hidden.add(id(product))
+        for e in order:
+            if id(e) not in hidden:
+                self._names[e] = f"v{len(self._names)}"
+                self.lines.append(f"{self._names[e]} = {self._right(e, hidden)}")
+
+    def name(self, value: Value) -> str:
+        """What a value that is written is called, as a vector."""
+        if not isinstance(value, Expression):
+            plain = {0.0: "zero", 1.0: "one"}.get(value)
+            return plain or self._numbers.get(value) or f"({value!r} * one)"
+        return self._dialect.forms["float"].format(self._names[value]) if value.is_mask else self._names[value]
+
+    def mask(self, value: Value) -> str:
+        """What a comparison that is written is called."""
+        assert isinstance(value, Expression)
+        return self._names[value]
+
+    def _operand(self, value: Value) -> str:
+        if isinstance(value, Expression):
+            return self._names[value]
+        return self._numbers.get(value) or repr(value)
+
+    def _right(self, e: Expression, hidden: set[int]) -> str:
+        if e.op in _INFIX:
+            a, b = e.args
+            product = next((x for x in (a, b) if id(x) in hidden), None)
+            if product is not None:
+                other = b if product is a else a
+                return self._dialect.forms["mul_add"].format(*(self.name(x) for x in (*product.args, other)))
+            op = e.op
+            if op in _MIRRORED and not isinstance(a, Expression):
+                a, b, op = b, a, _MIRRORED[op]
+            return f"{self._operand(a)} {_INFIX[op]} {self._operand(b)}"
+        takes_masks = e.op in ("not", "float", "select")
+        first, *rest = e.args
+        operands = [self.mask(first) if takes_masks else self.name(first), *(self.name(a) for a in rest)]
+        return self._dialect.forms[e.op].format(*operands)
+
+
+def _is_product(value: Value) -> bool:
+    return isinstance(value, Expression) and value.op == "mul"

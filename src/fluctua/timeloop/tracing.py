@@ -1,0 +1,264 @@
+"""Follow one step of a neuron and its gradient through torch, operation by operation, into expressions.
+
+The step is an ordinary function of torch. It runs once on a few numbers, and torch differentiates it, surrogate
+gradients included; what torch calls on the way is the step and its adjoint. Nothing about a neuron is known here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from fluctua.timeloop.expressions import Expression, Graph, Value
+from fluctua.timeloop.steps import Step, step_of
+
+_NEURONS = 3  # that a step is followed with; a number that steps rarely have reason to name
+
+
+class UntraceableError(ValueError):
+    """A step that no loop can be made of; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A step and its adjoint.
+
+    Attributes:
+        graph: that all of this is of.
+        inputs: how many there are.
+        output: what the step gives.
+        state: the state after it.
+        potential: the first part of the state.
+        distance: of a spike, how far the potential is above the threshold, else None.
+        by_input: gradient with respect to each input, from those of output and state after the step.
+        by_state: with respect to each part of the state before the step.
+        by_constant: with respect to each constant.
+    """
+
+    graph: Graph
+    inputs: int
+    output: Value
+    state: tuple[Value, ...]
+    potential: Expression
+    distance: Value | None
+    by_input: tuple[Value, ...]
+    by_state: tuple[Value, ...]
+    by_constant: tuple[Value, ...]
+
+    def roots(self, wanted: Sequence[int]) -> list[Value]:
+        """The gradients, of constants those wanted."""
+        return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
+
+    def leaf(self, kind: str, number: int) -> Expression:
+        """An input of the step or of its adjoint."""
+        return self.graph.leaf(kind, number)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+@torch.enable_grad()
+def traced(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
+    """Follow a step with so many inputs, parts of the state and constants.
+
+    Raises:
+        UntraceableError: it does what no loop over neurons can do, such as to sum over them.
+    """
+    # Whatever torch does around us, such as to trace for its own compiler, is not to see this.
+    with _disable_current_modes():
+        return _traced(step_of(step), inputs, states, constants)
+
+
+def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
+    graph = Graph()
+    recorder = _Recorder(graph)
+    counts = {"input": inputs, "state": states, "constant": constants}
+    numbers = torch.Generator().manual_seed(0)
+
+    def leaves(kind: str, count: int) -> list[Tensor]:
+        made = [torch.rand(_NEURONS, dtype=torch.float64, generator=numbers, device="cpu") for _ in range(count)]
+        for k, tensor in enumerate(made):
+            recorder.know(tensor, graph.leaf(kind, k))
+        return made
+
+    given = [tensor.requires_grad_() for kind, count in counts.items() for tensor in leaves(kind, count)]
+    incoming = leaves("gradient", 1 + states)
+    with recorder:
+        x, s, c = given[:inputs], given[inputs : inputs + states], given[inputs + states :]
+        output, after = step(tuple(x), tuple(s), tuple(c))
+        ends = [output, *after]
+        pairs = [(end, g) for end, g in zip(ends, incoming, strict=True) if end.requires_grad]
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            [end for end, _ in pairs], given, [g for _, g in pairs], allow_unused=True
+        )
+    out, *state = (recorder.value(end) for end in ends)
+    gradients = [0.0 if g is None else recorder.value(g) for g in found]
+    return Traced(
+        graph=graph,
+        inputs=inputs,
+        output=out,
+        state=tuple(state),
+        potential=graph.leaf("state", 0),
+        distance=_distance(graph, out),
+        by_input=tuple(gradients[:inputs]),
+        by_state=tuple(gradients[inputs : inputs + states]),
+        by_constant=tuple(gradients[inputs + states :]),
+    )
+
+
+@lru_cache(maxsize=256)
+def untraceable(step: Step | str, inputs: int, states: int, constants: int) -> str | None:
+    """Why no loop can be made of a step, or None."""
+    try:
+        traced(step, inputs, states, constants)
+    except UntraceableError as error:
+        return str(error)
+    return None
+
+
+def _distance(graph: Graph, output: Value) -> Value | None:
+    """Of a spike, which is a comparison as a number, how far the greater side is above the smaller."""
+    if not isinstance(output, Expression) or output.op != "float" or output.args[0].op not in ("gt", "ge"):
+        return None
+    return graph("sub", *output.args[0].args)
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps what torch does as expressions, by the memory that holds the results."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = graph
+        self._values: dict[int, Value] = {}
+        self._kept: list[Tensor] = []  # so that no memory is used twice
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that torch would put around `__torch_dispatch__` imports the whole compiler."""
+        return False
+
+    def know(self, tensor: Tensor, value: Value) -> None:
+        """Say what a tensor is."""
+        self._kept.append(tensor)
+        self._values[tensor.data_ptr()] = value
+
+    def value(self, given: Any) -> Any:
+        """The expression of a tensor; anything else as it is."""
+        if not isinstance(given, Tensor):
+            return float(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        if given.data_ptr() in self._values:
+            return self._values[given.data_ptr()]
+        if given.requires_grad or given.numel() != 1:
+            raise UntraceableError(
+                f"the step uses a tensor of the shape {tuple(given.shape)} that is neither input, state nor constant: "
+                "make it one of the constants"
+            )
+        return float(given)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what torch asks for, and keep it as an expression."""
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            self.know(result, self._expression(name.lstrip("_").removesuffix("_"), args, kwargs, result))
+        elif name not in ("set_", "detach_"):
+            raise UntraceableError(f"the step asks for more than numbers ({name}), so it cannot run as one loop")
+        return result
+
+    def _expression(self, name: str, args: Any, kwargs: dict[str, Any], result: Tensor) -> Value:
+        if name in _FILLED:
+            return float(result.reshape(-1)[0])
+        if result.numel() not in (1, _NEURONS):
+            raise UntraceableError(f"the step is not neuron by neuron: {name} gives the shape {tuple(result.shape)}")
+        if name in _SAME:
+            source: Value = self.value(args[0])
+            return source if result.dtype == torch.bool else self._graph("float", source)
+        make = _OPERATIONS.get(name)
+        if make is None:
+            raise UntraceableError(f"the step uses {name}, which is not among the operations of a loop")
+        plain = {k: self.value(v) for k, v in kwargs.items() if k not in ("dtype", "layout", "device", "memory_format")}
+        value: Value = make(self._graph, *(self.value(a) for a in args), **plain)
+        return value
+
+
+_FILLED = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zeros", "ones", "full"}
+_SAME = {"detach", "clone", "alias", "view", "to_copy", "lift_fresh", "lift_fresh_copy", "expand", "expand_as"} | {
+    "view_as", "reshape", "contiguous", "unsafe_view", "reshape_alias",
+}  # fmt: skip
+
+Maker = Callable[..., Value]
+
+
+def _plain(op: str) -> Maker:
+    return lambda graph, *args: graph(op, *args)
+
+
+def _sum(op: str) -> Maker:
+    return lambda graph, a, b, alpha=1.0: graph(op, a, graph("mul", b, alpha))
+
+
+def _power(graph: Graph, a: Value, exponent: Value) -> Value:
+    if isinstance(exponent, Expression):
+        return graph("exp", graph("mul", exponent, graph("log", a)))
+    if exponent < 0:
+        return graph("div", 1.0, _power(graph, a, -exponent))
+    if exponent == 0.5:
+        return graph("sqrt", a)
+    if exponent == int(exponent) and 1 <= exponent <= 4:
+        out = a
+        for _ in range(int(exponent) - 1):
+            out = graph("mul", out, a)
+        return out
+    return graph("exp", graph("mul", exponent, graph("log", a)))
+
+
+def _sign(graph: Graph, a: Value) -> Value:
+    return graph("select", graph("gt", a, 0.0), 1.0, graph("select", graph("lt", a, 0.0), -1.0, 0.0))
+
+
+def _clamped(graph: Graph, a: Value, low: Value | None = None, high: Value | None = None, **named: Any) -> Value:
+    low, high = named.get("min", low), named.get("max", high)
+    a = a if low is None else graph("max", a, low)
+    return a if high is None else graph("min", a, high)
+
+
+_OPERATIONS: dict[str, Maker] = {
+    **{op: _plain(op) for op in ("mul", "neg", "abs", "gt", "ge", "lt", "le", "eq", "ne", "exp", "log", "sqrt")},
+    **{op: _plain(op) for op in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
+    "add": _sum("add"),
+    "sub": _sum("sub"),
+    "rsub": lambda graph, a, b, alpha=1.0: graph("sub", b, graph("mul", a, alpha)),
+    "div": lambda graph, a, b, rounding_mode=None: (
+        graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
+    ),
+    "reciprocal": lambda graph, a: graph("div", 1.0, a),
+    "square": lambda graph, a: graph("mul", a, a),
+    "pow": _power,
+    "maximum": _plain("max"),
+    "minimum": _plain("min"),
+    "clamp": _clamped,
+    "clamp_min": lambda graph, a, low: graph("max", a, low),
+    "clamp_max": lambda graph, a, high: graph("min", a, high),
+    "relu": lambda graph, a: graph("max", a, 0.0),
+    "sign": _sign,
+    "sgn": _sign,
+    "heaviside": lambda graph, a, at_zero: graph(
+        "select", graph("eq", a, 0.0), at_zero, graph("float", graph("gt", a, 0.0))
+    ),
+    "logical_and": _plain("and"),
+    "logical_or": _plain("or"),
+    "logical_not": _plain("not"),
+    "bitwise_and": _plain("and"),
+    "bitwise_or": _plain("or"),
+    "bitwise_not": _plain("not"),
+    "where": _plain("select"),
+    "masked_fill": lambda graph, a, mask, value: graph("select", mask, value, a),
+    "copy": lambda graph, a, b, non_blocking=False: graph("float", b),
+    "threshold_backward": lambda graph, g, a, at: graph("select", graph("gt", a, at), g, 0.0),
+    "sigmoid_backward": lambda graph, g, s: graph("mul", g, graph("mul", graph("sub", 1.0, s), s)),
+    "tanh_backward": lambda graph, g, s: graph("mul", g, graph("sub", 1.0, graph("mul", s, s))),
+}
