@@ -147,13 +147,13 @@ class _Kind(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _forward(kind: _Kind, dtype: str) -> Kernel:
-    return forward_kernel(kind.traced, "integrate_map", kind.records, **kind.facts(dtype))
+    return forward_kernel(kind.traced, "integrate_map", dtype, kind.records, **kind.facts(dtype))
 
 
 @lru_cache(maxsize=64)
 def _backward(kind: _Kind, dtype: str) -> Kernel:
     gradients = kind.traced.roots(kind.wanted)
-    return backward_kernel(kind.traced, "back_map", gradients, kind.records, writes=1, **kind.facts(dtype))
+    return backward_kernel(kind.traced, "back_map", dtype, gradients, kind.records, writes=1, **kind.facts(dtype))
 
 
 class _Loop(torch.autograd.Function):
@@ -185,7 +185,7 @@ def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Maybe], kind: _Kin
     output, words = pool.empty(tuple(x.shape), x.dtype), torch.empty(steps, samples, words_of(size), dtype=torch.int64)
     records = [pool.empty((steps, samples, size), x.dtype) for _ in kind.records]
     kernel = _forward(kind, dtype)
-    given = _flat(x), kind.sheet, kind.sheet.forth(weight), kernel.numbers(dtype), numbers, kind.live(x)
+    given = _flat(x), kind.sheet, kind.sheet.forth(weight), kernel.numbers, numbers, kind.live(x)
     filled = _flat(output), _bits(words), tuple(_flat(record) for record in records)
 
     def work(blocks: Blocks) -> None:
@@ -209,7 +209,7 @@ def _adjoint(
         (len(kind.wanted) * size, torch.float64),
     )
     kernel = _backward(kind, dtype)
-    given = _flat(g), sheet, sheet.back(weight), kernel.numbers(dtype), numbers, *shape[:2]
+    given = _flat(g), sheet, sheet.back(weight), kernel.numbers, numbers, *shape[:2]
     read = _bits(words), tuple(_flat(record) for record in recorded), _flat(g_x)
 
     def work(blocks: Blocks) -> list[Array]:

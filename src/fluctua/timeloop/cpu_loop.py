@@ -116,7 +116,7 @@ def _forward(kind: Kind, dtype: str, shared: bool) -> Kernel:
     plan = plan_of(kind)
     outputs = plan.traced.output, plan.traced.potential
     records = *outputs[: 1 + plan.separate], *plan.own
-    return forward_kernel(plan.traced, "forward", records, plan.halves, **_facts(dtype, shared))
+    return forward_kernel(plan.traced, "forward", dtype, records, plan.halves, **_facts(dtype, shared))
 
 
 @lru_cache(maxsize=256)
@@ -125,7 +125,14 @@ def _backward(kind: Kind, dtype: str, shared: bool, wants_inputs: bool) -> Kerne
     facts = _facts(dtype, shared)
     gradients = plan.gradients if wants_inputs else plan.gradients[kind.inputs :]
     return backward_kernel(
-        plan.traced, "backward", gradients, plan.read, plan.compact, writes=kind.inputs if wants_inputs else 0, **facts
+        plan.traced,
+        "backward",
+        dtype,
+        gradients,
+        plan.read,
+        plan.compact,
+        writes=kind.inputs if wants_inputs else 0,
+        **facts,
     )
 
 
@@ -233,7 +240,7 @@ def _arguments(
     """As the shells take them."""
     rows = (tuple(row.numbers for row in group) for group in (*read, *written))
     strides = tuple(row.stride for group in read for row in group)
-    return kernel.numbers(constants.dtype), constants, *columns, *rows, strides
+    return kernel.numbers, constants, *columns, *rows, strides
 
 
 def _run_rest(

@@ -25,11 +25,7 @@ class Kernel:
     """Machine code, and the numbers of the step that are arguments of it: no surrogate needs code of its own."""
 
     call: Callable[..., None]
-    values: tuple[float, ...]
-
-    def numbers(self, dtype: Any) -> NDArray[Any]:
-        """The numbers, in a type."""
-        return np.array(self.values, dtype)
+    numbers: NDArray[Any]
 
 
 _HEAD = '''"""Written by fluctua from a neuron's step."""
@@ -45,13 +41,14 @@ from fluctua.timeloop.maps import *
 
 
 def forward_kernel(
-    traced: Traced, shell: str, records: Sequence[Value], halves: Sequence[Value] = (), **facts: Any
+    traced: Traced, shell: str, dtype: str, records: Sequence[Value], halves: Sequence[Value] = (), **facts: Any
 ) -> Kernel:
     """A shell of the way forth.
 
     Args:
         traced: the step.
         shell: name of a function of `cpu_shells`.
+        dtype: of all numbers, "float32" or "float64".
         records: values of each step to be written, each to an array of its own.
         halves: those that are written in bfloat16.
         facts: constants of the file.
@@ -78,7 +75,7 @@ def forward_kernel(
     )
     file.function("both", "x, y", [f"return {'(x, y)' if traced.inputs == 2 else '(x,)'}"])
     file.function("fired_of", "out", ["return np.uint64(0)" if mask is None else "return bits(out)"])
-    return file.compiled(shell)
+    return file.compiled(shell, dtype)
 
 
 _AHEAD = 512  # columns that are asked for before they are needed
@@ -87,6 +84,7 @@ _AHEAD = 512  # columns that are asked for before they are needed
 def backward_kernel(
     traced: Traced,
     shell: str,
+    dtype: str,
     gradients: Sequence[Value],
     read: Sequence[Expression],
     compact: bool = False,
@@ -99,6 +97,7 @@ def backward_kernel(
     Args:
         traced: the step.
         shell: name of a function of `cpu_shells`.
+        dtype: of all numbers, "float32" or "float64".
         gradients: those that are written, then those wrt the state, then those that are summed up.
         read: values of each step that are read; the gradient wrt the output comes in front of them.
         compact: whether the distance from threshold is read too, in bfloat16.
@@ -129,7 +128,7 @@ def backward_kernel(
     file.function("no_sums", "g", ["zero = broadcast(0.0, g[0])", f"return {_tuple('zero' for _ in m)}"])
     file.function("added", "a, b", [f"return {_tuple(f'a[{k}] + b[{k}]' for k in m)}"])
     file.function("add_to", "sums, j, stride, a", [*(f"add(sums, {k} * stride + j, a[{k}])" for k in m), "return"])
-    return file.compiled(shell)
+    return file.compiled(shell, dtype)
 
 
 class _File:
@@ -176,7 +175,7 @@ class _File:
         ones = [f"zero, one = broadcast(0.0, {like}), broadcast(1.0, {like})", *self.lines] if like else []
         self._text.append("\n    ".join([f"@inlined\ndef {name}({arguments}):", *ones, *body]))
 
-    def compiled(self, shell: str) -> Kernel:
+    def compiled(self, shell: str, dtype: str) -> Kernel:
         """The shell with all this."""
         head = [_HEAD, f"EDITION = {edition(Path(simd.__file__).parent)!r}, {_text_of_maps()!r}"]
         vectors = self._facts.get("VECTORS", 1)
@@ -185,7 +184,7 @@ class _File:
         helpers = [f"@helper\n{getsource(f)}" for f in vars(cpu_shells).values() if _is_helper(f)]
         body = f"@generated\n{getsource(getattr(cpu_shells, shell))}"
         module = generated.loaded("\n\n".join(["\n".join(head), *self._text, *helpers, body]))
-        return Kernel(getattr(module, shell), tuple(self.numbers))
+        return Kernel(getattr(module, shell), np.array(self.numbers, dtype))
 
 
 def _is_helper(value: Any) -> bool:

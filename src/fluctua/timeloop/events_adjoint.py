@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.events_kernels import scatter
-from fluctua.timeloop.events_layout import Array, Arriving, Maybe, Numbers, Padded, backward, records_of
+from fluctua.timeloop.events_layout import Array, Arriving, Maybe, Numbers, Padded, backward, forward, records_of
 from fluctua.timeloop.threads import Blocks, over_samples
 
 Split = Sequence[tuple[Numbers, Sequence[Any]]]
@@ -60,7 +60,7 @@ def adjoint(record: Record, g_outputs: Sequence[Maybe], wanted: Split, g_input: 
             for k in range(last, -1, -1):
                 back[k].run(first)
                 if k > 0:
-                    back[k - 1].take(back[k].times_weight())
+                    back[k].times_weight(out=back[k - 1].rows)
                 elif g_input is not None:
                     g_input[:, first:stop] = back[k].by_input().transpose(0, 1)
         return sums
@@ -117,6 +117,7 @@ class _Way:
     Attributes:
         g: `[samples, T, width]`, the gradient wrt the output and, once it has run, wrt the first input; then that wrt
             the second.
+        rows: the first, of the first section, as `[samples * T, n]`.
     """
 
     def __init__(self, record: Record, k: int, samples: int, sums: _Sums) -> None:
@@ -125,40 +126,44 @@ class _Way:
         self.steps, self.samples, self.sums = record.steps, samples, sums
         self.arriving, self.leaving = record.arriving[k], record.arriving[(k + 1) % len(record.arriving)]
         size, dtype = samples * record.steps * layer.width, layer.bias.dtype
-        self.values = records_of(layer.kind, sums.wanted)
-        self.records = tuple(np.empty(size, dtype) for _ in self.values)
+        values = records_of(layer.kind, sums.wanted)
+        self.records = tuple(np.empty(size, dtype) for _ in values)
+        self.forward, self.backward = (
+            forward(layer.kind, layer.dtype, values),
+            backward(layer.kind, layer.dtype, sums.wanted),
+        )
         self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.inputs))
         self.g = [torch.from_numpy(memory).view(samples, record.steps, layer.width) for memory in self.memory]
+        self.rows = self.g[0].view(-1, layer.width)[:, : layer.kind.sections[0]]
         # Not the words of the forward pass: somebody else may be reading those.
         self.words = np.empty_like(self.leaving.words) if layer.kind.spiking else self.leaving.words
         self.states = np.empty(layer.kind.states * samples * layer.width, dtype)
         self.constants = np.empty((len(sums.wanted), samples, layer.width), dtype)
 
-    def take(self, g: Tensor) -> None:
-        """The gradient wrt the output, `[samples, T, n]`."""
-        self.g[0][..., : g.shape[2]].copy_(g)
-
     def run(self, first: int) -> None:
         """Go back over the samples from `first` on."""
         layer, stop = self.layer, first + self.samples
         if self.records:
-            layer.integrate(self.arriving, self.steps, first, stop, self.words, self.values, self.records)
+            layer.integrate(self.arriving, self.steps, first, stop, self.words, self.records, self.forward)
         self.states.fill(0)
         self.constants.fill(0)
         self._through_time()
-        sums, arriving = self.sums, self.arriving[:3]
-        n_words = words_of(layer.units)
-        self._scatter(arriving, (n_words, 0, layer.units), self.memory[0], 0, first, sums.weight, sums.bias)
-        kind = layer.kind
-        leaving = self.leaving[:3]
-        places = (kind.words, 0, kind.sections[0]), (kind.words, kind.split, kind.sections[-1])
-        self._scatter(leaving, places[0], self.memory[0], 1, first, sums.recurrent, sums.recurrent_bias)
-        self._scatter(leaving, places[1], self.memory[-1], 1, first, sums.recurrent_second, sums.bias[:0])
-        self.sums.constants[...] += self.constants.sum(1, dtype=np.float64)
+        sums, kind = self.sums, layer.kind
+        if sums.weight.size:
+            place = words_of(layer.units), 0, layer.units
+            self._scatter(self.arriving, place, self.memory[0], 0, first, sums.weight, sums.bias)
+        if sums.recurrent.size:
+            place = kind.words, 0, kind.sections[0]
+            self._scatter(self.leaving, place, self.memory[0], 1, first, sums.recurrent, sums.recurrent_bias)
+        if sums.recurrent_second.size:
+            place = kind.words, kind.split, kind.sections[1]
+            self._scatter(self.leaving, place, self.memory[1], 1, first, sums.recurrent_second, sums.bias[:0])
+        if sums.wanted:
+            sums.constants[...] += self.constants.sum(1, dtype=np.float64)
 
     def _scatter(
         self,
-        spikes: tuple[Array, Array, Array],
+        spikes: Arriving,
         place: tuple[int, int, int],
         g: Array,
         lag: int,
@@ -167,21 +172,20 @@ class _Way:
         bias: Array,
     ) -> None:
         """Add the gradient of a weight; `place` is how many words a step has, the first of them, and the units."""
-        if total.size:
-            span = self.layer.width, self.steps, lag, first, first + self.samples
-            scatter(*spikes, *place, g, *span, total, bias)
+        span = self.layer.width, self.steps, lag, first, first + self.samples
+        scatter(*spikes[:3], *place, g, *span, total, bias)
 
     def by_input(self) -> Tensor:
         """Gradient wrt what arrives, `[samples, T, N]`."""
         if self.weights.weight is not None:
-            return self.times_weight()
+            return self.times_weight().view(self.samples, self.steps, -1)
         return torch.cat(self.layer.kind.parts(self.g[0]), -1)
 
-    def times_weight(self) -> Tensor:
-        """Gradient wrt the spikes that arrive."""
+    def times_weight(self, out: Maybe = None) -> Tensor:
+        """Gradient wrt the spikes that arrive, `[samples * T, N]`."""
         assert self.weights.weight is not None
         columns, matrix = self._matrix(self.weights.weight, self.layer.weight)
-        return self.g[0][..., :columns] @ matrix
+        return torch.mm(self.g[0].view(-1, self.layer.width)[:, :columns], matrix, out=out)
 
     def _matrix(self, weight: Tensor, padded: Array) -> tuple[int, Tensor]:
         """A weight as it multiplies a gradient, and to how many columns of that."""
@@ -191,20 +195,24 @@ class _Way:
 
     def _through_time(self) -> None:
         layer, kind = self.layer, self.layer.kind
-        kernel = backward(kind, layer.dtype, self.sums.wanted)
-        given = kernel.numbers(layer.dtype), layer.constants, self.states, self.constants.reshape(-1)
+        kernel = self.backward
+        given = kernel.numbers, layer.constants, self.states, self.constants.reshape(-1)
         arguments = *given, self.records, self.memory, self.steps
         if not kind.recurrent:
             kernel.call(*arguments, 0, self.steps)
             return
         weights = self.weights.recurrent, self.weights.recurrent_second
-        heard = [w if w is None else self._matrix(w, own) for w, own in zip(weights, layer.recurrent, strict=True)]
-        by_step = [g.unbind(1) for g in (self.g[0], self.g[-1])]
+        ways = []  # of each section: the gradient wrt its spikes, that of the current which they cause, and how
+        for out, g, weight, padded in zip(
+            kind.parts(self.g[0]), (self.g[0], self.g[-1]), weights, layer.recurrent, strict=False
+        ):
+            if weight is not None:
+                columns, matrix = self._matrix(weight, padded)
+                ways.append((out.unbind(1), g[..., :columns].unbind(1), matrix))
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
-                for section, g, way in zip(kind.parts(by_step[0][t]), by_step, heard, strict=False):
-                    if way is not None:
-                        section.addmm_(g[t + 1][:, : way[0]], way[1])
+                for section, g, matrix in ways:
+                    section[t].addmm_(g[t + 1], matrix)
             kernel.call(*arguments, t, t + 1)
 
 

@@ -140,13 +140,13 @@ def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -
         scratch: Tensor | None = None
         for first, stop in blocks:
             for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                if layer.kind.spiking or potential is None:
+                if potential is None or layer is not last:
                     layer.integrate(source, steps, first, stop, target)
                     continue
                 if scratch is None:
                     scratch = x.new_empty(stop - first, steps, layer.width)
                 record = (scratch.numpy().reshape(-1),)
-                layer.integrate(source, steps, first, stop, target, layer.kind.output, record)
+                layer.integrate(source, steps, first, stop, target, record)
                 there = torch.from_numpy(potential.numpy())  # to be written in any thread, in inference mode too
                 there[:, first:stop] = scratch[: stop - first, :, : there.shape[2]].transpose(0, 1)
 

@@ -93,11 +93,12 @@ def records_of(kind: Kind, wanted: tuple[int, ...]) -> tuple[Expression, ...]:
 
 
 @lru_cache(maxsize=256)
-def _forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
+def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
+    """The kernel of the way forth, which records such values of each step."""
     vectors = kind.vectors(dtype)
     facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.states}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
-    return forward_kernel(traced(*kind[:4]), "integrate", records, **facts)
+    return forward_kernel(traced(*kind[:4]), "integrate", dtype, records, **facts)
 
 
 @lru_cache(maxsize=256)
@@ -105,7 +106,7 @@ def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> Kernel:
     """The kernel of the way back."""
     read, t = records_of(kind, wanted), traced(*kind[:4])
     facts = {"LANES": lanes(dtype), "STATES": kind.states}
-    return backward_kernel(t, "adjoint", t.roots(wanted), read, writes=kind.inputs, **facts)
+    return backward_kernel(t, "adjoint", dtype, t.roots(wanted), read, writes=kind.inputs, **facts)
 
 
 class Numbers(NamedTuple):
@@ -152,6 +153,7 @@ class Padded:
     recurrent_bias: Array
     constants: Array
     live: Array
+    kernel: Kernel
 
     @classmethod
     def of(cls, kind: Kind, numbers: Numbers, constants: Sequence[Tensor], dtype: torch.dtype) -> "Padded":
@@ -159,34 +161,35 @@ class Padded:
         name = str(dtype).removeprefix("torch.")
         n, width = sum(kind.sections), kind.width(name)
 
-        def rows(matrix: Maybe) -> Array:
+        def rows(columns: Tensor, out: Tensor) -> Array:
+            """`[n, rows]` as `[rows, width]`, section by section."""
+            first = 0
+            for part, size in zip(kind.parts(out), kind.sections, strict=True):
+                part.copy_(columns[first : first + size].t())
+                first += size
+            return out.numpy()
+
+        def flat_rows(matrix: Maybe) -> Array:
             if matrix is None:
                 return nothing(dtype)
-            out = torch.zeros(matrix.shape[1], width, dtype=dtype)
-            first = 0
-            for part in kind.parts(out):
-                part.copy_(matrix.detach()[first : first + part.shape[1]].t())
-                first += part.shape[1]
-            return out.numpy().reshape(-1)
+            return rows(matrix.detach(), torch.zeros(matrix.shape[1], width, dtype=dtype)).reshape(-1)
 
         def row(values: Maybe) -> Array:
-            return np.zeros(width, name) if values is None else rows(values.reshape(-1, 1).expand(n, 1))
+            return np.zeros(width, name) if values is None else flat_rows(values[:, None])
 
         # Where there are no neurons there are copies of the first, which nobody hears of.
-        padded = torch.stack([c.detach().reshape(-1)[:1].expand(width) for c in constants]).contiguous()
-        for k, constant in enumerate(constants):
-            values = constant.detach().reshape(-1).expand(n).split(kind.sections)  # type: ignore[no-untyped-call]
-            for part, own in zip(kind.parts(padded[k]), values, strict=True):
-                part.copy_(own)
+        each = torch.stack([c.detach().reshape(-1).expand(n) for c in constants])
+        padded = rows(each.t(), each[:, :1].repeat(1, width))
         return cls(
             kind,
             0 if numbers.weight is None else numbers.weight.shape[1],
-            rows(numbers.weight),
+            flat_rows(numbers.weight),
             row(numbers.bias),
-            (rows(numbers.recurrent), rows(numbers.recurrent_second)),
+            (flat_rows(numbers.recurrent), flat_rows(numbers.recurrent_second)),
             row(numbers.recurrent_bias),
-            padded.numpy(),
+            padded,
             _live(kind.sections),
+            forward(kind, name, () if kind.spiking else kind.output),
         )
 
     @property
@@ -206,17 +209,19 @@ class Padded:
         first: int,
         stop: int,
         words: Array,
-        values: tuple[Value, ...] = (),
         records: tuple[Array, ...] = (),
+        kernel: Kernel | None = None,
     ) -> None:
-        """Run the samples `first:stop`, and record values of each step: see `cpu_shells.integrate`."""
-        k, a = self.kind, arriving
-        kernel = _forward(k, self.dtype, values)
+        """Run the samples `first:stop`: see `cpu_shells.integrate`.
+
+        A readout fills one record, its output. Another kernel fills those that it was made for.
+        """
+        k, a, kernel = self.kind, arriving, kernel or self.kernel
         one, two = (*k.sections, 0)[:2]
         kernel.call(
             *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
             *(a.current, a.step_stride, a.sample_stride, *self.recurrent, self.recurrent_bias),
-            *(kernel.numbers(self.dtype), self.constants, k.initial, self.live, (one, two, k.split, k.words)),
+            *(kernel.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
             *(steps, first, stop, records, words),
         )
 
@@ -227,7 +232,8 @@ def nothing(dtype: torch.dtype) -> Array:
     return array
 
 
-def _live(sections: Sequence[int]) -> Array:
+@lru_cache(maxsize=256)
+def _live(sections: tuple[int, ...]) -> Array:
     """Words with a bit for each neuron."""
     full = (1 << 64) - 1
     words = [word for n in sections for word in [full] * (n // 64) + [(1 << n % 64) - 1] * (n % 64 > 0)]
