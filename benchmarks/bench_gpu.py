@@ -28,10 +28,11 @@ from workloads import DT, QUICK, TAU_MEM, TAU_SYN, THRESHOLD, WORKLOADS, Workloa
 import fluctua
 from fluctua.layers import Recurrent
 from fluctua.neurons import LI, LIF
-from fluctua.timeloop import engine, reference
-from fluctua.timeloop.contract import State
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.steps import Tensors, step_of
 
-Advance = Callable[..., tuple[Tensor, Tensor, State]]
+Advance = Callable[..., tuple[Tensor, Tensors]]
 
 GPU, REFERENCE, COMPILED, SPIKINGJELLY = (
     "fluctua, gpu",
@@ -69,12 +70,17 @@ class Measurement:
         return f"{self.workload.name}: {self.workload.title}\n{table(self.seconds, GPU)}{share}\n"
 
 
+def one_step(x: Tensor, dynamics: Dynamics, state: Tensors) -> tuple[Tensor, Tensors]:
+    """The neuron's own step."""
+    return step_of(dynamics.step)((x,), state, dynamics.constants)
+
+
 class Stepped(nn.Module):
     """A population of fluctua, and its recurrent weight if there is one, one time step after the other.
 
     Args:
         neurons: the population.
-        advance: a step of the loop, as `fluctua.timeloop.reference.step`.
+        advance: a step of the loop, as `one_step`.
         weight: from its spikes to its current one step later.
     """
 
@@ -84,11 +90,12 @@ class Stepped(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Input current `[T, B, *N]` -> output of the same shape."""
-        parameters, state = self.neurons.loop_parameters(), self.neurons.initial_state(current)
+        parameters = self.neurons.loop_parameters()
+        dynamics, state = parameters.dynamics, parameters.parts(self.neurons.initial_state(current))
         outputs: list[Tensor] = []
         for x in current.unbind(0):
             drive = x + self.weight(outputs[-1]) if self.weight is not None and outputs else x
-            output, _, state = self.advance(drive, parameters, state)
+            output, state = self.advance(drive, dynamics, state)
             outputs.append(output)
         return torch.stack(outputs)
 
@@ -140,7 +147,7 @@ def on_engine(name: str, step: Callable[[nn.Module], None], model: nn.Module) ->
 
 def variants(model: nn.Module, threshold: float = 1.0) -> dict[str, nn.Module]:
     """The model with its populations run by each of the contestants."""
-    compiled = torch.compile(reference.step)
+    compiled = torch.compile(one_step)
     models = {GPU: model, REFERENCE: model, COMPILED: replaced(model, lambda m, weight: Stepped(m, compiled, weight))}
     recurrent = any(isinstance(m, Recurrent) for m in model.modules())
     if find_spec("spikingjelly") is not None and not recurrent:

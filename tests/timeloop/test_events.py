@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop.events_layers import Layer, run_layers
 from fluctua.timeloop.engines import step_by_step
+from fluctua.timeloop.events_layers import Layer, run_layers
 from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64

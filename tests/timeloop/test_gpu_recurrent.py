@@ -6,7 +6,6 @@ No GPU is needed. What a GPU would run is compiled for one, though, and looked a
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,13 +16,14 @@ from torch.nn.functional import linear
 from fluctua.layers import Recurrent
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.reference import step
+from fluctua.timeloop.contract import Dynamics, LoopParameters, State
+from fluctua.timeloop.engines import step_by_step
+from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
 from fluctua.timeloop import gpu_recurrent
-from shared.triton_kernels import compiling, interpret, kernels, machine_code
+from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
 DTYPE = torch.float64
 SUPERSPIKE = SuperSpike()
@@ -82,18 +82,18 @@ class Case:
             self.surrogate,
         )
         state = State(n["potential"], n.get("synaptic", torch.zeros_like(n["potential"])))
-        output, _, end = run(n["current"], p, state, n["weight"], n.get("bias"))
-        return output, *end[: 1 + self.exponential]
+        output, _, end = run(n["current"], p.dynamics, p.parts(state), n["weight"], n.get("bias"))
+        return output, *end
 
 
-def stepped(current: Tensor, p: LoopParameters, state: State, weight: Tensor, bias: Tensor | None) -> Any:
+def stepped(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Tensor | None) -> Any:
     """The truth: one step of the reference after the other."""
-    outputs: list[Tensor] = []
+    step, outputs = step_by_step(dynamics), list[Tensor]()
     potentials: list[Tensor] = []
     for x in current.unbind(0):
-        output, potential, state = step(x + linear(outputs[-1], weight, bias) if outputs else x, p, state)
+        potentials.append(state[0])
+        output, state = step((x + linear(outputs[-1], weight, bias) if outputs else x,), state)
         outputs.append(output)
-        potentials.append(potential)
     return torch.stack(outputs), torch.stack(potentials), state
 
 
@@ -249,6 +249,8 @@ CELLS: dict[str, Callable[[], LIF]] = {
     "delta": lambda: LIF(20e-3, None),
     "soft reset": lambda: LIF(reset="subtract"),
     "learnt": lambda: LIF(learn_tau=True),
+    "adaptive": lambda: AdaptiveLIF(beta=5.0, learn_tau=True, learn_adaptation=True),
+    "adaptive by a current": lambda: AdaptiveLIF(beta=5.0, kind="current", coupling=0.3),
     "many constants": lambda: LIF(torch.linspace(10e-3, 30e-3, 12), threshold=torch.linspace(0.8, 1.2, 12)),
 }
 
@@ -275,14 +277,17 @@ def hooked() -> Recurrent:
     return layer
 
 
-class Steeper(SuperSpike):
-    """Not the class itself, so perhaps another function."""
+class Averaged(SuperSpike):
+    """No function of one neuron."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return super().derivative(x) / x.mean()
 
 
 @pytest.mark.parametrize(
     "layer",
-    [hooked, lambda: recurrent(AdaptiveLIF()), lambda: recurrent(LIF(surrogate=Steeper()))],
-    ids=["a hook on the weight", "adaptation", "an unknown surrogate"],
+    [hooked, lambda: recurrent(LIF(surrogate=Averaged()))],
+    ids=["a hook on the weight", "a surrogate that cannot be traced"],
 )
 def test_what_it_does_not_know_goes_step_by_step(layer: Callable[[], Recurrent], runs: list[torch.Size]) -> None:
     current, circuit = drawn(20, 2, 12, scale=5.0).float(), layer()
@@ -312,23 +317,22 @@ def test_a_weight_of_another_size_is_named() -> None:
         layer(drawn(20, 2, 12).float())
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The kernels for a GPU, and Triton's cache in a folder of their own."""
+@pytest.fixture(scope="module", autouse=True)
+def _compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Triton's cache in a folder of its own."""
     with compiling(str(tmp_path_factory.mktemp("triton"))):
-        yield kernels(interpreted=False)["gpu_recurrent_kernels"]
-
-
-TILE = {"SAMPLES": gpu_recurrent._SAMPLES, "NEURONS": gpu_recurrent._NEURONS}
-FORWARD: dict[str, object] = {"EXPONENTIAL": True, "HARD": True, "RECORDS_DRIVE": True, "BIASED": True, **TILE}
-BACKWARD: dict[str, object] = {"EXPONENTIAL": True, "HARD": True, "DIFFERENTIABLE": True, "LEARNS": True}
-BACKWARD |= {"SURROGATE": "rational", "SLOPE": 20.0, "HEIGHT": 1.0, **TILE}
+        yield
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("fp32", "i32"), ("fp32", "1"), ("fp64", "i64")])
-def test_a_gpu_can_run_it_and_waits_between_two_steps(compiled: ModuleType, dtype: str, size: str) -> None:
-    for kernel, pointers, flags in ((compiled.forward_steps, 7, FORWARD), (compiled.backward_steps, 8, BACKWARD)):
-        code = machine_code(kernel, pointers, dtype, flags, size, gpu_recurrent._WARPS)
+def test_a_gpu_can_run_it_and_waits_between_two_steps(dtype: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    tile: dict[str, object] = {"SAMPLES": gpu_recurrent._SAMPLES, "NEURONS": gpu_recurrent._NEURONS}
+    a, b, theta = (torch.tensor(value, requires_grad=True) for value in (0.9, 0.8, 0.5))
+    dynamics = LoopParameters(a, b, theta, differentiable_reset=True).dynamics
+    forward, backward = compilable(dynamics, {"fp32": "float32", "fp64": "float64"}[dtype], recurrent=True)
+    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, tile)):
+        code = machine_code(kernel, dtype, flags, size, gpu_recurrent._WARPS)
         assert code["cubin"]
         assert "barrier" in code["ttir"]
         assert (dtype, size) != ("fp32", "i32") or code["sass"].count("STL") < 8, "registers are spilled"

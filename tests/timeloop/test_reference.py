@@ -13,10 +13,9 @@ from torch import Tensor
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.timeloop import engine
 from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.engines import choose, run
-from fluctua.timeloop.surrogates import spike
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.steps import Reset
+from fluctua.timeloop.surrogates import Surrogate, spike
 
 A, B, THETA = 0.9, 0.7, 0.4
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters, State
+from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.steps import step_of
 
 STEPS, BATCH, NEURONS = 60, 3, 4

@@ -6,7 +6,6 @@ over threads. What is recorded for the way back is what the derivation found to 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,13 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES
-from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
-from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
+from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.memory import pool
-from fluctua.timeloop.steps import Step
 from fluctua.timeloop.threads import pool_of
-from fluctua.timeloop.tracing import Traced, traced
 
 Array = NDArray[Any]
 Maybe = Tensor | None
@@ -32,83 +28,6 @@ BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stay
 _STEPS = 3  # of a vector taken at a time, with its state in registers
 _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
-
-
-class Kind(NamedTuple):
-    """What there is to do, numbers apart.
-
-    `wanted` are the numbers of the constants whose gradients are asked for, `trains` says whether a backward pass may
-    follow, `compact` whether the distance from threshold is kept in bfloat16 for it.
-    """
-
-    step: Step | str
-    inputs: int
-    states: int
-    constants: int
-    wanted: tuple[int, ...]
-    trains: bool
-    compact: bool
-
-    @classmethod
-    def of(cls, dynamics: Dynamics, trains: bool, compact: bool = False) -> "Kind":
-        """The kind of a population."""
-        wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
-        sizes = dynamics.inputs, dynamics.states, len(dynamics.constants)
-        return cls(dynamics.step, *sizes, wanted, trains, compact and trains and dynamics.spiking)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What the way back reads of each step, and so what the way forth records.
-
-    Attributes:
-        traced: the step.
-        gradients: with respect to inputs, state and the constants that are wanted.
-        read: values of the step, in single or double precision.
-        own: those of them that nobody else keeps.
-        compact: whether the distance from threshold is read too, in bfloat16.
-    """
-
-    traced: Traced
-    gradients: tuple[Value, ...]
-    read: tuple[Expression, ...]
-    own: tuple[Expression, ...]
-    compact: bool
-
-    @property
-    def separate(self) -> bool:
-        """Whether the potential is not the output itself."""
-        return self.traced.output is not self.traced.potential
-
-    @property
-    def halves(self) -> tuple[Value, ...]:
-        """What is recorded in bfloat16."""
-        return (self.traced.distance,) if self.compact and self.traced.distance is not None else ()
-
-    @classmethod
-    def of(cls, kind: Kind) -> "Plan":
-        """The cheapest; potential and inputs are there anyway."""
-        t = traced(kind.step, kind.inputs, kind.states, kind.constants)
-        roots = t.roots(kind.wanted)
-        if not kind.trains:
-            return cls(t, tuple(roots), (), (), False)
-        half, inputs = t.leaf("half", 0), [t.leaf("input", k) for k in range(kind.inputs)]
-        compact = kind.compact and isinstance(t.distance, Expression)
-        if compact and isinstance(t.distance, Expression):
-            known: dict[Expression, Value] = {t.distance: half}
-            if t.distance.op == "sub" and t.distance.args[0] is t.potential:
-                known[t.potential] = t.graph("add", half, t.distance.args[1])
-            roots = replaced(t.graph, roots, known)
-        costs = {t.potential: 0.5 if not compact else 1.0, **dict.fromkeys(inputs, 0.6)}
-        read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
-        own = tuple(e for e in read if e not in costs)
-        return cls(t, tuple(roots), read, own, compact)
-
-
-@lru_cache(maxsize=256)
-def plan_of(kind: Kind) -> Plan:
-    """The plan of a kind."""
-    return Plan.of(kind)
 
 
 @lru_cache(maxsize=256)
@@ -143,52 +62,37 @@ def _facts(dtype: str, shared: bool) -> dict[str, Any]:
 def integrate(
     inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
 ) -> list[Tensor]:
-    """Output, potential of neurons that spike, final state, and what the plan records, one after the other."""
+    """See `fused.integrate`."""
     x, plan = inputs[0], plan_of(kind)
-    n_rows = 1 + plan.separate + len(plan.own)
-    rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(n_rows)]
+    first = 1 + plan.separate
+    rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(first + len(plan.own))]
     halves = [pool.empty(tuple(x.shape), torch.int16) for _ in plan.halves]
     own, end = _constants(constants, x), _stacked(state, x)
     kernel = _forward(kind, _name(x.dtype), own.shape[1] == 1)
     _run(kernel, own, [end], [_rows(inputs)], [_rows(rows), _rows(halves)], x.shape)
-    first = n_rows - len(plan.own)
     return [*rows[:first], *(part.clone() for part in end), *rows[first:], *halves]
 
 
 def adjoint(
-    g_output: Maybe,
-    g_state: Sequence[Maybe],
+    g_output: Tensor,
+    g_state: Sequence[Tensor],
     constants: Sequence[Tensor],
     read: Sequence[Tensor],
     halves: Sequence[Tensor],
     wants_inputs: bool,
     kind: Kind,
-) -> tuple[list[Maybe], list[Tensor], list[Maybe]]:
-    """Gradients with respect to inputs, state and constants, those of inputs and constants where they are wanted.
-
-    Args:
-        g_output: gradient with respect to the output, `[T, B, *N]`, None for zero.
-        g_state: with respect to the final state, `[B, *N]` each, likewise.
-        constants: of the neurons.
-        read: what the plan reads.
-        halves: what it reads in bfloat16.
-        wants_inputs: whether gradients with respect to the inputs are asked for.
-        kind: of the forward pass.
-    """
-    like = next(t for t in (g_output, *read, *halves, *g_state) if t is not None)
-    a = constants[0]
-    shape = like.shape
-    g_output = a.new_zeros(()).expand(shape) if g_output is None else g_output
-    results = [pool.empty(tuple(shape), a.dtype) for _ in range(kind.inputs if wants_inputs else 0)]
-    state = _stacked([a.new_zeros(shape[1:]) if g is None else g for g in g_state], g_output)
-    sums = a.new_zeros((len(kind.wanted), *shape[1:]))
+) -> list[Maybe]:
+    """See `fused.adjoint`."""
+    shape, dtype = g_output.shape, g_output.dtype
+    results = [pool.empty(tuple(shape), dtype) for _ in range(kind.inputs if wants_inputs else 0)]
+    state, sums = _stacked(g_state, g_output), torch.zeros((len(kind.wanted), *shape[1:]), dtype=dtype)
     own = _constants(constants, g_output)
-    kernel = _backward(kind, _name(a.dtype), own.shape[1] == 1, wants_inputs)
+    kernel = _backward(kind, _name(dtype), own.shape[1] == 1, wants_inputs)
     _run(kernel, own, [state, sums], [_rows([g_output, *read]), _rows(halves)], [_rows(results)], shape)
     by_constant: list[Maybe] = [None] * kind.constants
     for k, total in zip(kind.wanted, sums, strict=True):
         by_constant[k] = _summed(total, constants[k])
-    return list(results) if wants_inputs else [None] * kind.inputs, [part.clone() for part in state], by_constant
+    return [*(results or [None] * kind.inputs), *(part.clone() for part in state), *by_constant]
 
 
 class _Row(NamedTuple):

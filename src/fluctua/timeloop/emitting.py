@@ -40,23 +40,25 @@ NUMBA = Dialect(
     fuses=True,
 )
 
-TRITON = Dialect(
-    {
-        "neg": "-{0}",
-        "not": "~{0}",
-        "abs": "tl.abs({0})",
-        "float": "{0}.to(zero.dtype)",
-        "select": "tl.where({0}, {1}, {2})",
-        "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-        "min": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-        "sigmoid": "1 / (1 + tl.exp(-{0}))",
-        "tanh": "libdevice.tanh({0})",
-        "round": "libdevice.rint({0})",
-        "trunc": "libdevice.trunc({0})",
-    }
-    | {op: f"tl.{op}({{0}})" for op in ("exp", "log", "sqrt", "erf", "sin", "cos", "floor")},
-    fuses=False,
-)
+_TRITON = {
+    "neg": "-{0}",
+    "not": "~{0}",
+    "abs": "tl.abs({0})",
+    "float": "{0}.to(zero.dtype)",
+    "select": "tl.where({0}, {1}, {2})",
+    "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "min": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "sigmoid": "1 / (1 + tl.exp(-{0}))",
+    "tanh": "libdevice.tanh({0})",
+    "round": "libdevice.rint({0})",
+    "trunc": "libdevice.trunc({0})",
+} | {op: f"tl.{op}({{0}})" for op in ("exp", "log", "sqrt", "erf", "sin", "cos", "floor")}
+
+
+def triton_dialect(dtype: str) -> Dialect:
+    """That of Triton, whose quick quotient and root of float32 are not rounded as torch rounds."""
+    exact = {"div": "tl.div_rn({0} + zero, {1} + zero)", "sqrt": "tl.sqrt_rn({0})"} if dtype == "float32" else {}
+    return Dialect(_TRITON | exact, fuses=False)
 
 
 def literals(roots: Sequence[Value]) -> list[float]:
@@ -121,7 +123,7 @@ class Writer:
         return self._numbers.get(value) or repr(value)
 
     def _right(self, e: Expression, hidden: set[int]) -> str:
-        if e.op in _INFIX:
+        if e.op in _INFIX and e.op not in self._dialect.forms:
             a, b = e.args
             product = next((x for x in (a, b) if id(x) in hidden), None)
             if product is not None:
