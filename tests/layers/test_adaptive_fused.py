@@ -56,7 +56,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers each fused operation had that ran."""
     counts, original = list[int](), events_layers.run_layers
 
-    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> Tensor:
+    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> tuple[Tensor, ...]:
         counts.append(len(layers))
         return original(x, layers, *rest)
 

@@ -119,7 +119,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers ran in each fused operation."""
     calls, original = list[int](), events_layers.run_layers
 
-    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> Tensor:
+    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> tuple[Tensor, ...]:
         calls.append(len(layers))
         return original(x, layers, *rest)
 

@@ -49,7 +49,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers each fused operation had that ran."""
     counts, original = list[int](), events_layers.run_layers
 
-    def counting(x: Tensor, layers: Any, spikes: Any = None) -> Tensor:
+    def counting(x: Tensor, layers: Any, spikes: Any = None) -> tuple[Tensor, ...]:
         counts.append(len(layers))
         return original(x, layers, spikes)
 

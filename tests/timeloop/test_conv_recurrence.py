@@ -25,6 +25,8 @@ CELLS: dict[str, Callable[[], LIF]] = {
     "trained membrane": lambda: LIF(20e-3, None, learn_tau=True, differentiable_reset=True),
     "trained delta synapse": lambda: LIF(20e-3, None, learn_tau=True),
     "trained, soft reset": lambda: LIF(reset="subtract", learn_tau=True),
+    "adaptive threshold": lambda: AdaptiveLIF(beta=3.0, learn_tau=True, learn_adaptation=True),
+    "adaptive current": lambda: AdaptiveLIF(beta=3.0, kind="current", coupling=0.3, differentiable_reset=True),
     "sigmoid": lambda: LIF(surrogate=SigmoidDerivative()),
     "arctan": lambda: LIF(surrogate=ArcTan()),
 }
@@ -278,7 +280,7 @@ def test_a_hook_on_the_weight_is_called_at_every_step(fused: list[tuple[int, ...
 
 class OwnSurrogate(Surrogate):
     def derivative(self, x: Tensor) -> Tensor:
-        return (-self.beta * x.abs()).exp()
+        return (-self.beta * x.abs()).exp() / x.mean()
 
 
 class OwnRecurrent(Recurrent):
@@ -300,10 +302,9 @@ UNSERVED: dict[str, Callable[[], Recurrent]] = {
     "even": lambda: Recurrent(LIF(), conv(4)),
     "around": lambda: Recurrent(LIF(), conv(3, padding_mode="circular")),
     "too wide": lambda: Recurrent(LIF(), nn.Conv1d(4, 4, 301, padding="same", bias=False)),
-    "adaptive": lambda: Recurrent(AdaptiveLIF(), conv(3)),
     "own neurons": lambda: Recurrent(OwnLIF(), conv(3)),
     "own circuit": lambda: OwnRecurrent(LIF(), conv(3)),
-    "own surrogate": lambda: Recurrent(LIF(surrogate=OwnSurrogate(10.0)), conv(3)),
+    "surrogate of the whole batch": lambda: Recurrent(LIF(surrogate=OwnSurrogate(10.0)), conv(3)),
     "sequence of modules": lambda: Recurrent(LIF(), nn.Sequential(conv(3))),
     "parametrised": lambda: Recurrent(LIF(), nn.utils.parametrizations.weight_norm(conv(3))),
 }

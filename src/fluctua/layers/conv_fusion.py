@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fluctua.layers.fusion import is_ordinary, is_unmodified, runs_eagerly
-from fluctua.neurons import LIF
+from fluctua.neurons import LIF, AdaptiveLIF
 from fluctua.timeloop.engines import choose
 
 WIDEST = 1000  # neurons that one hears; beyond, torch's dense convolution is as fast where a tenth of them spike
@@ -15,11 +15,11 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
     Hooks on the neurons do not matter, which the loop never calls but steps.
 
     Args:
-        cell: the population; served are those of `LIF` itself.
+        cell: the population; served are those of `LIF` and `AdaptiveLIF`, no subclasses.
         conv: from the population to itself; served is what keeps its map, not `WIDEST`, without bias, groups or holes.
         x: current from outside `[T, B, C, *N]`.
     """
-    if type(cell) is not LIF or not runs_eagerly(x):
+    if not isinstance(cell, LIF) or type(cell) not in (LIF, AdaptiveLIF) or not runs_eagerly(x):
         return None
     if not is_unmodified(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
         return None

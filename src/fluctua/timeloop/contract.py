@@ -104,8 +104,9 @@ class LoopParameters:
         return there  # type: ignore[return-value]
 
     def _others(self, state: "State") -> list[Tensor | None]:
-        exponential, adapts = self.decay_syn is not None, self.spiking and self.adaptation is not None
-        return [*([state.current] if exponential else []), *([state.adaptation] if adapts else [])]
+        adapts = self.spiking and self.adaptation is not None
+        current: list[Tensor | None] = [] if self.decay_syn is None else [state.current]
+        return [*current, state.adaptation] if adapts else current
 
     def after(self, parts: Tensors, before: "State") -> "State":
         """Back from there; what the step does not have is as it was before."""

@@ -147,13 +147,13 @@ class _Kind(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _forward(kind: _Kind, dtype: str) -> Kernel:
-    return forward_kernel(kind.traced, "integrate_map", dtype, kind.records, **kind.facts(dtype))
+    return forward_kernel(kind.traced, "integrate_map", dtype, kind.facts(dtype), kind.records)
 
 
 @lru_cache(maxsize=64)
 def _backward(kind: _Kind, dtype: str) -> Kernel:
     gradients = kind.traced.roots(kind.wanted)
-    return backward_kernel(kind.traced, "back_map", dtype, gradients, kind.records, writes=1, **kind.facts(dtype))
+    return backward_kernel(kind.traced, "back_map", dtype, kind.facts(dtype), gradients, kind.records, writes=1)
 
 
 class _Loop(torch.autograd.Function):
@@ -177,7 +177,7 @@ class _Loop(torch.autograd.Function):
         return *gradients, None, None, None
 
 
-def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Maybe], kind: _Kind) -> tuple[Tensor, ...]:
+def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Tensor], kind: _Kind) -> tuple[Tensor, ...]:
     """The spikes, and what the adjoint needs: their bits, the potential and what entered it, `[T, B, ...]`."""
     steps, samples = x.shape[:2]
     numbers = kind.numbers(constants, x)

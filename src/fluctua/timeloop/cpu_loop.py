@@ -35,23 +35,16 @@ def _forward(kind: Kind, dtype: str, shared: bool) -> Kernel:
     plan = plan_of(kind)
     outputs = plan.traced.output, plan.traced.potential
     records = *outputs[: 1 + plan.separate], *plan.own
-    return forward_kernel(plan.traced, "forward", dtype, records, plan.halves, **_facts(dtype, shared))
+    return forward_kernel(plan.traced, "forward", dtype, _facts(dtype, shared), records, plan.halves)
 
 
 @lru_cache(maxsize=256)
 def _backward(kind: Kind, dtype: str, shared: bool, wants_inputs: bool) -> Kernel:
     plan = plan_of(kind)
-    facts = _facts(dtype, shared)
-    gradients = plan.gradients if wants_inputs else plan.gradients[kind.inputs :]
+    facts, writes = _facts(dtype, shared), kind.inputs if wants_inputs else 0
+    gradients = plan.gradients[kind.inputs - writes :]
     return backward_kernel(
-        plan.traced,
-        "backward",
-        dtype,
-        gradients,
-        plan.read,
-        plan.compact,
-        writes=kind.inputs if wants_inputs else 0,
-        **facts,
+        plan.traced, "backward", dtype, facts, gradients, plan.read, writes=writes, compact=plan.compact
     )
 
 
@@ -92,7 +85,8 @@ def adjoint(
     by_constant: list[Maybe] = [None] * kind.constants
     for k, total in zip(kind.wanted, sums, strict=True):
         by_constant[k] = _summed(total, constants[k])
-    return [*(results or [None] * kind.inputs), *(part.clone() for part in state), *by_constant]
+    by_input: Sequence[Maybe] = results or [None] * kind.inputs
+    return [*by_input, *(part.clone() for part in state), *by_constant]
 
 
 class _Row(NamedTuple):

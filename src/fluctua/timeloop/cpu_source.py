@@ -1,7 +1,7 @@
 """Files for numba: a shell of `cpu_shells.py` with the step of a neuron, or its way back, written into it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import getsource
@@ -41,7 +41,12 @@ from fluctua.timeloop.maps import *
 
 
 def forward_kernel(
-    traced: Traced, shell: str, dtype: str, records: Sequence[Value], halves: Sequence[Value] = (), **facts: Any
+    traced: Traced,
+    shell: str,
+    dtype: str,
+    facts: Mapping[str, Any],
+    records: Sequence[Value],
+    halves: Sequence[Value] = (),
 ) -> Kernel:
     """A shell of the way forth.
 
@@ -49,11 +54,11 @@ def forward_kernel(
         traced: the step.
         shell: name of a function of `cpu_shells`.
         dtype: of all numbers, "float32" or "float64".
+        facts: constants of the file.
         records: values of each step to be written, each to an array of its own.
         halves: those that are written in bfloat16.
-        facts: constants of the file.
     """
-    mask = traced.output.args[0] if traced.distance is not None else None
+    mask = traced.fired
     roots = [*traced.state, *records, *halves, *([] if mask is None else [mask])]
     file = _File(traced, roots, facts)
     file.unpack("x", "input", traced.inputs)
@@ -85,12 +90,12 @@ def backward_kernel(
     traced: Traced,
     shell: str,
     dtype: str,
+    facts: Mapping[str, Any],
     gradients: Sequence[Value],
     read: Sequence[Expression],
-    compact: bool = False,
     *,
     writes: int,
-    **facts: Any,
+    compact: bool = False,
 ) -> Kernel:
     """A shell of the way back.
 
@@ -98,11 +103,11 @@ def backward_kernel(
         traced: the step.
         shell: name of a function of `cpu_shells`.
         dtype: of all numbers, "float32" or "float64".
+        facts: constants of the file.
         gradients: those that are written, then those wrt the state, then those that are summed up.
         read: values of each step that are read; the gradient wrt the output comes in front of them.
-        compact: whether the distance from threshold is read too, in bfloat16.
         writes: how many are written.
-        facts: constants of the file.
+        compact: whether the distance from threshold is read too, in bfloat16.
     """
     states = len(traced.state)
     written, carried, sums = gradients[:writes], gradients[writes : writes + states], gradients[writes + states :]
@@ -134,7 +139,7 @@ def backward_kernel(
 class _File:
     """A file in the making."""
 
-    def __init__(self, traced: Traced, roots: Sequence[Value], facts: dict[str, Any]) -> None:
+    def __init__(self, traced: Traced, roots: Sequence[Value], facts: Mapping[str, Any]) -> None:
         self.leaf = traced.leaf
         self.numbers = literals(roots)
         self.constants = len(traced.by_constant)

@@ -63,16 +63,9 @@ def triton_dialect(dtype: str) -> Dialect:
 
 def literals(roots: Sequence[Value]) -> list[float]:
     """Numbers in the expressions that are arguments of a kernel, in the order of their places."""
-    found: dict[float, None] = {}
-    for e in [*walk(roots), *(r for r in roots if not isinstance(r, Expression))]:
-        for a in (e.args if isinstance(e, Expression) else (e,)) if not _is_leaf(e) else ():
-            if not isinstance(a, Expression) and a not in _PLAIN:
-                found[float(a)] = None
-    return list(found)
-
-
-def _is_leaf(e: Value) -> bool:
-    return isinstance(e, Expression) and e.op == "leaf"
+    made = [e for e in walk(roots) if e.op != "leaf"]
+    plain = [value for value in (*roots, *(a for e in made for a in e.args)) if not isinstance(value, Expression)]
+    return list(dict.fromkeys(float(value) for value in plain if value not in _PLAIN))
 
 
 class Writer:

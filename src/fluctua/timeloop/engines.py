@@ -116,8 +116,8 @@ def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tenso
     def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:
         nonlocal converted
         wide = tuple(widened(current) for current in inputs)
-        a = converted and converted.constants[0]
-        if converted is None or a is None or a.dtype != wide[0].dtype or a.device != wide[0].device:
+        like = (wide[0].dtype, wide[0].device)
+        if converted is None or (converted.constants[0].dtype, converted.constants[0].device) != like:
             converted = dynamics.to(wide[0])
         output, state = step_of(converted.step)(wide, state, converted.constants)
         return output.to(inputs[0].dtype), state

@@ -211,8 +211,8 @@ class _Way:
                 ways.append((out.unbind(1), g[..., :columns].unbind(1), matrix))
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
-                for section, g, matrix in ways:
-                    section[t].addmm_(g[t + 1], matrix)
+                for sections, heard, matrix in ways:
+                    sections[t].addmm_(heard[t + 1], matrix)
             kernel.call(*arguments, t, t + 1)
 
 

@@ -98,7 +98,7 @@ def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
     vectors = kind.vectors(dtype)
     facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.states}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
-    return forward_kernel(traced(*kind[:4]), "integrate", dtype, records, **facts)
+    return forward_kernel(traced(*kind[:4]), "integrate", dtype, facts, records)
 
 
 @lru_cache(maxsize=256)
@@ -106,7 +106,7 @@ def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> Kernel:
     """The kernel of the way back."""
     read, t = records_of(kind, wanted), traced(*kind[:4])
     facts = {"LANES": lanes(dtype), "STATES": kind.states}
-    return backward_kernel(t, "adjoint", dtype, t.roots(wanted), read, writes=kind.inputs, **facts)
+    return backward_kernel(t, "adjoint", dtype, facts, t.roots(wanted), read, writes=kind.inputs)
 
 
 class Numbers(NamedTuple):

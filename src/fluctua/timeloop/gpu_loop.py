@@ -51,8 +51,9 @@ def adjoint(
     numbers = numbers_of(kernel, like.dtype, like.device)
     arrays = [*rows, numbers, g_end, stacked(constants, g_output), *results, g_start, sums]
     _launch(kernel.call, arrays, shape, math.prod(shape) - math.prod(shape[1:]))
+    by_input: Sequence[Maybe] = results or [None] * kind.inputs
     return [
-        *(results or [None] * kind.inputs),
+        *by_input,
         *g_start.unbind(0),
         *by_constant(sums.sum(1, dtype=torch.float64), constants, kind),
     ]

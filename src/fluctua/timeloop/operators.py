@@ -67,7 +67,8 @@ def _shapes_of_gradients(
     sizes: Sequence[int],
 ) -> list[Tensor]:
     kind, g = _kind(device, step, sizes), gradients[0]
-    shapes: list[Sequence[int]] = [g.shape if wants_inputs else (0,)] * kind.inputs + [g.shape[1:]] * kind.states
+    by_input: Sequence[int] = g.shape if wants_inputs else (0,)
+    shapes = [*[by_input] * kind.inputs, *[g.shape[1:]] * kind.states]
     shapes += [c.shape if k in kind.wanted else (0,) for k, c in enumerate(saved[: kind.constants])]
     return [g.new_empty(shape) for shape in shapes]
 

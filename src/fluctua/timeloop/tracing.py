@@ -33,7 +33,8 @@ class Traced:
         output: what the step gives.
         state: the state after it.
         potential: the first part of the state.
-        distance: of a spike, how far the potential is above the threshold, else None.
+        fired: of a spike, the comparison that makes it, else None.
+        distance: how far its greater side is above the other.
         by_input: gradient with respect to each input, from those of output and state after the step.
         by_state: with respect to each part of the state before the step.
         by_constant: with respect to each constant.
@@ -44,6 +45,7 @@ class Traced:
     output: Value
     state: tuple[Value, ...]
     potential: Expression
+    fired: Expression | None
     distance: Value | None
     by_input: tuple[Value, ...]
     by_state: tuple[Value, ...]
@@ -96,13 +98,16 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
         )
     out, *state = (recorder.value(end) for end in ends)
     gradients = [0.0 if g is None else recorder.value(g) for g in found]
+    is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
+    fired: Expression | None = out.args[0] if is_spike else None
     return Traced(
         graph=graph,
         inputs=inputs,
         output=out,
         state=tuple(state),
         potential=graph.leaf("state", 0),
-        distance=_distance(graph, out),
+        fired=fired,
+        distance=None if fired is None else graph("sub", *fired.args),
         by_input=tuple(gradients[:inputs]),
         by_state=tuple(gradients[inputs : inputs + states]),
         by_constant=tuple(gradients[inputs + states :]),
@@ -119,18 +124,11 @@ def untraceable(step: Step | str, inputs: int, states: int, constants: int) -> s
     return None
 
 
-def _distance(graph: Graph, output: Value) -> Value | None:
-    """Of a spike, which is a comparison as a number, how far the greater side is above the smaller."""
-    if not isinstance(output, Expression) or output.op != "float" or output.args[0].op not in ("gt", "ge"):
-        return None
-    return graph("sub", *output.args[0].args)
-
-
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what torch does as expressions, by the memory that holds the results."""
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._graph = graph
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []  # so that no memory is used twice

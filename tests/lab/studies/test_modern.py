@@ -83,7 +83,7 @@ def test_it_runs_fused_between_its_dropouts(monkeypatch: pytest.MonkeyPatch) -> 
     fused: list[int] = []
     run = events_layers.run_layers
 
-    def spy(x: Tensor, layers: Any, *others: Any) -> Tensor:
+    def spy(x: Tensor, layers: Any, *others: Any) -> tuple[Tensor, ...]:
         fused.append(len(layers))
         return run(x, layers, *others)
 
