@@ -9,9 +9,22 @@ if TYPE_CHECKING:
     from fluctua.neurons.exc_inh import ExcInhLIF
     from fluctua.neurons.heterogeneity import heterogeneous
     from fluctua.neurons.leaky import LI, LIF
-    from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike
+    from fluctua.neurons.own_step import StepNeuron, from_step
+    from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, spike
 
-__all__ = ["LI", "LIF", "AdaptiveLIF", "ArcTan", "ExcInhLIF", "SigmoidDerivative", "SuperSpike", "heterogeneous"]
+__all__ = [
+    "LI",
+    "LIF",
+    "AdaptiveLIF",
+    "ArcTan",
+    "ExcInhLIF",
+    "SigmoidDerivative",
+    "StepNeuron",
+    "SuperSpike",
+    "from_step",
+    "heterogeneous",
+    "spike",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -23,6 +36,9 @@ __getattr__, __dir__ = lazy(
         "LIF": "fluctua.neurons.leaky",
         "SigmoidDerivative": "fluctua.timeloop.surrogates",
         "SuperSpike": "fluctua.timeloop.surrogates",
+        "StepNeuron": "fluctua.neurons.own_step",
+        "from_step": "fluctua.neurons.own_step",
         "heterogeneous": "fluctua.neurons.heterogeneity",
+        "spike": "fluctua.timeloop.surrogates",
     },
 )

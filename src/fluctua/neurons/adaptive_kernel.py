@@ -1,15 +1,11 @@
 """The PSP kernel of a neuron with an adaptation current that follows its potential."""
 
-from dataclasses import dataclass, replace
-from typing import Self
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fluctua.theory import PspKernel
-from fluctua.theory.psp import checked_factor, decay
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import decay
+from fluctua.theory.state_space import StateSpaceKernel
 
 
 def check_coupling(tau_mem: ArrayLike, tau_adapt: ArrayLike, coupling: ArrayLike, dt: float) -> None:
@@ -51,39 +47,3 @@ def adaptive_kernel(
     transition = np.stack([np.stack(row, -1) for row in rows], -2)
     jump = np.broadcast_to([1.0, 0.0, 0.0] if tau_syn is None else [0.0, 0.0, 1.0], (*a.shape, 3))
     return StateSpaceKernel(dt=dt, transition=transition, jump=jump)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StateSpaceKernel(PspKernel):
-    """A stable linear system: `s <- transition s + jump x` in every step; `eps` is the first entry of s, from rest.
-
-    Attributes:
-        transition: `[*N, S, S]`, with all eigenvalues within the unit circle.
-        jump: `[*N, S]`.
-    """
-
-    transition: Array
-    jump: Array
-
-    def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
-        eps = np.zeros((steps, *self.jump.shape[:-1]))
-        s = self.jump
-        for k in range(1, steps):
-            eps[k] = s[..., 0]
-            s = (self.transition @ s[..., None])[..., 0]
-        return eps
-
-    def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
-        return replace(self, jump=checked_factor(factor) * self.jump)
-
-    def _stationary_sums(self) -> tuple[Array, Array, Array]:
-        size = self.jump.shape[-1]
-        total = np.linalg.inv(np.eye(size) - self.transition) @ self.jump[..., None]
-        # The sum of s s^T over time solves P = transition P transition^T + jump jump^T, linear in the entries of P.
-        pairs = np.einsum("...ij,...kl->...ikjl", self.transition, self.transition)
-        pairs = pairs.reshape(*self.jump.shape[:-1], size**2, size**2)
-        start = self.jump[..., :, None] * self.jump[..., None, :]
-        p: Array = np.linalg.solve(np.eye(size**2) - pairs, start.reshape(*pairs.shape[:-1], 1)).reshape(start.shape)
-        return total[..., 0, 0], p[..., 0, 0], (self.transition @ p)[..., 0, 0]

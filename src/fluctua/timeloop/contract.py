@@ -105,14 +105,18 @@ class LoopParameters:
 
     def _others(self, state: "State") -> list[Tensor | None]:
         adapts = self.spiking and self.adaptation is not None
-        current: list[Tensor | None] = [] if self.decay_syn is None else [state.current]
-        return [*current, state.adaptation] if adapts else current
+        others: list[Tensor | None] = []
+        if self.decay_syn is not None:
+            others.append(state.current)
+        if adapts:
+            others.append(state.adaptation)
+        return others
 
     def after(self, parts: Tensors, before: "State") -> "State":
         """Back from there; what the step does not have is as it was before."""
         potential, *others = parts
         current = others.pop(0) if self.decay_syn is not None else before.current
-        return State(potential, current, *(others or [before.adaptation]))
+        return State(potential, current, others[0] if others else before.adaptation)
 
 
 class State(NamedTuple):

@@ -91,6 +91,15 @@ class _Spike(torch.autograd.Function):
         return grads[0] * ctx.surrogate.derivative(x), None
 
 
-def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
-    """1 where `x > 0`, else 0; the derivative in backward is the surrogate's."""
+_SUPERSPIKE = SuperSpike()
+
+
+def spike(x: Tensor, surrogate: Surrogate = _SUPERSPIKE) -> Tensor:
+    """1 where the distance from threshold `x > 0`, else 0; the derivative in backward is the surrogate's.
+
+    >>> import torch
+    >>> distance = torch.tensor([-0.05, 0.05], requires_grad=True)
+    >>> spike(distance)
+    tensor([0., 1.], grad_fn=<_SpikeBackward>)
+    """
     return _Spike.apply(x, surrogate)  # type: ignore[no-untyped-call,no-any-return]

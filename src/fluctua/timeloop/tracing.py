@@ -183,7 +183,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value
 
 
-_FILLED = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zeros", "ones", "full"}
+_FILLED = {
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "zeros",
+    "ones",
+    "full",
+    "scalar_tensor",
+}
 _SAME = {"detach", "clone", "alias", "view", "to_copy", "lift_fresh", "lift_fresh_copy", "expand", "expand_as"} | {
     "view_as", "reshape", "contiguous", "unsafe_view", "reshape_alias",
 }  # fmt: skip

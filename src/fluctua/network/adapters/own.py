@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fluctua.layers.circuit import Circuit
     from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
     from fluctua.neurons.current_based import CurrentBased
+    from fluctua.neurons.own_step import StepNeuron
 
 
 def lif(module: "LIF", timing: Timing) -> Neuron:
@@ -62,6 +63,14 @@ def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
     return Neuron((kernel,), theta, float(module.leak.mean()))
 
 
+def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:
+    """Of the user's own, by its step."""
+    from fluctua.network.linear import linear_neuron
+
+    threshold = None if module.threshold_name is None else getattr(module, module.threshold_name)
+    return linear_neuron(module.dynamics(), module.rest, module.dt, timing.trial, threshold)
+
+
 def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:
     """Several populations, or one that hears itself."""
     specs = {}
@@ -96,6 +105,7 @@ FACTS: Mapping[str, FactsOf] = {
     "fluctua.neurons.exc_inh.ExcInhLIF": exc_inh_lif,
     "fluctua.neurons.leaky.LIF": lif,
     "fluctua.neurons.leaky.LI": li,
+    "fluctua.neurons.own_step.StepNeuron": step_neuron,
 }
 
 FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True)

@@ -1,0 +1,146 @@
+"""Neurons of your own, from one step in torch: with the fused loops, the theory and the initialisers of the others."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.neurons.leaky import at_rest, checked_dt, shown
+from fluctua.timeloop import engines
+from fluctua.timeloop.contract import Dynamics, Run
+from fluctua.timeloop.steps import Tensors
+
+OwnStep = Callable[..., tuple[Tensor, Tensors]]
+
+
+def from_step(
+    step: OwnStep,
+    *,
+    constants: Mapping[str, float | Tensor],
+    threshold: str | None = "threshold",
+    rest: Sequence[float] = (0.0,),
+    inputs: int = 1,
+    dt: float = 1e-3,
+) -> "StepNeuron":
+    """A neuron that is known by one step of it, as a module with fused loops on CPU and GPU.
+
+    `step(x, state, constants) -> output, state after` is a function of torch, neuron by neuron: `x` is the input
+    current of the step (a tuple of them where there are several inputs), `state` a tuple of tensors, the potential
+    first, and `constants` a mapping by name. A spike is `fluctua.neurons.spike(distance from threshold)`, whose
+    gradient is a surrogate's. The step is followed once; the loops and their gradients are derived from what it did.
+    It may use `+ - * /`, comparisons, `torch.where, exp, log, sqrt, sigmoid, tanh, erf, sin, cos, abs, minimum,
+    maximum, clamp, round, floor`. A step that does something else runs too, slowly, and the log says why.
+
+    Args:
+        step: the function. It must not change later, nor depend on anything but its arguments.
+        constants: numbers or tensors that broadcast to the population's shape; an `nn.Parameter` is trained.
+        threshold: name of the constant that is the threshold, None for a readout, which never spikes.
+        rest: the state before the first step, one number for each part of it.
+        inputs: number of input currents.
+        dt: time step in seconds.
+
+    Raises:
+        ValueError: no constant of the threshold's name, or no state.
+
+    Example:
+        >>> import math
+        >>> def resonate_and_fire(x, state, c):
+        ...     u, v = state
+        ...     u, v = c["decay"] * (c["cos"] * u - c["sin"] * v) + x, c["decay"] * (c["sin"] * u + c["cos"] * v)
+        ...     out = spike(u - c["theta"])
+        ...     return out, (u - c["theta"] * out.detach(), v)
+        >>> angle = 2 * math.pi * 40 * 1e-3  # 40 Hz at 1 ms
+        >>> numbers = {"decay": 0.95, "cos": math.cos(angle), "sin": math.sin(angle), "theta": 1.0}
+        >>> from fluctua.neurons import from_step, spike
+        >>> neurons = from_step(resonate_and_fire, constants=numbers, threshold="theta", rest=(0.0, 0.0))
+        >>> neurons(torch.full((100, 1, 1), 0.2)).sum().item()
+        2.0
+    """
+    return StepNeuron(step, constants, threshold, tuple(float(value) for value in rest), inputs, checked_dt(dt))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A step that takes its constants by name, as the loops take it."""
+
+    function: OwnStep
+    names: tuple[str, ...]
+    inputs: int
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        x = inputs[0] if self.inputs == 1 else inputs
+        output, after = self.function(x, state, dict(zip(self.names, constants, strict=True)))
+        return output, tuple(after)
+
+
+class StepNeuron(nn.Module):
+    """What `from_step` makes: input currents `[T, B, *N]` -> output of the same shape."""
+
+    def __init__(
+        self,
+        step: OwnStep,
+        constants: Mapping[str, float | Tensor],
+        threshold: str | None,
+        rest: tuple[float, ...],
+        inputs: int,
+        dt: float,
+    ) -> None:
+        super().__init__()
+        if threshold is not None and threshold not in constants:
+            raise ValueError(
+                f"the threshold {threshold!r} is not among the constants {sorted(constants)}: name it by threshold=, "
+                "or pass threshold=None for a readout"
+            )
+        if not rest or not constants:
+            raise ValueError("a neuron needs a constant and a part of its state at least, the potential")
+        self.names, self.rest, self.inputs, self.dt = tuple(constants), rest, inputs, dt
+        self.threshold_name = threshold
+        self._step = _Named(step, self.names, inputs)
+        for name, value in constants.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()).clone())
+
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        constants = tuple(getattr(self, name) for name in self.names)
+        spiking = self.threshold_name is not None
+        return Dynamics(self._step, constants, len(self.rest), self.inputs, spiking=spiking)
+
+    def initial_state(self, current: Tensor) -> Tensors:
+        """State before the first step for a current `[T, B, *N]`. Of one step `x` give `x[None]`."""
+        zero = at_rest(current)
+        return tuple(zero + value for value in self.rest)
+
+    def simulate(self, *currents: Tensor, state: Tensors | None = None) -> Run:
+        """Run the time loop and return everything: output, potential before each step, and final state.
+
+        Raises:
+            ValueError: another number of currents than the step takes, or what `timeloop.engines.integrate` refuses.
+        """
+        if len(currents) != self.inputs:
+            raise ValueError(f"the neuron takes {self.inputs} input currents, got {len(currents)}")
+        start = self.initial_state(currents[0]) if state is None else state
+        return engines.integrate(currents, self.dynamics(), start)
+
+    def forward(self, *currents: Tensor) -> Tensor:
+        """Input currents `[T, B, *N]` -> spikes, or what the step of a readout gives, of the same shape."""
+        return self.simulate(*currents).output
+
+    def stepper(self) -> Callable[..., tuple[Tensor, Tensors]]:
+        """One step: `(current [B, *N], ..., state) -> (output [B, *N], next state)`."""
+        advance = engines.step_by_step(self.dynamics())
+
+        def step(*arguments: Any) -> tuple[Tensor, Tensors]:
+            *currents, state = arguments
+            return advance(tuple(currents), state)
+
+        return step
+
+    def extra_repr(self) -> str:
+        """The step and its constants, for `print(model)`."""
+        constants = [f"{name}={shown(getattr(self, name))}" for name in self.names]
+        return ", ".join([getattr(self._step.function, "__name__", "step"), *constants, f"dt={self.dt:g}"])
