@@ -104,9 +104,6 @@ OPTIONAL = {
     ("state/style.py", "matplotlib"): "function",
     ("state/style.py", "cycler"): "function",
     ("homeostasis/refinement.py", "rich"): "function",
-    ("timeloop/gpu_kernels.py", "triton"): "module",
-    ("timeloop/gpu_recurrent.py", "triton"): "module",
-    ("timeloop/gpu_recurrent_kernels.py", "triton"): "module",
 }
 """Which file may import which other package, and where; `module`: that file itself is loaded only when asked for."""
 

@@ -16,8 +16,8 @@ from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.simd import compiling
 from fluctua.timeloop import cpu_loop, engine, generated
 from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.cpu import CpuEngine
 from fluctua.timeloop.engines import run
+from fluctua.timeloop.fused import CpuEngine
 from fluctua.timeloop.surrogates import Surrogate
 from shared.loop_populations import (
     ADAPTIVE,

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
-from fluctua.timeloop import engine, gpu
+from fluctua.timeloop import engine, fused
 from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
 from fluctua.timeloop.engines import run
-from fluctua.timeloop.gpu import GpuEngine
+from fluctua.timeloop.fused import GpuEngine
 from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
@@ -394,7 +394,7 @@ def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.Mon
 
 
 def test_without_triton_every_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
     assert "pip install 'fluctua[gpu]'" in (GpuEngine().unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) or "")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Framework
 from fluctua.network.adapters.registry import KnownNeurons, framework_of, prepare
 from fluctua.network.facts import Population, WiringError
-from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, plain_call, preserved, recorded, tensors_in
 from fluctua.network.trace import trace
+
+if TYPE_CHECKING:
+    from fluctua.network.probe import ProbedNeuron
 
 Group = tuple[Population, ...]
 Axis = Literal[0, 1]
@@ -63,7 +65,7 @@ class Network:
         forward: Forward | None = None,
         time: Axis = 0,
         dt: float | None = None,
-        neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+        neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
         active: bool = False,
     ) -> "Network":
         """Find out how a model runs on a batch, and which populations and pathways it has.

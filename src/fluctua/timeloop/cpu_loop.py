@@ -55,7 +55,7 @@ def _facts(dtype: str, shared: bool) -> dict[str, Any]:
 def integrate(
     inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
 ) -> list[Tensor]:
-    """See `fused.integrate`."""
+    """See `passes.integrate`."""
     x, plan = inputs[0], plan_of(kind)
     first = 1 + plan.separate
     rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(first + len(plan.own))]
@@ -75,7 +75,7 @@ def adjoint(
     wants_inputs: bool,
     kind: Kind,
 ) -> list[Maybe]:
-    """See `fused.adjoint`."""
+    """See `passes.adjoint`."""
     shape, dtype = g_output.shape, g_output.dtype
     results = [pool.empty(tuple(shape), dtype) for _ in range(kind.inputs if wants_inputs else 0)]
     state, sums = _stacked(g_state, g_output), torch.zeros((len(kind.wanted), *shape[1:]), dtype=dtype)

@@ -1,12 +1,12 @@
 """Files for numba: a shell of `cpu_shells.py` with the step of a neuron, or its way back, written into it."""
 
+import ast
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import getsource
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fluctua import simd
 from fluctua.simd.compiling import edition
-from fluctua.timeloop import cpu_shells, events_conv_kernels, generated, maps
+from fluctua.timeloop import generated
 from fluctua.timeloop.emitting import NUMBA, Writer, literals
 from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.tracing import Traced
@@ -36,7 +36,6 @@ from fluctua.simd.functions import *
 from fluctua.simd.memory import *
 from fluctua.simd.vectors import *
 from fluctua.spikes.bits import rows_of, sample_rows
-from fluctua.timeloop.maps import *
 '''
 
 
@@ -182,18 +181,22 @@ class _File:
 
     def compiled(self, shell: str, dtype: str) -> Kernel:
         """The shell with all this."""
-        head = [_HEAD, f"EDITION = {edition(Path(simd.__file__).parent)!r}, {_text_of_maps()!r}"]
+        head = [_HEAD, *_of_maps() * shell.endswith("_map"), f"EDITION = {edition(Path(simd.__file__).parent)!r}"]
         vectors = self._facts.get("VECTORS", 1)
         head += [f"load = load{vectors}"] if vectors > 1 else []
         head += [f"{name} = {value!r}" for name, value in self._facts.items()]
-        helpers = [f"@helper\n{getsource(f)}" for f in vars(cpu_shells).values() if _is_helper(f)]
-        body = f"@generated\n{getsource(getattr(cpu_shells, shell))}"
-        module = generated.loaded("\n\n".join(["\n".join(head), *self._text, *helpers, body]))
+        texts = _shells()
+        helpers, body = f"@helper\n{texts['spread']}", f"@generated\n{texts[shell]}"
+        module = generated.loaded("\n\n".join(["\n".join(head), *self._text, helpers, body]))
         return Kernel(getattr(module, shell), np.array(self.numbers, dtype))
 
 
-def _is_helper(value: Any) -> bool:
-    return isinstance(value, FunctionType) and value.__name__ in ("spread",)
+@cache
+def _shells() -> dict[str, str]:
+    """The text of each function of `cpu_shells.py`, which is never run by itself."""
+    text = Path(__file__).with_name("cpu_shells.py").read_text()
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: ast.get_source_segment(text, node) or "" for node in functions}
 
 
 def _returned(array: str, stride: str, count: int) -> str:
@@ -205,7 +208,9 @@ def _tuple(items: Any) -> str:
 
 
 @cache
-def _text_of_maps() -> str:
-    """Changes with what the shells of maps are made of."""
+def _of_maps() -> list[str]:
+    """What the shells of maps need besides; changes with what that is made of."""
+    from fluctua.timeloop import events_conv_kernels, maps
+
     text = "".join(getsource(module) for module in (maps, events_conv_kernels))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return ["from fluctua.timeloop.maps import *", f"MAPS = {hashlib.sha256(text.encode()).hexdigest()[:8]!r}"]

@@ -9,9 +9,8 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.compiling import constant_when_compiled
 from fluctua.timeloop.contract import Dynamics, Engine, LoopParameters, LoopResult, Run, State
-from fluctua.timeloop.steps import Tensors, step_of
+from fluctua.timeloop.steps import Tensors, constant_when_compiled, step_of
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +18,9 @@ Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
-    "cpu": ("fluctua.timeloop.cpu", "CpuEngine"),
-    "cpu-bfloat16": ("fluctua.timeloop.cpu", "CompactCpuEngine"),
-    "gpu": ("fluctua.timeloop.gpu", "GpuEngine"),
+    "cpu": ("fluctua.timeloop.fused", "CpuEngine"),
+    "cpu-bfloat16": ("fluctua.timeloop.fused", "CompactCpuEngine"),
+    "gpu": ("fluctua.timeloop.fused", "GpuEngine"),
     "reference": ("fluctua.timeloop.reference", "ReferenceEngine"),
 }
 _loaded: dict[str, Engine] = {}

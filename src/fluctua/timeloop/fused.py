@@ -1,25 +1,84 @@
-"""A fused loop as one operation of torch: as an autograd function, and as operators for `torch.compile`.
+"""The engines whose loops are derived from a neuron's step: one pass over the data forward, one backward.
 
-`torch.compile` and `torch.export` take operators as they are; see `operators.py`.
+A loop is one operation of torch: an autograd function, or operators for `torch.compile` (see `operators.py`).
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Dynamics, Run
 from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.limits import anchor, differentiable_once, has_potential
+from fluctua.timeloop.limits import anchor, differentiable_once, has_potential, interpreted, unsupported_numbers
+from fluctua.timeloop.passes import adjoint, integrate, to_be_saved
 from fluctua.timeloop.steps import Tensors
 
 Maybe = Tensor | None
 
 
-def run(inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Any, compact: bool = False) -> Run:
-    """What an engine's `run` does, by the loop of "cpu" or "gpu"."""
+class CpuEngine:
+    """Serves float32 and float64 on the CPU, of every neuron that can be traced; see `unsupported`.
+
+    Neurons and samples are split over threads.
+    """
+
+    name = "cpu"
+    compact = False
+
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+        """See `Engine.unsupported`."""
+        elsewhere = [t.device for t in (*inputs, *dynamics.constants) if t.device.type != "cpu"]
+        if elsewhere:
+            return f"it takes CPU tensors, not one on {elsewhere[0]}"
+        return unsupported_numbers(inputs, dynamics)
+
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+        """See `Engine.run`."""
+        return _run(inputs, dynamics, state, "cpu", self.compact)
+
+
+class CompactCpuEngine(CpuEngine):
+    """Keeps the potential of spiking neurons for backward in bfloat16, as its distance from threshold: half the memory.
+
+    Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate of SuperSpike by up to 2^-7 of
+    itself, and gradients by less than one percent of the largest.
+    """
+
+    name = "cpu-bfloat16"
+    compact = True
+
+
+class GpuEngine:
+    """Serves float32 and float64 on CUDA devices by Triton, of every neuron that can be traced; see `unsupported`.
+
+    Under Triton's interpreter (the variable TRITON_INTERPRET=1 in the environment) it serves CPU tensors too, slowly:
+    that is how it is tested.
+    """
+
+    name = "gpu"
+
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+        """See `Engine.unsupported`."""
+        device = inputs[0].device
+        if find_spec("triton") is None:
+            return "triton is not installed: pip install 'fluctua[gpu]'"
+        if device.type != "cuda" and not interpreted():
+            return f"it takes CUDA tensors, not one on {device}"
+        if any(t.device != device for t in (*inputs, *dynamics.constants)):
+            return f"a constant is not on the current's device {device}"
+        return unsupported_numbers(inputs, dynamics)
+
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+        """See `Engine.run`."""
+        return _run(inputs, dynamics, state, "gpu")
+
+
+def _run(
+    inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Literal["cpu", "gpu"], compact: bool = False
+) -> Run:
     tensors = *inputs, *state, *dynamics.constants
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     kind = Kind.of(device, dynamics, trains, compact=compact)
@@ -36,67 +95,6 @@ def run(inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Any, compac
     there = has_potential(kind.step, kind.inputs, kind.states, kind.constants)
     potential = others.pop(0) if there else output
     return Run(output, potential, tuple(others[: dynamics.states]))
-
-
-def integrate(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """The way forth.
-
-    Args:
-        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants.
-        kind: what there is to do.
-
-    Returns:
-        Output, potential unless it is the output, final state, and what is recorded for the way back.
-    """
-    n, end = kind.inputs, kind.inputs + kind.states
-    results: list[Tensor] = _passes(kind).integrate(tensors[:n], tensors[n:end], tensors[end:], kind)
-    return results
-
-
-def adjoint(
-    g_output: Maybe,
-    g_state: Sequence[Maybe],
-    saved: Sequence[Tensor],
-    shape: torch.Size,
-    wants_inputs: bool,
-    kind: Kind,
-) -> list[Maybe]:
-    """The way back.
-
-    Args:
-        g_output: gradient with respect to the output, None for zero.
-        g_state: with respect to the final state, likewise.
-        saved: constants, then what `to_be_saved` gave.
-        shape: of an input.
-        wants_inputs: whether gradients with respect to the inputs are asked for.
-        kind: of the way forth.
-
-    Returns:
-        Gradients with respect to inputs, state and constants.
-    """
-    n = kind.constants + len(plan_of(kind).read)
-    constants, read, halves = saved[: kind.constants], saved[kind.constants : n], saved[n:]
-    like = constants[0]
-    g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
-    ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    found: list[Maybe] = _passes(kind).adjoint(g_output, ends, constants, read, halves, wants_inputs, kind)
-    return found
-
-
-def to_be_saved(tensors: Sequence[Tensor], results: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """Constants, and what the plan reads on the way back, of the arguments and results of `integrate`."""
-    plan = plan_of(kind)
-    first = 1 + plan.separate + kind.states
-    there = {plan.traced.potential: results[int(plan.separate)]}
-    there |= {plan.traced.leaf("input", k): tensors[k] for k in range(kind.inputs)}
-    there |= dict(zip(plan.own, results[first:], strict=False))
-    halves = results[first + len(plan.own) :]
-    return [*tensors[kind.inputs + kind.states :], *(there[e] for e in plan.read), *halves]
-
-
-def _passes(kind: Kind) -> Any:
-    """The module with both ways, which is imported when it is first needed."""
-    return import_module(f"fluctua.timeloop.{kind.device}_loop")
 
 
 class _Loop(torch.autograd.Function):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.gpu_source import Kernel, backward_kernel, forward_kernel, interpreted
+from fluctua.timeloop.gpu_source import Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.limits import interpreted
 
 Maybe = Tensor | None
 
@@ -19,7 +20,7 @@ _BLOCK = 128  # columns of a program, one for each of its threads
 def integrate(
     inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
 ) -> list[Tensor]:
-    """See `fused.integrate`."""
+    """See `passes.integrate`."""
     x, plan = inputs[0], plan_of(kind)
     kernel = forward_kernel(kind, _name(x), False, interpreted())
     rows = [x.new_empty(x.shape) for _ in range(1 + plan.separate + len(plan.own))]
@@ -41,7 +42,7 @@ def adjoint(
     wants_inputs: bool,
     kind: Kind,
 ) -> list[Maybe]:
-    """See `fused.adjoint`."""
+    """See `passes.adjoint`."""
     like, shape = constants[0], g_output.shape
     kernel = backward_kernel(kind, _name(like), False, wants_inputs, interpreted())
     results = [like.new_empty(shape) for _ in range(kind.inputs if wants_inputs else 0)]

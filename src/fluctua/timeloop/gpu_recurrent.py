@@ -13,8 +13,8 @@ from torch import Tensor
 from fluctua.timeloop.contract import Dynamics, Run
 from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.gpu_loop import by_constant, numbers_of, stacked
-from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel, interpreted
-from fluctua.timeloop.limits import anchor, differentiable_once
+from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel
+from fluctua.timeloop.limits import anchor, differentiable_once, interpreted
 from fluctua.timeloop.steps import Tensors
 
 Maybe = Tensor | None

@@ -14,7 +14,6 @@ Constants come as `[C, N]`, a state as `[S, M]`. No operation is fused with anot
 equal the reference's.
 """
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from textwrap import indent
@@ -25,11 +24,6 @@ from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.emitting import Writer, literals, triton_dialect
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import Traced
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Kernel(NamedTuple):

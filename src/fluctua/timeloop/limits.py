@@ -1,5 +1,6 @@
 """What the fused operations do not do: the numbers that they do not serve, and second derivatives."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.timeloop.compiling import constant_when_compiled
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.steps import Step, Tensors
+from fluctua.timeloop.steps import Step, Tensors, constant_when_compiled
 from fluctua.timeloop.tracing import traced, untraceable
 
 
@@ -31,6 +31,11 @@ def unsupported_numbers(inputs: Tensors, dynamics: Dynamics) -> str | None:
     if not all(_broadcasts(c.shape, current.shape[2:]) for c in dynamics.constants):
         return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
     return _untraceable(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @constant_when_compiled

@@ -2,19 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.compiling import constant_when_compiled
 from fluctua.timeloop.surrogates import Surrogate, spike
 
 Reset = Literal["zero", "subtract"]
 Tensors = tuple[Tensor, ...]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
 """A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
+    # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
 
 _NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
 

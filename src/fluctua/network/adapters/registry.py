@@ -12,13 +12,16 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
 from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError
-from fluctua.network.probe import ProbedNeuron, probe
 from fluctua.network.run import Layout, modules_of
+
+if TYPE_CHECKING:
+    from fluctua.network.probe import ProbedNeuron
 
 ADAPTERS: Mapping[str, str] = MappingProxyType(
     {
@@ -46,16 +49,18 @@ class KnownNeurons:
     """
 
     dt: float | None = None
-    described: Mapping[type[nn.Module], ProbedNeuron] = field(default_factory=dict)
+    described: Mapping[type[nn.Module], "ProbedNeuron"] = field(default_factory=dict)
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
         timing, description = Timing(self.dt, steps), self.description(module)
         if description is None:
             return specs_of(module, timing)
+        from fluctua.network.probe import probe
+
         return {"": PopulationSpec(probe(module, description, timing), module, (0,), layout=Layout(description.time))}
 
-    def description(self, module: nn.Module) -> ProbedNeuron | None:
+    def description(self, module: nn.Module) -> "ProbedNeuron | None":
         """What the user says of a module, by its nearest base class; None of one that was not described."""
         return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
 
