@@ -29,8 +29,8 @@ import fluctua
 from fluctua.layers import Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.steps import Tensors, step_of
+from fluctua.timeloop.contract import Dynamics, step_of
+from fluctua.timeloop.steps import Tensors
 
 Advance = Callable[..., tuple[Tensor, Tensors]]
 

@@ -16,7 +16,7 @@ from fluctua.layers import FusedSequential, OverTime, Recurrent, ResidualBlock
 from fluctua.layers.blocks import OneToOne
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
-from fluctua.timeloop import engine, memory
+from fluctua.timeloop import cpu_loop, engine
 from shared.circuit_networks import CASES, made
 from shared.spikes import spikes
 
@@ -154,10 +154,10 @@ def test_a_long_sequence_keeps_nothing_of_its_loops_until_backward_computes_them
     def lent(run: Callable[[], Tensor]) -> int:
         """Bytes of the loops' memory that live between forward and backward."""
         gc.collect()
-        before = memory.pool.lent
+        before = cpu_loop.pool.lent
         with engine("cpu"):
             out = run()
-        held = memory.pool.lent - before
+        held = cpu_loop.pool.lent - before
         out.sum().backward()  # type: ignore[no-untyped-call]
         return held
 

@@ -141,7 +141,7 @@ class Simulated(nn.Module):
         self.inner = inner
 
     def forward(self, exc: Tensor, inh: Tensor, state: ExcInhState) -> ExcInhState:
-        return self.inner.simulate(exc, inh, state).state
+        return self.inner.simulate(exc, inh, state).state  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])

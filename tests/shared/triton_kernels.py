@@ -8,7 +8,7 @@ import pytest
 import triton
 
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.derivation import Kind
+from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel
 
 
@@ -28,9 +28,9 @@ def compiling(folder: str) -> Iterator[None]:
 
 def compilable(dynamics: Dynamics, dtype: str = "float32", recurrent: bool = False) -> tuple[Any, Any]:
     """Both directions of a population, which asks for the gradients of all its constants that require one."""
-    kind = Kind.of("gpu", dynamics, trains=True, recurrent=recurrent)
-    forward = forward_kernel(kind, dtype, recurrent, interpreted=False)
-    backward = backward_kernel(kind, dtype, recurrent, wants_inputs=True, interpreted=False)
+    plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=recurrent))
+    forward = forward_kernel(plan, dtype, recurrent, interpreted=False)
+    backward = backward_kernel(plan, dtype, recurrent, wants_inputs=True, interpreted=False)
     return forward.call, backward.call
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.steps import step_of
+from fluctua.timeloop.contract import LoopParameters, step_of
 
 STEPS, BATCH, NEURONS = 60, 3, 4
 

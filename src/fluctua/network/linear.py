@@ -32,7 +32,7 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
         threshold: the constant that the potential is compared to, or None for a readout.
 
     Raises:
-        UnsupportedNeuronError: a step that cannot be traced, or that does not depend on its input.
+        UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, or is unstable.
     """
     sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
     reason = untraceable(*sizes)
@@ -46,7 +46,13 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     a, b, c, d, distance = _linearised(run, state, dynamics.inputs)
     if not b.any() and not d.any():
         raise UnsupportedNeuronError("the potential of the neuron does not depend on its input: check its step")
-    endless = float(np.abs(np.linalg.eigvals(a)).max()) >= 1
+    growth = np.abs(np.linalg.eigvals(a)).max(-1)
+    if (growth > 1 + _CURVED).any():
+        raise UnsupportedNeuronError(
+            f"{int((growth > 1 + _CURVED).sum())} of {growth.size} neurons are unstable: without input and spikes "
+            f"their state grows by up to {growth.max():.6g} a step; check their constants"
+        )
+    endless = bool((growth >= 1).any())
     kernels = [
         StateSpaceKernel(dt=dt, transition=a, jump=b[..., p], readout=c, direct=d[..., p])
         for p in range(dynamics.inputs)

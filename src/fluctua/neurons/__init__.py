@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fluctua.neurons.exc_inh import ExcInhLIF
     from fluctua.neurons.heterogeneity import heterogeneous
     from fluctua.neurons.leaky import LI, LIF
-    from fluctua.neurons.own_step import StepNeuron, from_step
+    from fluctua.neurons.own_step import from_step
     from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, spike
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "ArcTan",
     "ExcInhLIF",
     "SigmoidDerivative",
-    "StepNeuron",
     "SuperSpike",
     "from_step",
     "heterogeneous",
@@ -36,7 +35,6 @@ __getattr__, __dir__ = lazy(
         "LIF": "fluctua.neurons.leaky",
         "SigmoidDerivative": "fluctua.timeloop.surrogates",
         "SuperSpike": "fluctua.timeloop.surrogates",
-        "StepNeuron": "fluctua.neurons.own_step",
         "from_step": "fluctua.neurons.own_step",
         "heterogeneous": "fluctua.neurons.heterogeneity",
         "spike": "fluctua.timeloop.surrogates",

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fluctua.neurons.adaptive_kernel import check_coupling
 from fluctua.neurons.leaky import LIF, Tau, numbers, register_tau, shown
+from fluctua.theory.psp import decay
 from fluctua.timeloop.contract import Adaptation, LoopParameters, State
 from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.surrogates import Surrogate
@@ -97,7 +99,7 @@ class AdaptiveLIF(LIF):
         self._register_strength("beta", beta, learn_adaptation)
         if kind == "current":
             self._register_strength("coupling", coupling, learn_adaptation)
-            check_coupling(numbers(self.tau_mem), numbers(self.tau_adapt), numbers(torch.as_tensor(coupling)), dt)
+            _check_coupling(numbers(self.tau_mem), numbers(self.tau_adapt), numbers(torch.as_tensor(coupling)), dt)
         elif kind != "threshold":
             raise ValueError(f"unknown kind of adaptation {kind!r}: choose 'threshold' or 'current'")
         elif torch.as_tensor(coupling).any():
@@ -136,3 +138,19 @@ class AdaptiveLIF(LIF):
         if self.coupling is not None:
             own.append(f"coupling={shown(self.coupling)}")
         return ", ".join([super().extra_repr(), *own])
+
+
+def _check_coupling(tau_mem: ArrayLike, tau_adapt: ArrayLike, coupling: ArrayLike, dt: float) -> None:
+    """Refuse an adaptation current whose coupling to the potential makes both grow without bound.
+
+    The eigenvalues of (U, w) have the product `a rho` and the sum `a + rho - (1-a) (1-rho) c`; they lie in the unit
+    circle where `-1 < c < (1+a) (1+rho) / ((1-a) (1-rho))`.
+    """
+    a, rho, c = np.broadcast_arrays(decay(tau_mem, dt), decay(tau_adapt, dt), coupling)
+    limit = (1 + a) * (1 + rho) / ((1 - a) * (1 - rho))
+    unstable = ~((c > -1) & (c < limit))
+    if unstable.any():
+        raise ValueError(
+            f"the coupling of an adaptation current must lie between -1 and {limit[unstable].min():.6g}, the limit of "
+            f"stability at these time constants, got {c[unstable][0]:.6g}"
+        )

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fluctua.neurons.leaky import Firing, Tau, at_rest, checked_dt, register_tau, shown
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.steps import ExcInhStep, Reset, step_for
+from fluctua.timeloop.contract import Dynamics, LoopResult, step_for
+from fluctua.timeloop.steps import ExcInhStep, Reset
 from fluctua.timeloop.surrogates import Surrogate
 
 
@@ -22,14 +22,6 @@ class ExcInhState(NamedTuple):
 
 
 ExcInhStepper = Callable[[Tensor, Tensor | None, ExcInhState], tuple[Tensor, ExcInhState]]
-
-
-class ExcInhResult(NamedTuple):
-    """What `ExcInhLIF.simulate` returns: as a `timeloop.contract.LoopResult`, with a state of three."""
-
-    output: Tensor
-    potential: Tensor
-    state: ExcInhState
 
 
 class ExcInhLIF(Firing):
@@ -115,7 +107,7 @@ class ExcInhLIF(Firing):
         rest = at_rest(exc)
         return ExcInhState(rest, rest, rest)
 
-    def simulate(self, exc: Tensor, inh: Tensor | None = None, state: ExcInhState | None = None) -> ExcInhResult:
+    def simulate(self, exc: Tensor, inh: Tensor | None = None, state: ExcInhState | None = None) -> LoopResult:
         """Run the time loops and return everything: output, potential and final state.
 
         Raises:
@@ -127,8 +119,8 @@ class ExcInhLIF(Firing):
             shapes = f"{tuple(exc.shape)} and {tuple(inh.shape)}"
             raise ValueError(f"the excitatory and the inhibitory current must have the same shape, got {shapes}")
         state = self.initial_state(exc) if state is None else state
-        output, potential, end = engines.integrate((exc, inh), self.dynamics(), state)
-        return ExcInhResult(output, potential, ExcInhState(*end))
+        result = engines.integrate((exc, inh), self.dynamics(), state)
+        return result._replace(state=ExcInhState(*result.state))
 
     def forward(self, exc: Tensor, inh: Tensor | None = None) -> Tensor:
         """Excitatory and inhibitory input current `[T, B, *N]` (default: none) -> spikes of the same shape."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons.leaky import at_rest, checked_dt, shown
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics, Run
+from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.steps import Tensors
 
 OwnStep = Callable[..., tuple[Tensor, Tensors]]
@@ -55,8 +55,8 @@ def from_step(
         >>> numbers = {"decay": 0.95, "cos": math.cos(angle), "sin": math.sin(angle), "theta": 1.0}
         >>> from fluctua.neurons import from_step, spike
         >>> neurons = from_step(resonate_and_fire, constants=numbers, threshold="theta", rest=(0.0, 0.0))
-        >>> neurons(torch.full((100, 1, 1), 0.2)).sum().item()
-        2.0
+        >>> neurons(torch.full((100, 1, 1), 0.5)).sum().item()
+        11.0
     """
     return StepNeuron(step, constants, threshold, tuple(float(value) for value in rest), inputs, checked_dt(dt))
 
@@ -115,7 +115,7 @@ class StepNeuron(nn.Module):
         zero = at_rest(current)
         return tuple(zero + value for value in self.rest)
 
-    def simulate(self, *currents: Tensor, state: Tensors | None = None) -> Run:
+    def simulate(self, *currents: Tensor, state: Tensors | None = None) -> LoopResult:
         """Run the time loop and return everything: output, potential before each step, and final state.
 
         Raises:

@@ -4,15 +4,46 @@ A neuron is a function of one step, written in torch; `steps.py` has fluctua's o
 that function, so nothing else states its equations.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from fluctua.timeloop.steps import LeakyStep, Reset, Step, Tensors, step_for
+from fluctua.timeloop.steps import LeakyStep, Reset, Step, Tensors
 from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 _SUPERSPIKE = SuperSpike()
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
+    # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+_NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
+
+
+def step_for(kind: type, *options: Any) -> Step | str:
+    """A step of this kind, or in code of `torch.compile`, which keeps no objects, its name."""
+    return _name(kind, *options) if torch.compiler.is_compiling() else kind(*options)
+
+
+@constant_when_compiled
+def _name(kind: type, *options: Any) -> str:
+    step = kind(*options)
+    _NAMED[repr(step)] = step
+    return repr(step)
+
+
+def step_of(step: Step | str) -> Step:
+    """The step of this name; a step itself as it is."""
+    return _NAMED[step] if isinstance(step, str) else step
 
 
 @dataclass(frozen=True)
@@ -134,20 +165,12 @@ class LoopResult(NamedTuple):
         output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
         potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it where the
             population spikes.
-        state: the state after the last step, to go on from.
+        state: the state after the last step, to go on from: a `State`, or a tuple of its parts as the step has them.
     """
 
     output: Tensor
     potential: Tensor
-    state: State
-
-
-class Run(NamedTuple):
-    """What an engine returns: a `LoopResult` whose state is as the step has it."""
-
-    output: Tensor
-    potential: Tensor
-    state: Tensors
+    state: Any
 
 
 class Engine(Protocol):
@@ -159,6 +182,6 @@ class Engine(Protocol):
         """Why this engine does not support the request, or None where it does."""
         ...
 
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """Integrate the inputs, each `[T, B, *N]`, from `state` on."""
         ...

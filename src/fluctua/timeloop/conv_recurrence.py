@@ -17,11 +17,11 @@ from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
 from fluctua.timeloop.events_layout import Array, Maybe
 from fluctua.timeloop.expressions import Expression, cheapest_records
 from fluctua.timeloop.limits import anchor, differentiable_once
-from fluctua.timeloop.memory import pool
 from fluctua.timeloop.steps import Step
 from fluctua.timeloop.threads import Blocks, over_samples
 from fluctua.timeloop.tracing import Traced, traced

@@ -5,9 +5,13 @@ over threads. What is recorded for the way back is what the derivation found to 
 """
 
 import math
+import mmap
+import sys
+import threading
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +20,14 @@ from torch import Tensor
 
 from fluctua.simd.vectors import BYTES
 from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
-from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.memory import pool
 from fluctua.timeloop.threads import pool_of
+
+if TYPE_CHECKING:
+    from fluctua.timeloop.derivation import Plan
 
 Array = NDArray[Any]
 Maybe = Tensor | None
+Block = NDArray[np.uint8]
 
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
 BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
@@ -31,20 +37,18 @@ _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
 @lru_cache(maxsize=256)
-def _forward(kind: Kind, dtype: str, shared: bool) -> Kernel:
-    plan = plan_of(kind)
+def _forward(plan: "Plan", dtype: str, shared: bool) -> Kernel:
     outputs = plan.traced.output, plan.traced.potential
     records = *outputs[: 1 + plan.separate], *plan.own
     return forward_kernel(plan.traced, "forward", dtype, _facts(dtype, shared), records, plan.halves)
 
 
 @lru_cache(maxsize=256)
-def _backward(kind: Kind, dtype: str, shared: bool, wants_inputs: bool) -> Kernel:
-    plan = plan_of(kind)
-    facts, writes = _facts(dtype, shared), kind.inputs if wants_inputs else 0
-    gradients = plan.gradients[kind.inputs - writes :]
+def _backward(plan: "Plan", dtype: str, shared: bool, wants_inputs: bool) -> Kernel:
+    facts, writes = _facts(dtype, shared), plan.kind.inputs if wants_inputs else 0
+    gradients = plan.gradients[plan.kind.inputs - writes :]
     return backward_kernel(
-        plan.traced, "backward", dtype, facts, gradients, plan.read, writes=writes, compact=plan.compact
+        plan.traced, "backward", dtype, facts, gradients, plan.read, writes=writes, compact=bool(plan.halves)
     )
 
 
@@ -53,15 +57,15 @@ def _facts(dtype: str, shared: bool) -> dict[str, Any]:
 
 
 def integrate(
-    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
+    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], plan: "Plan"
 ) -> list[Tensor]:
-    """See `passes.integrate`."""
-    x, plan = inputs[0], plan_of(kind)
+    """See `derivation.integrate`."""
+    x = inputs[0]
     first = 1 + plan.separate
     rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(first + len(plan.own))]
     halves = [pool.empty(tuple(x.shape), torch.int16) for _ in plan.halves]
     own, end = _constants(constants, x), _stacked(state, x)
-    kernel = _forward(kind, _name(x.dtype), own.shape[1] == 1)
+    kernel = _forward(plan, _name(x.dtype), own.shape[1] == 1)
     _run(kernel, own, [end], [_rows(inputs)], [_rows(rows), _rows(halves)], x.shape)
     return [*rows[:first], *(part.clone() for part in end), *rows[first:], *halves]
 
@@ -73,14 +77,15 @@ def adjoint(
     read: Sequence[Tensor],
     halves: Sequence[Tensor],
     wants_inputs: bool,
-    kind: Kind,
+    plan: "Plan",
 ) -> list[Maybe]:
-    """See `passes.adjoint`."""
+    """See `derivation.adjoint`."""
+    kind = plan.kind
     shape, dtype = g_output.shape, g_output.dtype
     results = [pool.empty(tuple(shape), dtype) for _ in range(kind.inputs if wants_inputs else 0)]
     state, sums = _stacked(g_state, g_output), torch.zeros((len(kind.wanted), *shape[1:]), dtype=dtype)
     own = _constants(constants, g_output)
-    kernel = _backward(kind, _name(dtype), own.shape[1] == 1, wants_inputs)
+    kernel = _backward(plan, _name(dtype), own.shape[1] == 1, wants_inputs)
     _run(kernel, own, [state, sums], [_rows([g_output, *read]), _rows(halves)], [_rows(results)], shape)
     by_constant: list[Maybe] = [None] * kind.constants
     for k, total in zip(kind.wanted, sums, strict=True):
@@ -224,3 +229,83 @@ def _is_line(numbers: Array) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+# -- memory for the tensors, used again when they are freed ------------------------------------------------------------
+#
+# A tensor as large as a population's record comes from the system page by page, which costs more time than the loop
+# that fills it (92 MB: 27 ms). So large tensors get memory of their own, on huge pages where the system has them, which
+# comes back to a pool when nobody refers to the tensor any more, and then goes to the next tensor of the same size.
+
+_HUGE = 1 << 21  # bytes of a huge page
+_LEAST = 1 << 20  # bytes of a tensor worth the trouble
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int16: np.int16}
+
+
+class Pool:
+    """Blocks of memory that wait for a tensor: no more than `limit` bytes of them, the latest to come back are kept.
+
+    Threads may share it. It never waits for its lock, since a tensor can be freed at any moment, within the pool itself
+    too: who finds it taken goes without, to the system.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.lent = 0  # bytes that tensors have now; a statistic, which threads at the same moment may blur
+        self._free: list[Block] = []
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for a tensor."""
+        return sum(block.nbytes for block in self._free)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor to be filled, at a multiple of 64 bytes."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes < _LEAST:
+            return torch.empty(shape, dtype=dtype)
+        block = self._take(-(-nbytes // _HUGE) * _HUGE)
+        loan = block[:nbytes].view(_NUMPY[dtype])  # lives as long as any tensor or array that looks at it
+        weakref.finalize(loan, self._give_back, block).atexit = False
+        return torch.from_numpy(loan).view(shape)
+
+    def clear(self) -> None:
+        """Give what waits to the system."""
+        with self._lock:
+            self._free.clear()
+
+    def _take(self, nbytes: int) -> Block:
+        self.lent += nbytes
+        if self._lock.acquire(blocking=False):
+            try:
+                for k in reversed(range(len(self._free))):
+                    if self._free[k].nbytes == nbytes:
+                        return self._free.pop(k)
+            finally:
+                self._lock.release()
+        return _fresh(nbytes)
+
+    def _give_back(self, block: Block) -> None:
+        self.lent -= block.nbytes
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free.append(block)
+                while self.waiting > self.limit:
+                    del self._free[0]
+            finally:
+                self._lock.release()
+
+
+def _fresh(nbytes: int) -> Block:
+    """Private memory that starts at a huge page."""
+    private: dict[str, Any] = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    memory = mmap.mmap(-1, nbytes + _HUGE, **private)
+    block = np.frombuffer(memory, np.uint8)
+    start = -block.ctypes.data % _HUGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return block[start : start + nbytes]
+
+
+pool = Pool(limit=1 << 31)

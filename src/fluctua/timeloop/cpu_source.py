@@ -181,7 +181,11 @@ class _File:
 
     def compiled(self, shell: str, dtype: str) -> Kernel:
         """The shell with all this."""
-        head = [_HEAD, *_of_maps() * shell.endswith("_map"), f"EDITION = {edition(Path(simd.__file__).parent)!r}"]
+        head = [
+            _HEAD,
+            *(_of_maps() if shell.endswith("_map") else []),
+            f"EDITION = {edition(Path(simd.__file__).parent)!r}",
+        ]
         vectors = self._facts.get("VECTORS", 1)
         head += [f"load = load{vectors}"] if vectors > 1 else []
         head += [f"{name} = {value!r}" for name, value in self._facts.items()]

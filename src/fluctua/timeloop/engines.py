@@ -9,8 +9,16 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, Engine, LoopParameters, LoopResult, Run, State
-from fluctua.timeloop.steps import Tensors, constant_when_compiled, step_of
+from fluctua.timeloop.contract import (
+    Dynamics,
+    Engine,
+    LoopParameters,
+    LoopResult,
+    State,
+    constant_when_compiled,
+    step_of,
+)
+from fluctua.timeloop.steps import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +68,11 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
     """
     wide = widened(current)
     state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
-    output, potential, end = integrate((current,), parameters.dynamics, parameters.parts(state))
-    return LoopResult(output, potential, parameters.after(end, state))
+    result = integrate((current,), parameters.dynamics, parameters.parts(state))
+    return result._replace(state=parameters.after(result.state, state))
 
 
-def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
     """Integrate input currents, each `[T, B, *N]`, over all time steps of any neuron, from `state` on.
 
     Half precision input is integrated in float32 and the output returned in the input's type.

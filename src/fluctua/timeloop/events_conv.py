@@ -14,9 +14,9 @@ from torch.nn.grad import conv2d_input
 from fluctua.simd.vectors import width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.events_layout import Array
 from fluctua.timeloop.limits import anchor, differentiable_once
-from fluctua.timeloop.memory import pool
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache

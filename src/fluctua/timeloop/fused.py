@@ -10,10 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, Run
-from fluctua.timeloop.derivation import Kind, plan_of
+from fluctua.timeloop.contract import Dynamics, LoopResult
+from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
 from fluctua.timeloop.limits import anchor, differentiable_once, has_potential, interpreted, unsupported_numbers
-from fluctua.timeloop.passes import adjoint, integrate, to_be_saved
 from fluctua.timeloop.steps import Tensors
 
 Maybe = Tensor | None
@@ -35,7 +34,7 @@ class CpuEngine:
             return f"it takes CPU tensors, not one on {elsewhere[0]}"
         return unsupported_numbers(inputs, dynamics)
 
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
         return _run(inputs, dynamics, state, "cpu", self.compact)
 
@@ -71,14 +70,14 @@ class GpuEngine:
             return f"a constant is not on the current's device {device}"
         return unsupported_numbers(inputs, dynamics)
 
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
         return _run(inputs, dynamics, state, "gpu")
 
 
 def _run(
     inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Literal["cpu", "gpu"], compact: bool = False
-) -> Run:
+) -> LoopResult:
     tensors = *inputs, *state, *dynamics.constants
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     kind = Kind.of(device, dynamics, trains, compact=compact)
@@ -94,7 +93,7 @@ def _run(
     output, *others = results
     there = has_potential(kind.step, kind.inputs, kind.states, kind.constants)
     potential = others.pop(0) if there else output
-    return Run(output, potential, tuple(others[: dynamics.states]))
+    return LoopResult(output, potential, tuple(others[: dynamics.states]))
 
 
 class _Loop(torch.autograd.Function):

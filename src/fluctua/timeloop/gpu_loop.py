@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.gpu_source import Kernel, backward_kernel, forward_kernel
 from fluctua.timeloop.limits import interpreted
+
+if TYPE_CHECKING:
+    from fluctua.timeloop.derivation import Kind, Plan
 
 Maybe = Tensor | None
 
@@ -18,11 +20,11 @@ _BLOCK = 128  # columns of a program, one for each of its threads
 
 
 def integrate(
-    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], kind: Kind
+    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], plan: "Plan"
 ) -> list[Tensor]:
-    """See `passes.integrate`."""
-    x, plan = inputs[0], plan_of(kind)
-    kernel = forward_kernel(kind, _name(x), False, interpreted())
+    """See `derivation.integrate`."""
+    x = inputs[0]
+    kernel = forward_kernel(plan, _name(x), False, interpreted())
     rows = [x.new_empty(x.shape) for _ in range(1 + plan.separate + len(plan.own))]
     start = torch.stack([part.detach() for part in state])
     end = torch.empty_like(start)
@@ -40,11 +42,12 @@ def adjoint(
     read: Sequence[Tensor],
     halves: Sequence[Tensor],
     wants_inputs: bool,
-    kind: Kind,
+    plan: "Plan",
 ) -> list[Maybe]:
-    """See `passes.adjoint`."""
+    """See `derivation.adjoint`."""
+    kind = plan.kind
     like, shape = constants[0], g_output.shape
-    kernel = backward_kernel(kind, _name(like), False, wants_inputs, interpreted())
+    kernel = backward_kernel(plan, _name(like), False, wants_inputs, interpreted())
     results = [like.new_empty(shape) for _ in range(kind.inputs if wants_inputs else 0)]
     g_end = torch.stack([g.detach() for g in g_state])
     g_start, sums = torch.empty_like(g_end), like.new_empty(len(kind.wanted), *shape[1:])
@@ -71,7 +74,7 @@ def stacked(constants: Sequence[Tensor], like: Tensor) -> Tensor:
     return torch.stack([c.detach().expand(like.shape[2:]) for c in constants])
 
 
-def by_constant(sums: Tensor, constants: Sequence[Tensor], kind: Kind) -> list[Maybe]:
+def by_constant(sums: Tensor, constants: Sequence[Tensor], kind: "Kind") -> list[Maybe]:
     """The sums of the wanted gradients over samples, `[wanted, *N]`, each in the shape of its constant."""
     found: list[Maybe] = [None] * kind.constants
     for k, total in zip(kind.wanted, sums, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, Run
+from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.gpu_loop import by_constant, numbers_of, stacked
 from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel
@@ -28,7 +28,7 @@ _SAMPLES, _NEURONS, _WARPS = 16, 64, 8
 _ALONE = 256
 
 
-def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> Run:
+def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
     """Integrate `current` `[T, B, N]` from `state` on; a request that `GpuEngine` serves.
 
     Args:
@@ -42,7 +42,7 @@ def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bia
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     kind = Kind.of("gpu", dynamics, trains, recurrent=True)
     output, potential, *end = _Loop.apply(*inputs, anchor(inputs), kind)  # type: ignore[no-untyped-call]
-    return Run(output, potential, tuple(end[: kind.states]))
+    return LoopResult(output, potential, tuple(end[: kind.states]))
 
 
 class _Loop(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _Loop(torch.autograd.Function):
         plan, (steps, samples, neurons) = plan_of(kind), x.shape
         rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2 + len(plan.own))]
         end = torch.stack([part.detach() for part in state])
-        kernel = forward_kernel(kind, _name(x), True, interpreted())
+        kernel = forward_kernel(plan_of(kind), _name(x), True, interpreted())
         numbers, own = numbers_of(kernel, x.dtype, x.device), stacked(constants, x)
         # What a neuron hears is part of its input, so the input is recorded where the way back reads it.
         arrays = (
@@ -92,7 +92,7 @@ def _adjoint(ctx: Any, g_output: Maybe, g_end: Sequence[Maybe]) -> tuple[Maybe, 
     g_x = torch.empty_like(g_output)
     g_state = torch.stack([weight.new_zeros(ctx.shape[1:]) if g is None else g for g in g_end])
     sums = weight.new_zeros(len(kind.wanted), samples, neurons)
-    kernel = backward_kernel(kind, _name(weight), True, True, interpreted())
+    kernel = backward_kernel(plan_of(kind), _name(weight), True, True, interpreted())
     numbers = numbers_of(kernel, weight.dtype, weight.device)
     arrays = g_output, *read, numbers, stacked(constants, g_output), weight.contiguous(), g_x, g_state, sums
     _launch(kernel.call, arrays, range(steps - 1, -1, -1), samples, neurons)

@@ -17,13 +17,15 @@ equal the reference's.
 from collections.abc import Sequence
 from functools import lru_cache
 from textwrap import indent
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluctua.timeloop import generated
-from fluctua.timeloop.derivation import Kind, plan_of
 from fluctua.timeloop.emitting import Writer, literals, triton_dialect
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import Traced
+
+if TYPE_CHECKING:
+    from fluctua.timeloop.derivation import Kind, Plan
 
 
 class Kernel(NamedTuple):
@@ -34,9 +36,9 @@ class Kernel(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def forward_kernel(kind: Kind, dtype: str, recurrent: bool, interpreted: bool) -> Kernel:
+def forward_kernel(plan: "Plan", dtype: str, recurrent: bool, interpreted: bool) -> Kernel:
     """The way forth of a kind, in the plain or in the recurrent loop."""
-    plan, t = plan_of(kind), plan_of(kind).traced
+    kind, t = plan.kind, plan.traced
     outputs = t.output, t.potential
     records = *outputs[: 1 + plan.separate], *plan.own
     known: dict[Any, str] = {t.leaf("state", k): f"s{k}" for k in range(kind.states)}
@@ -48,9 +50,9 @@ def forward_kernel(kind: Kind, dtype: str, recurrent: bool, interpreted: bool) -
 
 
 @lru_cache(maxsize=256)
-def backward_kernel(kind: Kind, dtype: str, recurrent: bool, wants_inputs: bool, interpreted: bool) -> Kernel:
+def backward_kernel(plan: "Plan", dtype: str, recurrent: bool, wants_inputs: bool, interpreted: bool) -> Kernel:
     """The way back."""
-    plan, t = plan_of(kind), plan_of(kind).traced
+    kind, t = plan.kind, plan.traced
     known: dict[Any, str] = {t.leaf("gradient", k): f"s{k - 1}" for k in range(1, 1 + kind.states)}
     known |= {e: f"r{k}" for k, e in enumerate((t.leaf("gradient", 0), *plan.read))}
     gradients = plan.gradients if wants_inputs else plan.gradients[kind.inputs :]
@@ -97,7 +99,7 @@ def product(given, weight, row, n, samples, neurons, along_k, along_n):
 class _Body:
     """The lines of one step."""
 
-    def __init__(self, roots: Sequence[Value], known: dict[Any, str], kind: Kind, t: Traced, dtype: str) -> None:
+    def __init__(self, roots: Sequence[Value], known: dict[Any, str], kind: "Kind", t: Traced, dtype: str) -> None:
         self.numbers = literals(roots)
         known = known | {t.leaf("constant", k): f"c{k}" for k in range(kind.constants)}
         numbers = {value: f"n{k}" for k, value in enumerate(self.numbers)}
@@ -138,7 +140,7 @@ _COLUMNS = [
 _ONES = ["zero = tl.full(s0.shape, 0, s0.dtype)", "one = tl.full(s0.shape, 1, s0.dtype)"]
 
 
-def _forward(kind: Kind, step: _Body, written: Sequence[str], after: Sequence[str]) -> str:
+def _forward(kind: "Kind", step: _Body, written: Sequence[str], after: Sequence[str]) -> str:
     inputs, records, states = _names("input", kind.inputs), _names("record", len(written)), range(kind.states)
     arguments = ["forward", *inputs, "numbers", "state", "constants", *records, "end"]
     before = [
@@ -162,7 +164,7 @@ def _forward(kind: Kind, step: _Body, written: Sequence[str], after: Sequence[st
 
 
 def _backward(
-    kind: Kind, step: _Body, n_rows: int, results: Sequence[str], carried: Sequence[str], sums: Sequence[str]
+    kind: "Kind", step: _Body, n_rows: int, results: Sequence[str], carried: Sequence[str], sums: Sequence[str]
 ) -> str:
     rows, states = _names("row", n_rows), range(kind.states)
     to_inputs, totals = _names("result", len(results)), _names("total", len(sums))
@@ -206,7 +208,7 @@ _SIZES = ["edge", "first", "steps", "samples", "neurons", "columns"]
 _TILE = ["SAMPLES: tl.constexpr", "NEURONS: tl.constexpr"]
 
 
-def _tile(kind: Kind, step: _Body, state: str) -> list[str]:
+def _tile(kind: "Kind", step: _Body, state: str) -> list[str]:
     """State and constants of the cells of a tile."""
     return [
         *_CELLS,
@@ -223,7 +225,7 @@ def _steps(arguments: Sequence[str], loop: str, tile: Sequence[str], move: str) 
     return text.replace("@triton.jit", '@triton.jit(do_not_specialize=["edge", "first"])')
 
 
-def _forward_steps(kind: Kind, step: _Body, written: Sequence[str], after: Sequence[str]) -> str:
+def _forward_steps(kind: "Kind", step: _Body, written: Sequence[str], after: Sequence[str]) -> str:
     """`state` is carried along; the first record is the output, which is heard."""
     records = _names("record", len(written))
     tile = [
@@ -244,7 +246,7 @@ def _forward_steps(kind: Kind, step: _Body, written: Sequence[str], after: Seque
 
 
 def _backward_steps(
-    kind: Kind, step: _Body, n_rows: int, results: Sequence[str], carried: Sequence[str], sums: Sequence[str]
+    kind: "Kind", step: _Body, n_rows: int, results: Sequence[str], carried: Sequence[str], sums: Sequence[str]
 ) -> str:
     """`result0` is also the gradient wrt what was heard; `g_state` and `g_constants` are carried along."""
     rows = _names("row", n_rows)

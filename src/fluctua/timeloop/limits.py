@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.steps import Step, Tensors, constant_when_compiled
+from fluctua.timeloop.contract import Dynamics, constant_when_compiled
+from fluctua.timeloop.steps import Step, Tensors
 from fluctua.timeloop.tracing import traced, untraceable
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.derivation import Kind, plan_of
+from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
 from fluctua.timeloop.limits import has_potential, refuse_second_derivative
-from fluctua.timeloop.passes import adjoint, integrate, to_be_saved
 
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, LoopParameters, Run, State
-from fluctua.timeloop.steps import Tensors, step_of
+from fluctua.timeloop.contract import Dynamics, LoopParameters, LoopResult, State, step_of
+from fluctua.timeloop.steps import Tensors
 
 
 class ReferenceEngine:
@@ -16,7 +16,7 @@ class ReferenceEngine:
         """None: the reference serves everything."""
         return None
 
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> Run:
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
         step, outputs, potentials, same = step_of(dynamics.step), [], [], True
         for x in zip(*(current.unbind(0) for current in inputs), strict=True):
@@ -25,7 +25,7 @@ class ReferenceEngine:
             outputs.append(output)
             same &= output is potentials[-1]
         output = torch.stack(outputs)
-        return Run(output, output if same else torch.stack(potentials).detach(), state)
+        return LoopResult(output, output if same else torch.stack(potentials).detach(), state)
 
 
 def step(x: Tensor, parameters: LoopParameters, state: State) -> tuple[Tensor, Tensor, State]:

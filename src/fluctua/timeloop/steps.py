@@ -2,46 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fluctua.timeloop.surrogates import Surrogate, spike
 
 Reset = Literal["zero", "subtract"]
 Tensors = tuple[Tensor, ...]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
 """A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
-
-
-def constant_when_compiled(function: Function) -> Function:
-    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
-    # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-_NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
-
-
-def step_for(kind: type, *options: Any) -> Step | str:
-    """A step of this kind, or in code of `torch.compile`, which keeps no objects, its name."""
-    return _name(kind, *options) if torch.compiler.is_compiling() else kind(*options)
-
-
-@constant_when_compiled
-def _name(kind: type, *options: Any) -> str:
-    step = kind(*options)
-    _NAMED[repr(step)] = step
-    return repr(step)
-
-
-def step_of(step: Step | str) -> Step:
-    """The step of this name; a step itself as it is."""
-    return _NAMED[step] if isinstance(step, str) else step
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from fluctua.timeloop.contract import step_of
 from fluctua.timeloop.expressions import Expression, Graph, Value
-from fluctua.timeloop.steps import Step, step_of
+from fluctua.timeloop.steps import Step
 
 _NEURONS = 3  # that a step is followed with; a number that steps rarely have reason to name
 

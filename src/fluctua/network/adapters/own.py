@@ -23,13 +23,12 @@ def lif(module: "LIF", timing: Timing) -> Neuron:
 
 def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
     """Before its first spike: adaptation that follows the potential is in the kernel, that by spikes is not."""
-    from fluctua.neurons.adaptive_kernel import adaptive_kernel
+    from fluctua.network.linear import linear_neuron
 
     if module.coupling is None or not module.coupling.any():
         return lif(module, timing)
-    tau_syn = None if module.tau_syn is None else numbers(module.tau_syn)
-    taus = numbers(module.tau_mem), tau_syn, numbers(module.tau_adapt)
-    return Neuron((adaptive_kernel(*taus, numbers(module.coupling), module.dt),), float(module.threshold.mean()))
+    dynamics = module.loop_parameters().dynamics
+    return linear_neuron(dynamics, [0.0] * dynamics.states, module.dt, timing.trial, module.threshold)
 
 
 def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, AdaptiveLIF
 from fluctua.neurons import LIF as LIFNeurons
-from fluctua.timeloop import engine, memory
+from fluctua.timeloop import cpu_loop, engine
 from fluctua.timeloop.contract import LoopParameters
 from fluctua.timeloop.engines import run
 from shared.loop_populations import (
@@ -80,10 +80,10 @@ def test_bfloat16_keeps_half_the_memory() -> None:
     p = LoopParameters(torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5))
     lent = []
     for name in ("cpu", "cpu-bfloat16"):
-        before = memory.pool.lent
+        before = cpu_loop.pool.lent
         with engine(name):
             output = run(x, p).output
-        lent.append(memory.pool.lent - before - output.nbytes)
+        lent.append(cpu_loop.pool.lent - before - output.nbytes)
         del output
     assert lent[1] <= 0.6 * lent[0]  # blocks are of two megabytes
 
@@ -91,10 +91,10 @@ def test_bfloat16_keeps_half_the_memory() -> None:
 def test_without_gradients_nothing_is_kept() -> None:
     x = torch.zeros(100, 64, 256, requires_grad=True)
     p = LoopParameters(torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5))
-    before = memory.pool.lent
+    before = cpu_loop.pool.lent
     with torch.no_grad():
         output = run(x, p).output
-    assert memory.pool.lent - before <= output.nbytes + (1 << 21)
+    assert cpu_loop.pool.lent - before <= output.nbytes + (1 << 21)
 
 
 def test_autocast_gives_what_single_precision_gives() -> None:

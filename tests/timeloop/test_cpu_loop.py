@@ -287,7 +287,7 @@ def test_transformed_tensors_are_left_to_the_reference() -> None:
 
     def loss(x: Tensor) -> Tensor:
         assert "torch.func" in (CpuEngine().unsupported((x,), LIF.dynamics) or "")
-        return run(x, LIF).state.potential.sum()
+        return run(x, LIF).state.potential.sum()  # type: ignore[no-any-return]
 
     y = leaf(x)
     run(y, LIF).state.potential.sum().backward()  # type: ignore[no-untyped-call]

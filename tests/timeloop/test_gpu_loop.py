@@ -328,7 +328,7 @@ def loss_of_engine(x: Tensor) -> Tensor:
     assert served.unsupported((x,), p.dynamics) is None
     rest = torch.zeros_like(x[0])
     result = served.run((x,), p.dynamics, (rest, rest))
-    return result.output.mean() + result.state[1].sum()
+    return result.output.mean() + result.state[1].sum()  # type: ignore[no-any-return]
 
 
 HALF, SURROGATE = torch.tensor(0.5), SuperSpike()
@@ -402,7 +402,7 @@ def test_transformed_tensors_are_left_to_the_reference() -> None:
     def loss(x: Tensor) -> Tensor:
         assert "torch.func" in (GpuEngine().unsupported((x,), EXPONENTIAL_LIF.dynamics) or "")
         with engine("gpu"):
-            return run(x, EXPONENTIAL_LIF).state.potential.sum()
+            return run(x, EXPONENTIAL_LIF).state.potential.sum()  # type: ignore[no-any-return]
 
     x = leaf(drawn(SHAPE))
     run(x, EXPONENTIAL_LIF).state.potential.sum().backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from fluctua.timeloop.memory import Pool
+from fluctua.timeloop.cpu_loop import Pool
 
 MEGA = 1 << 20
 
