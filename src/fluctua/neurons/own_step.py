@@ -95,10 +95,13 @@ class StepNeuron(nn.Module):
             )
         if not rest or not constants:
             raise ValueError("a neuron needs a constant and a part of its state at least, the potential")
-        self.names, self.rest, self.inputs, self.dt = tuple(constants), rest, inputs, dt
-        self.threshold_name = threshold
-        self._step = _Named(step, self.names, inputs)
+        self.dt, self._names, self._rest, self._threshold = dt, tuple(constants), rest, threshold
+        self._step = _Named(step, self._names, inputs)
         for name, value in constants.items():
+            if hasattr(self, name):
+                raise ValueError(
+                    f"a constant cannot be called {name!r}, which is an attribute of every module: rename it"
+                )
             if isinstance(value, nn.Parameter):
                 self.register_parameter(name, value)
             else:
@@ -106,14 +109,18 @@ class StepNeuron(nn.Module):
 
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""
-        constants = tuple(getattr(self, name) for name in self.names)
-        spiking = self.threshold_name is not None
-        return Dynamics(self._step, constants, len(self.rest), self.inputs, spiking=spiking)
+        constants = tuple(getattr(self, name) for name in self._names)
+        spiking = self._threshold is not None
+        return Dynamics(self._step, constants, len(self._rest), self._step.inputs, spiking=spiking)
+
+    def facts(self) -> tuple[tuple[float, ...], Tensor | None]:
+        """The state before the first step, and the threshold."""
+        return self._rest, None if self._threshold is None else getattr(self, self._threshold)
 
     def initial_state(self, current: Tensor) -> Tensors:
         """State before the first step for a current `[T, B, *N]`. Of one step `x` give `x[None]`."""
         zero = at_rest(current)
-        return tuple(zero + value for value in self.rest)
+        return tuple(zero + value for value in self._rest)
 
     def simulate(self, *currents: Tensor, state: Tensors | None = None) -> LoopResult:
         """Run the time loop and return everything: output, potential before each step, and final state.
@@ -121,8 +128,8 @@ class StepNeuron(nn.Module):
         Raises:
             ValueError: another number of currents than the step takes, or what `timeloop.engines.integrate` refuses.
         """
-        if len(currents) != self.inputs:
-            raise ValueError(f"the neuron takes {self.inputs} input currents, got {len(currents)}")
+        if len(currents) != self._step.inputs:
+            raise ValueError(f"the neuron takes {self._step.inputs} input currents, got {len(currents)}")
         start = self.initial_state(currents[0]) if state is None else state
         return engines.integrate(currents, self.dynamics(), start)
 
@@ -142,5 +149,5 @@ class StepNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         """The step and its constants, for `print(model)`."""
-        constants = [f"{name}={shown(getattr(self, name))}" for name in self.names]
+        constants = [f"{name}={shown(getattr(self, name))}" for name in self._names]
         return ", ".join([getattr(self._step.function, "__name__", "step"), *constants, f"dt={self.dt:g}"])

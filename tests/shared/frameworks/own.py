@@ -1,7 +1,7 @@
 """Fluctua's own neurons, as one framework more."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.layers import OverTime, Recurrent
 from fluctua.network.adapters.own import FRAMEWORK
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
 from shared.circuit_loops import late
 from shared.frameworks.cases import (
@@ -29,6 +29,25 @@ from shared.spikes import spikes
 DT, N = 1e-3, 3
 TAUS = torch.linspace(8e-3, 40e-3, N)
 
+
+def swinging(x: Tensor, state: tuple[Tensor, ...], c: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A damped oscillation about a rest of its own; what it hears moves the hidden part of its state."""
+    u, v = state
+    out = spike(u - c["threshold"])
+    after = c["decay"] * (u - c["rest"]) + c["pull"] * v + c["rest"], c["decay"] * v - c["pull"] * (u - c["rest"]) + x
+    return out, (after[0] - c["threshold"] * out.detach(), after[1])
+
+
+def own_step() -> Any:
+    constants: dict[str, float | Tensor] = {
+        "decay": 0.93,
+        "pull": torch.linspace(0.05, 0.2, N),
+        "rest": -0.2,
+        "threshold": 0.8,
+    }
+    return from_step(swinging, constants=constants, rest=(-0.2, 0.0), dt=DT)
+
+
 MADE: dict[str, Callable[[], Any]] = {
     "LIF": lambda: LIF(20e-3, 10e-3, DT, threshold=0.7),
     "LIF, by neuron": lambda: LIF(TAUS, TAUS.flip(0), DT),
@@ -38,6 +57,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "adaptive LIF, current": lambda: AdaptiveLIF(20e-3, 10e-3, dt=DT, kind="current", coupling=0.5),
     "exc/inh LIF": lambda: ExcInhLIF(20e-3, 5e-3, 10e-3, DT),
     "current based": lambda: CurrentBased(0.9, 0.5, DT, decay_syn=0.8, leak=0.1, threshold=1.0),
+    "from a step": own_step,
     "LI": lambda: LI(20e-3, 10e-3, DT),
     "LI, no synapse": lambda: LI(20e-3, None, DT),
 }

@@ -66,8 +66,8 @@ def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:
     """Of the user's own, by its step."""
     from fluctua.network.linear import linear_neuron
 
-    threshold = None if module.threshold_name is None else getattr(module, module.threshold_name)
-    return linear_neuron(module.dynamics(), module.rest, module.dt, timing.trial, threshold)
+    rest, threshold = module.facts()
+    return linear_neuron(module.dynamics(), rest, module.dt, timing.trial, threshold)
 
 
 def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:

@@ -1,0 +1,122 @@
+"""Every operation that a step may use: the loop that is derived from it against torch, forward and backward."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluctua.timeloop import engine
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.engines import integrate
+from fluctua.timeloop.tracing import untraceable
+
+DTYPE = torch.float64
+
+EXACT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product of sums": lambda x, c: (x + c) * (x - 2 * c) / (c + 3),
+    "reversed": lambda x, c: 1 - x + 2 / (c + 3),
+    "abs and neg": lambda x, c: -x.abs() + c,
+    "square and cube": lambda x, c: (0.2 * c * x) ** 2 - (0.1 * x) ** 3 + (0.1 * x).square(),
+    "negative power": lambda x, c: c * (x.abs() + 1) ** -2,
+    "root": lambda x, c: (c * x.abs() + 0.5).sqrt(),
+    "minimum and maximum": lambda x, c: torch.minimum(x, c) - 2 * torch.maximum(x, 0.5 * c),
+    "clamp": lambda x, c: x.clamp(-0.5, 0.7) + x.clamp(min=0) + x.clamp(max=0.2) * c,
+    "relu": lambda x, c: torch.relu(x) * c,
+    "where": lambda x, c: torch.where(x > c, x * c, x - c) + torch.where(x.abs() < 0.3, 1.0, x),
+    "masks": lambda x, c: ((x > 0) & (x < c)).to(x) * x + ((x <= -1) | (x >= 1)).to(x) * c + (~(x != c)).to(x),
+    "masked fill": lambda x, c: c * x.masked_fill(x < c, 0.25),
+    "sign": lambda x, c: torch.sign(x) * c * x,
+    "round, floor, trunc": lambda x, c: x * c + torch.round(3 * x) - torch.floor(2 * x) + torch.trunc(4 * x),
+    "in place": lambda x, c: x.clone().mul_(2).add_(c),
+    "a new number": lambda x, c: c * x * torch.full_like(x, 0.5) + torch.zeros_like(c) + x.new_ones(()),
+}
+ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "alpha": lambda x, c: torch.add(x, c, alpha=0.3) - torch.sub(x, c, alpha=1.7),  # torch fuses it, here and there
+    "exp": lambda x, c: torch.exp(0.5 * x) * c,
+    "log": lambda x, c: torch.log(x.abs() + 0.5) * c,
+    "sigmoid": lambda x, c: torch.sigmoid(3 * x) * c,
+    "tanh": lambda x, c: torch.tanh(x * c),
+    "erf": lambda x, c: torch.erf(x * c),
+    "sin and cos": lambda x, c: torch.sin(3 * x) * c + torch.cos(x),
+    "any power": lambda x, c: (x.abs() + 0.1) ** 1.3 * c + (x.abs() + 1) ** 0.5,
+}
+
+
+def everything(name: str, function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Output and final state of a filter of a function, and all gradients."""
+    generator = torch.Generator().manual_seed(0)
+    x, c = (
+        torch.randn(12, 3, 9, generator=generator, dtype=DTYPE),
+        0.5 + torch.rand(9, generator=generator, dtype=DTYPE),
+    )
+    x, c, start = (t.to(dtype).requires_grad_() for t in (x, c, 0.2 * x[0]))
+
+    def step(
+        inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], constants: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        u = 0.5 * state[0] + function(inputs[0] + 0.3 * state[0], constants[0])
+        return 2 * u, (u,)
+
+    assert untraceable(step, 1, 1, 1) is None
+    with engine(name):
+        output, _, (end,) = integrate((x,), Dynamics(step, (c,), states=1, spiking=False), (start,))
+    weights = torch.randn(output.shape, generator=generator, dtype=DTYPE).to(dtype)
+    gradients = torch.autograd.grad((output * weights).sum() + end.sum(), [x, c, start])
+    return [output.detach(), end.detach(), *gradients]
+
+
+@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
+@pytest.mark.parametrize("engine_name", ["cpu", "gpu"])
+def test_the_loop_does_what_torch_does(name: str, engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine_name == "gpu":
+        pytest.importorskip("triton")
+        if name in ("tanh", "round, floor, trunc"):
+            pytest.skip("Triton's interpreter has no functions of the GPU's library")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    function = EXACT.get(name) or ROUNDED[name]
+    ours, truth = (everything(e, function, DTYPE) for e in (engine_name, "reference"))
+    for k, (mine, theirs) in enumerate(zip(ours, truth, strict=True)):
+        forward = k < 2
+        tolerance = 0.0 if forward and name in EXACT else 1e-10 * float(theirs.abs().max())
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(name: str) -> None:
+    ours, truth = (everything(e, EXACT[name], torch.float32) for e in ("cpu", "reference"))
+    for k, (mine, theirs) in enumerate(zip(ours, truth, strict=True)):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.0 if k < 2 else 1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x, c: x - x.mean(), "mean"),
+        (lambda x, c: x.cumsum(0), "cumsum"),
+        (lambda x, c: x + torch.ones(3, dtype=DTYPE, requires_grad=True) * torch.rand(3, 4).sum(), "shape"),
+        (lambda x, c: x.sort().values, "sort"),
+        (lambda x, c: torch.fft.fft(x).real, "fft"),
+    ],
+)
+def test_what_is_not_neuron_by_neuron_says_why(function: Callable[[Tensor, Tensor], Tensor], reason: str) -> None:
+    def step(
+        inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], constants: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        u = function(inputs[0] + state[0], constants[0])
+        return u, (u,)
+
+    assert reason in (untraceable(step, 1, 1, 1) or "")
+
+
+def test_a_step_is_followed_whatever_torch_is_doing_around_it() -> None:
+    def step(
+        inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], constants: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return state[0], (constants[0] * state[0] + inputs[0],)
+
+    def refuse(tensor: Tensor) -> Tensor:
+        raise AssertionError("somebody else's hook")
+
+    with torch.inference_mode(), torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(refuse, refuse):
+        assert untraceable(step, 1, 1, 1) is None
