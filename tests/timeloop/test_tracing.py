@@ -19,7 +19,6 @@ EXACT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "abs and neg": lambda x, c: -x.abs() + c,
     "square and cube": lambda x, c: (0.2 * c * x) ** 2 - (0.1 * x) ** 3 + (0.1 * x).square(),
     "negative power": lambda x, c: c * (x.abs() + 1) ** -2,
-    "root": lambda x, c: (c * x.abs() + 0.5).sqrt(),
     "minimum and maximum": lambda x, c: torch.minimum(x, c) - 2 * torch.maximum(x, 0.5 * c),
     "clamp": lambda x, c: x.clamp(-0.5, 0.7) + x.clamp(min=0) + x.clamp(max=0.2) * c,
     "relu": lambda x, c: torch.relu(x) * c,
@@ -33,6 +32,7 @@ EXACT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "alpha": lambda x, c: torch.add(x, c, alpha=0.3) - torch.sub(x, c, alpha=1.7),  # torch fuses it, here and there
+    "root": lambda x, c: (c * x.abs() + 0.5).sqrt(),  # of large tensors torch asks MKL, which rounds otherwise
     "exp": lambda x, c: torch.exp(0.5 * x) * c,
     "log": lambda x, c: torch.log(x.abs() + 0.5) * c,
     "sigmoid": lambda x, c: torch.sigmoid(3 * x) * c,

@@ -1,17 +1,21 @@
 """The facts of a neuron that is known by its step: what it does before its first spike, linear at rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from fluctua.network.adapters.framework import Timing
 from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.run import preserved
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.expressions import Expression, Value, walk
+from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.tracing import Traced, traced, untraceable
 
 Array = NDArray[np.float64]
@@ -19,6 +23,62 @@ Array = NDArray[np.float64]
 _SETTLING = 4096  # steps within which a neuron without input comes to rest
 _STILL = 1e-12
 _CURVED = 1e-6  # change of a derivative half-way to threshold that is worth a note
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleStep:
+    """A step of a neuron module that keeps its state in attributes, as the loops take it.
+
+    Attributes:
+        module: is changed.
+        call: one step of it: `(module, current) -> output`.
+        states: names of the attributes that a step changes, the potential first.
+        tensors: names of its parameters and buffers, which are the constants.
+    """
+
+    module: nn.Module
+    call: Callable[[Any, Tensor], Tensor]
+    states: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        """See `timeloop.steps.Step`."""
+        given = dict(zip(self.tensors, constants, strict=False))
+        for name, value in zip(self.states, state, strict=True):
+            setattr(self.module, name, value)
+        with torch.nn.utils.stateless._reparametrize_module(self.module, given):  # type: ignore[attr-defined]
+            output = self.call(self.module, inputs[0])
+        return output, tuple(getattr(self.module, name) for name in self.states)
+
+
+def linear_module(
+    module: nn.Module, call: Callable[[Any, Tensor], Tensor], rest: Mapping[str, float], timing: Timing
+) -> Neuron:
+    """The facts of a neuron module, from one step of it.
+
+    Args:
+        module: stays as it is.
+        call: `(module, current [*N]) -> output`, one step that leaves the next state in the module's attributes.
+        rest: the attributes that are its state, the potential first, before the first step.
+        timing: of the kernel.
+
+    Raises:
+        UnsupportedNeuronError: see `linear_neuron`.
+    """
+    all_tensors = *module.named_parameters(), *module.named_buffers()
+    tensors = {name: t for name, t in all_tensors if t.is_floating_point() and name not in rest}
+    constants = tuple(tensors.values()) or (torch.zeros(()),)
+    dynamics = Dynamics(ModuleStep(module, call, tuple(rest), tuple(tensors)), constants, len(rest))
+    try:
+        with preserved(module):
+            neuron = linear_neuron(dynamics, list(rest.values()), timing.unit, timing.trial, None)
+    except UnsupportedNeuronError as error:
+        raise UnsupportedNeuronError(
+            f"{type(module).__name__} has dynamics of its own, and {error}; or say what it is like by "
+            f"neurons={{{type(module).__name__}: fluctua.ProbedNeuron(...)}}"
+        ) from error
+    note = "its facts are those of its own step" + (f"; {neuron.note}" if neuron.note else "")
+    return replace(neuron, note=note)
 
 
 def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: int, threshold: Tensor | None) -> Neuron:
@@ -29,7 +89,8 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
         rest: state before the first step.
         dt: time step in seconds.
         trial: length of a trial in steps, over which the moments of a neuron that never settles are taken.
-        threshold: the constant that the potential is compared to, or None for a readout.
+        threshold: the constant that the potential is compared to. Without it potential and threshold of a neuron that
+            spikes are counted from rest.
 
     Raises:
         UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, or is unstable.
@@ -41,7 +102,8 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     t = traced(*sizes)
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
-    run = _evaluator(t, constants)
+    distance_of = _distance(t)
+    run = _evaluator(t, t.output if distance_of is None else distance_of, constants)
     state = _at_rest(run, [torch.full_like(constants[0], value) for value in rest], dynamics.inputs)
     a, b, c, d, distance = _linearised(run, state, dynamics.inputs)
     if not b.any() and not d.any():
@@ -63,13 +125,23 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     *elsewhere, _ = _linearised(run, [part + 0.5 * distance.abs() for part in state], dynamics.inputs)
     if not all(np.allclose(x, y, atol=_CURVED) for x, y in zip((a, b, c, d), elsewhere, strict=True)):
         notes.append("it is linear only near rest")
-    theta = None if threshold is None else float(threshold.double().mean())
-    level = 0.0 if theta is None else theta + float(distance.mean())
+    theta, level = None, 0.0
+    if distance_of is not None:
+        theta = float(-distance.mean() if threshold is None else threshold.double().mean())
+        level = theta + float(distance.mean())
     return Neuron(tuple(kernels), theta, rest=level, note="; ".join(notes) or None)
 
 
-def _evaluator(t: Traced, constants: Sequence[Tensor]) -> Callable[..., tuple[list[Tensor], Tensor]]:
-    """A function of state and inputs: the state after a step without spikes, and the distance from threshold."""
+def _distance(t: Traced) -> Value | None:
+    """How far the potential is above the threshold: what the comparison compares that makes a spike, graded or not."""
+    if t.distance is not None or not isinstance(t.output, Expression):
+        return t.distance
+    masks = [e for e in walk([t.output]) if e.op in ("gt", "ge") and "state" in e.leaves]
+    return t.graph("sub", *masks[-1].args) if masks else None
+
+
+def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Callable[..., tuple[list[Tensor], Tensor]]:
+    """A function of state and inputs: the state after a step, and what is observed, without surrogate gradients."""
 
     def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         leaves = {"state": state, "input": inputs, "constant": constants}
@@ -78,11 +150,8 @@ def _evaluator(t: Traced, constants: Sequence[Tensor]) -> Callable[..., tuple[li
         def value(e: Value) -> Any:
             return found[e] if isinstance(e, Expression) else torch.full_like(like, e)
 
-        observed = t.output if t.distance is None else t.distance
         for e in walk([*t.state, observed]):
-            if e is t.fired:
-                found[e] = torch.zeros_like(like, dtype=torch.bool)
-            elif e.op == "leaf":
+            if e.op == "leaf":
                 found[e] = leaves[e.args[0]][e.args[1]]
             else:
                 found[e] = _OPERATIONS[e.op](*(value(a) for a in e.args))

@@ -47,3 +47,19 @@ def test_the_formula_of_the_open_pull_request_misses_its_target_twentyfold_and_f
     assert temporal_std(neuron, linear(x))[100:].mean() == pytest.approx(10.8, rel=0.1)
     fluctua.initialize(net, x, fluctua.Target(sigma=sigma), dt=dt, seed=0)
     assert float(free_potential(neuron, linear(x)).std()) == pytest.approx(sigma, rel=0.01)
+
+
+class OwnUpdate(snn.Synaptic):  # type: ignore[misc]
+    def _base_state_function(self, input_: Tensor) -> tuple[Tensor, Tensor]:
+        syn = self.alpha * self.syn + input_
+        return syn, 0.3 * self.mem + 2 * syn
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_subclass_is_read_as_what_it_does(hidden: bool) -> None:
+    neuron = OwnUpdate(alpha=0.5, beta=0.9, init_hidden=hidden, threshold=1.3)
+    facts = member(neuron).neuron
+    measured = free_potential(OwnUpdate(alpha=0.5, beta=0.9, init_hidden=True), torch.eye(12)[:, :1].reshape(12, 1, 1))
+    assert torch.allclose(torch.as_tensor(facts.kernel.response(12)).float(), measured.flatten(), rtol=1e-6)
+    assert facts.threshold == pytest.approx(1.3)
+    assert neuron.init_hidden is hidden

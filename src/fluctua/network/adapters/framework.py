@@ -66,6 +66,8 @@ class Framework:
         reset: brings one module to rest, as the framework does before a trial.
         stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
+        by_step: reads the facts of a subclass that overrides the dynamics of a known class, from its own step; None
+            where such a class is taken for its base.
         prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
             it sets in the module is taken back at the end.
     """
@@ -80,4 +82,5 @@ class Framework:
     reset: Callable[[Any], None] = no_state
     stateful: frozenset[str] = frozenset()
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
+    by_step: FactsOf | None = None
     prepare: Callable[[Any], None] | None = None

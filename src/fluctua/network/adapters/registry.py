@@ -160,10 +160,18 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
         name = f"{base.__module__}.{base.__qualname__}"
         for framework in _frameworks_of(module):
             if name in framework.facts:
-                return framework, framework.facts[name]
+                own = framework.by_step is not None and _changes(type(module), base)
+                return framework, framework.by_step if own and framework.by_step else framework.facts[name]
             if name in framework.refused:
                 return framework, framework.refused[name]
     return None
+
+
+def _changes(kind: type, base: type) -> bool:
+    """Whether a class has methods of its own in the place of those of a base class, building and printing apart."""
+    between = kind.__mro__[: kind.__mro__.index(base)]
+    names = {name for above in between for name, value in vars(above).items() if callable(value)}
+    return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
 
 
 def _check_version(framework: Framework) -> None:

@@ -89,6 +89,19 @@ def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
+def by_step(module: Any, timing: Timing) -> Neuron:
+    """Of a subclass that overrides its update or reset: what one step of it does."""
+    from fluctua.network.linear import linear_module
+
+    def step(module: Any, x: Tensor) -> Tensor:
+        module.init_hidden, module.output = True, False  # so that the state is found in the module
+        output: Tensor = module(x)
+        return output
+
+    names = [name for name in ("mem", "syn", "syn_exc", "syn_inh") if hasattr(module, name)]
+    return linear_module(module, step, dict.fromkeys(names, 0.0), timing)
+
+
 def layout(module: Any) -> Layout:
     """Filters take the whole sequence, the others a step."""
     return Layout("first" if hasattr(module, "kernel_truncation_steps") else "step")
@@ -179,4 +192,5 @@ FRAMEWORK = Framework(
     refused=REFUSED,
     layout=layout,
     reset=reset,
+    by_step=by_step,
 )

@@ -102,6 +102,18 @@ def resonate_and_fire(module: Any, timing: Timing) -> Neuron:
     return Neuron((PspKernel.from_response(values, timing.unit),), module.v_threshold)
 
 
+def by_step(module: Any, timing: Timing) -> Neuron:
+    """Of a subclass that overrides the charge, the reset or the step: what one step of it does."""
+    from fluctua.network.linear import linear_module
+
+    def step(module: Any, x: Tensor) -> Tensor:
+        output: Tensor = module.single_step_forward(x)
+        return output
+
+    quiet = {name: value for name, value in module._memories_rv.items() if isinstance(value, float | int)}
+    return linear_module(module, step, quiet, timing)
+
+
 class Potentials(Layout):
     """A readout's: it returns a list of the potentials of all steps, or what `decode` makes of them."""
 
@@ -143,6 +155,8 @@ def _leaky(leak: float, decay_input: bool, timing: Timing) -> PspKernel:
 _INSTEAD = "use LIFNode or another linear neuron"
 
 _FACTS: dict[str, FactsOf] = {
+    "base_node.BaseNode": by_step,
+    "base_node.SimpleBaseNode": by_step,
     "ilif.ILIFNode": integer_spikes,
     "integrate_and_fire.ActivationAwareIFNode": activation_aware,
     "integrate_and_fire.HalfThresholdIFNode": half_threshold,
@@ -197,5 +211,6 @@ FRAMEWORK = Framework(
     refused=_full_names(_REFUSED),
     layout=layout,
     reset=reset,
+    by_step=by_step,
     stateful=frozenset({"spikingjelly.activation_based.base.MemoryModule"}),
 )
