@@ -13,6 +13,9 @@ from torch.nn.utils import parametrize
 from fluctua.network.run import Layout, preserved
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel, TwoStateKernel
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.engines import integrate
+from fluctua.timeloop.steps import Tensors
 
 Array = NDArray[np.float64]
 
@@ -321,20 +324,32 @@ def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
     return free_potential(weight.flip(0), kernel).flip(0)
 
 
+@dataclass(frozen=True)
+class _Filter:
+    """One step of a `TwoStateKernel`, as the time loops take it; `synaptic` says whether it has a second state."""
+
+    synaptic: bool
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        (x,), (m, *others), (a, jump_mem, *rest) = inputs, state, constants
+        m = a * m + jump_mem * x
+        if not self.synaptic:
+            return m, (m,)
+        (s,), (b, coupling, jump_syn) = others, rest
+        m = m + coupling * s
+        return m, (m, b * s + jump_syn * x)
+
+
 def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
-    a, b, coupling, jump_mem, jump_syn = (
-        torch.as_tensor(np.asarray(v)).to(x) for v in (k.a, k.b, k.coupling, k.jump_mem, k.jump_syn)
-    )
-    simple = bool((coupling == 0).all())  # no synaptic state to carry along
-    u = torch.empty_like(x)
-    u[: k.delay] = 0
-    m, s = torch.zeros_like(x[0]), torch.zeros_like(x[0])
-    for t in range(x.shape[0] - k.delay):
-        m = a * m + jump_mem * x[t]
-        if not simple:
-            m += coupling * s
-            s = b * s + jump_syn * x[t]
-        u[t + k.delay] = m
+    u = torch.zeros_like(x)
+    if k.delay >= len(x):
+        return u
+    synaptic = bool(np.any(k.coupling != 0))
+    numbers = (k.a, k.jump_mem, k.b, k.coupling, k.jump_syn)[: 5 if synaptic else 2]
+    constants = tuple(torch.as_tensor(np.asarray(v)).to(x) for v in numbers)
+    dynamics = Dynamics(_Filter(synaptic), constants, 2 if synaptic else 1, spiking=False)
+    rest = (torch.zeros_like(x[0]),) * dynamics.states
+    u[k.delay :] = integrate((x[: len(x) - k.delay],), dynamics, rest).output
     return u
 
 
