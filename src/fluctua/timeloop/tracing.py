@@ -94,8 +94,11 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
         output, after = step(tuple(x), tuple(s), tuple(c))
         ends = [output, *after]
         pairs = [(end, g) for end, g in zip(ends, incoming, strict=True) if end.requires_grad]
-        found: Sequence[Tensor | None] = torch.autograd.grad(
-            [end for end, _ in pairs], given, [g for _, g in pairs], allow_unused=True
+        # As `torch.autograd.grad(..., allow_unused=True)`, which would import sympy to look at shapes.
+        found: Sequence[Tensor | None] = torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+            *(tuple(end for end, _ in pairs), tuple(g for _, g in pairs), False, False, tuple(given)),
+            allow_unreachable=True,
+            accumulate_grad=False,
         )
     out, *state = (recorder.value(end) for end in ends)
     gradients = [0.0 if g is None else recorder.value(g) for g in found]
