@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
+from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, SigmoidDerivative, from_step, spike
 from fluctua.neurons.own_step import StepNeuron
-from fluctua.timeloop import engine
+from fluctua.timeloop import engine, events_layers
 from fluctua.timeloop.derivation import Kind, plan_of
 
 DTYPE = torch.float64
@@ -197,3 +198,47 @@ def test_a_lif_of_ones_own_is_the_lif() -> None:
     mine = from_step(lif, constants=constants, threshold="theta", rest=(0.0, 0.0), dt=own.dt).double()
     x = drawn(60, 3, 4, scale=3.0)
     assert torch.equal(mine(x), own(x))
+
+
+def test_it_runs_together_with_the_weight_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, original = list[int](), events_layers.run_layers
+
+    def counting(x: Tensor, layers: Any, spikes: Any = None) -> tuple[Tensor, ...]:
+        calls.append(len(layers))
+        return original(x, layers, spikes)
+
+    monkeypatch.setattr(events_layers, "run_layers", counting)
+    torch.manual_seed(0)
+    modules = [nn.Linear(30, 70), resonators(decay=trained(0.9, 70)), nn.Linear(70, 20), resonators()]
+    x = (torch.rand(50, 5, 30, dtype=DTYPE) < 0.1).double()
+    fused, plain = (kind(*modules).double() for kind in (FusedSequential, nn.Sequential))
+    with torch.no_grad():
+        for k in (0, 2):
+            modules[k].weight.mul_(3)  # type: ignore[operator]
+    ours = fused(x)
+    with engine("reference"):
+        truth = plain(x)
+    assert calls == [2]
+    torch.testing.assert_close(ours, truth, rtol=0, atol=0)
+    assert 0.01 < float(truth.detach().mean()) < 0.5
+    upstream = drawn(*truth.shape)
+    mine, true = (torch.autograd.grad(out, list(fused.parameters()), upstream) for out in (ours, truth))
+    for got, expected in zip(mine, true, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["linear", "map"])
+def test_it_may_hear_itself(kind: str) -> None:
+    torch.manual_seed(0)
+    weight: nn.Module = nn.Linear(12, 12) if kind == "linear" else nn.Conv1d(4, 4, 3, padding=1, bias=False)
+    layer = Recurrent(resonators(theta=nn.Parameter(torch.tensor(0.7))), weight).double()
+    x = drawn(40, 3, *((12,) if kind == "linear" else (4, 9)), scale=0.5).requires_grad_()
+    ours, truth = layer(x), layer.proceed(x)[0]["cell"]
+    assert ours.grad_fn is not None
+    assert "Layers" in ours.grad_fn.name() or "Loop" in ours.grad_fn.name()
+    assert torch.equal(ours, truth)
+    assert 0.02 < float(truth.detach().mean()) < 0.6
+    inputs, upstream = [x, *layer.parameters()], drawn(*truth.shape)
+    mine, true = (torch.autograd.grad(out, inputs, upstream) for out in (ours, truth))
+    for got, expected in zip(mine, true, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))

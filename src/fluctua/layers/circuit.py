@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers.conv_fusion import recurrent_map
-from fluctua.layers.fusion import fused_layer, is_ordinary_sequence, is_unmodified, recurrent_on_gpu, runs_eagerly
-from fluctua.neurons import LIF, AdaptiveLIF
+from fluctua.layers.fusion import (
+    SPIKING,
+    fused_layer,
+    is_ordinary_sequence,
+    is_unmodified,
+    recurrent_on_gpu,
+    runs_eagerly,
+)
 
 if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer
@@ -97,6 +103,7 @@ class Circuit(nn.Module, ABC):
     reach their targets in the next. Every population's spikes pass through `spikes[<name>]`.
 
     Example:
+        >>> from fluctua.neurons import LIF
         >>> class Pair(Circuit):
         ...     def __init__(self):
         ...         super().__init__()
@@ -200,11 +207,12 @@ class Recurrent(Circuit):
     Called with the current `[T, B, *N]` that comes from outside, it returns spikes of the same shape.
 
     Args:
-        cell: the neurons, such as `LIF` or `AdaptiveLIF`.
+        cell: the neurons, such as `LIF`, `AdaptiveLIF` or what `from_step` makes.
         weight: takes spikes `[B, *N]` to a current of the same shape: `nn.Linear(n, n, bias=False)`, or for a feature
             map `nn.Conv1d(c, c, 5, padding=2, bias=False)`, the paper's. Both have fused loops, see `simulate`.
 
     Example:
+        >>> from fluctua.neurons import LIF
         >>> layer = Recurrent(LIF(20e-3, 10e-3, 2e-3), nn.Linear(128, 128, bias=False))
         >>> layer(torch.randn(50, 8, 128)).shape
         torch.Size([50, 8, 128])
@@ -260,10 +268,10 @@ class Recurrent(Circuit):
         return run_layers(x, [layer])[0]
 
     @property
-    def _parts(self) -> tuple[LIF, nn.Linear] | None:
+    def _parts(self) -> tuple[nn.Module, nn.Linear] | None:
         """Neurons and weight where they are of the kinds that an operation knows."""
         cell, weight = self.cell, self.weight
-        if type(self) is not Recurrent or not isinstance(cell, LIF) or type(cell) not in (LIF, AdaptiveLIF):
+        if type(self) is not Recurrent or type(cell) not in SPIKING:
             return None
         return (cell, weight) if isinstance(weight, nn.Linear) and is_unmodified(weight, nn.Linear) else None
 

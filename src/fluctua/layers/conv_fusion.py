@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import is_ordinary, is_unmodified, runs_eagerly
-from fluctua.neurons import LIF, AdaptiveLIF
+from fluctua.layers.fusion import SPIKING, dynamics_of, is_ordinary, is_unmodified, runs_eagerly
 from fluctua.timeloop.engines import choose
 
 WIDEST = 1000  # neurons that one hears; beyond, torch's dense convolution is as fast where a tenth of them spike
@@ -15,15 +14,16 @@ def recurrent_map(cell: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Te
     Hooks on the neurons do not matter, which the loop never calls but steps.
 
     Args:
-        cell: the population; served are those of `LIF` and `AdaptiveLIF`, no subclasses.
+        cell: the population; served are those of the kinds `SPIKING`, no subclasses, that start at zero.
         conv: from the population to itself; served is what keeps its map, not `WIDEST`, without bias, groups or holes.
         x: current from outside `[T, B, C, *N]`.
     """
-    if not isinstance(cell, LIF) or type(cell) not in (LIF, AdaptiveLIF) or not runs_eagerly(x):
+    found = dynamics_of(cell) if type(cell) in SPIKING and runs_eagerly(x) else None
+    if found is None or found[1] != 0:
         return None
     if not is_unmodified(conv, nn.Conv1d, nn.Conv2d) or not _keeps_map(conv) or not _fits(conv, x):
         return None
-    dynamics = cell.loop_parameters().dynamics.to(x)
+    dynamics = found[0].to(x)
     if choose((x,), dynamics).name != "cpu":
         return None
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
-from fluctua.layers.fusion import MAX_DENSITY, fused_layer, is_ordinary_sequence, is_unmodified, runs_eagerly
-from fluctua.neurons import LI, LIF, AdaptiveLIF
+from fluctua.layers.fusion import FUSED, MAX_DENSITY, fused_layer, is_ordinary_sequence, is_unmodified, runs_eagerly
 from fluctua.spikes.batch import SpikeBatch
 
 if TYPE_CHECKING:
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 class FusedSequential(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
-    An `nn.Linear` and the `LIF`, `AdaptiveLIF` or `LI` behind it, or a `Recurrent` of one of the first two and an
-    `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike are
-    added up, and the input current is never in memory as a whole. The first of these operations takes dense input, of
-    which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never made dense. A
-    `DaleLayer` at the front takes both as well.
+    An `nn.Linear` and the `LIF`, `AdaptiveLIF`, `LI` or neuron of `from_step` behind it, or a `Recurrent` of one of the
+    first two and an `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of
+    units that spike are added up, and the input current is never in memory as a whole. The first of these operations
+    takes dense input, of which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never
+    made dense. A `DaleLayer` at the front takes both as well.
 
     What cannot be fused runs as it stands: other modules, subclasses, modules with hooks, parametrisations, on another
     device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast. So whoever looks into
@@ -32,6 +31,7 @@ class FusedSequential(nn.Sequential):
     A weight that is NaN or infinite shows up when its afferent spikes, whereas a product with dense input always does.
 
     Example:
+        >>> from fluctua.neurons import LI, LIF
         >>> model = FusedSequential(nn.Linear(700, 128), LIF(), nn.Linear(128, 20), LI())
         >>> spikes = SpikeBatch.from_dense((torch.rand(50, 8, 700) < 0.02).float())
         >>> model(spikes).shape
@@ -73,7 +73,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
         size = linear.out_features
         if is_unmodified(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.spikes_unobserved:
             layer = neurons.fused_layer(size, like, linear)
-        elif is_unmodified(neurons, LIF, AdaptiveLIF, LI):
+        elif is_unmodified(neurons, *FUSED):
             layer = fused_layer(neurons, size, like, linear=linear)
         else:
             return

@@ -13,13 +13,20 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, AdaptiveLIF
+from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
+from fluctua.timeloop.limits import gives_spikes
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
     from fluctua.timeloop.events_layers import Layer
 
+SPIKING = LIF, AdaptiveLIF, StepNeuron
+"""Neurons that may hear themselves in a fused loop."""
+
+FUSED = *SPIKING, LI
+"""Neurons that run together with the weight in front."""
 
 MAX_DENSITY = 0.25
 """Share of entries that are not zero above which an input is multiplied as it is.
@@ -58,14 +65,16 @@ def fused_layer(
     """The facts of a population of `size` neurons on input of the type of `like`, or None where it cannot be fused.
 
     Args:
-        neurons: a bare `LIF`, `AdaptiveLIF` or `LI`.
+        neurons: a bare module of one of the kinds `FUSED`.
         size: how many there are.
         like: a tensor of the input's type.
         linear: the bare weight in front.
         back: the bare weight from the population to itself.
     """
-    assert isinstance(neurons, LIF | LI)
-    dynamics = neurons.loop_parameters().dynamics.to(like)
+    found = dynamics_of(neurons)
+    if found is None:
+        return None
+    dynamics, initial = found[0].to(like), found[1]
     weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
     if not can_fuse(dynamics, size, like) or not all(is_ordinary(w, like) for w in weights if w is not None):
         return None
@@ -81,11 +90,21 @@ def fused_layer(
         bias=None if linear is None else linear.bias,
         recurrent=None if back is None else back.weight,
         recurrent_bias=None if back is None else back.bias,
-        initial=neurons.initial if isinstance(neurons, LI) else 0.0,
+        initial=initial,
     )
 
 
-def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
+def dynamics_of(neurons: nn.Module) -> tuple[Dynamics, float] | None:
+    """What a population does and its potential before the first step, or None where layers have no place for it."""
+    if isinstance(neurons, LIF | LI):
+        return neurons.loop_parameters().dynamics, neurons.initial if isinstance(neurons, LI) else 0.0
+    assert isinstance(neurons, StepNeuron)
+    dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
+    served = dynamics.inputs == 1 and not any(rest[1:]) and gives_spikes(dynamics) is dynamics.spiking
+    return (dynamics, rest[0]) if served else None
+
+
+def recurrent_on_gpu(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor | None:
     """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it.
 
     Args:
@@ -93,8 +112,10 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
         back: the bare weight from the population to itself.
         x: current from outside `[T, B, N]`, not empty.
     """
-    parameters, size = neurons.loop_parameters(), x.shape[2]
-    dynamics = parameters.dynamics.to(x)
+    found, size = dynamics_of(neurons), x.shape[2]
+    if found is None:
+        return None
+    dynamics, rest = found[0].to(x), torch.full_like(x[0], found[1])
     weights = [w for w in (back.weight, back.bias) if w is not None]
     fits = (back.in_features, back.out_features) == (size, size) and all(is_ordinary(w, x) for w in weights)
     if not fits or choose((x,), dynamics).name != "gpu":
@@ -102,7 +123,8 @@ def recurrent_on_gpu(neurons: LIF, back: nn.Linear, x: Tensor) -> Tensor | None:
 
     from fluctua.timeloop.gpu_recurrent import run
 
-    return run(x, dynamics, parameters.parts(neurons.initial_state(x)), back.weight, back.bias).output
+    state = rest, *[torch.zeros_like(rest)] * (dynamics.states - 1)
+    return run(x, dynamics, state, back.weight, back.bias).output
 
 
 def can_fuse(dynamics: Dynamics, size: int, like: Tensor) -> bool:

@@ -16,7 +16,7 @@ from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.expressions import Expression, Value, walk
 from fluctua.timeloop.steps import Tensors
-from fluctua.timeloop.tracing import Traced, traced, untraceable
+from fluctua.timeloop.tracing import Traced, Untraceable, trace
 
 Array = NDArray[np.float64]
 
@@ -96,10 +96,10 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
         UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, or is unstable.
     """
     sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
-    reason = untraceable(*sizes)
-    if reason is not None:
-        raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {reason}")
-    t = traced(*sizes)
+    try:
+        t = trace(*sizes)
+    except Untraceable as error:
+        raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
     distance_of = _distance(t)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,11 +106,15 @@ class StepNeuron(nn.Module):
             else:
                 self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()).clone())
 
+    @property
+    def spiking(self) -> bool:
+        """Whether it has a threshold."""
+        return self._threshold is not None
+
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""
         constants = tuple(getattr(self, name) for name in self._names)
-        spiking = self._threshold is not None
-        return Dynamics(self._step, constants, len(self._rest), self._step.inputs, spiking=spiking)
+        return Dynamics(self._step, constants, len(self._rest), self._step.inputs, spiking=self.spiking)
 
     def facts(self) -> tuple[tuple[float, ...], Tensor | None]:
         """The state before the first step, and the threshold."""
@@ -140,12 +143,9 @@ class StepNeuron(nn.Module):
     def stepper(self) -> Callable[..., tuple[Tensor, Tensors]]:
         """One step: `(current [B, *N], ..., state) -> (output [B, *N], next state)`."""
         advance = engines.step_by_step(self.dynamics())
-
-        def step(*arguments: Any) -> tuple[Tensor, Tensors]:
-            *currents, state = arguments
-            return advance(tuple(currents), state)
-
-        return step
+        if self._step.inputs == 1:  # a circuit counts the arguments
+            return lambda current, state: advance((current,), state)
+        return lambda *arguments: advance(arguments[:-1], arguments[-1])
 
     def extra_repr(self) -> str:
         """The step and its constants, for `print(model)`."""

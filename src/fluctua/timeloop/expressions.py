@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, Union
 Value: TypeAlias = Union["Expression", float]
 
 _MASKS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})
+_MOST = 3  # values that are tried together, of all there are
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -123,8 +124,9 @@ def cheapest_records(roots: Sequence[Value], cost: Callable[[Expression], float]
     def enough(records: tuple[Expression, ...]) -> bool:
         return all(e.op != "leaf" or e.args[0] in kept_anyway for e in walk(roots, records))
 
-    best, least = tuple(before), math.inf
-    for size in range(len(before) + 1):
+    best = tuple(e for e in before if e.op == "leaf")  # from which the whole step can be done again
+    least = sum(costs[e] for e in best)
+    for size in range(min(len(before), _MOST) + 1):
         if size * min(costs.values(), default=0.0) >= least:
             break
         for records in combinations(before, size):

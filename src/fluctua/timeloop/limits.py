@@ -43,6 +43,12 @@ def _untraceable(step: Step | str, inputs: int, states: int, constants: int) -> 
     return untraceable(step, inputs, states, constants)
 
 
+def gives_spikes(dynamics: Dynamics) -> bool:
+    """Whether the output of a neuron is 0 or 1, by a threshold; not where its step cannot be traced."""
+    sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
+    return untraceable(*sizes) is None and traced(*sizes).fired is not None
+
+
 @constant_when_compiled
 def has_potential(step: Step | str, inputs: int, states: int, constants: int) -> bool:
     """Whether the potential of a neuron is not its output itself."""
