@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from fluctua.methods.weights import new_generator, writable
-from fluctua.network.facts import Population
-from fluctua.network.network import Axis, Group, Network
+from fluctua.network.facts import Axis, Population
+from fluctua.network.network import Group, Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
@@ -118,6 +118,7 @@ def initialize(
     populations: Collection[str] | None = None,
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
     **moved: Any,
@@ -126,7 +127,8 @@ def initialize(
 
     Args:
         model: any model of known neurons, of any framework and on any device; its weights are overwritten.
-        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples.
+        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples; a
+            `DataLoader`, `(x, y)`, NumPy arrays, integers and booleans will do: see `Network.of`.
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
@@ -137,7 +139,8 @@ def initialize(
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
-        time: axis of the batch that is time, 0 or 1.
+        time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
+        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
@@ -148,7 +151,8 @@ def initialize(
     Raises:
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no spiking neuron found, or a model that cannot be run or traced.
-        UnsupportedNeuronError: a neuron whose potential is not linear in its input.
+        UnsupportedNeuronError: no neuron whose potential is linear in its input; a single one that is not stays as it
+            is, and a note says why.
         SilentInputError: a population that nothing reaches.
         NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
@@ -165,7 +169,9 @@ def initialize(
         0.50
     """
     method = _with_moved(method, moved)
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons, active=method.measures)
+    network = Network.of(
+        model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, active=method.measures
+    )
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
@@ -175,11 +181,11 @@ def initialize(
             method.begin(network, draws)
         measured, reached = _solve(network, method, wanted, draws)
         method.end(network)
-    notes = [*_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
     return report_of(
-        network.populations,
+        network,
         measured,
         reached,
         gradients={},

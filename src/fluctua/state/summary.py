@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.facts import Pathway, Population
+from fluctua.network.network import Network
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean
 from fluctua.state.report import Report
@@ -19,7 +20,7 @@ LOST = 1000.0  # factor between the gradients of two layers, from which on one d
 
 
 def report_of(
-    populations: tuple[Population, ...],
+    network: Network,
     measured: Mapping[str, Measurements],
     targets: Mapping[str, Moments],
     gradients: Mapping[str, float],
@@ -28,11 +29,19 @@ def report_of(
     outside: Mapping[str, Parts] | None = None,
 ) -> Report:
     """The report of what `watch` has measured; with `outside`, see `shares`, it knows the shares of more pathways."""
+    populations = network.populations
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
         _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations
     )
-    return Report(states, notes, (*warnings, *warnings_of(states)))
+    steps, samples = measured[populations[0].name].mask.shape
+    ran = f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}"
+    warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states))
+    return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ran)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _state(
