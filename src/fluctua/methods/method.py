@@ -231,12 +231,16 @@ def _solve(
 
 @contextmanager
 def _others_kept(network: Network, chosen: Collection[Population] | None) -> Iterator[None]:
-    """Parameters that lead to none of the chosen populations get back their values at the end; None: all may change."""
+    """Parameters that lead to none of the chosen populations get back their values at the end.
+
+    Without a choice those do that lead only to neurons which are left as they are.
+    """
     own: set[int] = set()
-    for q in (q for p in chosen or () for q in writable(p)):
+    for q in (q for p in (network.populations if chosen is None else chosen) for q in writable(p)):
         parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
         own |= {id(tensor) for tensor in parts if tensor is not None}
-    others = [p for p in parameters_of(network.model) if chosen is not None and id(p) not in own]
+    left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
+    others = [p for p in parameters_of(network.model) if id(p) not in own and (chosen is not None or id(p) in left)]
     kept = [p.detach().clone() for p in others]
     yield
     with torch.no_grad():
@@ -273,10 +277,19 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
 
 def _unreached(network: Network) -> Iterator[str]:
     """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
-    found = network.populations
-    known = {
-        module for p in found for owner in (p.module, *(q.synapse for q in p.pathways)) for module in modules_of(owner)
-    }
+    pathways = [(p.name, q) for p in network.populations for q in p.pathways]
+    synapses = {q.synapse for _, q in pathways}
+    before = {m: (name, q.name) for name, q in pathways for m in q.through if m not in synapses}
+    owners = [*(p.module for p in network.populations), *synapses, *before]
+    owners += [owner for one in network.left for owner in (one.module, *one.synapses)]
+    known = {module for owner in owners for module in modules_of(owner)}
     layers = nn.Linear | nn.modules.conv._ConvNd
-    if names := [n for n, m in named_modules_of(network.model) if isinstance(m, layers) and m not in known]:
-        yield f"{', '.join(names)} feeds no known neuron and was skipped; an unknown one is named by neurons="
+    names = {module: name for name, module in named_modules_of(network.model)}
+    for module, (population, weight) in before.items():
+        yield (
+            f"{names[module]} was skipped: it acts on {population} through {weight}; an unknown neuron between the two "
+            "is named by neurons="
+        )
+    if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
+        verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")
+        yield f"{', '.join(others)} {verb} no known neuron and {was} skipped; an unknown one is named by neurons="

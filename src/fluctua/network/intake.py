@@ -42,7 +42,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
         by_default: whether nobody gave a `forward`.
 
     Raises:
-        BatchError: an iterator, which can be gone through only once.
+        BatchError: an iterator, which can be gone through only once, or an array of no numbers.
     """
     notes = []
     if isinstance(batch, DataLoader):
@@ -59,7 +59,12 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
     if _is_pair(batch) and (_is_label(batch[1]) or not _runs(model, batch, known)):
         batch, labels = batch[0], _count(batch[1])
         notes.append("the batch is a pair, of which the first item was taken; the labels were ignored")
-    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
+    if isinstance(batch, np.ndarray):
+        if batch.dtype.kind not in "biuf":
+            raise BatchError(
+                f"the batch is a NumPy array of {batch.dtype}, which is no number: make frames of events first, [T, B, "
+                "...]"
+            )
         batch = torch.from_numpy(np.ascontiguousarray(batch))
         notes.append("the batch was converted from a NumPy array")
         batch = batch.to(_precision(model)) if batch.is_floating_point() else batch

@@ -155,6 +155,11 @@ class Network:
                 f"the batch {[*shape]} was read as {steps} steps of 1 sample: if its first axis counts samples, say "
                 "time=None and steps= for a static input, or time=1"
             )
+        elif self.time == 0 and (steps, samples) == shape[:2] and _looks_batch_first(self.batch):
+            yield (
+                f"the batch {[*shape]} was read as {steps} steps of {samples} samples, but neighbours along its second "
+                "axis are alike and along its first they are not: if the second is time, say time=1"
+            )
         elif samples not in possible:
             yield (
                 f"the neurons were called with {samples} samples, of which the batch {[*shape]} has "
@@ -304,6 +309,27 @@ def _misread(batch: Any, labels: int, reading: str, way_out: str) -> str:
         f"the batch{shape} came with {labels} labels but was read as {reading}, its samples for time steps: "
         f"say {way_out}, or time=None and steps= if the input is static"
     )
+
+
+def _looks_batch_first(batch: Tensor) -> bool:
+    """Whether a batch follows an order along its second axis, as time does, and none along its first."""
+    if batch.layout != torch.strided or batch.ndim < 3:
+        return False
+    little = batch.detach()[:128, :128].flatten(2)
+    little = little[:, :, :: max(1, little.numel() // 2**20)].double().cpu()
+    (_, first), (alike, second) = _order(little), _order(little.transpose(0, 1))
+    return alike > 0.1 and second <= 0.01 and first > 0.1
+
+
+def _order(x: Tensor, draws: int = 999) -> tuple[float, float]:
+    """How much more neighbours along the first axis correlate than any two do, and how likely chance alone does so."""
+    rows = x.flatten(1) - x.flatten(1).mean(0)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    alike = rows @ rows.T
+    shuffled = torch.rand(draws, len(rows), generator=torch.Generator().manual_seed(0)).argsort(1)
+    by_chance = alike[shuffled[:, :-1], shuffled[:, 1:]].mean(1)
+    found = alike.diagonal(1).mean()
+    return float(found - by_chance.mean()), float((by_chance >= found).double().mean())
 
 
 # -- which populations hear each other, and must be brought into their state together --------------------------------

@@ -41,12 +41,14 @@ class Left:
 
     Attributes:
         name: of the module.
+        module: which it is.
         reason: why, and the way out.
         synapses: modules whose weights feed it.
         weights: their names.
     """
 
     name: str
+    module: nn.Module
     reason: str
     synapses: tuple[nn.Module, ...]
     weights: tuple[str, ...]
@@ -54,8 +56,8 @@ class Left:
     @property
     def note(self) -> str:
         """What a user should know."""
-        what = " and ".join(["it", *([", ".join(self.weights)] if self.weights else [])])
-        return f"{self.name} was left out, {what} as before: {self.reason}"
+        fed = f", fed by {', '.join(self.weights)} as before" if self.weights else ""
+        return f"{self.name} was left as it is{fed}: {self.reason}"
 
 
 def trace(
@@ -187,7 +189,7 @@ class _Reader:
         before = behind(self.record.left[module], stops)
         synapses = dict.fromkeys(self.record.synapse_of[node] for node in before if node in self.record.synapse_of)
         weights = [f"{self.names[m]}.{name}" for m in synapses for name in weight_names(m, self.record.no_weights)]
-        return Left(self.names[module], reason, tuple(synapses), tuple(weights))
+        return Left(self.names[module], module, reason, tuple(synapses), tuple(weights))
 
     def _population(self, module: nn.Module, spec: PopulationSpec) -> Population:
         name = self.called[spec.emitter]

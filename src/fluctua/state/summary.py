@@ -197,7 +197,8 @@ def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
     """A sentence for each spiking population whose potential has no time to settle within the batch."""
     for p in populations:
         if p.neuron.threshold is not None and _settled(p) < 0.95:
-            length = f"{p.steps} steps" if p.neuron.in_steps else f"{(p.steps or 0) * p.neuron.kernel.dt:g} s"
+            steps = p.steps or 0
+            length = _counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
             yield (
                 f"the batch of {length} is short for the time constants of {p.name}: its potential settles only "
                 "partly, and what is measured holds for trials of this length"

@@ -297,19 +297,20 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
     if time is None and steps is None:
         raise WiringError(
             "the model runs one time step in a call, and nobody says how often a static input is shown to it"
-            f"{'' if failure is None else f' (called once it fails: {type(failure).__name__}: {failure})'}: give steps="
+            f"{'' if failure is None else f' (called once it fails, {_said(failure)})'}: give steps="
         )
     loop = StepLoop(known, time, steps)
     if not isinstance(batch, Tensor) or batch.ndim < 2:
         raise WiringError(_cannot_run(f"its batch is not a tensor {AXES[time]}", failure)) from failure
     little = batch if time is None else batch.narrow(time, 0, min(2, batch.shape[time]))
+    checks = _needing_samples(model, batch, time) if failure is None else []
     try:
-        with preserved(model, prepare), torch.no_grad(), hooked(_needing_samples(model, batch, time)):
+        with preserved(model, prepare), torch.no_grad(), hooked(checks):
             replace(loop, steps=1)(model, Copies(model).of(little))
     except BatchError:
         raise
     except Exception as error:
-        raise WiringError(_cannot_run(f"{type(error).__name__}: {error}", failure)) from error
+        raise WiringError(_cannot_run(_said(error), failure)) from error
     return loop
 
 
@@ -351,11 +352,16 @@ def _loops(model: nn.Module, batch: Any, whole: WholeCall, stepwise: list[nn.Mod
 
 
 def _cannot_run(step: str, whole: Exception | None) -> str:
-    first = "reaches its neurons once only" if whole is None else f"fails ({type(whole).__name__}: {whole})"
+    first = "reaches its neurons once only" if whole is None else f"fails ({_said(whole)})"
     return (
         f"the model cannot be run over time: called with the whole batch it {first}, and step by step it fails "
         f"({step}); give forward=, a function (model, batch) that runs all time steps"
     )
+
+
+def _said(error: Exception) -> str:
+    """What an error says in its first line; torch goes on with all that it would have taken."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _is_own(neuron: nn.Module) -> bool:
