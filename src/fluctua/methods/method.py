@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.facts import Axis, Population
 from fluctua.network.network import Group, Network
@@ -179,7 +180,10 @@ def initialize(
     with network.unchanged_on_failure():
         with _others_kept(network, None if populations is None else chosen):
             method.begin(network, draws)
-        measured, reached = _solve(network, method, wanted, draws)
+        try:
+            measured, reached = _solve(network, method, wanted, draws)
+        except SilentInputError as error:
+            raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
         method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     if target is not None and not method.aims:
