@@ -122,7 +122,7 @@ def test_what_cannot_be_taken_is_refused(batch: Any, message: str) -> None:
 def test_labels_tell_samples_that_are_read_as_time(make: Callable[[], nn.Module]) -> None:
     net = make()
     before = [p.detach().clone() for p in net.parameters()]
-    with pytest.raises(BatchError, match=r"\[6, 30, 50\] came with 6 labels but was read as .* samples for time steps"):
+    with pytest.raises(BatchError, match=r"\[6, 30, 50\] came with 6 labels but was read as 6 steps of 30 samples"):
         fluctua.initialize(net, loader(), neurons=NEURONS)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
@@ -179,10 +179,10 @@ def test_a_model_that_repeats_its_input_itself_needs_no_steps() -> None:
     ("options", "message"),
     [
         ({"time": None}, "how often a static input is shown to it: give steps="),
-        ({"steps": 5}, "steps=5 is how often a static input is shown, so it goes with time=None and not with time=0"),
-        ({"time": None, "steps": 5, "forward": lambda net, x: net(x)}, "not with forward="),
-        ({"time": None, "steps": 0}, "one step or more, got steps=0"),
-        ({"time": 2}, r"the axis of time is 0, .*, or 1, .*, or None for a static one, got 2"),
+        ({"steps": 5}, "got steps=5 with time=0"),
+        ({"time": None, "steps": 5, "forward": lambda net, x: net(x)}, "got steps=5 with forward="),
+        ({"time": None, "steps": 0}, "one or more .* got steps=0"),
+        ({"time": 2}, r"the axis of time is 0, .*, or 1, or None for a static input, got 2"),
     ],
 )
 def test_time_that_makes_no_sense(options: dict[str, Any], message: str) -> None:

@@ -341,7 +341,7 @@ def test_of_a_large_memory_the_part_that_is_seen_is_copied_alone() -> None:
     for view in views:
         twin = Copies(nn.Module()).of(view)
         assert torch.equal(twin, view)
-        assert twin.untyped_storage().nbytes() <= 4 * view.unique().numel()
+        assert twin.untyped_storage().nbytes() <= 4 * len(set(view.flatten().tolist()))
         assert twin.untyped_storage().data_ptr() != data.untyped_storage().data_ptr()
     overlapping = data[0].flatten().unfold(0, 4, 2)
     assert torch.equal(Copies(nn.Module()).of(overlapping), overlapping)

@@ -17,29 +17,19 @@ from fluctua.network.run import Copies, modules_of, parameters_of, preserved
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What a model is run on, as it was taken from what the user gave.
-
-    Attributes:
-        batch: the model's input.
-        labels: how many samples have a label beside it; None where there were no labels.
-        notes: what was done to it, a sentence each.
-    """
+    """What a model is run on, as it was taken from what the user gave."""
 
     batch: Any
-    labels: int | None = None
-    notes: tuple[str, ...] = ()
+    labels: int | None = None  # how many samples have one
+    notes: tuple[str, ...] = ()  # what was done, a sentence each
 
 
 def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) -> Input:
     """The input in what the user gave.
 
-    Args:
-        model: any.
-        batch: what was given. Of a `DataLoader` the first batch is taken. The rest is for models that nobody gave a
-            `forward` for: of a pair the first item is the input and the second, the labels, is ignored; NumPy arrays
-            become tensors, integers and booleans floating-point numbers, unless the model embeds them.
-        known: what is known of the model's neurons.
-        by_default: whether nobody gave a `forward`.
+    Of a `DataLoader` the first batch is taken. The rest is for models that nobody gave a `forward` for: of a pair the
+    first item is the input, and the labels are ignored; NumPy arrays become tensors, integers and booleans numbers of
+    the weights' type, unless the model looks them up.
 
     Raises:
         BatchError: an iterator, which can be gone through only once, or an array of no numbers.
@@ -56,19 +46,17 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
             "DataLoader itself, or next(iterator)"
         )
     labels = None
-    if _is_pair(batch) and (_is_label(batch[1]) or not _runs(model, batch, known)):
+    if _has_labels(model, batch, known):
         batch, labels = batch[0], _count(batch[1])
         notes.append("the batch is a pair, of which the first item was taken; the labels were ignored")
     if isinstance(batch, np.ndarray):
         if batch.dtype.kind not in "biuf":
-            raise BatchError(
-                f"the batch is a NumPy array of {batch.dtype}, which is no number: make frames of events first, [T, B, "
-                "...]"
-            )
+            raise BatchError(f"the batch is an array of {batch.dtype}, which is no number: make frames of events first")
         batch = torch.from_numpy(np.ascontiguousarray(batch))
         notes.append("the batch was converted from a NumPy array")
         batch = batch.to(_precision(model)) if batch.is_floating_point() else batch
-    if isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex()) and not _embeds(model):
+    looked_up = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in modules_of(model))
+    if isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex() or looked_up):
         notes.append(f"the batch was converted from {batch.dtype} to {_precision(model)}")
         batch = batch.to(_precision(model))
     return Input(batch, labels, tuple(notes))
@@ -96,39 +84,25 @@ def _first_of(loader: DataLoader[Any]) -> Any:
     return first[0]
 
 
-def _is_pair(batch: Any) -> bool:
-    """Whether it may be an input with its labels."""
-    return isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor | np.ndarray)
-
-
-def _is_label(item: Any) -> bool:
-    """Whether it is none of several inputs: one number for each sample, or whole numbers."""
-    if isinstance(item, Tensor | np.ndarray):
-        integer = not item.is_floating_point() if isinstance(item, Tensor) else item.dtype.kind in "biu"
-        return item.ndim < 2 or integer
-    return True
-
-
-def _count(labels: Any) -> int | None:
-    """How many samples have labels, where they are one axis of them."""
-    if isinstance(labels, Tensor | np.ndarray):
-        return len(labels) if labels.ndim == 1 else None
-    return len(labels) if isinstance(labels, list | tuple) else None
-
-
-def _runs(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
-    """Whether the model takes the batch as it is."""
+def _has_labels(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
+    """Whether it is an input with its labels, and not two inputs, of which no model takes one alone."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor | np.ndarray)):
+        return False
+    second = torch.as_tensor(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
+    if not isinstance(second, Tensor) or second.ndim < 2 or not second.is_floating_point():
+        return True
     with preserved(model, prepare), torch.no_grad():
         try:
             WholeCall(known)(model, Copies(model).of(batch))
         except Exception:
-            return False
-    return True
+            return True
+    return False
 
 
-def _embeds(model: nn.Module) -> bool:
-    """Whether the model looks numbers up in a table."""
-    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in modules_of(model))
+def _count(labels: Any) -> int | None:
+    """How many samples have labels, where they are one axis of them."""
+    one_axis = getattr(labels, "ndim", 1) == 1 and hasattr(labels, "__len__")
+    return len(labels) if one_axis else None
 
 
 def _precision(model: nn.Module) -> torch.dtype:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.adapters.registry import KnownNeurons, Shown, StepLoop, WholeCall, over_time, prepare
+from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
 from fluctua.network.facts import AXES, Axis, BatchError, Population, UnsupportedNeuronError
 from fluctua.network.intake import Input, take
 from fluctua.network.replay import Replay
@@ -94,16 +94,17 @@ class Network:
         by_default = forward is None or forward is plain_call
         _check_time(time, steps, by_default)
         known = KnownNeurons(dt, neurons or {})
-        taken = _taken(model, batch, known, by_default)
+        ready = isinstance(batch, Tensor) and batch.is_floating_point()
+        taken = Input(batch) if ready else take(model, batch, known, by_default)
         if active:
             check_values(taken.batch)
         own = None if by_default else forward
         chosen = own or over_time(model, taken.batch, known, time, steps)
-        if active and own is None and not isinstance(chosen, WholeCall):
+        if active and by_default and not isinstance(chosen, WholeCall):
             _check_sequence(taken.batch, time)
-        _check_labels(taken, chosen, time)
-        found, left = _traced(model, taken.batch, chosen, known, time)
-        _check_steps(found, taken, chosen, steps)
+        found, left = _traced(model, taken, chosen, known, time)
+        if found:
+            _check_reading(found[0], taken, chosen, time, steps)
         notes = (*taken.notes, *(one.note for one in left))
         return cls(
             model, taken.batch, chosen, tuple(with_recurrence(found)), left, notes, time if by_default else "own"
@@ -209,11 +210,11 @@ class Network:
 
 
 def _traced(
-    model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons, time: Axis
+    model: nn.Module, taken: Input, forward: Forward, known: KnownNeurons, time: Axis
 ) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
-    """Two samples show the wiring as well as all of them, unless the model insists on more."""
-    axis = 1 if time == 0 else 0
-    plain = forward is plain_call or (isinstance(forward, Shown) and forward.forward is plain_call)
+    """Two samples show the wiring as well as all of them, unless the model insists on more or there are labels."""
+    batch, axis = taken.batch, 1 if time == 0 else 0
+    plain = plain_call in (forward, getattr(forward, "forward", None)) and taken.labels is None
     if plain and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[axis] > 2:
         with suppress(Exception):  # what is wrong with the model shows on the whole batch too
             return trace(model, batch.narrow(axis, 0, 2).clone(), forward, known)
@@ -223,26 +224,15 @@ def _traced(
 # -- is a batch fit to run and to measure on, and was it read by the right axis? -------------------------------------
 
 
-def _taken(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) -> Input:
-    """The model's input from what the user gave."""
-    if isinstance(batch, Tensor) and batch.is_floating_point():
-        return Input(batch)
-    return take(model, batch, known, by_default)
-
-
 def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
     if time not in (0, 1, None):
-        raise ValueError(
-            f"the axis of time is 0, for a batch [T, B, ...], or 1, for [B, T, ...], or None for a static one, got "
-            f"{time!r}"
-        )
-    if steps is not None and (time is not None or not by_default):
+        raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
+    if steps is not None and (time is not None or not by_default or steps < 1):
         said = f"time={time}" if by_default else "forward="
         raise ValueError(
-            f"steps={steps} is how often a static input is shown, so it goes with time=None and not with {said}"
+            "steps= is how often a static input is shown, one or more with time=None and without forward=, got "
+            f"steps={steps} with {said}"
         )
-    if steps is not None and steps < 1:
-        raise ValueError(f"a static input is shown for one step or more, got steps={steps}")
 
 
 def check_values(batch: Any) -> None:
@@ -275,40 +265,17 @@ def _check_sequence(batch: Any, time: Axis) -> None:
         raise BatchError(f"the batch must be a {wanted} {AXES[time]} of at least {size}, got {[*batch.shape]}")
 
 
-def _check_labels(taken: Input, forward: Forward, time: Axis) -> None:
-    """Refuse an input that has as many steps, and not as many samples, as labels came with it."""
-    batch, n = taken.batch, taken.labels
-    if (
-        n is None
-        or time is None
-        or not isinstance(batch, Tensor)
-        or not (forward is plain_call or isinstance(forward, StepLoop))
-    ):
-        return
-    steps, samples = batch.shape[time], batch.shape[1 - time]
-    if steps == n != samples:
-        raise BatchError(_misread(batch, n, AXES[time], f"time={1 - time}"))
-
-
-def _check_steps(found: Sequence[Population], taken: Input, forward: Forward, steps: int | None) -> None:
-    """Refuse a model's own loop that runs over the samples, or for other steps than asked for."""
-    if not isinstance(forward, WholeCall) or not found:
-        return
-    first, n = found[0], taken.labels
-    if n is not None and first.steps == n != first.samples:
-        raise BatchError(_misread(taken.batch, n, f"{n} steps of {first.samples} samples", "transpose it"))
-    if steps is not None and first.steps != steps:
+def _check_reading(first: Population, taken: Input, forward: Forward, time: Axis, steps: int | None) -> None:
+    """Refuse samples taken for time steps, as labels tell, and a model's own loop of other steps than wanted."""
+    if taken.labels is not None and first.steps == taken.labels != first.samples:
+        raise BatchError(
+            f"the batch {[*taken.batch.shape]} came with {taken.labels} labels but was read as {first.steps} steps of "
+            f"{first.samples} samples: say time={1 if time == 0 else 0}, or time=None and steps= for a static input"
+        )
+    if isinstance(forward, WholeCall) and steps is not None and first.steps != steps:
         raise ValueError(
             f"the model itself shows its input for {first.steps} steps, so steps={steps} cannot be had: leave it out"
         )
-
-
-def _misread(batch: Any, labels: int, reading: str, way_out: str) -> str:
-    shape = f" {[*batch.shape]}" if isinstance(batch, Tensor) else ""
-    return (
-        f"the batch{shape} came with {labels} labels but was read as {reading}, its samples for time steps: "
-        f"say {way_out}, or time=None and steps= if the input is static"
-    )
 
 
 def _looks_batch_first(batch: Tensor) -> bool:

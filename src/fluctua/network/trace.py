@@ -37,21 +37,13 @@ from fluctua.network.trace_pass import (
 
 @dataclass(frozen=True, eq=False)
 class Left:
-    """A neuron module that is known and cannot be served: it stays as it is, and only sends its spikes.
-
-    Attributes:
-        name: of the module.
-        module: which it is.
-        reason: why, and the way out.
-        synapses: modules whose weights feed it.
-        weights: their names.
-    """
+    """A neuron module that is known and cannot be served: it stays as it is, and only sends its spikes."""
 
     name: str
     module: nn.Module
-    reason: str
-    synapses: tuple[nn.Module, ...]
-    weights: tuple[str, ...]
+    reason: str  # and the way out
+    synapses: tuple[nn.Module, ...]  # modules whose weights feed it
+    weights: tuple[str, ...]  # their names
 
     @property
     def note(self) -> str:

@@ -90,7 +90,7 @@ def test_frames_that_a_loader_gives_batch_first_are_read_along_their_second_axis
     net = nn.Sequential(nn.Linear(30, 40), first, nn.Linear(40, 10), last)
     frames = (torch.rand(12, 25, 30, generator=torch.Generator().manual_seed(0)) < 0.1).to(torch.int16)
     loader = DataLoader(TensorDataset(frames, torch.arange(12)), batch_size=12)
-    with pytest.raises(BatchError, match=r"came with 12 labels but was read as \[T, B, ...\].*say time=1"):
+    with pytest.raises(BatchError, match=r"came with 12 labels but was read as 12 steps of 25 samples: say time=1"):
         fluctua.initialize(net, loader, seed=0)
     report = fluctua.initialize(net, loader, time=1, seed=0)
     assert report.ran == "T = 25 steps x B = 12 samples"

@@ -104,8 +104,8 @@ def test_a_node_that_is_refused_stays_as_it_is_and_what_it_feeds_reaches_its_tar
 
 def test_of_a_node_that_is_refused_and_silent_the_message_says_that_it_was_left() -> None:
     model = nn.Sequential(layer.Linear(48, 64), neuron.KLIFNode(), layer.Linear(64, 10), lif())
-    nn.init.zeros_(model[0].weight)
-    nn.init.zeros_(model[0].bias)
+    for parameter in model[0].parameters():
+        nn.init.zeros_(parameter)
     with pytest.raises(
         SilentInputError, match=r"no spike reaches 3 .*: 1 gave none.*1 was left as it is, fed by 0.weight"
     ):

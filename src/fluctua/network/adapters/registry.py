@@ -273,12 +273,7 @@ class StepLoop:
 def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, steps: int | None = None) -> Forward:
     """How a model is run that nobody gave a `forward` for: as its neurons ask for.
 
-    Args:
-        model: any.
-        batch: its input.
-        known: what is known of its neurons.
-        time: axis of the batch that is time; None for a static input.
-        steps: how often that is shown; None where the model does so itself.
+    With `steps` a static input is shown so often, unless the model loops over time itself.
 
     Raises:
         BatchError: an input that is no sequence, or no static input, of samples.
