@@ -142,13 +142,15 @@ def needs_passes(p: Population) -> bool:
 
 
 def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
-    """What a user should know: numbers that are none, silence, late activity, missed targets; a sentence each."""
+    """What a user should know: broken numbers, silence, saturation, late activity, missed targets; a sentence each."""
     trial = f"{states[0].plot_data.duration:g} {'steps' if states[0].in_steps else 's'}" if states else ""
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
     late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * p.plot_data.duration]
     missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
+    above = [p.name for p in states if p.saturated is not None and p.saturated > 0.5]
+    off = [p for p in states if p.target_mu_u is not None and abs(p.mu_u - p.target_mu_u) > 0.1 * _wanted_sigma(p)]
     warnings = []
     if broken:
         warnings.append(
@@ -157,6 +159,17 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
         )
     if silent:
         warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {_listed(silent)}")
+    if above:
+        warnings.append(
+            f"the mean potential of half of the neurons or more is above threshold, so that they fire whatever comes: "
+            f"{_listed(above)}; lower their mean, such as that of biases"
+        )
+    if off:
+        worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / _wanted_sigma(p))
+        warnings.append(
+            f"mu_U misses its target by more than a tenth of sigma_U: {_listed([p.name for p in off])} "
+            f"(worst: {worst.mu_u:.2f} for {worst.target_mu_u:.2f} in {worst.name})"
+        )
     if late:
         warnings.append(
             f"first spike only in the last third of the trial of {trial}: {_listed(late)}; activity needs time in "
@@ -169,6 +182,10 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
     return [*warnings, *_gradient_warnings(states)]
+
+
+def _wanted_sigma(p: PopulationState) -> float:
+    return p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
