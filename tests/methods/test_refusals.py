@@ -139,9 +139,17 @@ def test_a_layer_that_acts_through_another_is_no_layer_without_neurons() -> None
     assert not any("no known neuron" in note for note in report.notes)
 
 
-def test_a_note_is_said_once() -> None:
-    report = fluctua.initialize(model(), batch(), seed=0)
-    assert len(report.notes) == len(set(report.notes)) > 0
+def test_what_holds_for_several_is_said_once() -> None:
+    net = nn.Sequential(*(m for _ in range(7) for m in (nn.Linear(30, 30), LIF())))
+    for k in range(2, 14, 2):
+        net[k].requires_grad_(False)
+    report = fluctua.inspect(net, batch()[:20])
+    assert report.notes == ()
+    report = fluctua.initialize(net, batch()[:20], method="kaiming", seed=0)
+    assert report.notes == (
+        "2.weight, 4.weight, 6.weight, 8.weight, 10.weight, 12.weight were skipped: frozen (requires_grad=False)",
+    )
+    assert [w for w in report.warnings if "is short for the time constants of 1, 3, 5, 7, 9 and 2 more" in w]
 
 
 def test_a_batch_too_short_for_the_kernel_is_a_warning() -> None:

@@ -22,7 +22,7 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
-from fluctua.state.summary import report_of, short_batch_warnings
+from fluctua.state.summary import of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
@@ -263,14 +263,12 @@ def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
 
 
 def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
-    for p in chosen:
-        if p.neuron.note is not None:
-            yield f"{p.name}: {p.neuron.note}"
-        if not p.pathways:
-            yield f"{p.name} was skipped: no weight feeds it"
-        for q in p.pathways:
-            if q.skipped_because is not None:
-                yield f"{q.name} was skipped: {q.skipped_because}"
+    for note, names in of_whom((p.neuron.note, p.name) for p in chosen).items():
+        yield f"{names}: {note}"
+    skipped: list[tuple[str | None, str]] = [("no weight feeds it", p.name) for p in chosen if not p.pathways]
+    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways]
+    for reason, names in of_whom(skipped).items():
+        yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:

@@ -1,6 +1,6 @@
 """From what was measured to the report: states, shares of the variance, and what a user should know."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -154,31 +154,31 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
     warnings = []
     if broken:
         warnings.append(
-            f"the potential of {_listed(broken)} has NaN or infinite values: "
-            + (f"so have the weights {_listed(culprits)}" if culprits else "look for them in the batch and in biases")
+            f"the potential of {listed(broken)} has NaN or infinite values: "
+            + (f"so have the weights {listed(culprits)}" if culprits else "look for them in the batch and in biases")
         )
     if silent:
-        warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {_listed(silent)}")
+        warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {listed(silent)}")
     if above:
         warnings.append(
             f"the mean potential of half of the neurons or more is above threshold, so that they fire whatever comes: "
-            f"{_listed(above)}; lower their mean, such as that of biases"
+            f"{listed(above)}; lower their mean, such as that of biases"
         )
     if off:
         worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / _wanted_sigma(p))
         warnings.append(
-            f"mu_U misses its target by more than a tenth of sigma_U: {_listed([p.name for p in off])} "
+            f"mu_U misses its target by more than a tenth of sigma_U: {listed([p.name for p in off])} "
             f"(worst: {worst.mu_u:.2f} for {worst.target_mu_u:.2f} in {worst.name})"
         )
     if late:
         warnings.append(
-            f"first spike only in the last third of the trial of {trial}: {_listed(late)}; activity needs time in "
+            f"first spike only in the last third of the trial of {trial}: {listed(late)}; activity needs time in "
             "every layer, so use longer trials or fewer layers"
         )
     if missed:
         worst = max(missed, key=lambda p: abs(np.log(max(p.sigma_u, 1e-9) / (p.target_sigma_u or 1.0))))
         warnings.append(
-            f"sigma_U misses its target by more than 10 %: {_listed([p.name for p in missed])} "
+            f"sigma_U misses its target by more than 10 %: {listed([p.name for p in missed])} "
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
     return [*warnings, *_gradient_warnings(states)]
@@ -206,20 +206,33 @@ def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
     ]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names, the first five of many."""
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
+def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
+    """Each sentence once, with the names of all that it holds for: from pairs of the two, or of None and a name."""
+    names: dict[str, list[str]] = {}
+    for sentence, name in said:
+        if sentence is not None:
+            names.setdefault(sentence, []).append(name)
+    return {sentence: listed(found) for sentence, found in names.items()}
+
+
 def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
-    """A sentence for each spiking population whose potential has no time to settle within the batch."""
-    for p in populations:
-        if p.neuron.threshold is not None and _settled(p) < 0.95:
-            steps = p.steps or 0
-            length = _counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
-            yield (
-                f"the batch of {length} is short for the time constants of {p.name}: its potential settles only "
-                "partly, and what is measured holds for trials of this length"
-            )
+    """Which spiking populations have a potential that has no time to settle within the batch; once for each length."""
+    short = [p for p in populations if p.neuron.threshold is not None and _settled(p) < 0.95]
+    for length, names in of_whom((_length(p), p.name) for p in short).items():
+        yield (
+            f"the batch of {length} is short for the time constants of {names}: the potential settles only partly, and "
+            "what is measured holds for trials of this length"
+        )
+
+
+def _length(p: Population) -> str:
+    steps = p.steps or 0
+    return _counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
 
 
 def _settled(p: Population) -> float:
