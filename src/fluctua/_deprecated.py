@@ -64,7 +64,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Sketch": "fluctua.state.facts:PlotData",
         },
         "fluctua.initialization": {
-            "BatchError": "fluctua.network.network",
+            "BatchError": "fluctua.network.facts",
             "Grid": "fluctua.hardware",
             "Refinement": "fluctua.homeostasis.refinement",
             "SilentInputError": "fluctua.methods.components",

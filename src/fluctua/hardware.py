@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.facts import Pathway
-from fluctua.network.network import Axis, Network
+from fluctua.network.facts import Axis, Pathway
+from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
@@ -79,6 +79,7 @@ def quantize(
     window: Window = "trial",
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
 ) -> tuple[Report, dict[str, float]]:
@@ -94,6 +95,7 @@ def quantize(
         window: as for `fluctua.inspect`, and so are the rest.
         forward: runs all time steps.
         time: axis of the batch that is time.
+        steps: how often a static input is shown.
         dt: time step in seconds of neurons that count time in steps.
         neurons: what unknown neuron classes are like.
 
@@ -111,7 +113,7 @@ def quantize(
         >>> model[0].weight.unique().numel() <= 16
         True
     """
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
+    network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
     targets = _targets(report or inspect_network(network, window=window))
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
     rounded = {name: _round(q, grid) for name, q in written.items()}

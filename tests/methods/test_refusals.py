@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.methods import Poisson
+from fluctua.methods.components import SilentInputError, _told_apart
 from fluctua.neurons import LI, LIF
 
 
@@ -40,10 +41,10 @@ def with_value(value: float) -> Tensor:
         (torch.zeros(200, 0, 30), "at least 2 steps and 1 sample"),
         (torch.ones(1, 8, 30), "at least 2 steps"),
         (torch.ones(200, 30), "must be a sequence"),
-        (torch.ones(200, 8, 30, dtype=torch.int64), r"call \.float\(\)"),
+        (torch.ones(200, 8, 30, dtype=torch.complex64), r"call \.float\(\)"),
         (with_value(math.nan), "NaN or infinite"),
         (with_value(math.inf), "NaN or infinite"),
-        ((batch(), torch.zeros(8)), "pass the input alone"),
+        ({"x": batch()}, "pass the input alone"),
     ],
 )
 def test_a_useless_batch(x: Any, message: str) -> None:
@@ -76,7 +77,9 @@ def test_a_population_whose_afferents_are_silent() -> None:
 @pytest.mark.parametrize("method", ["measured", "poisson"])
 def test_a_mean_out_of_reach_names_the_largest_that_is_not(method: Any) -> None:
     net = nn.Sequential(nn.Linear(30, 400, bias=False), LIF())
-    with pytest.raises(fluctua.theory.InfeasibleTargetError, match="the largest feasible mu_u here is") as refusal:
+    with pytest.raises(
+        fluctua.theory.InfeasibleTargetError, match=r"for 1: .*the largest feasible mu_u here"
+    ) as refusal:
         fluctua.initialize(net, batch(), Target(mean=0.99), method=method, seed=0)
     limit = float(str(refusal.value).rsplit(" ", 1)[-1])
     assert 0 < limit < 0.99
@@ -107,6 +110,46 @@ def test_a_frozen_pathway_that_leaves_no_room() -> None:
     net.a.weight.data.mul_(1000)
     with pytest.raises(ValueError, match="gets through frozen, shared or missing weights alone"):
         fluctua.initialize(net, batch())
+
+
+def test_two_numbers_of_a_refusal_differ() -> None:
+    assert _told_apart(1.0004, 1.0) == ("1.0004", "1")
+    assert _told_apart(2.0, 1.0) == ("2", "1")
+
+
+class Erasing(nn.Module):
+    """It multiplies by a gate that is shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.synapse, self.lif = nn.Linear(30, 40, bias=False), LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lif(self.synapse(x) * 0.0)  # type: ignore[no-any-return]
+
+
+def test_where_input_arrives_and_has_no_effect_no_silence_is_blamed() -> None:
+    with pytest.raises(SilentInputError, match=r"synapse.weight cannot make .* though input"):
+        fluctua.initialize(Erasing(), batch(), seed=0)
+
+
+def test_a_layer_that_acts_through_another_is_no_layer_without_neurons() -> None:
+    report = fluctua.initialize(nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 40), LIF()), batch(), seed=0)
+    assert any(note.startswith("0 was skipped: it acts on 2 through 1.weight") for note in report.notes)
+    assert not any("no known neuron" in note for note in report.notes)
+
+
+def test_what_holds_for_several_is_said_once() -> None:
+    net = nn.Sequential(*(m for _ in range(7) for m in (nn.Linear(30, 30), LIF())))
+    for k in range(2, 14, 2):
+        net[k].requires_grad_(False)
+    report = fluctua.inspect(net, batch()[:20])
+    assert report.notes == ()
+    report = fluctua.initialize(net, batch()[:20], method="kaiming", seed=0)
+    assert report.notes == (
+        "2.weight, 4.weight, 6.weight, 8.weight, 10.weight, 12.weight were skipped: frozen (requires_grad=False)",
+    )
+    assert [w for w in report.warnings if "is short for the time constants of 1, 3, 5, 7, 9 and 2 more" in w]
 
 
 def test_a_batch_too_short_for_the_kernel_is_a_warning() -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import OverTime
-from fluctua.network.adapters.registry import KnownNeurons
+from fluctua.network.adapters.registry import KnownNeurons, over_time
 from fluctua.network.facts import Population
-from fluctua.network.network import groups_of, over_time
+from fluctua.network.network import groups_of
 from fluctua.network.replay import Replay
 from shared.step_networks import (
     NEURONS,

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network import Network, WiringError
-from fluctua.network.adapters.registry import KnownNeurons
-from fluctua.network.network import StepLoop, WholeCall, over_time
+from fluctua.network.adapters.registry import KnownNeurons, StepLoop, WholeCall, over_time
 from fluctua.network.run import plain_call
 from fluctua.neurons import LIF
 from shared.step_networks import NEURONS, Looping, SameNeuronTwice, linear, stack, trains

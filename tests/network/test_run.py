@@ -335,6 +335,32 @@ def test_copies_of_sparse_and_empty_tensors() -> None:
     assert copies.of(empty).shape == (0, 4)
 
 
+def test_of_a_large_memory_the_part_that_is_seen_is_copied_alone() -> None:
+    data = torch.arange(60_000.0).reshape(10, 60, 100)
+    views = [data[:, :3], data[2], data[:, :, ::7], data.transpose(0, 2)[:5], data[0, :1].expand(9, 100), data[3, 1, 1]]
+    for view in views:
+        twin = Copies(nn.Module()).of(view)
+        assert torch.equal(twin, view)
+        assert twin.untyped_storage().nbytes() <= 4 * len(set(view.flatten().tolist()))
+        assert twin.untyped_storage().data_ptr() != data.untyped_storage().data_ptr()
+    overlapping = data[0].flatten().unfold(0, 4, 2)
+    assert torch.equal(Copies(nn.Module()).of(overlapping), overlapping)
+
+
+def test_what_shares_memory_does_so_among_the_copies_however_little_is_seen_of_it() -> None:
+    data = torch.zeros(100, 10)
+    for pair in (
+        [data[0], data[0]],
+        [data[:2], data[1:3]],
+        [data[0], data.T[2:4]],
+        [data[:1], data.view(torch.int32)[0]],
+    ):
+        a, b = Copies(nn.Module()).of(pair)
+        a.fill_(1)
+        assert bool((b != 0).any()), "a change of one shows in the other"
+        assert not data.any()
+
+
 def test_copies_keep_the_kind_of_a_container() -> None:
     copies = Copies(nn.Module())
     recent, counts, pair = deque([1, 2], maxlen=2), defaultdict(list, a=[1]), Pair(torch.ones(1), torch.ones(1))

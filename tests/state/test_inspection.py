@@ -411,6 +411,30 @@ def test_missed_targets_are_named_with_the_worst() -> None:
     )
 
 
+def test_a_mean_that_misses_its_target_is_named_with_the_worst() -> None:
+    model, x = network(), spikes(T, B, N_IN)
+    actual = {p.name: p for p in fluctua.inspect(model, x)}
+    shifts = {"1": 0.05, "3": 0.2, "5": -0.5}
+    targets = {
+        name: Moments(np.asarray(p.mu_u + shifts[name] * p.sigma_u), np.asarray(p.sigma_u))
+        for name, p in actual.items()
+    }
+    warnings = inspect_network(Network.of(model, x), targets=targets).warnings
+    assert (
+        f"mu_U misses its target by more than a tenth of sigma_U: 3, 5 (worst: {actual['5'].mu_u:.2f} for "
+        f"{actual['5'].mu_u - 0.5 * actual['5'].sigma_u:.2f} in 5)"
+    ) in warnings
+
+
+def test_saturation_is_worth_a_warning() -> None:
+    model, x = network(bias=True), spikes(T, B, N_IN)
+    assert not any("above threshold" in warning for warning in fluctua.inspect(model, x).warnings)
+    weight_of(model, "2.bias").data.fill_(20.0)
+    (warning,) = [w for w in fluctua.inspect(model, x).warnings if "above threshold" in w]
+    assert warning.startswith("the mean potential of half of the neurons or more is above threshold")
+    assert ": 3;" in warning
+
+
 @pytest.mark.parametrize(("beta", "warned"), [(40.0, "fades"), (15.0, None), (4.0, "grows")])
 def test_a_gradient_that_fades_or_grows_through_the_layers_is_worth_a_warning(beta: float, warned: str | None) -> None:
     n_layers, n = 13, 64

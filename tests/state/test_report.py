@@ -62,7 +62,7 @@ READOUT = state(name="5", n=10, **dict.fromkeys(SPIKING))
 
 def cells(report: Report) -> list[list[str]]:
     """Head and rows of the plain table, cut where two blanks or more stand."""
-    head, line, *rows = str(report).splitlines()
+    head, line, *rows = str(report).removeprefix(f"{report.ran}\n").splitlines()
     assert set(line) == {"-"}
     return [re.split(r" {2,}", row.strip()) for row in (head, *rows[: len(report)])]
 
@@ -119,6 +119,7 @@ REPORTS = {
     "silent": Report((state(silent=0.9), state(name="4", silent=0.51))),
     "brackets": Report((state(name="block[red]"),), ("[bold]3[/bold] was skipped",), ("look at block[0]",)),
     "NaN": Report((state(mu_u=np.nan, sigma_u=np.nan, xi=np.nan, rate_predicted=None),)),
+    "what was run": Report((STATE, READOUT), ran="T = 100 steps x B = 1 sample"),
     "nothing": Report(()),
 }
 

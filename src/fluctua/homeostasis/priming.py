@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +13,10 @@ from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
 from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
 from fluctua.methods.weights import new_generator
-from fluctua.network.network import Axis, Network
-from fluctua.network.run import Forward, gpus_of, modules_of, parameters_of, plain_call, recorded
+from fluctua.network.facts import Axis
+from fluctua.network.intake import alike
+from fluctua.network.network import Network
+from fluctua.network.run import Forward, gpus_of, modules_of, parameters_of, recorded
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
@@ -30,6 +33,7 @@ def prime(
     tolerance: float = 0.1,
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     seed: int | None = None,
     dt: float | None = None,
 ) -> Refinement:
@@ -46,15 +50,16 @@ def prime(
 
     Args:
         model: any model of known neurons.
-        batches: what an epoch goes through, such as a list or a `DataLoader`: inputs `[T, B, ...]`, or tuples that
-            begin with one; a single input is an epoch of its own. Rates and report are those on the first.
+        batches: what an epoch goes through, such as a list or a `DataLoader`: inputs `[T, B, ...]`, or pairs that begin
+            with one; a single input is an epoch of its own. Rates and report are those on the first.
         regularizers: bounds on the spike counts of every spiking population (default: the paper's for SHD).
         epochs: at most.
         lr: learning rate.
         optimizer: its name, see `fluctua.homeostasis.make_optimizer`.
         tolerance: largest penalty of a population on a batch, in the units above.
         forward: `forward(model, batch)` runs all time steps of an element of `batches`, where a plain call does not.
-        time: axis of an input that is time, 0 or 1.
+        time: axis of an input that is time, 0 or 1; None for a static input `[B, ...]`.
+        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         seed: of what is random on the way, such as dropout and the order of a loader; default: drawn from torch's
             generator.
         dt: time step in seconds, for frameworks that count time in steps.
@@ -81,10 +86,10 @@ def prime(
             "priming needs an epoch or more, a positive lr, and a tolerance of 0 or more, got "
             f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
         )
-    inputs, draws = _Inputs(batches, forward is None or forward is plain_call), new_generator(seed, None)
+    inputs, draws = _Inputs(batches), new_generator(seed, None)
     with torch.random.fork_rng(gpus_of(model)):
         _reseed(draws)
-        network = Network.of(model, inputs.first(), forward=forward, time=time, dt=dt, active=True)
+        network = Network.of(model, inputs.first(), forward=forward, time=time, steps=steps, dt=dt, active=True)
         before = rates(network.spiking, network.spikes())
         priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
         for rounds in range(epochs + 1):  # the last one only looks
@@ -101,14 +106,12 @@ def prime(
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What an epoch goes through; inputs alone, or with what follows them where the model is run by default."""
+    """What an epoch goes through."""
 
     batches: Tensor | Iterable[Any]
-    by_default: bool
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in [self.batches] if isinstance(self.batches, Tensor) else self.batches:
-            yield batch[0] if self.by_default and isinstance(batch, tuple | list) else batch
+        yield from [self.batches] if isinstance(self.batches, Tensor | np.ndarray) else self.batches
 
     def first(self) -> Any:
         """The first element, where it is fit for a network and an epoch can follow.
@@ -141,7 +144,9 @@ class _Priming:
             with self.network.preserved(), torch.set_grad_enabled(learn):
                 _reseed(self.draws)
                 with recorded(self.network.spiking) as spikes:
-                    self.network.forward(self.network.model, batch)
+                    self.network.forward(
+                        self.network.model, batch if self.network.time == "own" else alike(batch, self.network.batch)
+                    )
                 losses = {(p.name, b): b(spikes[p.name]) for p in self.network.spiking for b in self.bounds}
                 loss = torch.stack(list(losses.values())).sum()
                 _check_finite("penalty", loss, number)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fluctua.homeostasis.refinement import Refinement, rates
 from fluctua.methods.weights import by_row, excites, write
-from fluctua.network.facts import Pathway, Population
-from fluctua.network.network import Axis, Network
+from fluctua.network.facts import Axis, Pathway, Population
+from fluctua.network.network import Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
@@ -38,6 +38,7 @@ def scale_synapses(
     per_neuron: bool = True,
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     dt: float | None = None,
 ) -> Refinement:
     """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
@@ -69,7 +70,8 @@ def scale_synapses(
         share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
         per_neuron: whether to do the second stage; if not, only the mean rate counts.
         forward: `forward(model, batch)` runs all time steps, where a plain call does not.
-        time: axis of the batch that is time, 0 or 1.
+        time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
+        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps.
 
     Returns:
@@ -92,7 +94,7 @@ def scale_synapses(
             "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
         )
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, active=True)
+    network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, active=True)
     targets = _targets(rate, [p.name for p in network.spiking])
     chosen = network.chosen(targets)
     spikes = network.spikes(chosen)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.weights import by_row, write
-from fluctua.network.facts import Population, potential_of
+from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
 from fluctua.state.measure import neuron_mean, population_mean, product_mean
 from fluctua.theory.target import InfeasibleTargetError, Target
@@ -187,7 +187,7 @@ class FreePotential:
         else:
             gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
         if not np.all(np.abs(gain) > 1e-12):
-            raise SilentInputError(silence(self.population, self.mask.shape[0], shift.part))
+            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], shift.part))
         return -fixed / gain, -per_k / gain
 
     def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
@@ -206,7 +206,7 @@ class FreePotential:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
         spread = self._variance(u)
         if not spread > 1e-24:
-            raise SilentInputError(silence(self.population, self.mask.shape[0], part))
+            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
         values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
         return Component(values, part.share), u.mul_(size)
@@ -252,23 +252,41 @@ class FreePotential:
         sigma = float(self.sigma.double().square().mean().sqrt())
         if not any(q.skipped_because for q in p.pathways) and not p.unweighted:
             distance = abs(target.mean - p.neuron.rest)
-            check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest)
+            check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest, f" for {p.name}")
+        fixed, wanted = _told_apart(noise * sigma, sigma)
         raise InfeasibleTargetError(
-            f"what {p.name} gets through frozen, shared or missing weights alone makes U fluctuate by "
-            f"{noise * sigma:.3g}, more than the wanted sigma_u = {sigma:.3g}: unfreeze them or ask for more"
+            f"what {p.name} gets through frozen, shared or missing weights alone makes U fluctuate by {fixed}, more "
+            f"than the wanted sigma_u = {wanted}: unfreeze them or ask for more"
         )
 
 
-def silence(population: Population, steps: int, part: Component | None = None) -> str:
+def silence(population: Population, replay: Replay, steps: int, part: Component | None = None) -> str:
     """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
     length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
     silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
+    heard, currents = replay.heard(population), replay.currents(population)
+    arriving = [q.name for q in silent if q.name in heard and bool(heard[q.name].any())]
+    late = any(bool(c.any()) for c in currents if c is not None) and not bool(
+        response(population.neuron, currents).any()
+    )
+    if arriving and not late:
+        return (
+            f"{' and '.join(arriving)} cannot make the potential of {population.name} fluctuate, though input arrives: "
+            "something in between takes it away, or all neurons get the same at every step; leave the population out "
+            "by populations="
+        )
     sources = sorted({s for q in silent for s in q.sources})
     return (
         f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
         "in time. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer batch, a "
         "smaller xi, or method='poisson', which needs no activity"
     )
+
+
+def _told_apart(more: float, less: float) -> tuple[str, str]:
+    """Two numbers in as few digits as show that one is larger."""
+    pairs = ((f"{more:.{digits}g}", f"{less:.{digits}g}") for digits in range(3, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (repr(more), repr(less)))
 
 
 def _wide(factor: Array, like: Tensor) -> Tensor:

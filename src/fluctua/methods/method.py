@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import new_generator, writable
-from fluctua.network.facts import Population
-from fluctua.network.network import Axis, Group, Network
+from fluctua.network.facts import Axis, Population
+from fluctua.network.network import Group, Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
-from fluctua.state.summary import report_of, short_batch_warnings
+from fluctua.state.summary import of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
@@ -118,6 +119,7 @@ def initialize(
     populations: Collection[str] | None = None,
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
     **moved: Any,
@@ -126,7 +128,8 @@ def initialize(
 
     Args:
         model: any model of known neurons, of any framework and on any device; its weights are overwritten.
-        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples.
+        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples; a
+            `DataLoader`, `(x, y)`, NumPy arrays, integers and booleans will do: see `Network.of`.
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
@@ -137,7 +140,8 @@ def initialize(
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
-        time: axis of the batch that is time, 0 or 1.
+        time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
+        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
@@ -148,7 +152,8 @@ def initialize(
     Raises:
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no spiking neuron found, or a model that cannot be run or traced.
-        UnsupportedNeuronError: a neuron whose potential is not linear in its input.
+        UnsupportedNeuronError: no neuron whose potential is linear in its input; a single one that is not stays as it
+            is, and a note says why.
         SilentInputError: a population that nothing reaches.
         NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
@@ -165,7 +170,9 @@ def initialize(
         0.50
     """
     method = _with_moved(method, moved)
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons, active=method.measures)
+    network = Network.of(
+        model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, active=method.measures
+    )
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
@@ -173,13 +180,16 @@ def initialize(
     with network.unchanged_on_failure():
         with _others_kept(network, None if populations is None else chosen):
             method.begin(network, draws)
-        measured, reached = _solve(network, method, wanted, draws)
+        try:
+            measured, reached = _solve(network, method, wanted, draws)
+        except SilentInputError as error:
+            raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
         method.end(network)
-    notes = [*_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
     return report_of(
-        network.populations,
+        network,
         measured,
         reached,
         gradients={},
@@ -225,12 +235,16 @@ def _solve(
 
 @contextmanager
 def _others_kept(network: Network, chosen: Collection[Population] | None) -> Iterator[None]:
-    """Parameters that lead to none of the chosen populations get back their values at the end; None: all may change."""
+    """Parameters that lead to none of the chosen populations get back their values at the end.
+
+    Without a choice those do that lead only to neurons which are left as they are.
+    """
     own: set[int] = set()
-    for q in (q for p in chosen or () for q in writable(p)):
+    for q in (q for p in (network.populations if chosen is None else chosen) for q in writable(p)):
         parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
         own |= {id(tensor) for tensor in parts if tensor is not None}
-    others = [p for p in parameters_of(network.model) if chosen is not None and id(p) not in own]
+    left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
+    others = [p for p in parameters_of(network.model) if id(p) not in own and (chosen is not None or id(p) in left)]
     kept = [p.detach().clone() for p in others]
     yield
     with torch.no_grad():
@@ -249,14 +263,12 @@ def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
 
 
 def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
-    for p in chosen:
-        if p.neuron.note is not None:
-            yield f"{p.name}: {p.neuron.note}"
-        if not p.pathways:
-            yield f"{p.name} was skipped: no weight feeds it"
-        for q in p.pathways:
-            if q.skipped_because is not None:
-                yield f"{q.name} was skipped: {q.skipped_because}"
+    for note, names in of_whom((p.neuron.note, p.name) for p in chosen).items():
+        yield f"{names}: {note}"
+    skipped: list[tuple[str | None, str]] = [("no weight feeds it", p.name) for p in chosen if not p.pathways]
+    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways]
+    for reason, names in of_whom(skipped).items():
+        yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
@@ -267,10 +279,19 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
 
 def _unreached(network: Network) -> Iterator[str]:
     """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
-    found = network.populations
-    known = {
-        module for p in found for owner in (p.module, *(q.synapse for q in p.pathways)) for module in modules_of(owner)
-    }
+    pathways = [(p.name, q) for p in network.populations for q in p.pathways]
+    synapses = {q.synapse for _, q in pathways}
+    before = {m: (name, q.name) for name, q in pathways for m in q.through if m not in synapses}
+    owners = [*(p.module for p in network.populations), *synapses, *before]
+    owners += [owner for one in network.left for owner in (one.module, *one.synapses)]
+    known = {module for owner in owners for module in modules_of(owner)}
     layers = nn.Linear | nn.modules.conv._ConvNd
-    if names := [n for n, m in named_modules_of(network.model) if isinstance(m, layers) and m not in known]:
-        yield f"{', '.join(names)} feeds no known neuron and was skipped; an unknown one is named by neurons="
+    names = {module: name for name, module in named_modules_of(network.model)}
+    for module, (population, weight) in before.items():
+        yield (
+            f"{names[module]} was skipped: it acts on {population} through {weight}; an unknown neuron between the two "
+            "is named by neurons="
+        )
+    if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
+        verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")
+        yield f"{', '.join(others)} {verb} no known neuron and {was} skipped; an unknown one is named by neurons="

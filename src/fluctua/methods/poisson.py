@@ -125,7 +125,7 @@ def fit(
             )
         drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
         afferents.append(Afferent(drive, share, q.family or goal.law, q.sign))
-    laws = solve(goal.target, neuron.threshold, neuron.kernel, afferents, neuron.rest)
+    laws = solve(goal.target, neuron.threshold, neuron.kernel, afferents, neuron.rest, f" for {population.name}")
     for q, law in zip(pathways, laws, strict=True):
         if q.skipped_because is None:
             write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))

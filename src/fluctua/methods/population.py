@@ -74,7 +74,7 @@ def solve(
     currents = replay.currents(population, [q.weight for q in carriers])
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
-        raise SilentInputError(silence(population, first.shape[0]))
+        raise SilentInputError(silence(population, replay, first.shape[0]))
     mask = window_mask(first, goal.window)
     activity: list[Tensor] = []
     if goal.balance and carriers:
@@ -127,8 +127,8 @@ def _balance_of_signs(
         _alone(others), MeanShift(potential.in_proportion(_alone(inhibiting)), goal.balance), goal.target
     )
     if solution.factors(1.0)[1].mean() < 0:
-        neuron, sigma = potential.population.neuron, float(potential.sigma.double().square().mean().sqrt())
-        check_feasible(goal.target, neuron.threshold, 1 / solution.lift, sigma, neuron.rest)
+        p, sigma = potential.population, float(potential.sigma.double().square().mean().sqrt())
+        check_feasible(goal.target, p.neuron.threshold, 1 / solution.lift, sigma, p.neuron.rest, f" for {p.name}")
     return solution
 
 

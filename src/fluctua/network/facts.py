@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +22,16 @@ from fluctua.timeloop.steps import Tensors
 Array = NDArray[np.float64]
 
 INPUT = "input"  # name of the source of what no population of the network has sent
+
+
+Axis = Literal[0, 1] | None
+"""Which axis of a batch is time; None of a static input."""
+
+AXES: Mapping[Axis, str] = MappingProxyType({0: "[T, B, ...]", 1: "[B, T, ...]", None: "[B, ...]"})
+
+
+class BatchError(ValueError):
+    """The batch cannot be used; the message says why."""
 
 
 class WiringError(ValueError):
@@ -218,6 +230,7 @@ class Population:
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
         steps: length of the trial that it was traced on.
+        samples: of that batch, two where two were enough to find the wiring.
     """
 
     name: str
@@ -230,6 +243,7 @@ class Population:
     layout: Layout = Layout()  # noqa: RUF009 - frozen
     calls: int = 1
     steps: int | None = None
+    samples: int | None = None
 
     @property
     def most(self) -> int:

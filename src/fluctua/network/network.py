@@ -9,22 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.adapters.framework import Framework
-from fluctua.network.adapters.registry import KnownNeurons, framework_of, prepare
-from fluctua.network.facts import Population, WiringError
+from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
+from fluctua.network.facts import AXES, Axis, BatchError, Population, UnsupportedNeuronError
+from fluctua.network.intake import Input, take
 from fluctua.network.replay import Replay
-from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, plain_call, preserved, recorded, tensors_in
-from fluctua.network.trace import trace
+from fluctua.network.run import Forward, plain_call, preserved, recorded, tensors_in
+from fluctua.network.trace import Left, trace
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 Group = tuple[Population, ...]
-Axis = Literal[0, 1]
-
-
-class BatchError(ValueError):
-    """The batch cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +35,9 @@ class Network:
         batch: its input.
         forward: `(model, batch)` runs all time steps, from rest.
         populations: in the order in which they run, each with the pathways into it.
+        left: neurons that cannot be served and stay as they are, with what feeds them.
+        notes: what was done to the batch, and what is left, a sentence each.
+        time: axis of the batch that was taken for time, None of a static input, "own" where the user runs the model.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -55,6 +53,9 @@ class Network:
     batch: Any
     forward: Forward
     populations: tuple[Population, ...]
+    left: tuple[Left, ...] = ()
+    notes: tuple[str, ...] = ()
+    time: Axis | Literal["own"] = "own"
 
     @classmethod
     def of(
@@ -64,6 +65,7 @@ class Network:
         *,
         forward: Forward | None = None,
         time: Axis = 0,
+        steps: int | None = None,
         dt: float | None = None,
         neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
         active: bool = False,
@@ -72,28 +74,41 @@ class Network:
 
         Args:
             model: any model of known neurons, of any framework and on any device.
-            batch: input as in training: `[T, B, ...]`, or what the model or `forward` takes.
+            batch: input as in training: `[T, B, ...]`, or what the model or `forward` takes. Of a `DataLoader` the
+                first batch is taken, and of `(x, y)` the input; NumPy arrays, integers and booleans become what
+                weights are.
             forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called,
                 or looped over time, as its neurons ask for.
-            time: axis of the batch that is time, 0 or 1.
+            time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
+            steps: how often a static input is shown; needless where the model itself makes a sequence of it.
             dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
             neurons: what neuron classes are like that fluctua does not know.
             active: refuse a batch that nothing can be measured on, before the model is traced: see `check_batch`.
 
         Raises:
-            ValueError: another axis of time.
-            BatchError: such a batch.
+            ValueError: another axis of time, or steps of an input that is not static.
+            BatchError: such a batch, or one that is read by the wrong axis.
             WiringError: no spiking neuron found, or a model that cannot be run or traced.
-            UnsupportedNeuronError: a neuron whose potential is not linear in its input.
+            UnsupportedNeuronError: no neuron that can be served; a single one is left as it is.
         """
-        if time not in (0, 1):
-            raise ValueError(f"the axis of time is 0, for a batch [T, B, ...], or 1, for [B, T, ...], got {time!r}")
+        by_default = forward is None or forward is plain_call
+        _check_time(time, steps, by_default)
         known = KnownNeurons(dt, neurons or {})
-        chosen = over_time(model, batch, known, time) if forward is None or forward is plain_call else forward
+        ready = isinstance(batch, Tensor) and batch.is_floating_point()
+        taken = Input(batch) if ready else take(model, batch, known, by_default)
         if active:
-            check_batch(batch, chosen, time)
-        found = with_recurrence(_traced(model, batch, chosen, known, time))
-        return cls(model, batch, chosen, tuple(found))
+            check_values(taken.batch)
+        own = None if by_default else forward
+        chosen = own or over_time(model, taken.batch, known, time, steps)
+        if active and by_default and not isinstance(chosen, WholeCall):
+            _check_sequence(taken.batch, time)
+        found, left = _traced(model, taken, chosen, known, time)
+        if found:
+            _check_reading(found[0], taken, chosen, time, steps)
+        notes = (*taken.notes, *(one.note for one in left))
+        return cls(
+            model, taken.batch, chosen, tuple(with_recurrence(found)), left, notes, time if by_default else "own"
+        )
 
     @property
     def groups(self) -> list[Group]:
@@ -120,11 +135,38 @@ class Network:
 
         Raises:
             ValueError: a name that no population has.
+            UnsupportedNeuronError: that of a neuron that cannot be served.
         """
         known = {p.name for p in self.populations}
         if names is not None and (unknown := set(names) - known):
+            for one in self.left:
+                if one.name in unknown:
+                    raise UnsupportedNeuronError(one.reason)
             raise ValueError(f"no population {sorted(unknown)[0]!r} in the model: it has {', '.join(sorted(known))}")
         return tuple(p for p in self.populations if names is None or p.name in names)
+
+    def doubts(self, steps: int, samples: int) -> Iterator[str]:
+        """What may be wrong with so many steps of so many samples, which its neurons have seen; a sentence each."""
+        if self.time == "own" or not isinstance(self.batch, Tensor) or self.batch.ndim < 2:
+            return
+        shape = self.batch.shape
+        possible = shape[:2] if self.time == 0 else shape[:1]
+        if samples == 1 and steps == shape[0] and self.time == 0:
+            yield (
+                f"the batch {[*shape]} was read as {steps} steps of 1 sample: if its first axis counts samples, say "
+                "time=None and steps= for a static input, or time=1"
+            )
+        elif self.time == 0 and (steps, samples) == shape[:2] and _looks_batch_first(self.batch):
+            yield (
+                f"the batch {[*shape]} was read as {steps} steps of {samples} samples, but neighbours along its second "
+                "axis are alike and along its first they are not: if the second is time, say time=1"
+            )
+        elif samples not in possible:
+            yield (
+                f"the neurons were called with {samples} samples, of which the batch {[*shape]} has "
+                f"{' or '.join(map(str, possible))}: their second axis is not that of the samples, and what the report "
+                "says of single neurons is wrong"
+            )
 
     def preserved(self) -> Any:
         """A `with` block at whose end the model is as it was but for the values of parameters."""
@@ -167,33 +209,44 @@ class Network:
             raise
 
 
-def _traced(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons, time: Axis) -> tuple[Population, ...]:
-    """Two samples show the wiring as well as all of them, unless the model insists on more."""
-    if forward is plain_call and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[1 - time] > 2:
+def _traced(
+    model: nn.Module, taken: Input, forward: Forward, known: KnownNeurons, time: Axis
+) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
+    """Two samples show the wiring as well as all of them, unless the model insists on more or there are labels."""
+    batch, axis = taken.batch, 1 if time == 0 else 0
+    plain = plain_call in (forward, getattr(forward, "forward", None)) and taken.labels is None
+    if plain and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[axis] > 2:
         with suppress(Exception):  # what is wrong with the model shows on the whole batch too
-            return trace(model, batch.narrow(1 - time, 0, 2).clone(), forward, known)
+            return trace(model, batch.narrow(axis, 0, 2).clone(), forward, known)
     return trace(model, batch, forward, known)
 
 
-# -- is a batch fit to run and to measure on? ------------------------------------------------------------------------
+# -- is a batch fit to run and to measure on, and was it read by the right axis? -------------------------------------
 
 
-_AXES = {0: "[T, B, ...]", 1: "[B, T, ...]"}
+def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
+    if time not in (0, 1, None):
+        raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
+    if steps is not None and (time is not None or not by_default or steps < 1):
+        said = f"time={time}" if by_default else "forward="
+        raise ValueError(
+            "steps= is how often a static input is shown, one or more with time=None and without forward=, got "
+            f"steps={steps} with {said}"
+        )
 
 
-def check_batch(batch: Any, forward: Forward, time: Axis = 0) -> None:
+def check_values(batch: Any) -> None:
     """Refuse what nothing can be measured on.
 
     Raises:
-        BatchError: not a floating-point tensor `[T, B, ...]` (unless `forward` knows what to do with it), empty,
-            fewer than two time steps, NaN or infinite values, or nothing but zeros.
+        BatchError: empty, NaN or infinite values, or nothing but zeros.
     """
-    if forward is plain_call or isinstance(forward, StepLoop):
-        _check_sequence(batch, time)
     tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
     # A finite sum is proof, ten times cheaper than to look at every entry; one that overflows is none. Likewise zero.
     if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):
         raise BatchError("the batch has NaN or infinite values: clean the data first")
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        raise BatchError(f"the batch is empty, {[*tensors[0].shape]}: a sequence has at least 2 steps and 1 sample")
     if tensors and not any(bool(tensor.sum() != 0) or bool(tensor.any()) for tensor in tensors):
         raise BatchError("the batch is all zero: there is nothing to measure, take one with activity")
 
@@ -201,135 +254,49 @@ def check_batch(batch: Any, forward: Forward, time: Axis = 0) -> None:
 def _check_sequence(batch: Any, time: Axis) -> None:
     if not isinstance(batch, Tensor):
         raise BatchError(
-            f"the batch must be an input tensor {_AXES[time]}, got {type(batch).__name__}: pass the input alone, or "
+            f"the batch must be an input tensor {AXES[time]}, got {type(batch).__name__}: pass the input alone, or "
             "forward=lambda model, batch: ..."
         )
     if not batch.is_floating_point():
         raise BatchError(f"the batch must be of floating point, got {batch.dtype}: call .float() on it")
-    if batch.ndim < 3 or batch.numel() == 0 or batch.shape[time] < 2:
+    least, wanted = (2, "static input") if time is None else (3, "sequence")
+    if batch.ndim < least or batch.numel() == 0 or (time is not None and batch.shape[time] < 2):
+        size = "1 sample" if time is None else "2 steps and 1 sample"
+        raise BatchError(f"the batch must be a {wanted} {AXES[time]} of at least {size}, got {[*batch.shape]}")
+
+
+def _check_reading(first: Population, taken: Input, forward: Forward, time: Axis, steps: int | None) -> None:
+    """Refuse samples taken for time steps, as labels tell, and a model's own loop of other steps than wanted."""
+    if taken.labels is not None and first.steps == taken.labels != first.samples:
         raise BatchError(
-            f"the batch must be a sequence {_AXES[time]} of at least 2 steps and 1 sample, got {list(batch.shape)}"
+            f"the batch {[*taken.batch.shape]} came with {taken.labels} labels but was read as {first.steps} steps of "
+            f"{first.samples} samples: say time={1 if time == 0 else 0}, or time=None and steps= for a static input"
+        )
+    if isinstance(forward, WholeCall) and steps is not None and first.steps != steps:
+        raise ValueError(
+            f"the model itself shows its input for {first.steps} steps, so steps={steps} cannot be had: leave it out"
         )
 
 
-# -- how a model is run over all time steps --------------------------------------------------------------------------
-#
-# Models of neurons that take whole sequences are called once. One of neurons that take a single step either loops over
-# time itself, and is called once too, or is written for one step, and is then called for each. A call of the model
-# tells which: in the first case its neurons run more than once. Neurons are brought to rest before.
+def _looks_batch_first(batch: Tensor) -> bool:
+    """Whether a batch follows an order along its second axis, as time does, and none along its first."""
+    if batch.layout != torch.strided or batch.ndim < 3:
+        return False
+    little = batch.detach()[:128, :128].flatten(2)
+    little = little[:, :, :: max(1, little.numel() // 2**20)].double().cpu()
+    (_, first), (alike, second) = _order(little), _order(little.transpose(0, 1))
+    return alike > 0.1 and second <= 0.01 and first > 0.1
 
 
-@dataclass(frozen=True)
-class WholeCall:
-    """One call with the whole batch, after the model was brought to rest."""
-
-    known: KnownNeurons
-
-    def __call__(self, model: nn.Module, batch: Any) -> Any:
-        """What the model returns."""
-        self.known.reset(model)
-        return model(batch)
-
-
-@dataclass(frozen=True)
-class StepLoop:
-    """One call for each step of a batch, after the model was brought to rest."""
-
-    known: KnownNeurons
-    time: Axis = 0
-
-    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
-        """What the model returns, step by step `[T, B, ...]`."""
-        self.known.reset(model)
-        step = _framework(model, self.known).step
-        outputs, state = [], None
-        for x in batch.unbind(self.time):
-            output, state = step(model, x, state)
-            outputs.append(output)
-        return _stacked(outputs)
-
-
-def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis) -> Forward:
-    """How a model is run that nobody gave a `forward` for: as its neurons ask for.
-
-    Raises:
-        WiringError: the model runs neither on the whole batch nor on one step of it.
-    """
-    neurons = known.found_in(model)
-    if all(_is_own(neuron) for neuron in neurons):
-        return plain_call
-    stepwise = [n for n in neurons if any(spec.layout.stepwise for spec in known.specs(n).values())]
-    whole = WholeCall(known)
-    if not stepwise:
-        return whole
-    looping, failure = _loops(model, batch, whole, stepwise)
-    if looping:
-        return whole
-    loop = StepLoop(known, time)
-    if not isinstance(batch, Tensor) or batch.ndim < 2:
-        raise WiringError(_cannot_run("its batch is not a tensor [T, B, ...]", failure)) from failure
-    try:
-        with preserved(model, prepare), torch.no_grad():
-            loop(model, Copies(model).of(batch.narrow(time, 0, min(2, batch.shape[time]))))
-    except Exception as error:
-        raise WiringError(_cannot_run(f"{type(error).__name__}: {error}", failure)) from error
-    return loop
-
-
-class _Twice(BaseException):  # no Exception, which the model might catch
-    """A neuron was called a second time."""
-
-
-def _loops(model: nn.Module, batch: Any, whole: WholeCall, stepwise: list[nn.Module]) -> tuple[bool, Exception | None]:
-    """Whether the model itself calls its neurons for more than one step, and what went wrong if it could not run."""
-    called: set[nn.Module] = set()
-
-    def count(module: nn.Module, args: Any) -> None:
-        if module in called:
-            raise _Twice
-        called.add(module)
-
-    with preserved(model, prepare), torch.no_grad(), hooked([n.register_forward_pre_hook(count) for n in stepwise]):
-        try:
-            whole(model, Copies(model).of(batch))
-        except _Twice:
-            return True, None
-        except Exception as error:
-            return False, error
-    return False, None
-
-
-def _cannot_run(step: str, whole: Exception | None) -> str:
-    first = "reaches its neurons once only" if whole is None else f"fails ({type(whole).__name__}: {whole})"
-    return (
-        f"the model cannot be run over time: called with the whole batch it {first}, and step by step it fails "
-        f"({step}); give forward=, a function (model, batch) that runs all time steps"
-    )
-
-
-def _is_own(neuron: nn.Module) -> bool:
-    framework = framework_of(neuron)
-    return framework is not None and framework.package == "fluctua"
-
-
-def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
-    """That of the first neuron which is called step by step."""
-    for neuron in known.found_in(model):
-        framework = framework_of(neuron)
-        if framework is not None and framework.layout(neuron).stepwise:
-            return framework
-    return Framework("", "", {}, lambda module: Layout())
-
-
-def _stacked(outputs: list[Any]) -> Any:
-    """The outputs of all steps as one, every tensor of them stacked."""
-    tensors = list[list[Tensor]]()
-    for output in outputs:
-        found: list[Tensor] = []
-        mapped(output, lambda x, found=found: found.append(x) or x)  # type: ignore[misc]
-        tensors.append(found)
-    columns = iter([torch.stack(column) for column in zip(*tensors, strict=True)])
-    return mapped(outputs[0], lambda x: next(columns))
+def _order(x: Tensor, draws: int = 999) -> tuple[float, float]:
+    """How much more neighbours along the first axis correlate than any two do, and how likely chance alone does so."""
+    rows = x.flatten(1) - x.flatten(1).mean(0)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    alike = rows @ rows.T
+    shuffled = torch.rand(draws, len(rows), generator=torch.Generator().manual_seed(0)).argsort(1)
+    by_chance = alike[shuffled[:, :-1], shuffled[:, 1:]].mean(1)
+    found = alike.diagonal(1).mean()
+    return float(found - by_chance.mean()), float((by_chance >= found).double().mean())
 
 
 # -- which populations hear each other, and must be brought into their state together --------------------------------

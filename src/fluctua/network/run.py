@@ -200,8 +200,9 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     with torch.random.fork_rng(gpus_of(model)):
         try:
-            for attributes, state in originals:
-                attributes.update((name, copies.of(value)) for name, value in state.items())
+            twins = copies.of([state for _, state in originals])
+            for (attributes, _), twin in zip(originals, twins, strict=True):
+                attributes.update(twin)
             for module in modules_of(model):
                 _run_as_written(module)
                 prepare(module)
@@ -239,20 +240,30 @@ class Copies:
     """Copies of values that can be changed in place: tensors, generators of random numbers, and containers of them.
 
     What is one object, or shares its memory, among the originals is so among the copies. Parameters, and tensors that
-    share the memory of one, stand for themselves.
+    share the memory of one, stand for themselves. Of a memory of which the originals show a part alone, such as a batch
+    of a whole data set, that part is copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._objects: dict[int, Any] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._parameters = {_memory(p) for p in parameters_of(model)} - {0}
+        self._views: dict[int, set[Any]] = {}  # by memory: what is seen of it
+        self._parts: dict[int, Tensor | None] = {}  # by memory: a copy of the only part that is seen of it
 
     def of(self, value: Any) -> Any:
-        """The value's copy, or the value itself if it is of another kind."""
+        """The value's copy, or the value itself if it is of another kind; what shares memory must come together."""
+        for tensor in _tensors_within(value, set()):
+            self._views.setdefault(_memory(tensor), set()).add(
+                (tensor.storage_offset(), tensor.size(), tensor.stride())
+            )
+        return self._of(value)
+
+    def _of(self, value: Any) -> Any:
         if isinstance(value, nn.Parameter):
             return value
         if isinstance(value, tuple):
-            items = [self.of(item) for item in value]
+            items = [self._of(item) for item in value]
             changed = any(new is not old for new, old in zip(items, value, strict=True))
             return getattr(value, "_make", type(value))(items) if changed else value
         if id(value) not in self._objects:
@@ -268,7 +279,7 @@ class Copies:
             self._objects[id(value)] = twin = copy.copy(value)  # known before its contents, which may lead back to it
             if not isinstance(twin, set):
                 for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
-                    twin[key] = self.of(item)
+                    twin[key] = self._of(item)
 
     def _tensor(self, tensor: Tensor) -> Tensor:
         memory = _memory(tensor)
@@ -276,10 +287,41 @@ class Copies:
             return tensor
         if memory == 0:
             return tensor.detach().clone()
+        if memory not in self._parts and memory not in self._storages and len(self._views[memory]) == 1:
+            self._parts[memory] = _part(tensor)
+        if (part := self._parts.get(memory)) is not None:
+            return part.detach()
         if memory not in self._storages:
             self._storages[memory] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
         new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         return new.set_(self._storages[memory], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
+
+
+def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors of ordinary memory in a value, however deep."""
+    if isinstance(value, Tensor):
+        if _memory(value):
+            yield value
+    elif isinstance(value, dict | list | deque | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_within(item, seen)
+
+
+def _part(tensor: Tensor) -> Tensor | None:
+    """A copy of a tensor without the rest of its memory; None where it is all of it, or overlaps itself otherwise than
+    by axes that repeat one entry."""
+    compact = tensor.detach()
+    for axis, (size, stride) in enumerate(zip(tensor.size(), tensor.stride(), strict=True)):
+        compact = compact.narrow(axis, 0, 1) if stride == 0 and size > 1 else compact
+    reach = 0
+    for stride, size in sorted(zip(compact.stride(), compact.size(), strict=True)):
+        if size > 1 and stride <= reach:
+            return None
+        reach += stride * (size - 1)
+    if compact.numel() * compact.element_size() >= tensor.untyped_storage().nbytes():
+        return None
+    return compact.clone().expand(tensor.size())
 
 
 def _memory(tensor: Tensor) -> int:

@@ -35,11 +35,30 @@ from fluctua.network.trace_pass import (
 )
 
 
-def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -> tuple[Population, ...]:
-    """The populations of `model` in the order in which they run, each with its afferent pathways.
+@dataclass(frozen=True, eq=False)
+class Left:
+    """A neuron module that is known and cannot be served: it stays as it is, and only sends its spikes."""
+
+    name: str
+    module: nn.Module
+    reason: str  # and the way out
+    synapses: tuple[nn.Module, ...]  # modules whose weights feed it
+    weights: tuple[str, ...]  # their names
+
+    @property
+    def note(self) -> str:
+        """What a user should know."""
+        fed = f", fed by {', '.join(self.weights)} as before" if self.weights else ""
+        return f"{self.name} was left as it is{fed}: {self.reason}"
+
+
+def trace(
+    model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons
+) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
+    """The populations of `model` in the order in which they run, each with its afferent pathways, and what is left.
 
     Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
-    `detach()` is not seen.
+    `detach()` is not seen. A neuron that is known and cannot be served is a source of spikes for what follows.
 
     Args:
         model: any model of known neurons.
@@ -51,7 +70,7 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
         WiringError: no known neuron in the model or none reached, a neuron called twice in one pass or time step, a
             model that runs without gradients or changes its input in place, a lazy module that has not run yet, or a
             weight that acts outside a module of its own.
-        UnsupportedNeuronError: a neuron that is known and cannot be served.
+        UnsupportedNeuronError: no neuron that can be served.
     """
     if torch.is_inference_mode_enabled():
         raise WiringError("the wiring cannot be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")
@@ -59,7 +78,8 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
-    neurons = {module: known.specs(module) for module in known.found_in(model)}
+    neurons = {module: known.specs(module) for module in known.served_in(model)}
+    refused = known.refused_in(model)
     if not neurons:
         kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
         raise WiringError(
@@ -68,19 +88,20 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
 
-    def traced() -> list[Population]:
-        record = observe(model, batch, forward, neurons)
+    def traced() -> tuple[list[Population], tuple[Left, ...]]:
+        record = observe(model, batch, forward, neurons, refused)
         told = {module: known.specs(module, record.steps[module]) for module in record.currents}
-        loose = loose_weights(inside_of(neurons), names, record.no_weights)
-        called = _population_names(neurons, names)
-        return list(_Reader(record, neurons | told, names, trainable, loose, called, {}).populations())
+        loose = loose_weights(inside_of([*neurons, *refused]), names, record.no_weights)
+        called = _population_names(neurons, names) | {module: names[module] for module in refused}
+        reader = _Reader(record, neurons | told, names, trainable, loose, called, {})
+        return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(model, None):
-        found = traced()
+        found, left = traced()
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
-            found = traced()
-    return tuple(found)
+            found, left = traced()
+    return tuple(found), left
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
@@ -154,6 +175,14 @@ class _Reader:
             for spec in self.neurons[module].values():
                 yield self._population(module, spec)
 
+    def left(self, module: nn.Module, reason: str) -> Left:
+        """A neuron that cannot be served, with the weights that feed it."""
+        stops = self.record.synapse_of.keys() | self.record.neuron_of.keys()
+        before = behind(self.record.left[module], stops)
+        synapses = dict.fromkeys(self.record.synapse_of[node] for node in before if node in self.record.synapse_of)
+        weights = [f"{self.names[m]}.{name}" for m in synapses for name in weight_names(m, self.record.no_weights)]
+        return Left(self.names[module], module, reason, tuple(synapses), tuple(weights))
+
     def _population(self, module: nn.Module, spec: PopulationSpec) -> Population:
         name = self.called[spec.emitter]
         reaching = [(port, self._afferents(module, argument, name)) for port, argument in enumerate(spec.arguments)]
@@ -171,6 +200,7 @@ class _Reader:
             spec.layout,
             len(self.record.currents[module]),
             self.record.steps[module],
+            self.record.samples[module],
         )
 
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:

@@ -21,6 +21,7 @@ from fluctua.network.run import (
     Forward,
     Layout,
     hooked,
+    mapped,
     modules_of,
     named_modules_of,
     named_parameters_of,
@@ -80,6 +81,8 @@ class TracedPass:
     # changed in place.
     currents: dict[nn.Module, list[list[Node | None]]] = field(default_factory=dict)
     steps: dict[nn.Module, int] = field(default_factory=dict)  # of a neuron's calls together
+    samples: dict[nn.Module, int] = field(default_factory=dict)  # of each of them
+    left: dict[nn.Module, list[Node]] = field(default_factory=dict)  # of neurons that cannot be served: what made input
     synapse_of: dict[Node, nn.Module] = field(default_factory=dict)
     neuron_of: dict[Node, nn.Module] = field(default_factory=dict)  # the emitter of the population
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
@@ -87,7 +90,7 @@ class TracedPass:
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
 
 
-def inside_of(neurons: Neurons) -> set[nn.Module]:
+def inside_of(neurons: Iterable[nn.Module]) -> set[nn.Module]:
     """All that neuron modules hold, and themselves."""
     return {inner for module in neurons for inner in modules_of(module)}
 
@@ -96,8 +99,10 @@ def _layout(specs: Specs) -> Layout:
     return next(iter(specs.values())).layout
 
 
-def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) -> TracedPass:
-    """Run the model once and note who made what.
+def observe(
+    model: nn.Module, batch: Any, forward: Forward, neurons: Neurons, refused: Collection[nn.Module]
+) -> TracedPass:
+    """Run the model once and note who made what; of `refused` neurons, whose spikes alone count, what they hear.
 
     Raises:
         WiringError: see `fluctua.network.trace`.
@@ -115,11 +120,13 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         currents = layout.currents(module, args, kwargs, max(spec.most for spec in neurons[module].values()))
         _check_currents(currents, layout, names[module])
         record.currents.setdefault(module, []).append([current.grad_fn for current in currents])
-        record.steps[module] = record.steps.get(module, 0) + len(layout.as_sequence(currents[0]))
+        sequence = layout.as_sequence(currents[0])
+        record.steps[module] = record.steps.get(module, 0) + len(sequence)
+        record.samples[module] = sequence.shape[1] if sequence.ndim > 1 else 1
         record.fed_last = bool(record.synapse_of)
         if currents[0].requires_grad or not currents[0].is_floating_point():
             return None
-        attached = currents[0].detach().requires_grad_().clone()  # else its spikes would not be on the graph
+        attached = _attached(currents[0])  # else its spikes would not be on the graph
 
         def swapped(x: Any) -> Any:
             return attached if x is currents[0] else x
@@ -136,9 +143,17 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         layout = _layout(neurons[module]) if module in neurons else Layout()
         spikes = layout.spikes(module, output)
         if spikes.is_floating_point() and spikes.grad_fn is None:  # no input has reached a spike in so few steps
-            spikes = spikes.detach().requires_grad_().clone()
+            spikes = _attached(spikes)
             output = layout.answer(module, output, spikes)
         noting(record.neuron_of)(module, args, (spikes, output))
+        return output
+
+    def before_refused(module: nn.Module, args: Any, kwargs: Any) -> None:
+        record.left.setdefault(module, []).extend(nodes_in([*args, *kwargs.values()]))
+
+    def after_refused(module: nn.Module, args: Any, output: Any) -> Any:
+        output = mapped(output, lambda x: x if x.requires_grad or not x.is_floating_point() else _attached(x))
+        noting(record.neuron_of)(module, args, output)
         return output
 
     def after_synapse(module: nn.Module, args: Any, output: Any) -> None:
@@ -146,21 +161,29 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         if weight_names(module, record.no_weights):
             noting(record.synapse_of)(module, args, output)
 
-    no_layers = computing(model) | inside_of(neurons)
+    no_layers = computing(model) | inside_of([*neurons, *refused])
     handles = []
     for module in modules_of(model):
         if module in neurons:
             handles.append(module.register_forward_pre_hook(before_neuron, with_kwargs=True))
             emitters = [spec.emitter for spec in neurons[module].values()]
             handles += [emitter.register_forward_hook(after_neuron) for emitter in emitters]
+        elif module in refused:
+            handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
+            handles.append(module.register_forward_hook(after_refused))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
-        elif module not in no_layers and may_be_synapse(module, neurons):
+        elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
             handles.append(module.register_forward_hook(after_synapse))
     with hooked(handles):
         _run_once(model, batch, forward)
     _check(record, neurons, names)
     return record
+
+
+def _attached(x: Tensor) -> Tensor:
+    """The same values, on the graph."""
+    return x.detach().requires_grad_().clone()
 
 
 def _check_currents(currents: tuple[Tensor, ...], layout: Layout, name: str) -> None:

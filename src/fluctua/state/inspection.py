@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.facts import Population, currents_from_outside, response
-from fluctua.network.network import Axis, Network
+from fluctua.network.facts import Axis, Population, currents_from_outside, response
+from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import currents_while_silent
 from fluctua.network.run import Copies, Forward, hooked, only_requiring_grad
@@ -27,6 +27,7 @@ def inspect(
     loss: Callable[[Any], Tensor] | None = None,
     forward: Forward | None = None,
     time: Axis = 0,
+    steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
 ) -> Report:
@@ -39,7 +40,8 @@ def inspect(
         loss: scalar loss of the model's output; with it the report has the gradient norm of every population.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
-        time: axis of the batch that is time, 0 or 1.
+        time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
+        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
 
@@ -55,7 +57,7 @@ def inspect(
         >>> print(f"{report['1'].sigma_u:.1f}")  # in the unit of the threshold
         0.6
     """
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
+    network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
     return inspect_network(network, window=window, loss=loss)
 
 
@@ -76,7 +78,7 @@ def inspect_network(
     within = [[p for p in populations if p.module is module] for module in modules]
     handles = [handle for together in within for handle in watch(together, window, measured)]
     if any(map(needs_passes, populations)):
-        handles += [module.register_forward_hook(_keeping(answers, Copies(network.model))) for module in modules]
+        handles += [module.register_forward_hook(_keeping(answers, network.model)) for module in modules]
     with hooked(handles):
         if loss is None:
             with torch.no_grad():
@@ -85,13 +87,14 @@ def inspect_network(
         else:
             gradients = _gradient_norms(network, loss)
     outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
-    return report_of(populations, measured, targets or {}, gradients, notes, warnings, outside)
+    notes = (*network.notes, *notes)
+    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside)
 
 
-def _keeping(answers: dict[nn.Module, list[Any]], copies: Copies) -> Any:
+def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         with torch.no_grad():
-            answers[module].append(copies.of(output))
+            answers[module].append(Copies(model).of(output))  # anew: what one call returns may lie where others lay
 
     return after
 

@@ -21,6 +21,7 @@ class Report(Sequence[PopulationState]):
         populations: their states.
         notes: what was done or skipped, a sentence each.
         warnings: what the user should know, a sentence each.
+        ran: how long and on how many samples, as the neurons saw it.
 
     Example:
         >>> import fluctua
@@ -30,12 +31,14 @@ class Report(Sequence[PopulationState]):
         >>> [(p.name, p.n) for p in report]
         [('1', 20), ('3', 2)]
         >>> print(report)
+        T = 100 steps x B = 4 samples
         population   N ...
     """
 
     populations: tuple[PopulationState, ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    ran: str = ""
 
     def __len__(self) -> int:
         return len(self.populations)
@@ -63,9 +66,9 @@ class Report(Sequence[PopulationState]):
     def __str__(self) -> str:
         from fluctua.state.table import plain_text
 
-        return plain_text(self.populations, self.notes, self.warnings)
+        return plain_text(self.populations, self.notes, self.warnings, self.ran)
 
     def __rich__(self) -> "Table":
         from fluctua.state.table import rich_table
 
-        return rich_table(self.populations, self.notes, self.warnings)
+        return rich_table(self.populations, self.notes, self.warnings, self.ran)

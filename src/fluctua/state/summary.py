@@ -1,6 +1,6 @@
 """From what was measured to the report: states, shares of the variance, and what a user should know."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.facts import Pathway, Population
+from fluctua.network.network import Network
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean
 from fluctua.state.report import Report
@@ -19,7 +20,7 @@ LOST = 1000.0  # factor between the gradients of two layers, from which on one d
 
 
 def report_of(
-    populations: tuple[Population, ...],
+    network: Network,
     measured: Mapping[str, Measurements],
     targets: Mapping[str, Moments],
     gradients: Mapping[str, float],
@@ -28,11 +29,19 @@ def report_of(
     outside: Mapping[str, Parts] | None = None,
 ) -> Report:
     """The report of what `watch` has measured; with `outside`, see `shares`, it knows the shares of more pathways."""
+    populations = network.populations
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
         _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations
     )
-    return Report(states, notes, (*warnings, *warnings_of(states)))
+    steps, samples = measured[populations[0].name].mask.shape
+    ran = f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}"
+    warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states))
+    return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ran)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _state(
@@ -133,33 +142,50 @@ def needs_passes(p: Population) -> bool:
 
 
 def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
-    """What a user should know: numbers that are none, silence, late activity, missed targets; a sentence each."""
+    """What a user should know: broken numbers, silence, saturation, late activity, missed targets; a sentence each."""
     trial = f"{states[0].plot_data.duration:g} {'steps' if states[0].in_steps else 's'}" if states else ""
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
     late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * p.plot_data.duration]
     missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
+    above = [p.name for p in states if p.saturated is not None and p.saturated > 0.5]
+    off = [p for p in states if p.target_mu_u is not None and abs(p.mu_u - p.target_mu_u) > 0.1 * _wanted_sigma(p)]
     warnings = []
     if broken:
         warnings.append(
-            f"the potential of {_listed(broken)} has NaN or infinite values: "
-            + (f"so have the weights {_listed(culprits)}" if culprits else "look for them in the batch and in biases")
+            f"the potential of {listed(broken)} has NaN or infinite values: "
+            + (f"so have the weights {listed(culprits)}" if culprits else "look for them in the batch and in biases")
         )
     if silent:
-        warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {_listed(silent)}")
+        warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {listed(silent)}")
+    if above:
+        warnings.append(
+            f"the mean potential of half of the neurons or more is above threshold, so that they fire whatever comes: "
+            f"{listed(above)}; lower their mean, such as that of biases"
+        )
+    if off:
+        worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / _wanted_sigma(p))
+        warnings.append(
+            f"mu_U misses its target by more than a tenth of sigma_U: {listed([p.name for p in off])} "
+            f"(worst: {worst.mu_u:.2f} for {worst.target_mu_u:.2f} in {worst.name})"
+        )
     if late:
         warnings.append(
-            f"first spike only in the last third of the trial of {trial}: {_listed(late)}; activity needs time in "
+            f"first spike only in the last third of the trial of {trial}: {listed(late)}; activity needs time in "
             "every layer, so use longer trials or fewer layers"
         )
     if missed:
         worst = max(missed, key=lambda p: abs(np.log(max(p.sigma_u, 1e-9) / (p.target_sigma_u or 1.0))))
         warnings.append(
-            f"sigma_U misses its target by more than 10 %: {_listed([p.name for p in missed])} "
+            f"sigma_U misses its target by more than 10 %: {listed([p.name for p in missed])} "
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
     return [*warnings, *_gradient_warnings(states)]
+
+
+def _wanted_sigma(p: PopulationState) -> float:
+    return p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
@@ -180,19 +206,33 @@ def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
     ]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names, the first five of many."""
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
+def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
+    """Each sentence once, with the names of all that it holds for: from pairs of the two, or of None and a name."""
+    names: dict[str, list[str]] = {}
+    for sentence, name in said:
+        if sentence is not None:
+            names.setdefault(sentence, []).append(name)
+    return {sentence: listed(found) for sentence, found in names.items()}
+
+
 def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
-    """A sentence for each spiking population whose potential has no time to settle within the batch."""
-    for p in populations:
-        if p.neuron.threshold is not None and _settled(p) < 0.95:
-            length = f"{p.steps} steps" if p.neuron.in_steps else f"{(p.steps or 0) * p.neuron.kernel.dt:g} s"
-            yield (
-                f"the batch of {length} is short for the time constants of {p.name}: its potential settles only "
-                "partly, and what is measured holds for trials of this length"
-            )
+    """Which spiking populations have a potential that has no time to settle within the batch; once for each length."""
+    short = [p for p in populations if p.neuron.threshold is not None and _settled(p) < 0.95]
+    for length, names in of_whom((_length(p), p.name) for p in short).items():
+        yield (
+            f"the batch of {length} is short for the time constants of {names}: the potential settles only partly, and "
+            "what is measured holds for trials of this length"
+        )
+
+
+def _length(p: Population) -> str:
+    steps = p.steps or 0
+    return _counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
 
 
 def _settled(p: Population) -> float:

@@ -26,8 +26,8 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
     return row
 
 
-def plain_text(populations: Populations, notes: Sentences, warnings: Sentences) -> str:
-    """The table in plain characters, with notes and warnings below.
+def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
+    """The table in plain characters, with what was run above, and notes and warnings below.
 
     Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
     potential above threshold.
@@ -41,13 +41,14 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences) 
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
+    lines[:0] = [ran] if ran else []
     lines += [f"note: {note}" for note in notes]
     lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 
-def rich_table(populations: Populations, notes: Sentences, warnings: Sentences) -> "Table":
-    """The table for a rich console of 80 columns or more, with notes and warnings as its caption."""
+def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> "Table":
+    """The table for a rich console of 80 columns or more, under what was run; notes and warnings are its caption."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -59,6 +60,8 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences) 
         show_edge=False,
         padding=0,
         collapse_padding=True,
+        title=ran or None,
+        title_justify="left",
         caption="\n".join(caption) or None,
         caption_justify="left",
     )

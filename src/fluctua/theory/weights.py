@@ -69,7 +69,12 @@ class Afferent:
 
 
 def solve(
-    target: Target, threshold: float | None, kernel: PspKernel, afferents: Sequence[Afferent], rest: ArrayLike = 0.0
+    target: Target,
+    threshold: float | None,
+    kernel: PspKernel,
+    afferents: Sequence[Afferent],
+    rest: ArrayLike = 0.0,
+    where: str = "",
 ) -> tuple[WeightLaw, ...]:
     """Weight laws that put the population's free potential at `target`.
 
@@ -90,6 +95,7 @@ def solve(
         kernel: of the population's neurons, for a target given as a rate.
         afferents: at least one, with shares that add up to 1.
         rest: U without any input, `[]` or `[*N]`: `mu_U = rest + sum_p drive_p.mean E[w_p]`.
+        where: what an error says of the population, such as " for 3".
 
     Returns:
         A law for each afferent; its numbers are `[]`, or `[*N]` where drives, `rest` or `sigma_U` differ by neuron.
@@ -109,24 +115,25 @@ def solve(
     if not shares or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise ValueError(f"the shares of a population's pathways must be positive and add up to 1, got {shares}")
     sigma, rest, budget = target.sigma_u(threshold, kernel), np.asarray(rest, float), _Budget(afferents)
-    _check_reach(target, threshold, sigma, rest, *budget.reach())
+    _check_reach(target, threshold, sigma, rest, *budget.reach(), where)
     means = budget.means((target.mean - rest) / sigma)
     return tuple(_law(a, sigma * mean, sigma) for a, mean in zip(afferents, means, strict=True))
 
 
 def check_feasible(
-    target: Target, threshold: float | None, sigma_per_mean: float, sigma: float, rest: float = 0.0
+    target: Target, threshold: float | None, sigma_per_mean: float, sigma: float, rest: float = 0.0, where: str = ""
 ) -> None:
     """Refuse a mean that by itself brings more fluctuation than wanted.
 
-    Weights with a mean carry the noise of their input along: a mean of `rest + 1` brings `sigma_per_mean`.
+    Weights with a mean carry the noise of their input along: a mean of `rest + 1` brings `sigma_per_mean`. The message
+    says `where`, such as " for 3".
 
     Raises:
         InfeasibleTargetError: naming the largest feasible `mu_u` (lowest, where the wanted one is too low); unless
             `sigma_u` was given outright it shrinks as the mean nears threshold.
     """
     reach = np.asarray(1 / sigma_per_mean)
-    _check_reach(target, threshold, np.asarray(sigma), np.asarray(rest), -reach, reach)
+    _check_reach(target, threshold, np.asarray(sigma), np.asarray(rest), -reach, reach, where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +254,9 @@ class _Reach:
         return float(np.max(d[below] / c[below], initial=-np.inf)), float(np.min(d[above] / c[above], initial=np.inf))
 
 
-def _check_reach(target: Target, threshold: float | None, sigma: Array, rest: Array, low: Array, high: Array) -> None:
+def _check_reach(
+    target: Target, threshold: float | None, sigma: Array, rest: Array, low: Array, high: Array, where: str
+) -> None:
     """Refuse a mean without `low <= z <= high` for every neuron."""
     if target.sigma is not None or threshold is None:
         start, slope = sigma, np.asarray(0.0)
@@ -264,7 +273,7 @@ def _check_reach(target: Target, threshold: float | None, sigma: Array, rest: Ar
         why = "where all weights excite, or all inhibit, their variance fixes their mean"
     else:
         why = "these pathways cannot move the mean of U at all, whatever their weights"
-    raise InfeasibleTargetError(f"mu_u = {target.mean:g} is out of reach: {why}; {_way_out(reach, target.mean)}")
+    raise InfeasibleTargetError(f"mu_u = {target.mean:g} is out of reach{where}: {why}; {_way_out(reach, target.mean)}")
 
 
 def _way_out(reach: _Reach, mean: float) -> str:

@@ -2,14 +2,17 @@
 
 import math
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
+from fluctua.network.facts import BatchError
 from shared.frameworks.cases import FAR, member
 from shared.frameworks.snntorch import snn
 
@@ -63,3 +66,69 @@ def test_a_subclass_is_read_as_what_it_does(hidden: bool) -> None:
     assert torch.allclose(torch.as_tensor(facts.kernel.response(12)).float(), measured.flatten(), rtol=1e-6)
     assert facts.threshold == pytest.approx(1.3)
     assert neuron.init_hidden is hidden
+
+
+def heard(net: nn.Module, neuron: nn.Module, run: Callable[[], object]) -> Tensor:
+    """The currents `[T, B, ...]` of a neuron in the user's own loop."""
+    currents: list[Tensor] = []
+    handle = neuron.register_forward_pre_hook(lambda module, args: currents.append(args[0].detach().clone()))
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron):
+            module.reset_mem()
+    with torch.no_grad():
+        run()
+    handle.remove()
+    return torch.stack(currents)
+
+
+def leaky(**options: Any) -> Any:
+    return snn.Leaky(beta=0.5, init_hidden=True, **options)
+
+
+def test_the_images_of_the_sixth_tutorial_are_shown_as_its_loop_shows_them() -> None:
+    torch.manual_seed(0)
+    first, last = leaky(), leaky(output=True)
+    net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), first, nn.Flatten(), nn.Linear(144, 10), last)
+    images = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(BatchError, match=r"time=None, steps="):
+        fluctua.initialize(net, images, seed=0)
+    report = fluctua.initialize(net, (images, torch.arange(16)), time=None, steps=20, seed=0)
+    assert report.ran == "T = 20 steps x B = 16 samples"
+    for p, neuron in zip(report, (first, last), strict=True):
+        u = free_potential(neuron, heard(net, neuron, lambda: [net(images) for _ in range(20)]))
+        assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)
+        assert (p.mu_u, p.sigma_u) == pytest.approx((0.0, 1.0), abs=0.01)
+
+
+def test_frames_that_a_loader_gives_batch_first_are_read_along_their_second_axis() -> None:
+    torch.manual_seed(0)
+    first, last = leaky(), leaky(output=True)
+    net = nn.Sequential(nn.Linear(30, 40), first, nn.Linear(40, 10), last)
+    frames = (torch.rand(12, 25, 30, generator=torch.Generator().manual_seed(0)) < 0.1).to(torch.int16)
+    loader = DataLoader(TensorDataset(frames, torch.arange(12)), batch_size=12)
+    with pytest.raises(BatchError, match=r"came with 12 labels but was read as 12 steps of 25 samples: say time=1"):
+        fluctua.initialize(net, loader, seed=0)
+    report = fluctua.initialize(net, loader, time=1, seed=0)
+    assert report.ran == "T = 25 steps x B = 12 samples"
+    for p, neuron in zip(report, (first, last), strict=True):
+        u = free_potential(neuron, heard(net, neuron, lambda: [net(frames[:, t].float()) for t in range(25)]))
+        assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)
+
+
+def test_gated_neurons_stay_as_they_are_between_others() -> None:
+    torch.manual_seed(0)
+    gated = snn.SLSTM(40, 30, init_hidden=True, threshold=0.05)
+    first, last = leaky(), leaky()
+    net = nn.Sequential(nn.Linear(20, 40), first, gated, nn.Linear(30, 10), last)
+    before = [p.detach().clone() for p in gated.parameters()]
+    x = (torch.rand(25, 12, 20, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    report = fluctua.initialize(net, x, seed=0)
+    assert [(p.name, [q.sources for q in p.pathways]) for p in report] == [("1", [("input",)]), ("4", [("2",)])]
+    assert all(torch.equal(a, b) for a, b in zip(before, gated.parameters(), strict=True))
+    assert any(
+        note.startswith("2 was left as it is: SLSTM of snntorch cannot be initialised: its gates")
+        for note in report.notes
+    )
+    for neuron in (first, last):
+        u = free_potential(neuron, heard(net, neuron, lambda: [net(now) for now in x]))
+        assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((0.0, 1.0), abs=0.02)

@@ -1,16 +1,19 @@
 """Peculiar to SpikingJelly: step modes, thresholds by channel, what readouts return."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fluctua
+from fluctua.methods.components import SilentInputError
 from fluctua.network.facts import UnsupportedNeuronError
 from shared.frameworks.cases import INPUT, member
-from shared.frameworks.spikingjelly import flat, layer, lif, neuron
+from shared.frameworks.spikingjelly import flat, functional, layer, lif, neuron
 
 
 def test_a_threshold_is_read_as_it_is_now() -> None:
@@ -49,8 +52,8 @@ def test_a_network_of_one_step_runs_over_time_by_itself() -> None:
     }
 
 
-def test_a_network_with_a_node_that_is_refused_is_left_as_it_is() -> None:
-    model = nn.Sequential(layer.Linear(48, 64), lif(), layer.Linear(64, 10), neuron.KLIFNode())
+def test_a_network_of_nodes_that_are_refused_is_left_as_it_is() -> None:
+    model = nn.Sequential(layer.Linear(48, 64), neuron.KLIFNode(), layer.Linear(64, 10), neuron.KLIFNode())
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(UnsupportedNeuronError, match=r"KLIFNode .* rectifies its potential"):
         fluctua.initialize(model, flat(), seed=0)
@@ -138,3 +141,82 @@ def test_a_subclass_that_cannot_be_followed_says_why() -> None:
 
     with pytest.raises(UnsupportedNeuronError, match=r"Pooled has dynamics of its own, .*mean.*ProbedNeuron"):
         member(Pooled())
+
+
+def simulated(model: nn.Module, name: str, run: Callable[[], object]) -> Tensor:
+    """The potential `[T, B, N]` of a node with its threshold out of reach, on what it hears when the model is run."""
+    heard: list[Tensor] = []
+    node = model.get_submodule(name)
+    handle = node.register_forward_pre_hook(lambda module, args: heard.append(args[0].detach().clone()))
+    functional.reset_net(model)
+    with torch.no_grad():
+        run()
+    handle.remove()
+    functional.reset_net(model)
+    free = copy.deepcopy(node)
+    free.v_threshold, free.step_mode = 1e9, "s"  # type: ignore[assignment]
+    potentials = []
+    for x in torch.stack(heard) if node.step_mode == "s" else torch.cat(heard):
+        free(x)
+        potentials.append(free.v.clone())  # type: ignore[operator]
+    return torch.stack(potentials)
+
+
+@pytest.mark.parametrize("method", ["measured", "kaiming"])
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_node_that_is_refused_stays_as_it_is_and_what_it_feeds_reaches_its_target(mode: str, method: str) -> None:
+    torch.manual_seed(0)
+    last = [layer.Linear(64, 32), lif(), layer.Linear(32, 10), neuron.KLIFNode()]
+    model = nn.Sequential(layer.Linear(48, 64), lif(), layer.Linear(64, 64), neuron.KLIFNode(), *last)
+    functional.set_step_mode(model, mode)
+    with torch.no_grad():
+        model.get_parameter("2.weight").mul_(10)  # else it is silent
+    kept = {name: model.get_parameter(name).detach().clone() for name in ("2.weight", "2.bias", "6.weight", "6.bias")}
+    report = fluctua.initialize(model, flat(), seed=0, method=method)
+    assert [(p.name, [q.sources for q in p.pathways]) for p in report] == [("1", [INPUT]), ("5", [("3",)])]
+    assert all(torch.equal(value, model.get_parameter(name)) for name, value in kept.items())
+    for name, fed in (("3", "2.weight"), ("7", "6.weight")):
+        assert any(
+            note.startswith(f"{name} was left as it is, fed by {fed} as before: KLIFNode") for note in report.notes
+        )
+    assert not any("feeds no known neuron" in note for note in report.notes)
+    for p in report:
+        u = simulated(model, p.name, lambda: model(flat()) if mode == "m" else [model(x) for x in flat()])
+        assert p.sigma_u == pytest.approx(float(u.std(correction=0)), rel=1e-3)
+        if method == "measured":
+            assert (p.mu_u, p.sigma_u) == pytest.approx((0.0, 1.0), abs=0.02)
+
+
+def test_of_a_node_that_is_refused_and_silent_the_message_says_that_it_was_left() -> None:
+    model = nn.Sequential(layer.Linear(48, 64), neuron.KLIFNode(), layer.Linear(64, 10), lif())
+    for parameter in model[0].parameters():
+        nn.init.zeros_(parameter)
+    with pytest.raises(
+        SilentInputError, match=r"no spike reaches 3 .*: 1 gave none.*1 was left as it is, fed by 0.weight"
+    ):
+        fluctua.initialize(model, flat(), seed=0)
+
+
+def test_a_node_that_is_refused_cannot_be_chosen() -> None:
+    model = nn.Sequential(layer.Linear(48, 64), lif(), layer.Linear(64, 10), neuron.KLIFNode())
+    assert fluctua.initialize(model, flat(), seed=0, populations=["1"])["1"].sigma_u == pytest.approx(1.0, rel=0.02)
+    with pytest.raises(UnsupportedNeuronError, match=r"KLIFNode .* rectifies its potential"):
+        fluctua.initialize(model, flat(), seed=0, populations=["3"])
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_images_shown_for_some_steps_are_as_the_loop_of_a_user_shows_them(mode: str) -> None:
+    images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(layer.Conv2d(1, 4, 3), lif(), layer.Flatten(), layer.Linear(144, 10), lif())
+    functional.set_step_mode(model, mode)
+
+    def mine() -> object:
+        return model(images.expand(12, *images.shape)) if mode == "m" else [model(images) for _ in range(12)]
+
+    report = fluctua.initialize(model, images, time=None, steps=12, seed=0)
+    assert report.ran == "T = 12 steps x B = 16 samples"
+    for p in report:
+        u = simulated(model, p.name, mine)
+        assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)
+        assert (p.mu_u, p.sigma_u) == pytest.approx((0.0, 1.0), abs=0.02)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fluctua.methods.method import Method
 from fluctua.methods.weights import normal, write
-from fluctua.network.adapters.registry import specs_of
+from fluctua.network.adapters.registry import framework_of
 from fluctua.network.network import Group, Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import gpus_of, modules_of
@@ -145,7 +145,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
     """All trained weights; the biases are set to zero on the way."""
     weights: dict[nn.Parameter, None] = {}
     for module in modules_of(model):
-        if not specs_of(module):
+        if framework_of(module) is None:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter.ndim >= 2:
                     weights[parameter] = None

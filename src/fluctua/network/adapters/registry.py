@@ -1,4 +1,4 @@
-"""Which modules of a model are neurons, and what these are like.
+"""Which modules of a model are neurons, what these are like, and how a model of them is run over time.
 
 Classes are known by name, so the framework they come from need not be importable here, and nothing is imported that
 the user has not imported; a subclass is served by the entry of its nearest base class. What no framework knows the user
@@ -12,13 +12,15 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError
-from fluctua.network.run import Layout, modules_of
+from fluctua.network.facts import AXES, Axis, BatchError, Neuron, PopulationSpec, UnsupportedNeuronError, WiringError
+from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call, preserved
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -73,6 +75,29 @@ class KnownNeurons:
                 found.append(module)
                 inside |= set(modules_of(module)) - {module}
         return found
+
+    def served_in(self, model: nn.Module) -> list[nn.Module]:
+        """The neuron modules of a model but for those that cannot be served.
+
+        Raises:
+            UnsupportedNeuronError: none of them can.
+        """
+        refused = self.refused_in(model)
+        served = [module for module in self.found_in(model) if module not in refused]
+        if refused and not served:
+            raise next(iter(refused.values()))
+        return served
+
+    def refused_in(self, model: nn.Module) -> dict[nn.Module, UnsupportedNeuronError]:
+        """The modules of known classes that cannot be served, and why not; what the user has described is not asked."""
+        refused = {}
+        for module in self.found_in(model):
+            try:
+                if self.description(module) is None:
+                    self.specs(module)
+            except UnsupportedNeuronError as error:
+                refused[module] = error
+        return refused
 
     def reset(self, model: nn.Module) -> None:
         """Bring a model to rest, as the framework of each module does before a trial."""
@@ -200,3 +225,169 @@ def _warn_of_version(package: str, found: str, tested: str) -> None:
         "sigma_U before you rely on them",
         stacklevel=2,
     )
+
+
+# -- how a model is run over all time steps --------------------------------------------------------------------------
+#
+# Models of neurons that take whole sequences are called once. One of neurons that take a single step either loops over
+# time itself, and is called once too, or is written for one step, and is then called for each. A call of the model
+# tells which: in the first case its neurons run more than once. Neurons are brought to rest before. A static input is
+# shown at every step, unless the model itself makes a sequence of it.
+
+
+@dataclass(frozen=True)
+class WholeCall:
+    """One call with the whole batch, after the model was brought to rest."""
+
+    known: KnownNeurons
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        """What the model returns."""
+        self.known.reset(model)
+        return model(batch)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A static input `[B, ...]` as the sequence `[T, B, ...]` of equal steps, for models that take sequences."""
+
+    steps: int
+    forward: Forward
+
+    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
+        """What the model returns."""
+        return self.forward(model, batch.expand(self.steps, *batch.shape))
+
+
+@dataclass(frozen=True)
+class StepLoop:
+    """One call for each step of a batch, or so many with a static one, after the model was brought to rest."""
+
+    known: KnownNeurons
+    time: Axis = 0
+    steps: int | None = None
+
+    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
+        """What the model returns, step by step `[T, B, ...]`."""
+        self.known.reset(model)
+        step = _framework(model, self.known).step
+        outputs, state = [], None
+        for x in [batch] * (self.steps or 1) if self.time is None else batch.unbind(self.time):
+            output, state = step(model, x, state)
+            outputs.append(output)
+        return _stacked(outputs)
+
+
+def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, steps: int | None = None) -> Forward:
+    """How a model is run that nobody gave a `forward` for: as its neurons ask for.
+
+    With `steps` a static input is shown so often, unless the model loops over time itself.
+
+    Raises:
+        BatchError: an input that is no sequence, or no static input, of samples.
+        WiringError: the model runs neither on the whole batch nor on one step of it.
+    """
+    neurons = known.served_in(model)
+    if all(_is_own(neuron) for neuron in neurons):
+        return plain_call if steps is None else Shown(steps, plain_call)
+    stepwise = [n for n in neurons if any(spec.layout.stepwise for spec in known.specs(n).values())]
+    whole = WholeCall(known)
+    if not stepwise:
+        return whole if steps is None else Shown(steps, whole)
+    looping, failure = _loops(model, batch, whole, stepwise)
+    if looping:
+        return whole
+    if time is None and steps is None:
+        raise WiringError(
+            "the model runs one time step in a call, and nobody says how often a static input is shown to it"
+            f"{'' if failure is None else f' (called once it fails, {_said(failure)})'}: give steps="
+        )
+    loop = StepLoop(known, time, steps)
+    if not isinstance(batch, Tensor) or batch.ndim < 2:
+        raise WiringError(_cannot_run(f"its batch is not a tensor {AXES[time]}", failure)) from failure
+    little = batch if time is None else batch.narrow(time, 0, min(2, batch.shape[time]))
+    checks = _needing_samples(model, batch, time) if failure is None else []
+    try:
+        with preserved(model, prepare), torch.no_grad(), hooked(checks):
+            replace(loop, steps=1)(model, Copies(model).of(little))
+    except BatchError:
+        raise
+    except Exception as error:
+        raise WiringError(_cannot_run(_said(error), failure)) from error
+    return loop
+
+
+def _needing_samples(model: nn.Module, batch: Tensor, time: Axis) -> list[RemovableHandle]:
+    """Hooks that refuse a step without an axis of samples, which a convolution would take for a single sample."""
+
+    def before(module: Any, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].ndim == len(module.kernel_size) + 1:
+            raise BatchError(
+                f"the batch {[*batch.shape]} was read as {AXES[time]}, but then a step has no samples: "
+                f"{type(module).__name__} gets {[*args[0].shape]}. Static inputs [B, ...] are shown by time=None, "
+                "steps=...; a single recording [T, ...] needs an axis of samples, x[:, None]"
+            )
+
+    return [m.register_forward_pre_hook(before) for m in modules_of(model) if isinstance(m, nn.modules.conv._ConvNd)]
+
+
+class _Twice(BaseException):  # no Exception, which the model might catch
+    """A neuron was called a second time."""
+
+
+def _loops(model: nn.Module, batch: Any, whole: WholeCall, stepwise: list[nn.Module]) -> tuple[bool, Exception | None]:
+    """Whether the model itself calls its neurons for more than one step, and what went wrong if it could not run."""
+    called: set[nn.Module] = set()
+
+    def count(module: nn.Module, args: Any) -> None:
+        if module in called:
+            raise _Twice
+        called.add(module)
+
+    with preserved(model, prepare), torch.no_grad(), hooked([n.register_forward_pre_hook(count) for n in stepwise]):
+        try:
+            whole(model, Copies(model).of(batch))
+        except _Twice:
+            return True, None
+        except Exception as error:
+            return False, error
+    return False, None
+
+
+def _cannot_run(step: str, whole: Exception | None) -> str:
+    first = "reaches its neurons once only" if whole is None else f"fails ({_said(whole)})"
+    return (
+        f"the model cannot be run over time: called with the whole batch it {first}, and step by step it fails "
+        f"({step}); give forward=, a function (model, batch) that runs all time steps"
+    )
+
+
+def _said(error: Exception) -> str:
+    """What an error says in its first line; torch goes on with all that it would have taken."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _is_own(neuron: nn.Module) -> bool:
+    framework = framework_of(neuron)
+    return framework is not None and framework.package == "fluctua"
+
+
+def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
+    """That of the first neuron which is called step by step."""
+    for neuron in known.found_in(model):
+        framework, entry = _entry(neuron) or (None, "")
+        served = not isinstance(entry, str) or known.description(neuron) is not None
+        if framework is not None and served and framework.layout(neuron).stepwise:
+            return framework
+    return Framework("", "", {}, lambda module: Layout())
+
+
+def _stacked(outputs: list[Any]) -> Any:
+    """The outputs of all steps as one, every tensor of them stacked."""
+    tensors = list[list[Tensor]]()
+    for output in outputs:
+        found: list[Tensor] = []
+        mapped(output, lambda x, found=found: found.append(x) or x)  # type: ignore[misc]
+        tensors.append(found)
+    columns = iter([torch.stack(column) for column in zip(*tensors, strict=True)])
+    return mapped(outputs[0], lambda x: next(columns))

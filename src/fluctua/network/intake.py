@@ -1,0 +1,111 @@
+"""The input of a model from what users have: loaders, pairs with labels, arrays, integers and booleans."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fluctua.network.adapters.registry import KnownNeurons, WholeCall, prepare
+from fluctua.network.facts import BatchError
+from fluctua.network.run import Copies, modules_of, parameters_of, preserved
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """What a model is run on, as it was taken from what the user gave."""
+
+    batch: Any
+    labels: int | None = None  # how many samples have one
+    notes: tuple[str, ...] = ()  # what was done, a sentence each
+
+
+def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) -> Input:
+    """The input in what the user gave.
+
+    Of a `DataLoader` the first batch is taken. The rest is for models that nobody gave a `forward` for: of a pair the
+    first item is the input, and the labels are ignored; NumPy arrays become tensors, integers and booleans numbers of
+    the weights' type, unless the model looks them up.
+
+    Raises:
+        BatchError: an iterator, which can be gone through only once, or an array of no numbers.
+    """
+    notes = []
+    if isinstance(batch, DataLoader):
+        batch = _first_of(batch)
+        notes.append("the first batch of the DataLoader was taken")
+    if not by_default:
+        return Input(batch, notes=tuple(notes))
+    if isinstance(batch, Iterator):
+        raise BatchError(
+            f"the batch is an iterator ({type(batch).__name__}), which can be gone through only once: pass the "
+            "DataLoader itself, or next(iterator)"
+        )
+    labels = None
+    if _has_labels(model, batch, known):
+        batch, labels = batch[0], _count(batch[1])
+        notes.append("the batch is a pair, of which the first item was taken; the labels were ignored")
+    if isinstance(batch, np.ndarray):
+        if batch.dtype.kind not in "biuf":
+            raise BatchError(f"the batch is an array of {batch.dtype}, which is no number: make frames of events first")
+        batch = torch.from_numpy(np.ascontiguousarray(batch))
+        notes.append("the batch was converted from a NumPy array")
+        batch = batch.to(_precision(model)) if batch.is_floating_point() else batch
+    looked_up = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in modules_of(model))
+    if isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex() or looked_up):
+        notes.append(f"the batch was converted from {batch.dtype} to {_precision(model)}")
+        batch = batch.to(_precision(model))
+    return Input(batch, labels, tuple(notes))
+
+
+def alike(batch: Any, first: Any) -> Any:
+    """The input in another batch, of which the first was taken before."""
+    if not isinstance(first, Tensor):
+        return batch
+    x = batch[0] if isinstance(batch, tuple | list) else batch
+    x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    return x.to(first.dtype) if isinstance(x, Tensor) else x
+
+
+def _first_of(loader: DataLoader[Any]) -> Any:
+    """Its first batch; neither torch's generator of random numbers nor its own moves on."""
+    generator = loader.generator
+    state = None if generator is None else generator.get_state()
+    with torch.random.fork_rng([]):
+        first = list(islice(loader, 1))
+    if not first:
+        raise BatchError("the DataLoader is empty: there is nothing to measure")
+    if generator is not None and state is not None:
+        generator.set_state(state)
+    return first[0]
+
+
+def _has_labels(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
+    """Whether it is an input with its labels, and not two inputs, of which no model takes one alone."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor | np.ndarray)):
+        return False
+    second = torch.as_tensor(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
+    if not isinstance(second, Tensor) or second.ndim < 2 or not second.is_floating_point():
+        return True
+    with preserved(model, prepare), torch.no_grad():
+        try:
+            WholeCall(known)(model, Copies(model).of(batch))
+        except Exception:
+            return True
+    return False
+
+
+def _count(labels: Any) -> int | None:
+    """How many samples have labels, where they are one axis of them."""
+    one_axis = getattr(labels, "ndim", 1) == 1 and hasattr(labels, "__len__")
+    return len(labels) if one_axis else None
+
+
+def _precision(model: nn.Module) -> torch.dtype:
+    """The type of the model's weights."""
+    kinds = (p.dtype for p in parameters_of(model) if p.is_floating_point())
+    return next(kinds, torch.get_default_dtype())
