@@ -120,6 +120,7 @@ def initialize(
     time: Axis = 0,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    readouts: Collection[str] | None = None,
     **moved: Any,
 ) -> Report:
     """Put a spiking network into the fluctuation-driven regime, in place, and report the state it is in.
@@ -140,6 +141,9 @@ def initialize(
         time: axis of the batch that is time, 0 or 1.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
+        readouts: names of populations that are read by their potential. A population is taken for one besides where
+            its threshold is out of reach, or where it is the last and the model returns its potential alone, or where
+            it is the last and never resets; with `readouts=[]` only where it cannot spike at all.
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
 
     Returns:
@@ -165,7 +169,9 @@ def initialize(
         0.50
     """
     method = _with_moved(method, moved)
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons, active=method.measures)
+    network = Network.of(
+        model, batch, forward=forward, time=time, dt=dt, neurons=neurons, readouts=readouts, active=method.measures
+    )
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())

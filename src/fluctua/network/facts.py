@@ -48,6 +48,7 @@ class Neuron:
         rest: the potential without input.
         in_steps: whether the kernels count time in steps, of which nobody has said how many seconds they last.
         note: what a user should know of the facts, such as a linearisation.
+        resets: whether a spike changes the potential.
     """
 
     kernels: tuple[PspKernel, ...]
@@ -55,6 +56,7 @@ class Neuron:
     rest: float = 0.0
     in_steps: bool = False
     note: str | None = None
+    resets: bool = True
 
     @property
     def kernel(self) -> PspKernel:
@@ -215,6 +217,7 @@ class Population:
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
         steps: length of the trial that it was traced on.
+        shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
     """
 
     name: str
@@ -227,11 +230,17 @@ class Population:
     layout: Layout = Layout()  # noqa: RUF009 - frozen
     calls: int = 1
     steps: int | None = None
+    shown: frozenset[str] = frozenset()
 
     @property
     def most(self) -> int:
         """How many currents the module is called with at most."""
         return most_arguments(self.arguments, self.pathways)
+
+    @property
+    def heard(self) -> set[str]:
+        """Names of the populations that it hears."""
+        return {*self.unweighted, *(s for q in self.pathways for s in q.sources)}
 
     @property
     def emission(self) -> Layout:

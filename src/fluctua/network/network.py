@@ -66,6 +66,7 @@ class Network:
         time: Axis = 0,
         dt: float | None = None,
         neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
+        readouts: Collection[str] | None = None,
         active: bool = False,
     ) -> "Network":
         """Find out how a model runs on a batch, and which populations and pathways it has.
@@ -78,6 +79,8 @@ class Network:
             time: axis of the batch that is time, 0 or 1.
             dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
             neurons: what neuron classes are like that fluctua does not know.
+            readouts: names of populations that are read by their potential, besides those that show it: see
+                `fluctua.initialize`.
             active: refuse a batch that nothing can be measured on, before the model is traced: see `check_batch`.
 
         Raises:
@@ -88,7 +91,7 @@ class Network:
         """
         if time not in (0, 1):
             raise ValueError(f"the axis of time is 0, for a batch [T, B, ...], or 1, for [B, T, ...], got {time!r}")
-        known = KnownNeurons(dt, neurons or {})
+        known = KnownNeurons(dt, neurons or {}, readouts)
         chosen = over_time(model, batch, known, time) if forward is None or forward is plain_call else forward
         if active:
             check_batch(batch, chosen, time)
@@ -377,7 +380,7 @@ def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.
     index = {p.name: i for i, p in enumerate(populations)}
     reach = np.zeros((len(populations), len(populations)), dtype=bool)
     for i, p in enumerate(populations):
-        for source in {s for q in p.pathways for s in q.sources} | set(p.unweighted):
+        for source in p.heard:
             if source in index:
                 reach[index[source], i] = True
         for j, other in enumerate(populations):

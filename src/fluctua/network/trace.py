@@ -6,16 +6,18 @@ stops at the first of those it meets: they are what feeds the neuron, whatever l
 norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.adapters.registry import KnownNeurons, prepare, transposed
-from fluctua.network.facts import INPUT, Pathway, Population, PopulationSpec, WiringError
+from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
+from fluctua.network.facts import INPUT, Neuron, Pathway, Population, PopulationSpec, WiringError
 from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
     ELEMENTWISE,
@@ -31,6 +33,7 @@ from fluctua.network.trace_pass import (
     operation_of,
     parametrised,
     parents_of,
+    shown,
     weight_names,
 )
 
@@ -70,17 +73,17 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
 
     def traced() -> list[Population]:
         record = observe(model, batch, forward, neurons)
-        told = {module: known.specs(module, record.steps[module]) for module in record.currents}
+        told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of(neurons), names, record.no_weights)
         called = _population_names(neurons, names)
-        return list(_Reader(record, neurons | told, names, trainable, loose, called, {}).populations())
+        return list(_Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record)).populations())
 
     with preserved(model, prepare), only_requiring_grad(model, None):
         found = traced()
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found = traced()
-    return tuple(found)
+    return tuple(_with_readouts(found, known.readouts))
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
@@ -88,6 +91,76 @@ def _filters(found: list[Population]) -> set[nn.Module]:
     direct = {name for p in found if p.neuron.threshold is not None for name in p.unweighted}
     readouts = [p for p in found if p.neuron.threshold is None and p.name in direct and p.emitter is p.module]
     return {p.module for p in readouts if not any(q.inner for q in p.pathways)}
+
+
+# -- which populations are readouts ----------------------------------------------------------------------------------
+
+_FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach,
+_NEVER = 1e6  # and from here on in any network
+
+
+def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
+    """The populations of a module for the trial that was seen, without threshold where it returns its potential."""
+    specs = known.specs(module, record.steps[module])
+    if not known.is_derived(module) or not _returns_potential(module, specs, record.first[module], known):
+        return specs
+    return {
+        name: replace(spec, neuron=_as_readout(spec.neuron, "it returns its potential, not its spikes"))
+        for name, spec in specs.items()
+    }
+
+
+def _returns_potential(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> bool:
+    """Whether a module of the user's own class answers a current far too small for a spike."""
+    neurons = [spec.neuron for spec in specs.values()]
+    thresholds = [neuron.threshold for neuron in neurons if neuron.threshold is not None]
+    if len(thresholds) != 1 or not math.isfinite(thresholds[0]):
+        return False
+    small = torch.full_like(like, 1e-6 * (thresholds[0] - neurons[0].rest))
+    with preserved(module), torch.no_grad(), suppress(Exception):  # of a stranger's code, which may want more arguments
+        known.reset(module)
+        output = next(iter(specs.values())).layout.spikes(module, module(small))
+        return bool((output != 0).any())
+    return False
+
+
+def _as_readout(neuron: Neuron, reason: str) -> Neuron:
+    note = f"a readout: {reason}"
+    return replace(neuron, threshold=None, note=f"{note}; {neuron.note}" if neuron.note else note)
+
+
+def _with_readouts(found: list[Population], named: Collection[str] | None) -> Iterator[Population]:
+    """The populations, without threshold where what they do shows that they are read by their potential."""
+    if unknown := sorted(set(named or ()) - {p.name for p in found}):
+        raise ValueError(
+            f"no population {unknown[0]!r} for readouts=: the model has {', '.join(p.name for p in found)}"
+        )
+    thresholds = [p.neuron.threshold for p in found]
+    for k, p in enumerate(found):
+        theta, others = p.neuron.threshold, [t for t in thresholds[:k] + thresholds[k + 1 :] if t is not None]
+        if theta is None:
+            yield p
+        elif p.name in (named or ()):
+            yield replace(p, neuron=replace(p.neuron, threshold=None))
+        elif not math.isfinite(theta):
+            yield replace(p, neuron=_as_readout(p.neuron, f"its threshold of {theta:g} cannot be reached"))
+        elif named == () or named == [] or any(p.name in other.heard for other in found if other is not p):
+            yield p
+        elif reason := _why_read_out(p, theta, min(others, default=1.0)):
+            yield replace(p, neuron=_as_readout(p.neuron, f"{reason}; readouts=[] takes it for spiking"))
+        else:
+            yield p
+
+
+def _why_read_out(p: Population, theta: float, lowest: float) -> str | None:
+    """Why the last population of a model is taken for a readout, None if it is not."""
+    if theta >= _NEVER or theta >= _FAR * max(lowest, 1.0):
+        return f"its threshold of {theta:g} cannot be reached"
+    if p.shown == {"potential"}:
+        return "the model returns its potential, not its spikes"
+    if not p.neuron.resets and p.shown != {"spikes"}:
+        return "no spike resets it and nothing hears it"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +211,7 @@ class _Reader:
         loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
         called: name of each population, by its emitter.
         taken: first population that each weight feeds, by its id; filled on the way.
+        shown: see `trace_pass.shown`.
     """
 
     record: TracedPass
@@ -147,6 +221,7 @@ class _Reader:
     loose: dict[int, str]
     called: dict[nn.Module, str]
     taken: dict[int, str]
+    shown: dict[nn.Module, set[str]]
 
     def populations(self) -> Iterator[Population]:
         """In the order in which they run."""
@@ -171,6 +246,7 @@ class _Reader:
             spec.layout,
             len(self.record.currents[module]),
             self.record.steps[module],
+            frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
         )
 
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:

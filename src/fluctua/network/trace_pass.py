@@ -4,6 +4,7 @@ What a synapse is, is told here too: a module that owns weights and holds no oth
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,37 @@ class TracedPass:
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
     no_weights: set[int] = field(default_factory=set)  # ids of the gains and offsets among the parameters of synapses
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
+    first: dict[nn.Module, Tensor] = field(default_factory=dict)  # current of each neuron's first call, as it was given
+    emissions: set[Node] = field(default_factory=set)  # the nodes that made spikes
+    spans: list[tuple[int, int, nn.Module]] = field(default_factory=list)  # numbers of the nodes that a call has made
+    answer: list[Node] = field(default_factory=list)  # the nodes that made what the model returned
+
+
+def shown(record: TracedPass) -> dict[nn.Module, set[str]]:
+    """What the model's answer depends on of each neuron that nothing else stands before: "spikes", "potential"."""
+    starts = [start for start, _, _ in record.spans]
+    found: dict[nn.Module, set[str]] = {}
+    pending, seen = list(record.answer), set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        index = bisect_right(starts, node._sequence_nr()) - 1
+        if node in record.emissions:
+            found.setdefault(record.neuron_of[node], set()).add("spikes")
+        elif index >= 0 and node._sequence_nr() <= record.spans[index][1]:
+            found.setdefault(record.spans[index][2], set()).add("potential")
+        else:
+            pending += parents_of(node)
+    return found
+
+
+def _now() -> int:
+    """The number that autograd gives the next node."""
+    with torch.enable_grad():
+        node: Node = torch.zeros((), requires_grad=True).clone().grad_fn
+    return int(node._sequence_nr())
 
 
 def inside_of(neurons: Neurons) -> set[nn.Module]:
@@ -104,6 +136,7 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
     """
     record = TracedPass()
     names = {module: name or "model" for name, module in named_modules_of(model)}
+    began: dict[nn.Module, int] = {}
 
     def before_neuron(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -117,6 +150,8 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         record.currents.setdefault(module, []).append([current.grad_fn for current in currents])
         record.steps[module] = record.steps.get(module, 0) + len(layout.as_sequence(currents[0]))
         record.fed_last = bool(record.synapse_of)
+        record.first.setdefault(module, currents[0].detach())
+        began[module] = _now()
         if currents[0].requires_grad or not currents[0].is_floating_point():
             return None
         attached = currents[0].detach().requires_grad_().clone()  # else its spikes would not be on the graph
@@ -139,6 +174,9 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
             spikes = spikes.detach().requires_grad_().clone()
             output = layout.answer(module, output, spikes)
         noting(record.neuron_of)(module, args, (spikes, output))
+        record.emissions.update(nodes_in(spikes))
+        if module in neurons:
+            record.spans.append((began[module], _now(), module))
         return output
 
     def after_synapse(module: nn.Module, args: Any, output: Any) -> None:
@@ -158,7 +196,8 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         elif module not in no_layers and may_be_synapse(module, neurons):
             handles.append(module.register_forward_hook(after_synapse))
     with hooked(handles):
-        _run_once(model, batch, forward)
+        record.answer = list(nodes_in(_run_once(model, batch, forward)))
+    record.spans.sort(key=lambda span: span[0])
     _check(record, neurons, names)
     return record
 
@@ -170,16 +209,17 @@ def _check_currents(currents: tuple[Tensor, ...], layout: Layout, name: str) -> 
         raise WiringError(f"the neuron {name} was not called with a current {wanted} as its first argument")
 
 
-def _run_once(model: nn.Module, batch: Any, forward: Forward) -> None:
+def _run_once(model: nn.Module, batch: Any, forward: Forward) -> Any:
     own = Copies(model).of(batch)  # the user's own data stay out of reach of a model that works in place
     before = versions(own)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _not_saved):  # nodes are all that is wanted
-        forward(model, own)
+        answer = forward(model, own)
     if versions(own) != before:
         raise WiringError(
             "the model changes its input in place, so every pass would see another one: let it work on a copy, for "
             "example by forward=lambda model, batch: model(batch.clone())"
         )
+    return answer
 
 
 def _not_saved(nothing: None) -> Tensor:

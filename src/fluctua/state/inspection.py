@@ -1,6 +1,6 @@
 """Look at a network: run it once and measure the state of every population."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ def inspect(
     time: Axis = 0,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    readouts: Collection[str] | None = None,
 ) -> Report:
     """The state of every population of a network on a batch; nothing is changed.
 
@@ -42,6 +43,7 @@ def inspect(
         time: axis of the batch that is time, 0 or 1.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
+        readouts: names of populations that are read by their potential: see `fluctua.initialize`.
 
     Raises:
         WiringError: see `fluctua.network.Network.of`, and so are the errors of a batch.
@@ -55,7 +57,7 @@ def inspect(
         >>> print(f"{report['1'].sigma_u:.1f}")  # in the unit of the threshold
         0.6
     """
-    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons)
+    network = Network.of(model, batch, forward=forward, time=time, dt=dt, neurons=neurons, readouts=readouts)
     return inspect_network(network, window=window, loss=loss)
 
 

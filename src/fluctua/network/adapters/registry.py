@@ -6,7 +6,7 @@ describes.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -46,10 +46,12 @@ class KnownNeurons:
     Attributes:
         dt: time step in seconds of neurons that count time in steps.
         described: what classes are like that no framework knows.
+        readouts: names of populations that the user calls readouts; None where he leaves it to what is seen.
     """
 
     dt: float | None = None
     described: Mapping[type[nn.Module], "ProbedNeuron"] = field(default_factory=dict)
+    readouts: Collection[str] | None = None
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
@@ -63,6 +65,11 @@ class KnownNeurons:
     def description(self, module: nn.Module) -> "ProbedNeuron | None":
         """What the user says of a module, by its nearest base class; None of one that was not described."""
         return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
+
+    def is_derived(self, module: nn.Module) -> bool:
+        """Whether it is of a class of the user's own that a framework's class stands for."""
+        found = None if self.description(module) else framework_of(module)
+        return found is not None and _name(type(module)) not in found.facts
 
     def found_in(self, model: nn.Module) -> list[nn.Module]:
         """The neuron modules of a model; what such a module holds inside is its own affair."""
@@ -152,12 +159,16 @@ def transposed(synapse: nn.Module) -> int:
 
 
 def _names(module: nn.Module) -> set[str]:
-    return {f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__}
+    return {_name(base) for base in type(module).__mro__}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
-        name = f"{base.__module__}.{base.__qualname__}"
+        name = _name(base)
         for framework in _frameworks_of(module):
             if name in framework.facts:
                 return framework, framework.facts[name]

@@ -113,7 +113,8 @@ def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Popul
 
 def _spiking(module: Any, kernel: PspKernel) -> Neuron:
     note = "`state_quant` rounds its potential, which is not foreseen" if module.state_quant else None
-    return Neuron((kernel,), float(_numbers(module.threshold).mean()), note=note)
+    resets = module.reset_mechanism != "none"
+    return Neuron((kernel,), float(_numbers(module.threshold).mean()), note=note, resets=resets)
 
 
 def _kernel(
