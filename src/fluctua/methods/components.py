@@ -214,7 +214,7 @@ class FreePotential:
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
         population = self.population
-        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted
+        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
         if fixed or frozen:
             return self._potential(touched, None)

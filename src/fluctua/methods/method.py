@@ -263,6 +263,7 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         for q in p.pathways:
             if q.skipped_because is not None:
                 yield f"{q.name} was skipped: {q.skipped_because}"
+        yield from dict.fromkeys(f"{q.name}: {q.note}" for q in p.pathways if q.note is not None)
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:

@@ -16,6 +16,7 @@ from fluctua.theory.psp import PspKernel, TwoStateKernel
 
 Array = NDArray[np.float64]
 
+FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -85,6 +86,8 @@ class Pathway:
         recurrent: whether the population's own spikes come back by it.
         rows: axis of the weight that counts output units, 0 or 1.
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
+        bias_name: attribute of the bias that goes with the weight, None where there is none.
+        note: what a user should know of the synapse's other parameters.
     """
 
     name: str
@@ -101,6 +104,8 @@ class Pathway:
     recurrent: bool = False
     rows: int = 0
     mask: Tensor | None = None
+    bias_name: str | None = "bias"
+    note: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -131,8 +136,7 @@ class Pathway:
     @property
     def bias(self) -> Tensor | None:
         """The bias that goes with the weight."""
-        name = self.parameter.replace("weight", "bias")
-        bias: Tensor | None = None if name == self.parameter else getattr(self.synapse, name, None)
+        bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
         return bias if isinstance(bias, Tensor) else None
 
     @property
@@ -217,6 +221,7 @@ class Population:
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
         steps: length of the trial that it was traced on.
+        offset: whether parameters add to its current that are no bias of a weight.
         shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
     """
 
@@ -231,6 +236,7 @@ class Population:
     calls: int = 1
     steps: int | None = None
     shown: frozenset[str] = frozenset()
+    offset: bool = False
 
     @property
     def most(self) -> int:

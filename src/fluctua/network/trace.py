@@ -6,21 +6,25 @@ stops at the first of those it meets: they are what feeds the neuron, whatever l
 norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
-from fluctua.network.facts import INPUT, Neuron, Pathway, Population, PopulationSpec, WiringError
-from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
+from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec, WiringError
+from fluctua.network.run import (
+    Forward,
+    modules_of,
+    named_modules_of,
+    only_requiring_grad,
+    parameters_of,
+    preserved,
+)
 from fluctua.network.trace_pass import (
-    ELEMENTWISE,
     PLUMBING,
     Neurons,
     Node,
@@ -34,8 +38,12 @@ from fluctua.network.trace_pass import (
     parametrised,
     parents_of,
     shown,
+    signals_of,
     weight_names,
 )
+
+if TYPE_CHECKING:
+    from fluctua.network.roles import Roles
 
 
 def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -> tuple[Population, ...]:
@@ -73,17 +81,43 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
 
     def traced() -> list[Population]:
         record = observe(model, batch, forward, neurons)
+        roles = {}
+        if record.inputs:
+            from fluctua.network.roles import roles_in  # networks of common layers do without
+
+            roles = roles_in(record, trainable)
         told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of(neurons), names, record.no_weights)
         called = _population_names(neurons, names)
-        return list(_Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record)).populations())
+        return list(
+            _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles).populations()
+        )
 
     with preserved(model, prepare), only_requiring_grad(model, None):
         found = traced()
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found = traced()
-    return tuple(_with_readouts(found, known.readouts))
+    if known.readouts is None and not any(map(_may_be_readout, found)):
+        return tuple(found)
+    from fluctua.network.readouts import with_readouts
+
+    return tuple(with_readouts(found, known.readouts))
+
+
+def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
+    """The populations of a module for the trial that was seen."""
+    specs = known.specs(module, record.steps[module])
+    if not known.is_derived(module):
+        return specs
+    from fluctua.network.readouts import as_returned
+
+    return as_returned(module, specs, record.first[module], known)
+
+
+def _may_be_readout(p: Population) -> bool:
+    theta = p.neuron.threshold
+    return theta is not None and (theta >= FAR or p.shown == {"potential"} or not p.neuron.resets)
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
@@ -93,77 +127,7 @@ def _filters(found: list[Population]) -> set[nn.Module]:
     return {p.module for p in readouts if not any(q.inner for q in p.pathways)}
 
 
-# -- which populations are readouts ----------------------------------------------------------------------------------
-
-_FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach,
-_NEVER = 1e6  # and from here on in any network
-
-
-def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
-    """The populations of a module for the trial that was seen, without threshold where it returns its potential."""
-    specs = known.specs(module, record.steps[module])
-    if not known.is_derived(module) or not _returns_potential(module, specs, record.first[module], known):
-        return specs
-    return {
-        name: replace(spec, neuron=_as_readout(spec.neuron, "it returns its potential, not its spikes"))
-        for name, spec in specs.items()
-    }
-
-
-def _returns_potential(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> bool:
-    """Whether a module of the user's own class answers a current far too small for a spike."""
-    neurons = [spec.neuron for spec in specs.values()]
-    thresholds = [neuron.threshold for neuron in neurons if neuron.threshold is not None]
-    if len(thresholds) != 1 or not math.isfinite(thresholds[0]):
-        return False
-    small = torch.full_like(like, 1e-6 * (thresholds[0] - neurons[0].rest))
-    with preserved(module), torch.no_grad(), suppress(Exception):  # of a stranger's code, which may want more arguments
-        known.reset(module)
-        output = next(iter(specs.values())).layout.spikes(module, module(small))
-        return bool((output != 0).any())
-    return False
-
-
-def _as_readout(neuron: Neuron, reason: str) -> Neuron:
-    note = f"a readout: {reason}"
-    return replace(neuron, threshold=None, note=f"{note}; {neuron.note}" if neuron.note else note)
-
-
-def _with_readouts(found: list[Population], named: Collection[str] | None) -> Iterator[Population]:
-    """The populations, without threshold where what they do shows that they are read by their potential."""
-    if unknown := sorted(set(named or ()) - {p.name for p in found}):
-        raise ValueError(
-            f"no population {unknown[0]!r} for readouts=: the model has {', '.join(p.name for p in found)}"
-        )
-    thresholds = [p.neuron.threshold for p in found]
-    for k, p in enumerate(found):
-        theta, others = p.neuron.threshold, [t for t in thresholds[:k] + thresholds[k + 1 :] if t is not None]
-        if theta is None:
-            yield p
-        elif p.name in (named or ()):
-            yield replace(p, neuron=replace(p.neuron, threshold=None))
-        elif not math.isfinite(theta):
-            yield replace(p, neuron=_as_readout(p.neuron, f"its threshold of {theta:g} cannot be reached"))
-        elif named == () or named == [] or any(p.name in other.heard for other in found if other is not p):
-            yield p
-        elif reason := _why_read_out(p, theta, min(others, default=1.0)):
-            yield replace(p, neuron=_as_readout(p.neuron, f"{reason}; readouts=[] takes it for spiking"))
-        else:
-            yield p
-
-
-def _why_read_out(p: Population, theta: float, lowest: float) -> str | None:
-    """Why the last population of a model is taken for a readout, None if it is not."""
-    if theta >= _NEVER or theta >= _FAR * max(lowest, 1.0):
-        return f"its threshold of {theta:g} cannot be reached"
-    if p.shown == {"potential"}:
-        return "the model returns its potential, not its spikes"
-    if not p.neuron.resets and p.shown != {"spikes"}:
-        return "no spike resets it and nothing hears it"
-    return None
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Afferents:
     """What reaches one input of a neuron's calls."""
 
@@ -171,6 +135,7 @@ class _Afferents:
     sources: dict[nn.Module, set[nn.Module]]  # emitters that each synapse hears
     through: dict[nn.Module, dict[nn.Module, None]]  # modules with weights before each synapse
     direct: dict[nn.Module, None]  # emitters heard without a synapse
+    offset: bool = False  # whether loose parameters add to it
 
 
 def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Afferents:
@@ -178,7 +143,8 @@ def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, s
     found = _Afferents({}, {}, {}, {})
     last: set[nn.Module] | None = None
     for number, start in enumerate(starts):
-        hits = _walk(start, record, loose, population)
+        hits, offset = _walk(start, record, loose, population)
+        found.offset |= offset
         synapses = {record.synapse_of[node] for node in hits if node in record.synapse_of}
         final = number == len(starts) - 1
         if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
@@ -212,6 +178,7 @@ class _Reader:
         called: name of each population, by its emitter.
         taken: first population that each weight feeds, by its id; filled on the way.
         shown: see `trace_pass.shown`.
+        roles: what the parameters of the user's own layers do.
     """
 
     record: TracedPass
@@ -222,6 +189,7 @@ class _Reader:
     called: dict[nn.Module, str]
     taken: dict[int, str]
     shown: dict[nn.Module, set[str]]
+    roles: "dict[nn.Module, Roles]"
 
     def populations(self) -> Iterator[Population]:
         """In the order in which they run."""
@@ -247,6 +215,7 @@ class _Reader:
             len(self.record.currents[module]),
             self.record.steps[module],
             frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
+            any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.way) for _, a in reaching),
         )
 
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:
@@ -295,9 +264,32 @@ class _Reader:
         self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str = "", **more: Any
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
+        if not parameter and synapse in self.roles:
+            yield from self._by_role(synapse, population, sources, more)
+            return
         for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
             reason = self._why_skipped_because(synapse, name, population)
-            yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, sources, skipped_because=reason, **more)
+            bias = name.replace("weight", "bias") if "weight" in name else None
+            yield Pathway(
+                f"{self.names[synapse]}.{name}",
+                synapse,
+                name,
+                sources,
+                skipped_because=reason,
+                bias_name=bias,
+                **more,
+            )
+
+    def _by_role(
+        self, synapse: nn.Module, population: str, sources: tuple[str, ...], more: dict[str, Any]
+    ) -> Iterator[Pathway]:
+        """The pathways of a layer of the user's own."""
+        roles = self.roles[synapse]
+        for weight in roles.weights:
+            reason = weight.skipped_because or self._why_skipped_because(synapse, weight.name, population)
+            found = {"rows": weight.rows, "mask": weight.mask, "bias_name": roles.bias, "note": roles.note}
+            name = f"{self.names[synapse]}.{weight.name}"
+            yield Pathway(name, synapse, weight.name, sources, skipped_because=reason, **more | found)
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
         weight = getattr(synapse, parameter)
@@ -337,8 +329,12 @@ def _population_names(neurons: Neurons, names: dict[nn.Module, str]) -> dict[nn.
 
 def _walk(
     made: Node | None, record: TracedPass, loose: dict[int, str], population: str
-) -> dict[Node, tuple[tuple[str, ...], nn.Module | None]]:
-    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed."""
+) -> tuple[dict[Node, tuple[tuple[str, ...], nn.Module | None]], bool]:
+    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed.
+
+    Also whether parameters were added on the way. What gains and offsets are made of is not walked.
+    """
+    offset = False
     hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
     seen: set[Node] = set()
     pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(made, (), None)]
@@ -353,17 +349,19 @@ def _walk(
         norm = norm or record.norm_of.get(node)
         operation = operation_of(node)
         parents = parents_of(node)
-        for parent in parents:
+        signals = signals_of(operation, parents, record)
+        offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        for parent in signals:
             weight = loose.get(id(getattr(parent, "variable", None)))
-            if weight is not None and not (operation in ELEMENTWISE and _carry_signal(parents, record)):
+            if weight is not None:
                 raise WiringError(
                     f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
                     "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
                 )
         if not operation.startswith(PLUMBING):
             via = (operation, *via)
-        pending.extend((parent, via, norm) for parent in reversed(parents))
-    return hits
+        pending.extend((parent, via, norm) for parent in reversed(signals))
+    return hits, offset
 
 
 def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
@@ -376,8 +374,3 @@ def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[
         elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
             through[module] = None
     return neurons, tuple(through)
-
-
-def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
-    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
-    return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))

@@ -15,13 +15,14 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from fluctua.network.adapters.registry import Specs
+from fluctua.network.adapters.registry import ADAPTERS, Specs
 from fluctua.network.facts import WiringError
 from fluctua.network.run import (
     Copies,
     Forward,
     Layout,
     hooked,
+    mapped,
     modules_of,
     named_modules_of,
     named_parameters_of,
@@ -40,6 +41,8 @@ PLUMBING = (
     *("Squeeze", "AsStrided", "BackwardHookFunction"),
 )
 """Operations that only pass on what they get."""
+MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
+"""Operations that connect units."""
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
 """What a gain or an offset acts by on another signal."""
 
@@ -84,6 +87,7 @@ class TracedPass:
     synapse_of: dict[Node, nn.Module] = field(default_factory=dict)
     neuron_of: dict[Node, nn.Module] = field(default_factory=dict)  # the emitter of the population
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
+    inputs: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)  # of each layer of the user's own
     no_weights: set[int] = field(default_factory=set)  # ids of the gains and offsets among the parameters of synapses
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
     first: dict[nn.Module, Tensor] = field(default_factory=dict)  # current of each neuron's first call, as it was given
@@ -179,7 +183,9 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
             record.spans.append((began[module], _now(), module))
         return output
 
-    def after_synapse(module: nn.Module, args: Any, output: Any) -> None:
+    def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if module not in record.inputs and not is_plain(module):
+            record.inputs[module] = mapped((args, kwargs), Tensor.detach)
         record.no_weights |= gains_and_offsets(module, output)
         if weight_names(module, record.no_weights):
             noting(record.synapse_of)(module, args, output)
@@ -194,7 +200,7 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and may_be_synapse(module, neurons):
-            handles.append(module.register_forward_hook(after_synapse))
+            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
     with hooked(handles):
         record.answer = list(nodes_in(_run_once(model, batch, forward)))
     record.spans.sort(key=lambda span: span[0])
@@ -249,6 +255,21 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
         )
 
 
+def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[Node]:
+    """The parents of a node without those that only scale or shift the others: parameters, and functions of them."""
+    if operation not in ELEMENTWISE or len(parents) < 2:
+        return parents
+    signals = [parent for parent in parents if _carry_signal([parent], record)]
+    others = behind([parent for parent in parents if parent not in signals], ())
+    connecting = any(operation_of(node).startswith(MIXING) for node in others)
+    return parents if connecting or not signals else signals
+
+
+def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
+    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
+    return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))
+
+
 # -- weights and synapses --------------------------------------------------------------------------------------------
 
 
@@ -277,6 +298,13 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
     return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a layer is known by its class, or computes its weights: else what its parameters do must be found out."""
+    own = {name for name, _ in named_parameters_of(module, False)}
+    home = getattr(getattr(type(module), "forward", None), "__module__", "").partition(".")[0]
+    return bool(parametrised(module)) or (own <= {"weight", "bias"} and home in {"torch", *ADAPTERS})
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:

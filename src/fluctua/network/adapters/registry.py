@@ -153,7 +153,9 @@ def prepare(module: nn.Module) -> None:
 
 
 def transposed(synapse: nn.Module) -> int:
-    """Axis of a synapse's weight that counts output units: 1 in the frameworks that multiply from the right, else 0."""
+    """Axis of a weight that counts output units: 1 if it multiplies from the right or convolves backwards, else 0."""
+    if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
+        return 1
     names = _names(synapse)
     return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(synapse)))
 
