@@ -9,7 +9,6 @@ noise.
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,72 +27,36 @@ _PROBED = 4  # outputs of which it is looked up what they depend on
 
 
 @dataclass(frozen=True, eq=False)
-class Weight:
-    """A parameter that connects inputs to output units.
-
-    Attributes:
-        name: attribute of the layer.
-        rows: axis that counts output units.
-        mask: 1 where an entry has an effect, 0 where it has none; None where all have.
-        skipped_because: why it is not to be written, or None.
-    """
+class Role:
+    """What one parameter does to the output of its layer."""
 
     name: str
-    rows: int = 0
-    mask: Tensor | None = None
-    skipped_because: str | None = None
+    rows: int | None  # axis along which an output depends on one index: it counts output units
+    mask: Tensor | None  # 1 where an entry has an effect, 0 where it has none; None where all have
+    linear: bool  # whether twice the move makes twice the change
+    scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
+    sizeless: bool  # whether twice the parameter makes no difference
+    of_input: bool  # whether its effect depends on the layer's input
+    random: bool  # whether its effect depends on the draws of torch's generator
+    single: bool  # whether each output depends on one entry of it
+    skipped_because: str | None = None  # why it is not to be written
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The parameters of a layer by what they do.
+    """The parameters of a layer by what they do."""
 
-    Attributes:
-        weights: what connects; none where the layer only scales and shifts.
-        bias: name of what shifts each output unit, or None.
-        offset: whether something else adds to the output that is neither weight nor bias.
-        note: which parameters were left as they are, and why, or None.
-    """
-
-    weights: tuple[Weight, ...]
-    bias: str | None = None
-    offset: bool = False
-    note: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Effect:
-    """What one parameter does to the output.
-
-    Attributes:
-        name: of the parameter.
-        change: of the output where the parameter is moved, flat.
-        linear: whether twice the move makes twice the change.
-        scales: 1 where twice the parameter makes twice the output, nearly, in a layer that is as linear in its input; 0
-            where it makes no difference; else None.
-        of_input: whether the change depends on the layer's input.
-        random: whether the change depends on the draws of torch's generator.
-        single: whether each output depends on one entry of it.
-        rows: axis along which an output depends on one index, or None.
-        mask: see `Weight`.
-    """
-
-    name: str
-    change: Tensor
-    linear: bool
-    scales: int | None
-    of_input: bool
-    random: bool
-    single: bool
-    rows: int | None
-    mask: Tensor | None
+    weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
+    bias: str | None  # name of what shifts each output unit
+    offset: bool  # whether something else adds to the output
+    note: str | None  # which parameters were left as they are, and why
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
-    """What the parameters of the layers of the user's own do; a layer that connects nothing is no synapse any more.
+    """The roles in the layers of the user's own; one that connects nothing is then no synapse of the record any more.
 
     Args:
-        record: of a pass, in which such layers are then no synapses.
+        record: of a pass.
         trainable: ids of the parameters that may be written.
     """
     found: dict[nn.Module, Roles] = {}
@@ -107,100 +70,77 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
     return {module: roles for module, roles in found.items() if roles.weights}
 
 
+@torch.no_grad()
 def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str]) -> Roles:
-    """What the parameters of a layer do, found by running it; it is afterwards as it was.
-
-    Args:
-        module: a layer with parameters of its own.
-        args: what it was called with in the model.
-        kwargs: likewise, by name.
-        frozen: names of its parameters that are not trained.
-    """
-    parameters = named_parameters_of(module, False)
-    own = {name: _start(p) for name, p in parameters if p.is_floating_point() and p.numel()}
-    with preserved(module), torch.no_grad():
+    """What the parameters of a layer do, found by running it as it was called; it is afterwards as it was."""
+    named = [(name, p.detach()) for name, p in named_parameters_of(module, False) if p.is_floating_point()]
+    # Beside a weight that is zero at first others would have no effect.
+    own = {name: p if p.ndim < 2 or bool(p.any()) else 0.1 * _noise(p, 0) for name, p in named}
+    with preserved(module):
         run = _runner(module, args, kwargs, own)
-        passing = _near(run({}, 2) - run({}, 3), 2 * (run({}) - run({}, 3)), _NEARLY)
-        found = [e for name in own if (e := _effect(run, own, name, passing)) is not None]
-        connecting = [e for e in found if not e.single and own[e.name].ndim > 1]
+        found = [role for name in own if (role := _role(run, own, name)) is not None]
+        matrices = [role for role in found if own[role.name].ndim > 1]
+        connecting = [role for role in matrices if not role.single]
         if not connecting and len(run({})) > sum(x.numel() for x in tensors_in((args, kwargs))):  # of one input each
-            connecting = [e for e in found if e.linear and e.of_input and own[e.name].ndim > 1]
+            connecting = [role for role in matrices if role.linear and role.of_input]
         kept, left = _chosen(run, own, connecting, frozen)
-    shifts = [e for e in found if e.single and e.linear and not e.of_input and not e.random]
-    units = {own[w.name].shape[w.rows] for w in kept}
-    bias = next((e.name for e in shifts if own[e.name].numel() in units), None)
+    shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
+    units = {own[r.name].shape[r.rows or 0] for r in kept}
+    bias = next((name for name in shifts if own[name].numel() in units), None)
     if connecting and not kept:
-        first = connecting[0]
-        kept = [Weight(first.name, first.rows or 0, skipped_because=left.pop(first.name))]
+        kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is, for {reason}" for name, reason in left.items()]
     return Roles(tuple(kept), bias, len(shifts) > (bias is not None), "; ".join(notes) or None)
 
 
-def _start(p: nn.Parameter) -> Tensor:
-    """A parameter; other values for a weight that is zero at first, beside which others have no effect."""
-    value = p.detach()
-    if value.ndim < 2 or bool(value.any()):
-        return value
-    return 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+def _noise(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
 def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
     """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero."""
-    generator = torch.Generator().manual_seed(0)
 
-    def drawn(x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return x
-        return (0.1 + torch.rand(x.shape, generator=generator)).to(x)
+    def filled(k: int) -> Any:
+        values = (lambda x: 0.1 + _noise(x, 2).abs(), lambda x: 0.1 + _noise(x, 3).abs())[k % 2]
+        factor = (1.0, 1.0, 2.0, 0.0)[k]
+        return mapped((tuple(args), dict(kwargs)), lambda x: factor * values(x) if x.is_floating_point() else x)
 
-    def times(x: Tensor, factor: float) -> Tensor:
-        return factor * x if x.is_floating_point() else x
-
-    inputs = [mapped((tuple(args), dict(kwargs)), drawn) for _ in range(2)]
-    inputs += [mapped(inputs[0], partial(times, factor=factor)) for factor in (2.0, 0.0)]
-    gpus = gpus_of(module)
+    inputs = [filled(k) for k in range(4)]
 
     def run(values: Values, number: int = 0, seed: int = 0) -> Tensor:
-        with torch.random.fork_rng(gpus):
+        with torch.random.fork_rng(gpus_of(module)):
             torch.manual_seed(seed)
             output = functional_call(module, start | values, *inputs[number])
-        return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()][:1])
+        return next(y.flatten() for y in tensors_in(output) if y.is_floating_point())
 
     return run
 
 
-def _moved(own: Values, name: str, factor: float = 1.0) -> Values:
-    """The parameter moved by as much as it is large, in a direction of its own."""
-    p = own[name]
-    generator = torch.Generator().manual_seed(1)
-    size = float(p.double().square().mean().sqrt()) or 0.1
-    return {name: p + factor * size * torch.randn(p.shape, generator=generator).to(p)}
+def _moved(own: Values, name: str, times: float = 1.0) -> Values:
+    """The parameter moved by so many times its own size."""
+    size = float(own[name].double().square().mean().sqrt()) or 0.1
+    return {name: own[name] + times * size * _noise(own[name], 1)}
 
 
-@torch.no_grad()
-def _effect(run: Run, own: Values, name: str, passing: bool) -> _Effect | None:
-    """What a parameter does, None if nothing; `passing` tells whether the layer is linear in its input, nearly."""
-    base, one, two = run({}), _moved(own, name), _moved(own, name, 2.0)
-    change, twice = run(one) - base, run(two) - base
+def _role(run: Run, own: Values, name: str) -> Role | None:
+    """None where the output does not depend on the parameter."""
+    base, one = run({}), _moved(own, name)
+    there, double, without = run(one), run({name: 2 * one[name]}), run({name: torch.zeros_like(own[name])})
+    change, nothing = there - base, run({}, 3)
     if not bool((change.abs() > 1e-6 * base.abs().max()).any()):
         return None
-    elsewhere = run(one, 1) - run({}, 1)
-    redrawn = run(one, 0, 1) - run({}, 0, 1)
     single, rows, mask = _dependence(run, own[name], name)
-    without = run({name: torch.zeros_like(own[name])})
-    here, double = run(one), run({name: 2 * one[name]})
-    scales = 1 if _near(double - without, 2 * (here - without), _NEARLY) and passing else None
-    scales = 0 if _near(double, here, _EXACT) else scales
-    return _Effect(
+    passing = _near(run({}, 2) - nothing, 2 * (base - nothing), _NEARLY)
+    return Role(
         name,
-        change,
-        _near(twice, 2 * change, _EXACT),
-        scales,
-        not _near(elsewhere, change, _EXACT),
-        not _near(redrawn, change, _EXACT),
-        single,
         rows,
         mask,
+        linear=_near(run(_moved(own, name, 2.0)) - base, 2 * change, _EXACT),
+        scales=passing and _near(double - without, 2 * (there - without), _NEARLY),
+        sizeless=_near(double, there, _EXACT),
+        of_input=not _near(run(one, 1) - run({}, 1), change, _EXACT),
+        random=not _near(run(one, 0, 1) - run({}, 0, 1), change, _EXACT),
+        single=single,
     )
 
 
@@ -208,64 +148,48 @@ def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
     return bool((x - y).double().norm() <= tolerance * y.double().norm())
 
 
+@torch.enable_grad()
 def _dependence(run: Run, p: Tensor, name: str) -> tuple[bool, int | None, Tensor | None]:
     """Whether each output depends on one entry, the axis of which it sees one index, and which entries act at all."""
-    with torch.enable_grad():
-        value = p.detach().clone().requires_grad_()
-        output = run({name: value})
-        ends = [output[k * len(output) // _PROBED + len(output) // (2 * _PROBED)] for k in range(_PROBED)]
-        weighted = output * torch.linspace(1, 2, len(output)).to(output)
-        *seen, acting = [
-            torch.autograd.grad(end, value, retain_graph=True, allow_unused=True)[0] for end in (*ends, weighted.sum())
-        ]
-    touched = [g != 0 for g in seen if g is not None]
-    if not touched or acting is None:
-        return True, None, None
+    value = p.clone().requires_grad_()
+    output = run({name: value})
+    ends = [output[k * len(output) // _PROBED] for k in range(_PROBED)]
+    all_of_it = (output * torch.linspace(1, 2, len(output)).to(output)).sum()
+    grads = [torch.autograd.grad(y, value, retain_graph=True, allow_unused=True)[0] for y in (*ends, all_of_it)]
+    *touched, alive = [torch.zeros_like(p, dtype=torch.bool) if g is None else g != 0 for g in grads]
     most = max(touched, key=lambda t: int(t.sum()))
-    indices = [int(most.transpose(0, k).flatten(1).any(1).sum()) for k in range(p.ndim)] if p.ndim > 1 else []
-    axes = [k for k, count in enumerate(indices) if count == 1]
+    axes = [k for k in range(p.ndim) if p.ndim > 1 and int(most.transpose(0, k).flatten(1).any(1).sum()) == 1]
     rows = next((k for k in axes if p.shape[k] > 1), axes[0] if axes else None)
-    alive = acting != 0
     return int(most.sum()) <= 1, rows, None if bool(alive.all()) else alive
 
 
 def _chosen(
-    run: Run, own: Values, connecting: list[_Effect], frozen: Collection[str]
-) -> tuple[list[Weight], dict[str, str]]:
+    run: Run, own: Values, connecting: list[Role], frozen: Collection[str]
+) -> tuple[list[Role], dict[str, str]]:
     """The weights among parameters that connect, and why others were left."""
-    left: dict[str, str] = {}
-    linear = any(e.linear for e in connecting)
-    for e in connecting:
-        if e.scales == 0:
-            left[e.name] = "its size has no effect on the output"
-        elif not e.linear and (linear or e.scales is None):
-            left[e.name] = "the output is not linear in it"
-    kept, factors = list[_Effect](), set[str]()
-    for e in sorted(connecting, key=lambda e: e.rows is None):  # what counts output units comes first
-        if e.name in left:
-            continue
-        partner = next((other for other in kept if _multiply(run, own, e, other)), None)
-        if partner is None:
-            kept.append(e)
+    kept, left, factors = list[Role](), dict[str, str](), set[str]()
+    linear = any(role.linear for role in connecting)
+    for role in sorted(connecting, key=lambda role: role.rows is None):  # what counts output units comes first
+        partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
+        if role.sizeless:
+            left[role.name] = "its size has no effect on the output"
+        elif not role.linear and (linear or not role.scales):
+            left[role.name] = "the output is not linear in it"
+        elif partner is not None:
+            left[role.name] = f"it is multiplied with {partner}"
+            factors.add(partner)
         else:
-            left[e.name] = f"it is multiplied with {partner.name}"
-            factors.add(partner.name)
-    certain = any(not e.random for e in kept)
-    held = [e.name for e in kept if e.name in frozen]
-    weights = []
-    for e in kept:
-        weight = Weight(e.name, e.rows or 0, e.mask)
-        if e.random and certain:
-            weight = replace(weight, skipped_because="it scales noise")
-        elif held and e.name in factors and e.name not in frozen:
-            weight = replace(weight, skipped_because=f"it adapts {held[0]}, which is frozen")
-        weights.append(weight)
-    return weights, left
+            kept.append(role)
+    held = [role.name for role in kept if role.name in frozen]
+    for k, role in enumerate(kept):
+        if role.random and not all(other.random for other in kept):
+            kept[k] = replace(role, skipped_because="it scales noise")
+        elif held and role.name in factors and role.name not in frozen:
+            kept[k] = replace(role, skipped_because=f"it adapts {held[0]}, which is frozen")
+    return kept, left
 
 
-@torch.no_grad()
-def _multiply(run: Run, own: Values, e: _Effect, other: _Effect) -> bool:
+def _multiply(run: Run, own: Values, name: str, other: str) -> bool:
     """Whether the output depends on the product of two parameters."""
-    first, second = _moved(own, e.name), _moved(own, other.name)
-    base = run(second) - run({})
-    return not _near(run(first | second) - run(first), base, _EXACT)
+    first, second = _moved(own, name), _moved(own, other)
+    return not _near(run(first | second) - run(first), run(second) - run({}), _EXACT)

@@ -287,7 +287,7 @@ class _Reader:
         roles = self.roles[synapse]
         for weight in roles.weights:
             reason = weight.skipped_because or self._why_skipped_because(synapse, weight.name, population)
-            found = {"rows": weight.rows, "mask": weight.mask, "bias_name": roles.bias, "note": roles.note}
+            found = {"rows": weight.rows or 0, "mask": weight.mask, "bias_name": roles.bias, "note": roles.note}
             name = f"{self.names[synapse]}.{weight.name}"
             yield Pathway(name, synapse, weight.name, sources, skipped_because=reason, **more | found)
 

@@ -303,7 +303,7 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 def is_plain(module: nn.Module) -> bool:
     """Whether a layer is known by its class, or computes its weights: else what its parameters do must be found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
-    home = getattr(getattr(type(module), "forward", None), "__module__", "").partition(".")[0]
+    home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
     return bool(parametrised(module)) or (own <= {"weight", "bias"} and home in {"torch", *ADAPTERS})
 
 
