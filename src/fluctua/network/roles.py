@@ -100,18 +100,19 @@ def _noise(like: Tensor, seed: int) -> Tensor:
 def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
     """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero."""
 
-    def filled(k: int) -> Any:
-        values = (lambda x: 0.1 + _noise(x, 2).abs(), lambda x: 0.1 + _noise(x, 3).abs())[k % 2]
-        factor = (1.0, 1.0, 2.0, 0.0)[k]
-        return mapped((tuple(args), dict(kwargs)), lambda x: factor * values(x) if x.is_floating_point() else x)
+    def filled(seed: int, factor: float) -> Any:
+        def value(x: Tensor) -> Tensor:
+            return factor * (0.1 + _noise(x, seed).abs()) if x.is_floating_point() else x
 
-    inputs = [filled(k) for k in range(4)]
+        return mapped((tuple(args), dict(kwargs)), value)
+
+    inputs = [filled(2, 1.0), filled(3, 1.0), filled(2, 2.0), filled(2, 0.0)]
 
     def run(values: Values, number: int = 0, seed: int = 0) -> Tensor:
         with torch.random.fork_rng(gpus_of(module)):
             torch.manual_seed(seed)
             output = functional_call(module, start | values, *inputs[number])
-        return next(y.flatten() for y in tensors_in(output) if y.is_floating_point())
+        return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()])
 
     return run
 
@@ -129,7 +130,7 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
     change, nothing = there - base, run({}, 3)
     if not bool((change.abs() > 1e-6 * base.abs().max()).any()):
         return None
-    single, rows, mask = _dependence(run, own[name], name)
+    single, rows, mask = _dependence(run, one, name, (change * there).abs().topk(min(_PROBED, len(there))).indices)
     passing = _near(run({}, 2) - nothing, 2 * (base - nothing), _NEARLY)
     return Role(
         name,
@@ -149,11 +150,12 @@ def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
 
 
 @torch.enable_grad()
-def _dependence(run: Run, p: Tensor, name: str) -> tuple[bool, int | None, Tensor | None]:
-    """Whether each output depends on one entry, the axis of which it sees one index, and which entries act at all."""
+def _dependence(run: Run, at: Values, name: str, probed: Tensor) -> tuple[bool, int | None, Tensor | None]:
+    """Whether an output depends on one entry, the axis of which it sees one index, and which entries act at all."""
+    p = at[name]
     value = p.clone().requires_grad_()
     output = run({name: value})
-    ends = [output[k * len(output) // _PROBED] for k in range(_PROBED)]
+    ends = output[probed].unbind()
     all_of_it = (output * torch.linspace(1, 2, len(output)).to(output)).sum()
     grads = [torch.autograd.grad(y, value, retain_graph=True, allow_unused=True)[0] for y in (*ends, all_of_it)]
     *touched, alive = [torch.zeros_like(p, dtype=torch.bool) if g is None else g != 0 for g in grads]
