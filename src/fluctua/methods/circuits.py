@@ -216,8 +216,8 @@ def _predicted_spikes(
     """Poisson spikes at the rates that the theory predicts at the target; of others, what they fire now."""
     spikes = replay.simulate(populations)
     for p in populations:
-        if p.name in wanted and p.neuron.threshold is not None:
-            xi = wanted[p.name].xi(p.neuron.threshold)
+        if p.name in wanted and p.neuron.theta is not None:
+            xi = wanted[p.name].xi(p.neuron.theta)
             probability = float(np.mean(crossing_rate(xi, p.neuron.kernel))) * p.neuron.kernel.dt
             uniform = torch.rand(spikes[p.name].shape, generator=generator)
             spikes[p.name] = (uniform < probability).to(spikes[p.name])

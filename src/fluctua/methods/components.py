@@ -193,13 +193,14 @@ class FreePotential:
     def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
         """A part, and its component, scaled to its share of the variance.
 
-        Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
+        Where neurons differ in kernel or threshold each gets its own scale, as far as rows of the weight are its own.
         """
         factor = torch.ones((), dtype=torch.float64)
         units = u.shape[2]
         axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
         rows = {p: axes.get(p, 0) for p in part.values}
-        if self.population.neuron.kernel.eps_hat.ndim and all(p.shape[rows[p]] == units for p in part.values):
+        own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
+        if own and all(p.shape[rows[p]] == units for p in part.values):
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
         if factor.ndim:

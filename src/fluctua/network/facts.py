@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class Neuron:
         in_steps: whether the kernels count time in steps, of which nobody has said how many seconds they last.
         note: what a user should know of the facts, such as a linearisation.
         resets: whether a spike changes the potential.
+        thresholds: those of all neurons `[*N]`, or such that they broadcast to it, where they differ.
     """
 
     kernels: tuple[PspKernel, ...]
@@ -58,6 +60,23 @@ class Neuron:
     in_steps: bool = False
     note: str | None = None
     resets: bool = True
+    thresholds: Array | None = None
+
+    @staticmethod
+    def spiking(kernels: tuple[PspKernel, ...], threshold: Any, rest: float = 0.0, **more: Any) -> "Neuron":
+        """From a threshold as frameworks keep it: a number or a tensor, for all neurons or for each, or none."""
+        if threshold is None:
+            return Neuron(kernels, None, rest, **more)
+        values = np.asarray(torch.as_tensor(threshold).detach().double().cpu())
+        while values.ndim and len(values) == 1:
+            values = values[0]
+        differ = values if values.size and values.min() < values.max() else None
+        return Neuron(kernels, float(values.mean()), rest, thresholds=differ, **more)
+
+    @property
+    def theta(self) -> float | Array | None:
+        """The threshold, of each neuron where they differ."""
+        return self.thresholds if self.threshold is not None and self.thresholds is not None else self.threshold
 
     @property
     def kernel(self) -> PspKernel:

@@ -63,9 +63,8 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     *elsewhere, _ = _linearised(run, [part + 0.5 * distance.abs() for part in state], dynamics.inputs)
     if not all(np.allclose(x, y, atol=_CURVED) for x, y in zip((a, b, c, d), elsewhere, strict=True)):
         notes.append("it is linear only near rest")
-    theta = None if threshold is None else float(threshold.double().mean())
-    level = 0.0 if theta is None else theta + float(distance.mean())
-    return Neuron(tuple(kernels), theta, rest=level, note="; ".join(notes) or None)
+    level = 0.0 if threshold is None else float(threshold.double().mean() + distance.mean())
+    return Neuron.spiking(tuple(kernels), threshold, level, note="; ".join(notes) or None)
 
 
 def _evaluator(t: Traced, constants: Sequence[Tensor]) -> Callable[..., tuple[list[Tensor], Tensor]]:

@@ -8,7 +8,7 @@ integrates, and the length of the trial takes the place of its time constant.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -80,20 +80,19 @@ class ProbedNeuron:
         elif self.reset is not None:
             self.reset(module)
 
-    def theta(self, module: nn.Module) -> float | None:
-        """The threshold, mean over the population where neurons differ.
+    def theta(self, module: nn.Module) -> Any:
+        """The threshold, as it is kept.
 
         Raises:
             UnsupportedNeuronError: the module has no such attribute.
         """
         try:
-            value = attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
+            return attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
         except AttributeError as error:
             raise UnsupportedNeuronError(
                 f"the neuron {type(module).__name__} has no attribute {self.threshold!r}: check threshold= of its "
                 "ProbedNeuron, a number or the name of an attribute"
             ) from error
-        return None if value is None else float(torch.as_tensor(value).double().mean())
 
     def potential(self, module: nn.Module, output: Any) -> Tensor:
         """The potential after a call that returned `output`."""
@@ -119,7 +118,7 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     """
     theta, in_steps = spec.theta(module), timing.dt is None
     if timing.steps is None:
-        return Neuron((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
+        return Neuron.spiking((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
     bench = _Bench(module, spec)
     start, rest = _resting(bench)
     for length in sorted({*_LENGTHS, max(timing.steps, max(_LENGTHS))}):
@@ -131,9 +130,11 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     notes = ["its kernel was measured"]
     if not settled:
         notes.append("it does not settle within the trial, so its moments are averages over the trial's length")
-    if theta is not None and (change := _nonlinearity(bench, start, eps, theta - rest)) > _LINEAR:
+    neuron = Neuron.spiking((kernel,), theta, rest, in_steps=in_steps)
+    distance = None if neuron.threshold is None else neuron.threshold - rest
+    if distance is not None and (change := _nonlinearity(bench, start, eps, distance)) > _LINEAR:
         notes.append(f"it is linear only near rest: half-way to threshold its response is {change:.0%} off")
-    return Neuron((kernel,), theta, rest, in_steps, "; ".join(notes))
+    return replace(neuron, note="; ".join(notes))
 
 
 @contextmanager

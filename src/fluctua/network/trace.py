@@ -7,7 +7,7 @@ norms, additions). A weight that the walk meets outside such a module is refused
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec, WiringError
-from fluctua.network.run import (
-    Forward,
-    modules_of,
-    named_modules_of,
-    only_requiring_grad,
-    parameters_of,
-    preserved,
-)
+from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
     PLUMBING,
     Neurons,
@@ -89,9 +82,8 @@ def trace(model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons) -
         told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of(neurons), names, record.no_weights)
         called = _population_names(neurons, names)
-        return list(
-            _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles).populations()
-        )
+        reader = _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles)
+        return list(reader.populations())
 
     with preserved(model, prepare), only_requiring_grad(model, None):
         found = traced()
@@ -127,7 +119,7 @@ def _filters(found: list[Population]) -> set[nn.Module]:
     return {p.module for p in readouts if not any(q.inner for q in p.pathways)}
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Afferents:
     """What reaches one input of a neuron's calls."""
 
@@ -140,11 +132,11 @@ class _Afferents:
 
 def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Afferents:
     """Over all calls together: what comes back from the neurons themselves shows from the second step on."""
-    found = _Afferents({}, {}, {}, {})
+    found, offset = _Afferents({}, {}, {}, {}), False
     last: set[nn.Module] | None = None
     for number, start in enumerate(starts):
-        hits, offset = _walk(start, record, loose, population)
-        found.offset |= offset
+        hits, shifted = _walk(start, record, loose, population)
+        offset |= shifted
         synapses = {record.synapse_of[node] for node in hits if node in record.synapse_of}
         final = number == len(starts) - 1
         if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
@@ -162,7 +154,7 @@ def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, s
             found.way[synapse] = way
             found.sources.setdefault(synapse, set()).update(sources)
             found.through.setdefault(synapse, {}).update(dict.fromkeys(through))
-    return found
+    return replace(found, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,32 +256,19 @@ class _Reader:
         self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str = "", **more: Any
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
-        if not parameter and synapse in self.roles:
-            yield from self._by_role(synapse, population, sources, more)
-            return
-        for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
-            reason = self._why_skipped_because(synapse, name, population)
-            bias = name.replace("weight", "bias") if "weight" in name else None
-            yield Pathway(
-                f"{self.names[synapse]}.{name}",
-                synapse,
-                name,
-                sources,
-                skipped_because=reason,
-                bias_name=bias,
-                **more,
-            )
-
-    def _by_role(
-        self, synapse: nn.Module, population: str, sources: tuple[str, ...], more: dict[str, Any]
-    ) -> Iterator[Pathway]:
-        """The pathways of a layer of the user's own."""
-        roles = self.roles[synapse]
-        for weight in roles.weights:
-            reason = weight.skipped_because or self._why_skipped_because(synapse, weight.name, population)
-            found = {"rows": weight.rows or 0, "mask": weight.mask, "bias_name": roles.bias, "note": roles.note}
-            name = f"{self.names[synapse]}.{weight.name}"
-            yield Pathway(name, synapse, weight.name, sources, skipped_because=reason, **more | found)
+        roles = None if parameter else self.roles.get(synapse)
+        found: list[tuple[str, str | None, dict[str, Any]]]
+        if roles is None:
+            names = [parameter] if parameter else weight_names(synapse, self.record.no_weights)
+            biases = [name.replace("weight", "bias") if "weight" in name else None for name in names]
+            found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
+        else:
+            both = {"bias_name": roles.bias, "note": roles.note}
+            found = [(w.name, w.skipped_because, {"rows": w.rows or 0, "mask": w.mask, **both}) for w in roles.weights]
+        for name, because, facts in found:
+            reason = because or self._why_skipped_because(synapse, name, population)
+            path = f"{self.names[synapse]}.{name}"
+            yield Pathway(path, synapse, name, sources, skipped_because=reason, **more | facts)
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
         weight = getattr(synapse, parameter)

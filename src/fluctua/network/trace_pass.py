@@ -186,9 +186,7 @@ def observe(model: nn.Module, batch: Any, forward: Forward, neurons: Neurons) ->
     def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if module not in record.inputs and not is_plain(module):
             record.inputs[module] = mapped((args, kwargs), Tensor.detach)
-        record.no_weights |= gains_and_offsets(module, output)
-        if weight_names(module, record.no_weights):
-            noting(record.synapse_of)(module, args, output)
+        noting(record.synapse_of)(module, args, output)
 
     no_layers = computing(model) | inside_of(neurons)
     handles = []
@@ -277,19 +275,6 @@ def computing(model: nn.Module) -> set[nn.Module]:
     """The modules that compute parametrised weights; what they own is no weight itself."""
     lists = [m for m in modules_of(model) if isinstance(m, parametrize.ParametrizationList)]
     return {inner for outer in lists for inner in modules_of(outer)}
-
-
-def gains_and_offsets(module: nn.Module, output: Any) -> set[int]:
-    """Ids of the module's own parameters that act element by element: they scale or shift, and connect nothing."""
-    pending, seen, found = list(nodes_in(output)), set(), set()
-    while pending:
-        node = pending.pop()
-        if node in seen or not (operation_of(node) in ELEMENTWISE or operation_of(node).startswith(PLUMBING)):
-            continue
-        seen.add(node)
-        found.add(id(getattr(node, "variable", None)))
-        pending += parents_of(node)
-    return found & {id(p) for p in parameters_of(module, False)}
 
 
 def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:

@@ -80,8 +80,8 @@ def _neuron(module: Any, kernel: PspKernel, threshold: Any) -> Neuron:
     notes = [DRIFTS] if kernel.steps is not None else []
     if module.min_v_mem is not None:
         notes.append(_cut(module, float(numbers(torch.as_tensor(module.min_v_mem)).max())))
-    theta = None if module.spike_fn is None else float(numbers(torch.as_tensor(threshold)).mean())
-    return Neuron((kernel,), theta, note="; it ".join(notes) or None)
+    theta = None if module.spike_fn is None else threshold
+    return Neuron.spiking((kernel,), theta, note="; it ".join(notes) or None)
 
 
 def _cut(module: Any, lowest: float) -> str:

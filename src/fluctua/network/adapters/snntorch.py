@@ -70,7 +70,7 @@ def delta_leaky(module: Any, timing: Timing) -> Neuron:
     b = _numbers(module.beta)
     kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
     note = "its potential is the change of `mem` in a step, and it fires on both sides: at twice the rate foreseen"
-    return Neuron((kernel,), float(module.delta_threshold), note=note)
+    return Neuron.spiking((kernel,), module.delta_threshold, note=note)
 
 
 def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
@@ -114,7 +114,7 @@ def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Popul
 def _spiking(module: Any, kernel: PspKernel) -> Neuron:
     note = "`state_quant` rounds its potential, which is not foreseen" if module.state_quant else None
     resets = module.reset_mechanism != "none"
-    return Neuron((kernel,), float(_numbers(module.threshold).mean()), note=note, resets=resets)
+    return Neuron.spiking((kernel,), module.threshold, note=note, resets=resets)
 
 
 def _kernel(
