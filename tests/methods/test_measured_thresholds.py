@@ -120,3 +120,16 @@ def test_constants_that_users_of_spikingjelly_learn_are_read(name: str) -> None:
         u = u + (x - u) / 2
         found.append(u)
     assert float(torch.stack(found).std(correction=0)) == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_rate_counts_spikes_of_any_size() -> None:
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    hidden = snn.Leaky(beta=0.9, graded_spikes_factor=0.25, init_hidden=True)
+    out = snn.Leaky(beta=0.9, init_hidden=True, output=True)
+    model = nn.Sequential(nn.Linear(40, N), hidden, nn.Linear(N, 3), out)
+    report = fluctua.initialize(model, BATCH, Target(rate=30.0), dt=1e-3, seed=0)
+    hidden.reset_mem()
+    fired = torch.stack([hidden(x) != 0 for x in model[0](BATCH).detach()])
+    assert float(fired.float().mean()) / 1e-3 == pytest.approx(30, rel=0.05)
+    assert report["1"].rate == pytest.approx(30, rel=0.05)

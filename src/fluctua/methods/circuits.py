@@ -98,7 +98,8 @@ class _Adjustment:
         u = self.potential.potential()
         mean = population_mean(u, self.potential.mask)
         size = population_mean(((u - mean) / self.sigma) ** 2, self.potential.mask) ** 0.5
-        reached = size if target.rate is None else population_mean(spikes, self.potential.mask) / dt / target.rate
+        counts = self.population.neuron.counted(spikes)
+        reached = size if target.rate is None else population_mean(counts, self.potential.mask) / dt / target.rate
         off = np.log(max(reached, 1e-6)), (mean - target.mean) / theta if self.count == 2 else 0.0
         return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 

@@ -173,7 +173,7 @@ class FreePotential:
     def rate(self) -> float:
         """Firing rate in Hz with the weights as they are."""
         spikes = self.replay.simulate([self.population])[self.population.name]
-        return population_mean(spikes, self.mask) / self.population.neuron.kernel.dt
+        return population_mean(self.population.neuron.counted(spikes), self.mask) / self.population.neuron.kernel.dt
 
     def potential(self) -> Tensor:
         """Free potential with the weights as they are."""

@@ -21,6 +21,12 @@ FAR = 1e3  # thresholds from here on, and so many times the lowest of the others
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
+def numbers_of(value: Any) -> Array:
+    """A number, tensor or parameter for the theory; of shape [] where all neurons share one."""
+    tensor = torch.as_tensor(value).detach().double().cpu()
+    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
+
+
 class WiringError(ValueError):
     """The model's wiring cannot be read; the message says why and what to do.
 
@@ -52,6 +58,7 @@ class Neuron:
         note: what a user should know of the facts, such as a linearisation.
         resets: whether a spike changes the potential.
         thresholds: those of all neurons `[*N]`, or such that they broadcast to it, where they differ.
+        size: of one spike in what the module emits, `[]` or `[*N]`.
     """
 
     kernels: tuple[PspKernel, ...]
@@ -61,17 +68,21 @@ class Neuron:
     note: str | None = None
     resets: bool = True
     thresholds: Array | None = None
+    size: Array | float = 1.0
 
     @staticmethod
     def spiking(kernels: tuple[PspKernel, ...], threshold: Any, rest: float = 0.0, **more: Any) -> "Neuron":
         """From a threshold as frameworks keep it: a number or a tensor, for all neurons or for each, or none."""
         if threshold is None:
             return Neuron(kernels, None, rest, **more)
-        values = np.asarray(torch.as_tensor(threshold).detach().double().cpu())
-        while values.ndim and len(values) == 1:
-            values = values[0]
+        values = numbers_of(threshold)
+        values = values.reshape(values.shape[next((k for k, n in enumerate(values.shape) if n > 1), values.ndim) :])
         differ = values if values.size and values.min() < values.max() else None
         return Neuron(kernels, float(values.mean()), rest, thresholds=differ, **more)
+
+    def counted(self, emitted: Tensor) -> Tensor:
+        """Numbers of spikes, from what the module emits `[T, B, *N]`."""
+        return emitted if np.all(self.size == 1) else emitted / torch.as_tensor(self.size).to(emitted)
 
     @property
     def theta(self) -> float | Array | None:

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 _IMPULSE = 1e-3
 _SHRINKINGS = 4  # by a factor of 1000 each, for a neuron that fires at the impulse
 _LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has died away
+_GROWTH = 4  # from the third to the last quarter of a response; that of a double integrator grows by less
+_AT_ONCE = 5  # steps within which a graded output shows
 _DEAD = 1e-9  # of the peak
 _MIRRORED = 1e-3  # asymmetry above which a neuron rectifies, of the peak
 _LINEAR = 0.01  # change of the response to a large impulse that is worth a note, of the peak
@@ -268,12 +270,16 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
             break
         amplitude *= 1e-3
     else:
+        if not bench.run([0.0, amplitude, -amplitude], start, start + _AT_ONCE)[1].any():
+            _refuse_unstable(bench, np.abs(u[start:, 1] - u[start:, 0]).max(0) > 1e6 * amplitude, steps)
         raise UnsupportedNeuronError(
             f"the neuron {bench.name} emits something at an input of {amplitude:g} already: neurons with a graded "
             "output cannot be served, one that spikes needs a threshold above its resting potential"
         )
     up, down = (u[start:, k] - u[start:, 0] for k in (1, 2))
     eps = (up - down) / (2 * amplitude)
+    before, last = (np.abs(part).max(0) for part in (eps[steps // 2 : -(steps // 4)], eps[-(steps // 4) :]))
+    _refuse_unstable(bench, last > _GROWTH * before, steps)
     peak = float(np.abs(eps).max())
     if not peak > 0 or not np.isfinite(peak):
         raise UnsupportedNeuronError(
@@ -286,6 +292,14 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
             "response): it rectifies, so its mean potential cannot be set through its weights; lower its floor"
         )
     return eps
+
+
+def _refuse_unstable(bench: _Bench, grown: NDArray[np.bool_], steps: int) -> None:
+    if grown.any():
+        raise UnsupportedNeuronError(
+            f"{int(grown.sum())} of {grown.size} neurons of {bench.name} are unstable: below threshold an impulse "
+            f"grows for {steps} steps; check their constants, such as the coupling of adaptation to the potential"
+        )
 
 
 def _tail(eps: Array) -> tuple[bool, bool]:

@@ -18,30 +18,17 @@ _NEVER = 1e6  # thresholds from here on are out of reach in any network
 def as_returned(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> Specs:
     """The populations of a module of the user's own class, without threshold where it returns its potential.
 
-    Args:
-        module: of a class derived from one of a framework.
-        specs: what that class is like.
-        like: a current of the shape that the module is called with.
-        known: brings it to rest.
+    That is, where it answers a current far too small for a spike, of the shape of `like`.
     """
-    if not _returns_potential(module, specs, like, known):
+    (spec, *others), silent = specs.values(), True
+    if others or spec.neuron.threshold is None or not math.isfinite(spec.neuron.threshold):
         return specs
-    reason = "it returns its potential, not its spikes"
-    return {name: replace(spec, neuron=_as_readout(spec.neuron, reason)) for name, spec in specs.items()}
-
-
-def _returns_potential(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> bool:
-    """Whether a module of the user's own class answers a current far too small for a spike."""
-    neurons = [spec.neuron for spec in specs.values()]
-    thresholds = [neuron.threshold for neuron in neurons if neuron.threshold is not None]
-    if len(thresholds) != 1 or not math.isfinite(thresholds[0]):
-        return False
-    small = torch.full_like(like, 1e-6 * (thresholds[0] - neurons[0].rest))
+    small = torch.full_like(like, 1e-6 * (spec.neuron.threshold - spec.neuron.rest))
     with preserved(module), torch.no_grad(), suppress(Exception):  # of a stranger's code, which may want more arguments
         known.reset(module)
-        output = next(iter(specs.values())).layout.spikes(module, module(small))
-        return bool((output != 0).any())
-    return False
+        silent = not bool(spec.layout.spikes(module, module(small)).any())
+    neuron = spec.neuron if silent else _as_readout(spec.neuron, "it returns its potential, not its spikes")
+    return {name: replace(spec, neuron=neuron) for name in specs}
 
 
 def _as_readout(neuron: Neuron, reason: str) -> Neuron:
@@ -51,22 +38,20 @@ def _as_readout(neuron: Neuron, reason: str) -> Neuron:
 
 def with_readouts(found: list[Population], named: Collection[str] | None) -> Iterator[Population]:
     """The populations, without threshold where what they do shows that they are read by their potential."""
+    named = None if named is None else list(named)
     if unknown := sorted(set(named or ()) - {p.name for p in found}):
         raise ValueError(
             f"no population {unknown[0]!r} for readouts=: the model has {', '.join(p.name for p in found)}"
         )
-    thresholds = [p.neuron.threshold for p in found]
-    for k, p in enumerate(found):
-        theta, others = p.neuron.threshold, [t for t in thresholds[:k] + thresholds[k + 1 :] if t is not None]
-        if theta is None:
-            yield p
-        elif p.name in (named or ()):
+    for p in found:
+        theta = p.neuron.threshold
+        others = [q.neuron.threshold for q in found if q is not p and q.neuron.threshold is not None]
+        heard = any(p.name in other.heard for other in found if other is not p)
+        if theta is None or p.name in (named or ()):
             yield replace(p, neuron=replace(p.neuron, threshold=None))
         elif not math.isfinite(theta):
             yield replace(p, neuron=_as_readout(p.neuron, f"its threshold of {theta:g} cannot be reached"))
-        elif named == () or named == [] or any(p.name in other.heard for other in found if other is not p):
-            yield p
-        elif reason := _why_read_out(p, theta, min(others, default=1.0)):
+        elif named != [] and not heard and (reason := _why_read_out(p, theta, min(others, default=1.0))):
             yield replace(p, neuron=_as_readout(p.neuron, f"{reason}; readouts=[] takes it for spiking"))
         else:
             yield p

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.facts import Neuron, UnsupportedNeuronError, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
@@ -25,7 +24,7 @@ def integrate_and_fire(module: Any, timing: Timing) -> Neuron:
 
 def half_threshold(module: Any, timing: Timing) -> Neuron:
     """The same from half the threshold on."""
-    return _integrator(timing, module.v_threshold, float(_numbers(module.v_threshold).mean()) / 2)
+    return _integrator(timing, module.v_threshold, float(numbers_of(module.v_threshold).mean()) / 2)
 
 
 def activation_aware(module: Any, timing: Timing) -> Neuron:
@@ -51,7 +50,9 @@ def parametric(module: Any, timing: Timing) -> Neuron:
 
 def integer_spikes(module: Any, timing: Timing) -> Neuron:
     """Emits `round(v / v_threshold)` spikes at once, so the first at half of `v_threshold`."""
-    note = f"the threshold is half of v_threshold = {float(_numbers(module.v_threshold).mean()):g}, from which on its "
+    note = (
+        f"the threshold is half of v_threshold = {float(numbers_of(module.v_threshold).mean()):g}, from which on its "
+    )
     note += "counts are rounded to 1"
     return Neuron.spiking((_leaky(1 / module.tau, False, timing),), module.v_threshold / 2, note=note)
 
@@ -131,12 +132,6 @@ def reset(module: Any) -> None:
         module.reset()
 
 
-def _numbers(value: Any) -> NDArray[np.float64]:
-    """A number, tensor or parameter; of shape [] where all neurons share one."""
-    tensor = torch.as_tensor(value).detach().double().cpu()
-    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
-
-
 def _rest(module: Any) -> float:
     return 0.0 if module.v_reset is None else float(module.v_reset)
 
@@ -147,7 +142,7 @@ def _integrator(timing: Timing, threshold: Any, rest: float) -> Neuron:
 
 
 def _leaky(leak: Any, decay_input: bool, timing: Timing) -> PspKernel:
-    leak = _numbers(leak)
+    leak = numbers_of(leak)
     return PspKernel.one_pole(leak if decay_input else 1.0, 1 - leak, timing.unit)
 
 
