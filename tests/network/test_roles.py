@@ -315,3 +315,24 @@ def test_running_a_layer_to_find_its_roles_leaves_it_as_it_was() -> None:
     assert layer.weight is weight
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("method", ["kaiming", "xavier"])
+def test_baselines_draw_weights_alone_and_by_the_right_axis(method: str) -> None:
+    _, _, written = initialised(SET["delays"][0], method=method)
+    assert written == {"weight"}
+    _, _, written = initialised(SET["bias named b"][0], method=method)
+    assert written == {"w", "b"}
+    torch.manual_seed(0)
+    layer: Any = in_out(400)
+    model = nn.Sequential(layer, LIF(), nn.Linear(400, 3), LI())
+    fluctua.initialize(model, BATCH, seed=0, method=method)
+    expected = (1 / N if method == "kaiming" else 2 / (N + 400)) ** 0.5
+    assert float(layer.w.detach().std()) == pytest.approx(expected, rel=0.02)  # of 16,000 entries
+
+
+def test_baselines_leave_what_a_weight_is_computed_from() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(N, UNITS)), LIF(), nn.Linear(UNITS, 3), LI())
+    before = {name: p.detach().clone() for name, p in model[0].named_parameters()}
+    fluctua.initialize(model, BATCH, seed=0, method="kaiming")
+    assert changed(model[0], before) <= {"bias"}
