@@ -336,3 +336,12 @@ def test_baselines_leave_what_a_weight_is_computed_from() -> None:
     before = {name: p.detach().clone() for name, p in model[0].named_parameters()}
     fluctua.initialize(model, BATCH, seed=0, method="kaiming")
     assert changed(model[0], before) <= {"bias"}
+
+
+def test_a_norm_behind_a_layer_sets_its_size() -> None:
+    layer = Layer(lambda m, x: F.linear(x, standardised(m)), weight=parameter(UNITS, N))
+    norm = OverTime(nn.BatchNorm1d(UNITS))
+    model = nn.Sequential(layer, norm, LIF(), nn.Linear(UNITS, 3), LI())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["2"].target_sigma_u == 1.0
+    assert float(potential(norm(layer(BATCH)).detach()).std(correction=0)) == pytest.approx(1.0, rel=0.02)

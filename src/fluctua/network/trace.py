@@ -264,11 +264,14 @@ class _Reader:
             found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
         else:
             both = {"bias_name": roles.bias, "note": roles.note}
-            found = [(w.name, w.skipped_because, {"rows": w.rows or 0, "mask": w.mask, **both}) for w in roles.weights]
-        for name, because, facts in found:
-            reason = because or self._why_skipped_because(synapse, name, population)
+            normed = more.get("norm") is not None  # its gain sets the size
+            because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
+            facts = [{"rows": w.rows or 0, "mask": w.mask, **both} for w in roles.weights]
+            found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
+        for name, skipped, told in found:
+            reason = skipped or self._why_skipped_because(synapse, name, population)
             path = f"{self.names[synapse]}.{name}"
-            yield Pathway(path, synapse, name, sources, skipped_because=reason, **more | facts)
+            yield Pathway(path, synapse, name, sources, skipped_because=reason, **more | told)
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
         weight = getattr(synapse, parameter)
