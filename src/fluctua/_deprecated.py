@@ -64,7 +64,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Sketch": "fluctua.state.facts:PlotData",
         },
         "fluctua.initialization": {
-            "BatchError": "fluctua.network.facts",
+            "BatchError": "fluctua.network.errors",
             "Grid": "fluctua.hardware",
             "Refinement": "fluctua.homeostasis.refinement",
             "SilentInputError": "fluctua.methods.components",
@@ -129,11 +129,15 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Neuron": "fluctua.network.facts",
             "Pathway": "fluctua.network.facts",
             "Population": "fluctua.network.facts",
-            "UnsupportedNeuronError": "fluctua.network.facts",
+            "UnsupportedNeuronError": "fluctua.network.errors",
             "free_potential": "fluctua.network.facts",
             "population_currents": "fluctua.network.facts",
             "potential_of": "fluctua.network.facts",
             "trace": "fluctua.network.trace",
+        },
+        "fluctua.wiring.graph": {
+            "UnsupportedNeuronError": "fluctua.network.errors",
+            "WiringError": "fluctua.network.errors",
         },
         "fluctua.wiring.nir": {
             "CONVENTIONS": "fluctua.network.nir.conventions",

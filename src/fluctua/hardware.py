@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.facts import Axis, Pathway
+from fluctua.network.errors import Axis
+from fluctua.network.facts import Pathway
 from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward

@@ -24,7 +24,7 @@ from fluctua.lab.data import SHDFile, bin_events
 from fluctua.lab.networks import feed_forward
 from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.methods import Poisson
-from fluctua.network.facts import BatchError
+from fluctua.network.errors import BatchError
 from fluctua.neurons import LI, LIF
 from shared.spikes import spikes as random_spikes
 

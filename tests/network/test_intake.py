@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
 from fluctua.network import Network
-from fluctua.network.facts import BatchError
+from fluctua.network.errors import BatchError
 from fluctua.neurons import LI, LIF
 from shared.spikes import spikes
 from shared.step_networks import NEURONS, Looping, stack

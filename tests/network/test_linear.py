@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron
 from fluctua.network.linear import linear_neuron
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, from_step, spike
 from fluctua.timeloop.contract import Dynamics

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fluctua.network import ProbedNeuron
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.probe import probe
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.theory import PspKernel
@@ -278,3 +278,29 @@ def test_nothing_is_run_while_the_trials_length_is_unknown() -> None:
             raise AssertionError("was run")
 
     assert probe(Broken(), SPEC, Timing()).threshold == 1.0
+
+
+class Adapting(nn.Module):
+    """As sparch has it: adaptation follows the potential, by a coupling that may make it unstable."""
+
+    def __init__(self, coupling: Tensor) -> None:
+        super().__init__()
+        self.a = nn.Parameter(coupling)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        u = w = torch.zeros_like(x[0])
+        spikes, potentials = [], []
+        for now in x:
+            u, w = 0.9 * u + 0.1 * (now - w), 0.97 * w + self.a * u
+            spikes.append((u >= 1).to(x))
+            potentials.append(u)
+        return torch.stack(spikes), torch.stack(potentials)
+
+
+def test_unstable_neurons_among_stable_ones_are_named() -> None:
+    described = ProbedNeuron(threshold=1.0, membrane=1, time="first")
+    with pytest.raises(
+        UnsupportedNeuronError, match=r"2 of 4 neurons of Adapting are unstable: below threshold an impulse grows"
+    ):
+        probe(Adapting(torch.tensor([0.1, -1.0, 0.0, -0.5])), described, Timing(None, 30))
+    probe(Adapting(torch.tensor([0.1, 0.02, 0.0, 0.05])), described, Timing(None, 30))

@@ -368,20 +368,21 @@ def test_the_bias_is_the_tensor_of_that_name_or_none() -> None:
     assert Pathway("w", with_bias, "weight", (INPUT,)).bias is with_bias.bias
     assert Pathway("w", without, "weight", (INPUT,)).bias is None
     rnn = nn.GRU(3, 2)
-    assert Pathway("w", rnn, "weight_ih_l0", (INPUT,)).bias is rnn.bias_ih_l0
+    assert Pathway("w", rnn, "weight_ih_l0", (INPUT,), bias_name="bias_ih_l0").bias is rnn.bias_ih_l0
+    assert Pathway("w", with_bias, "weight", (INPUT,), bias_name=None).bias is None
 
 
 def test_a_layer_with_several_weights_is_a_pathway_for_each() -> None:
-    class Recurrent(nn.Module):
+    class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gru, self.lif = nn.GRU(20, 4), LIF()
+            self.first, self.second = nn.Parameter(torch.randn(20, 4)), nn.Parameter(torch.randn(4, 20))
 
         def forward(self, x: Tensor) -> Any:
-            return self.lif(self.gru(x)[0])
+            return x @ self.first + x.flip(2) @ self.second.T
 
-    (population,) = trace(Recurrent(), spikes(*FLAT))
-    assert {q.parameter for q in population.pathways} == {"weight_ih_l0", "weight_hh_l0"}
+    (population,) = trace(nn.Sequential(Two(), LIF()), spikes(*FLAT))
+    assert {q.parameter: q.rows for q in population.pathways} == {"first": 1, "second": 0}
     assert {q.sources for q in population.pathways} == {(INPUT,)}
 
 

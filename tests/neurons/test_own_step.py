@@ -164,7 +164,7 @@ def test_what_is_not_neuron_by_neuron_runs_step_by_step_and_says_why(caplog: pyt
     with caplog.at_level(logging.INFO, "fluctua.timeloop"):
         assert neuron(torch.ones(5, 2, 3)).shape == (5, 2, 3)
     assert "mean" in caplog.text
-    with pytest.raises(fluctua.network.facts.UnsupportedNeuronError, match="mean"):
+    with pytest.raises(fluctua.network.errors.UnsupportedNeuronError, match="mean"):
         fluctua.initialize(nn.Sequential(nn.Linear(4, 3), neuron), torch.rand(20, 2, 4))
 
 

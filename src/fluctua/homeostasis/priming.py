@@ -13,7 +13,7 @@ from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
 from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
 from fluctua.methods.weights import new_generator
-from fluctua.network.facts import Axis
+from fluctua.network.errors import Axis
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
 from fluctua.network.run import Forward, gpus_of, modules_of, parameters_of, recorded

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fluctua.homeostasis.refinement import Refinement, rates
 from fluctua.methods.weights import by_row, excites, write
-from fluctua.network.facts import Axis, Pathway, Population
+from fluctua.network.errors import Axis
+from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward

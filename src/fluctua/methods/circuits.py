@@ -98,7 +98,8 @@ class _Adjustment:
         u = self.potential.potential()
         mean = population_mean(u, self.potential.mask)
         size = population_mean(((u - mean) / self.sigma) ** 2, self.potential.mask) ** 0.5
-        reached = size if target.rate is None else population_mean(spikes, self.potential.mask) / dt / target.rate
+        counts = self.population.neuron.counted(spikes)
+        reached = size if target.rate is None else population_mean(counts, self.potential.mask) / dt / target.rate
         off = np.log(max(reached, 1e-6)), (mean - target.mean) / theta if self.count == 2 else 0.0
         return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 
@@ -216,8 +217,8 @@ def _predicted_spikes(
     """Poisson spikes at the rates that the theory predicts at the target; of others, what they fire now."""
     spikes = replay.simulate(populations)
     for p in populations:
-        if p.name in wanted and p.neuron.threshold is not None:
-            xi = wanted[p.name].xi(p.neuron.threshold)
+        if p.name in wanted and p.neuron.theta is not None:
+            xi = wanted[p.name].xi(p.neuron.theta)
             probability = float(np.mean(crossing_rate(xi, p.neuron.kernel))) * p.neuron.kernel.dt
             uniform = torch.rand(spikes[p.name].shape, generator=generator)
             spikes[p.name] = (uniform < probability).to(spikes[p.name])

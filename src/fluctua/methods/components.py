@@ -173,7 +173,7 @@ class FreePotential:
     def rate(self) -> float:
         """Firing rate in Hz with the weights as they are."""
         spikes = self.replay.simulate([self.population])[self.population.name]
-        return population_mean(spikes, self.mask) / self.population.neuron.kernel.dt
+        return population_mean(self.population.neuron.counted(spikes), self.mask) / self.population.neuron.kernel.dt
 
     def potential(self) -> Tensor:
         """Free potential with the weights as they are."""
@@ -193,13 +193,14 @@ class FreePotential:
     def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
         """A part, and its component, scaled to its share of the variance.
 
-        Where the neurons differ in their kernel each gets its own scale, as far as rows of the weight are its own.
+        Where neurons differ in kernel or threshold each gets its own scale, as far as rows of the weight are its own.
         """
         factor = torch.ones((), dtype=torch.float64)
         units = u.shape[2]
         axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
         rows = {p: axes.get(p, 0) for p in part.values}
-        if self.population.neuron.kernel.eps_hat.ndim and all(p.shape[rows[p]] == units for p in part.values):
+        own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
+        if own and all(p.shape[rows[p]] == units for p in part.values):
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
         if factor.ndim:
@@ -214,7 +215,7 @@ class FreePotential:
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
         population = self.population
-        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted
+        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
         if fixed or frozen:
             return self._potential(touched, None)

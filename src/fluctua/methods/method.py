@@ -15,7 +15,8 @@ from torch import nn
 
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import new_generator, writable
-from fluctua.network.facts import Axis, Population
+from fluctua.network.errors import Axis
+from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
@@ -122,6 +123,7 @@ def initialize(
     steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    readouts: Collection[str] | None = None,
     **moved: Any,
 ) -> Report:
     """Put a spiking network into the fluctuation-driven regime, in place, and report the state it is in.
@@ -144,6 +146,9 @@ def initialize(
         steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
+        readouts: names of populations that are read by their potential. A population is taken for one besides where
+            its threshold is out of reach, or where it is the last and the model returns its potential alone, or where
+            it is the last and never resets; with `readouts=[]` only where it cannot spike at all.
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
 
     Returns:
@@ -171,7 +176,15 @@ def initialize(
     """
     method = _with_moved(method, moved)
     network = Network.of(
-        model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, active=method.measures
+        model,
+        batch,
+        forward=forward,
+        time=time,
+        steps=steps,
+        dt=dt,
+        neurons=neurons,
+        readouts=readouts,
+        active=method.measures,
     )
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
@@ -269,6 +282,8 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways]
     for reason, names in of_whom(skipped).items():
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
+    for q in (q for p in chosen for q in p.pathways if q.note is not None):
+        yield f"{q.name}: {q.note}"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:

@@ -125,7 +125,7 @@ def fit(
             )
         drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
         afferents.append(Afferent(drive, share, q.family or goal.law, q.sign))
-    laws = solve(goal.target, neuron.threshold, neuron.kernel, afferents, neuron.rest, f" for {population.name}")
+    laws = solve(goal.target, neuron.theta, neuron.kernel, afferents, neuron.rest, f" for {population.name}")
     for q, law in zip(pathways, laws, strict=True):
         if q.skipped_because is None:
             write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))
@@ -138,8 +138,8 @@ def presynaptic_rates(population: Population, wanted: Moments, replay: Replay) -
     """Mean rate in Hz of what each pathway of a population gets, by the pathway's name."""
     neuron = population.neuron
     rates = {}
-    if neuron.threshold is not None:
-        predicted = float(np.mean(crossing_rate(wanted.xi(neuron.threshold), neuron.kernel)))
+    if neuron.theta is not None:
+        predicted = float(np.mean(crossing_rate(wanted.xi(neuron.theta), neuron.kernel)))
         rates = {q.name: predicted for q in population.pathways if q.recurrent}
     heard = replay.heard(population)
     return rates | {name: float(x.double().mean()) / neuron.kernel.dt for name, x in heard.items()}

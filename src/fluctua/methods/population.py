@@ -38,7 +38,7 @@ class Goal:
 
     def moments(self, population: Population) -> Moments:
         """Mean and standard deviation that a target in xi, sigma or rate stands for."""
-        sigma = self.target.sigma_u(population.neuron.threshold, population.neuron.kernel)
+        sigma = self.target.sigma_u(population.neuron.theta, population.neuron.kernel)
         return Moments(np.asarray(self.target.mean), sigma)
 
 

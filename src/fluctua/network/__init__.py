@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fluctua._lazy import lazy
-from fluctua.network.facts import WiringError
+from fluctua.network.errors import WiringError
 from fluctua.network.network import Network
 
 if TYPE_CHECKING:

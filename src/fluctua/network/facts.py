@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,32 +20,14 @@ from fluctua.timeloop.steps import Tensors
 
 Array = NDArray[np.float64]
 
+FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
-Axis = Literal[0, 1] | None
-"""Which axis of a batch is time; None of a static input."""
-
-AXES: Mapping[Axis, str] = MappingProxyType({0: "[T, B, ...]", 1: "[B, T, ...]", None: "[B, ...]"})
-
-
-class BatchError(ValueError):
-    """The batch cannot be used; the message says why."""
-
-
-class WiringError(ValueError):
-    """The model's wiring cannot be read; the message says why and what to do.
-
-    Example:
-        >>> import fluctua
-        >>> fluctua.inspect(nn.Linear(3, 2), torch.rand(10, 4, 3))
-        Traceback (most recent call last):
-        fluctua.network.facts.WiringError: no spiking neuron found in the model: ...
-    """
-
-
-class UnsupportedNeuronError(ValueError):
-    """A neuron class that is known and cannot be served; the message says why, and the way out."""
+def numbers_of(value: Any) -> Array:
+    """A number, tensor or parameter for the theory; of shape [] where all neurons share one."""
+    tensor = torch.as_tensor(value).detach().double().cpu()
+    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +44,9 @@ class Neuron:
         rest: the potential without input.
         in_steps: whether the kernels count time in steps, of which nobody has said how many seconds they last.
         note: what a user should know of the facts, such as a linearisation.
+        resets: whether a spike changes the potential.
+        thresholds: those of all neurons `[*N]`, or such that they broadcast to it, where they differ.
+        size: of one spike in what the module emits, `[]` or `[*N]`.
     """
 
     kernels: tuple[PspKernel, ...]
@@ -70,6 +54,28 @@ class Neuron:
     rest: float = 0.0
     in_steps: bool = False
     note: str | None = None
+    resets: bool = True
+    thresholds: Array | None = None
+    size: Array | float = 1.0
+
+    @staticmethod
+    def spiking(kernels: tuple[PspKernel, ...], threshold: Any, rest: float = 0.0, **more: Any) -> "Neuron":
+        """From a threshold as frameworks keep it: a number or a tensor, for all neurons or for each, or none."""
+        if threshold is None:
+            return Neuron(kernels, None, rest, **more)
+        values = numbers_of(threshold)
+        values = values.reshape(values.shape[next((k for k, n in enumerate(values.shape) if n > 1), values.ndim) :])
+        differ = values if values.size and values.min() < values.max() else None
+        return Neuron(kernels, float(values.mean()), rest, thresholds=differ, **more)
+
+    def counted(self, emitted: Tensor) -> Tensor:
+        """Numbers of spikes, from what the module emits `[T, B, *N]`."""
+        return emitted if np.all(self.size == 1) else emitted / torch.as_tensor(self.size).to(emitted)
+
+    @property
+    def theta(self) -> float | Array | None:
+        """The threshold, of each neuron where they differ."""
+        return self.thresholds if self.threshold is not None and self.thresholds is not None else self.threshold
 
     @property
     def kernel(self) -> PspKernel:
@@ -98,6 +104,8 @@ class Pathway:
         recurrent: whether the population's own spikes come back by it.
         rows: axis of the weight that counts output units, 0 or 1.
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
+        bias_name: attribute of the bias that goes with the weight, None where there is none.
+        note: what a user should know of the synapse's other parameters.
     """
 
     name: str
@@ -114,6 +122,8 @@ class Pathway:
     recurrent: bool = False
     rows: int = 0
     mask: Tensor | None = None
+    bias_name: str | None = "bias"
+    note: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -144,8 +154,7 @@ class Pathway:
     @property
     def bias(self) -> Tensor | None:
         """The bias that goes with the weight."""
-        name = self.parameter.replace("weight", "bias")
-        bias: Tensor | None = None if name == self.parameter else getattr(self.synapse, name, None)
+        bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
         return bias if isinstance(bias, Tensor) else None
 
     @property
@@ -231,6 +240,8 @@ class Population:
         calls: of the module in one forward pass: one, or as many as time steps.
         steps: length of the trial that it was traced on.
         samples: of that batch, two where two were enough to find the wiring.
+        offset: whether parameters add to its current that are no bias of a weight.
+        shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
     """
 
     name: str
@@ -244,11 +255,18 @@ class Population:
     calls: int = 1
     steps: int | None = None
     samples: int | None = None
+    shown: frozenset[str] = frozenset()
+    offset: bool = False
 
     @property
     def most(self) -> int:
         """How many currents the module is called with at most."""
         return most_arguments(self.arguments, self.pathways)
+
+    @property
+    def heard(self) -> set[str]:
+        """Names of the populations that it hears."""
+        return {*self.unweighted, *(s for q in self.pathways for s in q.sources)}
 
     @property
     def emission(self) -> Layout:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, prepare
-from fluctua.network.facts import BatchError
+from fluctua.network.errors import BatchError
 from fluctua.network.run import Copies, modules_of, parameters_of, preserved
 
 

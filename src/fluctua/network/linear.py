@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron
 from fluctua.network.run import preserved
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.expressions import Expression, Value, walk
 from fluctua.timeloop.steps import Tensors
-from fluctua.timeloop.tracing import Traced, Untraceable, trace
+from fluctua.timeloop.tracing import Traced, trace
 
 Array = NDArray[np.float64]
 
@@ -98,7 +99,7 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
     try:
         t = trace(*sizes)
-    except Untraceable as error:
+    except ValueError as error:
         raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
@@ -127,9 +128,9 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
         notes.append("it is linear only near rest")
     theta, level = None, 0.0
     if distance_of is not None:
-        theta = float(-distance.mean() if threshold is None else threshold.double().mean())
-        level = theta + float(distance.mean())
-    return Neuron(tuple(kernels), theta, rest=level, note="; ".join(notes) or None)
+        theta = -distance if threshold is None else threshold.double()
+        level = float(theta.mean() + distance.mean())
+    return Neuron.spiking(tuple(kernels), theta, level, note="; ".join(notes) or None)
 
 
 def _distance(t: Traced) -> Value | None:

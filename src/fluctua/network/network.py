@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
-from fluctua.network.facts import AXES, Axis, BatchError, Population, UnsupportedNeuronError
+from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError
+from fluctua.network.facts import Population
 from fluctua.network.intake import Input, take
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, plain_call, preserved, recorded, tensors_in
@@ -68,6 +69,7 @@ class Network:
         steps: int | None = None,
         dt: float | None = None,
         neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
+        readouts: Collection[str] | None = None,
         active: bool = False,
     ) -> "Network":
         """Find out how a model runs on a batch, and which populations and pathways it has.
@@ -83,6 +85,8 @@ class Network:
             steps: how often a static input is shown; needless where the model itself makes a sequence of it.
             dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
             neurons: what neuron classes are like that fluctua does not know.
+            readouts: names of populations that are read by their potential, besides those that show it: see
+                `fluctua.initialize`.
             active: refuse a batch that nothing can be measured on, before the model is traced: see `check_batch`.
 
         Raises:
@@ -93,7 +97,7 @@ class Network:
         """
         by_default = forward is None or forward is plain_call
         _check_time(time, steps, by_default)
-        known = KnownNeurons(dt, neurons or {})
+        known = KnownNeurons(dt, neurons or {}, readouts)
         ready = isinstance(batch, Tensor) and batch.is_floating_point()
         taken = Input(batch) if ready else take(model, batch, known, by_default)
         if active:
@@ -344,7 +348,7 @@ def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.
     index = {p.name: i for i, p in enumerate(populations)}
     reach = np.zeros((len(populations), len(populations)), dtype=bool)
     for i, p in enumerate(populations):
-        for source in {s for q in p.pathways for s in q.sources} | set(p.unweighted):
+        for source in p.heard:
             if source in index:
                 reach[index[source], i] = True
         for j, other in enumerate(populations):

@@ -8,7 +8,7 @@ integrates, and the length of the trial takes the place of its time constant.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron
 from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved
 from fluctua.theory import PspKernel
 
@@ -27,6 +28,8 @@ Array = NDArray[np.float64]
 _IMPULSE = 1e-3
 _SHRINKINGS = 4  # by a factor of 1000 each, for a neuron that fires at the impulse
 _LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has died away
+_GROWTH = 4  # from the third to the last quarter of a response; that of a double integrator grows by less
+_AT_ONCE = 5  # steps within which a graded output shows
 _DEAD = 1e-9  # of the peak
 _MIRRORED = 1e-3  # asymmetry above which a neuron rectifies, of the peak
 _LINEAR = 0.01  # change of the response to a large impulse that is worth a note, of the peak
@@ -80,20 +83,19 @@ class ProbedNeuron:
         elif self.reset is not None:
             self.reset(module)
 
-    def theta(self, module: nn.Module) -> float | None:
-        """The threshold, mean over the population where neurons differ.
+    def theta(self, module: nn.Module) -> Any:
+        """The threshold, as it is kept.
 
         Raises:
             UnsupportedNeuronError: the module has no such attribute.
         """
         try:
-            value = attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
+            return attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
         except AttributeError as error:
             raise UnsupportedNeuronError(
                 f"the neuron {type(module).__name__} has no attribute {self.threshold!r}: check threshold= of its "
                 "ProbedNeuron, a number or the name of an attribute"
             ) from error
-        return None if value is None else float(torch.as_tensor(value).double().mean())
 
     def potential(self, module: nn.Module, output: Any) -> Tensor:
         """The potential after a call that returned `output`."""
@@ -119,7 +121,7 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     """
     theta, in_steps = spec.theta(module), timing.dt is None
     if timing.steps is None:
-        return Neuron((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
+        return Neuron.spiking((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
     bench = _Bench(module, spec)
     start, rest = _resting(bench)
     for length in sorted({*_LENGTHS, max(timing.steps, max(_LENGTHS))}):
@@ -131,9 +133,11 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     notes = ["its kernel was measured"]
     if not settled:
         notes.append("it does not settle within the trial, so its moments are averages over the trial's length")
-    if theta is not None and (change := _nonlinearity(bench, start, eps, theta - rest)) > _LINEAR:
+    neuron = Neuron.spiking((kernel,), theta, rest, in_steps=in_steps)
+    distance = None if neuron.threshold is None else neuron.threshold - rest
+    if distance is not None and (change := _nonlinearity(bench, start, eps, distance)) > _LINEAR:
         notes.append(f"it is linear only near rest: half-way to threshold its response is {change:.0%} off")
-    return Neuron((kernel,), theta, rest, in_steps, "; ".join(notes))
+    return replace(neuron, note="; ".join(notes))
 
 
 @contextmanager
@@ -267,12 +271,16 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
             break
         amplitude *= 1e-3
     else:
+        if not bench.run([0.0, amplitude, -amplitude], start, start + _AT_ONCE)[1].any():
+            _refuse_unstable(bench, np.abs(u[start:, 1] - u[start:, 0]).max(0) > 1e6 * amplitude, steps)
         raise UnsupportedNeuronError(
             f"the neuron {bench.name} emits something at an input of {amplitude:g} already: neurons with a graded "
             "output cannot be served, one that spikes needs a threshold above its resting potential"
         )
     up, down = (u[start:, k] - u[start:, 0] for k in (1, 2))
     eps = (up - down) / (2 * amplitude)
+    before, last = (np.abs(part).max(0) for part in (eps[steps // 2 : -(steps // 4)], eps[-(steps // 4) :]))
+    _refuse_unstable(bench, last > _GROWTH * before, steps)
     peak = float(np.abs(eps).max())
     if not peak > 0 or not np.isfinite(peak):
         raise UnsupportedNeuronError(
@@ -285,6 +293,14 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
             "response): it rectifies, so its mean potential cannot be set through its weights; lower its floor"
         )
     return eps
+
+
+def _refuse_unstable(bench: _Bench, grown: NDArray[np.bool_], steps: int) -> None:
+    if grown.any():
+        raise UnsupportedNeuronError(
+            f"{int(grown.sum())} of {grown.size} neurons of {bench.name} are unstable: below threshold an impulse "
+            f"grows for {steps} steps; check their constants, such as the coupling of adaptation to the potential"
+        )
 
 
 def _tail(eps: Array) -> tuple[bool, bool]:

@@ -56,6 +56,8 @@ class Replay:
     that neither is the wanted population nor feeds it answers at once: modules with weights a meaningless tensor,
     neurons that are not done yet the spikes that they are assumed to give, or none.
 
+    A readout that nobody hears runs in every pass: the model may look into it.
+
     Populations are to be reported as done in the order in which they run.
 
     Args:
@@ -69,6 +71,9 @@ class Replay:
         self.model, self.batch, self.forward = model, batch, forward
         self.populations = tuple(populations)
         self._stepwise = [p for p in populations if p.calls > 1]
+        known = {name for p in populations for name in p.heard}
+        readouts = [p for p in populations if p.neuron.threshold is None or "potential" in p.shown]
+        self._read = {p.module for p in readouts if p.emitter is p.module and p.name not in known}
         self._gpus = gpus_of(model)
         self._start = self._random()
         self._done: list[Population] = []
@@ -201,12 +206,12 @@ class Replay:
         working = {p.module for p in (*self._done, *(populations if firing else ()))}
         calls: Counter[nn.Module] = Counter()
         with preserved(self.model, prepare), only_requiring_grad(self.model, gradients):
-            for module in dict.fromkeys(p.module for p in self._done):
+            for module in dict.fromkeys(p.module for p in self._done if p.module not in self._read):
                 vars(module)["forward"] = self._answering(module, self._spikes, calls)
             for module in _weighted([*self._done, *self._stepwise]):
                 vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
             for p in self._stepwise:
-                if p.module not in working:
+                if p.module not in working | self._read:
                     vars(p.module)["forward"] = self._assuming(p, calls)
             self._set_random(self._start)
             self.forward(self.model, self.batch)

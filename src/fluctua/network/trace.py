@@ -7,18 +7,18 @@ norms, additions). A weight that the walk meets outside such a module is refused
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.adapters.registry import KnownNeurons, prepare, transposed
-from fluctua.network.facts import INPUT, Pathway, Population, PopulationSpec, WiringError
+from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
+from fluctua.network.errors import WiringError
+from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
-    ELEMENTWISE,
     PLUMBING,
     Neurons,
     Node,
@@ -31,8 +31,13 @@ from fluctua.network.trace_pass import (
     operation_of,
     parametrised,
     parents_of,
+    shown,
+    signals_of,
     weight_names,
 )
+
+if TYPE_CHECKING:
+    from fluctua.network.roles import Roles
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +95,15 @@ def trace(
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         record = observe(model, batch, forward, neurons, refused)
-        told = {module: known.specs(module, record.steps[module]) for module in record.currents}
+        roles = {}
+        if record.inputs:
+            from fluctua.network.roles import roles_in  # networks of common layers do without
+
+            roles = roles_in(record, trainable)
+        told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of([*neurons, *refused]), names, record.no_weights)
         called = _population_names(neurons, names) | {module: names[module] for module in refused}
-        reader = _Reader(record, neurons | told, names, trainable, loose, called, {})
+        reader = _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles)
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(model, None):
@@ -101,7 +111,26 @@ def trace(
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found, left = traced()
-    return tuple(found), left
+    if known.readouts is None and not any(map(_may_be_readout, found)):
+        return tuple(found), left
+    from fluctua.network.readouts import with_readouts
+
+    return tuple(with_readouts(found, known.readouts)), left
+
+
+def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
+    """The populations of a module for the trial that was seen."""
+    specs = known.specs(module, record.steps[module])
+    if not known.is_derived(module):
+        return specs
+    from fluctua.network.readouts import as_returned
+
+    return as_returned(module, specs, record.first[module], known)
+
+
+def _may_be_readout(p: Population) -> bool:
+    theta = p.neuron.threshold
+    return theta is not None and (theta >= FAR or p.shown == {"potential"} or not p.neuron.resets)
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
@@ -119,14 +148,16 @@ class _Afferents:
     sources: dict[nn.Module, set[nn.Module]]  # emitters that each synapse hears
     through: dict[nn.Module, dict[nn.Module, None]]  # modules with weights before each synapse
     direct: dict[nn.Module, None]  # emitters heard without a synapse
+    offset: bool = False  # whether loose parameters add to it
 
 
 def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Afferents:
     """Over all calls together: what comes back from the neurons themselves shows from the second step on."""
-    found = _Afferents({}, {}, {}, {})
+    found, offset = _Afferents({}, {}, {}, {}), False
     last: set[nn.Module] | None = None
     for number, start in enumerate(starts):
-        hits = _walk(start, record, loose, population)
+        hits, shifted = _walk(start, record, loose, population)
+        offset |= shifted
         synapses = {record.synapse_of[node] for node in hits if node in record.synapse_of}
         final = number == len(starts) - 1
         if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
@@ -144,7 +175,7 @@ def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, s
             found.way[synapse] = way
             found.sources.setdefault(synapse, set()).update(sources)
             found.through.setdefault(synapse, {}).update(dict.fromkeys(through))
-    return found
+    return replace(found, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +190,8 @@ class _Reader:
         loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
         called: name of each population, by its emitter.
         taken: first population that each weight feeds, by its id; filled on the way.
+        shown: see `trace_pass.shown`.
+        roles: what the parameters of the user's own layers do.
     """
 
     record: TracedPass
@@ -168,6 +201,8 @@ class _Reader:
     loose: dict[int, str]
     called: dict[nn.Module, str]
     taken: dict[int, str]
+    shown: dict[nn.Module, set[str]]
+    roles: "dict[nn.Module, Roles]"
 
     def populations(self) -> Iterator[Population]:
         """In the order in which they run."""
@@ -201,6 +236,8 @@ class _Reader:
             len(self.record.currents[module]),
             self.record.steps[module],
             self.record.samples[module],
+            frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
+            any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.way) for _, a in reaching),
         )
 
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:
@@ -249,9 +286,22 @@ class _Reader:
         self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str = "", **more: Any
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
-        for name in [parameter] if parameter else weight_names(synapse, self.record.no_weights):
-            reason = self._why_skipped_because(synapse, name, population)
-            yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, sources, skipped_because=reason, **more)
+        roles = None if parameter else self.roles.get(synapse)
+        found: list[tuple[str, str | None, dict[str, Any]]]
+        if roles is None:
+            names = [parameter] if parameter else weight_names(synapse, self.record.no_weights)
+            biases = [name.replace("weight", "bias") if "weight" in name else None for name in names]
+            found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
+        else:
+            both = {"bias_name": roles.bias, "note": roles.note}
+            normed = more.get("norm") is not None  # its gain sets the size
+            because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
+            facts = [{"rows": w.rows or 0, "mask": w.mask, **both} for w in roles.weights]
+            found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
+        for name, skipped, told in found:
+            reason = skipped or self._why_skipped_because(synapse, name, population)
+            path = f"{self.names[synapse]}.{name}"
+            yield Pathway(path, synapse, name, sources, skipped_because=reason, **more | told)
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
         weight = getattr(synapse, parameter)
@@ -291,8 +341,12 @@ def _population_names(neurons: Neurons, names: dict[nn.Module, str]) -> dict[nn.
 
 def _walk(
     made: Node | None, record: TracedPass, loose: dict[int, str], population: str
-) -> dict[Node, tuple[tuple[str, ...], nn.Module | None]]:
-    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed."""
+) -> tuple[dict[Node, tuple[tuple[str, ...], nn.Module | None]], bool]:
+    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed.
+
+    Also whether parameters were added on the way. What gains and offsets are made of is not walked.
+    """
+    offset = False
     hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
     seen: set[Node] = set()
     pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(made, (), None)]
@@ -307,17 +361,19 @@ def _walk(
         norm = norm or record.norm_of.get(node)
         operation = operation_of(node)
         parents = parents_of(node)
-        for parent in parents:
+        signals = signals_of(operation, parents, record)
+        offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        for parent in signals:
             weight = loose.get(id(getattr(parent, "variable", None)))
-            if weight is not None and not (operation in ELEMENTWISE and _carry_signal(parents, record)):
+            if weight is not None:
                 raise WiringError(
                     f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
                     "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
                 )
         if not operation.startswith(PLUMBING):
             via = (operation, *via)
-        pending.extend((parent, via, norm) for parent in reversed(parents))
-    return hits
+        pending.extend((parent, via, norm) for parent in reversed(signals))
+    return hits, offset
 
 
 def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
@@ -330,8 +386,3 @@ def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[
         elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
             through[module] = None
     return neurons, tuple(through)
-
-
-def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
-    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
-    return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))

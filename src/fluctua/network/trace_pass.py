@@ -4,6 +4,7 @@ What a synapse is, is told here too: a module that owns weights and holds no oth
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from fluctua.network.adapters.registry import Specs
-from fluctua.network.facts import WiringError
+from fluctua.network.adapters.registry import ADAPTERS, Specs
+from fluctua.network.errors import WiringError
 from fluctua.network.run import (
     Copies,
     Forward,
@@ -40,6 +41,8 @@ PLUMBING = (
     *("Squeeze", "AsStrided", "BackwardHookFunction"),
 )
 """Operations that only pass on what they get."""
+MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
+"""Operations that connect units."""
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
 """What a gain or an offset acts by on another signal."""
 
@@ -86,8 +89,40 @@ class TracedPass:
     synapse_of: dict[Node, nn.Module] = field(default_factory=dict)
     neuron_of: dict[Node, nn.Module] = field(default_factory=dict)  # the emitter of the population
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
+    inputs: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)  # of each layer of the user's own
     no_weights: set[int] = field(default_factory=set)  # ids of the gains and offsets among the parameters of synapses
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
+    first: dict[nn.Module, Tensor] = field(default_factory=dict)  # current of each neuron's first call, as it was given
+    emissions: set[Node] = field(default_factory=set)  # the nodes that made spikes
+    spans: list[tuple[int, int, nn.Module]] = field(default_factory=list)  # numbers of the nodes that a call has made
+    answer: list[Node] = field(default_factory=list)  # the nodes that made what the model returned
+
+
+def shown(record: TracedPass) -> dict[nn.Module, set[str]]:
+    """What the model's answer depends on of each neuron that nothing else stands before: "spikes", "potential"."""
+    starts = [start for start, _, _ in record.spans]
+    found: dict[nn.Module, set[str]] = {}
+    pending, seen = list(record.answer), set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        index = bisect_right(starts, node._sequence_nr()) - 1
+        if node in record.emissions:
+            found.setdefault(record.neuron_of[node], set()).add("spikes")
+        elif index >= 0 and node._sequence_nr() <= record.spans[index][1]:
+            found.setdefault(record.spans[index][2], set()).add("potential")
+        else:
+            pending += parents_of(node)
+    return found
+
+
+def _now() -> int:
+    """The number that autograd gives the next node."""
+    with torch.enable_grad():
+        node: Node = torch.zeros((), requires_grad=True).clone().grad_fn
+    return int(node._sequence_nr())
 
 
 def inside_of(neurons: Iterable[nn.Module]) -> set[nn.Module]:
@@ -109,6 +144,7 @@ def observe(
     """
     record = TracedPass()
     names = {module: name or "model" for name, module in named_modules_of(model)}
+    began: dict[nn.Module, int] = {}
 
     def before_neuron(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -124,6 +160,8 @@ def observe(
         record.steps[module] = record.steps.get(module, 0) + len(sequence)
         record.samples[module] = sequence.shape[1] if sequence.ndim > 1 else 1
         record.fed_last = bool(record.synapse_of)
+        record.first.setdefault(module, currents[0].detach())
+        began[module] = _now()
         if currents[0].requires_grad or not currents[0].is_floating_point():
             return None
         attached = _attached(currents[0])  # else its spikes would not be on the graph
@@ -146,6 +184,9 @@ def observe(
             spikes = _attached(spikes)
             output = layout.answer(module, output, spikes)
         noting(record.neuron_of)(module, args, (spikes, output))
+        record.emissions.update(nodes_in(spikes))
+        if module in neurons:
+            record.spans.append((began[module], _now(), module))
         return output
 
     def before_refused(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -156,10 +197,10 @@ def observe(
         noting(record.neuron_of)(module, args, output)
         return output
 
-    def after_synapse(module: nn.Module, args: Any, output: Any) -> None:
-        record.no_weights |= gains_and_offsets(module, output)
-        if weight_names(module, record.no_weights):
-            noting(record.synapse_of)(module, args, output)
+    def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if module not in record.inputs and not is_plain(module):
+            record.inputs[module] = mapped((args, kwargs), Tensor.detach)
+        noting(record.synapse_of)(module, args, output)
 
     no_layers = computing(model) | inside_of([*neurons, *refused])
     handles = []
@@ -174,9 +215,10 @@ def observe(
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
-            handles.append(module.register_forward_hook(after_synapse))
+            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
     with hooked(handles):
-        _run_once(model, batch, forward)
+        record.answer = list(nodes_in(_run_once(model, batch, forward)))
+    record.spans.sort(key=lambda span: span[0])
     _check(record, neurons, names)
     return record
 
@@ -193,16 +235,17 @@ def _check_currents(currents: tuple[Tensor, ...], layout: Layout, name: str) -> 
         raise WiringError(f"the neuron {name} was not called with a current {wanted} as its first argument")
 
 
-def _run_once(model: nn.Module, batch: Any, forward: Forward) -> None:
+def _run_once(model: nn.Module, batch: Any, forward: Forward) -> Any:
     own = Copies(model).of(batch)  # the user's own data stay out of reach of a model that works in place
     before = versions(own)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _not_saved):  # nodes are all that is wanted
-        forward(model, own)
+        answer = forward(model, own)
     if versions(own) != before:
         raise WiringError(
             "the model changes its input in place, so every pass would see another one: let it work on a copy, for "
             "example by forward=lambda model, batch: model(batch.clone())"
         )
+    return answer
 
 
 def _not_saved(nothing: None) -> Tensor:
@@ -232,6 +275,21 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
         )
 
 
+def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[Node]:
+    """The parents of a node without those that only scale or shift the others: parameters, and functions of them."""
+    if operation not in ELEMENTWISE or len(parents) < 2:
+        return parents
+    signals = [parent for parent in parents if _carry_signal([parent], record)]
+    others = behind([parent for parent in parents if parent not in signals], ())
+    connecting = any(operation_of(node).startswith(MIXING) for node in others)
+    return parents if connecting or not signals else signals
+
+
+def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
+    """Whether what a neuron or a synapse has put out leads to one of the nodes."""
+    return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))
+
+
 # -- weights and synapses --------------------------------------------------------------------------------------------
 
 
@@ -241,25 +299,19 @@ def computing(model: nn.Module) -> set[nn.Module]:
     return {inner for outer in lists for inner in modules_of(outer)}
 
 
-def gains_and_offsets(module: nn.Module, output: Any) -> set[int]:
-    """Ids of the module's own parameters that act element by element: they scale or shift, and connect nothing."""
-    pending, seen, found = list(nodes_in(output)), set(), set()
-    while pending:
-        node = pending.pop()
-        if node in seen or not (operation_of(node) in ELEMENTWISE or operation_of(node).startswith(PLUMBING)):
-            continue
-        seen.add(node)
-        found.add(id(getattr(node, "variable", None)))
-        pending += parents_of(node)
-    return found & {id(p) for p in parameters_of(module, False)}
-
-
 def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
     """Whether the module owns weights and all that it holds besides is without parameters."""
     if not weight_names(module):
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
     return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a layer is known by its class, or computes its weights: else what its parameters do must be found out."""
+    own = {name for name, _ in named_parameters_of(module, False)}
+    home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
+    return bool(parametrised(module)) or (own <= {"weight", "bias"} and home in {"torch", *ADAPTERS})
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:

@@ -1,6 +1,6 @@
 """Look at a network: run it once and measure the state of every population."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.facts import Axis, Population, currents_from_outside, response
+from fluctua.network.errors import Axis
+from fluctua.network.facts import Population, currents_from_outside, response
 from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import currents_while_silent
@@ -30,6 +31,7 @@ def inspect(
     steps: int | None = None,
     dt: float | None = None,
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    readouts: Collection[str] | None = None,
 ) -> Report:
     """The state of every population of a network on a batch; nothing is changed.
 
@@ -44,6 +46,7 @@ def inspect(
         steps: how often a static input is shown; needless where the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
         neurons: what neuron classes are like that fluctua does not know.
+        readouts: names of populations that are read by their potential: see `fluctua.initialize`.
 
     Raises:
         WiringError: see `fluctua.network.Network.of`, and so are the errors of a batch.
@@ -57,7 +60,9 @@ def inspect(
         >>> print(f"{report['1'].sigma_u:.1f}")  # in the unit of the threshold
         0.6
     """
-    network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
+    network = Network.of(
+        model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
+    )
     return inspect_network(network, window=window, loss=loss)
 
 

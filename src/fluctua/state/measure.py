@@ -133,7 +133,9 @@ def _measure(
     if p.neuron.threshold is None:
         return Measurements(mask, mean, spread, variances, edges, density)
     fired = spikes[p.name]
-    return Measurements(mask, mean, spread, variances, edges, density, by_neuron(fired), _silent(fired))
+    return Measurements(
+        mask, mean, spread, variances, edges, density, by_neuron(p.neuron.counted(fired)), _silent(fired)
+    )
 
 
 def _silent(spikes: Tensor) -> float:

@@ -50,7 +50,8 @@ def _state(
     temporal, across = float(m.variance.mean()), float(m.mean.var(correction=0))
     mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
     theta, kernel = p.neuron.threshold, p.neuron.kernel
-    xi = None if theta is None or sigma == 0 else (theta - mu) / sigma
+    thresholds = torch.as_tensor(_each(p.neuron.theta, len(m.mean))).to(m.mean)
+    xi = None if theta is None or sigma == 0 else _xi(m, thresholds)
     rates, raster = np.zeros(0), np.zeros((0, 2))
     spiking: dict[str, float | None] = dict.fromkeys(("rate", "rate_predicted", "latency", "silent", "saturated"))
     if m.spikes is not None and theta is not None:
@@ -61,7 +62,7 @@ def _state(
             "rate_predicted": None if xi is None or np.isnan(xi) else float(crossing_rate(xi, kernel).mean()),
             "latency": _latency(m.spikes, kernel.dt),
             "silent": m.silent,
-            "saturated": float((m.mean > theta).double().mean()),
+            "saturated": float((m.mean > thresholds).double().mean()),
         }
     duration = m.mask.shape[0] * kernel.dt
     return PopulationState(
@@ -88,6 +89,18 @@ def _state(
         ),
         in_steps=p.neuron.in_steps,
     )
+
+
+def _each(theta: float | np.ndarray[Any, Any] | None, n: int) -> np.ndarray[Any, Any]:
+    """The threshold of each of n neurons `[*N]`, flat, where it is given for all or for the first axes of them."""
+    values = np.ravel(np.nan if theta is None else theta)
+    return np.repeat(values, n // len(values))
+
+
+def _xi(m: Measurements, thresholds: Tensor) -> float:
+    """Distance from threshold in standard deviations, of a population whose thresholds may differ, all taken as 1."""
+    mean, temporal = m.mean / thresholds, (m.variance / thresholds**2).mean()
+    return float((1 - mean.mean()) / (temporal + mean.var(correction=0)).sqrt())
 
 
 def _latency(spikes: Tensor, dt: float) -> float | None:

@@ -47,9 +47,9 @@ class Moments:
     mu_u: Array
     sigma_u: Array
 
-    def xi(self, threshold: float) -> Array:
+    def xi(self, threshold: ArrayLike) -> Array:
         """Distance of the mean from threshold in standard deviations."""
-        return np.asarray((threshold - self.mu_u) / self.sigma_u)
+        return np.asarray((np.asarray(threshold) - self.mu_u) / self.sigma_u)
 
 
 def membrane_moments(drives: Sequence[Drive], mean: Sequence[ArrayLike], mean_square: Sequence[ArrayLike]) -> Moments:

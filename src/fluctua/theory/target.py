@@ -75,8 +75,8 @@ class Target:
         if not np.isfinite(self.mean):
             raise ValueError(f"a target's mean must be a finite number, got {self.mean}")
 
-    def sigma_u(self, threshold: float | None, kernel: PspKernel) -> Array:
-        """`sigma_U` for a neuron with that threshold and kernel; shape `[]`, or `[*N]` where it differs by neuron.
+    def sigma_u(self, threshold: ArrayLike | None, kernel: PspKernel) -> Array:
+        """`sigma_U` for neurons with that threshold and kernel; shape `[]`, or `[*N]` where either differs by neuron.
 
         Raises:
             InfeasibleTargetError: the mean is not below threshold.
@@ -86,10 +86,11 @@ class Target:
             return np.asarray(self.sigma)
         if threshold is None:
             raise ValueError("a readout has no threshold, so xi and rate say nothing about it: give Target(sigma=...)")
-        if not self.mean < threshold:
+        threshold = np.asarray(threshold, float)
+        if not self.mean < (lowest := threshold.min()):
             raise InfeasibleTargetError(
-                f"a mean potential of {self.mean:g} is not below the threshold {threshold:g}: the fluctuation-driven "
-                f"regime needs mu_u < {threshold:g}"
+                f"a mean potential of {self.mean:g} is not below the threshold {lowest:g}: the fluctuation-driven "
+                f"regime needs mu_u < {lowest:g}"
             )
         xi = xi_for_rate(self.rate, kernel) if self.rate is not None else np.asarray(self.xi)
         return np.asarray((threshold - self.mean) / xi)

@@ -70,7 +70,7 @@ class Afferent:
 
 def solve(
     target: Target,
-    threshold: float | None,
+    threshold: ArrayLike | None,
     kernel: PspKernel,
     afferents: Sequence[Afferent],
     rest: ArrayLike = 0.0,
@@ -91,7 +91,7 @@ def solve(
 
     Args:
         target: the wanted state.
-        threshold: of the population's neurons.
+        threshold: of the population's neurons, `[]` or `[*N]`.
         kernel: of the population's neurons, for a target given as a rate.
         afferents: at least one, with shares that add up to 1.
         rest: U without any input, `[]` or `[*N]`: `mu_U = rest + sum_p drive_p.mean E[w_p]`.
@@ -255,14 +255,14 @@ class _Reach:
 
 
 def _check_reach(
-    target: Target, threshold: float | None, sigma: Array, rest: Array, low: Array, high: Array, where: str
+    target: Target, threshold: ArrayLike | None, sigma: Array, rest: Array, low: Array, high: Array, where: str
 ) -> None:
     """Refuse a mean without `low <= z <= high` for every neuron."""
     if target.sigma is not None or threshold is None:
         start, slope = sigma, np.asarray(0.0)
     else:
-        slope = -sigma / (threshold - target.mean)  # -1 / xi
-        start = -slope * threshold
+        slope = -sigma / (np.asarray(threshold) - target.mean)  # -1 / xi
+        start = -slope * np.asarray(threshold)
     reach = _Reach(low, high, rest, start, slope)
     if (within := reach.has(target.mean)).all():
         return

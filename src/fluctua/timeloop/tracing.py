@@ -20,10 +20,6 @@ from fluctua.timeloop.steps import Step
 _NEURONS = 3  # that a step is followed with; a number that steps rarely have reason to name
 
 
-class Untraceable(Exception):
-    """A step that no loop can be made of; the message says why."""
-
-
 @dataclass(frozen=True, eq=False)
 class Traced:
     """A step and its adjoint.
@@ -67,7 +63,7 @@ def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
     """Follow a step with so many inputs, parts of the state and constants.
 
     Raises:
-        Untraceable: it does what no loop over neurons can do, such as to sum over them.
+        ValueError: it does what no loop over neurons can do, such as to sum over them.
     """
     # Whatever torch does around us, such as to trace for its own compiler, is not to see this.
     with _disable_current_modes(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
@@ -126,7 +122,7 @@ def untraceable(step: Step | str, inputs: int, states: int, constants: int) -> s
     """Why no loop can be made of a step, or None."""
     try:
         traced(step, inputs, states, constants)
-    except Untraceable as error:
+    except ValueError as error:
         return str(error)
     return None
 
@@ -157,7 +153,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if given.data_ptr() in self._values:
             return self._values[given.data_ptr()]
         if given.requires_grad or given.numel() != 1:
-            raise Untraceable(
+            raise ValueError(
                 f"the step uses a tensor of the shape {tuple(given.shape)} that is neither input, state nor constant: "
                 "make it one of the constants"
             )
@@ -171,20 +167,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(result, Tensor):
             self.know(result, self._expression(name.lstrip("_").removesuffix("_"), args, kwargs, result))
         elif name not in ("set_", "detach_"):
-            raise Untraceable(f"the step asks for more than numbers ({name}), so it cannot run as one loop")
+            raise ValueError(f"the step asks for more than numbers ({name}), so it cannot run as one loop")
         return result
 
     def _expression(self, name: str, args: Any, kwargs: dict[str, Any], result: Tensor) -> Value:
         if name in _FILLED:
             return float(result.reshape(-1)[0])
         if result.numel() not in (1, _NEURONS):
-            raise Untraceable(f"the step is not neuron by neuron: {name} gives the shape {tuple(result.shape)}")
+            raise ValueError(f"the step is not neuron by neuron: {name} gives the shape {tuple(result.shape)}")
         if name in _SAME:
             source: Value = self.value(args[0])
             return source if result.dtype == torch.bool else self._graph("float", source)
         make = _OPERATIONS.get(name)
         if make is None:
-            raise Untraceable(f"the step uses {name}, which is not among the operations of a loop")
+            raise ValueError(f"the step uses {name}, which is not among the operations of a loop")
         plain = {k: self.value(v) for k, v in kwargs.items() if k not in ("dtype", "layout", "device", "memory_format")}
         value: Value = make(self._graph, *(self.value(a) for a in args), **plain)
         return value

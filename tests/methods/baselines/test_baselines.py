@@ -21,7 +21,8 @@ from fluctua.methods.components import SilentInputError
 from fluctua.methods.method import NAMES, method_of
 from fluctua.network import WiringError
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import BatchError, Neuron, Population, free_potential, population_currents
+from fluctua.network.errors import BatchError
+from fluctua.network.facts import Neuron, Population, free_potential, population_currents
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.network import ProbedNeuron, WiringError
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.neurons import LIF
 from shared.frameworks.cases import needed
 from shared.spikes import spikes

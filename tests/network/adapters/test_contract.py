@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import Pathway, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Pathway
 from shared.frameworks.cases import FrameworkCases, class_name, member
 from shared.spikes import assert_first_spikes_where, assert_spikes_alike
 from shared.tracing import trace

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters import registry
 from fluctua.network.adapters.framework import Framework, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 

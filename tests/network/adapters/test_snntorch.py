@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
-from fluctua.network.facts import BatchError
+from fluctua.network.errors import BatchError
 from shared.frameworks.cases import FAR, member
 from shared.frameworks.snntorch import snn
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.methods.components import SilentInputError
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
 from shared.frameworks.cases import INPUT, member
 from shared.frameworks.spikingjelly import flat, functional, layer, lif, neuron
 

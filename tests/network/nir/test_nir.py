@@ -15,7 +15,7 @@ from fluctua.methods.nir import initialize_nir
 from fluctua.network import WiringError, from_nir, to_nir
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import specs_of
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.nir.conventions import convention_of, neuron_of
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.neurons.current_based import CurrentBased

@@ -56,7 +56,7 @@ class SpikingBaseline(Method):
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
         """See `Method.begin`."""
-        draw_kaiming(network.model, generator)
+        draw_kaiming(network, generator)
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator

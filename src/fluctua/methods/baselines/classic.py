@@ -14,6 +14,7 @@ from fluctua.network.adapters.registry import framework_of
 from fluctua.network.network import Group, Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import gpus_of, modules_of
+from fluctua.network.trace_pass import computing, is_plain, weight_names
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
@@ -58,9 +59,9 @@ class Kaiming(_WholeModel):
     def begin(self, network: Network, generator: torch.Generator) -> None:
         """See `Method.begin`."""
         if not self.folded:
-            draw_kaiming(network.model, generator, self.gain)
+            draw_kaiming(network, generator, self.gain)
             return
-        _draw(network.model, generator, self.gain)
+        _draw(network, generator, self.gain)
         for module in modules_of(network.model):
             if hasattr(module, "sign"):
                 for weight in module.parameters(recurse=False):
@@ -89,8 +90,8 @@ class Xavier(_WholeModel):
     def begin(self, network: Network, generator: torch.Generator) -> None:
         """See `Method.begin`."""
         _refuse_signs(network.model)
-        for weight in _weights(network.model):
-            fans = weight[0].numel() + weight[:, 0].numel()
+        for weight, rows in _weights(network).items():
+            fans = weight.transpose(0, rows)[0].numel() + weight.transpose(0, rows)[:, 0].numel()
             write(weight, normal(weight, generator) * self.gain * math.sqrt(2 / fans))
 
 
@@ -121,15 +122,15 @@ class TorchDefault(_WholeModel):
                     reset()
 
 
-def draw_kaiming(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -> None:
+def draw_kaiming(network: Network, generator: torch.Generator, gain: float = 1.0) -> None:
     """Kaiming weights for all layers of a model."""
-    _refuse_signs(model)
-    _draw(model, generator, gain)
+    _refuse_signs(network.model)
+    _draw(network, generator, gain)
 
 
-def _draw(model: nn.Module, generator: torch.Generator, gain: float) -> None:
-    for weight in _weights(model):
-        write(weight, normal(weight, generator) * gain / math.sqrt(weight[0].numel()))
+def _draw(network: Network, generator: torch.Generator, gain: float) -> None:
+    for weight, rows in _weights(network).items():
+        write(weight, normal(weight, generator) * gain / math.sqrt(weight.transpose(0, rows)[0].numel()))
 
 
 def _refuse_signs(model: nn.Module) -> None:
@@ -141,14 +142,22 @@ def _refuse_signs(model: nn.Module) -> None:
             )
 
 
-def _weights(model: nn.Module) -> list[nn.Parameter]:
-    """All trained weights; the biases are set to zero on the way."""
-    weights: dict[nn.Parameter, None] = {}
-    for module in modules_of(model):
-        if framework_of(module) is None:
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad and parameter.ndim >= 2:
-                    weights[parameter] = None
-                elif parameter.requires_grad and name == "bias":
-                    write(parameter, torch.zeros_like(parameter))
-    return list(weights)
+def _weights(network: Network) -> dict[nn.Parameter, int]:
+    """All trained weights, with the axis that counts output units; the biases are set to zero on the way."""
+    found: dict[nn.Parameter, int] = {}
+    pathways = {(q.synapse, q.parameter): q for p in network.populations for q in p.pathways}
+    own = {q.synapse for q in pathways.values() if not is_plain(q.synapse)}  # of these only what connects
+    biases = {(q.synapse, q.bias_name) for q in pathways.values()}
+    computed = computing(network.model)
+    for module in modules_of(network.model):
+        for name, parameter in (
+            () if module in computed or framework_of(module) else module.named_parameters(recurse=False)
+        ):
+            q = pathways.get((module, name))
+            if not parameter.requires_grad:
+                continue
+            if (module, name) in biases or (parameter.ndim < 2 and name == "bias"):
+                write(parameter, torch.zeros_like(parameter))
+            elif name in weight_names(module) and (module not in own or (q is not None and q.skipped_because is None)):
+                found[parameter] = q.rows if q is not None and module in own else 0
+    return found

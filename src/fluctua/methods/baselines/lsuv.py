@@ -52,7 +52,7 @@ class LSUV(Method):
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
         """Kaiming weights for layers that lead to another layer; all others are drawn again."""
-        draw_kaiming(network.model, generator)
+        draw_kaiming(network, generator)
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator

@@ -84,3 +84,10 @@ class Framework:
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
     by_step: FactsOf | None = None
     prepare: Callable[[Any], None] | None = None
+
+
+def changes(kind: type, base: type) -> bool:
+    """Whether a class has methods of its own in the place of those of a base class, building and printing apart."""
+    between = kind.__mro__[: kind.__mro__.index(base)]
+    names = {name for above in between for name, value in vars(above).items() if callable(value)}
+    return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
@@ -46,7 +47,7 @@ def lif_box(module: Any, timing: Timing) -> Neuron:
 def iaf(module: Any, timing: Timing) -> Neuron:
     """A perfect integrator that starts from its reset potential."""
     kernel = PspKernel.integrator(1.0, module.dt, timing.trial)
-    return Neuron((kernel,), _mean(module.p.v_th), _mean(module.p.v_reset))
+    return Neuron.spiking((kernel,), module.p.v_th, _mean(module.p.v_reset))
 
 
 def lsnn(module: Any, timing: Timing) -> Neuron:
@@ -60,7 +61,7 @@ def lif_ex(module: Any, timing: Timing) -> Neuron:
     g, synapse = _step(module, p, "tau_mem_inv"), _step(module, p, "tau_syn_inv")
     rest = _rest(module, p, 0.0)
     kernel = PspKernel.two_poles(g, 1 - g * (1 - _slope(p, rest)), 1 - synapse, module.dt)
-    return Neuron((kernel,), _mean(p.v_th), float(rest.mean()), note=_UPSTROKE)
+    return Neuron.spiking((kernel,), p.v_th, float(rest.mean()), note=_UPSTROKE)
 
 
 def lif_adex(module: Any, timing: Timing) -> Neuron:
@@ -135,7 +136,7 @@ def _recurrence(module: Any) -> Pathway:
 
 
 def _spiking(p: Any, kernel: PspKernel) -> Neuron:
-    return Neuron((kernel,), _mean(p.v_th), _mean(p.v_leak))
+    return Neuron.spiking((kernel,), p.v_th, _mean(p.v_leak))
 
 
 def _current_based(module: Any, p: Any, delay: int = 0) -> PspKernel:
@@ -159,7 +160,7 @@ def _adaptive_exponential(module: Any, p: Any) -> Neuron:
             f"{_numbers(p.delta_T).max():.6g}), so its response cannot be linearised: give it a smaller delta_T"
         )
     kernel = PspKernel.from_response(_response(g, leak, synapse, h, coupling), module.dt)
-    return Neuron((kernel,), _mean(p.v_th), float(rest.mean()), note=_UPSTROKE)
+    return Neuron.spiking((kernel,), p.v_th, float(rest.mean()), note=_UPSTROKE)
 
 
 def _response(g: ArrayLike, leak: ArrayLike, synapse: ArrayLike, h: ArrayLike, coupling: ArrayLike) -> Array:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def lif(module: "LIF", timing: Timing) -> Neuron:
     """Spikes above its threshold."""
-    return Neuron((_kernel(module),), float(module.threshold.mean()))
+    return Neuron.spiking((_kernel(module),), module.threshold)
 
 
 def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
@@ -36,7 +36,7 @@ def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:
     tau_mem, tau_exc, tau_inh = (numbers(tau) for tau in (module.tau_mem, module.tau_exc, module.tau_inh))
     excitation = PspKernel.exponential(tau_mem, tau_exc, module.dt)
     inhibition = PspKernel.exponential(tau_mem, tau_inh, module.dt).scaled(-1)
-    return Neuron((excitation, inhibition), float(module.threshold.mean()))
+    return Neuron.spiking((excitation, inhibition), module.threshold)
 
 
 def li(module: "LI", timing: Timing) -> Neuron:
@@ -58,8 +58,7 @@ def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
         delay=0,
         steps=timing.trial if (a == 1).any() else None,
     )
-    theta = None if module.threshold is None else float(module.threshold.mean())
-    return Neuron((kernel,), theta, float(module.leak.mean()))
+    return Neuron.spiking((kernel,), module.threshold, float(module.leak.mean()))
 
 
 def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:

@@ -6,7 +6,7 @@ describes.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import AXES, Axis, BatchError, Neuron, PopulationSpec, UnsupportedNeuronError, WiringError
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes
+from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
+from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call, preserved
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ class KnownNeurons:
     Attributes:
         dt: time step in seconds of neurons that count time in steps.
         described: what classes are like that no framework knows.
+        readouts: names of populations that the user calls readouts; None where he leaves it to what is seen.
     """
 
     dt: float | None = None
     described: Mapping[type[nn.Module], "ProbedNeuron"] = field(default_factory=dict)
+    readouts: Collection[str] | None = None
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
@@ -65,6 +68,11 @@ class KnownNeurons:
     def description(self, module: nn.Module) -> "ProbedNeuron | None":
         """What the user says of a module, by its nearest base class; None of one that was not described."""
         return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
+
+    def is_derived(self, module: nn.Module) -> bool:
+        """Whether it is of a class of the user's own that a framework's class stands for."""
+        found = None if self.description(module) else framework_of(module)
+        return found is not None and _name(type(module)) not in found.facts
 
     def found_in(self, model: nn.Module) -> list[nn.Module]:
         """The neuron modules of a model; what such a module holds inside is its own affair."""
@@ -171,32 +179,31 @@ def prepare(module: nn.Module) -> None:
 
 
 def transposed(synapse: nn.Module) -> int:
-    """Axis of a synapse's weight that counts output units: 1 in the frameworks that multiply from the right, else 0."""
+    """Axis of a weight that counts output units: 1 if it multiplies from the right or convolves backwards, else 0."""
+    if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
+        return 1
     names = _names(synapse)
     return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(synapse)))
 
 
 def _names(module: nn.Module) -> set[str]:
-    return {f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__}
+    return {_name(base) for base in type(module).__mro__}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
-        name = f"{base.__module__}.{base.__qualname__}"
+        name = _name(base)
         for framework in _frameworks_of(module):
             if name in framework.facts:
-                own = framework.by_step is not None and _changes(type(module), base)
+                own = framework.by_step is not None and changes(type(module), base)
                 return framework, framework.by_step if own and framework.by_step else framework.facts[name]
             if name in framework.refused:
                 return framework, framework.refused[name]
     return None
-
-
-def _changes(kind: type, base: type) -> bool:
-    """Whether a class has methods of its own in the place of those of a base class, building and printing apart."""
-    between = kind.__mro__[: kind.__mro__.index(base)]
-    names = {name for above in between for name, value in vars(above).items() if callable(value)}
-    return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
 
 
 def _check_version(framework: Framework) -> None:

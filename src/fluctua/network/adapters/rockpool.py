@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
@@ -87,7 +88,7 @@ def _spiking(module: Any, kernels: tuple[PspKernel, ...], alpha: Array, timing: 
     rest = _numbers(module.bias) / (1 - alpha)
     if timing.steps is not None:  # the potential starts from zero: over a trial it is at its rest for a part of it
         rest = rest * (1 - alpha * (1 - alpha**timing.steps) / ((1 - alpha) * timing.steps))
-    return Neuron(kernels, float(_numbers(module.threshold).mean()), float(rest.mean()), note=_note(module, rest))
+    return Neuron.spiking(kernels, module.threshold, float(rest.mean()), note=_note(module, rest))
 
 
 def _note(module: Any, rest: Array | float = 0.0) -> str | None:

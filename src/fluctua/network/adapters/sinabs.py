@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
@@ -80,8 +81,8 @@ def _neuron(module: Any, kernel: PspKernel, threshold: Any) -> Neuron:
     notes = [DRIFTS] if kernel.steps is not None else []
     if module.min_v_mem is not None:
         notes.append(_cut(module, float(numbers(torch.as_tensor(module.min_v_mem)).max())))
-    theta = None if module.spike_fn is None else float(numbers(torch.as_tensor(threshold)).mean())
-    return Neuron((kernel,), theta, note="; it ".join(notes) or None)
+    theta = None if module.spike_fn is None else threshold
+    return Neuron.spiking((kernel,), theta, note="; it ".join(notes) or None)
 
 
 def _cut(module: Any, lowest: float) -> str:

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, PopulationSpec, UnsupportedNeuronError, inner_pathway
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
@@ -45,7 +46,7 @@ def alpha(module: Any, timing: Timing) -> Neuron:
 
 def lapicque(module: Any, timing: Timing) -> Neuron:
     """An RC circuit, by Euler steps; its decay is not `beta`, even where only that is given."""
-    resistance, capacitance, step = _numbers(module.R), _numbers(module.C), _numbers(module.time_step)
+    resistance, capacitance, step = numbers_of(module.R), numbers_of(module.C), numbers_of(module.time_step)
     a = 1 - step / (resistance * capacitance)
     if np.any(a < 0):
         raise UnsupportedNeuronError(
@@ -57,7 +58,7 @@ def lapicque(module: Any, timing: Timing) -> Neuron:
 
 def state_leaky(module: Any, timing: Timing) -> Neuron:
     """A filter over the whole sequence, without reset; its decay is not `beta` but `exp(beta - 1)`."""
-    a, length = np.exp(-1 / _numbers(module.tau)), module.kernel_truncation_steps
+    a, length = np.exp(-1 / numbers_of(module.tau)), module.kernel_truncation_steps
     if length is None:
         kernel = _kernel(timing, a=a)
     else:
@@ -67,10 +68,10 @@ def state_leaky(module: Any, timing: Timing) -> Neuron:
 
 def delta_leaky(module: Any, timing: Timing) -> Neuron:
     """It compares the change of the membrane in one step with its threshold, on both sides."""
-    b = _numbers(module.beta)
+    b = numbers_of(module.beta)
     kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
     note = "its potential is the change of `mem` in a step, and it fires on both sides: at twice the rate foreseen"
-    return Neuron((kernel,), float(module.delta_threshold), note=note)
+    return Neuron.spiking((kernel,), module.delta_threshold, note=note)
 
 
 def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
@@ -126,7 +127,9 @@ def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, Popul
 
 def _spiking(module: Any, kernel: PspKernel) -> Neuron:
     note = "`state_quant` rounds its potential, which is not foreseen" if module.state_quant else None
-    return Neuron((kernel,), float(_numbers(module.threshold).mean()), note=note)
+    resets = module.reset_mechanism != "none"
+    size = numbers_of(module.graded_spikes_factor)
+    return Neuron.spiking((kernel,), module.threshold, note=note, resets=resets, size=size)
 
 
 def _kernel(
@@ -146,13 +149,7 @@ def _kernel(
 
 
 def _decay(value: Any) -> Array:
-    return _numbers(value).clip(0, 1)
-
-
-def _numbers(value: Any) -> Array:
-    """A parameter, buffer or number; of shape [] where all neurons share one."""
-    tensor = torch.as_tensor(value).detach().double().cpu()
-    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
+    return numbers_of(value).clip(0, 1)
 
 
 _ELSEWHERE = "or call fluctua on the part of the network before it"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
-from fluctua.neurons.leaky import numbers
 from fluctua.theory import PspKernel
 
 
@@ -25,13 +25,12 @@ def integrate_and_fire(module: Any, timing: Timing) -> Neuron:
 
 def half_threshold(module: Any, timing: Timing) -> Neuron:
     """The same from half the threshold on."""
-    return _integrator(timing, module.v_threshold, module.v_threshold / 2)
+    return _integrator(timing, module.v_threshold, float(numbers_of(module.v_threshold).mean()) / 2)
 
 
 def activation_aware(module: Any, timing: Timing) -> Neuron:
     """The same with a threshold that an offset lowers, channel by channel."""
-    threshold = float((module.v_threshold - module.v_offset).double().mean())
-    return _integrator(timing, threshold, _rest(module))
+    return _integrator(timing, module.v_threshold - module.v_offset, _rest(module))
 
 
 def non_spiking_if(module: Any, timing: Timing) -> Neuron:
@@ -41,30 +40,35 @@ def non_spiking_if(module: Any, timing: Timing) -> Neuron:
 
 def lif(module: Any, timing: Timing) -> Neuron:
     """Leaky integrator."""
-    return Neuron((_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module))
+    return Neuron.spiking((_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module))
 
 
 def parametric(module: Any, timing: Timing) -> Neuron:
     """Its `1 / tau` is learnt."""
-    leak = float(numbers(module.w.sigmoid()))
-    return Neuron((_leaky(leak, module.decay_input, timing),), module.v_threshold, _rest(module))
+    leak = module.w.sigmoid()
+    return Neuron.spiking((_leaky(leak, module.decay_input, timing),), module.v_threshold, _rest(module))
 
 
 def integer_spikes(module: Any, timing: Timing) -> Neuron:
     """Emits `round(v / v_threshold)` spikes at once, so the first at half of `v_threshold`."""
-    note = f"the threshold is half of v_threshold = {module.v_threshold:g}, from which on its counts are rounded to 1"
-    return Neuron((_leaky(1 / module.tau, False, timing),), module.v_threshold / 2, note=note)
+    note = (
+        f"the threshold is half of v_threshold = {float(numbers_of(module.v_threshold).mean()):g}, from which on its "
+    )
+    note += "counts are rounded to 1"
+    return Neuron.spiking((_leaky(1 / module.tau, False, timing),), module.v_threshold / 2, note=note)
 
 
 def complementary(module: Any, timing: Timing) -> Neuron:
     """Its complementary potential acts at spikes only."""
-    return Neuron((_leaky(1 / module.tau, False, timing),), module.v_threshold)
+    return Neuron.spiking((_leaky(1 / module.tau, False, timing),), module.v_threshold)
 
 
 def analog(module: Any, timing: Timing) -> Neuron:
     """Resets as a LIF but emits a function of its potential."""
     note = "its output is graded, so its rate and silence in the report are those of a mean output"
-    return Neuron((_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module), note=note)
+    return Neuron.spiking(
+        (_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module), note=note
+    )
 
 
 def non_spiking_lif(module: Any, timing: Timing) -> Neuron:
@@ -75,7 +79,7 @@ def non_spiking_lif(module: Any, timing: Timing) -> Neuron:
 def current_based(module: Any, timing: Timing) -> Neuron:
     """What it calls decay is what remains after a step. It decays to 0, wherever it is reset to."""
     kernel = PspKernel.two_poles(1.0, module.v_decay, module.c_decay, timing.unit)
-    return Neuron((kernel,), module.v_threshold)
+    return Neuron.spiking((kernel,), module.v_threshold)
 
 
 def quadratic(module: Any, timing: Timing) -> Neuron:
@@ -84,7 +88,7 @@ def quadratic(module: Any, timing: Timing) -> Neuron:
     Raises:
         UnsupportedNeuronError: it leaves `v_rest` by itself.
     """
-    a = 1 - module.a0 * (module.v_c - module.v_rest) / module.tau
+    a = 1 - module.a0 * (module.v_c - module.v_rest) / float(module.tau)
     if not 0 <= a < 1:
         raise UnsupportedNeuronError(
             f"QIFNode does not come to rest at v_rest = {module.v_rest:g}, near which a step multiplies its distance "
@@ -92,14 +96,16 @@ def quadratic(module: Any, timing: Timing) -> Neuron:
         )
     note = f"linearised at its rest: the higher its potential, the less it leaks, and from v_c = {module.v_c:g} on it "
     note += "rises by itself"
-    return Neuron((PspKernel.one_pole(1 / module.tau, a, timing.unit),), module.v_threshold, module.v_rest, note=note)
+    return Neuron.spiking(
+        (PspKernel.one_pole(1 / module.tau, a, timing.unit),), module.v_threshold, module.v_rest, note=note
+    )
 
 
 def resonate_and_fire(module: Any, timing: Timing) -> Neuron:
     """`eps[k] = exp(b dt k) sin(omega dt k)`, in steps; sampled until 1e-8 of it is left."""
     k = np.arange(math.ceil(math.log(1e-8) / (module.b * module.dt)) + 2)
     values = np.exp(module.b * module.dt * k) * np.sin(module.omega * module.dt * k)
-    return Neuron((PspKernel.from_response(values, timing.unit),), module.v_threshold)
+    return Neuron.spiking((PspKernel.from_response(values, timing.unit),), module.v_threshold)
 
 
 def by_step(module: Any, timing: Timing) -> Neuron:
@@ -143,12 +149,13 @@ def _rest(module: Any) -> float:
     return 0.0 if module.v_reset is None else float(module.v_reset)
 
 
-def _integrator(timing: Timing, threshold: float | None, rest: float) -> Neuron:
+def _integrator(timing: Timing, threshold: Any, rest: float) -> Neuron:
     kernel = PspKernel.integrator(1.0, timing.unit, timing.trial)
-    return Neuron((kernel,), threshold, rest, note=DRIFTS)
+    return Neuron.spiking((kernel,), threshold, rest, note=DRIFTS)
 
 
-def _leaky(leak: float, decay_input: bool, timing: Timing) -> PspKernel:
+def _leaky(leak: Any, decay_input: bool, timing: Timing) -> PspKernel:
+    leak = numbers_of(leak)
     return PspKernel.one_pole(leak if decay_input else 1.0, 1 - leak, timing.unit)
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
-from fluctua.network.facts import Neuron, UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
@@ -136,8 +137,8 @@ def _decay(module: Any, of: str) -> Array:
     """Decay per step of the membrane ("mem") or a current; where it is learnt, of the parameter as it is now."""
     if getattr(module, "learn_timescales", False):
         tau = 2 * getattr(module, f"tau_{of}") * torch.sigmoid(getattr(module, f"{of}_param"))
-        return _numbers(torch.exp(-module.time_step / tau))
-    return _numbers(getattr(module, f"dcy_{of}"))
+        return numbers_of(torch.exp(-module.time_step / tau))
+    return numbers_of(getattr(module, f"dcy_{of}"))
 
 
 def _two_currents(module: Any) -> PspKernel:
@@ -151,11 +152,6 @@ def _two_currents(module: Any) -> PspKernel:
         u, nmda = membrane * u + (1 - membrane) * (ampa + nmda) / 2, slow * nmda + (1 - slow) * ampa
         ampa = fast * ampa + (k == 0)
     return PspKernel.from_response(eps, module.time_step)
-
-
-def _numbers(value: Any) -> Array:
-    tensor = torch.as_tensor(value).detach().double().cpu()
-    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
 
 
 _LIF = "stork.nodes.lif"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluctua.network.facts import UnsupportedNeuronError
+from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.timeloop.steps import Reset
 from fluctua.timeloop.surrogates import Surrogate

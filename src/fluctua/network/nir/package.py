@@ -4,7 +4,7 @@ from importlib import import_module
 from os import PathLike
 from typing import Any
 
-from fluctua.network.facts import WiringError
+from fluctua.network.errors import WiringError
 
 
 def nir() -> Any:

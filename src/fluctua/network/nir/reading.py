@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers import OverTime, Recurrent
-from fluctua.network.facts import WiringError
+from fluctua.network.errors import WiringError
 from fluctua.network.nir.conventions import NEURONS, convention_of, neuron_of
 from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex
 from fluctua.network.nir.package import graph_of

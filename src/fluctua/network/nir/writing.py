@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fluctua.layers import OverTime, Recurrent, ResidualBlock
 from fluctua.layers.blocks import OneToOne
-from fluctua.network.facts import WiringError
+from fluctua.network.errors import WiringError
 from fluctua.network.nir.model import NirModel
 from fluctua.network.nir.package import nir
 from fluctua.neurons import LI, LIF, AdaptiveLIF

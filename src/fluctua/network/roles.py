@@ -1,0 +1,197 @@
+"""What the parameters of a layer of a user's own do, by what its output is linear in.
+
+Names and shapes do not tell a weight from a delay, a scale of noise or a factor of another weight, nor which axis of it
+counts output units. So the layer is run a few times on random input of the shape that it gets in the model, its
+parameters moved one by one: a weight is what the output is linear in, connects several inputs to a unit, and is not
+noise.
+"""
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fluctua.network.run import gpus_of, mapped, named_parameters_of, parameters_of, preserved, tensors_in
+from fluctua.network.trace_pass import TracedPass
+
+Values = dict[str, Tensor]  # of parameters, by name
+Run = Callable[..., Tensor]  # values other than at first, number of the input, seed -> the output, flat
+
+_EXACT = 1e-3  # of a change: float32 and half precision are linear to that
+_NEARLY = 0.1  # of the output: what rounds its weights scales with them to that
+_PROBED = 4  # outputs of which it is looked up what they depend on
+
+
+@dataclass(frozen=True, eq=False)
+class Role:
+    """What one parameter does to the output of its layer."""
+
+    name: str
+    rows: int | None  # axis along which an output depends on one index: it counts output units
+    mask: Tensor | None  # 1 where an entry has an effect, 0 where it has none; None where all have
+    linear: bool  # whether twice the move makes twice the change
+    scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
+    sizeless: bool  # whether twice the parameter makes no difference
+    of_input: bool  # whether its effect depends on the layer's input
+    random: bool  # whether its effect depends on the draws of torch's generator
+    single: bool  # whether each output depends on one entry of it
+    skipped_because: str | None = None  # why it is not to be written
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The parameters of a layer by what they do."""
+
+    weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
+    bias: str | None  # name of what shifts each output unit
+    offset: bool  # whether something else adds to the output
+    note: str | None  # which parameters were left as they are, and why
+
+
+def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
+    """The roles in the layers of the user's own; one that connects nothing is then no synapse of the record any more.
+
+    Args:
+        record: of a pass.
+        trainable: ids of the parameters that may be written.
+    """
+    found: dict[nn.Module, Roles] = {}
+    for module, (args, kwargs) in record.inputs.items():
+        frozen = [name for name, p in named_parameters_of(module, False) if id(p) not in trainable]
+        with suppress(Exception):  # of a stranger's code, which may not take any input: then names must do
+            found[module] = roles_of(module, args, kwargs, frozen)
+    idle = {module for module, roles in found.items() if not roles.weights}
+    record.no_weights |= {id(p) for module in idle for p in parameters_of(module, False)}
+    record.synapse_of = {node: module for node, module in record.synapse_of.items() if module not in idle}
+    return {module: roles for module, roles in found.items() if roles.weights}
+
+
+@torch.no_grad()
+def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str]) -> Roles:
+    """What the parameters of a layer do, found by running it as it was called; it is afterwards as it was."""
+    named = [(name, p.detach()) for name, p in named_parameters_of(module, False) if p.is_floating_point()]
+    # Beside a weight that is zero at first others would have no effect.
+    own = {name: p if p.ndim < 2 or bool(p.any()) else 0.1 * _noise(p, 0) for name, p in named}
+    with preserved(module):
+        run = _runner(module, args, kwargs, own)
+        found = [role for name in own if (role := _role(run, own, name)) is not None]
+        matrices = [role for role in found if own[role.name].ndim > 1]
+        connecting = [role for role in matrices if not role.single]
+        if not connecting and len(run({})) > sum(x.numel() for x in tensors_in((args, kwargs))):  # of one input each
+            connecting = [role for role in matrices if role.linear and role.of_input]
+        kept, left = _chosen(run, own, connecting, frozen)
+    shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
+    units = {own[r.name].shape[r.rows or 0] for r in kept}
+    bias = next((name for name in shifts if own[name].numel() in units), None)
+    if connecting and not kept:
+        kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
+    notes = [f"{name} was left as it is, for {reason}" for name, reason in left.items()]
+    return Roles(tuple(kept), bias, len(shifts) > (bias is not None), "; ".join(notes) or None)
+
+
+def _noise(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
+    """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero."""
+
+    def filled(seed: int, factor: float) -> Any:
+        def value(x: Tensor) -> Tensor:
+            return factor * (0.1 + _noise(x, seed).abs()) if x.is_floating_point() else x
+
+        return mapped((tuple(args), dict(kwargs)), value)
+
+    inputs = [filled(2, 1.0), filled(3, 1.0), filled(2, 2.0), filled(2, 0.0)]
+
+    def run(values: Values, number: int = 0, seed: int = 0) -> Tensor:
+        with torch.random.fork_rng(gpus_of(module)):
+            torch.manual_seed(seed)
+            output = functional_call(module, start | values, *inputs[number])
+        return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()])
+
+    return run
+
+
+def _moved(own: Values, name: str, times: float = 1.0) -> Values:
+    """The parameter moved by so many times its own size."""
+    size = float(own[name].double().square().mean().sqrt()) or 0.1
+    return {name: own[name] + times * size * _noise(own[name], 1)}
+
+
+def _role(run: Run, own: Values, name: str) -> Role | None:
+    """None where the output does not depend on the parameter."""
+    base, one = run({}), _moved(own, name)
+    there, double, without = run(one), run({name: 2 * one[name]}), run({name: torch.zeros_like(own[name])})
+    change, nothing = there - base, run({}, 3)
+    if not bool((change.abs() > 1e-6 * base.abs().max()).any()):
+        return None
+    single, rows, mask = _dependence(run, one, name, (change * there).abs().topk(min(_PROBED, len(there))).indices)
+    passing = _near(run({}, 2) - nothing, 2 * (base - nothing), _NEARLY)
+    return Role(
+        name,
+        rows,
+        mask,
+        linear=_near(run(_moved(own, name, 2.0)) - base, 2 * change, _EXACT),
+        scales=passing and _near(double - without, 2 * (there - without), _NEARLY),
+        sizeless=_near(double, there, _EXACT),
+        of_input=not _near(run(one, 1) - run({}, 1), change, _EXACT),
+        random=not _near(run(one, 0, 1) - run({}, 0, 1), change, _EXACT),
+        single=single,
+    )
+
+
+def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
+    return bool((x - y).double().norm() <= tolerance * y.double().norm())
+
+
+@torch.enable_grad()
+def _dependence(run: Run, at: Values, name: str, probed: Tensor) -> tuple[bool, int | None, Tensor | None]:
+    """Whether an output depends on one entry, the axis of which it sees one index, and which entries act at all."""
+    p = at[name]
+    value = p.clone().requires_grad_()
+    output = run({name: value})
+    ends = output[probed].unbind()
+    all_of_it = (output * torch.linspace(1, 2, len(output)).to(output)).sum()
+    grads = [torch.autograd.grad(y, value, retain_graph=True, allow_unused=True)[0] for y in (*ends, all_of_it)]
+    *touched, alive = [torch.zeros_like(p, dtype=torch.bool) if g is None else g != 0 for g in grads]
+    most = max(touched, key=lambda t: int(t.sum()))
+    axes = [k for k in range(p.ndim) if p.ndim > 1 and int(most.transpose(0, k).flatten(1).any(1).sum()) == 1]
+    rows = next((k for k in axes if p.shape[k] > 1), axes[0] if axes else None)
+    return int(most.sum()) <= 1, rows, None if bool(alive.all()) else alive
+
+
+def _chosen(
+    run: Run, own: Values, connecting: list[Role], frozen: Collection[str]
+) -> tuple[list[Role], dict[str, str]]:
+    """The weights among parameters that connect, and why others were left."""
+    kept, left, factors = list[Role](), dict[str, str](), set[str]()
+    linear = any(role.linear for role in connecting)
+    for role in sorted(connecting, key=lambda role: role.rows is None):  # what counts output units comes first
+        partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
+        if role.sizeless:
+            left[role.name] = "its size has no effect on the output"
+        elif not role.linear and (linear or not role.scales):
+            left[role.name] = "the output is not linear in it"
+        elif partner is not None:
+            left[role.name] = f"it is multiplied with {partner}"
+            factors.add(partner)
+        else:
+            kept.append(role)
+    held = [role.name for role in kept if role.name in frozen]
+    for k, role in enumerate(kept):
+        if role.random and not all(other.random for other in kept):
+            kept[k] = replace(role, skipped_because="it scales noise")
+        elif held and role.name in factors and role.name not in frozen:
+            kept[k] = replace(role, skipped_because=f"it adapts {held[0]}, which is frozen")
+    return kept, left
+
+
+def _multiply(run: Run, own: Values, name: str, other: str) -> bool:
+    """Whether the output depends on the product of two parameters."""
+    first, second = _moved(own, name), _moved(own, other)
+    return not _near(run(first | second) - run(first), run(second) - run({}), _EXACT)
