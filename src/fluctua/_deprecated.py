@@ -135,10 +135,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "potential_of": "fluctua.network.facts",
             "trace": "fluctua.network.trace",
         },
-        "fluctua.wiring.graph": {
-            "UnsupportedNeuronError": "fluctua.network.errors",
-            "WiringError": "fluctua.network.errors",
-        },
+        "fluctua.wiring.graph": {"UnsupportedNeuronError": "fluctua.network.errors"},
         "fluctua.wiring.nir": {
             "CONVENTIONS": "fluctua.network.nir.conventions",
             "NirModel": "fluctua.network.nir.model",
