@@ -78,8 +78,10 @@ def linear_module(
             f"{type(module).__name__} has dynamics of its own, and {error}; or say what it is like by "
             f"neurons={{{type(module).__name__}: fluctua.ProbedNeuron(...)}}"
         ) from error
-    note = "its facts are those of its own step" + (f"; {neuron.note}" if neuron.note else "")
-    return replace(neuron, note=note)
+    note = "its facts are those of its own step"
+    if neuron.threshold is None:
+        note = "a readout: its own step gives no spikes"
+    return replace(neuron, note=f"{note}; {neuron.note}" if neuron.note else note)
 
 
 def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: int, threshold: Tensor | None) -> Neuron:

@@ -87,7 +87,8 @@ class Framework:
 
 
 def changes(kind: type, base: type) -> bool:
-    """Whether a class has methods of its own in the place of those of a base class, building and printing apart."""
-    between = kind.__mro__[: kind.__mro__.index(base)]
+    """Whether a user's class has methods in the place of those of a framework's class, building and printing apart."""
+    home = base.__module__.partition(".")[0]
+    between = [k for k in kind.__mro__[: kind.__mro__.index(base)] if k.__module__.partition(".")[0] != home]
     names = {name for above in between for name, value in vars(above).items() if callable(value)}
     return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
