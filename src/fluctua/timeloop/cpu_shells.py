@@ -27,7 +27,7 @@ def forward(numbers, constants, states, inputs, records, halves, strides, column
     """
     for lo in range(start, stop, BLOCK):
         width = min(BLOCK, stop - lo)
-        own = constants if SHARED else spread(constants, lo, width)
+        own = constants if SHARED else repeated(constants, lo, width)
         for begin in range(0, steps, STEPS):
             for k in range(0, width, LANES):
                 j = lo + k
@@ -44,7 +44,7 @@ def backward(numbers, constants, states, sums, rows, halves, results, strides, c
     """From the last step to the first; `states` are the gradients wrt the state, `sums` those wrt constants."""
     for lo in range(start, stop, BLOCK):
         width = min(BLOCK, stop - lo)
-        own = constants if SHARED else spread(constants, lo, width)
+        own = constants if SHARED else repeated(constants, lo, width)
         for end in range(steps, 0, -STEPS):
             for k in range(0, width, LANES):
                 j = lo + k
@@ -218,15 +218,3 @@ def back_map(
         g, g_next = g_next, g
     for k in range(sums.size):
         g_constants[k // block * size + k % size] += sums[k]
-
-
-def spread(constants, lo, width):
-    """Each row's constants for the `width` columns from `lo` on: sample after sample the neurons repeat."""
-    neurons = constants.shape[1]
-    rows = np.empty((constants.shape[0], width), constants.dtype)
-    for row in range(constants.shape[0]):
-        k = lo % neurons
-        for j in range(width):
-            rows[row, j] = constants[row, k]
-            k = k + 1 if k + 1 < neurons else 0
-    return rows

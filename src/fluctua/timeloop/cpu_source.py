@@ -31,7 +31,7 @@ class Kernel:
 _HEAD = '''"""Written by fluctua from a neuron's step."""
 import numpy as np
 
-from fluctua.simd.compiling import generated, helper, inlined
+from fluctua.simd.compiling import generated, inlined
 from fluctua.simd.functions import *
 from fluctua.simd.memory import *
 from fluctua.simd.vectors import *
@@ -189,9 +189,8 @@ class _File:
         vectors = self._facts.get("VECTORS", 1)
         head += [f"load = load{vectors}"] if vectors > 1 else []
         head += [f"{name} = {value!r}" for name, value in self._facts.items()]
-        texts = _shells()
-        helpers, body = f"@helper\n{texts['spread']}", f"@generated\n{texts[shell]}"
-        module = generated.loaded("\n\n".join(["\n".join(head), *self._text, helpers, body]))
+        body = f"@generated\n{_shells()[shell]}"
+        module = generated.loaded("\n\n".join(["\n".join(head), *self._text, body]))
         return Kernel(getattr(module, shell), np.array(self.numbers, dtype))
 
 
