@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.simd.vectors import BYTES
+from fluctua.simd.vectors import BYTES, lanes
 from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
 from fluctua.timeloop.threads import pool_of
 
@@ -53,7 +53,7 @@ def _backward(plan: "Plan", dtype: str, shared: bool, wants_inputs: bool) -> Ker
 
 
 def _facts(dtype: str, shared: bool) -> dict[str, Any]:
-    return {"SHARED": shared, "LANES": BYTES // np.dtype(dtype).itemsize, "BLOCK": BLOCK, "STEPS": _STEPS}
+    return {"SHARED": shared, "LANES": lanes(dtype), "BLOCK": BLOCK, "STEPS": _STEPS}
 
 
 def integrate(

@@ -3,7 +3,7 @@
 A shell knows where numbers lie and in which order they are taken. Upper-case names are constants of the file, and the
 functions below stand for those that are written from a neuron's step:
 
-    constants_at(constants, k, numbers)      all constants of the vector of neurons at k
+    constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k
     states_at(states, j, stride)             all parts of their state, one every `stride` numbers; `keep` writes them
     inputs_at(inputs, t, strides, j)         inputs of step t
     forth(x, s, c, records, halves, at, streams)     one step: the state after it, and who fired
@@ -11,7 +11,7 @@ functions below stand for those that are written from a neuron's step:
     with_records(g, own, records, at)        the same, of a gradient that lies elsewhere
     back(r, g, c, results, at, streams)      one step back: gradients wrt the state before it, and those wrt constants
     both(x, y), fired_of(out)                one or two inputs as `forth` takes them, and who fired as bits
-    no_sums(c), added(a, b), add_to(sums, j, stride, a)     sums of the latter
+    no_sums(g), added(a, b), add_to(sums, j, stride, a)     sums of the latter
 """
 # ruff: noqa: F821 - the names above
 # mypy: ignore-errors

@@ -24,7 +24,7 @@ def integrate(
 ) -> list[Tensor]:
     """See `derivation.integrate`."""
     x = inputs[0]
-    kernel = forward_kernel(plan, _name(x), False, interpreted())
+    kernel = forward_kernel(plan, name_of(x), False, interpreted())
     rows = [x.new_empty(x.shape) for _ in range(1 + plan.separate + len(plan.own))]
     start = torch.stack([part.detach() for part in state])
     end = torch.empty_like(start)
@@ -47,7 +47,7 @@ def adjoint(
     """See `derivation.adjoint`."""
     kind = plan.kind
     like, shape = constants[0], g_output.shape
-    kernel = backward_kernel(plan, _name(like), False, wants_inputs, interpreted())
+    kernel = backward_kernel(plan, name_of(like), False, wants_inputs, interpreted())
     results = [like.new_empty(shape) for _ in range(kind.inputs if wants_inputs else 0)]
     g_end = torch.stack([g.detach() for g in g_state])
     g_start, sums = torch.empty_like(g_end), like.new_empty(len(kind.wanted), *shape[1:])
@@ -92,5 +92,6 @@ def _launch(kernel: Any, arrays: Sequence[Tensor], shape: torch.Size, *sizes: in
         kernel[-(-columns // _BLOCK),](*arrays, shape[0], columns, neurons, *sizes, **options)
 
 
-def _name(tensor: Tensor) -> str:
+def name_of(tensor: Tensor) -> str:
+    """The name of its numbers' type, as Triton has it."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.gpu_loop import by_constant, numbers_of, stacked
+from fluctua.timeloop.gpu_loop import by_constant, name_of, numbers_of, stacked
 from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel
 from fluctua.timeloop.limits import anchor, differentiable_once, interpreted
 from fluctua.timeloop.steps import Tensors
@@ -53,7 +53,7 @@ class _Loop(torch.autograd.Function):
         plan, (steps, samples, neurons) = plan_of(kind), x.shape
         rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2 + len(plan.own))]
         end = torch.stack([part.detach() for part in state])
-        kernel = forward_kernel(plan_of(kind), _name(x), True, interpreted())
+        kernel = forward_kernel(plan, name_of(x), True, interpreted())
         numbers, own = numbers_of(kernel, x.dtype, x.device), stacked(constants, x)
         # What a neuron hears is part of its input, so the input is recorded where the way back reads it.
         arrays = (
@@ -92,7 +92,7 @@ def _adjoint(ctx: Any, g_output: Maybe, g_end: Sequence[Maybe]) -> tuple[Maybe, 
     g_x = torch.empty_like(g_output)
     g_state = torch.stack([weight.new_zeros(ctx.shape[1:]) if g is None else g for g in g_end])
     sums = weight.new_zeros(len(kind.wanted), samples, neurons)
-    kernel = backward_kernel(plan_of(kind), _name(weight), True, True, interpreted())
+    kernel = backward_kernel(plan_of(kind), name_of(weight), True, True, interpreted())
     numbers = numbers_of(kernel, weight.dtype, weight.device)
     arrays = g_output, *read, numbers, stacked(constants, g_output), weight.contiguous(), g_x, g_state, sums
     _launch(kernel.call, arrays, range(steps - 1, -1, -1), samples, neurons)
@@ -116,7 +116,3 @@ def _launch(kernel: Any, arrays: Sequence[Tensor], order: range, samples: int, n
     with torch.cuda.device_of(arrays[0]):  # type: ignore[no-untyped-call]
         for first in order[:1] if alone else order:
             kernel[grid](*arrays, order[0], first, len(order) if alone else 1, *sizes, *options, **tile)
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ from fluctua.timeloop.limits import has_potential, refuse_second_derivative
 
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """`fused.integrate` as one operator."""
+    """`derivation.integrate` as one operator."""
     sizes = [kind.inputs, kind.states, kind.constants, int(kind.trains), int(kind.compact), *kind.wanted]
     results: list[Tensor] = _loop(list(tensors), kind.device, kind.step, sizes)
     n = int(has_potential(kind.step, kind.inputs, kind.states, kind.constants))
