@@ -6,6 +6,7 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
+    from fluctua.fusion import fuse
     from fluctua.methods import fluctuation_driven_, initialize
     from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "engine",
     "fluctuation_driven_",
+    "fuse",
     "initialize",
     "inspect",
 ]
@@ -32,9 +34,21 @@ __getattr__, __dir__ = lazy(
         "Target": "fluctua.theory",
         "engine": "fluctua.timeloop",
         "fluctuation_driven_": "fluctua.methods",
+        "fuse": "fluctua.fusion",
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
     },
-    modules=("hardware", "homeostasis", "layers", "methods", "network", "neurons", "spikes", "state", "theory"),
+    modules=(
+        "fusion",
+        "hardware",
+        "homeostasis",
+        "layers",
+        "methods",
+        "network",
+        "neurons",
+        "spikes",
+        "state",
+        "theory",
+    ),
 )
 keep_old_paths()

@@ -23,7 +23,7 @@ FLOORS = {
     "homeostasis": 7,
     "hardware": 7,
     "rescale": 7,
-    "fuse": 7,
+    "fusion": 7,
     "lab": 8,
 }
 """Of each package and each module beside them; imports run to the same floor or down."""

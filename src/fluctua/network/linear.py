@@ -1,22 +1,21 @@
 """The facts of a neuron that is known by its step: what it does before its first spike, linear at rest."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fluctua.network.adapters.framework import Timing
+from fluctua.network.adapters.framework import Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import preserved
+from fluctua.network.stepping import followed
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import Expression, Value, walk
-from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.tracing import Traced, trace
 
 Array = NDArray[np.float64]
@@ -26,54 +25,17 @@ _STILL = 1e-12
 _CURVED = 1e-6  # change of a derivative half-way to threshold that is worth a note
 
 
-@dataclass(frozen=True, eq=False)
-class ModuleStep:
-    """A step of a neuron module that keeps its state in attributes, as the loops take it.
-
-    Attributes:
-        module: is changed.
-        call: one step of it: `(module, current) -> output`.
-        states: names of the attributes that a step changes, the potential first.
-        tensors: names of its parameters and buffers, which are the constants.
-    """
-
-    module: nn.Module
-    call: Callable[[Any, Tensor], Tensor]
-    states: tuple[str, ...]
-    tensors: tuple[str, ...]
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.steps.Step`."""
-        given = dict(zip(self.tensors, constants, strict=False))
-        for name, value in zip(self.states, state, strict=True):
-            setattr(self.module, name, value)
-        with torch.nn.utils.stateless._reparametrize_module(self.module, given):  # type: ignore[attr-defined]
-            output = self.call(self.module, inputs[0])
-        return output, tuple(getattr(self.module, name) for name in self.states)
-
-
-def linear_module(
-    module: nn.Module, call: Callable[[Any, Tensor], Tensor], rest: Mapping[str, float], timing: Timing
-) -> Neuron:
-    """The facts of a neuron module, from one step of it.
-
-    Args:
-        module: stays as it is.
-        call: `(module, current [*N]) -> output`, one step that leaves the next state in the module's attributes.
-        rest: the attributes that are its state, the potential first, before the first step.
-        timing: of the kernel.
+def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neuron:
+    """The facts of a neuron module, from one step of it. The module stays as it is.
 
     Raises:
         UnsupportedNeuronError: see `linear_neuron`.
     """
-    all_tensors = *module.named_parameters(), *module.named_buffers()
-    tensors = {name: t for name, t in all_tensors if t.is_floating_point() and name not in rest}
-    constants = tuple(tensors.values()) or (torch.zeros(()),)
-    dynamics = Dynamics(ModuleStep(module, call, tuple(rest), tuple(tensors)), constants, len(rest))
     try:
-        with preserved(module):
-            neuron = linear_neuron(dynamics, list(rest.values()), timing.unit, timing.trial, None)
-    except UnsupportedNeuronError as error:
+        step = followed(module, stepping)
+        rest = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))]
+        neuron = linear_neuron(step.dynamics(), rest, timing.unit, timing.trial, None)
+    except ValueError as error:
         raise UnsupportedNeuronError(
             f"{type(module).__name__} has dynamics of its own, and {error}; or say what it is like by "
             f"neurons={{{type(module).__name__}: fluctua.ProbedNeuron(...)}}"
@@ -148,33 +110,13 @@ def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Calla
 
     def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         leaves = {"state": state, "input": inputs, "constant": constants}
-        like, found = constants[0], dict[Expression, Any]()
-
-        def value(e: Value) -> Any:
-            return found[e] if isinstance(e, Expression) else torch.full_like(like, e)
-
-        for e in walk([*t.state, observed]):
-            if e.op == "leaf":
-                found[e] = leaves[e.args[0]][e.args[1]]
-            else:
-                found[e] = _OPERATIONS[e.op](*(value(a) for a in e.args))
-        return [value(e) for e in t.state], value(observed)
+        found = evaluated(
+            [*t.state, observed], {(kind, k): x for kind, given in leaves.items() for k, x in enumerate(given)}
+        )
+        *after, seen = (value.expand_as(state[0]) for value in found)
+        return after, seen
 
     return run
-
-
-_OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    **{name: getattr(torch, name) for name in ("add", "sub", "mul", "div", "neg", "abs", "exp", "log", "sqrt")},
-    **{name: getattr(torch, name) for name in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
-    **{name: getattr(torch, name) for name in ("gt", "ge", "lt", "le", "eq", "ne")},
-    "and": torch.logical_and,
-    "or": torch.logical_or,
-    "not": torch.logical_not,
-    "select": torch.where,
-    "max": torch.maximum,
-    "min": torch.minimum,
-    "float": lambda mask: mask.double(),
-}
 
 
 def _at_rest(run: Callable[..., tuple[list[Tensor], Tensor]], state: list[Tensor], inputs: int) -> list[Tensor]:

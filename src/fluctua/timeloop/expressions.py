@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, Union
 
 Value: TypeAlias = Union["Expression", float]
 
+UNKNOWN = "unknown"  # the operation of what cannot be expressed; its argument says why not
 _MASKS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})
 _MOST = 3  # values that are tried together, of all there are
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
@@ -53,8 +54,14 @@ class Graph:
         """An input of the step: "input", "state", "constant" or "gradient"."""
         return self._once("leaf", (kind, number), frozenset([kind]))
 
+    def unknown(self, why: str) -> Expression:
+        """What cannot be expressed, and nobody may ask for."""
+        return self._once(UNKNOWN, (why,), frozenset())
+
     def __call__(self, op: str, *args: Value) -> Value:
         """The expression, simplified where that changes no bit of a finite number."""
+        if op == "mul" and 0.0 in args and any(isinstance(a, Expression) and a.op == UNKNOWN for a in args):
+            return 0.0  # such as noise of no size
         if op in ("add", "sub", "mul", "div", "neg", "abs"):  # arithmetic takes truth for 1
             args = tuple(self("float", a) if isinstance(a, Expression) and a.is_mask else a for a in args)
         if not any(isinstance(a, Expression) for a in args) and op in _OF_NUMBERS:

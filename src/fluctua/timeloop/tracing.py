@@ -5,7 +5,7 @@ gradients included; what torch calls on the way is the step and its adjoint. Not
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from fluctua.timeloop.contract import step_of
-from fluctua.timeloop.expressions import Expression, Graph, Value
-from fluctua.timeloop.steps import Step
+from fluctua.timeloop.evaluation import evaluated
+from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
+from fluctua.timeloop.steps import Step, Tensors
 
-_NEURONS = 3  # that a step is followed with; a number that steps rarely have reason to name
+_NEURONS = (
+    3  # that a step is followed with, unless it has a number of its own; one that steps rarely have reason to name
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,8 @@ def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
     Raises:
         ValueError: it does what no loop over neurons can do, such as to sum over them.
     """
+    if isinstance(step, Followed):
+        return step.traced
     # Whatever torch does around us, such as to trace for its own compiler, is not to see this.
     with _disable_current_modes(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         return _traced(step_of(step), inputs, states, constants)
@@ -75,13 +80,13 @@ traced = lru_cache(maxsize=256)(trace)
 
 
 def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
-    graph = Graph()
-    recorder = _Recorder(graph)
+    graph, neurons = Graph(), getattr(step, "neurons", _NEURONS)
+    recorder = _Recorder(graph, neurons)
     counts = {"input": inputs, "state": states, "constant": constants}
     numbers = torch.Generator().manual_seed(0)
 
     def leaves(kind: str, count: int) -> list[Tensor]:
-        made = [torch.rand(_NEURONS, dtype=torch.float64, generator=numbers, device="cpu") for _ in range(count)]
+        made = [torch.rand(neurons, dtype=torch.float64, generator=numbers, device="cpu") for _ in range(count)]
         for k, tensor in enumerate(made):
             recorder.know(tensor, graph.leaf(kind, k))
         return made
@@ -101,6 +106,9 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
         )
     out, *state = (recorder.value(end) for end in ends)
     gradients = [0.0 if g is None else recorder.value(g) for g in found]
+    for e in walk([out, *state, *gradients]):
+        if e.op == UNKNOWN:  # of what nothing depends on, nobody asks
+            raise ValueError(e.args[0])
     is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
     fired: Expression | None = out.args[0] if is_spike else None
     return Traced(
@@ -117,6 +125,63 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
     )
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A step that was followed already, of which nothing is left but its trace. Equal ones do the same.
+
+    Attributes:
+        text: all that it does.
+        traced: the trace.
+    """
+
+    text: str
+    traced: Traced = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, traced: Traced) -> "Followed":
+        """Of a trace."""
+        ends = [traced.output, *traced.state, *traced.by_input, *traced.by_state, *traced.by_constant]
+        numbers = {e: f"e{k}" for k, e in enumerate(walk(ends))}
+
+        def said(a: Any) -> str:
+            return numbers[a] if isinstance(a, Expression) else repr(a)
+
+        lines = [f"{name} = {e.op}({', '.join(map(said, e.args))})" for e, name in numbers.items()]
+        return cls("\n".join([*lines, ", ".join(map(said, ends))]), traced)
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        """See `timeloop.steps.Step`."""
+        output, *after = _Evaluated.apply(self.traced, *inputs, *state, *constants)  # type: ignore[no-untyped-call]
+        return output, tuple(after)
+
+
+class _Evaluated(torch.autograd.Function):
+    """One step, and its adjoint, as they were followed."""
+
+    @staticmethod
+    def forward(ctx: Any, traced: Traced, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.traced, ctx.shapes = traced, [t.shape for t in tensors]
+        given = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
+        ctx.save_for_backward(*given)
+        return tuple(
+            value.expand_as(given[0]).clone()
+            for value in evaluated([traced.output, *traced.state], _leaves(traced, given))
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        t, given = ctx.traced, ctx.saved_tensors
+        leaves = _leaves(t, given) | {("gradient", k): g for k, g in enumerate(grads)}
+        found = evaluated([*t.by_input, *t.by_state, *t.by_constant], leaves)
+        return None, *(g.expand_as(given[0]).sum_to_size(shape) for g, shape in zip(found, ctx.shapes, strict=True))
+
+
+def _leaves(t: Traced, given: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
+    kinds = {"input": t.inputs, "state": len(t.state), "constant": len(t.by_constant)}
+    return dict(zip(((kind, k) for kind, count in kinds.items() for k in range(count)), given, strict=True))
+
+
 @lru_cache(maxsize=256)
 def untraceable(step: Step | str, inputs: int, states: int, constants: int) -> str | None:
     """Why no loop can be made of a step, or None."""
@@ -130,9 +195,9 @@ def untraceable(step: Step | str, inputs: int, states: int, constants: int) -> s
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what torch does as expressions, by the memory that holds the results."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, neurons: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._graph = graph
+        self._graph, self._neurons = graph, neurons
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []  # so that no memory is used twice
 
@@ -164,26 +229,37 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            self.know(result, self._expression(name.lstrip("_").removesuffix("_"), args, kwargs, result))
+        parts = result if isinstance(result, list | tuple) else [result]
+        if all(isinstance(part, Tensor) for part in parts):
+            for part in parts:
+                self.know(part, self._expression(name.lstrip("_").removesuffix("_"), args, kwargs, part))
         elif name not in ("set_", "detach_"):
             raise ValueError(f"the step asks for more than numbers ({name}), so it cannot run as one loop")
         return result
 
     def _expression(self, name: str, args: Any, kwargs: dict[str, Any], result: Tensor) -> Value:
         if name in _FILLED:
-            return float(result.reshape(-1)[0])
-        if result.numel() not in (1, _NEURONS):
-            raise ValueError(f"the step is not neuron by neuron: {name} gives the shape {tuple(result.shape)}")
+            return float(result.reshape(-1)[0]) if result.numel() else 0.0
+        if result.numel() not in (1, self._neurons):
+            return self._unknown(
+                f"the step is not neuron by neuron: {name} gives the shape {tuple(result.shape)}", args
+            )
         if name in _SAME:
-            source: Value = self.value(args[0])
-            return source if result.dtype == torch.bool else self._graph("float", source)
+            given = args[0] if isinstance(args[0], Tensor) or len(args[0]) > 1 else args[0][0]
+            if isinstance(given, Tensor) and given.numel() in (1, result.numel()):
+                source: Value = self.value(given)
+                return source if result.dtype == torch.bool else self._graph("float", source)
         make = _OPERATIONS.get(name)
         if make is None:
-            raise ValueError(f"the step uses {name}, which is not among the operations of a loop")
+            return self._unknown(f"the step uses {name}, which is not among the operations of a loop", args)
         plain = {k: self.value(v) for k, v in kwargs.items() if k not in ("dtype", "layout", "device", "memory_format")}
         value: Value = make(self._graph, *(self.value(a) for a in args), **plain)
         return value
+
+    def _unknown(self, why: str, args: Any) -> Expression:
+        """What cannot be expressed, for the first reason on its way."""
+        given = [self._values.get(a.data_ptr()) for a in args if isinstance(a, Tensor)]
+        return next((v for v in given if isinstance(v, Expression) and v.op == UNKNOWN), self._graph.unknown(why))
 
 
 _FILLED = {
@@ -197,9 +273,14 @@ _FILLED = {
     "ones",
     "full",
     "scalar_tensor",
-}
+    "zero",
+} | {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}  # to be written to
+
 _SAME = {"detach", "clone", "alias", "view", "to_copy", "lift_fresh", "lift_fresh_copy", "expand", "expand_as"} | {
     "view_as", "reshape", "contiguous", "unsafe_view", "reshape_alias",
+    # of one step, one sample or one neuron:
+    "select", "select_backward", "slice", "slice_backward", "unsqueeze", "squeeze", "stack", "cat", "unbind", "split",
+    "sum", "mean", "as_strided", "permute", "transpose", "t", "repeat",
 }  # fmt: skip
 
 Maker = Callable[..., Value]

@@ -38,6 +38,77 @@ DRIFTS = "integrates without leak: its sigma_U grows along the trial and meets t
 
 FactsOf = Callable[[Any, Timing], Neuron | Mapping[str, PopulationSpec]]
 State = Any
+States = tuple[Any, ...]
+"""The parts of a neuron's state in order, the potential first: tensors, or numbers that all neurons share."""
+
+
+class Stepping:
+    """How one step of a neuron module is taken, and where its state is: here for one that keeps it in attributes.
+
+    A subclass for a framework says what differs.
+    """
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """The parts of its state, the potential first.
+
+        Raises:
+            UnsupportedNeuronError: its step is more than one of a neuron, such as a sum over the spikes of others.
+        """
+        raise NotImplementedError
+
+    def options(self, module: Any) -> tuple[str, ...]:
+        """Attributes that decide what a step is, though they are kept as tensors; they stay as they are."""
+        return ()
+
+    def constant(self, name: str, tensor: Tensor) -> Tensor:
+        """What the module keeps by this name, as it broadcasts to the population's shape `[*N]`."""
+        return tensor
+
+    def neurons(self, module: Any) -> int:
+        """How many a step is followed with, where the module cares; else a number that has no reason to be named."""
+        return 3
+
+    def call(self, module: Any, x: Tensor) -> Tensor:
+        """The output of a step with the current `x` of any shape, which leaves the next state in its attributes."""
+        output: Tensor = type(module).forward(module, x)
+        return output
+
+    def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
+        """Output of a step, and the state after it."""
+        for name, value in zip(self.names(module), state, strict=True):
+            setattr(module, name, value)
+        output = self.call(module, x)
+        return output, tuple(getattr(module, name) for name in self.names(module))
+
+    def rest(self, module: Any, x: Tensor) -> States:
+        """The state before the first step `x` of a trial."""
+        return (0.0,) * len(self.names(module))
+
+    def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
+        """The state that a caller passes behind the current; None where he passes none."""
+        return None
+
+    def kept(self, module: Any, x: Tensor) -> States | None:
+        """The state that the module itself goes on from, for a step `x`; None where it is at rest."""
+        found = tuple(getattr(module, name) for name in self.names(module))
+        return found if all(isinstance(part, Tensor) and part.shape == x.shape for part in found) else None
+
+    def keep(self, module: Any, state: States) -> None:
+        """Leave the state in the module, as its own step does."""
+        for name, value in zip(self.names(module), state, strict=True):
+            setattr(module, name, value)
+
+    def carried(self, part: Tensor) -> Tensor:
+        """What goes on to the next sequence of a part of the state behind the last step."""
+        return part
+
+    def answer(self, module: Any, output: Tensor, state: States) -> Any:
+        """What a call returns."""
+        return output
+
+    def watched(self, module: Any) -> str | None:
+        """What else a call of it leaves behind, so that it has to run as it is; None if nothing."""
+        return None
 
 
 def no_state(module: Any) -> None:
@@ -65,6 +136,7 @@ class Framework:
         transposed: full names of synapse classes whose weight is `[in, out]`.
         reset: brings one module to rest, as the framework does before a trial.
         stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
+        stepping: how one step of a neuron is taken; None where that is not known.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
         by_step: reads the facts of a subclass that overrides the dynamics of a known class, from its own step; None
             where such a class is taken for its base.
@@ -81,6 +153,7 @@ class Framework:
     transposed: frozenset[str] = frozenset()
     reset: Callable[[Any], None] = no_state
     stateful: frozenset[str] = frozenset()
+    stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
     by_step: FactsOf | None = None
     prepare: Callable[[Any], None] | None = None

@@ -7,7 +7,8 @@ Their constants are in the named tuple `module.p`, time constants as rates in 1/
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, State, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -106,6 +107,80 @@ def layout(module: Any) -> Layout:
     """Sequence modules take the whole sequence, cells a step."""
     bases = {base.__name__ for base in type(module).__mro__}
     return Layout("step" if bases.isdisjoint({"SNN", "SNNRecurrent"}) else "first")
+
+
+class Cells(Stepping):
+    """State taken and returned, as a named tuple, of which an item may be one too."""
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.names`."""
+        if not hasattr(module, "activation") or hasattr(module, "recurrent_weights"):
+            raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
+        names = _fields(_state_class(module))
+        return tuple(sorted(names, key=lambda name: name.rpartition(".")[2] != "v"))
+
+    def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
+        """See `Stepping.step`."""
+        output, after = module.activation(x, self._state(module, state), module.p, module.dt)
+        return output, self._parts(module, after)
+
+    def rest(self, module: Any, x: Tensor) -> States:
+        """See `Stepping.rest`."""
+        found = module.state_fallback(x if layout(module).stepwise else x[None])
+        return tuple(_shared(part.detach()) for part in self._parts(module, found))
+
+    def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
+        """See `Stepping.given`."""
+        state = next(iter([*args, *kwargs.values()]), None)
+        return None if state is None else self._parts(module, state)
+
+    def kept(self, module: Any, x: Tensor) -> States | None:
+        """See `Stepping.kept`."""
+        return None
+
+    def keep(self, module: Any, state: States) -> None:
+        """See `Stepping.keep`."""
+
+    def answer(self, module: Any, output: Tensor, state: States) -> Any:
+        """See `Stepping.answer`."""
+        return output, self._state(module, state)
+
+    def watched(self, module: Any) -> str | None:
+        """See `Stepping.watched`."""
+        return "it records its states (record_states)" if getattr(module, "record_states", False) else None
+
+    def _parts(self, module: Any, state: Any) -> States:
+        return tuple(attrgetter(name)(state) for name in self.names(module))
+
+    def _state(self, module: Any, parts: States) -> Any:
+        return _state_of(_state_class(module), dict(zip(self.names(module), parts, strict=True)))
+
+
+def _state_class(module: Any) -> Any:
+    return get_type_hints(type(module).initial_state)["return"]
+
+
+def _fields(kind: Any, prefix: str = "") -> list[str]:
+    """The names of all parts of a state, "lif.v" of an inner one."""
+    names = []
+    for name, part in get_type_hints(kind).items():
+        names += _fields(part, f"{prefix}{name}.") if hasattr(part, "_fields") else [f"{prefix}{name}"]
+    return names
+
+
+def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
+    return kind(
+        **{
+            name: _state_of(part, parts, f"{prefix}{name}.") if hasattr(part, "_fields") else parts[f"{prefix}{name}"]
+            for name, part in get_type_hints(kind).items()
+        }
+    )
+
+
+def _shared(part: Tensor) -> Tensor | float:
+    """A number, where all neurons have the same."""
+    first = part.reshape(-1)[0]
+    return float(first) if bool((part == first).all()) else part
 
 
 def step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
@@ -262,5 +337,12 @@ REFUSED: Mapping[str, str] = {
 }
 
 FRAMEWORK = Framework(
-    package="norse", tested="1.1.0", facts=FACTS, refused=REFUSED, timed=True, layout=layout, step=step
+    package="norse",
+    tested="1.1.0",
+    facts=FACTS,
+    refused=REFUSED,
+    timed=True,
+    layout=layout,
+    stepping=Cells(),
+    step=step,
 )

@@ -277,6 +277,10 @@ class StepLoop:
     def __call__(self, model: nn.Module, batch: Tensor) -> Any:
         """What the model returns, step by step `[T, B, ...]`."""
         self.known.reset(model)
+        return self.through(model, batch)
+
+    def through(self, model: nn.Module, batch: Tensor) -> Any:
+        """The same, from the state that the model is in."""
         step = _framework(model, self.known).step
         outputs, state = [], None
         for x in [batch] * (self.steps or 1) if self.time is None else batch.unbind(self.time):

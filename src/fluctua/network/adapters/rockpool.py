@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -69,6 +69,65 @@ def layout(module: Any) -> Layout:
     """Called once with the whole sequence `[B, T, N]`."""
     synapses = getattr(module, "n_synapses", 1)
     return Synapses("second", each=synapses) if synapses > 1 else Layout("second")
+
+
+_OF_SYNAPSES = frozenset({"tau_syn", "beta", "dash_syn"})  # `[N, synapses]`, of which there is one
+
+
+class Populations(Stepping):
+    """State in attributes, of one sample: the first of a batch."""
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.names`."""
+        if getattr(module, "_has_rec", False) or getattr(module, "n_synapses", 1) > 1:
+            raise UnsupportedNeuronError(f"{type(module).__name__} hears itself, or has several synapses")
+        return tuple(name for name in ("vmem", "isyn") if name in module.state())
+
+    def options(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.options`."""
+        return ("noise_std",)
+
+    def neurons(self, module: Any) -> int:
+        """See `Stepping.neurons`."""
+        return int(module.size_out)
+
+    def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
+        """See `Stepping.step`."""
+        module._buffers.pop("w_rec", None)  # zeros
+        for name in _OF_SYNAPSES & module._parameters.keys() | _OF_SYNAPSES & module._buffers.keys():
+            holder = module._parameters if name in module._parameters else module._buffers
+            holder[name] = holder[name].reshape(-1, 1)
+        shaped = (
+            part.reshape(getattr(module, name).shape) for name, part in zip(self.names(module), state, strict=True)
+        )
+        output, after = super().step(module, x, tuple(shaped))
+        return output, tuple(part.reshape(x.shape) for part in after)
+
+    def call(self, module: Any, x: Tensor) -> Tensor:
+        """See `Stepping.call`."""
+        output: Tensor = type(module).forward(module, x.reshape(1, 1, -1))
+        return output.reshape(x.shape)
+
+    def constant(self, name: str, tensor: Tensor) -> Tensor:
+        """See `Stepping.constant`."""
+        return tensor.reshape(-1) if name in _OF_SYNAPSES else tensor
+
+    def kept(self, module: Any, x: Tensor) -> States | None:
+        """See `Stepping.kept`."""
+        return tuple(getattr(module, name).reshape(-1).expand_as(x) for name in self.names(module))
+
+    def carried(self, part: Tensor) -> Tensor:
+        """See `Stepping.carried`."""
+        return part[0].detach()
+
+    def keep(self, module: Any, state: States) -> None:
+        """See `Stepping.keep`."""
+        for name, value in zip(self.names(module), state, strict=True):
+            vars(module)["_buffers"][name] = value
+
+    def watched(self, module: Any) -> str | None:
+        """See `Stepping.watched`."""
+        return "it records its states (record=True)" if module._record else None
 
 
 def reset(module: Any) -> None:
@@ -132,4 +191,5 @@ FRAMEWORK = Framework(
     transposed=frozenset({f"{_MODULES}.linear_torch.LinearTorch"}),
     layout=layout,
     reset=reset,
+    stepping=Populations(),
 )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
+from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -51,6 +51,26 @@ def layout(module: Any) -> Layout:
         return Layout("second")
     samples, steps = (size if size > 0 else None for size in (module.batch_size, module.num_timesteps))
     return Layout("merged", samples, steps)
+
+
+class Layers(Stepping):
+    """State in buffers."""
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.names`."""
+        if hasattr(module, "rec_connect"):
+            raise UnsupportedNeuronError(f"{type(module).__name__} hears itself")
+        names = [name for name, _ in module.named_buffers(recurse=False)]
+        return ("v_mem", *(name for name in names if name != "v_mem"))
+
+    def call(self, module: Any, x: Tensor) -> Tensor:
+        """See `Stepping.call`."""
+        output: Tensor = type(module).forward(module, x.unsqueeze(1))
+        return output.squeeze(1)
+
+    def watched(self, module: Any) -> str | None:
+        """See `Stepping.watched`."""
+        return "it records its states (record_states)" if module.record_states else None
 
 
 def reset(module: Any) -> None:
@@ -118,4 +138,4 @@ FACTS: Mapping[str, FactsOf] = {  # the Squeeze variants and ExpLeak are subclas
     "sinabs.layers.lif.LIFRecurrent": lif_recurrent,
 }
 
-FRAMEWORK = Framework(package="sinabs", tested="3.1.3", facts=FACTS, layout=layout, reset=reset)
+FRAMEWORK = Framework(package="sinabs", tested="3.1.3", facts=FACTS, layout=layout, reset=reset, stepping=Layers())

@@ -6,6 +6,7 @@ later. State is kept in the module, or taken and returned.
 """
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
@@ -90,17 +91,51 @@ def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
+class Cells(Stepping):
+    """State in buffers, taken and returned unless the module is to keep it."""
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.names`."""
+        parts = self._parts(module)
+        if parts is None or "spk" in parts:
+            raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
+        return ("mem", *(name for name in parts if name != "mem"))
+
+    def options(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.options`."""
+        factor = module.graded_spikes_factor
+        return ("graded_spikes_factor",) if factor.numel() == 1 and not factor.requires_grad else ()
+
+    def call(self, module: Any, x: Tensor) -> Tensor:
+        """See `Stepping.call`."""
+        output = type(module).forward(module, x)
+        spikes: Tensor = output[0] if isinstance(output, tuple) else output
+        return spikes
+
+    def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
+        """See `Stepping.given`."""
+        passed = dict(zip(self._parts(module) or (), args, strict=False)) | dict(kwargs)
+        found = tuple(passed.get(name) for name in self.names(module))
+        return found if all(part is not None for part in found) else None
+
+    def answer(self, module: Any, output: Tensor, state: States) -> Any:
+        """See `Stepping.answer`."""
+        if module.init_hidden and not module.output:
+            return output
+        by_name = dict(zip(self.names(module), state, strict=True))
+        return output, *(by_name[name] for name in self._parts(module) or ())
+
+    def _parts(self, module: Any) -> tuple[str, ...] | None:
+        """The state as the module takes it, and returns it."""
+        names = tuple(signature(type(module).forward).parameters)[2:]
+        return names if "mem" in names and all(hasattr(module, name) for name in names) else None
+
+
 def by_step(module: Any, timing: Timing) -> Neuron:
     """Of a subclass that overrides its update or reset: what one step of it does."""
     from fluctua.network.linear import linear_module
 
-    def step(module: Any, x: Tensor) -> Tensor:
-        module.init_hidden, module.output = True, False  # so that the state is found in the module
-        output: Tensor = module(x)
-        return output
-
-    names = [name for name in ("mem", "syn", "syn_exc", "syn_inh") if hasattr(module, name)]
-    return linear_module(module, step, dict.fromkeys(names, 0.0), timing)
+    return linear_module(module, Cells(), timing)
 
 
 def layout(module: Any) -> Layout:
@@ -189,5 +224,6 @@ FRAMEWORK = Framework(
     refused=REFUSED,
     layout=layout,
     reset=reset,
+    stepping=Cells(),
     by_step=by_step,
 )

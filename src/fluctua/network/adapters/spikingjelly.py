@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Timing
+from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
@@ -108,16 +108,34 @@ def resonate_and_fire(module: Any, timing: Timing) -> Neuron:
     return Neuron.spiking((PspKernel.from_response(values, timing.unit),), module.v_threshold)
 
 
+class Nodes(Stepping):
+    """State in what SpikingJelly calls memories."""
+
+    def names(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.names`."""
+        if not hasattr(module, "single_step_forward"):
+            raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
+        return tuple(name for name, rest in module._memories_rv.items() if isinstance(rest, float | int))
+
+    def call(self, module: Any, x: Tensor) -> Tensor:
+        """See `Stepping.call`."""
+        output: Tensor = module.single_step_forward(x)
+        return output
+
+    def rest(self, module: Any, x: Tensor) -> States:
+        """See `Stepping.rest`."""
+        return tuple(float(module._memories_rv[name]) for name in self.names(module))
+
+    def watched(self, module: Any) -> str | None:
+        """See `Stepping.watched`."""
+        return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
+
+
 def by_step(module: Any, timing: Timing) -> Neuron:
     """Of a subclass that overrides the charge, the reset or the step: what one step of it does."""
     from fluctua.network.linear import linear_module
 
-    def step(module: Any, x: Tensor) -> Tensor:
-        output: Tensor = module.single_step_forward(x)
-        return output
-
-    quiet = {name: value for name, value in module._memories_rv.items() if isinstance(value, float | int)}
-    return linear_module(module, step, quiet, timing)
+    return linear_module(module, Nodes(), timing)
 
 
 class Potentials(Layout):
@@ -218,6 +236,7 @@ FRAMEWORK = Framework(
     refused=_full_names(_REFUSED),
     layout=layout,
     reset=reset,
+    stepping=Nodes(),
     by_step=by_step,
     stateful=frozenset({"spikingjelly.activation_based.base.MemoryModule"}),
 )

@@ -1,0 +1,145 @@
+"""A fused model beside the model itself: the same spikes, outputs and gradients, or not."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fluctua.fusion.errors import FuseError
+from fluctua.fusion.handles import reals
+from fluctua.network.run import first_tensor, hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
+from fluctua.timeloop.engines import engine
+
+if TYPE_CHECKING:
+    from fluctua.fusion.model import FusedModel
+
+_SAMPLES = 4
+_TOLERANCE = 1e-6  # of the largest number; both run in double precision, but for what a model keeps in single
+
+
+def compared(
+    fast: "FusedModel", batch: Any, axis: int | None, exact: bool
+) -> tuple[dict[str, int], str, tuple[str, ...]]:
+    """How often each population is called in a trial, what the comparison has shown, and what it has not.
+
+    Raises:
+        FuseError: outputs, spikes or gradients differ, unless not `exact`.
+    """
+    twin = copy.deepcopy(fast).double()
+    for population in twin.populations:
+        if population.unfit is None:
+            population.step.widen()
+    for module in modules_of(twin):
+        if "Dropout" in type(module).__name__:
+            module.eval()  # a mask per step comes from other random numbers
+    with _in_double(), engine("reference"):
+        for little in _few_samples(batch, axis):
+            try:
+                truth, spikes, gradients = _everything(twin, twin.plain, little)
+                break
+            except Exception:  # of a stranger's code, which may ask for all that it is made for
+                if little is batch:
+                    raise
+        shown = {name: len(calls) for name, calls in spikes.items()}
+        twin.__dict__["_shown"] = shown
+        mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
+    differences = _differences(truth, mine, "an output")
+    for name, calls in spikes.items():
+        differences += _differences(calls, fused_spikes.get(name, []), f"what {name} gives")
+    for name, gradient in gradients.items():
+        differences += _differences([gradient], [fused_gradients[name]], f"the gradient of {name}")
+    if differences and exact:
+        raise FuseError(f"the fused model gives something else: {differences[0]} (exact=False takes it all the same)")
+    silent = [name for name, calls in spikes.items() if not any(bool((c != 0).any()) for c in calls)]
+    count = sum(int((c != 0).sum()) for calls in spikes.values() for c in calls)
+    total = sum(c.numel() for calls in spikes.values() for c in calls)
+    what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
+    notes = [f"{name} is silent on this batch, so nothing is shown of what it feeds" for name in silent]
+    return shown, what if not differences else "; ".join(differences), (*notes, *(differences if not exact else ()))
+
+
+def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:
+    """The batch with a few of its samples, along this axis; then all of it."""
+    if axis is not None and isinstance(batch, Tensor) and batch.ndim > axis + 1 and batch.shape[axis] > _SAMPLES:
+        yield batch.narrow(axis, 0, _SAMPLES)
+    yield batch
+
+
+def _everything(
+    twin: "FusedModel", call: Any, batch: Any
+) -> tuple[list[Tensor], dict[str, list[Tensor]], dict[str, Tensor]]:
+    """Outputs of the model, of each population call by call, and gradients of all parameters."""
+    calls: dict[str, list[Any]] = {p.name: [] for p in twin.populations}
+
+    def after(name: str, module: Any, args: Any, output: Any) -> None:
+        calls[name].append(output)
+
+    batch = mapped(batch, lambda x: x.detach().double() if x.is_floating_point() else x)
+    with (
+        preserved(twin.unfused),
+        hooked([p.module.register_forward_hook(partial(after, p.name)) for p in twin.populations]),
+    ):
+        output = list(tensors_in(call(batch)))
+        heads = [x for x in output if x.requires_grad and x.is_floating_point()]
+        weights = torch.Generator().manual_seed(0)
+        loss = sum((x * torch.rand(x.shape, generator=weights, dtype=x.dtype).to(x.device)).sum() for x in heads)
+        parameters = {name: p for name, p in named_parameters_of(twin) if p.requires_grad}
+        gradients: Sequence[Tensor | None] = [None] * len(parameters)
+        if heads and parameters:
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
+        spikes = {name: [first_tensor(x) for x in reals(outputs)] for name, outputs in calls.items()}
+    found = {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(parameters.items(), gradients, strict=True)
+    }
+    return (
+        [x.detach() for x in output],
+        {name: [x.detach() for x in xs if x is not None] for name, xs in spikes.items()},
+        found,
+    )
+
+
+def _differences(truth: list[Tensor], mine: list[Tensor], what: str) -> list[str]:
+    if [x.shape for x in truth] != [x.shape for x in mine]:
+        return [
+            f"{what} has other shapes, {[tuple(x.shape) for x in mine][:3]} for {[tuple(x.shape) for x in truth][:3]}"
+        ]
+    for a, b in zip(truth, mine, strict=True):
+        if a.is_floating_point() and a.numel():
+            worst, size = float((a - b).abs().max()), float(a.abs().max())
+            if not worst <= _TOLERANCE * max(size, 1e-30):
+                return [f"{what} differs by {worst:.3g} of {size:.3g}"]
+        elif not torch.equal(a, b):
+            return [f"{what} differs"]
+    return []
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    """What the model makes inside the block is float64 too."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with _Widened():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _Widened(TorchFunctionMode):
+    """Single precision that a model asks for is double; a functional dropout lets all through."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchFunctionMode`."""
+        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        name = getattr(func, "__name__", "")
+        if func is Tensor.float:
+            func = Tensor.double
+        if "dropout" in name and args and isinstance(args[0], Tensor):
+            return args[0]
+        return func(*(torch.float64 if a is torch.float32 else a for a in args), **kwargs)

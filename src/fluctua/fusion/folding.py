@@ -1,0 +1,55 @@
+"""One operation on all steps of sequences at once, with the result of one step after another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluctua.fusion.nodes import Given, Node
+
+PIECE = 32
+"""Steps and samples that a convolution gets at a time, so that what it needs stays in cache."""
+
+_CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+Bound = Callable[[Mapping[Node, Tensor]], Arguments]
+"""The arguments of a call with these tensors in the place of steps of nodes."""
+
+
+def folded(func: Callable[..., Any], nodes: Sequence[Node], bound: Bound) -> Any:
+    """The operation on all steps of the nodes that its arguments are steps of: nodes in the place of tensors."""
+    depth = 1 + max(node.depth for node in nodes)
+    values = {node: node.value for node in nodes}
+    args, kwargs = bound(values)
+    only = args[0] if len(nodes) == 1 and args and args[0] is values[nodes[0]] else None
+    if only is not None and only.ndim == 1 + _CONVOLUTIONS.get(func, -1):
+        return Given(_convolved(func, only, args[1:], kwargs), depth)
+    if func is F.batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
+        return Given(torch.stack([_called(func, bound, values, k) for k in range(nodes[0].shape[0])]), depth)
+
+    def of_one_step(*steps: Tensor) -> Any:
+        given, options = bound(dict(zip(nodes, steps, strict=True)))
+        return func(*given, **options)
+
+    return _nodes(torch.vmap(of_one_step, randomness="different")(*values.values()), depth)
+
+
+def _nodes(value: Any, depth: int) -> Any:
+    if isinstance(value, Tensor):
+        return Given(value, depth)
+    return type(value)(_nodes(item, depth) for item in value) if isinstance(value, tuple | list) else value
+
+
+def _called(func: Callable[..., Tensor], bound: Bound, values: Mapping[Node, Tensor], step: int) -> Tensor:
+    args, kwargs = bound({node: value[step] for node, value in values.items()})
+    return func(*args, **kwargs)
+
+
+def _convolved(func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
+    """The convolution of a sequence `[T, B, channels, ...]`, a piece after the other."""
+    pieces: Sequence[Tensor] = x.flatten(0, 1).split(PIECE)  # type: ignore[no-untyped-call]
+    out = torch.cat([func(piece, *others, **options) for piece in pieces])
+    return out.reshape(*x.shape[:2], *out.shape[1:])

@@ -1,0 +1,308 @@
+"""Tensors that stand for what is not computed yet: one step of a sequence, or the whole of it.
+
+The model's own code runs as it is, with its own loop over time. What an operation does to the first step is done to
+all steps at once, and looked up at the others; what it does to several steps together, or to random numbers, is done
+as it stands. So nothing but time is gained, whatever the model does.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluctua.fusion.errors import FuseError
+from fluctua.fusion.folding import folded
+from fluctua.fusion.nodes import Final, Given, Node, Product
+from fluctua.network.run import mapped
+
+_FACTS = frozenset(
+    {"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex", "__len__", "element_size"}
+    | {"get_device", "stride", "is_contiguous", "__hash__", "is_same_size", "type", "is_signed"}
+)
+_PROPERTIES = frozenset(
+    getattr(Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_sparse", "is_quantized", "is_meta")
+)
+_PLAIN_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"})
+_RANDOM = frozenset(
+    {"bernoulli", "rand_like", "randn_like", "randint_like", "poisson", "multinomial", "normal", "dropout", "rrelu"}
+    | {"alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
+    | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential", "bernoulli_", "uniform_", "normal_"}
+)
+
+
+class Handle(Tensor):
+    """A tensor of the model that knows where its numbers come from."""
+
+    node: Node
+
+    @property
+    def real(self) -> Tensor:  # type: ignore[override]
+        """The tensor itself."""
+        raise NotImplementedError
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        """For messages."""
+        return f"{type(self).__name__}({tuple(self.shape)})"
+
+    def __copy__(self) -> "Handle":
+        """Nothing changes it."""
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Do what torch is asked for."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _FACTS or func in _PROPERTIES:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if name in _PLAIN_LIKE and isinstance(args[0], Handle) and not any(True for _ in handles_in(args[1:])):
+            with torch._C.DisableTorchFunctionSubclass():
+                like = args[0]
+                small = args[0].node.like.new_empty(()).expand(like.shape)
+                return func(small, *args[1:], **kwargs).contiguous()
+        if name in ("backward", "grad") and func in (Tensor.backward, torch.autograd.backward, torch.autograd.grad):
+            raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
+        changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if changes and isinstance(args[0], Handle) and isinstance(args[0].node, Final):
+            return _changed(func, name, args, kwargs)
+        if changes and isinstance(args[0], Handle):
+            raise FuseError(f"the model changes a step in place ({name}): write x = x.{name.rstrip('_')}(...) instead")
+        return _operation(func, name, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What reaches torch past the above, such as an autograd function of the model's own."""
+        return func(*reals(args), **reals(dict(kwargs or {})))
+
+
+class Step(Handle):
+    """One step of a node."""
+
+    step: int
+
+    @staticmethod
+    def of(node: Node, step: int) -> "Step":
+        """The step of this number."""
+        made = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=node.like.dtype, device=node.like.device)  # type: ignore[attr-defined]
+        made.node, made.step = node, step
+        assert isinstance(made, Step)
+        return made
+
+    @property
+    def real(self) -> Tensor:  # type: ignore[override]
+        """The tensor itself."""
+        return self.node.at(self.step)
+
+
+class Whole(Handle):
+    """A node as it is: a sequence, of which steps are taken, or what is the same at every step."""
+
+    @staticmethod
+    def of(node: Node) -> "Whole":
+        """All of it."""
+        made = Tensor._make_wrapper_subclass(Whole, node.shape, dtype=node.like.dtype, device=node.like.device)  # type: ignore[attr-defined]
+        made.node = node
+        assert isinstance(made, Whole)
+        return made
+
+    @property
+    def real(self) -> Tensor:  # type: ignore[override]
+        """The tensor itself."""
+        return self.node.value
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The steps along the first axis."""
+        return iter(self.unbind(0))  # type: ignore[no-untyped-call]
+
+
+def handles_in(value: Any) -> Iterator[Handle]:
+    """The handles in arguments or results."""
+    if isinstance(value, Handle):
+        yield value
+    elif isinstance(value, dict):
+        yield from handles_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from handles_in(item)
+
+
+def reals(value: Any) -> Any:
+    """The same with tensors in the place of handles, what others are made of first."""
+    for handle in sorted(handles_in(value), key=lambda h: h.node.depth):
+        _ = handle.real
+    return mapped(value, lambda x: x.real if isinstance(x, Handle) else x)
+
+
+def returned(value: Any) -> Any:
+    """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
+    for handle in sorted(handles_in(value), key=lambda h: h.node.depth):
+        if not isinstance(handle.node, Final):
+            _ = handle.real
+    return mapped(value, lambda x: x.real if isinstance(x, Handle) and not isinstance(x.node, Final) else x)
+
+
+def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
+    """A state that is left behind, changed in place, such as by its framework's reset."""
+    handle: Handle = args[0]
+    if name == "zero_":
+        handle.node.set(handle.node.like.new_zeros(handle.shape))
+    else:
+        func(*reals(args), **reals(dict(kwargs)))
+    return handle
+
+
+def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    found = list(handles_in([args, kwargs]))
+    steps = [h for h in found if isinstance(h, Step)]
+    if not steps:
+        return _on_whole(func, name, args, kwargs)
+    joined = _joined(name, steps, args, kwargs)
+    if joined is not None:
+        return joined
+    with torch._C.DisableTorchFunctionSubclass():
+        one = len({h.step for h in steps}) == 1 and name not in _HARMLESS
+        if func is F.linear and one and _is_linear(args):
+            return _product(args, kwargs, steps[0])
+        if one and "out" not in kwargs and name != "__setitem__":
+            memo, key = steps[0].node.memo, (func, _key(func, args), _key(func, tuple(kwargs.items())))
+            if key not in memo and steps[0].step == 0:
+                nodes = list(dict.fromkeys(h.node for h in steps))
+                memo[key] = folded(func, nodes, partial(_bound, args, kwargs)), (args, kwargs)  # a key names what lives
+            if key in memo:
+                return _steps_of(memo[key][0], steps[0].step)
+        return func(*reals(args), **reals(dict(kwargs)))
+
+
+def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with tensors in the place of handles: of steps these, of nodes as they are their own."""
+
+    def tensor(x: Tensor) -> Tensor:
+        if isinstance(x, Step):
+            return values[x.node]
+        return x.real if isinstance(x, Whole) else x
+
+    return mapped(tuple(args), tensor), mapped(dict(kwargs), tensor)
+
+
+_HARMLESS = frozenset({"__bool__", "item", "tolist", "numpy", "__int__", "__float__", "__format__", "__repr__"})
+
+
+def _steps_of(value: Any, step: int) -> Any:
+    """Steps of the nodes in a result."""
+    if isinstance(value, Node):
+        return Step.of(value, step)
+    return type(value)(_steps_of(item, step) for item in value) if isinstance(value, tuple | list) else value
+
+
+def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """An operation on sequences as a whole, or on what is the same at every step: once, unless it is random."""
+    taken = _taken(func, name, args, kwargs)
+    if taken is not None:
+        return taken
+    with torch._C.DisableTorchFunctionSubclass():
+        if func is F.linear and isinstance(args[0], Whole) and _is_linear(args):
+            return _product(args, kwargs, args[0])
+        memo = next(handles_in([args, kwargs])).node.memo
+        key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
+        if key not in memo:
+            result = func(*reals(args), **reals(dict(kwargs)))
+            if name in _RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
+                return result
+            memo[key] = Whole.of(Given(result)), (args, kwargs)
+        return memo[key][0]
+
+
+def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Steps that are taken of a sequence, by an index, `select`, `unbind` or a loop; None for anything else."""
+    whole = args[0] if args else None
+    if not isinstance(whole, Whole):
+        return None
+    if name == "unbind":
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        node = _along(whole, axis)
+        return tuple(Step.of(node, k) for k in range(node.shape[0]))
+    axis, index = None, None
+    if name == "__getitem__":
+        axis, index = _axis_of(args[1], whole.ndim)
+    elif name == "select" and len(args) == 3:
+        axis, index = args[1] % whole.ndim, args[2]
+    if axis is None or isinstance(index, bool) or not isinstance(index, int):
+        return None
+    node = _along(whole, axis)
+    if not -node.shape[0] <= index < node.shape[0]:
+        raise IndexError(f"index {index} is out of bounds for dimension {axis} with size {node.shape[0]}")
+    return Step.of(node, index % node.shape[0])
+
+
+def _axis_of(index: Any, ndim: int) -> tuple[int | None, int | None]:
+    """The axis of which an index takes one entry, and which one; None where it is another kind of index."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [item for item in items if not isinstance(item, Tensor)]:
+        at = next(k for k, item in enumerate(items) if item is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (ndim - len(items) + 1)
+    numbers = [k for k, item in enumerate(items) if isinstance(item, int)]
+    whole = all(isinstance(item, slice) and item == slice(None) for item in items if not isinstance(item, int))
+    return (numbers[0], items[numbers[0]]) if len(numbers) == 1 and whole else (None, None)
+
+
+def _along(whole: Whole, axis: int) -> Node:
+    """The node with this axis in front."""
+    axis %= whole.ndim
+    if axis == 0:
+        return whole.node
+    key = "along", axis
+    if key not in whole.node.memo:
+        whole.node.memo[key] = Given(whole.node.value.movedim(axis, 0), whole.node.depth + 1)
+    found: Node = whole.node.memo[key]
+    return found
+
+
+def _joined(name: str, steps: Sequence[Step], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Steps in their order, stacked again; None for anything else."""
+    if name not in ("stack", "cat", "concat") or len(args) > 2 or not set(kwargs) <= {"dim"}:
+        return None
+    items, node, first = args[0], steps[0].node, steps[0].step
+    if len(items) != len(steps) or any(h.node is not node or h.step != first + k for k, h in enumerate(steps)):
+        return None
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    value = node.value[first : first + len(steps)]
+    if name == "stack":
+        return value.movedim(0, axis)
+    return value.flatten(0, 1) if axis == 0 else None
+
+
+def _is_linear(args: tuple[Any, ...]) -> bool:
+    """Whether it is a product of a handle with weights of the model."""
+    return all(w is None or (isinstance(w, Tensor) and not isinstance(w, Handle)) for w in args[1:])
+
+
+def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], handle: Handle) -> Handle:
+    weight, bias = args[1], args[2] if len(args) > 2 else kwargs.get("bias")
+    key = F.linear, id(weight), weight._version, id(bias), None if bias is None else bias._version
+    memo = handle.node.memo
+    if key not in memo:
+        memo[key] = Product(handle.node, weight, bias)
+        if torch.is_autocast_enabled(weight.device.type):
+            _ = memo[key].value
+    made = memo[key]
+    return Step.of(made, handle.step) if isinstance(handle, Step) else Whole.of(made)
+
+
+def _key(func: Callable[..., Any], value: Any) -> Hashable:
+    """What is done to what: handles by their nodes, tensors by what they are now, anything else as it is."""
+    if isinstance(value, Handle):
+        return "node", id(value.node), type(value)
+    if isinstance(value, Tensor):
+        return "tensor", id(value), -1 if func is F.batch_norm else value._version
+    if isinstance(value, list | tuple):
+        return tuple(_key(func, item) for item in value)
+    if isinstance(value, slice):
+        return "slice", value.start, value.stop, value.step
+    return value if isinstance(value, Hashable) else ("object", id(value))

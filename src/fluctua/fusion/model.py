@@ -1,0 +1,130 @@
+"""A model of any framework that runs on fused loops: the same parameters, inputs and outputs, in less time."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fluctua.fusion.comparison import compared
+from fluctua.fusion.errors import FuseError
+from fluctua.fusion.population import Population
+from fluctua.fusion.report import FuseReport
+from fluctua.fusion.session import Session
+from fluctua.network.adapters.registry import KnownNeurons, StepLoop, framework_of, over_time
+from fluctua.network.errors import Axis
+from fluctua.network.run import Forward, named_modules_of
+
+
+def fuse(
+    model: nn.Module,
+    batch: Any,
+    *,
+    forward: Forward | None = None,
+    time: Axis = 0,
+    steps: int | None = None,
+    exact: bool = True,
+) -> "FusedModel":
+    """The model with its loop over time taken apart: weights act on all steps at once, neurons run in fused loops.
+
+    The loops are derived from each neuron's own step, which is followed once, so spikes and gradients are those of the
+    model. Its forward pass runs as it is written; what it does to the first step is done to all of them. Weights in
+    front of neurons are added up spike by spike where spikes are few. What cannot join runs step by step as it is.
+
+    Args:
+        model: of snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It stays as it is, and shares its
+            parameters and buffers with the fused model.
+        batch: an input as the model takes it in training; a few of its samples are compared.
+        forward: `(model, batch)` that runs all time steps, where the model itself does not.
+        time: which axis of a batch is time, for a model that is written for a single step, None for a static input.
+        steps: how often a static input is shown to a model that is written for a single step.
+        exact: whether a difference in the comparison is an error, or a note in the report.
+
+    Raises:
+        FuseError: no population can run in a fused loop, the model does what no loop over all steps can do (recurrence
+            or feedback, a state that is edited between steps, backward within forward), or it gives something else.
+        WiringError: it cannot be seen how the model runs over time.
+
+    Example:
+        >>> import fluctua, snntorch
+        >>> layers = nn.Linear(30, 20), snntorch.Leaky(beta=0.9, init_hidden=True)
+        >>> x = (torch.rand(25, 8, 30) < 0.2).float()
+        >>> fast = fluctua.fuse(nn.Sequential(*layers), x)
+        >>> fast(x).shape
+        torch.Size([25, 8, 20])
+        >>> fast.report.fused
+        ('1',)
+    """
+    known = KnownNeurons()
+    populations = [
+        Population(name, module, framework)
+        for name, module in named_modules_of(model)
+        if (framework := framework_of(module)) is not None and framework.package != "fluctua"
+    ]
+    if not populations:
+        raise FuseError("no neuron of a known framework in the model: fluctua's own run in fused loops as they are")
+    by_steps = {p.name: p.unfit for p in populations if p.unfit is not None}
+    fused = tuple(p.name for p in populations if p.name not in by_steps)
+    if not fused:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in by_steps.items())
+        raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
+    if forward is None:
+        found = over_time(model, batch, known, time, steps)
+        forward = _Steps(found) if isinstance(found, StepLoop) else None
+    fast = FusedModel(model, populations, forward)
+    shown, what, notes = compared(fast, batch, 1 if time == 0 else 0, exact)
+    fast.__dict__["_shown"] = shown
+    fast.__dict__["report"] = FuseReport(fused, {n: r for n, r in by_steps.items() if r}, what, notes)
+    return fast
+
+
+class FusedModel(nn.Module):
+    """What `fuse` makes. Its parameters, buffers and children are the model's own, by the same names.
+
+    Attributes:
+        unfused: the model.
+        report: what became of it, a `FuseReport`.
+    """
+
+    unfused: nn.Module
+    report: FuseReport
+    populations: list[Population]
+    _forward: Forward | None
+    _shown: dict[str, int]
+
+    def __init__(self, model: nn.Module, populations: list[Population], forward: Forward | None) -> None:
+        super().__init__()
+        own = vars(self)
+        own |= {name: vars(model)[name] for name in ("_parameters", "_buffers", "_modules")}
+        own["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
+        own |= {"unfused": model, "training": model.training, "_shown": {}}
+        own |= {"populations": populations, "_forward": forward}
+
+    def train(self, mode: bool = True) -> "FusedModel":
+        """As of any module; the model goes along."""
+        self.unfused.train(mode)
+        self.training = mode
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns."""
+        return Session(self.populations, self._shown).run(self.plain, *args, **kwargs)
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns, without fused loops."""
+        if self._forward is None:
+            return self.unfused(*args, **kwargs)
+        return self._forward(self.unfused, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"{type(self.unfused).__name__} on fused loops"
+
+
+class _Steps:
+    """A model that is written for one step, called for each, without bringing it to rest before."""
+
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
+        """What the model returns, step by step."""
+        return self._loop.through(model, batch)

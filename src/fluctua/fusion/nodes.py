@@ -1,0 +1,272 @@
+"""What a model computes, computed when somebody needs it: so that weights and the neurons behind them join."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from fluctua.fusion.population import Population
+from fluctua.layers.fusion import MAX_DENSITY, can_fuse, is_ordinary, runs_eagerly
+from fluctua.network.adapters.framework import States
+from fluctua.network.run import Layout
+from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.engines import integrate
+from fluctua.timeloop.expressions import Expression, Value, replaced
+from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.tracing import Followed
+
+if TYPE_CHECKING:  # numba is imported when a first network runs
+    from fluctua.timeloop.events_layers import Layer
+
+
+class Node:
+    """A tensor of the model, whose first axis may be time.
+
+    Attributes:
+        shape: of it.
+        like: a tensor of its type, on its device.
+        depth: more than of what it is made of.
+        memo: what has been made of it.
+    """
+
+    def __init__(self, shape: Sequence[int], like: Tensor, depth: int) -> None:
+        self.shape, self.like, self.depth = torch.Size(shape), like, depth
+        self.memo: dict[Hashable, Any] = {}
+        self._grad = torch.is_grad_enabled()
+        self._value: Tensor | None = None
+
+    @property
+    def computed(self) -> bool:
+        """Whether its value is there."""
+        return self._value is not None
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor."""
+        if self._value is None:
+            with torch.set_grad_enabled(self._grad):
+                self._value = self.compute()
+        return self._value
+
+    def set(self, value: Tensor) -> None:
+        """Say what it is, without computing it."""
+        self._value = value
+
+    def at(self, step: int) -> Tensor:
+        """What it is at a step."""
+        return self.value[step]
+
+    def compute(self) -> Tensor:
+        """Its value, once."""
+        raise NotImplementedError
+
+
+class Given(Node):
+    """A tensor that is there."""
+
+    def __init__(self, value: Tensor, depth: int = 0) -> None:
+        super().__init__(value.shape, value, depth)
+        self._value = value
+
+
+class Product(Node):
+    """`weight @ source + bias`, along the last axis."""
+
+    def __init__(self, source: Node, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__([*source.shape[:-1], len(weight)], source.like, source.depth + 1)
+        self.source, self.weight, self.bias = source, weight, bias
+
+    def compute(self) -> Tensor:
+        """By events, where these are few."""
+        x = self.source.value
+        spikes = SpikeBatch.from_dense(x, MAX_DENSITY) if self.joins else None
+        if spikes is None:
+            return linear(x, self.weight, self.bias)
+        return _run(x, [_layer(_PASSING, self, x)], spikes)
+
+    @property
+    def joins(self) -> bool:
+        """Whether the weight may be added up event by event."""
+        x = self.like
+        return (
+            len(self.shape) == 3
+            and 0 not in self.source.shape
+            and self.weight.ndim == 2
+            and runs_eagerly(x)
+            and all(is_ordinary(w, x) for w in (self.weight, self.bias) if w is not None)
+            and can_fuse(_PASSING.to(x), len(self.weight), x)
+        )
+
+
+class Spikes(Node):
+    """The output of a population at all steps, in the order of axes in which its module is called.
+
+    Attributes:
+        population: that gives it.
+        source: its input current.
+        shown: for how many steps, where this is the same at every step.
+        initial: state before the first step.
+        layout: where time is.
+        dynamics: what the population does.
+        parts: its state behind every step.
+    """
+
+    def __init__(
+        self, population: Population, source: Node, initial: States, layout: Layout, shown: int | None = None
+    ) -> None:
+        super().__init__([shown, *source.shape] if shown else source.shape, source.like, source.depth + 1)
+        self.population, self.source, self.initial = population, source, initial
+        self.layout, self.shown = layout, shown
+        self.dynamics = population.dynamics()
+        self.parts = [Part(self, k) for k in range(self.dynamics.states)]
+        self._final: Tensors | None = None
+
+    def compute(self) -> Tensor:
+        """Together with the weights and populations in front, as far as they join."""
+        joined = self._joined()
+        if joined:
+            return self.layout.as_called(_through(joined))
+        output, self._final = self.run(self.dynamics)
+        return self.layout.as_called(output)
+
+    def run(self, dynamics: Dynamics) -> tuple[Tensor, Tensors]:
+        """Output `[T, B, *N]` of these dynamics, and the state behind the last step."""
+        x = self.source.value
+        x = x.expand(self.shown, *x.shape) if self.shown else self.layout.as_sequence(x)
+        result = integrate((x,), dynamics, _start(self.initial, x))
+        return result.output, result.state
+
+    @property
+    def final(self) -> Tensors:
+        """The state behind the last step."""
+        if self._final is None:
+            with torch.set_grad_enabled(self._grad):
+                _, self._final = self.run(self.dynamics)
+        return self._final
+
+    def _joined(self) -> "list[Spikes]":
+        """The populations that run as one with their weights, this one the last."""
+        last, found = self, list["Spikes"]()
+        while last._joins(spiking=bool(found)) and last.layout == self.layout:
+            found.insert(0, last)
+            assert isinstance(last.source, Product)
+            before = last.source.source
+            if not isinstance(before, Spikes) or before.computed:
+                break
+            last = before
+        return found
+
+    def _joins(self, spiking: bool) -> bool:
+        """Whether it runs as one with the weight in front, if need be as one whose spikes go on to others."""
+        product, fires = self.source, self.population.step.step.traced.fired is not None
+        uniform = all(not isinstance(part, Tensor) for part in self.initial) and not any(self.initial[1:])
+        if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
+            return False
+        return (fires or not spiking) and can_fuse(self.dynamics.to(self.like), len(product.weight), self.like)
+
+
+class Part(Node):
+    """A part of the state of a population behind every step, in the order of axes of its output."""
+
+    def __init__(self, spikes: Spikes, number: int) -> None:
+        super().__init__(spikes.shape, spikes.like, spikes.depth + 1)
+        self.spikes, self.number = spikes, number
+
+    def at(self, step: int) -> Tensor:
+        """What it is at a step; at the last one without the others."""
+        if step == self.shape[0] - 1 and not self.computed:
+            return self.spikes.final[self.number]
+        return super().at(step)
+
+    def compute(self) -> Tensor:
+        """By a loop whose output it is. Gradients of two loops on one current add up to those of both outputs."""
+        dynamics = self.spikes.dynamics
+        assert isinstance(dynamics.step, Followed)
+        watched = replace(dynamics, step=_observed(dynamics.step, self.number), spiking=False)
+        return self.spikes.layout.as_called(self.spikes.run(watched)[0])
+
+
+class Final(Node):
+    """A part of the state that is left behind the last step of a sequence, as `carried` leaves it."""
+
+    def __init__(self, spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> None:
+        small = spikes.layout.as_sequence(spikes.like.new_empty(()).expand(spikes.shape))[0]
+        super().__init__(carried(small).shape, spikes.like, spikes.depth + 1)
+        self._spikes, self._number, self._carried = spikes, number, carried
+
+    def compute(self) -> Tensor:
+        """See `Node.compute`."""
+        return self._carried(self._spikes.final[self._number])
+
+
+@lru_cache(maxsize=256)
+def _observed(step: Followed, number: int) -> Followed:
+    """The step whose output is a part of the state behind it."""
+    t = step.traced
+    output, own = t.leaf("gradient", 0), t.leaf("gradient", 1 + number)
+    known: dict[Expression, Value] = {output: 0.0, own: t.graph("add", own, output)}
+
+    def of(values: Sequence[Value]) -> tuple[Value, ...]:
+        return tuple(replaced(t.graph, values, known))
+
+    gradients = {"by_input": of(t.by_input), "by_state": of(t.by_state), "by_constant": of(t.by_constant)}
+    return Followed.of(replace(t, output=t.state[number], fired=None, distance=None, **gradients))
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """A step that gives its input: what is left of a layer without neurons."""
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        """See `timeloop.steps.Step`."""
+        return inputs[0] * constants[0], state
+
+
+_PASSING = Dynamics(_Passing(), (torch.ones(()),), 1, spiking=False)
+
+
+def _through(chain: Sequence[Spikes]) -> Tensor:
+    """The output `[T, B, n]` of the last of populations that join."""
+    first, last = chain[0], chain[-1]
+    x = first.layout.as_sequence(_product(first).source.value)
+    spikes = SpikeBatch.from_dense(x, MAX_DENSITY)
+    if spikes is None:
+        x = linear(x, _product(first).weight, _product(first).bias)
+        x = integrate((x,), first.dynamics, _start(first.initial, x)).output
+        if first is last:
+            return x
+        chain, spikes = chain[1:], SpikeBatch.from_dense(x)
+        assert spikes is not None
+    return _run(x, [_layer(s.dynamics, _product(s), x, float(s.initial[0])) for s in chain], spikes)
+
+
+def _product(spikes: Spikes) -> Product:
+    assert isinstance(spikes.source, Product)
+    return spikes.source
+
+
+def _start(initial: States, x: Tensor) -> Tensors:
+    """The state before the first step of a current `[T, B, *N]`."""
+    shape = x.shape[1:]
+    return tuple(
+        part.expand(shape) if isinstance(part, Tensor) else torch.full_like(x[0], part, requires_grad=False)
+        for part in initial
+    )
+
+
+def _layer(dynamics: Dynamics, product: Product, like: Tensor, initial: float = 0.0) -> "Layer":
+    from fluctua.timeloop.events_layers import Layer
+
+    size = (len(product.weight),)
+    return Layer(size, dynamics.to(like), weight=product.weight, bias=product.bias, initial=initial)
+
+
+def _run(x: Tensor, layers: "Sequence[Layer]", spikes: SpikeBatch) -> Tensor:
+    from fluctua.timeloop.events_layers import run_layers
+
+    return run_layers(x, layers, spikes)[0]

@@ -1,0 +1,96 @@
+"""One neuron module of a model, as the fused loops run it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from fluctua.network.adapters.framework import Framework, Stepping
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.run import Layout, modules_of
+from fluctua.network.stepping import NeuronStep, followed
+from fluctua.timeloop.contract import Dynamics
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(eq=False)
+class Population:
+    """A neuron module, its step followed when it is first needed, and again when its options have changed.
+
+    Attributes:
+        name: of the module in the model.
+        module: itself.
+        framework: that it is of.
+    """
+
+    name: str
+    module: Any
+    framework: Framework
+    _known: "tuple[Any, NeuronStep | str] | None" = field(default=None, repr=False)
+
+    @property
+    def stepping(self) -> Stepping:
+        """How its steps are taken."""
+        assert self.framework.stepping is not None
+        return self.framework.stepping
+
+    @property
+    def layout(self) -> Layout:
+        """How it is called."""
+        return self.framework.layout(self.module)
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return type(self.module).__name__
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its module keeps the state itself."""
+        return all(hasattr(self.module, name) for name in self.stepping.names(self.module))
+
+    @property
+    def unfit(self) -> str | None:
+        """Why it runs as it is; None where it runs in a fused loop."""
+        if self.framework.stepping is None:
+            return f"neurons of {self.framework.package} are not followed"
+        found = self._found()
+        return found if isinstance(found, str) else self.stepping.watched(self.module)
+
+    @property
+    def step(self) -> NeuronStep:
+        """What one step of it does."""
+        found = self._found()
+        assert isinstance(found, NeuronStep)
+        return found
+
+    def dynamics(self) -> Dynamics:
+        """The step with the tensors that the module has now."""
+        return self.step.dynamics()
+
+    def _found(self) -> NeuronStep | str:
+        now = _options(self.module, self.stepping)
+        if self._known is None or self._known[0] != now:
+            try:
+                self._known = now, followed(self.module, self.stepping)
+            except (ValueError, UnsupportedNeuronError) as error:
+                self._known = now, str(error)
+        return self._known[1]
+
+
+def _options(module: nn.Module, stepping: Stepping) -> Any:
+    """All that decides what a step does and is no tensor of numbers."""
+    attributes = [
+        (m.training, *((n, v if isinstance(v, _PLAIN) else id(v)) for n, v in vars(m).items() if _counts(n, v)))
+        for m in modules_of(module)
+    ]
+    return attributes, [_number(getattr(module, name, None)) for name in stepping.options(module)]
+
+
+def _counts(name: str, value: Any) -> bool:
+    return name != "forward" and (isinstance(value, _PLAIN) or callable(value))
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

@@ -1,0 +1,160 @@
+"""One step of a neuron module of any framework, followed once: what it does, and the tensors that it reads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.network.adapters.framework import Stepping
+from fluctua.network.run import modules_of, preserved
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.expressions import Expression
+from fluctua.timeloop.hoisting import constants_of, hoisted
+from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.tracing import Followed, trace
+
+
+class Slot(NamedTuple):
+    """Where a module keeps a tensor: a parameter, a buffer, an attribute, or an item of a named tuple in one."""
+
+    module: nn.Module
+    kind: str
+    name: str
+    path: tuple[str, ...] = ()
+
+    @property
+    def tensor(self) -> Tensor:
+        """What is there now."""
+        found = self._holder[self.name]
+        for name in self.path:
+            found = getattr(found, name)
+        assert isinstance(found, Tensor)
+        return found
+
+    def put(self, tensor: Tensor) -> None:
+        """Replace it."""
+        self._holder[self.name] = _replaced(self._holder.get(self.name), self.path, tensor)
+
+    @property
+    def _holder(self) -> dict[str, Any]:
+        attributes = vars(self.module)
+        found: dict[str, Any] = attributes[self.kind] if self.kind else attributes
+        return found
+
+
+def _replaced(value: Any, path: Sequence[str], tensor: Tensor) -> Any:
+    if not path:
+        return tensor
+    return value._replace(**{path[0]: _replaced(getattr(value, path[0]), path[1:], tensor)})
+
+
+def slots_of(module: nn.Module, states: Sequence[str]) -> list[Slot]:
+    """Where a module keeps tensors of numbers that are not its state."""
+    return [
+        slot
+        for m in modules_of(module)
+        for kind in ("_parameters", "_buffers", "")
+        for name, value in (vars(m)[kind] if kind else vars(m)).items()
+        if name not in states
+        for slot in _slots(m, kind, name, value)
+    ]
+
+
+def _slots(module: nn.Module, kind: str, name: str, value: Any, path: tuple[str, ...] = ()) -> Iterator[Slot]:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        yield Slot(module, kind, name, path)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for field, item in zip(value._fields, value, strict=True):
+            yield from _slots(module, kind, name, item, (*path, field))
+
+
+@dataclass(frozen=True, eq=False)
+class _ModuleStep:
+    """A step of a module, as it is followed: with other tensors in the place of its own."""
+
+    module: nn.Module
+    stepping: Stepping
+    slots: Sequence[Slot]
+    neurons: int
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        """See `timeloop.steps.Step`."""
+        for slot, constant in zip(self.slots, constants, strict=False):
+            slot.put(constant)
+        return self.stepping.step(self.module, inputs[0], state)
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronStep:
+    """The step of a neuron module.
+
+    Attributes:
+        stepping: how its framework takes it.
+        step: what it does.
+        states: number of parts of the state.
+        slots: where the module keeps what the step reads.
+        constants: of the step, in terms of these.
+    """
+
+    stepping: Stepping
+    step: Followed
+    states: int
+    slots: Sequence[Slot]
+    constants: Sequence[Expression]
+
+    def dynamics(self) -> Dynamics:
+        """The step with the tensors that the module has now.
+
+        Raises:
+            ValueError: they are of several types, or on several devices.
+        """
+        given = [self.stepping.constant(slot.name, slot.tensor) for slot in self.slots]
+        if len({(t.dtype, t.device) for t in given}) > 1:
+            given = [t.to(given[0]) for t in given]
+        constants = constants_of(self.constants, given or [torch.zeros(())])
+        return Dynamics(self.step, constants, self.states, spiking=self.step.traced.fired is not None)
+
+    def widen(self) -> None:
+        """What the module keeps outside of parameters and buffers becomes float64."""
+        for slot in self.slots:
+            if not slot.kind:
+                slot.put(slot.tensor.double())
+
+
+def followed(module: nn.Module, stepping: Stepping) -> NeuronStep:
+    """Follow one step of a neuron module, which stays as it is.
+
+    Raises:
+        ValueError: it does what no loop over neurons can do.
+        UnsupportedNeuronError: its framework does not say how a step is taken.
+    """
+    names = stepping.names(module)
+    slots = slots_of(module, (*names, *stepping.options(module)))
+    step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
+    with preserved(module), _own_parameters(module):
+        for m in modules_of(module):
+            for name, value in m._buffers.items():  # an option that is kept as a tensor
+                if value is not None and value.numel() == 1 and not value.is_floating_point():
+                    m._buffers[name] = value.item()  # type: ignore[assignment]
+        try:
+            traced = trace(step, 1, len(names), max(1, len(slots)))
+        except ValueError:
+            raise
+        except Exception as error:  # of a stranger's code: any
+            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {error})") from error
+    traced, constants = hoisted(traced)
+    return NeuronStep(stepping, Followed.of(traced), len(names), slots, constants)
+
+
+@contextmanager
+def _own_parameters(module: nn.Module) -> Iterator[None]:
+    """Whatever the block puts in the place of parameters, they are there again at its end."""
+    kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
+    try:
+        yield
+    finally:
+        for parameters, originals in kept:
+            parameters.update(originals)

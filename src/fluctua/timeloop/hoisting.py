@@ -1,0 +1,56 @@
+"""Take out of a step what depends on constants alone, so that torch computes it, once and rounded as torch rounds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fluctua.timeloop.evaluation import evaluated
+from fluctua.timeloop.expressions import Expression, Graph, Value, replaced, walk
+from fluctua.timeloop.tracing import Traced
+
+_ROUNDED = frozenset({"exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos"})
+"""Operations whose last bit depends on who computes them."""
+
+
+def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
+    """A step with what it needs of its constants for constants, and what these are of those that it had."""
+    roots = [t.output, *t.state, *t.by_input, *t.by_state, *t.by_constant]
+    outer = [e for e in walk(roots) if e.op in _ROUNDED and e.leaves == {"constant"}]
+    inner = {a for e in outer for a in walk([e]) if a is not e}
+    taken = [e for e in outer if e not in inner]
+    remaining = [e for e in walk(roots, taken) if e.op == "leaf" and e.args[0] == "constant"]
+    constants = [*remaining, *taken] or [t.leaf("constant", 0)]
+    graph = Graph()
+    leaves = {e: graph.leaf(*e.args) for e in walk(roots, taken) if e.op == "leaf" and e.args[0] != "constant"}
+    known: dict[Expression, Value] = {**leaves, **{e: graph.leaf("constant", k) for k, e in enumerate(constants)}}
+
+    def new(values: Sequence[Value]) -> tuple[Value, ...]:
+        return tuple(replaced(graph, values, known))
+
+    (output,), (fired,) = new([t.output]), new([0.0 if t.fired is None else t.fired])
+    by_constant = new([t.by_constant[e.args[1]] if e.op == "leaf" else 0.0 for e in constants])
+    return (
+        replace(
+            t,
+            graph=graph,
+            output=output,
+            state=new(t.state),
+            potential=graph.leaf("state", 0),
+            fired=fired if isinstance(fired, Expression) else None,
+            distance=None if t.distance is None else new([t.distance])[0],
+            by_input=new(t.by_input),
+            by_state=new(t.by_state),
+            by_constant=by_constant,
+        ),
+        constants,
+    )
+
+
+def constants_of(expressions: Sequence[Expression], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The constants of a hoisted step, of those that the step had. Only what stayed as it was has a gradient."""
+    leaves = {("constant", k): c for k, c in enumerate(given)}
+    with torch.no_grad():
+        found = evaluated(expressions, leaves) if expressions else []
+    return tuple(leaves[e.args] if e.op == "leaf" else value for e, value in zip(expressions, found, strict=True))
