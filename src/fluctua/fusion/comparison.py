@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fluctua.fusion.model import FusedModel
 
 _SAMPLES = 4
+_NOTHING = 1e-12  # of the largest gradient: what is left of sums that cancel
 _TOLERANCE = 1e-6  # of the largest number; both run in double precision, but for what a model keeps in single
 
 
@@ -32,8 +33,9 @@ def compared(
     """
     twin = copy.deepcopy(fast).double()
     for population in twin.populations:
-        if population.unfit is None:
-            population.step.widen()
+        step = population.look()
+        if not isinstance(step, str):
+            step.widen()
     for module in modules_of(twin):
         if "Dropout" in type(module).__name__:
             module.eval()  # a mask per step comes from other random numbers
@@ -48,11 +50,12 @@ def compared(
         shown = {name: len(calls) for name, calls in spikes.items()}
         twin.__dict__["_shown"] = shown
         mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
+    largest = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     differences = _differences(truth, mine, "an output")
     for name, calls in spikes.items():
         differences += _differences(calls, fused_spikes.get(name, []), f"what {name} gives")
     for name, gradient in gradients.items():
-        differences += _differences([gradient], [fused_gradients[name]], f"the gradient of {name}")
+        differences += _differences([gradient], [fused_gradients[name]], f"the gradient of {name}", _NOTHING * largest)
     if differences and exact:
         raise FuseError(f"the fused model gives something else: {differences[0]} (exact=False takes it all the same)")
     silent = [name for name, calls in spikes.items() if not any(bool((c != 0).any()) for c in calls)]
@@ -104,7 +107,8 @@ def _everything(
     )
 
 
-def _differences(truth: list[Tensor], mine: list[Tensor], what: str) -> list[str]:
+def _differences(truth: list[Tensor], mine: list[Tensor], what: str, floor: float = 0.0) -> list[str]:
+    """How tensors differ by more than roundings, those below `floor` apart."""
     if [x.shape for x in truth] != [x.shape for x in mine]:
         return [
             f"{what} has other shapes, {[tuple(x.shape) for x in mine][:3]} for {[tuple(x.shape) for x in truth][:3]}"
@@ -112,7 +116,7 @@ def _differences(truth: list[Tensor], mine: list[Tensor], what: str) -> list[str
     for a, b in zip(truth, mine, strict=True):
         if a.is_floating_point() and a.numel():
             worst, size = float((a - b).abs().max()), float(a.abs().max())
-            if not worst <= _TOLERANCE * max(size, 1e-30):
+            if not worst <= max(_TOLERANCE * size, floor):
                 return [f"{what} differs by {worst:.3g} of {size:.3g}"]
         elif not torch.equal(a, b):
             return [f"{what} differs"]

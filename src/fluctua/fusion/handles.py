@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.folding import folded
-from fluctua.fusion.nodes import Final, Given, Node, Product
+from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import mapped
 
 _FACTS = frozenset(
@@ -34,6 +34,9 @@ _RANDOM = frozenset(
 )
 
 
+_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+
+
 class Handle(Tensor):
     """A tensor of the model that knows where its numbers come from."""
 
@@ -44,13 +47,13 @@ class Handle(Tensor):
         """The tensor itself."""
         raise NotImplementedError
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         """For messages."""
         return f"{type(self).__name__}({tuple(self.shape)})"
 
-    def __copy__(self) -> "Handle":
-        """Nothing changes it."""
-        return self
+    def __copy__(self) -> Tensor:
+        """As torch has it: the same numbers, without a history."""
+        return Whole.of(copied(self.node)) if isinstance(self, Whole) else self.real.detach()
 
     @classmethod
     def __torch_function__(
@@ -59,6 +62,10 @@ class Handle(Tensor):
         """Do what torch is asked for."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if func is F.linear and isinstance(args[0], Handle) and _of_the_model(args[1:], kwargs):
+            return _product(args, kwargs, args[0])
+        if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
+            return _taken(func, name, args, kwargs)
         if name in _FACTS or func in _PROPERTIES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
@@ -67,17 +74,17 @@ class Handle(Tensor):
                 like = args[0]
                 small = args[0].node.like.new_empty(()).expand(like.shape)
                 return func(small, *args[1:], **kwargs).contiguous()
-        if name in ("backward", "grad") and func in (Tensor.backward, torch.autograd.backward, torch.autograd.grad):
+        if func in _BACKWARD and any(isinstance(handle, Step) for handle in handles_in(args)):
             raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
         changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-        if changes and isinstance(args[0], Handle) and isinstance(args[0].node, Final):
+        if changes and isinstance(args[0], Handle) and isinstance(args[0].node, Later):
             return _changed(func, name, args, kwargs)
         if changes and isinstance(args[0], Handle):
             raise FuseError(f"the model changes a step in place ({name}): write x = x.{name.rstrip('_')}(...) instead")
         return _operation(func, name, args, kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """What reaches torch past the above, such as an autograd function of the model's own."""
         return func(*reals(args), **reals(dict(kwargs or {})))
 
@@ -134,18 +141,15 @@ def handles_in(value: Any) -> Iterator[Handle]:
 
 
 def reals(value: Any) -> Any:
-    """The same with tensors in the place of handles, what others are made of first."""
-    for handle in sorted(handles_in(value), key=lambda h: h.node.depth):
-        _ = handle.real
+    """The same with tensors in the place of handles."""
+    compute([h.node for h in handles_in(value)])
     return mapped(value, lambda x: x.real if isinstance(x, Handle) else x)
 
 
 def returned(value: Any) -> Any:
     """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
-    for handle in sorted(handles_in(value), key=lambda h: h.node.depth):
-        if not isinstance(handle.node, Final):
-            _ = handle.real
-    return mapped(value, lambda x: x.real if isinstance(x, Handle) and not isinstance(x.node, Final) else x)
+    compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
+    return mapped(value, lambda x: x.real if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
@@ -168,8 +172,6 @@ def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwarg
         return joined
     with torch._C.DisableTorchFunctionSubclass():
         one = len({h.step for h in steps}) == 1 and name not in _HARMLESS
-        if func is F.linear and one and _is_linear(args):
-            return _product(args, kwargs, steps[0])
         if one and "out" not in kwargs and name != "__setitem__":
             memo, key = steps[0].node.memo, (func, _key(func, args), _key(func, tuple(kwargs.items())))
             if key not in memo and steps[0].step == 0:
@@ -207,9 +209,9 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
     if taken is not None:
         return taken
     with torch._C.DisableTorchFunctionSubclass():
-        if func is F.linear and isinstance(args[0], Whole) and _is_linear(args):
-            return _product(args, kwargs, args[0])
         memo = next(handles_in([args, kwargs])).node.memo
+        if func in _BACKWARD or all(isinstance(h.node, Later) for h in handles_in([args, kwargs])):
+            return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
             result = func(*reals(args), **reals(dict(kwargs)))
@@ -272,15 +274,17 @@ def _joined(name: str, steps: Sequence[Step], args: tuple[Any, ...], kwargs: Map
     if len(items) != len(steps) or any(h.node is not node or h.step != first + k for k, h in enumerate(steps)):
         return None
     axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    if name == "stack" and axis == 0 and len(steps) == node.shape[0]:
+        return Whole.of(node)
     value = node.value[first : first + len(steps)]
     if name == "stack":
         return value.movedim(0, axis)
     return value.flatten(0, 1) if axis == 0 else None
 
 
-def _is_linear(args: tuple[Any, ...]) -> bool:
-    """Whether it is a product of a handle with weights of the model."""
-    return all(w is None or (isinstance(w, Tensor) and not isinstance(w, Handle)) for w in args[1:])
+def _of_the_model(weights: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether these are plain weights, or none."""
+    return all(w is None or type(w) in (nn.Parameter, Tensor) for w in (*weights, *kwargs.values()))
 
 
 def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], handle: Handle) -> Handle:

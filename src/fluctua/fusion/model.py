@@ -61,18 +61,18 @@ def fuse(
     ]
     if not populations:
         raise FuseError("no neuron of a known framework in the model: fluctua's own run in fused loops as they are")
-    by_steps = {p.name: p.unfit for p in populations if p.unfit is not None}
+    by_steps = {p.name: found for p in populations if isinstance(found := p.look(), str)}
     fused = tuple(p.name for p in populations if p.name not in by_steps)
     if not fused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in by_steps.items())
         raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
     if forward is None:
-        found = over_time(model, batch, known, time, steps)
-        forward = _Steps(found) if isinstance(found, StepLoop) else None
+        way = over_time(model, batch, known, time, steps)
+        forward = _Steps(way) if isinstance(way, StepLoop) else None
     fast = FusedModel(model, populations, forward)
     shown, what, notes = compared(fast, batch, 1 if time == 0 else 0, exact)
     fast.__dict__["_shown"] = shown
-    fast.__dict__["report"] = FuseReport(fused, {n: r for n, r in by_steps.items() if r}, what, notes)
+    fast.__dict__["report"] = FuseReport(fused, by_steps, what, notes)
     return fast
 
 

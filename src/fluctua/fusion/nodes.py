@@ -1,6 +1,6 @@
 """What a model computes, computed when somebody needs it: so that weights and the neurons behind them join."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fluctua.fusion.population import Population
 from fluctua.layers.fusion import MAX_DENSITY, can_fuse, is_ordinary, runs_eagerly
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
+from fluctua.network.stepping import NeuronStep
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import integrate
@@ -107,7 +107,7 @@ class Spikes(Node):
     """The output of a population at all steps, in the order of axes in which its module is called.
 
     Attributes:
-        population: that gives it.
+        step: of the population that gives it.
         source: its input current.
         shown: for how many steps, where this is the same at every step.
         initial: state before the first step.
@@ -117,12 +117,12 @@ class Spikes(Node):
     """
 
     def __init__(
-        self, population: Population, source: Node, initial: States, layout: Layout, shown: int | None = None
+        self, step: NeuronStep, source: Node, initial: States, layout: Layout, shown: int | None = None
     ) -> None:
         super().__init__([shown, *source.shape] if shown else source.shape, source.like, source.depth + 1)
-        self.population, self.source, self.initial = population, source, initial
+        self.step, self.source, self.initial = step, source, initial
         self.layout, self.shown = layout, shown
-        self.dynamics = population.dynamics()
+        self.dynamics = step.dynamics()
         self.parts = [Part(self, k) for k in range(self.dynamics.states)]
         self._final: Tensors | None = None
 
@@ -163,7 +163,7 @@ class Spikes(Node):
 
     def _joins(self, spiking: bool) -> bool:
         """Whether it runs as one with the weight in front, if need be as one whose spikes go on to others."""
-        product, fires = self.source, self.population.step.step.traced.fired is not None
+        product, fires = self.source, self.step.step.traced.fired is not None
         uniform = all(not isinstance(part, Tensor) for part in self.initial) and not any(self.initial[1:])
         if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
             return False
@@ -191,17 +191,35 @@ class Part(Node):
         return self.spikes.layout.as_called(self.spikes.run(watched)[0])
 
 
-class Final(Node):
-    """A part of the state that is left behind the last step of a sequence, as `carried` leaves it."""
+class Later(Node):
+    """What a model leaves behind or returns though hardly anybody looks at it: computed by who does."""
 
-    def __init__(self, spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> None:
-        small = spikes.layout.as_sequence(spikes.like.new_empty(()).expand(spikes.shape))[0]
-        super().__init__(carried(small).shape, spikes.like, spikes.depth + 1)
-        self._spikes, self._number, self._carried = spikes, number, carried
+    def __init__(self, shape: Sequence[int], of: Node, make: Callable[[], Tensor]) -> None:
+        super().__init__(shape, of.like, of.depth + 1)
+        self.compute = make  # type: ignore[method-assign]
 
-    def compute(self) -> Tensor:
-        """See `Node.compute`."""
-        return self._carried(self._spikes.final[self._number])
+
+def left_behind(spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> Later:
+    """A part of the state behind the last step of a sequence, as `carried` leaves it."""
+    small = spikes.layout.as_sequence(spikes.like.new_empty(()).expand(spikes.shape))[0]
+    return Later(carried(small).shape, spikes, lambda: carried(spikes.final[number]))
+
+
+def copied(node: Node) -> Later:
+    """A shallow copy, which has no history."""
+    return Later(node.shape, node, lambda: node.value.detach())
+
+
+def compute(nodes: Iterable[Node]) -> None:
+    """Compute all of them, what others are made of first, so that nothing is computed twice.
+
+    A single step of a part of the state is left to who wants it.
+    """
+    wanted = set(nodes)
+    wanted |= {node.spikes.source for node in wanted if isinstance(node, Part)}  # else only as one with its spikes
+    for node in sorted(wanted, key=lambda n: n.depth):
+        if not isinstance(node, Part):
+            _ = node.value
 
 
 @lru_cache(maxsize=256)
@@ -214,8 +232,9 @@ def _observed(step: Followed, number: int) -> Followed:
     def of(values: Sequence[Value]) -> tuple[Value, ...]:
         return tuple(replaced(t.graph, values, known))
 
-    gradients = {"by_input": of(t.by_input), "by_state": of(t.by_state), "by_constant": of(t.by_constant)}
-    return Followed.of(replace(t, output=t.state[number], fired=None, distance=None, **gradients))
+    by_input, by_state, by_constant = of(t.by_input), of(t.by_state), of(t.by_constant)
+    watched = replace(t, output=t.state[number], fired=None, distance=None)
+    return Followed.of(replace(watched, by_input=by_input, by_state=by_state, by_constant=by_constant))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from fluctua.network.adapters.framework import Framework, Stepping
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.run import Layout, modules_of
 from fluctua.network.stepping import NeuronStep, followed
-from fluctua.timeloop.contract import Dynamics
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -50,33 +49,17 @@ class Population:
         """Whether its module keeps the state itself."""
         return all(hasattr(self.module, name) for name in self.stepping.names(self.module))
 
-    @property
-    def unfit(self) -> str | None:
-        """Why it runs as it is; None where it runs in a fused loop."""
+    def look(self) -> NeuronStep | str:
+        """What one step of it does, as it is now, or why it runs as it is."""
         if self.framework.stepping is None:
             return f"neurons of {self.framework.package} are not followed"
-        found = self._found()
-        return found if isinstance(found, str) else self.stepping.watched(self.module)
-
-    @property
-    def step(self) -> NeuronStep:
-        """What one step of it does."""
-        found = self._found()
-        assert isinstance(found, NeuronStep)
-        return found
-
-    def dynamics(self) -> Dynamics:
-        """The step with the tensors that the module has now."""
-        return self.step.dynamics()
-
-    def _found(self) -> NeuronStep | str:
         now = _options(self.module, self.stepping)
         if self._known is None or self._known[0] != now:
             try:
                 self._known = now, followed(self.module, self.stepping)
             except (ValueError, UnsupportedNeuronError) as error:
                 self._known = now, str(error)
-        return self._known[1]
+        return self.stepping.watched(self.module) or self._known[1]
 
 
 def _options(module: nn.Module, stepping: Stepping) -> Any:

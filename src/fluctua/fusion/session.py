@@ -9,17 +9,40 @@ from torch import Tensor, nn
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Handle, Step, Whole, reals, returned
-from fluctua.fusion.nodes import Final, Given, Node, Spikes
+from fluctua.fusion.nodes import Given, Node, Spikes, left_behind
 from fluctua.fusion.population import Population
-from fluctua.network.adapters.framework import States
+from fluctua.network.adapters.framework import States, Stepping
 from fluctua.network.run import Layout, mapped
 
 
-class _Run:
-    """A population in a pass: what it gives from its first call on, and how often it was called."""
+class _Member:
+    """A population in a pass.
 
-    def __init__(self, spikes: Spikes, shown: bool) -> None:
-        self.spikes, self.shown, self.calls = spikes, shown, 0
+    Attributes:
+        population: itself.
+        step: of it; a reason where it runs as it is.
+        layout: how it is called.
+        keeps: whether its module keeps the state.
+        spikes: what it gives, from its first call on, where it is called step by step.
+        shown: whether its input is the same at every step.
+        calls: how often it was called.
+    """
+
+    def __init__(self, population: Population) -> None:
+        self.population, self.step = population, population.look()
+        self.module, self.layout = population.module, population.layout
+        self.keeps = not isinstance(self.step, str) and population.keeps
+        self.spikes: Spikes | None = None
+        self.shown, self.calls = False, 0
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.population.name} ({self.population.kind})"
+
+    @property
+    def stepping(self) -> Stepping:
+        """How its steps are taken."""
+        return self.population.stepping
 
 
 class Session:
@@ -31,8 +54,7 @@ class Session:
     """
 
     def __init__(self, populations: Sequence[Population], shown: dict[str, int]) -> None:
-        self._populations, self._shown = populations, shown
-        self._runs: dict[str, _Run] = {}
+        self._members, self._shown = [_Member(p) for p in populations], shown
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the model returns.
@@ -42,113 +64,115 @@ class Session:
         """
         with self._listening():
             answer = call(*_wrapped(args), **_wrapped(kwargs))
-            for population in self._populations:
-                self._check(population)
+            for member in self._members:
+                if member.shown and member.spikes is not None and member.calls != member.spikes.shown:
+                    raise FuseError(
+                        f"{member} was shown its current for {member.calls} steps, and for {member.spikes.shown} when "
+                        "the model was fused: fuse it again"
+                    )
             return returned(answer)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """The modules hand their calls to this pass inside the block."""
-        modules = [p.module for p in self._populations]
-        before = [vars(m).get("forward") for m in modules]
+        before = [vars(member.module).get("forward") for member in self._members]
         try:
-            for population in self._populations:
-                vars(population.module)["forward"] = partial(self._called, population)
+            for member in self._members:
+                vars(member.module)["forward"] = partial(self._called, member)
             yield
         finally:
-            for module, forward in zip(modules, before, strict=True):
-                if forward is None:
-                    vars(module).pop("forward", None)
-                else:
-                    vars(module)["forward"] = forward
+            for member, forward in zip(self._members, before, strict=True):
+                vars(member.module).pop("forward", None)
+                if forward is not None:
+                    vars(member.module)["forward"] = forward
 
-    def _called(self, population: Population, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _called(self, member: _Member, x: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of a population, in the place of its own."""
-        stepwise = population.layout.stepwise
-        if population.unfit is not None or (stepwise and not isinstance(x, Handle)):
-            return _as_it_is(population.module, x, args, kwargs)
-        given = population.stepping.given(population.module, args, kwargs)
+        stepwise, stepping, module = member.layout.stepwise, member.stepping, member.module
+        if stepwise and member.spikes is not None and not isinstance(x, Handle):
+            raise FuseError(_differs(member))
+        if isinstance(member.step, str) or (stepwise and not isinstance(x, Handle)):
+            return type(module).forward(module, reals(x), *reals(args), **reals(kwargs))
+        given = stepping.given(module, args, kwargs)
         if stepwise:
-            return self._step(population, x, given)
-        node = x.node if isinstance(x, Whole) else Given(_real(x))
-        spikes = self._begun(population, node, given)
-        stepping, module = population.stepping, population.module
-        state = tuple(Whole.of(Final(spikes, k, stepping.carried)) for k in range(len(spikes.parts)))
-        if population.keeps:
+            return self._step(member, x, given)
+        spikes = _begun(member, x.node if isinstance(x, Whole) else Given(reals(x)), given)
+        carried = [partial(stepping.carried, module, name) for name in stepping.names(module)]
+        state = tuple(Whole.of(left_behind(spikes, k, each)) for k, each in enumerate(carried))
+        if member.keeps:
             stepping.keep(module, state)
         return stepping.answer(module, Whole.of(spikes), state)
 
-    def _step(self, population: Population, x: Handle, given: States | None) -> Any:
-        name, static = population.name, isinstance(x, Whole)
-        run = self._runs.get(name)
-        if run is not None and run.calls == run.spikes.shape[0] and not (static or x.step):  # type: ignore[attr-defined]
-            run = None  # the model goes through time again
-        if run is None:
-            run = _Run(self._begun(population, x.node, given, self._steps(population, x)), static)
-            self._runs[name] = run
-            if not static and x.step:  # type: ignore[attr-defined]
-                raise FuseError(f"{self._said(population)} hears step {x.step} of its input first")  # type: ignore[attr-defined]
-        elif x.node is not run.spikes.source or static is not run.shown:
-            raise FuseError(
-                f"what {self._said(population)} hears at step {run.calls} is not computed as at step 0: by what "
-                "happened before (recurrence or feedback), or on another way through the model (a branch)"
-            )
-        elif not static and x.step != run.calls:  # type: ignore[attr-defined]
-            raise FuseError(f"{self._said(population)} hears step {x.step} in its call {run.calls}")  # type: ignore[attr-defined]
+    def _step(self, member: _Member, x: Handle, given: States | None) -> Any:
+        """A call with one step."""
+        number = x.step if isinstance(x, Step) else None
+        if member.spikes is not None and member.calls == member.spikes.shape[0] and number == 0:
+            member.spikes = None  # the model goes through time again
+        if member.spikes is None:
+            member.shown, member.calls = number is None, 0
+            member.spikes = _begun(member, x.node, given, self._steps(member) if number is None else None)
         else:
-            self._check_state(population, run, given)
-        step, run.calls = run.calls, run.calls + 1
-        state = tuple(Step.of(part, step) for part in run.spikes.parts)
-        if population.keeps:
-            population.stepping.keep(population.module, state)
-        return population.stepping.answer(population.module, Step.of(run.spikes, step), state)
+            if x.node is not member.spikes.source or member.shown is not (number is None):
+                raise FuseError(_differs(member))
+            _check_state(member, member.spikes, given)
+        if number not in (None, member.calls):
+            raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
+        step, member.calls = member.calls, member.calls + 1
+        state = tuple(Step.of(part, step) for part in member.spikes.parts)
+        if member.keeps:
+            member.stepping.keep(member.module, state)
+        return member.stepping.answer(member.module, Step.of(member.spikes, step), state)
 
-    def _steps(self, population: Population, x: Handle) -> int | None:
-        if isinstance(x, Step):
-            return None
-        if population.name not in self._shown:
-            raise FuseError(f"{self._said(population)} hears a static current, and it was not seen for how many steps")
-        return self._shown[population.name]
+    def _steps(self, member: _Member) -> int:
+        name = member.population.name
+        if name not in self._shown:
+            raise FuseError(f"{member} hears a static current, and it was not seen for how many steps")
+        return self._shown[name]
 
-    def _begun(self, population: Population, node: Node, given: States | None, shown: int | None = None) -> Spikes:
-        """The population from its first step on."""
-        layout = Layout() if population.layout.stepwise else population.layout
-        small = node.like.new_empty(()).expand(node.shape)
-        small = small if shown else layout.as_sequence(small)[0]
-        stepping = population.stepping
-        state = given if given is not None else stepping.kept(population.module, small)
-        if state is not None:
-            state = tuple(part.real if isinstance(part, Handle) else part for part in state)
-            if population.keeps and any(part.shape != small.shape for part in state):
-                state = None  # of another batch: such modules begin anew
-        rest = stepping.rest(population.module, small.new_zeros(small.shape)) if state is None else state
-        return Spikes(population, node, rest, layout, shown)
 
-    def _check_state(self, population: Population, run: _Run, given: States | None) -> None:
-        """The state must be that of the step before."""
-        stepping, module = population.stepping, population.module
-        state = given
-        if state is None and population.keeps:
-            state = tuple(getattr(module, name) for name in stepping.names(module))
-        if state is None:
-            raise FuseError(f"{self._said(population)} is given no state at step {run.calls}")
-        for part, node in zip(state, run.spikes.parts, strict=True):
-            if not isinstance(part, Step) or part.node is not node or part.step != run.calls - 1:
-                raise FuseError(
-                    f"the state of {self._said(population)} is changed between steps {run.calls - 1} and {run.calls}, "
-                    "or taken out of the graph"
-                )
+def _differs(member: _Member) -> str:
+    return (
+        f"what {member} hears at step {member.calls} is not computed as at step 0: by what happened before (recurrence "
+        "or feedback), or on another way through the model (a branch)"
+    )
 
-    def _check(self, population: Population) -> None:
-        run = self._runs.get(population.name)
-        if run is not None and run.shown and run.calls != run.spikes.shape[0]:
+
+def _begun(member: _Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:
+    """The population from its first step on."""
+    assert not isinstance(member.step, str)
+    layout = Layout() if member.layout.stepwise else member.layout
+    small = node.like.new_empty(()).expand(node.shape)
+    small = small if shown else layout.as_sequence(small)[0]
+    state = given if given is not None else member.stepping.kept(member.module, small)
+    if state is not None:
+        state = reals(tuple(state))
+        if member.keeps and any(part.shape != small.shape for part in state):
+            state = None  # of another batch: such modules begin anew
+    rest = member.stepping.rest(member.module, small.new_zeros(small.shape)) if state is None else state
+    return Spikes(member.step, node, tuple(map(_number, rest)), layout, shown)
+
+
+def _number(part: Any) -> Any:
+    """Zero where a part of the state is at rest, so that weights and neurons may join."""
+    still = isinstance(part, Tensor) and not part.requires_grad and not part.any()
+    return 0.0 if still else part
+
+
+def _check_state(member: _Member, spikes: Spikes, given: States | None) -> None:
+    """The state must be that of the step before.
+
+    Raises:
+        FuseError: it is not.
+    """
+    last, module = member.calls - 1, member.module
+    state = given
+    if state is None and member.keeps:
+        state = tuple(getattr(module, name) for name in member.stepping.names(module))
+    for part, node in zip(state or (None,) * len(spikes.parts), spikes.parts, strict=True):
+        if not isinstance(part, Step) or part.node is not node or part.step != last:
             raise FuseError(
-                f"{self._said(population)} was shown its current for {run.calls} steps, and {run.spikes.shape[0]} when "
-                "the model was fused: fuse it again"
+                f"the state of {member} is changed between steps {last} and {last + 1}, or cut out of the graph"
             )
-
-    def _said(self, population: Population) -> str:
-        return f"{population.name} ({population.kind})"
 
 
 def _wrapped(value: Any) -> Any:
@@ -158,13 +182,3 @@ def _wrapped(value: Any) -> Any:
 
 def _is_sequence(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.ndim > 1
-
-
-def _as_it_is(module: Any, x: Any, args: Any, kwargs: Any) -> Any:
-    """The module's own call."""
-    return type(module).forward(module, reals(x), *reals(args), **reals(kwargs))
-
-
-def _real(x: Any) -> Tensor:
-    found: Tensor = reals(x)
-    return found

@@ -20,7 +20,9 @@ def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
     outer = [e for e in walk(roots) if e.op in _ROUNDED and e.leaves == {"constant"}]
     inner = {a for e in outer for a in walk([e]) if a is not e}
     taken = [e for e in outer if e not in inner]
-    remaining = [e for e in walk(roots, taken) if e.op == "leaf" and e.args[0] == "constant"]
+    named = {e.args[1] for e in walk(roots, taken) if e.op == "leaf" and e.args[0] == "constant"}
+    trained = {k for k, gradient in enumerate(t.by_constant) if isinstance(gradient, Expression)}
+    remaining = [t.leaf("constant", k) for k in sorted(named | trained)]
     constants = [*remaining, *taken] or [t.leaf("constant", 0)]
     graph = Graph()
     leaves = {e: graph.leaf(*e.args) for e in walk(roots, taken) if e.op == "leaf" and e.args[0] != "constant"}

@@ -96,9 +96,12 @@ class Stepping:
     def keep(self, module: Any, state: States) -> None:
         """Leave the state in the module, as its own step does."""
         for name, value in zip(self.names(module), state, strict=True):
-            setattr(module, name, value)
+            if name in module._buffers:  # past checks that take longer than the step
+                module._buffers[name] = value
+            else:
+                setattr(module, name, value)
 
-    def carried(self, part: Tensor) -> Tensor:
+    def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
         """What goes on to the next sequence of a part of the state behind the last step."""
         return part
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
@@ -81,7 +82,7 @@ class Populations(Stepping):
         """See `Stepping.names`."""
         if getattr(module, "_has_rec", False) or getattr(module, "n_synapses", 1) > 1:
             raise UnsupportedNeuronError(f"{type(module).__name__} hears itself, or has several synapses")
-        return tuple(name for name in ("vmem", "isyn") if name in module.state())
+        return tuple(name for name in ("vmem", "isyn", "spikes") if name in module.state())
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
@@ -105,7 +106,8 @@ class Populations(Stepping):
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
-        output: Tensor = type(module).forward(module, x.reshape(1, 1, -1))
+        with _Attached():
+            output: Tensor = type(module).forward(module, x.reshape(1, 1, -1))
         return output.reshape(x.shape)
 
     def constant(self, name: str, tensor: Tensor) -> Tensor:
@@ -116,18 +118,21 @@ class Populations(Stepping):
         """See `Stepping.kept`."""
         return tuple(getattr(module, name).reshape(-1).expand_as(x) for name in self.names(module))
 
-    def carried(self, part: Tensor) -> Tensor:
+    def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
         """See `Stepping.carried`."""
-        return part[0].detach()
-
-    def keep(self, module: Any, state: States) -> None:
-        """See `Stepping.keep`."""
-        for name, value in zip(self.names(module), state, strict=True):
-            vars(module)["_buffers"][name] = value
+        return part[0].detach().reshape(getattr(module, name).shape)
 
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
         return "it records its states (record=True)" if module._record else None
+
+
+class _Attached(TorchFunctionMode):
+    """The state that a sequence leaves behind stays in the graph: between two steps of one it is not cut."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchFunctionMode`."""
+        return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
 
 
 def reset(module: Any) -> None:

@@ -6,6 +6,7 @@ later. State is kept in the module, or taken and returned.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -127,8 +128,14 @@ class Cells(Stepping):
 
     def _parts(self, module: Any) -> tuple[str, ...] | None:
         """The state as the module takes it, and returns it."""
-        names = tuple(signature(type(module).forward).parameters)[2:]
-        return names if "mem" in names and all(hasattr(module, name) for name in names) else None
+        names = _parameters(type(module))  # type: ignore[arg-type]
+        return names if "mem" in names and all(name in module._buffers for name in names) else None
+
+
+@cache
+def _parameters(kind: type) -> tuple[str, ...]:
+    """What a call takes behind the current."""
+    return tuple(signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]
 
 
 def by_step(module: Any, timing: Timing) -> Neuron:

@@ -1,0 +1,522 @@
+"""Fused models of the real frameworks beside the models themselves: outputs, gradients, training, and refusals."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fluctua
+from fluctua.fusion import FusedModel, FuseError
+from fluctua.fusion.population import Population
+from fluctua.timeloop import engine
+
+STEPS, SAMPLES, INPUTS = 12, 5, 10
+
+
+def spikes(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def woken(model: nn.Module, gain: float) -> nn.Module:
+    """Weights that make all layers spike."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("weight") and p.ndim > 1:
+                fan_in = p[0].numel() if "rockpool" not in type(model).__module__ else len(p)
+                p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
+    return model
+
+
+# --- models as their tutorials write them ---
+
+
+class SnnLoop(nn.Module):
+    """State taken and returned, a loop over time, records of spikes and potentials."""
+
+    def __init__(self, second: Callable[[], nn.Module] | None = None, **options: Any) -> None:
+        super().__init__()
+        snn = pytest.importorskip("snntorch")
+        self.fc1, self.lif1 = nn.Linear(INPUTS, 16), snn.Leaky(beta=0.9, **options)
+        self.fc2, self.lif2 = nn.Linear(16, 4), (second or (lambda: snn.Leaky(beta=0.8, **options)))()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1, state2 = self.lif1.reset_mem(), self.lif2.reset_mem()
+        state2 = state2 if isinstance(state2, tuple) else (state2,)
+        spk_rec, mem_rec = [], []
+        for step in range(x.size(0)):
+            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+            spk2, *state2 = self.lif2(self.fc2(spk1), *state2)
+            spk_rec.append(spk2)
+            mem_rec.append(state2[-1])
+        return torch.stack(spk_rec, dim=0), torch.stack(mem_rec, dim=0)
+
+
+class SnnStatic(SnnLoop):
+    """An image that is shown for some steps."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1, mem2, total = self.lif1.reset_mem(), self.lif2.reset_mem(), 0
+        for _ in range(STEPS):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            total = total + spk2
+        return total, mem2
+
+
+class SnnBatchFirst(SnnLoop):
+    """Time is the second axis; the weight in front acts on all steps at once; the output is a dictionary."""
+
+    def forward(self, x: Tensor) -> Any:
+        current = self.fc1(x)
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for t in range(x.shape[1]):
+            spk1, mem1 = self.lif1(current[:, t], mem1)
+            spk2, mem2 = self.lif2(F.dropout(self.fc2(spk1), 0.0), mem2)
+            out.append(spk2)
+        return {"spikes": torch.stack(out, 1), "last": [mem2]}
+
+
+class SnnConv(nn.Module):
+    """Convolutions with batch norm and pooling per step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        snn = pytest.importorskip("snntorch")
+        self.conv, self.bn, self.lif1 = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), snn.Leaky(beta=0.9)
+        self.pool, self.fc, self.lif2 = nn.MaxPool2d(2), nn.Linear(64, 3), snn.Leaky(beta=0.9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for frame in x:
+            spk1, mem1 = self.lif1(self.bn(self.conv(frame)), mem1)
+            spk2, mem2 = self.lif2(self.fc(self.pool(spk1).flatten(1)), mem2)
+            out.append(spk2)
+        return torch.stack(out)
+
+
+def snn_sequential() -> nn.Module:
+    snn = pytest.importorskip("snntorch")
+    return nn.Sequential(
+        nn.Linear(INPUTS, 16),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(16, 4),
+        snn.Synaptic(alpha=0.8, beta=0.9, init_hidden=True, output=True),
+    )
+
+
+def norse_state() -> nn.Module:
+    norse = pytest.importorskip("norse.torch")
+    return norse.SequentialState(nn.Linear(INPUTS, 16), norse.LIFCell(), nn.Linear(16, 4), norse.LIFCell())
+
+
+class NorseLoop(nn.Module):
+    """A loop over cells, with a readout of which the largest potential counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norse = pytest.importorskip("norse.torch")
+        self.fc1, self.lif, self.fc2, self.li = nn.Linear(INPUTS, 16), norse.LIFCell(), nn.Linear(16, 4), norse.LICell()
+
+    def forward(self, x: Tensor) -> Tensor:
+        s1 = s2 = None
+        voltages = torch.empty(x.shape[0], x.shape[1], 4, dtype=x.dtype)
+        for ts in range(x.shape[0]):
+            z, s1 = self.lif(self.fc1(x[ts]), s1)
+            v, s2 = self.li(torch.relu(self.fc2(z)), s2)
+            voltages[ts] = v
+        return voltages.max(0).values
+
+
+def norse_lifted() -> nn.Module:
+    norse = pytest.importorskip("norse.torch")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(INPUTS, 16), norse.LIF()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+            return self.lif(self.fc(x))  # type: ignore[no-any-return]
+
+    return Net()
+
+
+def spikingjelly(mode: str) -> nn.Module:
+    sj = pytest.importorskip("spikingjelly.activation_based")
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+
+    options: dict[str, Any] = {"surrogate_function": surrogate.ATan(), "detach_reset": True}
+    model = nn.Sequential(
+        layer.Linear(INPUTS, 16, bias=False),
+        neuron.LIFNode(**options),
+        layer.Dropout(0.0),
+        layer.Linear(16, 4, bias=False),
+        neuron.ParametricLIFNode(**options),
+    )
+    functional.set_step_mode(model, mode)
+    assert sj is not None
+    return model
+
+
+def spikingjelly_conv(mode: str) -> nn.Module:
+    pytest.importorskip("spikingjelly.activation_based")
+    from spikingjelly.activation_based import functional, layer, neuron
+
+    model = nn.Sequential(
+        layer.Conv2d(2, 4, 3, padding=1, bias=False),
+        layer.BatchNorm2d(4),
+        neuron.IFNode(),
+        layer.MaxPool2d(2),
+        layer.Flatten(),
+        layer.Linear(64, 3),
+        neuron.LIFNode(),
+    )
+    functional.set_step_mode(model, mode)
+    return model
+
+
+def sinabs() -> nn.Module:
+    sl = pytest.importorskip("sinabs.layers")
+    return nn.Sequential(
+        nn.Linear(INPUTS, 16, bias=False),
+        sl.LIF(tau_mem=10.0, tau_syn=5.0),
+        nn.Linear(16, 4, bias=False),
+        sl.IAF(spike_threshold=torch.tensor(2.0)),
+    )
+
+
+def rockpool() -> nn.Module:
+    modules = pytest.importorskip("rockpool.nn.modules")
+    from rockpool.nn.combinators import Sequential
+    from rockpool.parameters import Constant
+
+    tau = {"tau_mem": Constant(0.02), "tau_syn": Constant(0.01)}
+    made: nn.Module = Sequential(
+        modules.LinearTorch((INPUTS, 16)),
+        modules.LIFTorch(16, **tau),
+        modules.LinearTorch((16, 4)),
+        modules.LIFTorch(4),
+    )
+    return made
+
+
+FRAMES = spikes(STEPS, SAMPLES, 2, 8, 8)
+TIME_FIRST, BATCH_FIRST = spikes(STEPS, SAMPLES, INPUTS), spikes(SAMPLES, STEPS, INPUTS)
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, Any]]] = {
+    "snntorch loop": (SnnLoop, TIME_FIRST, 3, {}),
+    "snntorch learnt": (lambda: SnnLoop(learn_beta=True, learn_threshold=True), TIME_FIRST, 3, {}),
+    "snntorch reset at once": (lambda: SnnLoop(reset_delay=False, reset_mechanism="zero"), TIME_FIRST, 3, {}),
+    "snntorch static": (SnnStatic, spikes(SAMPLES, INPUTS), 3, {"time": None}),
+    "snntorch batch first": (SnnBatchFirst, BATCH_FIRST, 3, {"time": 1}),
+    "snntorch conv": (SnnConv, FRAMES, 3, {}),
+    "snntorch sequential": (snn_sequential, TIME_FIRST, 3, {}),
+    "snntorch sequential, batch first": (snn_sequential, BATCH_FIRST, 3, {"time": 1}),
+    "norse state": (norse_state, TIME_FIRST, 30, {}),
+    "norse loop": (NorseLoop, TIME_FIRST, 30, {}),
+    "norse lifted": (norse_lifted, TIME_FIRST, 30, {}),
+    "spikingjelly s": (lambda: spikingjelly("s"), TIME_FIRST, 5, {}),
+    "spikingjelly m": (lambda: spikingjelly("m"), TIME_FIRST, 5, {}),
+    "spikingjelly conv s": (lambda: spikingjelly_conv("s"), FRAMES, 5, {}),
+    "spikingjelly conv m": (lambda: spikingjelly_conv("m"), FRAMES, 5, {}),
+    "sinabs": (sinabs, BATCH_FIRST, 30, {"time": 1}),
+    "rockpool": (rockpool, BATCH_FIRST, 3, {"time": 1}),
+}
+
+
+def made(name: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    build, x, gain, options = MODELS[name]
+    torch.manual_seed(0)
+    return woken(build(), gain), x, options
+
+
+def rested(model: nn.Module) -> None:
+    """As users bring a model to rest between batches."""
+    for module in nn.Module.modules(model):  # rockpool has a method of its own
+        for name in ("reset_mem", "reset_states", "reset_state", "reset"):
+            if hasattr(type(module), name):
+                getattr(module, name)()
+                break
+
+
+def tensors(output: Any) -> list[Tensor]:
+    found = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else [output]
+    return [t for item in found for t in ([item] if isinstance(item, Tensor) else tensors(item))]
+
+
+def loss_of(output: Any) -> Tensor:
+    """Of all outputs, each with a weight of its own."""
+    parts = [t for t in tensors(output) if t.requires_grad]
+    return torch.stack([(t * torch.linspace(0.5, 1, t.numel()).view_as(t)).sum() for t in parts]).sum()
+
+
+def passed(call: Callable[[Tensor], Any], model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+    rested(model)
+    output = call(x)
+    parameters = [p for p in nn.Module.parameters(model) if p.requires_grad]
+    gradients = torch.autograd.grad(loss_of(output), parameters, allow_unused=True)
+    return [t.detach() + 0 for t in tensors(output)], list(gradients)
+
+
+# --- what they give ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fused_model_gives_what_the_model_gives(name: str) -> None:
+    model, x, options = made(name)
+    fast = fluctua.fuse(model, x, **options)
+    twin = copy.deepcopy(fast)  # for the statistics of batch norm
+    truth, their_gradients = passed(twin.plain, twin, x)
+    mine, gradients = passed(fast, model, x)
+    assert [t.shape for t in mine] == [t.shape for t in truth]
+    assert any(t.any() for t in truth)
+    for a, b in zip(mine, truth, strict=True):  # sums in another order: a rounding of single precision
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+    largest = max(float(h.abs().max()) for h in their_gradients if h is not None)
+    for g, h in zip(gradients, their_gradients, strict=True):
+        if h is not None:
+            assert g is not None
+            torch.testing.assert_close(g, h, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ["snntorch loop", "snntorch conv", "spikingjelly m", "sinabs"])
+def test_training_ends_with_the_same_weights(name: str) -> None:
+    weights = []
+    for fused in (False, True):
+        model, x, _ = made(name)
+        model, x = model.double(), x.double()
+        fast = fluctua.fuse(model, x, forward=lambda model, x: model(x))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        with widened():
+            for _ in range(5):
+                rested(model)
+                optimizer.zero_grad()
+                loss_of((fast if fused else fast.plain)(x)).backward()
+                optimizer.step()
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def widened() -> Any:
+    """snnTorch makes single precision of its spikes."""
+    from fluctua.fusion.comparison import _Widened
+
+    return _Widened()
+
+
+# --- what it is ---
+
+
+def test_it_shares_parameters_and_state_dict() -> None:
+    model, x, _ = made("snntorch loop")
+    fast = fluctua.fuse(model, x)
+    assert fast.unfused is model
+    assert list(fast.state_dict()) == list(model.state_dict())
+    assert all(a is b for a, b in zip(fast.parameters(), model.parameters(), strict=True))
+    torch.optim.SGD(fast.parameters(), lr=0.1)
+    fast.eval()
+    assert not model.training
+    assert not model.get_submodule("lif1").training
+    twin = copy.deepcopy(fast)
+    assert all(a is b for a, b in zip(twin.parameters(), twin.unfused.parameters(), strict=True))
+    assert torch.equal(twin(x)[0], fast(x)[0])
+
+
+def test_the_model_itself_runs_as_before() -> None:
+    model, x, _ = made("spikingjelly s")
+    before = {name: set(vars(m)) for name, m in model.named_modules()}
+    fast = fluctua.fuse(model, x)
+    rested(model)
+    fast(x)
+    rested(model)
+    assert {name: set(vars(m)) for name, m in model.named_modules()} == before
+    assert type(model(x[0])) is Tensor
+
+
+def test_state_goes_on_where_the_model_keeps_it() -> None:
+    for name in ("spikingjelly s", "spikingjelly m", "sinabs", "snntorch sequential"):
+        model, x, options = made(name)
+        fast = fluctua.fuse(model, x, **options)
+        halves = x.chunk(2, options.get("time", 0))
+        rested(model)
+        truth = [tensors(fast.plain(half))[0].detach() for half in halves]
+        rested(model)
+        with torch.no_grad():
+            mine = [tensors(fast(half))[0] for half in halves]
+        for a, b in zip(mine, truth, strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_the_report_names_what_runs_where() -> None:
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    layers = nn.Linear(INPUTS, 16), snn.Leaky(0.9, init_hidden=True), snn.Leaky(0.9, init_hidden=True, inhibition=True)
+    fast = fluctua.fuse(woken(nn.Sequential(*layers), 3), TIME_FIRST)
+    assert fast.report.fused == ("1",)
+    assert list(fast.report.by_steps) == ["2"]
+    assert "fused: 1" in str(fast.report)
+    assert "by steps: 2, as the step cannot be followed" in str(fast.report)
+
+
+def test_a_silent_layer_is_said_to_show_nothing() -> None:
+    model, x, _ = made("spikingjelly m")
+    report = fluctua.fuse(woken(model, 0), x).report
+    assert any("1 is silent" in note for note in report.notes), report
+
+
+def test_changed_options_are_followed_again() -> None:
+    model, x, _ = made("spikingjelly m")
+    fast = fluctua.fuse(model, x)
+    for module in model.modules():
+        if hasattr(module, "v_threshold"):
+            module.v_threshold = 2.5
+    rested(model)
+    truth = fast.plain(x)
+    rested(model)
+    assert torch.equal(fast(x), truth)
+
+
+def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluctua.timeloop import events_layers
+
+    lengths = []
+    run = events_layers.run_layers
+
+    def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
+        lengths.append(len(layers))
+        return run(x, layers, spikes)
+
+    monkeypatch.setattr(events_layers, "run_layers", seen)
+    model, x, _ = made("spikingjelly m")
+    model[2] = nn.Identity()
+    fast = fluctua.fuse(model, x * spikes(*x.shape, rate=0.5, seed=3))
+    fast(x * spikes(*x.shape, rate=0.5, seed=3))
+    assert lengths == [2]
+
+
+def test_half_precision_and_the_reference_engine_run() -> None:
+    model, x, _ = made("snntorch loop")
+    fast = fluctua.fuse(model, x)
+    truth = fast(x)[0]
+    with engine("reference"):
+        assert torch.equal(fast(x)[0], truth)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast(x)[0].shape == truth.shape
+
+
+# --- what is refused ---
+
+
+class Recurrent(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, spk2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), torch.zeros(x.shape[1], 4), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]) + F.pad(spk2, (0, 12)), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            out.append(spk2)
+        return torch.stack(out)
+
+
+class Edited(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            mem1 = mem1.clamp(min=-1)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+class Truncated(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1.detach() if t % 4 == 3 else mem1)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+class Branching(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            cur2 = self.fc2(spk1) if t == 0 or spk1.sum() > 20 else self.fc2(2 * spk1)
+            spk2, mem2 = self.lif2(cur2, mem2)
+            out.append(spk2)
+        return torch.stack(out)
+
+
+class Backward(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            mem1.sum().backward(retain_graph=True)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+class InPlace(SnnLoop):
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), []
+        for t in range(len(x)):
+            current = self.fc1(x[t])
+            current += 0.1
+            spk1, mem1 = self.lif1(current, mem1)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Recurrent, "lif1 (Leaky) hears at step 1 is not computed as at step 0"),
+        (Edited, "the state of lif1 (Leaky) is changed between steps 0 and 1"),
+        (Truncated, "the state of lif1 (Leaky) is changed between steps 2 and 3, or cut out of the graph"),
+        (Branching, "lif2 (Leaky) hears at step"),
+        (Backward, "runs backward within its forward pass"),
+        (InPlace, "changes a step in place"),
+    ],
+)
+def test_what_no_loop_over_all_steps_does_is_refused(kind: type[nn.Module], words: str) -> None:
+    torch.manual_seed(0)
+    model = woken(kind(), 3)
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(FuseError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        fluctua.fuse(model, TIME_FIRST, forward=lambda model, x: model(x))
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all("forward" not in vars(m) for m in model.modules())
+
+
+def test_neurons_that_cannot_be_followed_are_named() -> None:
+    snn = pytest.importorskip("snntorch")
+    model = nn.Sequential(nn.Linear(INPUTS, 4), snn.Leaky(0.9, inhibition=True, init_hidden=True))
+    with pytest.raises(
+        FuseError, match=r"none of the neurons can run in a fused loop \(1: the step cannot be followed"
+    ):
+        fluctua.fuse(model, TIME_FIRST)
+
+
+def test_fluctuas_own_need_no_fusing() -> None:
+    with pytest.raises(FuseError, match="run in fused loops as they are"):
+        fluctua.fuse(nn.Sequential(nn.Linear(INPUTS, 4), fluctua.neurons.LIF()), TIME_FIRST)
+
+
+def test_another_number_of_steps_of_a_static_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, options = made("snntorch static")
+    fast = fluctua.fuse(model, x, **options)
+    monkeypatch.setattr(f"{__name__}.STEPS", 7)
+    with pytest.raises(FuseError, match="shown its current for 7 steps, and for 12 when"):
+        fast(x)
+
+
+def test_all_names_are_handed_on() -> None:
+    assert isinstance(fluctua.fuse(*made("spikingjelly m")[:2]), FusedModel)
+    assert Population.__doc__
