@@ -1,0 +1,118 @@
+"""`fluctua.fuse` on networks as tutorials write them: time and memory of a training step, before and after.
+
+    python benchmarks/fuse.py [--threads 1] [--rounds 5] [--only sinabs ...]
+
+Each network runs three times, in a process of its own: as it is written, in the fastest way that its framework offers,
+and fused. The processes take turns, so what slows the machine down slows all alike.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+from tutorials import NETWORKS
+
+WAYS = ("as written", "fastest own", "fused")
+
+
+def worker(name: str, way: str, threads: int) -> None:
+    """Make a step for every line that comes in, and say how long it took and how much memory there was at most."""
+    import fluctua
+
+    torch.set_num_threads(threads)
+    _, written, own = NETWORKS[name]
+    model, x, axis = (own if way == "fastest own" else written)()
+    begun = time.perf_counter()
+    call = fluctua.fuse(model, x, time=axis) if way == "fused" else model
+    first = time.perf_counter() - begun
+    resets = [
+        getattr(m, reset)
+        for m in torch.nn.Module.modules(model)
+        for reset in ("reset_states", "reset_state", "reset")
+        if hasattr(type(m), reset)
+    ]
+    parameters = list(torch.nn.Module.parameters(model))
+
+    def step() -> None:
+        for reset in resets:
+            reset()
+        output = call(x)
+        output = output[0] if isinstance(output, tuple) else output
+        (output * torch.linspace(0, 1, output.shape[-1])).sum(-1).mean().backward()  # type: ignore[no-untyped-call]
+        for p in parameters:
+            p.grad = None
+
+    begun = time.perf_counter()
+    step()
+    print(first, time.perf_counter() - begun, flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        step()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(time.perf_counter() - begun, peak, flush=True)
+
+
+def measured(name: str, threads: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step, peak memory in MB and seconds of the first call, by way."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--worker", name]
+    there: dict[str, Any] = {
+        way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for way in WAYS
+    }
+    found: dict[str, dict[str, float]] = {}
+    for way, process in there.items():
+        line = process.stdout.readline().split()
+        found[way] = {"first": sum(map(float, line))}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, process in there.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            took, peak = map(float, process.stdout.readline().split())
+            seconds[way].append(took)
+            found[way]["peak"] = peak
+    for way, process in there.items():
+        process.stdin.close()
+        process.wait()
+        found[way]["ms"] = 1e3 * statistics.median(seconds[way])
+    return found
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="networks, by name")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(*options.worker, options.threads)
+        return
+    print(f"{machine()}, {options.threads} thread(s), median of {options.rounds} turns\n")
+    print("| network | as written | fastest own | fused | faster than own | peak MB: own | fused | first call, s |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name, (package, _, _) in NETWORKS.items():
+        if (options.only and name not in options.only) or find_spec(package) is None:
+            continue
+        found = measured(name, options.threads, options.rounds)
+        own, fused = found["fastest own"], found["fused"]
+        least = min(found["as written"]["ms"], own["ms"])
+        print(
+            f"| {name} | {found['as written']['ms']:.0f} ms | {own['ms']:.0f} | {fused['ms']:.0f} "
+            f"| {least / fused['ms']:.1f} | {min(found['as written']['peak'], own['peak']):.0f} | {fused['peak']:.0f} "
+            f"| {fused['first']:.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()
