@@ -82,22 +82,17 @@ def _exponential(ratio: Array) -> Array:
     return np.exp(-ratio)
 
 
-_EULER: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * n.x,
-    "LI": lambda n: n.r * n.x,
-    "CubaLIF": lambda n: n.r * n.x * n.w_in * n.y,
-    "CubaLI": lambda n: n.r * n.x * n.w_in * n.y,
-    "IF": lambda n: n.r * n.dt,
-    "I": lambda n: n.r * n.dt,
-}
-_EXACT: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * (1 - n.a),
-    "LI": lambda n: n.r * (1 - n.a),
-    "CubaLIF": lambda n: n.r * (1 - n.a) * n.w_in * (1 - n.b),
-    "CubaLI": lambda n: n.r * (1 - n.a) * n.w_in * (1 - n.b),
-    "IF": lambda n: n.r * n.dt,
-    "I": lambda n: n.r * n.dt,
-}
+def _equations(x: Gain, y: Gain) -> Mapping[str, Gain]:
+    """The gains of NIR's own equations, where a membrane takes `x`, and a synapse `y`, of what arrives in a step."""
+    return {
+        **dict.fromkeys(("LIF", "LI"), lambda n: n.r * x(n)),
+        **dict.fromkeys(("CubaLIF", "CubaLI"), lambda n: n.r * x(n) * n.w_in * y(n)),
+        **dict.fromkeys(("IF", "I"), lambda n: n.r * n.dt),
+    }
+
+
+_EULER = _equations(lambda n: n.x, lambda n: n.y)
+_EXACT = _equations(lambda n: 1 - n.a, lambda n: 1 - n.b)
 # LIFCell knows no factor dt / tau_syn, its time constants are written as dt tau.
 _NORSE: Mapping[str, Gain] = {
     "LIF": lambda n: n.r * n.x,
