@@ -14,6 +14,7 @@ from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import TrainingDiverged, rates
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.schedules import Schedule
+from fluctua.layers.dale import constrain_
 from fluctua.network import Network
 from fluctua.network.adapters.registry import KnownNeurons
 from fluctua.network.facts import Population
@@ -111,9 +112,7 @@ class SpikingClassifier(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and put weights with a sign (Dale's law) back where they belong."""
         super().optimizer_step(*args, **kwargs)
-        for module in self.model.modules():
-            if callable(constrain := getattr(module, "constrain_", None)):
-                constrain()
+        constrain_(self.model)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop at a gradient that is not finite.
