@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import at_rest, checked_dt, shown
+from fluctua.neurons.leaky import at_rest, shown
+from fluctua.theory.psp import checked_dt
 from fluctua.timeloop.contract import LoopResult, State
 from fluctua.timeloop.engines import Stepper
 from fluctua.timeloop.steps import Reset

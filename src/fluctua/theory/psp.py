@@ -168,7 +168,7 @@ class TwoStateKernel(PspKernel):
         steps: int | None = None,
     ) -> "TwoStateKernel":
         """Broadcast and check the constants."""
-        _check_dt(dt)
+        checked_dt(dt)
         values = np.broadcast_arrays(*(np.asarray(v, float) for v in (a, b, coupling, jump_mem, jump_syn)))
         for name, value in (("a", values[0]), ("b", values[1])):
             if not np.all((value >= 0) & ((value < 1) | (steps is not None) & (value == 1))):
@@ -212,7 +212,7 @@ class SampledKernel(PspKernel):
     values: Array
 
     def __post_init__(self) -> None:
-        _check_dt(self.dt)
+        checked_dt(self.dt)
         if self.values.ndim == 0 or not np.isfinite(self.values).all() or not self.values.any():
             raise ValueError("an impulse response needs at least one sample, all finite and not all zero")
 
@@ -285,7 +285,7 @@ class ContinuousKernel(PspKernel):
 
 def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
     """`exp(-dt / tau)`, the factor per step of an exponential decay with time constant `tau` (seconds)."""
-    _check_dt(dt)
+    checked_dt(dt)
     taus = np.asarray(tau, float)
     if not np.all((taus > 0) & np.isfinite(taus)):
         raise ValueError(f"{name} must be a positive number of seconds, got {tau!r}")
@@ -299,6 +299,8 @@ def checked_factor(factor: float) -> float:
     return factor
 
 
-def _check_dt(dt: float) -> None:
+def checked_dt(dt: float) -> float:
+    """The time step, if it is one."""
     if not 0 < dt < np.inf:
         raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
+    return dt

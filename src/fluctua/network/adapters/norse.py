@@ -19,6 +19,7 @@ from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
+from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -211,11 +212,6 @@ def _step(module: Any, p: Any, rate: str) -> Array:
 
 def _mean(constant: Any) -> float:
     return float(_numbers(constant).mean())
-
-
-def _numbers(constant: Any) -> Array:
-    numbers: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
-    return numbers
 
 
 def _classes(facts: Callable[[Any, Timing], Neuron], file: str, name: str, *kinds: str) -> dict[str, FactsOf]:
