@@ -104,7 +104,7 @@ class PspKernel(ABC):
     @staticmethod
     def one_pole(gain: ArrayLike, a: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
         """`eps[k] = gain a^k`, after `delay` steps."""
-        return TwoStateKernel.make(dt, a=a, b=0.0, coupling=0.0, jump_mem=gain, jump_syn=0.0, delay=delay)
+        return TwoStateKernel.make(dt, a=a, jump_mem=gain, delay=delay)
 
     @staticmethod
     def two_poles(gain: ArrayLike, a: ArrayLike, b: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
@@ -116,16 +116,12 @@ class PspKernel(ABC):
     def difference(gain: ArrayLike, a: ArrayLike, b: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
         """`eps[k] = gain (a^k - b^k)`: a difference of exponentials."""
         coupling = np.asarray(b, float) - np.asarray(a, float)
-        return TwoStateKernel.make(
-            dt, a=a, b=b, coupling=coupling, jump_mem=0.0, jump_syn=-np.asarray(gain, float), delay=delay
-        )
+        return TwoStateKernel.make(dt, a=a, b=b, coupling=coupling, jump_syn=-np.asarray(gain, float), delay=delay)
 
     @staticmethod
     def integrator(gain: ArrayLike, dt: float, steps: int, *, delay: int = 0) -> "PspKernel":
         """A perfect integrator (IF neuron): `eps[k] = gain`. It never settles, so it needs the trial's length."""
-        return TwoStateKernel.make(
-            dt, a=1.0, b=0.0, coupling=0.0, jump_mem=gain, jump_syn=0.0, delay=delay, steps=steps
-        )
+        return TwoStateKernel.make(dt, a=1.0, jump_mem=gain, delay=delay, steps=steps)
 
     @staticmethod
     def from_response(values: ArrayLike, dt: float) -> "PspKernel":
@@ -160,11 +156,11 @@ class TwoStateKernel(PspKernel):
         dt: float,
         *,
         a: ArrayLike,
-        b: ArrayLike,
-        coupling: ArrayLike,
-        jump_mem: ArrayLike,
-        jump_syn: ArrayLike,
-        delay: int,
+        b: ArrayLike = 0.0,
+        coupling: ArrayLike = 0.0,
+        jump_mem: ArrayLike = 0.0,
+        jump_syn: ArrayLike = 0.0,
+        delay: int = 0,
         steps: int | None = None,
     ) -> "TwoStateKernel":
         """Broadcast and check the constants."""
