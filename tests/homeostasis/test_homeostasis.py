@@ -585,6 +585,18 @@ def test_frozen_networks_are_not_primed() -> None:
 # --- the result ---
 
 
+def test_a_graded_spike_counts_as_one_as_in_the_report() -> None:
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N_IN, 32), snn.Leaky(beta=0.9, graded_spikes_factor=3.0, init_hidden=True))
+    fluctua.initialize(model, X, Target(xi=1.0), dt=DT, seed=0)
+    before = fluctua.inspect(model, X, dt=DT)["1"].rate
+    done = scale_synapses(model, X, RATE, dt=DT)
+    assert done.before["1"] == pytest.approx(before, rel=1e-5)
+    assert done.reached
+    assert done.after["1"] == pytest.approx(RATE, rel=0.11)
+
+
 def test_the_result_is_a_table() -> None:
     model = silent(2)
     result = scale_synapses(model, X, {"1": RATE})

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -352,9 +351,16 @@ def emitted(population: "Population", then: Callable[[Tensor], None]) -> Removab
 
 @contextmanager
 def recorded(populations: "Sequence[Population]") -> Iterator[dict[str, Tensor]]:
-    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
+    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one.
+
+    A graded spike counts as one.
+    """
     spikes: dict[str, Tensor] = {}
-    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
+
+    def keeping(p: "Population") -> Callable[[Tensor], None]:
+        return lambda output: spikes.update({p.name: p.neuron.counted(output)})
+
+    with hooked([emitted(p, keeping(p)) for p in populations]):
         yield spikes
 
 
