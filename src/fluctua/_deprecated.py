@@ -47,125 +47,95 @@ MODULES: Mapping[str, str] = MappingProxyType(
 )
 """Old module -> new one; what lies beneath it follows, unless it has a line of its own."""
 
-NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "fluctua": {
-            "Grid": "fluctua.hardware",
-            "ProbedNeuron": "fluctua.network",
-            "in_segments": "fluctua.layers",
-            "initialize_nir": "fluctua.methods.nir",
-            "prime": "fluctua.homeostasis",
-            "quantize": "fluctua.hardware",
-            "scale_synapses": "fluctua.homeostasis",
-        },
-        "fluctua.diagnostics": {
-            "PathwayState": "fluctua.state.facts",
-            "PopulationState": "fluctua.state.facts",
-            "Sketch": "fluctua.state.facts:PlotData",
-        },
-        "fluctua.initialization": {
-            "BatchError": "fluctua.network.errors",
-            "Grid": "fluctua.hardware",
-            "Refinement": "fluctua.homeostasis.refinement",
-            "SilentInputError": "fluctua.methods.components",
-            "initialize_nir": "fluctua.methods.nir",
-            "prime": "fluctua.homeostasis",
-            "quantize": "fluctua.hardware",
-            "scale_synapses": "fluctua.homeostasis",
-        },
-        "fluctua.layers": {
-            "Chain": "fluctua.layers:FusedSequential",
-            "DaleCircuit": "fluctua.layers.dale",
-            "DaleError": "fluctua.layers.dale",
-            "OneToOne": "fluctua.layers.blocks",
-            "SpikeBatch": "fluctua.spikes",
-            "constrain_": "fluctua.layers.dale",
-            "spike_batch": "fluctua.lab.data.binning",
-        },
-        "fluctua.layers.chain": {"Chain": "fluctua.layers:FusedSequential"},
-        "fluctua.initialization.baselines": {
-            "PiecewiseExponential": "fluctua.methods.baselines.spikeinit",
-            "ThresholdBatchNorm": "fluctua.methods.baselines.tdbn",
-        },
-        "fluctua.neurons": {"LeakyNeuron": "fluctua.neurons.leaky", "Surrogate": "fluctua.timeloop.surrogates"},
-        "fluctua.theory": {
-            "Family": "fluctua.theory.laws",
-            "HalfNormal": "fluctua.theory.laws",
-            "Moments": "fluctua.theory.membrane",
-            "OneSided": "fluctua.theory.laws",
-            "Uniform": "fluctua.theory.laws",
-            "WeightLaw": "fluctua.theory.laws",
-            "default_shares": "fluctua.theory.target",
-        },
-        "fluctua.timeloop": {
-            "Adaptation": "fluctua.timeloop.contract",
-            "ArcTan": "fluctua.neurons",
-            "Engine": "fluctua.timeloop.contract",
-            "LoopParameters": "fluctua.timeloop.contract",
-            "LoopResult": "fluctua.timeloop.contract",
-            "Reset": "fluctua.timeloop.contract",
-            "SigmoidDerivative": "fluctua.neurons",
-            "State": "fluctua.timeloop.contract",
-            "Stepper": "fluctua.timeloop.engines",
-            "SuperSpike": "fluctua.neurons",
-            "Surrogate": "fluctua.timeloop.surrogates",
-            "run": "fluctua.timeloop.engines",
-            "step": "fluctua.timeloop.reference",
-            "stepper": "fluctua.timeloop.engines",
-            "widened": "fluctua.timeloop.engines",
-        },
-        "fluctua.training": {
-            "ActivityBound": "fluctua.homeostasis",
-            "SMORMS3": "fluctua.homeostasis.optimizers",
-            "make_optimizer": "fluctua.homeostasis.optimizers",
-            "paper_bounds": "fluctua.homeostasis.bounds",
-        },
-        "fluctua.training.fit": {"TrainingDiverged": "fluctua.homeostasis.refinement"},
-        "fluctua.training.settings": {"TrainingDiverged": "fluctua.homeostasis.refinement"},
-        "fluctua.wiring": {
-            "INPUT": "fluctua.network.facts",
-            "InnerSynapse": "fluctua.network.facts:inner_pathway",
-            "Member": "fluctua.network.facts:PopulationSpec",
-            "Neuron": "fluctua.network.facts",
-            "Pathway": "fluctua.network.facts",
-            "Population": "fluctua.network.facts",
-            "UnsupportedNeuronError": "fluctua.network.errors",
-            "free_potential": "fluctua.network.facts",
-            "population_currents": "fluctua.network.facts",
-            "potential_of": "fluctua.network.facts",
-            "trace": "fluctua.network.trace",
-        },
-        "fluctua.wiring.graph": {"UnsupportedNeuronError": "fluctua.network.errors"},
-        "fluctua.wiring.nir": {
-            "CONVENTIONS": "fluctua.network.nir.conventions",
-            "NirModel": "fluctua.network.nir.model",
-        },
+
+def _each_name(moved: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, tuple[str, str]]]:
+    """`{old module: {new module: "name old:new ..."}}` -> `{old module: {old name: (new module, new name)}}`."""
+    return {
+        old: {name.partition(":")[0]: (home, name.rpartition(":")[2]) for home in homes for name in homes[home].split()}
+        for old, homes in moved.items()
     }
+
+
+NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
+    _each_name(
+        {
+            "fluctua": {
+                "fluctua.hardware": "Grid quantize",
+                "fluctua.homeostasis": "prime scale_synapses",
+                "fluctua.layers": "in_segments",
+                "fluctua.methods.nir": "initialize_nir",
+                "fluctua.network": "ProbedNeuron",
+            },
+            "fluctua.diagnostics": {"fluctua.state.facts": "PathwayState PopulationState Sketch:PlotData"},
+            "fluctua.initialization": {
+                "fluctua.hardware": "Grid quantize",
+                "fluctua.homeostasis": "prime scale_synapses",
+                "fluctua.homeostasis.refinement": "Refinement",
+                "fluctua.methods.components": "SilentInputError",
+                "fluctua.methods.nir": "initialize_nir",
+                "fluctua.network.errors": "BatchError",
+            },
+            "fluctua.initialization.baselines": {
+                "fluctua.methods.baselines.spikeinit": "PiecewiseExponential",
+                "fluctua.methods.baselines.tdbn": "ThresholdBatchNorm",
+            },
+            "fluctua.layers": {
+                "fluctua.lab.data.binning": "spike_batch",
+                "fluctua.layers": "Chain:FusedSequential",
+                "fluctua.layers.blocks": "OneToOne conv_block recurrent_conv_block",
+                "fluctua.layers.dale": "DaleCircuit DaleError SignedLinear constrain_",
+                "fluctua.spikes": "SpikeBatch",
+            },
+            "fluctua.layers.chain": {"fluctua.layers": "Chain:FusedSequential"},
+            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.timeloop.surrogates": "Surrogate"},
+            "fluctua.theory": {
+                "fluctua.theory.laws": "Family HalfNormal OneSided Uniform WeightLaw",
+                "fluctua.theory.membrane": "Moments",
+                "fluctua.theory.target": "default_shares",
+            },
+            "fluctua.timeloop": {
+                "fluctua.neurons": "ArcTan SigmoidDerivative SuperSpike",
+                "fluctua.timeloop.contract": "Adaptation Engine LoopParameters LoopResult Reset State",
+                "fluctua.timeloop.engines": "Stepper run stepper widened",
+                "fluctua.timeloop.reference": "step",
+                "fluctua.timeloop.surrogates": "Surrogate",
+            },
+            "fluctua.training": {
+                "fluctua.homeostasis": "ActivityBound",
+                "fluctua.homeostasis.bounds": "paper_bounds",
+                "fluctua.homeostasis.optimizers": "SMORMS3 make_optimizer",
+            },
+            "fluctua.training.fit": {"fluctua.homeostasis.refinement": "TrainingDiverged"},
+            "fluctua.training.settings": {"fluctua.homeostasis.refinement": "TrainingDiverged"},
+            "fluctua.wiring": {
+                "fluctua.network.errors": "UnsupportedNeuronError",
+                "fluctua.network.facts": "INPUT InnerSynapse:inner_pathway Member:PopulationSpec Neuron Pathway "
+                "Population free_potential population_currents potential_of",
+                "fluctua.network.trace": "trace",
+            },
+            "fluctua.wiring.graph": {"fluctua.network.errors": "UnsupportedNeuronError"},
+            "fluctua.wiring.nir": {
+                "fluctua.network.nir.conventions": "CONVENTIONS",
+                "fluctua.network.nir.model": "NirModel",
+            },
+        }
+    )
 )
-"""Of an old or a present module, each name that lives elsewhere now: in `module`, or as `module:name`."""
+"""Of an old or a present module, each name that lives elsewhere now, with its module and what it is called there."""
 
 _BY_METHOD = "fluctua.initialize(model, batch, method={})".format
+_SAME_NAME = ("ding", "kaiming", "lsuv", "micheli", "spikeinit", "tdbn", "xavier")
 _BY_LOSS = "fluctua.lab.training.TimeLoss({})".format
 
 REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "fluctua.initialization.baselines": {
-            "BASELINES": _BY_METHOD("name"),
-            "DALE_BASELINES": _BY_METHOD("name"),
-            "Baseline": _BY_METHOD("name"),
-            "baseline": _BY_METHOD("name"),
-            "ding": _BY_METHOD('"ding"'),
-            "ei_init": _BY_METHOD('"ei-init"'),
-            "ei_init_": _BY_METHOD('"ei-init"'),
+            **dict.fromkeys(("BASELINES", "DALE_BASELINES", "Baseline", "baseline"), _BY_METHOD("name")),
+            **{name: _BY_METHOD(f'"{name}"') for name in _SAME_NAME},
+            **dict.fromkeys(("ei_init", "ei_init_"), _BY_METHOD('"ei-init"')),
             "folded_kaiming": _BY_METHOD('"kaiming-folded"'),
-            "kaiming": _BY_METHOD('"kaiming"'),
-            "lsuv": _BY_METHOD('"lsuv"'),
-            "micheli": _BY_METHOD('"micheli"'),
-            "spikeinit": _BY_METHOD('"spikeinit"'),
             "spikeinit_sim": _BY_METHOD('"spikeinit-sim"'),
-            "tdbn": _BY_METHOD('"tdbn"'),
             "torch_default": _BY_METHOD('"torch"'),
-            "xavier": _BY_METHOD('"xavier"'),
         },
         "fluctua.training": {
             "max_over_time_cross_entropy": _BY_LOSS('"max"'),
@@ -231,14 +201,11 @@ def renamed(module: str, name: str) -> Any:
         AttributeError: there was no such name.
         ImportError: what it named is gone; says what serves in its place.
     """
-    home, _, new_name = NAMES.get(module, {}).get(name, _new_module(module) or "").partition(":")
-    if not home:
-        raise _gone(module, name)
-    value = getattr(import_module(home), new_name or name, None)
-    if value is None:
+    home, new_name = NAMES.get(module, {}).get(name, (_new_module(module), name))
+    if home is None or (value := getattr(import_module(home), new_name, None)) is None:
         raise _gone(module, name)
     warnings.warn(
-        f"{module}.{name} is {home}.{new_name or name} now; the old name goes with version 0.3",
+        f"{module}.{name} is {home}.{new_name} now; the old name goes with version 0.3",
         DeprecationWarning,
         stacklevel=3,
     )

@@ -24,6 +24,7 @@ from fluctua.lab.data import SHDFile, bin_events
 from fluctua.lab.networks import feed_forward
 from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.methods import Poisson
+from fluctua.network import Network
 from fluctua.network.errors import BatchError
 from fluctua.neurons import LI, LIF
 from shared.spikes import spikes as random_spikes
@@ -91,22 +92,8 @@ def dale() -> nn.Sequential:
 
 
 def counted(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Firing rate in Hz of every neuron `[*N]` of each spiking module, by the module's name."""
-    found: dict[str, Tensor] = {}
-
-    def noting(name: str) -> Callable[..., None]:
-        def after(module: nn.Module, args: Any, output: Tensor) -> None:
-            found[name] = output.mean((0, 1)) / DT
-
-        return after
-
-    modules = [(name, m) for name, m in model.named_modules() if getattr(m, "spiking", False)]
-    handles = [m.register_forward_hook(noting(name)) for name, m in modules]
-    with torch.no_grad():
-        model(x)
-    for handle in handles:
-        handle.remove()
-    return found
+    """Firing rate in Hz of every neuron `[*N]` of each spiking population, by its name."""
+    return {name: spikes.mean((0, 1)) / DT for name, spikes in Network.of(model, x).spikes().items()}
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
@@ -514,9 +501,9 @@ def test_weights_under_dale_s_law_keep_their_sign() -> None:
 
 def test_a_recurrent_network_wakes_up() -> None:
     model = recurrent()
-    assert float(counted(model, X)["1.spikes.cell"].mean()) < 1.0
+    assert float(counted(model, X)["1"].mean()) < 1.0
     assert prime(model, [X], (AWAKE, CALM), epochs=100, lr=1e-2).reached
-    assert float((counted(model, X)["1.spikes.cell"] == 0).double().mean()) < 0.1
+    assert float((counted(model, X)["1"] == 0).double().mean()) < 0.1
 
 
 def test_a_seed_decides_dropout_and_order_and_a_loader_may_bring_labels() -> None:
@@ -583,6 +570,18 @@ def test_frozen_networks_are_not_primed() -> None:
 
 
 # --- the result ---
+
+
+def test_a_graded_spike_counts_as_one_as_in_the_report() -> None:
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N_IN, 32), snn.Leaky(beta=0.9, graded_spikes_factor=3.0, init_hidden=True))
+    fluctua.initialize(model, X, Target(xi=1.0), dt=DT, seed=0)
+    before = fluctua.inspect(model, X, dt=DT)["1"].rate
+    done = scale_synapses(model, X, RATE, dt=DT)
+    assert done.before["1"] == pytest.approx(before, rel=1e-5)
+    assert done.reached
+    assert done.after["1"] == pytest.approx(RATE, rel=0.11)
 
 
 def test_the_result_is_a_table() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
-from fluctua.layers import OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
-from fluctua.layers.blocks import OneToOne
+from fluctua.layers import OverTime, Recurrent, ResidualBlock
+from fluctua.layers.blocks import OneToOne, conv_block, recurrent_conv_block
 from fluctua.network.facts import free_potential
 from fluctua.neurons import LIF
 from shared.spikes import spikes as random_spikes

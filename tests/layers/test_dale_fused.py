@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import fluctua
-from fluctua.lab.training.module import recorded_spikes
 from fluctua.layers import DaleLayer, FusedSequential
 from fluctua.layers.dale import DaleCircuit, DaleError
+from fluctua.network.run import hooked
 from fluctua.neurons import LI, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.spikes import SpikeBatch
 from fluctua.timeloop import engine, events_layers
@@ -49,11 +49,15 @@ def layer(n_in: int = 20, n_exc: int = 12, n_inh: int = 3, **options: Any) -> Da
 
 def both(dale: DaleLayer, x: Tensor) -> dict[str, Tensor]:
     """Spikes of both populations, as hooks on their taps see them."""
-    with recorded_spikes(dale) as seen:
+    seen: dict[str, Tensor] = {}
+
+    def seeing(name: str) -> Callable[..., None]:
+        return lambda module, args, output: seen.update({name: output})
+
+    with hooked([tap.register_forward_hook(seeing(name)) for name, tap in dale.circuit.spikes.items()]):
         out = dale(x)
-    exc, inh = seen.values()
-    assert torch.equal(out, exc)
-    return {"exc": exc, "inh": inh}
+    assert torch.equal(out, seen["exc"])
+    return {name: seen[name] for name in ("exc", "inh")}
 
 
 def gradients(spikes: dict[str, Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:

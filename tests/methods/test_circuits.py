@@ -12,7 +12,9 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.lab.data.module import SpikeDataModule
-from fluctua.layers import DaleLayer, Recurrent, SignedLinear, recurrent_conv_block
+from fluctua.layers import DaleLayer, Recurrent
+from fluctua.layers.blocks import recurrent_conv_block
+from fluctua.layers.dale import SignedLinear
 from fluctua.methods import Measured, Poisson
 from fluctua.methods.circuits import NoFixedPointError
 from fluctua.methods.components import SilentInputError

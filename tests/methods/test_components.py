@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.layers import SignedLinear
+from fluctua.layers.dale import SignedLinear
 from fluctua.methods import Measured
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.population import Goal, fresh, solve

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from fluctua.homeostasis.bounds import ActivityBound, paper_bounds
 from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
+from fluctua.layers.dale import constrain_
 from fluctua.methods.weights import new_generator
 from fluctua.network.errors import Axis
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
-from fluctua.network.run import Forward, gpus_of, modules_of, parameters_of, recorded
+from fluctua.network.run import Forward, gpus_of, parameters_of, recorded
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
@@ -156,7 +157,7 @@ class _Priming:
                     self._differentiate(loss, number)
             if step:
                 self.optimizer.step()
-                _constrain(self.network.model)
+                constrain_(self.network.model)
             worst = {key: max(x, worst.get(key, 0.0)) for key, x in penalties.items()}
         return worst
 
@@ -190,13 +191,6 @@ def _check_finite(what: str, value: Tensor, epoch: int) -> None:
         raise TrainingDiverged(
             f"priming diverged in epoch {epoch} ({what} {number}): try a smaller lr, and inspect the network before"
         )
-
-
-def _constrain(model: nn.Module) -> None:
-    """Put weights with a sign (Dale's law) back where they belong."""
-    for module in modules_of(model):
-        if callable(constrain := getattr(module, "constrain_", None)):
-            constrain()
 
 
 def _reseed(draws: torch.Generator) -> None:

@@ -261,7 +261,8 @@ class _Scaling:
     def look(self, spikes: Tensor) -> _Rates:
         """The rates of the population, from its spikes `[T, B, *N]`."""
         seconds = spikes.shape[0] * spikes.shape[1] * self.population.neuron.kernel.dt
-        neurons = spikes.sum((0, 1), dtype=torch.float64).flatten().cpu().numpy() / seconds
+        counted = self.population.neuron.counted(spikes)
+        neurons = counted.sum((0, 1), dtype=torch.float64).flatten().cpu().numpy() / seconds
         sizes = np.bincount(self._unit_of)
         units = np.bincount(self._unit_of, neurons) / sizes
         return _Rates(self.goal, float(neurons.mean()), units, 1 / (seconds * sizes.max()))

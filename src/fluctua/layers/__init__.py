@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fluctua._deprecated import old_names
-from fluctua.layers.blocks import ResidualBlock, conv_block, recurrent_conv_block
+from fluctua.layers.blocks import ResidualBlock
 from fluctua.layers.circuit import Circuit, Recurrent, Synapse
-from fluctua.layers.dale import DaleLayer, SignedLinear, keep_signs
+from fluctua.layers.dale import DaleLayer, keep_signs
 from fluctua.layers.fused_sequential import FusedSequential
 from fluctua.layers.over_time import OverTime
 from fluctua.layers.segments import in_segments
@@ -17,12 +17,9 @@ __all__ = [
     "OverTime",
     "Recurrent",
     "ResidualBlock",
-    "SignedLinear",
     "Synapse",
-    "conv_block",
     "in_segments",
     "keep_signs",
-    "recurrent_conv_block",
 ]
 
 if not TYPE_CHECKING:

@@ -83,17 +83,7 @@ class CircuitState(NamedTuple):
 
 
 class SpikeProbe(nn.Identity):
-    """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them.
-
-    Args:
-        dt: time step in seconds.
-    """
-
-    spiking = True
-
-    def __init__(self, dt: float) -> None:
-        super().__init__()
-        self.dt = dt
+    """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them."""
 
 
 class Circuit(nn.Module, ABC):
@@ -141,7 +131,7 @@ class Circuit(nn.Module, ABC):
 
     def tap(self) -> None:
         """Make the taps; a subclass calls it when its cells are in place."""
-        self.spikes = nn.ModuleDict({name: SpikeProbe(cell.dt) for name, cell in self.cells.items()})  # type: ignore[arg-type]
+        self.spikes = nn.ModuleDict({name: SpikeProbe() for name in self.cells})
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """Currents `[T, B, *N]` from outside, one for each of `inputs` -> spikes `[T, B, *N]` of every population.

@@ -73,10 +73,10 @@ class SignedLinear(nn.Linear):
 
 
 def constrain_(model: nn.Module) -> None:
-    """Set all weights of the wrong sign to zero, in every `SignedLinear` of the model."""
+    """Put weights with a sign back where they belong, in every module that has `constrain_`, as `SignedLinear` has."""
     for module in model.modules():
-        if isinstance(module, SignedLinear):
-            module.constrain_()
+        if callable(constrain := getattr(module, "constrain_", None)):
+            constrain()
 
 
 def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons import ExcInhLIF
-from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.leaky import LeakyNeuron
+from fluctua.neurons.own_step import StepNeuron
 
 States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit: by its name, and which call it was
 
@@ -88,7 +88,7 @@ def _going_on(model: nn.Module, before: States, after: dict[tuple[str, int], Any
 
         return forward
 
-    kinds = LeakyNeuron, CurrentBased, ExcInhLIF, Circuit
+    kinds = LeakyNeuron, ExcInhLIF, StepNeuron, Circuit
     stateful = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     for name, module in stateful.items():
         vars(module)["forward"] = starting(name, module)

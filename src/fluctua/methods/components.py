@@ -16,7 +16,7 @@ from torch import Tensor
 from fluctua.methods.weights import by_row, write
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
-from fluctua.state.measure import neuron_mean, population_mean, product_mean
+from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
 
@@ -236,16 +236,14 @@ class FreePotential:
 
     def _inner(self, u: Tensor, v: Tensor) -> float:
         """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
-        if self.sigma.ndim:
-            return product_mean(u / self.sigma, v / self.sigma, self.mask)
-        return product_mean(u, v, self.mask) / float(self.sigma) ** 2
+        return product_mean(u, v, self.mask, self.sigma)
 
     def _variance(self, u: Tensor) -> float:
         """Over window and neurons, in units of `sigma_u^2`."""
-        return self._inner(u, u) - self._mean_in_sigma(u) ** 2
+        return variance(u, self.mask, self.sigma)
 
     def _mean_in_sigma(self, u: Tensor) -> float:
-        return self._mean(u / self.sigma) if self.sigma.ndim else self._mean(u) / float(self.sigma)
+        return population_mean(u, self.mask, self.sigma)
 
     def _refuse(self, target: Target, noise: float) -> None:
         """The part of U that does not scale is too large already: `noise` times `sigma_u`."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fluctua.network.run import Layout, preserved
+from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel, TwoStateKernel
 from fluctua.timeloop.contract import Dynamics
@@ -25,9 +26,9 @@ INPUT = "input"  # name of the source of what no population of the network has s
 
 
 def numbers_of(value: Any) -> Array:
-    """A number, tensor or parameter for the theory; of shape [] where all neurons share one."""
-    tensor = torch.as_tensor(value).detach().double().cpu()
-    return np.asarray(tensor.squeeze() if tensor.numel() == 1 else tensor)
+    """The values of a number, tensor or parameter, of shape [] where all neurons share one."""
+    values = numbers(value)
+    return values.reshape(()) if values.size == 1 else values
 
 
 @dataclass(frozen=True, eq=False)

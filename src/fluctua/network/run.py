@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -101,14 +100,14 @@ class Layout:
 
     def spikes(self, module: Any, output: Any) -> Tensor:
         """What the module has emitted in one call, as it is returned: the first tensor of its output."""
-        found = first_tensor(output)
-        if found is None:
+        if (found := next(tensors_in(output), None)) is None:
             raise ValueError(f"{type(module).__name__} returned no tensor that could be its spikes")
         return found
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
         """What the module returns in place of `output` where its spikes in that call are `spikes` instead."""
-        return with_first_tensor(output, spikes)
+        remaining = iter([spikes])
+        return mapped(output, lambda x: next(remaining, x))
 
     def as_sequence(self, x: Tensor) -> Tensor:
         """What one call takes or returns -> `[t, B, *N]`, where t is 1 for a step; a view."""
@@ -140,28 +139,6 @@ class Layout:
         if self.time == "merged":
             return x.transpose(0, 1).flatten(0, 1)
         return x
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in what a module returns."""
-    if isinstance(output, Tensor):
-        return output
-    for item in output if isinstance(output, tuple | list) else ():
-        if (found := first_tensor(item)) is not None:
-            return found
-    return None
-
-
-def with_first_tensor(output: Any, tensor: Tensor) -> Any:
-    """What a module returns, with another tensor in the place of its first."""
-    done = False
-
-    def replaced(x: Tensor) -> Tensor:
-        nonlocal done
-        x, done = (x if done else tensor), True
-        return x
-
-    return mapped(output, replaced)
 
 
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -374,9 +351,16 @@ def emitted(population: "Population", then: Callable[[Tensor], None]) -> Removab
 
 @contextmanager
 def recorded(populations: "Sequence[Population]") -> Iterator[dict[str, Tensor]]:
-    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one."""
+    """The spikes `[T, B, *N]` of populations that run inside the block, by name, with their graph if they have one.
+
+    A graded spike counts as one.
+    """
     spikes: dict[str, Tensor] = {}
-    with hooked([emitted(p, partial(spikes.__setitem__, p.name)) for p in populations]):
+
+    def keeping(p: "Population") -> Callable[[Tensor], None]:
+        return lambda output: spikes.update({p.name: p.neuron.counted(output)})
+
+    with hooked([emitted(p, keeping(p)) for p in populations]):
         yield spikes
 
 

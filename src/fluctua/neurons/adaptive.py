@@ -99,7 +99,7 @@ class AdaptiveLIF(LIF):
         self._register_strength("beta", beta, learn_adaptation)
         if kind == "current":
             self._register_strength("coupling", coupling, learn_adaptation)
-            _check_coupling(numbers(self.tau_mem), numbers(self.tau_adapt), numbers(torch.as_tensor(coupling)), dt)
+            _check_coupling(numbers(self.tau_mem), numbers(self.tau_adapt), numbers(coupling), dt)
         elif kind != "threshold":
             raise ValueError(f"unknown kind of adaptation {kind!r}: choose 'threshold' or 'current'")
         elif torch.as_tensor(coupling).any():

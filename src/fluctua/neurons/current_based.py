@@ -1,19 +1,39 @@
 """Leaky neurons given by their constants per step, which act in the step of the input."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fluctua.neurons.leaky import at_rest, checked_dt, shown
-from fluctua.timeloop.contract import LoopResult, State
-from fluctua.timeloop.engines import Stepper
-from fluctua.timeloop.steps import Reset
+from fluctua.neurons.leaky import shown
+from fluctua.neurons.own_step import StepNeuron
+from fluctua.theory.psp import checked_dt
+from fluctua.timeloop.steps import Reset, Tensors
 from fluctua.timeloop.surrogates import SuperSpike, Surrogate, spike
 
 
-class CurrentBased(nn.Module):
+@dataclass(frozen=True)
+class _Step:
+    """One step of `CurrentBased`; one without a reset is that of a readout."""
+
+    reset: Reset | None
+    surrogate: Surrogate
+
+    def __call__(self, x: Tensor, state: Tensors, c: Mapping[str, Tensor]) -> tuple[Tensor, Tensors]:
+        u, *synaptic = state
+        i = c["decay_syn"] * synaptic[0] + x if synaptic else x
+        u = c["decay_mem"] * u + c["gain"] * i + (1 - c["decay_mem"]) * c["leak"]
+        after = (i,) if synaptic else ()
+        if self.reset is None:
+            return u, (u, *after)
+        out = spike(u - c["threshold"], self.surrogate)
+        fired = out.detach()
+        u = u - c["threshold"] * fired if self.reset == "subtract" else u + (c["v_reset"] - u) * fired
+        return out, (u, *after)
+
+
+class CurrentBased(StepNeuron):
     """A leaky membrane, with a synaptic current or without, as NIR graphs and most frameworks have it.
 
     In each step ::
@@ -61,69 +81,22 @@ class CurrentBased(nn.Module):
         reset: Reset = "zero",
         surrogate: Surrogate | None = None,
     ) -> None:
-        super().__init__()
-        self.dt, self.reset = checked_dt(dt), reset
-        self.surrogate = surrogate if surrogate is not None else SuperSpike()
         constants = {"decay_mem": decay_mem, "gain": gain, "leak": leak, "v_reset": v_reset}
-        for name, value in (constants | {"decay_syn": decay_syn, "threshold": threshold}).items():
-            number = None if value is None else torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()
-            self.register_buffer(name, number)
+        optional = {"decay_syn": decay_syn, "threshold": threshold}
+        constants |= {name: value for name, value in optional.items() if value is not None}
+        step = _Step(None if threshold is None else reset, surrogate if surrogate is not None else SuperSpike())
+        rest = (0.0,) if decay_syn is None else (0.0, 0.0)
+        super().__init__(step, constants, None if threshold is None else "threshold", rest, 1, checked_dt(dt))
+        for name in optional.keys() - constants.keys():
+            self.register_buffer(name, None)
         for name, decay in (("decay_mem", self.decay_mem), ("decay_syn", self.decay_syn)):
             if decay is not None and not bool(((decay >= 0) & (decay <= 1)).all()):
                 raise ValueError(f"{name} must lie in [0, 1], got {shown(decay)}: is the time step too long?")
 
-    @property
-    def spiking(self) -> bool:
-        """Whether it has a threshold."""
-        return self.threshold is not None
-
-    def initial_state(self, current: Tensor) -> State:
+    def initial_state(self, current: Tensor) -> Tensors:
         """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
-        rest = at_rest(current)
-        return State(rest + self.leak.to(rest), rest)
-
-    def stepper(self) -> Stepper:
-        """One step: `(current [B, *N], state) -> (output [B, *N], next state)`."""
-        charge = self._charge()
-
-        def step(x: Tensor, state: State) -> tuple[Tensor, State]:
-            u, i = charge(x, state)
-            out, u = self._fire(u)
-            return out, State(u, i)
-
-        return step
-
-    def simulate(self, current: Tensor, state: State | None = None) -> LoopResult:
-        """Run over the current `[T, B, *N]`: output, potential before the reset, and final state."""
-        state = self.initial_state(current) if state is None else state
-        charge, outputs, potentials = self._charge(), list[Tensor](), list[Tensor]()
-        for x in current.unbind(0):
-            u, i = charge(x, state)
-            out, after = self._fire(u)
-            state = State(after, i)
-            outputs.append(out)
-            potentials.append(u)
-        return LoopResult(torch.stack(outputs), torch.stack(potentials), state)
-
-    def forward(self, current: Tensor) -> Tensor:
-        """Input current `[T, B, *N]` -> spikes, or potential of a readout, of the same shape."""
-        return self.simulate(current).output
-
-    def _charge(self) -> Callable[[Tensor, State], tuple[Tensor, Tensor]]:
-        offset = (1 - self.decay_mem) * self.leak
-
-        def charge(x: Tensor, state: State) -> tuple[Tensor, Tensor]:
-            i = x if self.decay_syn is None else self.decay_syn * state.current + x
-            return self.decay_mem * state.potential + self.gain * i + offset, i
-
-        return charge
-
-    def _fire(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        if self.threshold is None:
-            return u, u
-        out = spike(u - self.threshold, self.surrogate)
-        fired = out.detach()
-        return out, u - self.threshold * fired if self.reset == "subtract" else u + (self.v_reset - u) * fired
+        u, *others = super().initial_state(current)
+        return u + self.leak.to(u), *others
 
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""

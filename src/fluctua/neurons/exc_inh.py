@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import Firing, Tau, at_rest, checked_dt, register_tau, shown
+from fluctua.neurons.leaky import Firing, Tau, at_rest, register_tau, shown
+from fluctua.theory.psp import checked_dt
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult, step_for
 from fluctua.timeloop.steps import ExcInhStep, Reset

@@ -1,13 +1,14 @@
 """The leaky neurons: integrate-and-fire and readout, their time constants, and their way to the time loop."""
 
-import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fluctua.theory.psp import checked_dt
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import LoopParameters, LoopResult, State
 from fluctua.timeloop.engines import Stepper
@@ -103,21 +104,14 @@ def register_tau(module: nn.Module, name: str, tau: Tau, learn: bool) -> None:
         module.register_buffer(f"log_{name}", value.log())
 
 
-def checked_dt(dt: float) -> float:
-    """The time step, if it is one."""
-    if not 0 < dt < math.inf:
-        raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
-    return dt
-
-
 def at_rest(current: Tensor) -> Tensor:
     """Zeros `[B, *N]` for a current `[T, B, *N]`, in single precision or more."""
     return current.new_zeros(current.shape[1:], dtype=torch.promote_types(current.dtype, torch.float32))
 
 
-def numbers(constant: Tensor) -> NDArray[np.float64]:
-    """The values of a constant, for the theory."""
-    values: NDArray[np.float64] = constant.detach().double().cpu().numpy()
+def numbers(constant: Any) -> NDArray[np.float64]:
+    """The values of a number, tensor or parameter, for the theory."""
+    values: NDArray[np.float64] = torch.as_tensor(constant).detach().double().cpu().numpy()
     return values
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import at_rest, checked_dt, shown
+from fluctua.neurons.leaky import at_rest, shown
+from fluctua.theory.psp import checked_dt
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.steps import Tensors

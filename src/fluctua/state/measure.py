@@ -42,17 +42,26 @@ def neuron_mean(x: Tensor, mask: Tensor) -> Tensor:
     return total.double() / mask.sum(dtype=torch.float64).clamp_min(1)
 
 
-def population_mean(x: Tensor, mask: Tensor) -> float:
-    """Mean of `x` `[T, B, *N]` over window and neurons."""
-    return float(neuron_mean(x, mask).mean())
+def population_mean(x: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
+    """Mean of `x` `[T, B, *N]` over window and neurons; in a unit, which may be one for each neuron `[*N]`."""
+    if isinstance(unit, Tensor) and unit.ndim:
+        return population_mean(x / unit, mask)
+    return float(neuron_mean(x, mask).mean()) / float(unit)
 
 
-def product_mean(u: Tensor, v: Tensor, mask: Tensor) -> float:
-    """Mean of `u v`, both `[T, B, *N]`, over window and neurons, without the product in memory."""
+def product_mean(u: Tensor, v: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
+    """Mean of `u v` over window and neurons, without the product in memory; both as in `population_mean`."""
+    if isinstance(unit, Tensor) and unit.ndim:
+        return product_mean(u / unit, v / unit, mask)
     rows, columns = (by_neuron(x).flatten(0, 1) for x in (u, v))
     products = torch.bmm(rows.unsqueeze(1), columns.unsqueeze(2)).flatten()  # one for each step and sample
     total = mask.flatten().double() @ products.double()
-    return float(total / mask.sum(dtype=torch.float64).clamp_min(1)) / rows.shape[1]
+    return float(total / mask.sum(dtype=torch.float64).clamp_min(1)) / rows.shape[1] / float(unit) ** 2
+
+
+def variance(u: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
+    """Of a potential `[T, B, *N]` over window and neurons, as in `population_mean`."""
+    return product_mean(u, u, mask, unit) - population_mean(u, mask, unit) ** 2
 
 
 def first_event(x: Tensor) -> Tensor:
@@ -69,11 +78,6 @@ def parts_of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, 
             current = q.inner(spikes[q.sources[0]])
             parts[q.name] = response(p.neuron, [current if k == q.port else None for k in range(len(p.neuron.kernels))])
     return parts
-
-
-def variance(u: Tensor, mask: Tensor) -> float:
-    """Of a potential `[T, B, *N]` over window and neurons."""
-    return product_mean(u, u, mask) - population_mean(u, mask) ** 2
 
 
 @dataclass

@@ -104,7 +104,7 @@ class PspKernel(ABC):
     @staticmethod
     def one_pole(gain: ArrayLike, a: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
         """`eps[k] = gain a^k`, after `delay` steps."""
-        return TwoStateKernel.make(dt, a=a, b=0.0, coupling=0.0, jump_mem=gain, jump_syn=0.0, delay=delay)
+        return TwoStateKernel.make(dt, a=a, jump_mem=gain, delay=delay)
 
     @staticmethod
     def two_poles(gain: ArrayLike, a: ArrayLike, b: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
@@ -116,16 +116,12 @@ class PspKernel(ABC):
     def difference(gain: ArrayLike, a: ArrayLike, b: ArrayLike, dt: float, *, delay: int = 0) -> "PspKernel":
         """`eps[k] = gain (a^k - b^k)`: a difference of exponentials."""
         coupling = np.asarray(b, float) - np.asarray(a, float)
-        return TwoStateKernel.make(
-            dt, a=a, b=b, coupling=coupling, jump_mem=0.0, jump_syn=-np.asarray(gain, float), delay=delay
-        )
+        return TwoStateKernel.make(dt, a=a, b=b, coupling=coupling, jump_syn=-np.asarray(gain, float), delay=delay)
 
     @staticmethod
     def integrator(gain: ArrayLike, dt: float, steps: int, *, delay: int = 0) -> "PspKernel":
         """A perfect integrator (IF neuron): `eps[k] = gain`. It never settles, so it needs the trial's length."""
-        return TwoStateKernel.make(
-            dt, a=1.0, b=0.0, coupling=0.0, jump_mem=gain, jump_syn=0.0, delay=delay, steps=steps
-        )
+        return TwoStateKernel.make(dt, a=1.0, jump_mem=gain, delay=delay, steps=steps)
 
     @staticmethod
     def from_response(values: ArrayLike, dt: float) -> "PspKernel":
@@ -160,15 +156,15 @@ class TwoStateKernel(PspKernel):
         dt: float,
         *,
         a: ArrayLike,
-        b: ArrayLike,
-        coupling: ArrayLike,
-        jump_mem: ArrayLike,
-        jump_syn: ArrayLike,
-        delay: int,
+        b: ArrayLike = 0.0,
+        coupling: ArrayLike = 0.0,
+        jump_mem: ArrayLike = 0.0,
+        jump_syn: ArrayLike = 0.0,
+        delay: int = 0,
         steps: int | None = None,
     ) -> "TwoStateKernel":
         """Broadcast and check the constants."""
-        _check_dt(dt)
+        checked_dt(dt)
         values = np.broadcast_arrays(*(np.asarray(v, float) for v in (a, b, coupling, jump_mem, jump_syn)))
         for name, value in (("a", values[0]), ("b", values[1])):
             if not np.all((value >= 0) & ((value < 1) | (steps is not None) & (value == 1))):
@@ -212,7 +208,7 @@ class SampledKernel(PspKernel):
     values: Array
 
     def __post_init__(self) -> None:
-        _check_dt(self.dt)
+        checked_dt(self.dt)
         if self.values.ndim == 0 or not np.isfinite(self.values).all() or not self.values.any():
             raise ValueError("an impulse response needs at least one sample, all finite and not all zero")
 
@@ -285,7 +281,7 @@ class ContinuousKernel(PspKernel):
 
 def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
     """`exp(-dt / tau)`, the factor per step of an exponential decay with time constant `tau` (seconds)."""
-    _check_dt(dt)
+    checked_dt(dt)
     taus = np.asarray(tau, float)
     if not np.all((taus > 0) & np.isfinite(taus)):
         raise ValueError(f"{name} must be a positive number of seconds, got {tau!r}")
@@ -299,6 +295,8 @@ def checked_factor(factor: float) -> float:
     return factor
 
 
-def _check_dt(dt: float) -> None:
+def checked_dt(dt: float) -> float:
+    """The time step, if it is one."""
     if not 0 < dt < np.inf:
         raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
+    return dt

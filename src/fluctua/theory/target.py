@@ -45,7 +45,7 @@ class Target:
         xi: distance of the mean from threshold in standard deviations, `xi = (theta - mu_U) / sigma_U`; the paper
             recommends 1 to 3.
         sigma: `sigma_U` itself.
-        rate: a firing rate in Hz, turned into xi by the level-crossing formula of `theory.rates`. The formula ignores
+        rate: a firing rate in Hz, turned into xi by the level-crossing formula, `crossing_rate`. The formula ignores
             the reset: it holds for xi of 1 and more; the measured method goes on from it to the neurons' true rate.
 
     Example:

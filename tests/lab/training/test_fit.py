@@ -22,29 +22,27 @@ pytest.importorskip("lightning")
 import lightning
 from lightning.pytorch.callbacks import timer
 
+import fluctua
 from fluctua.homeostasis import ActivityBound
 from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
 from fluctua.lab.training.folder import load_checkpoint
-from fluctua.lab.training.module import SpikingClassifier, recorded_spikes
+from fluctua.lab.training.module import SpikingClassifier
+from fluctua.layers import Recurrent
+from fluctua.network import Network
+from fluctua.neurons.current_based import CurrentBased
 
 T, N, C = 5, 6, 3
 SETTINGS = TrainSettings(epochs=4, lr=0.05, optimizer="adam", seed=3, progress=False)
 
 
-class Spikes(nn.Module):
-    """Spikes where the current is positive, with a straight-through gradient."""
-
-    spiking = True
-    dt = 2e-3
-
-    def forward(self, current: Tensor) -> Tensor:
-        soft = current.sigmoid()
-        return (current > 0).float() + soft - soft.detach()
+def spikes() -> CurrentBased:
+    """Spikes where the current is positive."""
+    return CurrentBased(0.0, 1.0, dt=2e-3, threshold=1e-6)
 
 
 def network(seed: int = 0, *, dropout: float = 0.3) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(N, 8), Spikes(), nn.Dropout(dropout), nn.Linear(8, C))
+    return nn.Sequential(nn.Linear(N, 8), spikes(), nn.Dropout(dropout), nn.Linear(8, C))
 
 
 class TinyData(lightning.LightningDataModule):
@@ -157,10 +155,11 @@ def test_loss_and_rate_are_those_of_the_whole_set(tmp_path: Path) -> None:
     model, data = network(), TinyData()
     result = fit(model, data, out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
     x, y = data.x[30:41].transpose(0, 1), data.y[30:41]
-    with torch.no_grad(), recorded_spikes(model) as spikes:
+    with torch.no_grad():
         loss = SpikingClassifier(model).loss(model(x), y).item()
     assert result.history[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
-    assert result.history[0]["rate_1"] == pytest.approx(spikes["1"].mean().item() / 2e-3, rel=1e-5)
+    rate = Network.of(model, x).spikes()["1"].mean().item() / 2e-3
+    assert result.history[0]["rate_1"] == pytest.approx(rate, rel=1e-5)
 
 
 def test_the_order_of_samples_differs_between_epochs(whole: tuple[FitResult, nn.Module, TinyData]) -> None:
@@ -421,29 +420,30 @@ def test_penalties_act_and_are_logged_apart(tmp_path: Path) -> None:
 
 
 def test_regularisers_need_spikes() -> None:
-    with pytest.raises(ValueError, match="spiking = True"):
+    with pytest.raises(ValueError, match="spiking neurons that fluctua knows"):
         SpikingClassifier(nn.Linear(N, C), regularizers=[ActivityBound("lower", 1.0)])
 
 
-def test_hooks_are_gone_after_recording() -> None:
-    model = nn.Sequential(network(), nn.Linear(C, N), network())
-    with recorded_spikes(model) as spikes:
-        model(torch.randn(T, 2, N))
-    assert list(spikes) == ["0.1", "2.1"]
-    with pytest.raises(RuntimeError, match="shapes"), recorded_spikes(model):
-        model(torch.randn(T, 2, N + 1))
+def test_populations_have_the_names_of_the_report(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N, 8), Recurrent(spikes(), nn.Linear(8, 8, bias=False)), nn.Linear(8, C))
+    one_epoch = dataclasses.replace(SETTINGS, epochs=1)
+    history = fit(model, TinyData(), out_dir=tmp_path, settings=one_epoch).history
+    assert [name for name in history[0] if name.startswith("rate_")] == ["rate_1"]
+    assert [p.name for p in fluctua.inspect(model, torch.randn(T, 4, N))] == ["1"]
     assert all(not module._forward_hooks for module in model.modules())
 
 
-def test_a_shared_module_is_recorded_at_each_run_and_a_wrapper_not_again() -> None:
-    class Wrapper(nn.Sequential):
-        spiking = True
-
-    shared = Spikes()
-    model = nn.Sequential(Wrapper(nn.Linear(N, N), shared), nn.Linear(N, N), shared)
-    with recorded_spikes(model) as spikes:
-        model(torch.randn(T, 2, N))
-    assert list(spikes) == ["0.1", "0.1#2"]
+def test_a_model_that_cannot_be_traced_is_trained_without_rates(tmp_path: Path) -> None:
+    shared = spikes()
+    model = nn.Sequential(nn.Linear(N, N), shared, nn.Linear(N, N), shared, nn.Linear(N, C))
+    one_epoch = dataclasses.replace(SETTINGS, epochs=1)
+    with pytest.warns(UserWarning, match="no firing rates are logged: .* called 2 times"):
+        history = fit(model, TinyData(), out_dir=tmp_path / "plain", settings=one_epoch).history
+    assert not [name for name in history[0] if name.startswith("rate_")]
+    bounded = dataclasses.replace(one_epoch, regularizers=(ActivityBound("upper", 1.0),))
+    with pytest.raises(ValueError, match="called 2 times"):
+        fit(model, TinyData(), out_dir=tmp_path / "bounded", settings=bounded)
 
 
 # --- manners ---

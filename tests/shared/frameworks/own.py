@@ -66,6 +66,8 @@ NEURONS = {name: NeuronCase(make) for name, make in MADE.items()}
 
 def run(neuron: Any, *currents: Tensor) -> tuple[Tensor, Tensor]:
     result = neuron.simulate(*currents)
+    if isinstance(neuron, CurrentBased):  # compares with threshold what the input of the step has made of it
+        return result.output, torch.cat([result.potential[1:], result.state[0][None]])
     return result.output, result.potential
 
 

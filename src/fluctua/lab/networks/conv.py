@@ -12,8 +12,8 @@ from torch import nn
 
 from fluctua.lab.networks.architecture import Architecture
 from fluctua.lab.networks.dropout import DropUnits
-from fluctua.layers import OverTime, ResidualBlock, conv_block, recurrent_conv_block
-from fluctua.layers.blocks import Cell, OneToOne
+from fluctua.layers import OverTime, ResidualBlock
+from fluctua.layers.blocks import Cell, OneToOne, conv_block, recurrent_conv_block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,24 @@
 """A spiking classifier as a Lightning module: loss, regularisers and what is logged."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.hooks import RemovableHandle
 
 from fluctua.homeostasis import ActivityBound
 from fluctua.homeostasis.optimizers import make_optimizer
-from fluctua.homeostasis.refinement import TrainingDiverged
+from fluctua.homeostasis.refinement import TrainingDiverged, rates
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.schedules import Schedule
+from fluctua.layers.dale import constrain_
+from fluctua.network import Network
+from fluctua.network.adapters.registry import KnownNeurons
+from fluctua.network.facts import Population
+from fluctua.network.run import recorded
 
 try:
     import lightning
@@ -30,19 +34,20 @@ class SpikingClassifier(lightning.LightningModule):
 
     Logged per epoch, weighted by samples: `train_loss` and `val_loss` (the task's alone), `train_penalty` and
     `val_penalty` (the regularisers'), `train_accuracy`, `val_accuracy`, `test_accuracy`, and in validation
-    `rate_<population>`, the mean firing rate in Hz of each spiking module with a time step `dt`.
+    `rate_<population>`, the mean firing rate in Hz of each spiking population. Populations are those of a report,
+    found on the first batch; where a model cannot be traced a warning says why there are no rates.
 
     Args:
-        model: the network; its spiking modules have `spiking = True` and return their spikes `[T, B, ...]`.
+        model: the network.
         loss: name of the loss, see `LOSSES`.
         optimizer: name of the optimiser, see `make_optimizer`.
         lr: learning rate.
-        regularizers: penalties on the spikes of every spiking module.
+        regularizers: penalties on the spikes of every spiking population.
         optimizer_options: further options of the optimiser.
         schedule: what becomes of the learning rate.
 
     Raises:
-        ValueError: an unknown loss, or regularisers for a model without spiking modules.
+        ValueError: an unknown loss, or regularisers for a model without neurons that fluctua knows.
     """
 
     def __init__(
@@ -57,9 +62,9 @@ class SpikingClassifier(lightning.LightningModule):
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        if regularizers and not any(getattr(module, "spiking", False) for module in model.modules()):
+        if regularizers and not KnownNeurons().found_in(model):
             raise ValueError(
-                "activity regularisers need spiking modules (spiking = True), but the model has none: pass no "
+                "activity regularisers need spiking neurons that fluctua knows, but the model has none: pass no "
                 "regularisers, or build it from fluctua's neurons"
             )
         self.model = model
@@ -67,6 +72,7 @@ class SpikingClassifier(lightning.LightningModule):
         self.optimizer, self.lr, self.optimizer_options = optimizer, lr, dict(optimizer_options or {})
         self.regularizers = tuple(regularizers)
         self.schedule = schedule
+        self._spiking: tuple[Population, ...] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Input `[T, B, ...]` -> readout potential `[T, B, C]`."""
@@ -106,9 +112,7 @@ class SpikingClassifier(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and put weights with a sign (Dale's law) back where they belong."""
         super().optimizer_step(*args, **kwargs)
-        for module in self.model.modules():
-            if callable(constrain := getattr(module, "constrain_", None)):
-                constrain()
+        constrain_(self.model)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop at a gradient that is not finite.
@@ -130,7 +134,8 @@ class SpikingClassifier(lightning.LightningModule):
         self._log(f"{stage}_penalty", penalty, len(y))
         self._log(f"{stage}_accuracy", self._accuracy(output, y), len(y))
         if stage == "val":
-            for name, rate in firing_rates(self.model, spikes).items():
+            timed = [p for p in self._populations(x) if not p.neuron.in_steps]
+            for name, rate in rates(timed, spikes).items():
                 self._log(f"rate_{name}", rate, len(y))
         return loss
 
@@ -138,8 +143,21 @@ class SpikingClassifier(lightning.LightningModule):
         """The output, and the spikes of all populations if one is looking: that keeps layers from being fused."""
         if not looking:
             return self(x), {}
-        with recorded_spikes(self.model) as spikes:
+        with recorded(self._populations(x)) as spikes:
             return self(x), spikes
+
+    def _populations(self, x: Tensor) -> tuple[Population, ...]:
+        """Those that spike; none where the model cannot be traced and no regulariser needs them."""
+        if self._spiking is None:
+            try:
+                with torch.inference_mode(False):
+                    self._spiking = Network.of(self.model, x.clone()).spiking
+            except ValueError as error:
+                if self.regularizers:
+                    raise
+                warnings.warn(f"no firing rates are logged: {error}", stacklevel=2)
+                self._spiking = ()
+        return self._spiking
 
     def _penalty(self, spikes: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         penalties = [bound(train) for bound in self.regularizers for train in spikes.values()]
@@ -148,7 +166,7 @@ class SpikingClassifier(lightning.LightningModule):
     def _accuracy(self, output: Tensor, y: Tensor) -> Tensor:
         return (self.loss.predict(output) == y).float().mean()
 
-    def _log(self, name: str, value: Tensor, n_samples: int) -> None:
+    def _log(self, name: str, value: Tensor | float, n_samples: int) -> None:
         # time-major input: Lightning would take the number of time steps for the batch size
         in_bar = name.endswith("_accuracy")
         self.log(name, value, on_step=False, on_epoch=True, batch_size=n_samples, prog_bar=in_bar)
@@ -161,37 +179,3 @@ class SpikingClassifier(lightning.LightningModule):
                 f"{number}): try a smaller lr than {self.lr:g} or a gradient_clip, and inspect the network's "
                 "activity before training; epochs finished before are kept"
             )
-
-
-@contextmanager
-def recorded_spikes(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect the output `[T, B, ...]` of every spiking module that runs inside the `with`, by module name.
-
-    A module that runs a second time is kept as `name#2` and so on; one that merely hands on the spikes of a module
-    inside it is left out.
-    """
-    spikes: dict[str, Tensor] = {}
-    handles: list[RemovableHandle] = []
-
-    def record(name: str, output: Tensor) -> None:
-        if any(output is seen for seen in spikes.values()):
-            return
-        runs = sum(seen.partition("#")[0] == name for seen in spikes)
-        spikes[f"{name}#{runs + 1}" if runs else name] = output
-
-    for name, module in model.named_modules():
-        if getattr(module, "spiking", False):
-            hook = lambda _module, _inputs, output, name=name: record(name, output)  # noqa: E731
-            handles.append(module.register_forward_hook(hook))
-    try:
-        yield spikes
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def firing_rates(model: nn.Module, spikes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean firing rate in Hz of each recorded population whose module has a time step `dt` in seconds."""
-    modules = dict(model.named_modules())
-    steps = {name: getattr(modules[name.partition("#")[0]], "dt", None) for name in spikes}
-    return {name: spikes[name].detach().float().mean() / dt for name, dt in steps.items() if dt is not None}

@@ -1,15 +1,14 @@
 """What the baselines need to know of a population: what reaches it, and from where."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fluctua.methods.baselines.baseline import Baseline
 from fluctua.methods.baselines.classic import draw_kaiming
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method
 from fluctua.methods.weights import normal, of_entries, writable, write
 from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Group, Network
@@ -47,7 +46,7 @@ class Afferents:
         return total
 
 
-class SpikingBaseline(Method):
+class SpikingBaseline(Baseline):
     """A baseline whose theory is about spiking neurons, one population at a time.
 
     Readouts, and layers that lead to another layer, have no place in it and get what the code of SpikeInit gives its
@@ -62,14 +61,8 @@ class SpikingBaseline(Method):
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
         """See `Method.solve`."""
-        for population in group:
-            if population.name in targets and population.neuron.threshold is not None:
-                self.fill(population, replay, generator)
-        return {}
-
-    @abstractmethod
-    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """Draw and write the weights into a spiking population."""
+        spiking = tuple(p for p in group if p.neuron.threshold is not None)
+        return super().solve(spiking, targets, replay, generator)
 
 
 def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:

@@ -1,34 +1,24 @@
 """The initialisers of artificial neural networks. They know nothing of time constants, time steps or firing rates."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from fluctua.methods.method import Method
+from fluctua.methods.baselines.baseline import Baseline
 from fluctua.methods.weights import normal, write
 from fluctua.network.adapters.registry import framework_of
-from fluctua.network.network import Group, Network
-from fluctua.network.replay import Replay
+from fluctua.network.network import Network
 from fluctua.network.run import gpus_of, modules_of
 from fluctua.network.trace_pass import computing, is_plain, weight_names
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import Target
 
 
-class _WholeModel(Method):
+class _WholeModel(Baseline):
     """Draws the weights of all layers at once, whatever they feed."""
 
     measures: ClassVar[bool] = False
-
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
-        """Nothing is left to do."""
-        return {}
 
 
 @dataclass(frozen=True)

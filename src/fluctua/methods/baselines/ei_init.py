@@ -1,24 +1,21 @@
 """E-I Init: exponential weights for networks that obey Dale's law."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fluctua.methods.baselines.baseline import Baseline
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method
 from fluctua.methods.weights import excites, normal, writable, write
 from fluctua.network.facts import Population
-from fluctua.network.network import Group, Network
+from fluctua.network.network import Network
 from fluctua.network.replay import Replay
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import Target
 
 
 @dataclass(frozen=True)
-class EIInit(Method):
+class EIInit(Baseline):
     """`ei_init_` for the layers of a network that obey Dale's law, one after the other on the activity before them.
 
     Reconstructed where it leaves the authors' circuit: excitation within a layer is sized by the statistics of what
@@ -47,27 +44,18 @@ class EIInit(Method):
                 "ei-init is for networks with layers under Dale's law, and this one has none: choose another"
             )
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
-        """See `Method.solve`."""
-        for population in group:
-            if population.name in targets:
-                _fill(population, replay, generator)
-        return {}
-
-
-def _fill(population: Population, replay: Replay, draws: torch.Generator) -> None:
-    heard = replay.heard(population)
-    for q in writable(population):
-        if excites(q, population) > 0:
-            ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=draws)
-        elif excites(q, population) < 0:
-            write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
-        else:
-            write(q.weight, normal(q.weight, draws) / math.sqrt(q.fan_in))
-        if q.bias is not None and q.bias.requires_grad:
-            write(q.bias, torch.zeros_like(q.bias))
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """See `Baseline.fill`."""
+        heard = replay.heard(population)
+        for q in writable(population):
+            if excites(q, population) > 0:
+                ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=generator)
+            elif excites(q, population) < 0:
+                write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
+            else:
+                write(q.weight, normal(q.weight, generator) / math.sqrt(q.fan_in))
+            if q.bias is not None and q.bias.requires_grad:
+                write(q.bias, torch.zeros_like(q.bias))
 
 
 def ei_init_(weight: Tensor, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

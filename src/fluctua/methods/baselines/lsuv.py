@@ -1,25 +1,22 @@
 """LSUV: the current into every population is measured and scaled to unit variance."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fluctua.methods.baselines.baseline import Baseline
 from fluctua.methods.baselines.classic import draw_kaiming
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method
 from fluctua.methods.weights import writable, write
 from fluctua.network.facts import Population
-from fluctua.network.network import Group, Network
+from fluctua.network.network import Network
 from fluctua.network.replay import Replay
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import Target
 
 
 @dataclass(frozen=True)
-class LSUV(Method):
+class LSUV(Baseline):
     """Layer-sequential unit variance, Mishkin & Matas 2016 (arXiv 1511.06422).
 
     Orthonormal weights (Saxe et al. 2014), then layer by layer, from the first to the last, `w <- w / sd` until the
@@ -54,21 +51,17 @@ class LSUV(Method):
         """Kaiming weights for layers that lead to another layer; all others are drawn again."""
         draw_kaiming(network, generator)
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
-        """See `Method.solve`."""
-        for population in (p for p in group if p.name in targets):
-            for q in writable(population):
-                write(q.weight, orthonormal(q.weight, generator))
-            scaled = [q.weight for q in writable(population) if q.norm is None]
-            for _ in range(self.iterations if scaled else 0):
-                variance = _variance(population, replay)
-                if abs(variance - 1) < self.tolerance:
-                    break
-                for weight in scaled:
-                    write(weight, weight / math.sqrt(variance))
-        return {}
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """See `Baseline.fill`."""
+        for q in writable(population):
+            write(q.weight, orthonormal(q.weight, generator))
+        scaled = [q.weight for q in writable(population) if q.norm is None]
+        for _ in range(self.iterations if scaled else 0):
+            variance = _variance(population, replay)
+            if abs(variance - 1) < self.tolerance:
+                break
+            for weight in scaled:
+                write(weight, weight / math.sqrt(variance))
 
 
 def orthonormal(like: Tensor, generator: torch.Generator) -> Tensor:

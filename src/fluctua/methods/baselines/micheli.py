@@ -25,7 +25,7 @@ class Micheli(SpikingBaseline):
     step's input adds to the potential has unit variance, `Var w = 1 / (gain^2 n p)` with the gain of `delta_neuron`,
     1 for a delta synapse; n p is summed over all pathways into a population; weights from the data have the measured
     mean square of the data for p, the probability of a spike if it is binary. Unit variance of the whole free
-    potential, memory included, would be worse for the rival: activity then dies out within three layers (20/10 ms, or
+    potential, memory included, would be worse for the method: activity then dies out within three layers (20/10 ms, or
     delta synapse, dt = 2 ms), where this goes on through eight. Left out: the variant for leaky neurons with soft
     reset in the authors' code.
 
@@ -43,7 +43,7 @@ class Micheli(SpikingBaseline):
     """
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `SpikingBaseline.fill`."""
+        """See `Baseline.fill`."""
         power = afferents_of(population, replay).total_power(population, _spike_probability(population))
         draw_weights(population, 1 / (delta_neuron(population.neuron).gain * math.sqrt(power)), generator)
 

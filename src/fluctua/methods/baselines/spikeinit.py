@@ -61,7 +61,7 @@ class SpikeInit(SpikingBaseline):
     samples: int = 4096
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `SpikingBaseline.fill`."""
+        """See `Baseline.fill`."""
         afferents = afferents_of(population, replay)
         if self.simulated:
             drive = self._simulated(population, afferents, generator)

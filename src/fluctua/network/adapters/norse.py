@@ -20,6 +20,7 @@ from fluctua.network.adapters.framework import FactsOf, Framework, State, States
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
+from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -286,11 +287,6 @@ def _step(module: Any, p: Any, rate: str) -> Array:
 
 def _mean(constant: Any) -> float:
     return float(_numbers(constant).mean())
-
-
-def _numbers(constant: Any) -> Array:
-    numbers: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
-    return numbers
 
 
 def _classes(facts: Callable[[Any, Timing], Neuron], file: str, name: str, *kinds: str) -> dict[str, FactsOf]:

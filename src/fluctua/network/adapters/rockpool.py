@@ -19,6 +19,7 @@ from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepp
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
+from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -161,11 +162,6 @@ def _note(module: Any, rest: Array | float = 0.0) -> str | None:
     notes = [f"the noise that it adds to itself (noise_std = {noise:g})"] if noise else []
     notes += [f"the spread of its resting potentials by their biases (std {spread:.3g})"] if spread > 1e-6 else []
     return "not counted: " + ", ".join(notes) if notes else None
-
-
-def _numbers(constant: Any) -> Array:
-    numbers: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
-    return numbers
 
 
 _MODULES = "rockpool.nn.modules.torch"

@@ -56,48 +56,35 @@ class Convention:
     """How a node's numbers are meant.
 
     Attributes:
-        ratio: `(tau in the file, dt) -> dt / tau`, the ratio of the time step to the time constant.
-        decay: `dt / tau` -> factor per step.
         gains: node class -> gain of the membrane; classes that are not there cannot be served.
+        exact: whether decays are exponential, or those of Euler steps.
         dt: the time step that the exporter writes for; None where only the user knows.
         reset: what a spike does.
+        ratio: `(tau in the file, dt) -> dt / tau`, the ratio of the time step to the time constant.
     """
 
-    ratio: Callable[[Array, float], Array]
-    decay: Callable[[Array], Array]
     gains: Mapping[str, Gain]
+    exact: bool = False
     dt: float | None = None
     reset: Reset = "zero"
+    ratio: Callable[[Array, float], Array] = lambda tau, dt: dt / tau
+
+    def decay(self, ratio: Array) -> Array:
+        """`dt / tau` -> factor per step."""
+        return np.exp(-ratio) if self.exact else 1 - ratio
 
 
-def _seconds(tau: Array, dt: float) -> Array:
-    return dt / tau
+def _equations(x: Gain, y: Gain) -> Mapping[str, Gain]:
+    """The gains of NIR's own equations, where a membrane takes `x`, and a synapse `y`, of what arrives in a step."""
+    return {
+        **dict.fromkeys(("LIF", "LI"), lambda n: n.r * x(n)),
+        **dict.fromkeys(("CubaLIF", "CubaLI"), lambda n: n.r * x(n) * n.w_in * y(n)),
+        **dict.fromkeys(("IF", "I"), lambda n: n.r * n.dt),
+    }
 
 
-def _one_less(ratio: Array) -> Array:
-    return 1 - ratio
-
-
-def _exponential(ratio: Array) -> Array:
-    return np.exp(-ratio)
-
-
-_EULER: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * n.x,
-    "LI": lambda n: n.r * n.x,
-    "CubaLIF": lambda n: n.r * n.x * n.w_in * n.y,
-    "CubaLI": lambda n: n.r * n.x * n.w_in * n.y,
-    "IF": lambda n: n.r * n.dt,
-    "I": lambda n: n.r * n.dt,
-}
-_EXACT: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * (1 - n.a),
-    "LI": lambda n: n.r * (1 - n.a),
-    "CubaLIF": lambda n: n.r * (1 - n.a) * n.w_in * (1 - n.b),
-    "CubaLI": lambda n: n.r * (1 - n.a) * n.w_in * (1 - n.b),
-    "IF": lambda n: n.r * n.dt,
-    "I": lambda n: n.r * n.dt,
-}
+_EULER = _equations(lambda n: n.x, lambda n: n.y)
+_EXACT = _equations(lambda n: 1 - n.a, lambda n: 1 - n.b)
 # LIFCell knows no factor dt / tau_syn, its time constants are written as dt tau.
 _NORSE: Mapping[str, Gain] = {
     "LIF": lambda n: n.r * n.x,
@@ -119,13 +106,13 @@ _ROCKPOOL: Mapping[str, Gain] = {
 }
 
 CONVENTIONS: Mapping[str, Convention] = {
-    "euler": Convention(_seconds, _one_less, _EULER),
-    "exact": Convention(_seconds, _exponential, _EXACT),
-    "snntorch": Convention(_seconds, _one_less, _EULER, dt=1e-4),  # 1.0.0
-    "norse": Convention(lambda tau, dt: dt * dt / tau, _one_less, _NORSE, dt=1e-3),  # 1.1.0
-    "spikingjelly": Convention(_seconds, _one_less, _EULER, dt=1e-4),  # 2.0.0
-    "sinabs": Convention(lambda tau, dt: 1 / tau, _exponential, _SINABS, reset="subtract"),  # 3.1.3
-    "rockpool": Convention(_seconds, _exponential, _ROCKPOOL, reset="subtract"),  # 3.1.0
+    "euler": Convention(_EULER),
+    "exact": Convention(_EXACT, exact=True),
+    "snntorch": Convention(_EULER, dt=1e-4),  # 1.0.0
+    "norse": Convention(_NORSE, dt=1e-3, ratio=lambda tau, dt: dt * dt / tau),  # 1.1.0
+    "spikingjelly": Convention(_EULER, dt=1e-4),  # 2.0.0
+    "sinabs": Convention(_SINABS, exact=True, reset="subtract", ratio=lambda tau, dt: 1 / tau),  # 3.1.3
+    "rockpool": Convention(_ROCKPOOL, exact=True, reset="subtract"),  # 3.1.0
 }
 
 NEURONS = frozenset(name for convention in CONVENTIONS.values() for name in convention.gains)

@@ -1,0 +1,28 @@
+"""What all baselines have in common."""
+
+from collections.abc import Mapping
+
+import torch
+
+from fluctua.methods.method import Method
+from fluctua.network.facts import Population
+from fluctua.network.network import Group
+from fluctua.network.replay import Replay
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Target
+
+
+class Baseline(Method):
+    """A method that knows no target, and looks at one population after the other, if at any."""
+
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """See `Method.solve`."""
+        for population in group:
+            if population.name in targets:
+                self.fill(population, replay, generator)
+        return {}
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """Draw and write the weights into a population; by default nothing is left to do after `begin`."""
