@@ -1,6 +1,7 @@
 """Networks of other frameworks as their tutorials write them, for `fuse.py`: each with its sizes and an input."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def snntorch(kind: str, compiled: bool = False) -> Built:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            pairs = list(zip(SIZES, SIZES[1:], strict=False))
+            pairs = list(pairwise(SIZES))
             self.weights = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
             self.neurons = nn.ModuleList(neurons() for _ in pairs)
 
@@ -67,7 +68,7 @@ def norse() -> Built:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            pairs = list(zip(SIZES, SIZES[1:], strict=False))
+            pairs = list(pairwise(SIZES))
             self.weights = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairs)
             self.cells = nn.ModuleList(norse.LIFCell() for _ in pairs)
 
@@ -89,7 +90,7 @@ def spikingjelly(mode: str) -> Built:
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
     layers: list[nn.Module] = []
-    for a, b in zip(SIZES, SIZES[1:], strict=False):
+    for a, b in pairwise(SIZES):
         layers += [layer.Linear(a, b, bias=False), neuron.LIFNode(surrogate_function=surrogate.ATan())]
     model = nn.Sequential(*layers)
     functional.set_step_mode(model, mode)
@@ -100,7 +101,7 @@ def sinabs() -> Built:
     import sinabs.layers as sl
 
     layers: list[nn.Module] = []
-    for a, b in zip(SIZES, SIZES[1:], strict=False):
+    for a, b in pairwise(SIZES):
         layers += [nn.Linear(a, b, bias=False), sl.LIF(tau_mem=10.0)]
     return spread(nn.Sequential(*layers), 30), spikes(SAMPLES, STEPS, SIZES[0]), 1
 
@@ -110,7 +111,7 @@ def rockpool() -> Built:
     from rockpool.nn.modules import LIFTorch, LinearTorch
 
     layers: list[Any] = []
-    for a, b in zip(SIZES, SIZES[1:], strict=False):
+    for a, b in pairwise(SIZES):
         layers += [LinearTorch((a, b)), LIFTorch(b)]
     return spread(Sequential(*layers), 0.7), spikes(SAMPLES, STEPS, SIZES[0]), 1
 
@@ -166,4 +167,4 @@ NETWORKS: dict[str, tuple[str, Callable[[], Built], Callable[[], Built]]] = {
     "snnTorch, convolutions": ("snntorch", snntorch_conv, snntorch_conv),
     "SpikingJelly, convolutions and batch norm": ("spikingjelly", spikingjelly_conv, spikingjelly_conv),
 }
-"""By name: the package, the network as a tutorial writes it, and in the fastest way that the framework itself offers."""
+"""By name: the package, the network as a tutorial writes it, and in the fastest way that the framework offers."""

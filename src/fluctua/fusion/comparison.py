@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import reals
-from fluctua.network.run import first_tensor, hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
+from fluctua.network.run import hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
 from fluctua.timeloop.engines import engine
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _everything(
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if heads and parameters:
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
-        spikes = {name: [first_tensor(x) for x in reals(outputs)] for name, outputs in calls.items()}
+        spikes = {name: [next(tensors_in(x), None) for x in reals(outputs)] for name, outputs in calls.items()}
     found = {
         name: torch.zeros_like(p) if g is None else g
         for (name, p), g in zip(parameters.items(), gradients, strict=True)
