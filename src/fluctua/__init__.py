@@ -7,6 +7,7 @@ from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
     from fluctua.methods import fluctuation_driven_, initialize
+    from fluctua.rescaling import rescale
     from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
@@ -22,6 +23,7 @@ __all__ = [
     "fluctuation_driven_",
     "initialize",
     "inspect",
+    "rescale",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -34,6 +36,7 @@ __getattr__, __dir__ = lazy(
         "fluctuation_driven_": "fluctua.methods",
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
+        "rescale": "fluctua.rescaling",
     },
     modules=("hardware", "homeostasis", "layers", "methods", "network", "neurons", "spikes", "state", "theory"),
 )

@@ -117,7 +117,7 @@ def quantize(
     network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
     targets = _targets(report or inspect_network(network, window=window))
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
-    rounded = {name: _round(q, grid) for name, q in written.items()}
+    rounded = {name: rounded_to(grid, q) for name, q in written.items()}
     state = inspect_network(
         network,
         window=window,
@@ -129,14 +129,14 @@ def quantize(
 
 
 @dataclass(frozen=True)
-class _Rounded:
+class Rounded:
     """How a weight was rounded, and what the user should know."""
 
     scale: float
     warning: str | None
 
 
-def _round(q: Pathway, grid: Grid) -> _Rounded:
+def rounded_to(grid: Grid, q: Pathway) -> Rounded:
     """Round a weight in place; what Dale's law keeps positive, by its size."""
     weight, signed = q.weight.detach(), q.family is None
     scale = grid.fit(weight, signed)
@@ -148,10 +148,10 @@ def _round(q: Pathway, grid: Grid) -> _Rounded:
     with torch.no_grad():
         q.weight.copy_(new)
     if error <= _COARSE * spread:
-        return _Rounded(scale, None)
+        return Rounded(scale, None)
     lost = "" if spread == 0 else f" by {error / spread:.0%} of their standard deviation"
     clipped = f", {cut:.0%} of them lie outside it" if cut else ""
-    return _Rounded(
+    return Rounded(
         scale,
         f"the grid [{low:.4g}, {high:.4g}] with steps of {scale:.4g} is too coarse for {q.name}: it changes the "
         f"weights{lost}{clipped}; take more bits, or another scale",

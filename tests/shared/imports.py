@@ -22,7 +22,7 @@ FLOORS = {
     "methods": 6,
     "homeostasis": 7,
     "hardware": 7,
-    "rescale": 7,
+    "rescaling": 7,
     "fuse": 7,
     "lab": 8,
 }
