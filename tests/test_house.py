@@ -100,7 +100,6 @@ WITH_NEEDED = {"llvmlite"}
 
 OPTIONAL = {
     ("state/table.py", "rich"): "function",
-    ("state/figure.py", "matplotlib"): "function",
     ("state/style.py", "matplotlib"): "function",
     ("state/style.py", "cycler"): "function",
     ("homeostasis/refinement.py", "rich"): "function",

@@ -6,6 +6,7 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
+    from fluctua.explain import Diagnosis, Finding, Monitor, diagnose
     from fluctua.methods import fluctuation_driven_, initialize
     from fluctua.rescaling import rescale
     from fluctua.state import Report, inspect
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
+    "Monitor",
     "PspKernel",
     "Report",
     "Target",
     "__version__",
+    "diagnose",
     "engine",
     "fluctuation_driven_",
     "initialize",
@@ -29,7 +34,11 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "Diagnosis": "fluctua.explain",
+        "Finding": "fluctua.explain",
+        "Monitor": "fluctua.explain",
         "PspKernel": "fluctua.theory",
+        "diagnose": "fluctua.explain",
         "Report": "fluctua.state",
         "Target": "fluctua.theory",
         "engine": "fluctua.timeloop",
@@ -38,6 +47,17 @@ __getattr__, __dir__ = lazy(
         "inspect": "fluctua.state",
         "rescale": "fluctua.rescaling",
     },
-    modules=("hardware", "homeostasis", "layers", "methods", "network", "neurons", "spikes", "state", "theory"),
+    modules=(
+        "explain",
+        "hardware",
+        "homeostasis",
+        "layers",
+        "methods",
+        "network",
+        "neurons",
+        "spikes",
+        "state",
+        "theory",
+    ),
 )
 keep_old_paths()

@@ -23,6 +23,7 @@ FLOORS = {
     "homeostasis": 7,
     "hardware": 7,
     "rescaling": 7,
+    "explain": 7,
     "fuse": 7,
     "lab": 8,
 }

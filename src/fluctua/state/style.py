@@ -24,8 +24,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 @contextmanager
 def style() -> Iterator[None]:
     """The look, inside the block only."""
-    import matplotlib as mpl
-    from cycler import cycler
+    try:
+        import matplotlib as mpl
+        from cycler import cycler
+    except ImportError as error:
+        raise ImportError('a figure needs matplotlib, which is missing: pip install "fluctua[train]"') from error
 
     look: dict[Any, Any] = {
         "axes.spines.top": False,
@@ -47,11 +50,9 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> "Figure":
     """A figure that pyplot does not know, and that a notebook shows all the same. To be called within `style()`."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('a figure needs matplotlib, which is missing: pip install "fluctua[train]"') from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]
