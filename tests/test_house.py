@@ -103,6 +103,8 @@ OPTIONAL = {
     ("state/style.py", "matplotlib"): "function",
     ("state/style.py", "cycler"): "function",
     ("homeostasis/refinement.py", "rich"): "function",
+    ("explain/monitor.py", "lightning"): "function",
+    ("explain/monitor_figure.py", "matplotlib"): "function",
 }
 """Which file may import which other package, and where; `module`: that file itself is loaded only when asked for."""
 
@@ -315,7 +317,7 @@ PUBLIC = public()
 
 
 def test_few_names_are_public() -> None:
-    assert len(PUBLIC) <= 63, f"{len(PUBLIC)} public names outside the laboratory:{listed(list(PUBLIC))}"
+    assert len(PUBLIC) <= 67, f"{len(PUBLIC)} public names outside the laboratory:{listed(list(PUBLIC))}"
 
 
 def test_every_public_name_has_an_example() -> None:

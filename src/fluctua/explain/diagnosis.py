@@ -67,6 +67,7 @@ def diagnose(
         ValueError: a loss that is no single number.
 
     Example:
+        >>> import fluctua
         >>> from fluctua.neurons import LI, LIF
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())

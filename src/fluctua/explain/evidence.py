@@ -102,7 +102,7 @@ class Evidence:
 
     def call(self, verb: str, more: str = "") -> str:
         """A line that calls a verb of fluctua on the model and the batch."""
-        return f"fluctua.{verb}(model, batch{more}{self.options})"
+        return "fluctua." + f"{verb}(model, batch{more}{self.options})"
 
 
 def gather(

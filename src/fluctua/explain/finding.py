@@ -109,6 +109,6 @@ class Diagnosis(Sequence[Finding]):
 
     def _lines(self) -> Iterator[str]:
         for k, f in enumerate(self.findings, 1):
-            mild = "" if f.serious else ", not serious"
-            yield f"{k}. {f.kind}{f' ({f.where}{mild})' if f.where or mild else ''}: {f.message}"
+            said = ", ".join([f.where] * bool(f.where) + ["not serious"] * (not f.serious))
+            yield f"{k}. {f.kind}{f' ({said})' if said else ''}: {f.message}"
             yield f"   {f.remedy}"
