@@ -177,6 +177,15 @@ def test_a_pruned_network_gets_back_its_state_and_keeps_its_holes() -> None:
     assert float(layer(model, 0).weight.eq(0).float().mean()) == pytest.approx(0.9, abs=0.01)
 
 
+def test_neurons_that_have_lost_all_weights_stay_of_the_size_of_the_others() -> None:
+    model = dense()
+    with torch.no_grad():
+        layer(model, 0).weight[:5] = 0
+    report = rescale(model, batch())
+    assert float(layer(model, 0).bias.detach().abs().max()) < 1.0
+    assert report[0].silent == pytest.approx(5 / 64)
+
+
 def test_weights_of_two_bits_are_brought_to_the_target_on_their_grid() -> None:
     model = dense()
     report = rescale(model, batch(), grid=Grid(bits=2))

@@ -32,7 +32,7 @@ CAPTIONS = {
     "homeostasis": "towards wanted rates",
     "hardware": "weights on a grid",
     "rescaling": "from one state to another",
-    "explain": "why it does not learn; the monitor",
+    "explain": "why it does not learn",
     "fuse": "a model made fast",
     "lab": "data, training, networks, studies, command line",
 }

@@ -151,7 +151,7 @@ class Rescaling(Method):
         if offset is None:
             solution = _without_offset(potential, values, target, rows)
         else:
-            values = _alike(potential, values) if rows else values
+            values = _alike(potential, values, offset) if rows else values
             shift = MeanShift(Component({offset: torch.ones_like(offset)}), self.per_neuron)
             solution = _Scaled(**vars(potential.solve([Component(values)], shift, target)))
         solution.write(1.0 if target.rate is None else scale_for_rate(potential, solution, target.rate))
@@ -225,8 +225,10 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
     return _Scaled(scaled, Component({}), none, none, 1.0, 0.0, 0.0, 0.0, None)
 
 
-def _alike(potential: FreePotential, values: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """The values with a factor for each row, by which all neurons fluctuate alike in time."""
+def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offset: Tensor) -> dict[Tensor, Tensor]:
+    """The values with a factor for each row, by which all neurons fluctuate alike in time, and without the offset."""
+    values = values | {offset: torch.zeros_like(offset)}
+    write(offset, values[offset])
     _, sigma = _by_neuron(potential.potential(), potential.mask)
     axes = {q.weight: q.rows for q in writable(potential.population)}
     return {p: by_row(1 / sigma, p, axes.get(p, 0)) * value for p, value in values.items()}

@@ -95,7 +95,7 @@ def silence(e: Evidence) -> Iterator[Finding]:
     """The first population that does not fire, and why; those behind it are silent because of it."""
     dead = [a for a in e.spiking if a.dead]
     if dead:
-        yield _why_silent(e, dead[0], len(dead) - 1)
+        yield _why_silent(e, dead[0], [a.state.name for a in dead[1:]])
         return
     for a in e.spiking:
         spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * _samples(e)
@@ -110,10 +110,10 @@ def silence(e: Evidence) -> Iterator[Finding]:
             )
 
 
-def _why_silent(e: Evidence, a: Activity, behind: int) -> Finding:
+def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     p, theta = a.state, a.state.threshold or 0.0
     steps = _steps(a)
-    others = f", nor do {behind} population(s) behind it" if behind else ""
+    others = f", nor do most of {listed(behind)} behind it" if behind else ""
     said = f"{p.silent:.0%} of {p.name} never fire{others}"
     zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
     few = [q.name for q in a.population.pathways if _on_grid(q)]
