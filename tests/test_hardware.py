@@ -1,5 +1,7 @@
 """Laws of quantised weights: they lie on the grid, and the state that is reported is the one that is left."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -124,3 +126,99 @@ def test_frozen_weights_are_skipped_because() -> None:
 def test_a_grid_that_is_none_is_refused(bits: int, scale: float | None) -> None:
     with pytest.raises(ValueError, match=r"2 to 16 bits|positive and finite"):
         Grid(bits, scale)
+
+
+# --- thresholds and decays ---
+
+
+def chip() -> nn.Sequential:
+    """A net of 12, 128 and 7 neurons with steps of 50 ms and time constants of 160 and 65 ms."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 128), LIF(0.16, 0.065, dt=0.05), nn.Linear(128, 7), LIF(0.16, 0.065, dt=0.05))
+
+
+def slow_batch() -> torch.Tensor:
+    return (torch.rand(60, 16, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+
+
+def lif(model: nn.Module, k: int) -> LIF:
+    found = model.get_submodule(str(k))
+    assert isinstance(found, LIF)
+    return found
+
+
+def test_thresholds_become_multiples_of_the_scale_of_the_weights() -> None:
+    model = chip()
+    fluctua.initialize(model, slow_batch(), seed=0)
+    after, scales = quantize(model, slow_batch(), Grid(4), thresholds=True)
+    for k in (1, 3):
+        theta = float(lif(model, k).threshold)
+        steps = theta / scales[f"{k - 1}.weight"]
+        assert steps == pytest.approx(round(steps), abs=1e-4)
+        assert after[str(k)].threshold == theta  # the report is that of the rounded network
+        assert any(f"the threshold of {k} was rounded from 1 to" in note for note in after.notes)
+
+
+@pytest.mark.parametrize("bits", [3, 12])
+def test_decays_become_multiples_of_a_power_of_two(bits: int) -> None:
+    model = chip()
+    report = fluctua.initialize(model, slow_batch(), seed=0)
+    quantize(model, slow_batch(), decay_bits=bits)
+    for tau, wanted in ((lif(model, 1).tau_mem, 0.16), (lif(model, 1).tau_syn, 0.065)):
+        assert tau is not None
+        decay = float(torch.exp(-0.05 / tau.double()))
+        assert decay * 2**bits == pytest.approx(round(decay * 2**bits), abs=1e-3)
+        assert decay == pytest.approx(float(torch.tensor(-0.05 / wanted).exp()), abs=2**-bits / 2 + 1e-6)
+    now = fluctua.inspect(model, slow_batch())["1"].sigma_u
+    assert (abs(now / report["1"].sigma_u - 1) < 0.02) is (bits == 12)
+
+
+def test_a_state_that_coarse_thresholds_and_decays_have_shifted_is_brought_back_by_rescale() -> None:
+    model = chip()
+    fluctua.initialize(model, slow_batch(), seed=0)
+    left, _ = quantize(model, slow_batch(), Grid(3), thresholds=True, decay_bits=3)
+    back = fluctua.rescale(model, slow_batch(), grid=Grid(3))
+    assert abs(left["1"].sigma_u - 1) > 0.05
+    for p in back:
+        assert p.threshold is not None
+        assert p.sigma_u / p.threshold == pytest.approx(1.0, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("package", "make", "read"),
+    [
+        ("snntorch", lambda m: m.Synaptic(alpha=0.71, beta=0.83, init_hidden=True), lambda n: (n.alpha, n.beta)),
+        (
+            "spikingjelly.activation_based.neuron",
+            lambda m: m.LIFNode(tau=2.7, step_mode="m"),
+            lambda n: (torch.tensor(1 - 1 / n.tau),),
+        ),
+        ("sinabs.layers", lambda m: m.LIF(tau_mem=7.3), lambda n: (torch.exp(-1 / n.tau_mem),)),
+    ],
+)
+def test_decays_of_frameworks_are_rounded_too(package: str, make: Any, read: Any) -> None:
+    neuron = make(pytest.importorskip(package))
+    model = nn.Sequential(nn.Linear(N, 8), neuron)
+    quantize(model, batch(), decay_bits=4, time=1 if package.startswith("sinabs") else 0)
+    for decay in read(neuron):
+        assert float(decay) * 16 == pytest.approx(round(float(decay) * 16), abs=1e-4)
+
+
+def test_neurons_within_a_recurrent_layer_are_rounded_too() -> None:
+    model = network()
+    quantize(model, batch(), Grid(6), thresholds=True, decay_bits=5)
+    inner = [m for m in model.modules() if isinstance(m, LIF)][1]
+    decay = float(torch.exp(-DT / inner.tau_mem))
+    assert decay * 32 == pytest.approx(round(decay * 32), abs=1e-4)
+
+
+def test_neurons_of_unknown_decays_are_refused_and_nothing_is_changed() -> None:
+    model = nn.Sequential(nn.Linear(N, 8), LIF(), nn.Linear(8, 8), CurrentBased(0.9, 1.0, DT, threshold=1.0))
+    before = model.get_parameter("0.weight").detach().clone()
+    tau = lif(model, 1).tau_mem
+    with pytest.raises(ValueError, match=r"the decays of 3 .CurrentBased. have no name that fluctua knows"):
+        quantize(model, batch(), decay_bits=8)
+    assert torch.equal(lif(model, 1).tau_mem, tau)
+    assert torch.equal(model.get_parameter("0.weight"), before)
+    with pytest.raises(ValueError, match="a decay has 2 to 24 bits, got decay_bits=1"):
+        quantize(network(), batch(), decay_bits=1)

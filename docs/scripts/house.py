@@ -31,7 +31,8 @@ CAPTIONS = {
     "methods": "how weights are found",
     "homeostasis": "towards wanted rates",
     "hardware": "weights on a grid",
-    "rescale": "from one state to another",
+    "rescaling": "from one state to another",
+    "explain": "why it does not learn",
     "fuse": "a model made fast",
     "lab": "data, training, networks, studies, command line",
 }

@@ -7,7 +7,9 @@ from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
     from fluctua.fusion import fuse
+    from fluctua.explain import Diagnosis, Finding, Monitor, diagnose
     from fluctua.methods import fluctuation_driven_, initialize
+    from fluctua.rescaling import rescale
     from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
@@ -15,21 +17,30 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
+    "Monitor",
     "PspKernel",
     "Report",
     "Target",
     "__version__",
+    "diagnose",
     "engine",
     "fluctuation_driven_",
     "fuse",
     "initialize",
     "inspect",
+    "rescale",
 ]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "Diagnosis": "fluctua.explain",
+        "Finding": "fluctua.explain",
+        "Monitor": "fluctua.explain",
         "PspKernel": "fluctua.theory",
+        "diagnose": "fluctua.explain",
         "Report": "fluctua.state",
         "Target": "fluctua.theory",
         "engine": "fluctua.timeloop",
@@ -37,9 +48,11 @@ __getattr__, __dir__ = lazy(
         "fuse": "fluctua.fusion",
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
+        "rescale": "fluctua.rescaling",
     },
     modules=(
         "fusion",
+        "explain",
         "hardware",
         "homeostasis",
         "layers",

@@ -1,7 +1,8 @@
-"""Weights on the grid of a neuromorphic chip, and the state of the network that is left."""
+"""Weights, thresholds and decays on the grid of a neuromorphic chip, and the state of the network that is left."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.errors import Axis
-from fluctua.network.facts import Pathway
+from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.run import Forward
+from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.report import Report
@@ -76,6 +77,8 @@ def quantize(
     batch: Any,
     grid: Grid = Grid(),
     *,
+    thresholds: bool = False,
+    decay_bits: int | None = None,
     report: Report | None = None,
     window: Window = "trial",
     forward: Forward | None = None,
@@ -92,6 +95,10 @@ def quantize(
         model: any model of known neurons.
         batch: as for `fluctua.initialize`.
         grid: the numbers that weights may take.
+        thresholds: round the threshold of each population too, to a whole multiple of the scale of the first weight
+            that leads to it, in whose unit a chip compares the two.
+        decay_bits: round what a step leaves of potential and synaptic current too, to multiples of `2^-decay_bits`;
+            12 on Loihi.
         report: what `initialize` returned, for the targets; without it they are the state before the rounding.
         window: as for `fluctua.inspect`, and so are the rest.
         forward: runs all time steps.
@@ -106,6 +113,7 @@ def quantize(
 
     Raises:
         WiringError: see `Network.of`.
+        ValueError: `decay_bits` out of range, or of neurons whose decays fluctua does not know how to write.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -114,29 +122,38 @@ def quantize(
         >>> model[0].weight.unique().numel() <= 16
         True
     """
-    network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
+
+    def read() -> Network:
+        return Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
+
+    network = read()
     targets = _targets(report or inspect_network(network, window=window))
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
-    rounded = {name: _round(q, grid) for name, q in written.items()}
+    with network.unchanged_on_failure():
+        decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
+        rounded = {name: rounded_to(grid, q) for name, q in written.items()}
+        scales = {name: r.scale for name, r in rounded.items()}
+        levels = list(round_thresholds(network.populations, scales)) if thresholds else []
+    notes = [f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()]
     state = inspect_network(
-        network,
+        read(),  # thresholds and kernels are others now
         window=window,
         targets=targets,
-        notes=tuple(f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()),
+        notes=(*notes, *levels, *decays),
         warnings=tuple(r.warning for r in rounded.values() if r.warning is not None),
     )
-    return state, {name: r.scale for name, r in rounded.items()}
+    return state, scales
 
 
 @dataclass(frozen=True)
-class _Rounded:
+class Rounded:
     """How a weight was rounded, and what the user should know."""
 
     scale: float
     warning: str | None
 
 
-def _round(q: Pathway, grid: Grid) -> _Rounded:
+def rounded_to(grid: Grid, q: Pathway) -> Rounded:
     """Round a weight in place; what Dale's law keeps positive, by its size."""
     weight, signed = q.weight.detach(), q.family is None
     scale = grid.fit(weight, signed)
@@ -148,14 +165,86 @@ def _round(q: Pathway, grid: Grid) -> _Rounded:
     with torch.no_grad():
         q.weight.copy_(new)
     if error <= _COARSE * spread:
-        return _Rounded(scale, None)
+        return Rounded(scale, None)
     lost = "" if spread == 0 else f" by {error / spread:.0%} of their standard deviation"
     clipped = f", {cut:.0%} of them lie outside it" if cut else ""
-    return _Rounded(
+    return Rounded(
         scale,
         f"the grid [{low:.4g}, {high:.4g}] with steps of {scale:.4g} is too coarse for {q.name}: it changes the "
         f"weights{lost}{clipped}; take more bits, or another scale",
     )
+
+
+_THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
+
+_DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]] = MappingProxyType(
+    {  # by package: an attribute of its neurons, what a step leaves by it, and the way back; dt in the neuron's unit
+        "fluctua": tuple(
+            (f"log_{tau}", lambda value, dt: (-dt / value.exp()).exp(), lambda decay, dt: (-dt / decay.log()).log())
+            for tau in ("tau_mem", "tau_syn", "tau_exc", "tau_inh", "tau_adapt")
+        ),
+        "snntorch": tuple((name, lambda value, dt: value, lambda decay, dt: decay) for name in ("alpha", "beta")),
+        "sinabs": tuple(
+            (tau, lambda value, dt: (-1 / value).exp(), lambda decay, dt: -1 / decay.log())
+            for tau in ("tau_mem", "tau_syn")
+        ),
+        "spikingjelly": (("tau", lambda value, dt: 1 - 1 / value, lambda decay, dt: 1 / (1 - decay)),),
+    }
+)
+
+
+def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
+    """Round what a step leaves of the states of neurons to multiples of `2^-bits`, in place; a sentence on each.
+
+    Raises:
+        ValueError: bits out of range, or neurons of an unknown kind; then nothing is written.
+    """
+    if not 2 <= bits <= 24:
+        raise ValueError(f"a decay has 2 to 24 bits, got decay_bits={bits}")
+    for name, module, (attribute, decay_of, value_of) in [found for p in populations for found in _decays_of(p)]:
+        dt = getattr(module, "dt", 1.0)
+        before = decay_of(torch.as_tensor(getattr(module, attribute)).detach().double(), dt)
+        after = (before * 2**bits).round().clamp(1, 2**bits - 1) / 2**bits
+        _set(module, attribute, value_of(after, dt))
+        yield f"what a step leaves by {attribute} of {name} was rounded from {before.mean():.5g} to {after.mean():.5g}"
+
+
+def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
+    """Name of the population, neuron module in it, and entry of `_DECAYS`, for each of its decays."""
+    found = []
+    for module in modules_of(p.module):
+        packages = [base.__module__.partition(".")[0] for base in type(module).__mro__]
+        known = next((_DECAYS[package] for package in packages if package in _DECAYS), ())
+        found += [(p.name, module, entry) for entry in known if getattr(module, entry[0], None) is not None]
+    if not found:
+        raise ValueError(
+            f"the decays of {p.name} ({type(p.module).__name__}) have no name that fluctua knows, so decay_bits cannot "
+            f"round them: known are neurons with time constants of {', '.join(_DECAYS)}"
+        )
+    return found
+
+
+def round_thresholds(populations: Sequence[Population], scales: Mapping[str, float]) -> Iterator[str]:
+    """Round thresholds to whole multiples of the scale of the first weight, in place; a sentence on each."""
+    for p in populations:
+        held = [(m, a) for m in modules_of(p.module) for a in _THRESHOLDS if getattr(m, a, None) is not None]
+        scale = next((scales[q.name] for q in p.pathways if q.name in scales), None)
+        if p.neuron.threshold is not None and held and scale is not None:
+            module, attribute = held[0]
+            before = torch.as_tensor(getattr(module, attribute)).detach().double()
+            after = (before / scale).round().clamp_min(1.0) * scale
+            _set(module, attribute, after)
+            yield f"the threshold of {p.name} was rounded from {before.mean():.4g} to {after.mean():.4g}"
+
+
+def _set(module: nn.Module, attribute: str, value: Tensor) -> None:
+    """Write an attribute, in place where it is a tensor."""
+    held = getattr(module, attribute)
+    if isinstance(held, Tensor):
+        with torch.no_grad():
+            held.copy_(value)
+    else:
+        setattr(module, attribute, float(value))
 
 
 def _targets(report: Report) -> dict[str, Moments]:

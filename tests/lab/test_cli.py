@@ -135,6 +135,79 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
     assert "train" in end.out + end.err
 
 
+# --- a model of the user's ---
+
+OWN = """
+import torch
+from torch import nn
+
+import fluctua
+from fluctua.neurons import LI, LIF
+
+def batch(p=0.1):
+    return (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < p).float()
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+
+def silent():
+    return network(), batch(0.01)
+
+def good():
+    model = network()
+    fluctua.initialize(model, batch(), seed=0)
+    return model, batch(), torch.arange(16) % 2
+
+def with_loss():
+    return {"model": network(), "batch": batch(), "labels": torch.zeros(16).long(), "loss": lambda o, y: o.mean()}
+
+nothing = None
+
+def neither():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (file := tmp_path / "own.py").write_text(OWN)
+    return file
+
+
+def test_diagnose_says_what_is_wrong_by_its_exit_status_too(run: Run, own: Path) -> None:
+    bad = run("diagnose", f"{own}:silent")
+    assert (bad.status, bad.out.splitlines()[0][:13]) == (1, "1. silent (1)")
+    assert "fluctua.rescale(model, batch)" in bad.out
+    assert json.loads(run("diagnose", f"{own}:silent", "--json").out)[0]["kind"] == "silent"
+    good = run("diagnose", f"{own}:good")
+    assert (good.status, good.out) == (0, "nothing found\n")
+
+
+def test_inspect_prints_the_report_and_draws_it(run: Run, own: Path, tmp_path: Path) -> None:
+    end = run("inspect", f"{own}:with_loss", "--plot", tmp_path / "state.png")
+    assert (end.status, "T = 100 steps x B = 16 samples" in end.out, "gradient" in end.out) == (0, True, True)
+    assert (tmp_path / "state.png").stat().st_size > 0
+    facts = json.loads(run("inspect", f"{own}:silent", "--json").out)
+    assert [p["name"] for p in facts["populations"]] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody", "has no function 'nobody' that returns a model and a batch"),
+        ("nothing", "has no function 'nothing'"),
+        ("neither", "must return (model, batch), (model, batch, labels) or a dictionary with model and batch, got int"),
+    ],
+)
+def test_a_function_that_is_none_is_named(run: Run, own: Path, name: str, said: str) -> None:
+    assert_sentence(run("diagnose", f"{own}:{name}"), 1, said)
+
+
+def test_a_file_that_is_not_there_is_named(run: Run) -> None:
+    assert_sentence(run("inspect", "nowhere.py:f"), 1, "'nowhere.py:f' names no function of a file")
+
+
 # --- what goes wrong ---
 
 

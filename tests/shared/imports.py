@@ -22,7 +22,8 @@ FLOORS = {
     "methods": 6,
     "homeostasis": 7,
     "hardware": 7,
-    "rescale": 7,
+    "rescaling": 7,
+    "explain": 7,
     "fusion": 7,
     "lab": 8,
 }

@@ -139,7 +139,10 @@ def test_every_number_is_that_of_a_plain_simulation(neuron: str, window: Window,
             continue
         firsts = [next((t for t in range(T) if out[t, b].any()), np.inf) for b in range(B)]
         median = sorted(firsts)[B // 2]
-        assert p.xi == pytest.approx((p.threshold - u.mean()) / u.std(), rel=1e-9)
+        assert p.xi == pytest.approx((p.threshold - u.mean()) / np.sqrt(u.var(0).mean()), rel=1e-9)
+        kernel = report_kernel(model, p.name)
+        own = crossing_rate((p.threshold - u.mean(0)) / u.std(0), kernel)
+        assert p.rate_predicted == pytest.approx(float(own.mean()), rel=1e-9)
         assert p.rate == pytest.approx(out[counts].mean() / 2e-3, rel=1e-9)
         assert p.latency == (None if np.isinf(median) else pytest.approx(median * 2e-3))
         assert p.silent == pytest.approx((out.sum((0, 1)) == 0).mean())
@@ -151,9 +154,37 @@ def test_every_number_is_that_of_a_plain_simulation(neuron: str, window: Window,
         assert p.plot_data.duration == pytest.approx(T * 2e-3)
 
 
-def test_the_predicted_rate_is_the_crossing_rate_at_the_measured_xi() -> None:
-    p = fluctua.inspect(network(), spikes(T, B, N_IN))["1"]
-    assert p.rate_predicted == pytest.approx(float(crossing_rate(p.xi, PspKernel.exponential(20e-3, 10e-3, 2e-3))))
+def report_kernel(model: nn.Module, name: str) -> PspKernel:
+    (found,) = (p for p in trace(model, spikes(2, 2, N_IN)) if p.name == name)
+    return found.neuron.kernel
+
+
+def test_what_lies_between_neurons_alone_makes_none_fire_nor_is_said_to() -> None:
+    """Offsets that spread the means by half a threshold, and fluctuations of a hundredth of it."""
+    model, x = filled(nn.Sequential(nn.Linear(N_IN, 200), LIF()), gain=0.01), spikes(1000, 4, N_IN)
+    with torch.no_grad():
+        eps_bar = float(report_kernel(model, "1").eps_bar) / 2e-3
+        weight_of(model, "0.bias").copy_(torch.linspace(-0.9, 0.7, 200) / eps_bar)
+    p = only(fluctua.inspect(model, x, window="trial"))
+    assert p.silent == 1
+    assert p.sigma_across > 4 * p.sigma_temporal
+    assert p.xi is not None
+    assert p.xi > 4 / p.sigma_u
+    assert p.rate_predicted == pytest.approx(0.0, abs=0.1)
+
+
+@pytest.mark.parametrize("maps", [True, False], ids=["maps", "tokens"])
+def test_of_feature_maps_silent_neurons_and_silent_maps_are_counted(maps: bool) -> None:
+    """A map of which one place fires is not silent; its other neurons are."""
+    conv = nn.Conv1d(1, 3, 1, bias=False) if maps else nn.Linear(8, 8, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([50.0, 50.0, 0.0]).reshape(3, 1, 1) if maps else 50 * torch.eye(8))
+    x = torch.zeros(50, 2, 1 if maps else 3, 8)
+    x[:, :, :, 2] = 1
+    x[:, :, 2:] = 0
+    p = only(fluctua.inspect(nn.Sequential(OverTime(conv), LIF()), x))
+    assert p.silent == pytest.approx(1 - 2 / 24)
+    assert p.silent_maps == (pytest.approx(1 / 3) if maps else None)
 
 
 def test_the_weights_are_reported_pathway_by_pathway() -> None:

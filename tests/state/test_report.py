@@ -1,7 +1,9 @@
 """Laws of the report: table, rows and figure say the same, and nothing of it is lost on the way to the reader."""
 
 import dataclasses
+import html
 import io
+import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -119,7 +121,8 @@ REPORTS = {
     "silent": Report((state(silent=0.9), state(name="4", silent=0.51))),
     "brackets": Report((state(name="block[red]"),), ("[bold]3[/bold] was skipped",), ("look at block[0]",)),
     "NaN": Report((state(mu_u=np.nan, sigma_u=np.nan, xi=np.nan, rate_predicted=None),)),
-    "what was run": Report((STATE, READOUT), ran="T = 100 steps x B = 1 sample"),
+    "what was run": Report((STATE, READOUT), ran="T = 100 steps x B = 1 sample, dt = 2 ms"),
+    "feature maps": Report((state(silent_maps=0.25), READOUT)),
     "nothing": Report(()),
 }
 
@@ -181,7 +184,48 @@ def test_a_population_is_found_by_its_name_or_number() -> None:
         report["4"]
 
 
+def test_as_json_it_holds_all_numbers_in_plain_python_and_null_for_what_is_none() -> None:
+    report = Report((STATE, state(name="4", xi=np.nan, sigma_u=np.inf)), ("a",), ("b",), "T = 2 steps")
+    read = json.loads(report.to_json())
+    assert (read["ran"], read["notes"], read["warnings"]) == ("T = 2 steps", ["a"], ["b"])
+    assert read["populations"][0]["sigma_u"] == STATE.sigma_u
+    assert read["populations"][0]["pathways"][1]["share"] == 0.25
+    assert (read["populations"][1]["xi"], read["populations"][1]["sigma_u"]) == (None, None)
+    assert report.to_dict()["populations"][0] == read["populations"][0] | {
+        "pathways": tuple(q | {"sources": tuple(q["sources"])} for q in read["populations"][0]["pathways"])
+    }
+
+
+def test_its_repr_is_one_line_that_counts_what_is_wrong() -> None:
+    report = Report((STATE, state(name="4", latency=None), READOUT), (), ("4 is silent",), "T = 2 steps")
+    assert repr(report) == "<Report of 3 population(s) 3, 4, 5: 1 silent, 1 warning(s); T = 2 steps>"
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_notebook_shows_the_cells_of_the_table_and_the_figure(name: str) -> None:
+    shown = REPORTS[name]._repr_html_()
+    plain = re.sub(r"<img[^>]*>", "", shown)
+    found = [html.unescape(cell) for cell in re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", plain)]
+    assert found == [cell for row in rich_cells(REPORTS[name]) for cell in row]
+    assert all(html.escape(said) in plain for said in (*REPORTS[name].notes, *REPORTS[name].warnings))
+    assert ("<img" in shown) is bool(REPORTS[name])
+
+
 # --- the figure ---
+
+
+def test_a_figure_draws_itself_in_a_notebook_that_has_not_loaded_pyplot() -> None:
+    assert Report((STATE,)).plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_it_draws_all_populations_into_axes_of_the_users() -> None:
+    from matplotlib.figure import Figure
+
+    axis = (own := Figure()).subplots()
+    assert Report((STATE, READOUT)).plot("in little", ax=axis) is own
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["3", "5"]
+    assert axis.get_title() == "in little"
+    assert_legible(own)
 
 
 def sequence(*widths: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The command line: `fluctua demo`, `train`, `reproduce`, `report`. What a command does is in `fluctua.lab`."""
+"""The command line: `fluctua demo`, `inspect`, `diagnose`, `train` and more; what they do is in `fluctua.lab`."""
 
 import sys
 from enum import StrEnum
@@ -98,6 +98,49 @@ def demo(
         run_demo(out, _console(), minutes=minutes)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the demo was interrupted: the same command goes on where it was") from None
+
+
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE.py:FUNCTION",
+        help="A function that returns (model, batch), (model, batch, labels) or a dictionary of arguments.",
+    ),
+]
+Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def inspect(
+    where: Where,
+    json: Json = False,
+    plot: Annotated[Path | None, Option(help="Write the figure to this file too.")] = None,
+) -> None:
+    """Show the state of a model on a batch, population by population."""
+    import fluctua
+    from fluctua.lab.look import arguments_from
+
+    given = arguments_from(where)
+    labels, loss = given.pop("labels", None), given.pop("loss", None)
+    if loss is not None:
+        given["loss"] = loss if labels is None else lambda output: loss(output, labels)
+    report = fluctua.inspect(**given)
+    typer.echo(report.to_json(indent=2)) if json else _console().print(report)
+    if plot is not None:
+        report.plot().savefig(plot)
+
+
+@app.command()
+def diagnose(where: Where, json: Json = False) -> None:
+    """Say why a model does not learn, and what mends it; exit status 1 where something serious is found."""
+    from json import dumps
+
+    import fluctua
+    from fluctua.lab.look import arguments_from
+
+    found = fluctua.diagnose(**arguments_from(where))
+    typer.echo(dumps(found.rows(), indent=2) if json else str(found))
+    raise typer.Exit(1 if found.serious else 0)
 
 
 @app.command()

@@ -75,13 +75,13 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
             wanted rate cannot be reached.
     """
     potential, solution = solve(population, fresh(population, goal, generator), goal, replay)
-    scale = 1.0 if goal.target.rate is None else _scale_for_rate(potential, solution, goal.target.rate)
+    scale = 1.0 if goal.target.rate is None else scale_for_rate(potential, solution, goal.target.rate)
     solution.write(scale)
     wanted = goal.moments(population)
     return Moments(wanted.mu_u, scale * wanted.sigma_u)
 
 
-def _scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:
+def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:
     """The factor of `sigma_u` at which the neurons fire at `rate` (Hz), by bisection of its logarithm.
 
     Raises:

@@ -208,7 +208,18 @@ def initialize(
         gradients={},
         notes=tuple(notes),
         warnings=tuple(short_batch_warnings(chosen)),
+        ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
+
+
+def _ran(method: Method, seed: int | None) -> Iterator[str]:
+    """What the head of the report says of the method and its draws."""
+    yield f"window = {getattr(method, 'window', 'trial')}"
+    given: Any = method
+    changed = (f for f in fields(given) if f.name != "window" and getattr(method, f.name) != f.default)
+    settings = ", ".join(f"{f.name}={getattr(method, f.name)}" for f in changed)
+    yield f"method = {type(method).__name__}({settings})"
+    yield "seed = a generator's" if seed is None else f"seed = {seed}"
 
 
 def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:

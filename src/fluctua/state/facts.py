@@ -66,12 +66,12 @@ class PopulationState:
         sigma_u: standard deviation over neurons, samples and time; its square is the sum of the next two squared.
         sigma_temporal: the part in time and over samples, which makes a neuron fire.
         sigma_across: the part between neurons ("quenched"), which makes some silent and others saturated.
-        xi: `(theta - mu_u) / sigma_u`.
+        xi: `(theta - mu_u) / sigma_temporal`.
         rate: measured firing rate in Hz.
-        rate_predicted: by the level-crossing formula at the measured xi.
+        rate_predicted: by the level-crossing formula, from the mean and the temporal deviation of each neuron.
         latency: time of the population's first spike in seconds, median over samples; None where half of them or more
             have none.
-        silent: share of neurons without a spike in the whole batch; of feature maps, share of the maps.
+        silent: share of neurons without a spike in the whole batch.
         saturated: share of neurons whose mean potential is above threshold: driven by their mean, not by fluctuations.
         target_mu_u: what was asked for, None if nothing was.
         target_sigma_u: likewise.
@@ -80,6 +80,7 @@ class PopulationState:
         plot_data: for the figure.
         in_steps: whether time is counted in steps, as its framework does where nobody says how long one is: rates are
             then spikes per step, and times numbers of steps.
+        silent_maps: share of feature maps without a spike, None where there are no maps.
     """
 
     name: str
@@ -101,6 +102,7 @@ class PopulationState:
     pathways: tuple[PathwayState, ...]
     plot_data: PlotData
     in_steps: bool = False
+    silent_maps: float | None = None
 
     def rate_in_words(self, rate: float | None) -> str:
         """A rate with its unit."""

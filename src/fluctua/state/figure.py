@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluctua.state.facts import PopulationState
-from fluctua.state.style import BLACK, BLUE, RED, style
+from fluctua.state.style import BLACK, BLUE, RED, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,17 +20,10 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
 
     The figure is not tied to pyplot: save it with `figure.savefig(path)`, or return it from a notebook cell.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('a figure needs matplotlib, which is missing: pip install "fluctua[train]"') from error
-
     chosen = np.unique(np.linspace(0, len(report) - 1, min(len(report), MOST_ROWS)).round().astype(int))
     populations = [report[int(index)] for index in chosen]
     with style():
-        figure = Figure(figsize=(9.5, 1.75 * len(chosen) + 0.9))
-        FigureCanvasAgg(figure)
+        figure = new_figure(9.5, 1.75 * len(chosen) + 0.9)
         axes = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(1.1, 0.8, 1.5))
         for row, population in zip(axes, populations, strict=True):
             plot_distribution(row[0], population)
@@ -50,6 +43,30 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
         figure.suptitle(title or "State of the network", fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
+
+
+def plot_populations(report: Sequence[PopulationState], axis: "Axes", title: str | None = None) -> "Figure":
+    """Mean and fluctuations of the free potential, in units of the threshold, population by population."""
+    for k, p in enumerate(report):
+        unit = abs(p.threshold or 1.0)
+        mu, temporal, sigma = (x / unit for x in (p.mu_u, p.sigma_temporal, p.sigma_u))
+        first = k == 0
+        axis.errorbar(k, mu, sigma, fmt="none", ecolor=BLUE, elinewidth=2, alpha=0.4, label="sigma_U" if first else "")
+        axis.errorbar(
+            k, mu, temporal, fmt="o", color=BLUE, elinewidth=5, label="mu_U, its temporal part" if first else ""
+        )
+        if p.threshold is not None:
+            where = (k - 0.4, k + 0.4)
+            axis.plot(where, [p.threshold / unit] * 2, color=RED, ls="--", label="threshold" if first else "")
+    axis.set_xticks(range(len(report)), [p.name for p in report], rotation=45 if len(report) > MOST_ROWS else 0)
+    axis.set_xlabel("population")
+    axis.set_ylabel("U (in units of the threshold)")
+    low, high = axis.get_ylim()
+    axis.set(xlim=(-0.6, len(report) - 0.4), ylim=(low, high + 0.2 * (high - low)))  # room for the legend
+    axis.legend(loc="upper center", ncols=3)
+    if title is not None:
+        axis.set_title(title)
+    return axis.get_figure(root=True)  # type: ignore[return-value]
 
 
 def shared_legend(figure: "Figure") -> None:

@@ -74,6 +74,7 @@ def inspect_network(
     targets: Mapping[str, Moments] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
+    ran: tuple[str, ...] = (),
 ) -> Report:
     """`inspect` for a network that is known already, with the targets it was initialised for, by name."""
     populations = network.populations
@@ -93,7 +94,8 @@ def inspect_network(
             gradients = _gradient_norms(network, loss)
     outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
     notes = (*network.notes, *notes)
-    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside)
+    ran = (f"window = {window}", *ran)
+    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran)
 
 
 def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:

@@ -91,7 +91,7 @@ class Measurements:
     edges: Tensor
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
-    silent: float | None = None  # share of neurons, or of feature maps
+    silent_maps: float | None = None
 
 
 def watch(populations: Sequence[Population], window: Window, measured: dict[str, Measurements]) -> list[Any]:
@@ -137,17 +137,14 @@ def _measure(
     if p.neuron.threshold is None:
         return Measurements(mask, mean, spread, variances, edges, density)
     fired = spikes[p.name]
-    return Measurements(
-        mask, mean, spread, variances, edges, density, by_neuron(p.neuron.counted(fired)), _silent(fired)
-    )
+    mapped = fired.ndim > 3 and not any(isinstance(q.synapse, nn.Linear) for q in p.pathways)
+    maps = silent_share(fired.flatten(3).sum(3)) if mapped else None
+    return Measurements(mask, mean, spread, variances, edges, density, by_neuron(p.neuron.counted(fired)), maps)
 
 
-def _silent(spikes: Tensor) -> float:
-    """Share of neurons that never fire. Those of a feature map `[T, B, C, ...]` share weights and count as one."""
-    counts = spikes.sum((0, 1))
-    if counts.ndim > 1:
-        counts = counts.flatten(1).sum(1)
-    return float((counts == 0).double().mean())
+def silent_share(spikes: Tensor) -> float:
+    """Share of the neurons of `[T, B, *N]` that never fire."""
+    return float((spikes != 0).any(1).any(0).logical_not().double().mean())
 
 
 def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:

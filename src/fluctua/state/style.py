@@ -1,8 +1,14 @@
 """One look for every figure: colours that the colour-blind can tell apart (Okabe & Ito), quiet axes."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#0072B2",
@@ -18,8 +24,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 @contextmanager
 def style() -> Iterator[None]:
     """The look, inside the block only."""
-    import matplotlib as mpl
-    from cycler import cycler
+    try:
+        import matplotlib as mpl
+        from cycler import cycler
+    except ImportError as error:
+        raise ImportError('a figure needs matplotlib, which is missing: pip install "fluctua[train]"') from error
 
     look: dict[Any, Any] = {
         "axes.spines.top": False,
@@ -37,3 +46,26 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(look):
         yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure that pyplot does not know, and that a notebook shows all the same. To be called within `style()`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def as_png(figure: "Figure") -> bytes:
+    """The picture."""
+    written = BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()
+
+
+def as_html(figure: "Figure") -> str:
+    """The picture as an element of a page, on white also where that is dark."""
+    return f'<img style="max-width:100%" src="data:image/png;base64,{b64encode(as_png(figure)).decode()}">'

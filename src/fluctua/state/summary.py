@@ -10,12 +10,22 @@ from torch import Tensor
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
-from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean
+from fluctua.state.measure import (
+    OUTSIDE,
+    Measurements,
+    Parts,
+    first_event,
+    neuron_mean,
+    population_mean,
+    silent_share,
+)
 from fluctua.state.report import Report
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import crossing_rate
 
 RASTER_NEURONS = 40
+NEVER = 40.0  # standard deviations, from which on a double has no probability left
 LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
 
 
@@ -27,17 +37,27 @@ def report_of(
     notes: tuple[str, ...],
     warnings: tuple[str, ...],
     outside: Mapping[str, Parts] | None = None,
+    *,
+    ran: Iterable[str] = (),
 ) -> Report:
-    """The report of what `watch` has measured; with `outside`, see `shares`, it knows the shares of more pathways."""
+    """The report of what `watch` has measured.
+
+    With `outside`, see `shares`, it knows the shares of more pathways; `ran` says how, beside how long and on how many.
+    """
     populations = network.populations
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
         _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations
     )
     steps, samples = measured[populations[0].name].mask.shape
-    ran = f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}"
+    said = [f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}", *_time_step(populations), *ran]
     warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states))
-    return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ran)
+    return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ", ".join(said))
+
+
+def _time_step(populations: Iterable[Population]) -> list[str]:
+    steps = {f"{1e3 * p.neuron.kernel.dt:g} ms" for p in populations if not p.neuron.in_steps}
+    return [f"dt = {' or '.join(sorted(steps))}"] if steps else []
 
 
 def _counted(n: int, what: str) -> str:
@@ -51,7 +71,9 @@ def _state(
     mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
     theta, kernel = p.neuron.threshold, p.neuron.kernel
     thresholds = torch.as_tensor(_each(p.neuron.theta, len(m.mean))).to(m.mean)
-    xi = None if theta is None or sigma == 0 else _xi(m, thresholds)
+    unit = torch.where(thresholds == 0, 1.0, thresholds.abs())  # each neuron's own, where thresholds differ
+    distance, deviation = (thresholds - m.mean) / unit, m.variance.sqrt() / unit
+    xi = None if theta is None or temporal == 0 else float(distance.mean() / deviation.square().mean().sqrt())
     rates, raster = np.zeros(0), np.zeros((0, 2))
     spiking: dict[str, float | None] = dict.fromkeys(("rate", "rate_predicted", "latency", "silent", "saturated"))
     if m.spikes is not None and theta is not None:
@@ -59,10 +81,10 @@ def _state(
         raster = _raster(m.spikes, kernel.dt)
         spiking = {
             "rate": population_mean(m.spikes, m.mask) / kernel.dt,
-            "rate_predicted": None if xi is None or np.isnan(xi) else float(crossing_rate(xi, kernel).mean()),
+            "rate_predicted": None if xi is None or np.isnan(xi) else _predicted_rate(distance / deviation, kernel),
             "latency": _latency(m.spikes, kernel.dt),
-            "silent": m.silent,
-            "saturated": float((m.mean > thresholds).double().mean()),
+            "silent": silent_share(m.spikes),
+            "saturated": float((distance < 0).double().mean()),
         }
     duration = m.mask.shape[0] * kernel.dt
     return PopulationState(
@@ -88,6 +110,7 @@ def _state(
             duration,
         ),
         in_steps=p.neuron.in_steps,
+        silent_maps=m.silent_maps,
     )
 
 
@@ -97,10 +120,11 @@ def _each(theta: float | np.ndarray[Any, Any] | None, n: int) -> np.ndarray[Any,
     return np.repeat(values, n // len(values))
 
 
-def _xi(m: Measurements, thresholds: Tensor) -> float:
-    """Distance from threshold in standard deviations, of a population whose thresholds may differ, all taken as 1."""
-    mean, temporal = m.mean / thresholds, (m.variance / thresholds**2).mean()
-    return float((1 - mean.mean()) / (temporal + mean.var(correction=0)).sqrt())
+def _predicted_rate(xi: Tensor, kernel: PspKernel) -> float:
+    """Mean of the crossing rates of neurons `[N]`; those without fluctuations never cross."""
+    own = kernel.lag_one  # [] or of the neurons' shape, or of the first axes of it
+    each = xi.nan_to_num(NEVER).clamp(-NEVER, NEVER).cpu().numpy().reshape(max(np.size(own), 1), -1)
+    return float(crossing_rate(each.T.reshape(-1, *np.shape(own)), kernel).mean())
 
 
 def _latency(spikes: Tensor, dt: float) -> float | None:

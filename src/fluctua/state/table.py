@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from fluctua.state.facts import PopulationState
@@ -29,8 +30,8 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
 def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
     """The table in plain characters, with what was run above, and notes and warnings below.
 
-    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons; "saturated" neurons have a mean
-    potential above threshold.
+    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons and makes none fire; xi and the
+    rate of the theory are those of the other, temporal part. "Saturated" neurons have a mean potential above threshold.
     """
     rows = _rows(populations)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -50,11 +51,11 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, 
 def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> "Table":
     """The table for a rich console of 80 columns or more, under what was run; notes and warnings are its caption."""
     from rich import box
-    from rich.markup import escape
+    from rich.markup import escape as literal
     from rich.table import Table
 
-    caption = [escape(note) for note in notes]
-    caption += [f"[yellow]warning: {escape(warning)}[/yellow]" for warning in warnings]
+    caption = [literal(note) for note in notes]
+    caption += [f"[yellow]warning: {literal(warning)}[/yellow]" for warning in warnings]
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -70,23 +71,40 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
     for name in head:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for p, row in zip(populations, rows, strict=True):
-        cells = [escape(cell) for cell in row]
+        cells = [literal(cell) for cell in row]
         if p.silent is not None and p.silent > 0.5:
             cells[_SILENT] = f"[red]{cells[_SILENT]}[/red]"
         table.add_row(*cells)
     return table
 
 
+def html_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
+    """The table for a notebook; colours are the page's own, so that it reads in the light and in the dark."""
+    (first, *head), *rows = (tuple(map(escape, row)) for row in _rows(populations))
+    cell = 'style="text-align:right"'
+    names = f"<tr><th>{first}</th>{''.join(f'<th {cell}>{name}</th>' for name in head)}</tr>"
+    body = [f"<tr><td>{name}</td>{''.join(f'<td {cell}>{x}</td>' for x in others)}</tr>" for name, *others in rows]
+    said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
+    return "".join(
+        [f"<p>{escape(ran)}</p>" if ran else "", f"<table><thead>{names}</thead><tbody>{''.join(body)}</tbody></table>"]
+        + [f"<p>{sentence}</p>" for sentence in said]
+    )
+
+
 def _rows(populations: Populations) -> list[tuple[str, ...]]:
-    """The head, and the cells of each population; gradient norms only where there are some."""
+    """The head, and the cells of each population; silent maps and gradient norms only where there are some."""
     in_steps = {p.in_steps for p in populations}
     rates = {frozenset({True}): "per step (theory)", frozenset({False}): "Hz (theory)"}.get(frozenset(in_steps), "rate")
     head = tuple(rates if name == "Hz (theory)" else name for name in _HEAD)
     rows = [head, *(_cells(p, with_unit=len(in_steps) > 1) for p in populations)]
-    norms = [p.gradient_norm for p in populations]
-    if all(norm is None for norm in norms):
-        return rows
-    return [(*row, cell) for row, cell in zip(rows, ["gradient", *(_number(g, ".3g") for g in norms)], strict=True)]
+    more = {
+        "silent maps": [_number(p.silent_maps, ".0%") for p in populations],
+        "gradient": [_number(p.gradient_norm, ".3g") for p in populations],
+    }
+    for name, cells in more.items():
+        if set(cells) - {"-"}:
+            rows = [(*row, cell) for row, cell in zip(rows, [name, *cells], strict=True)]
+    return rows
 
 
 def _cells(p: PopulationState, with_unit: bool) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import fluctua
 from fluctua.lab import training
 from fluctua.lab.training import (
     LOSSES,
     TimeLoss,
+    ValueLoss,
     loss_by_name,
 )
+from fluctua.neurons import LI, LIF
 
 losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
 
@@ -31,6 +34,38 @@ def test_sum_of_softmax_is_minus_the_mean_log_of_the_right_class_s_mean_probabil
     assert TimeLoss("softmax")(output, labels).item() == pytest.approx(-right.mean(1).log().mean().item())
 
 
+def test_the_last_step_alone_counts_or_every_step_alike() -> None:
+    output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
+    by_step = [torch.nn.functional.cross_entropy(step, labels).item() for step in output]
+    assert TimeLoss("last")(output, labels).item() == pytest.approx(by_step[-1])
+    assert TimeLoss("every")(output, labels).item() == pytest.approx(sum(by_step) / len(by_step))
+    assert torch.equal(TimeLoss("last").predict(output), output[-1].argmax(1))
+
+
+def test_values_are_compared_with_every_step_the_last_or_the_mean() -> None:
+    output = readout()
+    wanted = torch.arange(15, dtype=torch.float64).reshape(5, 3) / 10
+    assert ValueLoss("last")(output, wanted).item() == pytest.approx(((output[-1] - wanted) ** 2).mean().item())
+    assert ValueLoss("mean")(output, wanted).item() == pytest.approx(((output.mean(0) - wanted) ** 2).mean().item())
+    assert ValueLoss()(output, wanted).item() == pytest.approx(((output - wanted) ** 2).mean().item())
+    course = readout() * 2
+    assert ValueLoss()(output, course).item() == pytest.approx(((output - course) ** 2).mean().item())
+    with pytest.raises(ValueError, match=r"the wanted values must be \[5, 3\], got \[5\]"):
+        ValueLoss("last")(output, wanted[:, 0])
+    with pytest.raises(ValueError, match=r"ValueLoss.'first'. is unknown: choose one of every, last, mean"):
+        ValueLoss("first")
+
+
+def test_a_readout_can_begin_with_the_moments_of_the_wanted_values() -> None:
+    torch.manual_seed(0)
+    x = (torch.rand(150, 32, 40) < 0.05).float()
+    wanted = torch.randn(32, 2) * 0.3 - 0.1
+    model = nn.Sequential(nn.Linear(40, 64), LIF(), nn.Linear(64, 2), LI(0.02))
+    report = fluctua.initialize(model, x, readout=ValueLoss("last").readout(wanted), seed=0)
+    moments = (float(wanted.mean()), float(wanted.std(correction=0)))
+    assert (report["3"].mu_u, report["3"].sigma_u) == pytest.approx(moments, rel=1e-2)
+
+
 def test_sum_of_softmax_stays_finite_where_the_right_class_is_hopeless() -> None:
     output = torch.tensor([[[0.0, 1e3]]]).expand(7, 1, 2).clone().requires_grad_()  # its probability is 0 in float32
     loss = TimeLoss("softmax")(output, torch.tensor([0]))
@@ -46,7 +81,7 @@ def test_one_time_step_makes_all_losses_the_cross_entropy(loss: TimeLoss) -> Non
     assert loss(output, labels).item() == pytest.approx(torch.nn.functional.cross_entropy(output[0], labels).item())
 
 
-@losses
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES.values() if loss.over_time != "last"])
 def test_the_order_of_time_steps_does_not_matter(loss: TimeLoss) -> None:
     output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
     torch.testing.assert_close(loss(output, labels), loss(output.flip(0), labels))
@@ -95,7 +130,9 @@ def test_an_unknown_loss_is_answered_with_the_known_ones() -> None:
 
 def test_a_loss_is_a_value_and_another_word_is_refused_with_the_known_ones() -> None:
     assert TimeLoss("max") == loss_by_name("max_over_time") == LOSSES["max_over_time"]
-    assert len({TimeLoss(word) for word in ("max", "sum", "mean", "softmax")} | set(LOSSES.values())) == 4
+    assert (
+        len({TimeLoss(word) for word in ("max", "sum", "mean", "softmax", "last", "every")} | set(LOSSES.values())) == 6
+    )
     with pytest.raises(ValueError, match=r"TimeLoss\('median'\) is unknown: choose one of max, sum, mean, softmax"):
         TimeLoss("median")
 

@@ -93,7 +93,7 @@ def test_the_images_of_the_sixth_tutorial_are_shown_as_its_loop_shows_them() -> 
     with pytest.raises(BatchError, match=r"time=None, steps="):
         fluctua.initialize(net, images, seed=0)
     report = fluctua.initialize(net, (images, torch.arange(16)), time=None, steps=20, seed=0)
-    assert report.ran == "T = 20 steps x B = 16 samples"
+    assert report.ran.startswith("T = 20 steps x B = 16 samples, ")
     for p, neuron in zip(report, (first, last), strict=True):
         u = free_potential(neuron, heard(net, neuron, lambda: [net(images) for _ in range(20)]))
         assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)
@@ -109,7 +109,7 @@ def test_frames_that_a_loader_gives_batch_first_are_read_along_their_second_axis
     with pytest.raises(BatchError, match=r"came with 12 labels but was read as 12 steps of 25 samples: say time=1"):
         fluctua.initialize(net, loader, seed=0)
     report = fluctua.initialize(net, loader, time=1, seed=0)
-    assert report.ran == "T = 25 steps x B = 12 samples"
+    assert report.ran.startswith("T = 25 steps x B = 12 samples, ")
     for p, neuron in zip(report, (first, last), strict=True):
         u = free_potential(neuron, heard(net, neuron, lambda: [net(frames[:, t].float()) for t in range(25)]))
         assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)

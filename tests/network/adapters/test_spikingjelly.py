@@ -215,7 +215,7 @@ def test_images_shown_for_some_steps_are_as_the_loop_of_a_user_shows_them(mode: 
         return model(images.expand(12, *images.shape)) if mode == "m" else [model(images) for _ in range(12)]
 
     report = fluctua.initialize(model, images, time=None, steps=12, seed=0)
-    assert report.ran == "T = 12 steps x B = 16 samples"
+    assert report.ran.startswith("T = 12 steps x B = 16 samples, ")
     for p in report:
         u = simulated(model, p.name, mine)
         assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)

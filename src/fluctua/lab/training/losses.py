@@ -1,11 +1,13 @@
-"""Classification losses on the readout's membrane potential: reduce over time, then softmax cross entropy."""
+"""Losses on the readout's membrane potential: of classes by softmax cross entropy, of values by their squared error."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, nll_loss
+
+from fluctua.theory import Target
 
 _REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -14,6 +16,8 @@ _REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
         "mean": lambda output: output.mean(dim=0),
         # In logarithms, where no probability is too small.
         "softmax": lambda output: output.log_softmax(dim=2).logsumexp(dim=0),
+        "last": lambda output: output[-1],
+        "every": lambda output: output.log_softmax(dim=2).mean(dim=0),
     }
 )
 """Readout potential `[T, B, C]` -> logits `[B, C]`."""
@@ -31,7 +35,9 @@ class TimeLoss:
             - `"mean"`: the potential averaged over time;
             - `"softmax"`: the class probabilities, by the softmax of each step, summed over time. The cross entropy is
               then minus the logarithm of the right class's mean probability: every step has a say, no step more than
-              one vote.
+              one vote;
+            - `"last"`: the potential of the last step;
+            - `"every"`: the cross entropy of each step, averaged: every step is to be right.
 
     Raises:
         ValueError: another word.
@@ -62,7 +68,8 @@ class TimeLoss:
         """
         logits = self._logits(output)
         _check_labels(labels, *logits.shape)
-        return cross_entropy(logits, labels.long())
+        # Logarithms of probabilities of every step do not add up to one when they are averaged, and need not.
+        return (nll_loss if self.over_time == "every" else cross_entropy)(logits, labels.long())
 
     def predict(self, output: Tensor) -> Tensor:
         """Readout potential `[T, B, C]` -> the likeliest class of each sample, `[B]`."""
@@ -74,6 +81,61 @@ class TimeLoss:
         if output.ndim != 3 or 0 in output.shape:
             raise ValueError(f"the readout must be [T, B, C] and not empty, got shape {tuple(output.shape)}")
         return _REDUCTIONS[self.over_time](output)
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """Mean squared error of a readout, for regression; call it as `loss(output, wanted)`.
+
+    Attributes:
+        over_time: which potential is to be the wanted value: that of `"every"` step, of the `"last"`, or the `"mean"`.
+
+    Raises:
+        ValueError: another word.
+
+    Example:
+        >>> import torch
+        >>> loss = ValueLoss("last")
+        >>> output, wanted = torch.ones(10, 2, 3), torch.zeros(2, 3)  # readout [T, B, C], values [B, C]
+        >>> loss(output, wanted).item(), loss.readout(torch.tensor([[0.5], [1.5]])).mean
+        (1.0, 1.0)
+    """
+
+    over_time: str = "every"
+
+    def __post_init__(self) -> None:
+        if self.over_time not in ("every", "last", "mean"):
+            raise ValueError(f"ValueLoss({self.over_time!r}) is unknown: choose one of every, last, mean")
+
+    def __call__(self, output: Tensor, wanted: Tensor) -> Tensor:
+        """Mean over samples, outputs and, for `"every"`, steps; a scalar.
+
+        Args:
+            output: readout potential `[T, B, C]`.
+            wanted: values `[B, C]`, or `[T, B, C]` for `"every"`.
+
+        Raises:
+            ValueError: wrong shapes.
+        """
+        predicted = self.predict(output)
+        allowed = [output.shape[1:], *([output.shape] if self.over_time == "every" else [])]
+        if wanted.shape not in allowed:
+            raise ValueError(
+                f"the readout is {[*output.shape]}, so the wanted values must be "
+                f"{' or '.join(str([*shape]) for shape in allowed)}, got {[*wanted.shape]}"
+            )
+        return mse_loss(predicted, wanted.to(predicted).expand_as(predicted))
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Readout potential `[T, B, C]` -> what stands for the values: `[B, C]`, of `"every"` step `[T, B, C]`."""
+        if output.ndim != 3 or 0 in output.shape:
+            raise ValueError(f"the readout must be [T, B, C] and not empty, got shape {tuple(output.shape)}")
+        return {"every": output, "last": output[-1], "mean": output.mean(0)}[self.over_time]
+
+    def readout(self, wanted: Tensor) -> Target:
+        """A target for the readout that gives it the mean and the deviation of the wanted values from the start."""
+        values = wanted.detach().double()
+        return Target(mean=float(values.mean()), sigma=max(float(values.std(correction=0)), 1e-3))
 
 
 def _check_labels(labels: Tensor, n_samples: int, n_classes: int) -> None:
@@ -95,6 +157,8 @@ LOSSES: Mapping[str, TimeLoss] = MappingProxyType(
         "sum_over_time": TimeLoss("sum"),
         "mean_over_time": TimeLoss("mean"),
         "sum_of_softmax": TimeLoss("softmax"),
+        "last_step": TimeLoss("last"),
+        "every_step": TimeLoss("every"),
     }
 )
 """The losses by the names that settings and the command line know them by."""

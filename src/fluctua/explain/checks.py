@@ -1,0 +1,263 @@
+"""What can be wrong with what a network is given and does, one small check for each kind of finding."""
+
+from collections.abc import Iterator
+from math import inf
+
+import numpy as np
+from torch import Tensor, nn
+
+from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.finding import Finding
+from fluctua.network.facts import INPUT, Pathway
+from fluctua.network.run import named_modules_of, tensors_in
+from fluctua.state.summary import listed
+
+FEW_VALUES = 16  # distinct weights up to which they lie on a grid
+LARGE = 5.0  # sigma_U in units of the threshold, from which on a spike is no event
+LATE = 2 / 3  # of the trial, after which little time is left to learn from
+
+
+def named_input(e: Evidence) -> Iterator[Finding]:
+    """An input whose size or sameness the network cannot work with."""
+    raw = next(tensors_in(e.raw), None)
+    x = next(tensors_in(e.network.batch), None)
+    first = next((a for a in e.activity if a.population.heard & {INPUT} or not a.population.heard), None)
+    if x is None or first is None:
+        return
+    largest = float(x.detach().abs().max())
+    size = first.state.sigma_u / abs(first.state.threshold or 1.0)
+    if largest >= 10 and max(size, abs(first.state.mu_u) / abs(first.state.threshold or 1.0)) > LARGE:
+        kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
+        yield Finding(
+            "input",
+            "",
+            f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "
+            "times its threshold: scale it to about 1",
+            "batch = batch / batch.max()",
+        )
+    channels = x.detach().flatten(2) if x.ndim > 2 else x.detach()
+    if channels.shape[-1] > 1 and bool((channels == channels[..., :1]).all()):
+        yield Finding(
+            "input",
+            "",
+            f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
+            "sample: look at how it was encoded, such as by values above 1 taken for probabilities",
+            "batch = batch / batch.max() if batch.max() > 1 else torch.rand_like(batch).lt(batch.mean() / 10).float()",
+        )
+
+
+def exchanged_axes(e: Evidence) -> Iterator[Finding]:
+    """Samples that were read as time."""
+    steps, samples = e.activity[0].population.steps or 0, e.activity[0].population.samples or 0
+    x = e.network.batch
+    if isinstance(x, Tensor) and isinstance(e.network.time, int) and x.ndim > 1:
+        steps, samples = (x.shape[e.network.time], x.shape[1 - e.network.time])
+    for doubt in e.network.doubts(steps, samples):
+        yield Finding("axes", "", doubt, "batch = batch.transpose(0, 1)")
+
+
+def carried_state(e: Evidence) -> Iterator[Finding]:
+    """A forward that goes on where the last batch ended."""
+    if e.forgets is False:
+        yield Finding(
+            "state",
+            "",
+            "the same batch gave another output when it was run again: forward begins with the state that the last run "
+            "left",
+            _resetting(e),
+        )
+
+
+def _resetting(e: Evidence) -> str:
+    """A line that makes the user's forward begin from rest, as the framework of the neurons has it."""
+    for name in ("reset_mem", "reset_states", "reset_state", "reset"):
+        if any(callable(getattr(a.population.module, name, None)) for a in e.activity):
+            resets = f"[m.{name}() for m in model.modules() if hasattr(m, {name!r})]"
+            return f"forward = lambda model, batch, run=forward: ({resets}, run(model, batch))[1]"
+    return "# let forward begin from rest: reset the states of all neurons in it"
+
+
+def batch_norms(e: Evidence) -> Iterator[Finding]:
+    """Batch norm that normalises by what it has not learned."""
+    norms = {n: m for n, m in named_modules_of(e.network.model) if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    unlearned = [n for n, m in norms.items() if not m.training and m.num_batches_tracked == 0]
+    if unlearned:
+        yield Finding(
+            "norm",
+            unlearned[0],
+            f"{listed(unlearned)} in eval mode and without a batch seen before: mean 0 and variance 1 are taken for "
+            "those of the input",
+            "model.train()",
+        )
+
+
+def silence(e: Evidence) -> Iterator[Finding]:
+    """The first population that does not fire, and why; those behind it are silent because of it."""
+    dead = [a for a in e.spiking if a.dead]
+    if dead:
+        yield _why_silent(e, dead[0], [a.state.name for a in dead[1:]])
+        return
+    for a in e.spiking:
+        spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * _samples(e)
+        if spikes > 5 and (a.state.silent or 0.0) > 0.5:
+            yield Finding(
+                "silent",
+                a.state.name,
+                f"{a.state.silent:.0%} of {a.state.name} never fire, while the mean is {spikes:.0f} spikes a neuron: "
+                f"their means differ by {a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
+                e.call("rescale"),
+                serious=False,
+            )
+
+
+def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
+    p, theta = a.state, a.state.threshold or 0.0
+    steps = _steps(a)
+    others = f", nor do most of {listed(behind)} behind it" if behind else ""
+    said = f"{p.silent:.0%} of {p.name} never fire{others}"
+    zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
+    few = [q.name for q in a.population.pathways if _on_grid(q)]
+    xi = inf if p.sigma_temporal == 0 else (theta - p.mu_u) / p.sigma_temporal
+    if zero:
+        return Finding("grid", p.name, f"{said}: all weights of {zero[0]} are zero", e.call("initialize", ", seed=0"))
+    if a.arrival >= LATE * steps:
+        when = f"only in step {a.arrival}" if a.arrival < steps else "not at all in half of the samples"
+        return Finding(
+            "late", p.name, f"{said}: activity arrives {when} of {steps}, so the trial is too short", _longer(e)
+        )
+    if few:
+        message = (
+            f"{said}: the few values that {few[0]} takes make U fluctuate by {p.sigma_temporal:.2g}, and the threshold "
+            f"is {xi:.3g} times as far away"
+        )
+        return Finding("grid", p.name, message, _toward(e, a))
+    if p.mu_u - a.from_biases > p.mu_u + theta / 2 and p.mu_u < -theta / 2:
+        why = f"biases hold its mean potential {-a.from_biases:.3g} below rest"
+    elif p.mu_u < -theta / 2:
+        why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
+    else:
+        why = f"the weights are too small by a factor of about {xi:.2g}" if np.isfinite(xi) else "nothing makes U move"
+    message = f"{said}: {why}; the threshold {theta:g} is {xi:.3g} standard deviations of U away, and 1 to 3 are wanted"
+    return Finding("silent", p.name, message, _toward(e, a))
+
+
+def _toward(e: Evidence, a: Activity) -> str:
+    """The line that brings the network to its target: by its own weights, or where these cannot, by new ones."""
+    movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
+    possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
+    return e.call("rescale") if possible else e.call("initialize", ", seed=0")
+
+
+def _longer(e: Evidence) -> str:
+    if e.network.time is None:
+        return f"steps = {2 * (e.activity[0].population.steps or 1)}"
+    return f"batch = torch.cat([batch, batch], {e.network.time if e.network.time == 1 else 0})"
+
+
+def _on_grid(q: Pathway) -> bool:
+    return q.weight.numel() > 4 * FEW_VALUES and len(q.weight.detach().unique()) <= FEW_VALUES  # type: ignore[no-untyped-call]
+
+
+def late(e: Evidence) -> Iterator[Finding]:
+    """Activity that comes when the trial is nearly over."""
+    found = [a for a in e.spiking if not a.dead and a.arrival > LATE * _steps(a)]
+    for a in found[:1]:
+        yield Finding(
+            "late",
+            a.state.name,
+            f"activity reaches {a.state.name} only in step {a.arrival} of {_steps(a)}: every layer takes time",
+            _longer(e),
+            serious=False,
+        )
+
+
+def growth(e: Evidence) -> Iterator[Finding]:
+    """Fluctuations that grow with depth, or a population that drives itself."""
+    sizes = [(a, a.state.sigma_u / abs(a.state.threshold or 1.0)) for a in e.spiking]
+    for a, size in sizes:
+        shares = {q.name: q.share or 0.0 for q in a.state.pathways}
+        loops = [q for q in a.population.pathways if q.recurrent]
+        own = sum(shares[q.name] for q in loops)
+        if loops and size > LARGE and own > 0.8 and a.per_step > 0.05:
+            yield Finding(
+                "exploding",
+                a.state.name,
+                f"{a.state.name} drives itself: {own:.0%} of the variance of U comes from {loops[0].name}, and "
+                f"{a.per_step:.0%} of its neurons fire in a step",
+                e.call("initialize", ", seed=0"),
+            )
+            return
+    if len(sizes) >= 3 and sizes[-1][1] > LARGE > 1.5 * sizes[0][1] and sizes[-1][1] > 4 * sizes[0][1]:
+        (first, low), (last, high) = sizes[0], sizes[-1]
+        yield Finding(
+            "exploding",
+            last.state.name,
+            f"U fluctuates by {low:.2g} thresholds in {first.state.name} and by {high:.2g} in {last.state.name}: "
+            "activity grows from layer to layer",
+            e.call("rescale"),
+        )
+
+
+def saturation(e: Evidence) -> Iterator[Finding]:
+    """Neurons that fire whatever comes, and thresholds that are none."""
+    none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
+    if none:
+        rest = none[0].population.neuron.rest
+        yield Finding(
+            "saturated",
+            none[0].state.name,
+            f"the threshold {none[0].state.threshold:g} of {listed([a.state.name for a in none])} is not above the "
+            f"resting potential {rest:g}: they fire without input",
+            _raise_thresholds(none, rest + 1.0),
+        )
+        return
+    for a in e.spiking:
+        p = a.state
+        if (p.saturated or 0.0) > 0.5 or a.per_step > 0.6:
+            yield Finding(
+                "saturated",
+                p.name,
+                f"{p.saturated:.0%} of {p.name} have a mean potential above threshold (mean {p.mu_u:.3g}, threshold "
+                f"{p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes",
+                _toward(e, a),
+            )
+            return
+
+
+def _raise_thresholds(found: list[Activity], value: float) -> str:
+    modules = f"for m in map(model.get_submodule, {[a.state.name for a in found]})"
+    for name in ("threshold", "v_threshold", "spike_threshold"):
+        held = getattr(found[0].population.module, name, None)
+        if isinstance(held, Tensor):
+            return f"[m.{name}.data.fill_({value:g}) {modules}]"
+        if held is not None:
+            return f"[setattr(m, {name!r}, {value:g}) {modules}]"
+    return f"# raise the threshold of {found[0].state.name} above {value - 1:g}"
+
+
+def time_step(e: Evidence) -> Iterator[Finding]:
+    """Neurons that forget within a step, or trials that end before they have settled."""
+    for a in e.spiking:
+        kernel = a.population.neuron.kernel
+        if float(np.mean(kernel.lag_one)) < 0.05:
+            yield Finding(
+                "time",
+                a.state.name,
+                f"{a.state.name} forgets within a step, which leaves {np.mean(kernel.lag_one):.2g} of U to the next: "
+                "its time constant is far shorter than the time step",
+                "# a smaller time step, or longer time constants",
+                serious=False,
+            )
+            return
+
+
+def _steps(a: Activity) -> int:
+    """Steps of the trial, as the population saw them."""
+    return round(a.state.plot_data.duration / a.population.neuron.kernel.dt)
+
+
+def _samples(e: Evidence) -> int:
+    x = e.network.batch
+    if isinstance(x, Tensor) and e.network.time in (0, 1):
+        return int(x.shape[1 - int(e.network.time)])
+    return len(x) if isinstance(x, Tensor) and e.network.time is None else e.activity[0].population.samples or 1

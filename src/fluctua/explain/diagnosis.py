@@ -1,0 +1,109 @@
+"""Why a network does not learn: one run of it, looked at by many small checks."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from fluctua.explain import checks, learning
+from fluctua.explain.evidence import Evidence, Loss, gather
+from fluctua.explain.finding import KINDS, Diagnosis, Finding
+from fluctua.network.errors import Axis, BatchError, WiringError
+from fluctua.network.network import Network, check_values
+from fluctua.network.probe import ProbedNeuron
+from fluctua.network.run import Forward
+
+Check = Callable[[Evidence], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    checks.named_input,
+    checks.exchanged_axes,
+    checks.carried_state,
+    checks.batch_norms,
+    checks.silence,
+    checks.late,
+    checks.growth,
+    checks.saturation,
+    learning.cut_graph,
+    learning.frozen,
+    learning.gradients,
+    learning.readout,
+    checks.time_step,
+)
+
+
+def diagnose(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss | None = None,
+    labels: Tensor | None = None,
+    *,
+    forward: Forward | None = None,
+    time: Axis = 0,
+    steps: int | None = None,
+    dt: float | None = None,
+    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    readouts: Collection[str] | None = None,
+) -> Diagnosis:
+    """Why a network does not learn, with a line of code that mends each reason; nothing is changed.
+
+    Args:
+        model: any model of known neurons, of any framework.
+        batch: input as in training, `[T, B, ...]` or what the model takes: see `fluctua.initialize`.
+        loss: `loss(output)`, or `loss(output, labels)` where there are labels; then gradients are looked at too.
+            Default with labels: the cross entropy of the output summed over time.
+        labels: of the samples.
+        forward: runs all time steps and resets the state: see `fluctua.initialize`, and so are the rest.
+        time: axis of the batch that is time.
+        steps: how often a static input is shown.
+        dt: time step in seconds of neurons that count time in steps.
+        neurons: what unknown neuron classes are like.
+        readouts: names of populations that are read by their potential.
+
+    Returns:
+        The findings, those that keep the network from learning first; empty where nothing is wrong.
+
+    Raises:
+        ValueError: a loss that is no single number.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> batch = (torch.rand(100, 16, 30) < 0.01).float()
+        >>> found = diagnose(model, batch)
+        >>> found[0].kind, found[0].where, found[0].remedy
+        ('silent', '1', 'fluctua.rescale(model, batch)')
+        >>> exec(found[0].remedy)
+        >>> diagnose(model, batch)
+        <Diagnosis: nothing found>
+    """
+    given = {"forward": forward, "steps": steps, "dt": dt, "neurons": neurons, "readouts": readouts}
+    options = "".join(f", {name}={name}" for name, value in given.items() if value is not None)
+    options += f", time={time}" if time != 0 else ""
+    try:
+        network = Network.of(
+            model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
+        )
+        check_values(network.batch)
+    except (BatchError, WiringError) as error:
+        return Diagnosis((_refused(error, time),))
+    required = {name: p.requires_grad for name, p in nn.Module.named_parameters(model)}
+    e = gather(network, batch, loss, labels, options, forward is not None, required)
+    order = list(KINDS)
+    found = [finding for check in CHECKS for finding in check(e)]
+    return Diagnosis(tuple(sorted(found, key=lambda f: (not f.serious, order.index(f.kind)))), e.report)
+
+
+def _refused(error: Exception, time: Axis) -> Finding:
+    """What it means that a model or a batch cannot be looked at."""
+    said = str(error)
+    if "labels but was read as" in said:
+        return Finding("axes", "", said, "batch = batch.transpose(0, 1)")
+    if "detaches" in said or "no_grad" in said:
+        return Finding("detached", "", said, "# take the .detach(), rounding or torch.no_grad() out of the forward")
+    if isinstance(error, BatchError):
+        mends = "batch = torch.nan_to_num(batch)" if "NaN" in said else "# another batch, with activity in it"
+        return Finding("input", "", said, mends)
+    return Finding("wiring", "", said, "# see the message, and docs/errors.md")

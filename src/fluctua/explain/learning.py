@@ -1,0 +1,126 @@
+"""What can be wrong with the loss and its gradients, one small check for each kind of finding."""
+
+from collections.abc import Iterator
+from math import log
+
+import torch
+from torch import Tensor
+
+from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.finding import Finding
+from fluctua.network.run import modules_of, named_parameters_of
+
+LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
+SURE = 20.0  # spread of the logits, from which on the softmax is sure of one class
+_SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate with long tails
+    ("spike_grad", "from snntorch import surrogate; ", "surrogate.atan(alpha=2.0)"),
+    ("surrogate_function", "from spikingjelly.activation_based import surrogate; ", "surrogate.ATan()"),
+    ("surrogate", "", "fluctua.neurons.SuperSpike(beta=5.0)"),
+)
+
+
+def cut_graph(e: Evidence) -> Iterator[Finding]:
+    """An output without a gradient, or a place from which on none comes back."""
+    cut = "# take away what cuts the graph there: .detach(), .data, .item(), torch.no_grad(), a rounding"
+    if not e.learning.connected:
+        what = "output" if e.learning.loss is None else "loss"
+        yield Finding("detached", "", f"the {what} depends on no parameter: its graph is cut", cut)
+        return
+    reached = [(a, [e.learning.norms.get(q.name) for q in a.population.pathways]) for a in e.activity]
+    lost = [a for a, norms in reached if norms and all(norm is None for norm in norms)]
+    if lost and len(lost) < len([1 for _, norms in reached if norms]) and not all(map(_frozen, lost)):
+        last = lost[-1]
+        yield Finding("detached", last.state.name, f"no graph leads from the output back to {last.state.name}", cut)
+
+
+def frozen(e: Evidence) -> Iterator[Finding]:
+    """Weights that do not require a gradient."""
+    named = dict(named_parameters_of(e.network.model))
+    still = [name for name, p in named.items() if not e.required.get(name, True)]
+    if named and len(still) == len(named):
+        yield Finding("frozen", "", "no parameter requires a gradient", "model.requires_grad_(True)")
+    elif still:
+        yield Finding(
+            "frozen",
+            still[0],
+            f"{len(still)} of {len(named)} parameters do not require a gradient, such as {still[0]}",
+            f"model.get_parameter({still[0]!r}).requires_grad_(True)",
+            serious=False,
+        )
+
+
+def gradients(e: Evidence) -> Iterator[Finding]:
+    """Neurons that pass no gradient, and a gradient that gets lost on its way back."""
+    alive = [a for a in e.spiking if not a.dead]
+    for a in alive:
+        if a.passing is not None and a.passing < 0.1:
+            yield Finding(
+                "gradient",
+                a.state.name,
+                f"{a.passing:.0%} of the neurons of {a.state.name} pass any gradient: its surrogate is zero, or too "
+                f"sharp for the distance of U from threshold (mean {a.state.mu_u:.2g}, sigma_U {a.state.sigma_u:.2g})",
+                blunter(a),
+            )
+            return
+    own = {a.state.name: _norm(e, a) for a in alive}
+    norms = [(a, own[a.state.name]) for a in alive[1:] if own[a.state.name] is not None]
+    if len(norms) < 2 or any(a.dead for a in e.spiking):
+        return
+    (first, low), (last, high) = norms[0], norms[-1]
+    assert low is not None
+    assert high is not None
+    if high > 0 and not 1 / LOST < low / high < LOST:
+        what = "fades" if low < high else "grows"
+        yield Finding(
+            "gradient",
+            first.state.name,
+            f"the gradient {what} from {high:.1e} in {last.state.name} to {low:.1e} in {first.state.name}",
+            blunter(first) if low < high else e.call("rescale"),
+        )
+
+
+def readout(e: Evidence) -> Iterator[Finding]:
+    """An output that is the same for all classes, or far too large."""
+    output, last = e.learning.output, e.activity[-1]
+    if output is None or output.shape[-1] < 2 or any(a.dead for a in e.spiking):
+        return
+    logits = output.detach().double()
+    if bool((logits == logits[..., :1]).all()):
+        chance = "" if e.learning.loss is None else f", so the loss stands at {e.learning.loss:.3g}"
+        c = output.shape[-1]
+        yield Finding(
+            "readout",
+            last.state.name,
+            f"the output is the same for all {c} classes (ln {c} = {log(c):.3g}){chance}",
+            e.call("initialize", ", seed=0"),
+        )
+        return
+    spread = float(logits.std(-1).mean())
+    weight = next((q for q in reversed(last.population.pathways)), None)
+    if e.labels is not None and last.state.threshold is None and spread > SURE and weight is not None:
+        yield Finding(
+            "readout",
+            last.state.name,
+            f"the outputs of the classes differ by {spread:.3g}, so the softmax is sure before anything is learned",
+            f"model.get_parameter({weight.name!r}).data.div_({spread:.3g})",
+        )
+
+
+def blunter(a: Activity) -> str:
+    """A line that gives all neurons of the population's kind a surrogate with long tails."""
+    module = a.population.module
+    for attribute, before, value in _SURROGATES:
+        if any(hasattr(m, attribute) for m in modules_of(module)):
+            given = f"setattr(m, {attribute!r}, {value}) for m in model.modules() if hasattr(m, {attribute!r})"
+            return f"{before}[{given}]"
+    return f"# give {a.state.name} a surrogate with long tails, such as SuperSpike or ATan"
+
+
+def _norm(e: Evidence, a: Activity) -> float | None:
+    found = [n for q in a.population.pathways if (n := e.learning.norms.get(q.name)) is not None]
+    return float(torch.tensor(found).norm()) if found else None
+
+
+def _frozen(a: Activity) -> bool:
+    weights: list[Tensor] = [q.weight for q in a.population.pathways]
+    return not any(w.requires_grad for w in weights)

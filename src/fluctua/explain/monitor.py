@@ -1,0 +1,227 @@
+"""The state of a network while it is trained, in any loop."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from fluctua.explain.watching import Watch
+from fluctua.network.network import Network
+from fluctua.network.run import parameters_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+FILE = "monitor.jsonl"
+
+
+class Monitor:
+    """Watches a network in any training loop: the state of its populations, every so many steps of the optimiser.
+
+    Enter it around the loop. It finds the populations in the first training pass of the model, and looks at a pass, its
+    backward and its step of the optimiser every `every` steps; in all others nothing of it runs. It adds nothing to the
+    graph and changes no number; layers that run fused do not while it looks, which may change their last bits.
+
+    For every population and step that it looked at, a row has `step`, `population`, `rate` (Hz, or spikes per step
+    where no time step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` (in time) and `xi`,
+    `gradient_norm` of its weights, `update_ratio` (how far the step moved them, over their norm), and `surrogate`, the
+    share of its neurons that a gradient passes.
+
+    Args:
+        model: that the loop calls, of known neurons.
+        every: steps of the optimiser.
+        out: folder of the rows, one line each in `monitor.jsonl`, to which a run that is resumed adds; None keeps them
+            in memory.
+        start: step that the loop begins with; default: behind the last one in the folder.
+        loggers: what also gets the numbers: a TensorBoard `SummaryWriter`, a W&B run, the `mlflow` module, a logger of
+            Lightning, or any object with `add_scalar(name, value, step)`, `log_metrics(numbers, step)` or
+            `log(numbers, step=)`.
+        dt: time step in seconds, for frameworks that count time in steps.
+        network: what is known of the model, where the loop does not call the model itself but its parts.
+
+    Raises:
+        ValueError: an interval below 1.
+        WiringError: from the first pass, see `fluctua.network.Network.of`.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> with Monitor(model, every=2) as monitor:
+        ...     for _ in range(4):
+        ...         optimizer.zero_grad()
+        ...         model((torch.rand(50, 4, 30) < 0.1).float()).square().mean().backward()
+        ...         _ = optimizer.step()
+        >>> [(row["step"], row["population"]) for row in monitor.rows()]
+        [(0, '1'), (0, '3'), (2, '1'), (2, '3')]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        every: int = 50,
+        out: str | Path | None = None,
+        *,
+        start: int | None = None,
+        loggers: Sequence[Any] = (),
+        dt: float | None = None,
+        network: Network | None = None,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"a monitor looks every step or less often, got every={every}")
+        self.model, self.every, self.dt = model, every, dt
+        self.file = None if out is None else Path(out) / FILE
+        self._loggers = [_sender(logger) for logger in loggers]
+        self._network = network
+        self._rows = [] if self.file is None else read_rows(self.file)
+        last = max((row["step"] for row in self._rows), default=-1)
+        self.step = last + 1 if start is None else start
+        self._rows = [row for row in self._rows if row["step"] < self.step]
+        self._watch: Watch | None = None
+        self._entrance: RemovableHandle
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Monitor":
+        self._open.callback(register_optimizer_step_post_hook(self._after).remove)
+        self._open.callback(self._look_away)
+        if self._network is None:
+            self._entrance = self.model.register_forward_pre_hook(self._called, with_kwargs=True)
+            self._open.callback(self._entrance.remove)
+        self._look()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def rows(self) -> list[Row]:
+        """All rows, in order of step and population, as for `pandas.DataFrame(monitor.rows())`."""
+        return [dict(row) for row in self._rows]
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: each number over the steps, one line for each population."""
+        from fluctua.explain.monitor_figure import plot_rows
+
+        return plot_rows(self._rows)
+
+    def callback(self) -> Any:
+        """The monitor as a callback of Lightning: `Trainer(callbacks=[monitor.callback()])`."""
+        from lightning.pytorch import Callback
+
+        opening = {"on_fit_start": lambda *_: self.__enter__(), "teardown": lambda *_, **__: self.__exit__()}
+        return type("MonitorCallback", (Callback,), opening)()
+
+    def __str__(self) -> str:
+        from fluctua.explain.monitor_figure import table_of
+
+        return table_of(self._rows)
+
+    def __repr__(self) -> str:
+        seen = sorted({row["step"] for row in self._rows})
+        where = "" if self.file is None else f", {self.file}"
+        return f"<Monitor every {self.every} steps: {len(seen)} seen, up to step {seen[-1] if seen else '-'}{where}>"
+
+    def _repr_html_(self) -> str:
+        from fluctua.explain.monitor_figure import html_of
+
+        return html_of(self._rows)
+
+    # -- while it is open
+
+    def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first pass that is due: find the populations."""
+        if self.step % self.every == 0 and torch.is_grad_enabled():
+            self._entrance.remove()
+            self._network = _network_of(module, args, kwargs, self.dt)
+            self._look()
+
+    def _look(self) -> None:
+        if self.step % self.every == 0 and self._network is not None:
+            self._watch = Watch(self._network.populations)
+
+    def _look_away(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _ours(self, optimizer: torch.optim.Optimizer) -> bool:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return any(id(p) in held for p in parameters_of(self.model))
+
+    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self._ours(optimizer):
+            return
+        if self._watch is not None:
+            self._keep([{"step": self.step, **row} for row in self._watch.rows()])
+            self._look_away()
+        self.step += 1
+        self._look()
+
+    def _keep(self, rows: list[Row]) -> None:
+        self._rows += rows
+        if self.file is not None:
+            append_rows(self.file, rows)
+        for row in rows:
+            numbers = {f"{row['population']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+            for send in self._loggers:
+                send(numbers, row["step"])
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a file, each step once, as it was seen last; a line that a kill has cut off is left out."""
+    found: dict[tuple[int, str], Row] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[row["step"], row["population"]] = row
+    return sorted(found.values(), key=lambda row: row["step"])
+
+
+def append_rows(file: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a file, on lines of their own also behind one that was cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+") as opened:
+        cut = opened.tell() and not file.read_text().endswith("\n")
+        opened.write("\n" * bool(cut) + "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def _network_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dt: float | None) -> Network:
+    """The network that a call of the model shows, twice where a call is one time step."""
+
+    def once(model: nn.Module, batch: Any) -> Any:
+        return model(*args, **kwargs)
+
+    def twice(model: nn.Module, batch: Any) -> Any:
+        return [model(*args, **kwargs), model(*args, **kwargs)]
+
+    found = Network.of(model, torch.zeros(1), forward=once, dt=dt)
+    stepwise = any(p.layout.stepwise and p.calls == 1 for p in found.populations)
+    return Network.of(model, torch.zeros(1), forward=twice, dt=dt) if stepwise else found
+
+
+def _send_each(logger: Any, numbers: dict[str, float], step: int) -> None:
+    for name, value in numbers.items():
+        logger.add_scalar(name, value, step)
+
+
+def _sender(logger: Any) -> Callable[[dict[str, float], int], None]:
+    """How numbers are handed to a logger."""
+    if hasattr(logger, "add_scalar"):
+        return partial(_send_each, logger)
+    if hasattr(logger, "log_metrics"):
+        return lambda numbers, step: logger.log_metrics(numbers, step=step)
+    if hasattr(logger, "log"):
+        return lambda numbers, step: logger.log(numbers, step=step)
+    raise ValueError(
+        f"{type(logger).__name__} is no logger: it has none of add_scalar, log_metrics and log; give a SummaryWriter, "
+        "a W&B run, the mlflow module or a logger of Lightning"
+    )

@@ -1,0 +1,80 @@
+"""What a monitor has seen, as figure and table."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from fluctua.state.style import as_html, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+LABELS: Mapping[str, str] = {
+    "rate": "firing rate (Hz or per step)",
+    "silent": "silent neurons (share)",
+    "saturated": "saturated neurons (share)",
+    "mu_u": "mu_U",
+    "sigma_u": "sigma_U in time",
+    "xi": "xi",
+    "gradient_norm": "gradient norm",
+    "update_ratio": "update / weight",
+    "surrogate": "neurons with a gradient (share)",
+}
+LOGARITHMIC = {"gradient_norm", "update_ratio"}
+SHARES = {"silent", "saturated", "surrogate"}
+
+
+def plot_rows(rows: Rows) -> "Figure":
+    """Each number over the steps, one line for each population; readouts are dotted."""
+    with style():
+        from matplotlib import colormaps
+
+        names = list(dict.fromkeys(row["population"] for row in rows))
+        figure = new_figure(9.5, 7.0)
+        axes = figure.subplots(3, 3, sharex=True).ravel()
+        for axis, (key, label) in zip(axes, LABELS.items(), strict=True):
+            for k, name in enumerate(names):
+                seen = [(row["step"], row[key]) for row in rows if row["population"] == name and row[key] is not None]
+                if seen:
+                    colour = colormaps["viridis"](0.9 * k / max(len(names) - 1, 1))
+                    axis.plot(*zip(*seen, strict=True), color=colour, marker=".", ms=4, lw=1.2, label=name)
+            axis.set_title(label)
+            sizes = [row[key] for row in rows if row[key]]
+            if key in LOGARITHMIC and sizes and max(sizes) > 10 * min(sizes):
+                axis.set_yscale("log")
+                axis.yaxis.set_minor_formatter("")
+            if key in SHARES:
+                axis.set_ylim(-0.05, 1.05)
+        for axis in axes[-3:]:
+            axis.set_xlabel("step")
+        lines = {line.get_label(): line for axis in axes for line in axis.lines}
+        shown = [name for name in names if name in lines]
+        figure.legend([lines[n] for n in shown], shown, loc="outside lower center", ncols=min(max(len(shown), 1), 8))
+        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+    return figure
+
+
+def cells_of(rows: Rows) -> list[list[str]]:
+    """Head, and the last row of each population."""
+    last = {row["population"]: row for row in rows}
+    body = [
+        [name, str(row["step"]), *("-" if row[key] is None else f"{row[key]:.3g}" for key in LABELS)]
+        for name, row in last.items()
+    ]
+    return [["population", "step", *LABELS], *body]
+
+
+def table_of(rows: Rows) -> str:
+    """The last row of each population in plain characters."""
+    cells = cells_of(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
+
+
+def html_of(rows: Rows) -> str:
+    """Table and figure for a notebook."""
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in line)}</tr>" for line in cells_of(rows))
+    return f"<table>{lines}</table>" + (as_html(plot_rows(rows)) if rows and find_spec("matplotlib") else "")

@@ -1,0 +1,245 @@
+"""Weights that are there already, brought to a target by scale and offset alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluctua.hardware import Grid, rounded_to
+from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
+from fluctua.methods.measured import scale_for_rate
+from fluctua.methods.method import READOUT, Method, initialize
+from fluctua.methods.weights import by_row, writable, write
+from fluctua.network.errors import Axis
+from fluctua.network.facts import Pathway, Population
+from fluctua.network.network import Group, hears_itself
+from fluctua.network.probe import ProbedNeuron
+from fluctua.network.replay import Replay
+from fluctua.network.run import Forward
+from fluctua.state.measure import Window, neuron_mean, population_mean, variance, window_mask
+from fluctua.state.report import Report
+from fluctua.theory.membrane import Moments
+from fluctua.theory.target import InfeasibleTargetError, Target
+
+__all__ = ["rescale"]
+
+Array = NDArray[np.float64]
+
+_ROUNDS = 12  # in which a population that hears itself answers to its new weights
+_ENOUGH = 0.02  # change of its weights at which to stop
+
+
+def rescale(
+    model: nn.Module,
+    batch: Any,
+    target: Target | None = None,
+    *,
+    readout: Target | None = READOUT,
+    per_neuron: bool = True,
+    grid: Grid | None = None,
+    window: Window = "trial",
+    forward: Forward | None = None,
+    time: Axis = 0,
+    steps: int | None = None,
+    dt: float | None = None,
+    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+) -> Report:
+    """Bring a network to its target by scale and offset alone, in place: the pattern of its weights stays.
+
+    For weights that are worth keeping: those of a trained ANN, of a network trained with another time step, time
+    constant or threshold, quantised or pruned ones. The weights and the bias of each neuron are multiplied by one
+    positive factor, and a number is added to the bias. Without biases there is no offset: then the factor alone brings
+    the distance from threshold to xi, or sigma_U to its target, and the mean stays what it is in units of it. Where a
+    norm sets the size of the current, its gain and offset are moved instead.
+
+    Args:
+        model: any model of known neurons.
+        batch: input as in training: see `fluctua.initialize`.
+        target: the wanted state of every spiking population (default: mean 0, xi = 1).
+        readout: likewise of populations without threshold; None leaves them alone.
+        per_neuron: each neuron (of a convolution: each map) has a factor and an offset of its own, so that all have the
+            same mean and fluctuations and none is silent; if not, all of a population share one of each.
+        grid: round the weights to this grid; where its scale is free, that is what is brought to the target.
+        window: over which moments are taken: see `fluctua.inspect`.
+        forward: runs all time steps: see `fluctua.initialize`, and so are the rest.
+        time: axis of the batch that is time.
+        steps: how often a static input is shown.
+        dt: time step in seconds of neurons that count time in steps.
+        neurons: what unknown neuron classes are like.
+
+    Raises:
+        SilentInputError: a population that nothing reaches.
+        InfeasibleTargetError: a mean so far below threshold that no factor brings it to xi, without a bias to move it;
+            or fluctuations through weights that must not be written which are larger than wanted.
+
+        After any error of this call the model is as it was; the others are those of `fluctua.initialize`.
+
+    Example:
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> before = model[0].weight.clone()
+        >>> report = rescale(model, (torch.rand(100, 16, 30) < 0.1).float())
+        >>> print(f"{report['1'].sigma_u:.2f}", bool(((model[0].weight / before).std(1) < 1e-4).all()))
+        1.00 True
+    """
+    return initialize(
+        model,
+        batch,
+        target,
+        method=Rescaling(per_neuron, window, grid, readout is not None),
+        readout=readout or READOUT,
+        seed=0,  # of nothing but dropout
+        forward=forward,
+        time=time,
+        steps=steps,
+        dt=dt,
+        neurons=neurons,
+    )
+
+
+@dataclass(frozen=True)
+class Rescaling(Method):
+    """The method of `rescale`, whose arguments its fields are."""
+
+    aims: ClassVar[bool] = True
+
+    per_neuron: bool = True
+    window: Window = "trial"
+    grid: Grid | None = None
+    readouts: bool = True
+
+    def solve(
+        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
+    ) -> dict[str, Moments]:
+        """See `Method.solve`."""
+        chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
+        reached: dict[str, Moments] = {}
+        for _ in range(_ROUNDS if hears_itself(group) else 1):
+            before = [q.weight.detach().clone() for p in chosen for q in writable(p)]
+            if hears_itself(group):
+                replay.assume(replay.simulate(group))
+            reached |= {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
+            after = [q.weight for p in chosen for q in writable(p)]
+            if all(torch.allclose(new, old, rtol=_ENOUGH) for new, old in zip(after, before, strict=True)):
+                break
+        return reached
+
+    def _fit(self, population: Population, target: Target, replay: Replay) -> Moments:
+        moments = self._scale(population, target, replay, self.per_neuron)
+        if self.grid is not None:
+            for q in writable(population):
+                rounded_to(self.grid, q)
+            if self.grid.scale is None:  # one for the whole weight
+                moments = self._scale(population, target, replay, rows=False)
+        return moments
+
+    def _scale(self, population: Population, target: Target, replay: Replay, rows: bool) -> Moments:
+        """Write the weights of one population, for the spikes that it hears now; the moments that it then has."""
+        currents = replay.currents(population)
+        first = next(c for c in currents if c is not None)
+        if not any(bool(c.any()) for c in currents if c is not None):
+            raise SilentInputError(silence(population, replay, first.shape[0]))
+        mask = window_mask(first, self.window)
+        sigma = torch.as_tensor(target.sigma_u(population.neuron.theta, population.neuron.kernel)).to(first)
+        potential = _Potential(population, replay, mask, sigma)
+        values = {p: p.detach().clone() for q in writable(population) for p in _scaled(q)}
+        offset = next((p for q in writable(population) if (p := _offset(q)) is not None), None)
+        if offset is None:
+            solution = _without_offset(potential, values, target, rows)
+        else:
+            values = _alike(potential, values, offset) if rows else values
+            shift = MeanShift(Component({offset: torch.ones_like(offset)}), self.per_neuron)
+            solution = _Scaled(**vars(potential.solve([Component(values)], shift, target)))
+        solution.write(1.0 if target.rate is None else scale_for_rate(potential, solution, target.rate))
+        u = potential.potential()
+        return Moments(np.asarray(population_mean(u, mask)), np.asarray(variance(u, mask) ** 0.5))
+
+
+def _scaled(q: Pathway) -> list[Tensor]:
+    """The parameters of a pathway that its factor multiplies: gain and offset of its norm, or weight and bias."""
+    module, names = (q.norm, ("weight", "bias")) if _gain(q) is not None else (q.synapse, ())
+    found = [getattr(module, name, None) for name in names] or [q.weight, q.bias]
+    return [p for p in found if isinstance(p, Tensor) and p.requires_grad]
+
+
+def _gain(q: Pathway) -> Tensor | None:
+    gain = getattr(q.norm, "weight", None)
+    return gain if isinstance(gain, Tensor) and gain.requires_grad else None
+
+
+def _offset(q: Pathway) -> Tensor | None:
+    bias = q.bias if q.norm is None else getattr(q.norm, "bias", None)
+    return bias if isinstance(bias, Tensor) and bias.requires_grad else None
+
+
+class _Potential(FreePotential):
+    """A free potential of which all neurons are scaled by the same factor, also where they differ."""
+
+    def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
+        if not (spread := self._variance(u)) > 1e-24:
+            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
+        size = (part.share / spread) ** 0.5
+        return Component({p: size * v for p, v in part.values.items()}, part.share), u.mul_(size)
+
+
+class _Scaled(Solution):
+    """A solution whose shifts are offsets, which may take any value and sign."""
+
+    def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
+        k, factor = self.factors(scale)
+        values = {p: k * value for p, value in self.fluctuations.values.items()}
+        return values | {p: values[p] + by_row(factor, p) * one for p, one in self.shift.values.items()}
+
+
+def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
+    """The factor alone: it brings sigma_U to its target where that is a sigma, else the mean to xi from threshold.
+
+    A neuron far below threshold gets at most twice the factor that its fluctuations ask for.
+    """
+    p = potential.population
+    for parameter, value in values.items():
+        write(parameter, value)
+    u = potential.potential() - p.neuron.rest
+    wanted = float(potential.sigma.double().mean())
+    mean, sigma = np.asarray(population_mean(u, potential.mask)), np.asarray(variance(u, potential.mask) ** 0.5)
+    if not sigma > 1e-12:
+        raise SilentInputError(silence(p, potential.replay, len(potential.mask)))
+    room = (p.neuron.threshold or 0.0) - p.neuron.rest
+    xi = 0.0 if target.sigma is not None else ((p.neuron.threshold or 0.0) - target.mean) / wanted
+    if xi and mean + xi * sigma <= 0:
+        raise InfeasibleTargetError(
+            f"{p.name} has a mean potential of {mean / sigma:.2f} sigma_u from rest, so no factor of its weights "
+            f"brings it to xi = {xi:.3g} from threshold: give {p.pathways[0].name} a bias, or let fluctua.initialize "
+            "draw new weights"
+        )
+    if rows:
+        mean, sigma = _by_neuron(u, potential.mask)
+    factor = room / np.maximum(mean + xi * sigma, xi * sigma / 2) if xi else wanted / sigma
+    axes = {q.weight: q.rows for q in writable(p)}
+    scaled = Component({q: by_row(factor, q, axes.get(q, 0)) * value for q, value in values.items()})
+    none = np.zeros(())
+    return _Scaled(scaled, Component({}), none, none, 1.0, 0.0, 0.0, 0.0, None)
+
+
+def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offset: Tensor) -> dict[Tensor, Tensor]:
+    """The values with a factor for each row, by which all neurons fluctuate alike in time, and without the offset."""
+    values = values | {offset: torch.zeros_like(offset)}
+    write(offset, values[offset])
+    _, sigma = _by_neuron(potential.potential(), potential.mask)
+    axes = {q.weight: q.rows for q in writable(potential.population)}
+    return {p: by_row(1 / sigma, p, axes.get(p, 0)) * value for p, value in values.items()}
+
+
+def _by_neuron(u: Tensor, mask: Tensor) -> tuple[Array, Array]:
+    """Mean and deviation in time of a potential `[T, B, *N]` over the first axis of `N`; where nothing moves, the mean
+    deviation."""
+    mean = neuron_mean(u, mask)
+    square = (neuron_mean(u**2, mask) - mean**2).clamp_min(0.0)
+    means, deviations = (x.reshape(u.shape[2], -1).mean(1).cpu().numpy() for x in (mean, square))
+    deviations = deviations**0.5
+    still = deviations <= 1e-6 * max(deviations.max(), 1e-30)
+    return means, np.where(still, deviations.mean(), deviations)

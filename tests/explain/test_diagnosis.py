@@ -1,0 +1,339 @@
+"""Laws of the diagnosis: its first finding names the cause, its line cures it, and what is healthy has none.
+
+The silent networks are small ones of the kinds that people asked about in public: snnTorch issues 33, 66, 126, 219 and
+377, SpikingJelly 190, 216, 285 and 492, slayerPytorch 102, STBP 6, and a Rockpool thread on quantisation.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fluctua
+from fluctua import Diagnosis, diagnose
+from fluctua.hardware import Grid, quantize
+from fluctua.layers import OverTime, Recurrent
+from fluctua.neurons import LI, LIF, SuperSpike
+
+snntorch = pytest.importorskip("snntorch")
+pytest.importorskip("spikingjelly")
+
+from snntorch import surrogate  # noqa: E402
+from spikingjelly.activation_based import layer, neuron  # noqa: E402
+
+
+def spikes(t: int, b: int, *n: int, p: float = 0.05) -> Tensor:
+    return (torch.rand(t, b, *n, generator=torch.Generator().manual_seed(0)) < p).float()
+
+
+def images(b: int, *n: int) -> Tensor:
+    return torch.rand(b, *n, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, what `diagnose` is called with besides, and what it is to find first."""
+
+    model: Callable[[], nn.Module]
+    batch: Tensor
+    kind: str
+    where: str | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class SnnConv(nn.Module):
+    """Four convolutional layers, the image shown again and again, spikes counted."""
+
+    def __init__(self, threshold: float, beta: float = 0.95) -> None:
+        super().__init__()
+        widths = (1, 12, 12, 16, 16)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in pairwise(widths))
+        self.lifs = nn.ModuleList(snntorch.Leaky(beta=beta, threshold=threshold) for _ in widths[1:])
+        self.fc, self.out = nn.Linear(16 * 16, 4), snntorch.Leaky(beta=beta, threshold=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mems: list[Any] = [lif.init_leaky() for lif in self.lifs]  # type: ignore[operator]
+        last = self.out.init_leaky()
+        counts = []
+        for _ in range(20):
+            h = x
+            for k, (conv, lif) in enumerate(zip(self.convs, self.lifs, strict=True)):
+                h, mems[k] = lif(conv(h), mems[k])
+            spike, last = self.out(self.fc(h.flatten(1)), last)
+            counts.append(spike)
+        return torch.stack(counts)
+
+
+def snn_dense(*widths: int, beta: float = 0.9, threshold: float = 1.0, **options: Any) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), snntorch.Leaky(beta=beta, threshold=threshold, init_hidden=True, **options)]
+    return nn.Sequential(*layers)
+
+
+def snn_synaptic() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in ((95, 64), (64, 32), (32, 8)):
+        layers += [nn.Linear(a, b), snntorch.Synaptic(alpha=0.7, beta=0.8, threshold=4.0, init_hidden=True)]
+    return nn.Sequential(*layers)
+
+
+def jelly(*widths: int, norm: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b, bias=False)]
+        layers += [layer.BatchNorm1d(b, step_mode="m")] if norm else []
+        layers += [neuron.LIFNode(tau=2.0, step_mode="m", detach_reset=True)]
+    return nn.Sequential(*layers)
+
+
+def own(*widths: int, gain: float = 1.0, offset: float = 0.0, **options: Any) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        linear = nn.Linear(a, b)
+        with torch.no_grad():
+            linear.weight.mul_(gain)
+            linear.bias.add_(offset)
+        layers += [linear, LIF(**options)]
+    return nn.Sequential(*layers[:-1], LI(0.1))
+
+
+def eval_norm() -> nn.Module:
+    """Trained nothing yet, and set to eval: the norm takes its input for normal already."""
+    model = jelly(40, 32, 32, norm=True)
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, nn.Linear):
+                m.weight.mul_(0.05)
+    return model.eval()
+
+
+def quantised() -> nn.Module:
+    model = nn.Sequential(nn.Linear(12, 128), LIF(0.16, 0.065, dt=0.05), nn.Linear(128, 7), LIF(0.16, 0.065, dt=0.05))
+    fluctua.initialize(model, spikes(40, 16, 12, p=0.3), seed=0)
+    quantize(model, spikes(40, 16, 12, p=0.3), Grid(bits=8, scale=0.5))
+    with torch.no_grad():
+        for name, w in model.named_parameters():
+            if name.endswith("weight"):
+                w.mul_(0.02)
+    return model
+
+
+def looped(model: nn.Module, x: Tensor) -> Tensor:
+    """All steps, and no word of a reset."""
+    return torch.stack([model(step) for step in x])
+
+
+SILENT = {
+    "snnTorch 219: four convolutions, output never fires": Case(
+        lambda: SnnConv(1.0), images(8, 1, 12, 12), "silent", more={"time": None}
+    ),
+    "snnTorch 219: thresholds of zero": Case(
+        lambda: SnnConv(0.0), images(8, 1, 12, 12), "saturated", "lifs.0", {"time": None}
+    ),
+    "snnTorch 377: deep": Case(lambda: snn_dense(40, 64, 64, 64, 64, 8), spikes(20, 8, 40), "silent"),
+    "snnTorch 33: rate code": Case(snn_synaptic, spikes(25, 16, 95, p=0.02), "silent", "1"),
+    "snnTorch 126: images": Case(
+        lambda: snn_dense(192, 64, 10, beta=0.5), images(16, 192), "silent", more={"time": None, "steps": 25}
+    ),
+    "SpikingJelly 285: the rate falls to zero": Case(lambda: jelly(40, *[64] * 6, 10), 4 * spikes(20, 8, 40), "silent"),
+    "SpikingJelly 216: loss of 1/C": Case(
+        lambda: jelly(40, 32, 11), spikes(20, 22, 40), "silent", "1", {"labels": torch.arange(22) % 11}
+    ),
+    "SpikingJelly 492: norm in eval mode": Case(eval_norm, spikes(20, 8, 40), "norm", "1"),
+    "slayerPytorch 102: a threshold of ten": Case(
+        lambda: own(40, 32, 4, threshold=10.0), spikes(100, 8, 40), "silent", "1"
+    ),
+    "STBP 6: neurons that die early": Case(
+        lambda: own(40, 32, 4, tau_mem=5e-3, tau_syn=None, threshold=0.75), spikes(100, 8, 40), "silent", "1"
+    ),
+    "biases that hold it down": Case(lambda: own(40, 64, 4, gain=5.0, offset=-0.6), spikes(100, 8, 40), "silent", "1"),
+    "Rockpool: silent on the grid of the chip": Case(quantised, spikes(40, 16, 12, p=0.3), "grid", "1"),
+}
+
+ILL = {
+    "integers": Case(lambda: own(40, 32, 4), (255 * spikes(100, 8, 40, p=0.5)).to(torch.uint8), "input", more={}),
+    "one value in all channels": Case(lambda: own(40, 32, 4, gain=3.0), torch.ones(100, 8, 40), "input"),
+    "nothing": Case(lambda: own(40, 32, 4), torch.zeros(100, 8, 40), "input"),
+    "NaN": Case(lambda: own(40, 32, 4, gain=6.0), torch.where(spikes(100, 8, 40) > 0, torch.nan, 1.0), "input"),
+    "samples taken for time": Case(
+        lambda: own(40, 32, 4, gain=4.0),
+        spikes(8, 1, 40).expand(8, 1, 40).repeat(1, 1, 1) + 0 * spikes(8, 1, 40),
+        "axes",
+    ),
+    "snnTorch 66: it fires at every step": Case(
+        lambda: own(40, 32, 4, gain=1.0, offset=3.0), spikes(100, 8, 40), "saturated", "1"
+    ),
+    "recurrence that drives itself": Case(lambda: strong_recurrence(), spikes(100, 8, 40), "exploding", "1"),
+    "no gradient required": Case(lambda: healthy_dense().requires_grad_(False), spikes(100, 16, 40), "frozen"),
+    "SpikingJelly 190: a surrogate that is zero": Case(
+        lambda: sharp(), spikes(20, 16, 40), "gradient", "1", {"labels": torch.arange(16) % 4}
+    ),
+    "a surrogate too sharp": Case(
+        lambda: sharp_deep(), spikes(100, 16, 40), "gradient", "3", {"labels": torch.arange(16) % 4}
+    ),
+    "a trial that ends before activity has come through": Case(lambda: deep(), spikes(30, 16, 40), "late", more={}),
+    "a state that is not reset": Case(
+        lambda: healthy_snn()[0],
+        spikes(40, 32, 40),
+        "state",
+        more={"forward": looped},
+    ),
+    "a graph that is cut": Case(lambda: Cut(), spikes(100, 16, 40), "detached", "a"),
+    "a readout that says the same of all": Case(
+        lambda: mute(), spikes(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
+    ),
+    "a readout that is sure": Case(
+        lambda: loud(), spikes(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
+    ),
+}
+
+
+def strong_recurrence() -> nn.Module:
+    model = nn.Sequential(nn.Linear(40, 64), Recurrent(LIF(), nn.Linear(64, 64, bias=False)), nn.Linear(64, 4), LI(0.1))
+    with torch.no_grad():
+        model.get_parameter("0.weight").mul_(5)
+        nn.init.normal_(model.get_parameter("1.weight.weight"), 0.0, 3.0)
+    return model
+
+
+class Cut(nn.Module):
+    """Spikes that are taken out of the graph between two populations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.second, self.b = nn.Linear(40, 64), LIF(), nn.Linear(64, 4), LIF()
+        fluctua.initialize(self, spikes(100, 16, 40), seed=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes_: Tensor = self.b(self.second(self.a(self.first(x)).detach()))
+        return spikes_
+
+
+def deep() -> nn.Module:
+    """Initialised on a long trial."""
+    model = own(40, *[64] * 6, 4)
+    fluctua.initialize(model, spikes(200, 16, 40), seed=0)
+    return model
+
+
+def mute() -> nn.Module:
+    model = healthy_dense()
+    with torch.no_grad():
+        for name in ("4.weight", "4.bias"):
+            model.get_parameter(name).zero_()
+    return model
+
+
+def sharp_deep() -> nn.Module:
+    model = own(40, *[64] * 5, 4, surrogate=SuperSpike(beta=1e3))
+    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    return model
+
+
+def healthy_dense() -> nn.Sequential:
+    model = own(40, 64, 64, 4)
+    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    return model
+
+
+def sharp() -> nn.Module:
+    model = snn_dense(40, 64, 4, spike_grad=surrogate.sigmoid(slope=200))
+    fluctua.initialize(model, spikes(20, 16, 40), fluctua.Target(xi=1.0), seed=0)
+    return model
+
+
+def loud() -> nn.Module:
+    model = healthy_dense()
+    with torch.no_grad():
+        model.get_parameter("4.weight").mul_(1e3)
+    return model
+
+
+def cure(case: Case, model: nn.Module, found: Diagnosis) -> Diagnosis:
+    """The diagnosis after the first finding's line has been run."""
+    names: dict[str, Any] = {
+        "fluctua": fluctua,
+        "torch": torch,
+        "nn": nn,
+        "model": model,
+        "batch": case.batch.clone(),
+        **case.more,
+    }
+    assert "\n" not in found[0].remedy
+    exec(found[0].remedy, names)
+    given = {key: names[key] for key in {"time": None, "steps": None, **case.more} if key in names}
+    return diagnose(names["model"], names["batch"], **given)
+
+
+@pytest.mark.parametrize("name", [*SILENT, *ILL])
+def test_the_first_finding_names_the_cause_and_its_line_cures_it(name: str) -> None:
+    torch.manual_seed(0)
+    case = (SILENT | ILL)[name]
+    model = case.model()
+    before = copy.deepcopy(model.state_dict())
+    found = diagnose(model, case.batch, **case.more)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert found, "nothing found"
+    assert (found[0].kind, found[0].serious) == (case.kind, True), str(found)
+    assert case.where in (None, found[0].where)
+    after = cure(case, model, found) if not found[0].remedy.startswith("#") else Diagnosis(())
+    assert case.kind not in [f.kind for f in after.serious], f"{found}\n\nafter:\n{after}\n{after.report}"
+    if name in SILENT and after.serious:  # behind a threshold or a norm the weights too
+        after = cure(case, model, after)
+    assert after.serious == () or name not in SILENT, str(after)
+
+
+# --- what is healthy ---
+
+
+def healthy_conv() -> tuple[nn.Module, Tensor]:
+    model = nn.Sequential(OverTime(nn.Conv1d(1, 8, 5)), LIF(), nn.Flatten(2), nn.Linear(8 * 36, 4), LI(0.1))
+    fluctua.initialize(model, x := spikes(100, 16, 1, 40), seed=0)
+    return model, x
+
+
+def healthy_recurrent() -> tuple[nn.Module, Tensor]:
+    model = nn.Sequential(nn.Linear(40, 64), Recurrent(LIF(), nn.Linear(64, 64, bias=False)), nn.Linear(64, 4), LI(0.1))
+    fluctua.initialize(model, x := spikes(150, 32, 40), seed=0)
+    return model, x
+
+
+def healthy_snn() -> tuple[nn.Module, Tensor]:
+    model = snn_dense(40, 64, 64, 4)
+    fluctua.initialize(model, x := spikes(40, 32, 40), seed=0)
+    return model, x
+
+
+def healthy_jelly() -> tuple[nn.Module, Tensor]:
+    return jelly(40, 64, 64, 10, norm=True), 2 * spikes(20, 32, 40)
+
+
+HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "dense": lambda: (healthy_dense(), spikes(100, 16, 40)),
+    "convolutional": healthy_conv,
+    "recurrent": healthy_recurrent,
+    "snnTorch": healthy_snn,
+    "SpikingJelly with norms": healthy_jelly,
+    "xi of two": lambda: xi_two(),
+}
+
+
+def xi_two() -> tuple[nn.Module, Tensor]:
+    model, x = own(40, 64, 64, 4), spikes(250, 32, 40)
+    fluctua.initialize(model, x, fluctua.Target(xi=2.0), seed=0)
+    return model, x
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
+    torch.manual_seed(0)
+    model, x = HEALTHY[name]()
+    labels = torch.arange(x.shape[1]) % 4 if with_labels else None
+    assert list(diagnose(model, x, labels=labels)) == []
