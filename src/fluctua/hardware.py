@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway
-from fluctua.network.network import Network
+from fluctua.network.network import Network, all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
@@ -71,6 +71,7 @@ class Grid:
         return min((widest * (1 - 0.75 * k / _CLIPPINGS) for k in range(_CLIPPINGS)), key=error)
 
 
+@all_or_nothing
 def quantize(
     model: nn.Module,
     batch: Any,
