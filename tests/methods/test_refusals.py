@@ -179,7 +179,7 @@ def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -
 
 
 def test_an_error_leaves_the_model_usable() -> None:
-    net = nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LIF())
+    net = nn.Sequential(nn.Linear(30, 40, bias=False), LIF(), nn.Linear(40, 5), LIF())
     x = torch.zeros(10, 4, 30)
     x[7] = 1  # too late for the second layer
     with pytest.raises(ValueError, match="no spike reaches"):

@@ -115,14 +115,17 @@ class FreePotential:
     mask: Tensor
     sigma: Tensor
 
-    def solve(self, fluctuations: list[Component], shift: MeanShift, target: Target) -> Solution:
+    def solve(self, fluctuations: list[Component], shift: MeanShift | None, target: Target) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+
+        Without one U keeps its mean, and the mean square distance from the wanted one is `sigma_u^2`.
 
         Raises:
             SilentInputError: a part has no effect.
             InfeasibleTargetError: the shift, or what cannot be changed, brings more fluctuation than wanted.
         """
-        touched = {p for part in (*fluctuations, shift.part) for p in part.values}
+        moved = Component({}) if shift is None else shift.part
+        touched = {p for part in (*fluctuations, moved) for p in part.values}
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
@@ -134,19 +137,20 @@ class FreePotential:
         square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
         lift = mean / max(square - mean**2, 1e-24) ** 0.5
         offset = rest - target.mean
-        if not offset.ndim and not offset and abs(mean) <= 0.01 and not shift.per_neuron:
+        per_neuron = shift is not None and shift.per_neuron
+        if not offset.ndim and not offset and abs(mean) <= 0.01 and not per_neuron:
             none = np.zeros(())
-            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None)
+            return Solution(together, moved, none, none, square, 0.0, 0.0, lift, None)
         offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
-        if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
+        if shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain)
+        solution = Solution(together, moved, fixed, per_k, square, cross, constant, lift, gain)
         if solution.discriminant() < 0:
             self._refuse(target, constant**0.5)
         return solution

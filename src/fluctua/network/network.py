@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 Group = tuple[Population, ...]
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, eq=False)

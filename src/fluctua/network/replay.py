@@ -241,7 +241,7 @@ class Replay:
             output = forward(*args, **kwargs)
             kept = keep(module, output)
             if known is None and kept is not None:
-                self._answers[call] = _Answer(*kept, versions([*kept]), self._random())
+                self._answers[call] = _Answer(kept[0], kept[1], versions([*kept]), self._random())
             return output
 
         return answer
