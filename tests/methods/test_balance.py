@@ -1,6 +1,7 @@
 """Laws of balance: every neuron has the same mean where the signal bears it, and the signal is never cancelled."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def spikes(*shape: int, rate: float = 0.1) -> Tensor:
     return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < rate).float()
 
 
-def potential(net: nn.Sequential, x: Tensor) -> Tensor:
+def potential(net: Any, x: Tensor) -> Tensor:
     """The free potential `[T, B, N]` of LIF neurons behind a layer, by their equations."""
     a, b = math.exp(-2e-3 / 20e-3), math.exp(-2e-3 / 10e-3)
     with torch.no_grad():
@@ -32,13 +33,13 @@ def potential(net: nn.Sequential, x: Tensor) -> Tensor:
     return torch.stack(found).flatten(2)
 
 
-def started(net: nn.Sequential, x: Tensor, balance: Balance = "auto") -> Tensor:
+def started(net: Any, x: Tensor, balance: Balance = "auto") -> Tensor:
     """The free potential after initialisation."""
     fluctua.initialize(net, x, method=Measured(balance=balance), seed=0)
     return potential(net, x)
 
 
-def linear(n: int, bias: bool = False, units: int = 40) -> nn.Sequential:
+def linear(n: int, bias: bool = False, units: int = 40) -> Any:
     return nn.Sequential(nn.Linear(n, units, bias=bias), LIF())
 
 
@@ -80,7 +81,7 @@ def test_without_biases_the_mean_over_neurons_is_met(n: int) -> None:
 @pytest.mark.parametrize("kind", ["1x1", "3x3", "depthwise"])
 def test_convolutions_of_few_maps_keep_their_signal(maps: int, kind: str) -> None:
     groups, size = (maps if kind == "depthwise" else 1), (1 if kind == "1x1" else 3)
-    net = nn.Sequential(OverTime(nn.Conv2d(maps, 16, size, groups=groups, bias=False)), LIF())
+    net: Any = nn.Sequential(OverTime(nn.Conv2d(maps, 16, size, groups=groups, bias=False)), LIF())
     u = started(net, spikes(40, 4, maps, 6, 6, rate=0.2))
     assert abs(float(u.std(correction=0)) - 1) < 1e-3
     assert abs(float(u.mean())) < 1e-3
@@ -110,7 +111,7 @@ def test_of_many_inputs_it_is_noise() -> None:
 
 
 def test_where_the_signal_bears_it_auto_is_the_projection_bit_by_bit() -> None:
-    x, weights = spikes(60, 8, 100), []
+    x, weights = spikes(60, 8, 100), list[Tensor]()
     for balance in ("auto", True):
         net = linear(100, bias=True)
         started(net, x, balance)

@@ -12,7 +12,7 @@ from fluctua.layers import SignedLinear
 from fluctua.methods import Measured
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.population import Goal, fresh, solve
-from fluctua.methods.weights import write
+from fluctua.methods.weights import write, write_all
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call, preserved
 from fluctua.neurons import LIF, ExcInhLIF
@@ -208,7 +208,8 @@ def solved(model: nn.Module, x: Tensor, target: Target) -> tuple[FreePotential, 
     (population,) = trace(model, x)
     aim = Goal(target)
     values = fresh(population, aim, torch.Generator().manual_seed(0))
-    return solve(population, values, aim, Replay(model, x, plain_call, [population]))
+    write_all(values)
+    return solve(population, aim, Replay(model, x, plain_call, [population]))
 
 
 def moments(rig: FreePotential) -> tuple[float, float]:

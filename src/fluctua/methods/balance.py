@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential
-from fluctua.methods.weights import write
+from fluctua.methods.weights import blocks, write
 from fluctua.network.facts import Pathway, potential_adjoint, potential_of
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
@@ -66,11 +66,11 @@ def balance(
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
-    activity, reach = means[: len(weights)], dict(zip(moved, means, strict=True))
+    activity, reach = means[: len(weights)], dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
+    del means
     before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]))
-    drawn = [w.detach().clone() for w in weights]
-    for q, r in zip(pathways, activity, strict=True):
-        write(q.weight, balanced(q.weight, r, q.rows))
+    along = [project_(q.weight, r, q.rows) for q, r in zip(pathways, activity, strict=True)]
+    activity = [_compact(r, q.rows) for q, r in zip(pathways, activity, strict=True)]
     kept = _signal(potential.potential()) / max(before, 1e-30)
     if how is True and kept < DUST:
         names = " and ".join(q.name for q in pathways)
@@ -81,13 +81,14 @@ def balance(
     n = _inputs(pathways, activity)
     if how is True or kept * (1 - 1 / n) >= min(LEFT, MANY / n):
         return Balanced(activity)
-    for w, value in zip(weights, drawn, strict=True):
-        write(w, value)
-    cancelling = {
-        q.weight: {b: torch.where(reach[b] == 0, 0, -_along(q.weight, r, q.rows) / reach[b])}
-        for q, r in zip(pathways, activity, strict=True)
-        if (b := _bias(q)) is not None
-    }
+    cancelling: dict[Tensor, dict[Tensor, Tensor]] = {}
+    for q, r, part in zip(pathways, activity, along, strict=True):
+        rows = r.transpose(0, q.rows)
+        with torch.no_grad():
+            q.weight.transpose(0, q.rows).add_(part.to(r).reshape(-1, *[1] * (r.ndim - 1)) * rows)
+        if (b := _bias(q)) is not None:
+            mean = part.to(r) * rows.flatten(1).square().sum(1)
+            cancelling[q.weight] = {b: torch.where(reach[b] == 0, 0, -mean / reach[b])}
     for b, value in ((b, value) for own in cancelling.values() for b, value in own.items()):
         write(b, value)
     if cancelling and _signal(potential.potential()) < LEFT * before:  # a constant input is cancelled as a whole
@@ -108,7 +109,8 @@ def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:
     def power(r: Tensor, p: int) -> float:
         return float((torch.linalg.vector_norm(r, p, dim=1, dtype=torch.float64) ** p).mean())
 
-    rows = [r.transpose(0, q.rows).flatten(1) for q, r in zip(pathways, activity, strict=True)]
+    by_row = (r.transpose(0, q.rows) for q, r in zip(pathways, activity, strict=True))
+    rows = [r[:: max(1, len(r) // 64)].flatten(1) for r in by_row]  # some stand for all
     return min((power(r, 2) ** 2 / fourth for r in rows if (fourth := power(r, 4))), default=float("inf"))
 
 
@@ -143,22 +145,30 @@ def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
     return potential_adjoint(weight, kernel).expand_as(current)
 
 
-def balanced(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
-    """Every row made orthogonal to the mean activity: `w_i - r_i (r_i . w_i) / |r_i|^2`.
+def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
+    """Every row made orthogonal to the mean activity, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
 
     Args:
         weight: to be balanced.
         r: mean activity, in its shape.
         axis: that counts rows, the output units.
+
+    Returns:
+        `(r_i . w_i) / |r_i|^2`.
     """
-    if axis:
-        return balanced(weight.transpose(0, axis), r.transpose(0, axis)).transpose(0, axis)
-    w, rows = weight.flatten(1).double(), r.flatten(1).double()
-    norm = rows.square().sum(1, keepdim=True)
-    along = torch.where(norm > 0, (w * rows).sum(1, keepdim=True) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
-    return (w - along * rows).reshape(weight.shape).to(weight)
+    found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
+    for part in blocks(by_row):
+        w, rows = by_row[part].flatten(1).double(), along_row[part].flatten(1).double()
+        norm, common = rows.square().sum(1, keepdim=True), (w * rows).sum(1, keepdim=True)
+        along = torch.where(norm > 0, common / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+        by_row[part] = (w - along * rows).reshape(by_row[part].shape).to(weight.dtype)
+        found.append(along.flatten())
+    return torch.cat(found)
 
 
-def _along(weight: Tensor, r: Tensor, axis: int) -> Tensor:
-    """`r_i . w_i`, one for each row."""
-    return (weight.detach() * r).transpose(0, axis).flatten(1).sum(1)
+def _compact(r: Tensor, axis: int) -> Tensor:
+    """A large activity that is the same for all rows, as it is behind most layers, as one row."""
+    by_row = r.transpose(0, axis)
+    if r.numel() < 2**20 or any(not torch.allclose(by_row[k], by_row[:1], rtol=1e-4) for k in blocks(by_row)):
+        return r
+    return by_row[:1].clone().expand_as(by_row).transpose(0, axis)

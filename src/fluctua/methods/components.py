@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.methods.weights import by_row, write
+from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
 from fluctua.state.measure import neuron_mean, population_mean, product_mean
@@ -90,13 +90,15 @@ class Solution:
             factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
         values = {p: grow * k * fluctuation for p, fluctuation in self.fluctuations.values.items()}
         for p, shift in self.shift.values.items():
-            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+            if p not in values:
+                values[p] = torch.zeros_like(p)
+            if factor.any():
+                values[p] += by_row(factor, p) * shift
         return values
 
     def write(self, scale: float) -> None:
         """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
-        for p, value in self.values(scale).items():
-            write(p, value)
+        write_all(self.values(scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +172,7 @@ class FreePotential:
         rest = self._potential(now, None)
         signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
         found = [self._variance(u) for u in signals]
-        for p, value in now.items():
-            write(p, value)
+        write_all(now)
         return found
 
     def rate(self) -> float:
@@ -213,8 +214,9 @@ class FreePotential:
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
-        values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
-        return Component(values, part.share), u.mul_(size)
+        for p, v in part.values.items():  # in place, for they may be large
+            v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
+        return part, u.mul_(size)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -232,7 +234,7 @@ class FreePotential:
     def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
         values = {} if part is None else part.values
         for p in touched:
-            write(p, values.get(p, torch.zeros_like(p)))
+            write(p, values.get(p, torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p)))
         return self.potential()
 
     def _mean(self, u: Tensor) -> float:

@@ -10,6 +10,7 @@ from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.weights import write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
@@ -77,7 +78,8 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
         InfeasibleTargetError: the wanted mean, or what cannot be changed, brings more fluctuation than wanted, or the
             wanted rate cannot be reached.
     """
-    potential, solution = solve(population, fresh(population, goal, generator), goal, replay)
+    write_all(fresh(population, goal, generator))
+    potential, solution = solve(population, goal, replay)
     scale = 1.0 if goal.target.rate is None else _scale_for_rate(potential, solution, goal.target.rate)
     solution.write(scale)
     wanted = goal.moments(population)

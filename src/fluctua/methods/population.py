@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
-from fluctua.methods.weights import draw, excites, of_entries, shares, writable, write
+from fluctua.methods.weights import draw, excites, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -59,10 +59,8 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
     return values
 
 
-def solve(
-    population: Population, values: dict[Tensor, Tensor], goal: Goal, replay: Replay
-) -> tuple[FreePotential, Solution]:
-    """The factors that bring weights of these values to the target, for the afferents as they are active now.
+def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
+    """The factors that bring weights of the present values to the target, for the afferents as they are active now.
 
     Raises:
         SilentInputError: no current reaches the population.
@@ -70,8 +68,6 @@ def solve(
     """
     free = writable(population)
     carriers = [q for q in free if _carries(q)]
-    for parameter, value in values.items():
-        write(parameter, value)
     currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
@@ -175,17 +171,18 @@ def _mean_part(
             return Component({bias: torch.ones_like(bias)})
     carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
-    along = [of_entries(q, torch.ones_like(q.weight)) for q in carrying]
+    along = [of_entries(q, torch.ones((1,) * q.weight.ndim).to(q.weight).expand_as(q.weight)) for q in carrying]
     if activity:
         by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
+        by_row = [r if r.stride(0) else r[:1] for r in by_row]  # one row may stand for all
         norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
         scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in by_row]
-        along = [r.transpose(0, q.rows) for q, r in zip(carrying, scaled, strict=True)]
+        along = [r.transpose(0, q.rows).expand_as(q.weight) for q, r in zip(carrying, scaled, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
     if goal.target.mean == potential.population.neuron.rest:  # hardly needed, so not worth measuring
         return Component(values)
     return potential.in_proportion(
-        [Component({w: v}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
+        [Component({w: v.contiguous()}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
     )
 
 

@@ -1,6 +1,6 @@
 """Weights: how they are drawn and written, and what share of the variance each pathway is to supply."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,8 +34,19 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
     """
     rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device="cpu")))
     mean, std = (_rows(value, like.shape[rows]) for value in (law.mean, law.std))
-    by_row = like.transpose(0, rows).shape
-    return torch.as_tensor(WeightLaw(law.family, mean, std, law.density).draw(rng, by_row)).transpose(0, rows).to(like)
+    drawn = torch.empty_like(like, requires_grad=False)
+    by_row = drawn.transpose(0, rows)
+    for part in blocks(by_row) if law.density == 1 else [slice(None)]:  # which synapses are absent is drawn last
+        one, other = (value[part] if value.ndim else value for value in (mean, std))
+        own = WeightLaw(law.family, one, other, law.density)
+        by_row[part] = torch.as_tensor(own.draw(rng, by_row[part].shape)).to(drawn)
+    return drawn
+
+
+def blocks(rows: Tensor) -> Iterator[slice]:
+    """Slices of the first axis of about 4 MB in double precision, so that copies of a large weight need no memory."""
+    step = max(1, 2**19 * len(rows) // max(1, rows.numel()))
+    yield from (slice(start, start + step) for start in range(0, len(rows), step))
 
 
 def of_entries(q: Pathway, value: Tensor) -> Tensor:
@@ -53,6 +64,12 @@ def write(parameter: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         if not torch.equal(parameter, value):
             parameter.copy_(value)
+
+
+def write_all(values: Mapping[Tensor, Tensor]) -> None:
+    """Overwrite parameters in place."""
+    for parameter, value in values.items():
+        write(parameter, value)
 
 
 def writable(population: Population) -> list[Pathway]:
