@@ -270,7 +270,8 @@ def test_parts_are_put_in_proportion_whatever_their_values() -> None:
             for w, share in zip(model.parameters(), (0.8, 0.2), strict=True)
         ]
         together = rig.in_proportion(ones)
-        solution = rig.solve([Component(together.values)], MeanShift(Component(together.values)), Target(sigma=1.0))
+        fluctuation = Component({w: value.clone() for w, value in together.values.items()})
+        solution = rig.solve([fluctuation], MeanShift(together), Target(sigma=1.0))
         assert solution.lift > 0
         for p, value in together.values.items():
             write(p, value)

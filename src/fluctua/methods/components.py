@@ -32,7 +32,7 @@ class Component:
     """The values of parameters that cause one component of U, up to a factor; all others are zero in it.
 
     Attributes:
-        values: by parameter.
+        values: by parameter; brought to their size they are overwritten, for they may be large.
         share: of the population's variance.
     """
 
@@ -82,23 +82,30 @@ class Solution:
 
         The fluctuations can be made to `grow` beyond by a factor, at the same mean, and the mean to `move`.
         """
+        size, factor = self._sizes(scale, grow, move)
+        values = {p: size * fluctuation for p, fluctuation in self.fluctuations.values.items()}
+        for p, shift in self.shift.values.items():
+            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+        return values
+
+    def _sizes(self, scale: float, grow: float = 1.0, move: float = 0.0) -> tuple[float, Array]:
         k, factor = self.factors(scale)
         factor = factor + (grow - 1) * k * self.per_k
         if self.gain is not None:
             factor = factor + move / self.gain
         if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
             factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
-        values = {p: grow * k * fluctuation for p, fluctuation in self.fluctuations.values.items()}
-        for p, shift in self.shift.values.items():
-            if p not in values:
-                values[p] = torch.zeros_like(p)
-            if factor.any():
-                values[p] += by_row(factor, p) * shift
-        return values
+        return grow * k, factor
 
     def write(self, scale: float) -> None:
-        """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
-        write_all(self.values(scale))
+        """Write the weights that bring U to `scale` times the wanted `sigma_u`: as `values`, without the memory."""
+        size, factor = self._sizes(scale)
+        parts, shifts = self.fluctuations.values, self.shift.values
+        with torch.no_grad():
+            for p in {**parts, **shifts}:
+                p.copy_(parts[p]).mul_(size) if p in parts else p.zero_()
+                if p in shifts and factor.any():
+                    p.add_(by_row(factor, p) * shifts[p])
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +221,7 @@ class FreePotential:
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
-        for p, v in part.values.items():  # in place, for they may be large
+        for p, v in part.values.items():
             v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
         return part, u.mul_(size)
 

@@ -44,8 +44,8 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
 
 
 def blocks(rows: Tensor) -> Iterator[slice]:
-    """Slices of the first axis of about 4 MB in double precision, so that copies of a large weight need no memory."""
-    step = max(1, 2**19 * len(rows) // max(1, rows.numel()))
+    """Slices of the first axis of about 1 MB in double precision, so that copies of a large weight need no memory."""
+    step = max(1, 2**17 * len(rows) // max(1, rows.numel()))
     yield from (slice(start, start + step) for start in range(0, len(rows), step))
 
 
