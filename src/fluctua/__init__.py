@@ -6,7 +6,7 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.methods import fluctuation_driven_, initialize
+    from fluctua.methods import fluctuation_driven_, initialize, measured_
     from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
     from fluctua.timeloop import engine
@@ -22,6 +22,7 @@ __all__ = [
     "fluctuation_driven_",
     "initialize",
     "inspect",
+    "measured_",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -34,6 +35,7 @@ __getattr__, __dir__ = lazy(
         "fluctuation_driven_": "fluctua.methods",
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
+        "measured_": "fluctua.methods",
     },
     modules=("hardware", "homeostasis", "layers", "methods", "network", "neurons", "spikes", "state", "theory"),
 )
