@@ -15,7 +15,7 @@ from fluctua.theory.target import InfeasibleTargetError
 
 Balance = bool | Literal["auto"]
 
-LEFT, MANY = 0.5, 20  # a part of the signal, or what so many inputs carry
+LEFT, MANY = 0.5, 10  # a part of the signal, or what so many inputs carry
 DUST = 1e-6
 
 
@@ -52,7 +52,7 @@ def balance(
     lies along it is noise; of few, or where all inputs go up and down together, it is what the neurons are to tell. So
     the variance of U over samples is compared before and after (over time, where samples do not differ). Of n inputs,
     a part `1 - 1 / n` of all directions stays. If variance and directions together leave less than half, and less than
-    twenty inputs carry, "auto" takes the weights as they are: biases take the means out where there are any, and where
+    ten inputs carry, "auto" takes the weights as they are: biases take the means out where there are any, and where
     they leave half.
 
     Args:
