@@ -6,9 +6,9 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.fusion import fuse
     from fluctua.explain import Diagnosis, Finding, Monitor, diagnose
-    from fluctua.methods import fluctuation_driven_, initialize
+    from fluctua.fusion import fuse
+    from fluctua.methods import fluctuation_driven_, initialize, measured_
     from fluctua.rescaling import rescale
     from fluctua.state import Report, inspect
     from fluctua.theory import PspKernel, Target
@@ -30,6 +30,7 @@ __all__ = [
     "fuse",
     "initialize",
     "inspect",
+    "measured_",
     "rescale",
 ]
 
@@ -48,11 +49,12 @@ __getattr__, __dir__ = lazy(
         "fuse": "fluctua.fusion",
         "initialize": "fluctua.methods",
         "inspect": "fluctua.state",
+        "measured_": "fluctua.methods",
         "rescale": "fluctua.rescaling",
     },
     modules=(
-        "fusion",
         "explain",
+        "fusion",
         "hardware",
         "homeostasis",
         "layers",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
-from fluctua.network.network import Network
+from fluctua.network.network import Network, all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network
@@ -72,6 +72,7 @@ class Grid:
         return min((widest * (1 - 0.75 * k / _CLIPPINGS) for k in range(_CLIPPINGS)), key=error)
 
 
+@all_or_nothing
 def quantize(
     model: nn.Module,
     batch: Any,
@@ -129,11 +130,10 @@ def quantize(
     network = read()
     targets = _targets(report or inspect_network(network, window=window))
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
-    with network.unchanged_on_failure():
-        decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
-        rounded = {name: rounded_to(grid, q) for name, q in written.items()}
-        scales = {name: r.scale for name, r in rounded.items()}
-        levels = list(round_thresholds(network.populations, scales)) if thresholds else []
+    decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
+    rounded = {name: rounded_to(grid, q) for name, q in written.items()}
+    scales = {name: r.scale for name, r in rounded.items()}
+    levels = list(round_thresholds(network.populations, scales)) if thresholds else []
     notes = [f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()]
     state = inspect_network(
         read(),  # thresholds and kernels are others now

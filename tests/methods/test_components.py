@@ -12,7 +12,7 @@ from fluctua.layers.dale import SignedLinear
 from fluctua.methods import Measured
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.population import Goal, fresh, solve
-from fluctua.methods.weights import write
+from fluctua.methods.weights import write, write_all
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call, preserved
 from fluctua.neurons import LIF, ExcInhLIF
@@ -208,7 +208,8 @@ def solved(model: nn.Module, x: Tensor, target: Target) -> tuple[FreePotential, 
     (population,) = trace(model, x)
     aim = Goal(target)
     values = fresh(population, aim, torch.Generator().manual_seed(0))
-    return solve(population, values, aim, Replay(model, x, plain_call, [population]))
+    write_all(values)
+    return solve(population, aim, Replay(model, x, plain_call, [population]))
 
 
 def moments(rig: FreePotential) -> tuple[float, float]:
@@ -269,7 +270,8 @@ def test_parts_are_put_in_proportion_whatever_their_values() -> None:
             for w, share in zip(model.parameters(), (0.8, 0.2), strict=True)
         ]
         together = rig.in_proportion(ones)
-        solution = rig.solve([Component(together.values)], MeanShift(Component(together.values)), Target(sigma=1.0))
+        fluctuation = Component({w: value.clone() for w, value in together.values.items()})
+        solution = rig.solve([fluctuation], MeanShift(together), Target(sigma=1.0))
         assert solution.lift > 0
         for p, value in together.values.items():
             write(p, value)

@@ -1,5 +1,6 @@
 """Bad input gets one clear sentence."""
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
+from fluctua.hardware import quantize
+from fluctua.homeostasis import prime, scale_synapses
 from fluctua.methods import Poisson
 from fluctua.methods.components import SilentInputError, _told_apart
 from fluctua.neurons import LI, LIF
@@ -26,6 +29,9 @@ def weight_of(net: nn.Sequential, k: int = 0) -> Tensor:
 
 def batch() -> Tensor:
     return (torch.rand(200, 8, 30, generator=torch.Generator().manual_seed(0)) < 0.05).float()
+
+
+STATE = fluctua.inspect(model(), batch())
 
 
 def with_value(value: float) -> Tensor:
@@ -173,7 +179,7 @@ def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -
 
 
 def test_an_error_leaves_the_model_usable() -> None:
-    net = nn.Sequential(nn.Linear(30, 40), LIF(), nn.Linear(40, 5), LIF())
+    net = nn.Sequential(nn.Linear(30, 40, bias=False), LIF(), nn.Linear(40, 5), LIF())
     x = torch.zeros(10, 4, 30)
     x[7] = 1  # too late for the second layer
     with pytest.raises(ValueError, match="no spike reaches"):
@@ -181,3 +187,31 @@ def test_an_error_leaves_the_model_usable() -> None:
     assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert all(p.requires_grad for p in net.parameters())
     net(x).sum().backward()
+
+
+def unlucky(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("in the last step")
+
+
+@pytest.mark.parametrize(
+    ("call", "last"),
+    [
+        (lambda net: fluctua.initialize(net, batch(), seed=0), "fluctua.methods.method.report_of"),
+        (lambda net: fluctua.initialize(net, batch(), method="spikeinit"), "fluctua.methods.method.report_of"),
+        (lambda net: prime(net, batch(), epochs=2), "fluctua.homeostasis.priming.inspect_network"),
+        (lambda net: scale_synapses(net, batch(), 9.0), "fluctua.homeostasis.scaling.inspect_network"),
+        (lambda net: quantize(net, batch(), report=STATE), "fluctua.hardware.inspect_network"),
+    ],
+    ids=["initialize", "initialize by a baseline", "prime", "scale_synapses", "quantize"],
+)
+def test_after_an_error_all_is_as_it_was(call: Any, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = model()
+    weight_of(net).grad = gradient = torch.ones(40, 30)
+    values, attributes = copy.deepcopy(net.state_dict()), [dict(vars(m)) for m in net.modules()]
+    monkeypatch.setattr(last, unlucky)
+    with pytest.raises(RuntimeError, match="in the last step"):
+        call(net)
+    assert all(torch.equal(value, values[name]) for name, value in net.state_dict().items())
+    assert all(vars(m) == before for m, before in zip(net.modules(), attributes, strict=True))
+    assert weight_of(net).grad is gradient
+    assert bool((gradient == 1).all())

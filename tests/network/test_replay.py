@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.layers import OverTime
+from fluctua.network import Network
 from fluctua.network.facts import Population
 from fluctua.network.replay import Replay
 from fluctua.network.run import only_requiring_grad, plain_call, preserved
@@ -138,9 +139,10 @@ def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> No
     first, second, third = trace(model, batch)
     failing = False
 
-    def fail(*_: Any) -> None:
+    def fail(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if failing:
             raise Reached
+        return output
 
     passes = Replay(model, batch, plain_call, trace(model, batch))
     passes.done(first)
@@ -154,6 +156,59 @@ def test_an_error_in_a_pass_leaves_the_model_and_the_memory_as_they_were() -> No
     assert not any("forward" in vars(module) for module in model.modules())
     assert torch.equal(Replay(model, batch, plain_call, trace(model, batch)).current(second), expected)
     assert_equal(passes.current(third), undisturbed(model, batch, third, []))
+
+
+class Remembering(LIF):
+    """Keeps something of every call, anew each time or in the same memory."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place, self.kept = in_place, {"v": torch.zeros(())}
+        self.v: Any = None
+
+    def forward(self, *args: Any) -> Any:
+        total = args[0].detach().sum(0)
+        self.v = self.v.add_(total) if self.in_place and self.v is not None else total
+        self.kept["v"] = self.v
+        return super().forward(*args)
+
+
+class ReadingItsState(nn.Module):
+    """Two layers, of which the first is read by its potential as well, and changed by the reader."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.a, self.first, self.b, self.second = nn.Linear(20, 12), Remembering(in_place), nn.Linear(12, 4), LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.first(self.a(x))
+        READ.append(self.first.v.clone())
+        assert torch.equal(self.first.kept["v"], self.first.v)
+        if self.first.in_place:
+            self.first.v.mul_(0)
+        return self.second(self.b(spikes))  # type: ignore[no-any-return]
+
+
+READ: list[Tensor] = []
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_answers_from_memory_has_its_state_of_then(in_place: bool) -> None:
+    torch.manual_seed(0)
+    model, batch = ReadingItsState(in_place), CASES["sequential"].batch().float()
+    network = Network.of(model, batch)
+    first, second = network.populations
+    READ.clear()
+    with network.replay() as passes:
+        passes.current(first)
+        passes.done(first)
+        for _ in range(3):
+            with torch.no_grad():
+                model.b.weight *= 1.5
+            passes.current(second)
+    assert len(READ) == 3
+    assert bool(READ[0].any())
+    assert all(torch.equal(v, READ[0]) for v in READ)
 
 
 # -- cost -------------------------------------------------------------------------------------------------------
@@ -277,8 +332,9 @@ def test_stand_ins_share_their_memory() -> None:
     passes = Replay(model, batch, plain_call, trace(model, batch))
     addresses: set[int] = set()
 
-    def read(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def read(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         addresses.add(output.data_ptr())
+        return output
 
     for population in trace(model, batch):
         passes.current(population)

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
-from fluctua.network.run import first_tensor, hooked, named_parameters_of, only_requiring_grad, tensors_in
+from fluctua.network.run import hooked, named_parameters_of, only_requiring_grad, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.inspection import inspect_network
 from fluctua.state.report import Report
@@ -148,7 +148,7 @@ def _listening(p: Population, currents: list[Tensor], spikes: list[Tensor]) -> l
 
 
 def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> Learning:
-    first = first_tensor(output)
+    first = next(tensors_in(output), None)
     if loss is None and labels is not None:
         loss = _cross_entropy
     value = None if loss is None else (loss(output) if labels is None else loss(output, labels))
@@ -167,7 +167,7 @@ def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> 
 
 def _cross_entropy(output: Any, labels: Tensor) -> Tensor:
     """Of the output summed over time, where it has time."""
-    first = first_tensor(output)
+    first = next(tensors_in(output), None)
     if first is None:
         raise ValueError("the model returns no tensor to compare with the labels: give loss=")
     while first.ndim > 2:

@@ -16,13 +16,14 @@ from fluctua.layers.dale import constrain_
 from fluctua.methods.weights import new_generator
 from fluctua.network.errors import Axis
 from fluctua.network.intake import alike
-from fluctua.network.network import Network
+from fluctua.network.network import Network, all_or_nothing
 from fluctua.network.run import Forward, gpus_of, parameters_of, recorded
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
 
 
+@all_or_nothing
 def prime(
     model: nn.Module,
     batches: Tensor | Iterable[Any],

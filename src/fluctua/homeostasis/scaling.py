@@ -14,7 +14,7 @@ from fluctua.homeostasis.refinement import Refinement, rates
 from fluctua.methods.weights import by_row, excites, write
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
-from fluctua.network.network import Network
+from fluctua.network.network import Network, all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
@@ -27,6 +27,7 @@ _COMMON, _OWN = 0.5, 0.125
 _GROWTH = 1.2  # of the largest step, after one that went the right way
 
 
+@all_or_nothing
 def scale_synapses(
     model: nn.Module,
     batch: Any,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fluctua.methods.measured import Measured
     from fluctua.methods.method import initialize
     from fluctua.methods.poisson import Poisson, fluctuation_driven_
+    from fluctua.methods.tensors import measured_
 
 __all__ = [
     "LSUV",
@@ -30,6 +31,7 @@ __all__ = [
     "Xavier",
     "fluctuation_driven_",
     "initialize",
+    "measured_",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -48,5 +50,6 @@ __getattr__, __dir__ = lazy(
         "Poisson": "fluctua.methods.poisson",
         "fluctuation_driven_": "fluctua.methods.poisson",
         "initialize": "fluctua.methods.method",
+        "measured_": "fluctua.methods.tensors",
     },
 )

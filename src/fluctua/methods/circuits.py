@@ -19,7 +19,7 @@ from torch import Tensor
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.population import Goal, fresh, missed_share, solve
 from fluctua.methods.root import find_root
-from fluctua.methods.weights import write
+from fluctua.methods.weights import write, write_all
 from fluctua.network.facts import Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
@@ -148,7 +148,7 @@ def fit_circuit(
     for _ in range(ROUNDS):
         replay.assume(spikes)
         try:
-            solved = [solve(p, values[p.name], asked[p.name], replay) for p in chosen]
+            solved = [_solved(p, values[p.name], asked[p.name], replay) for p in chosen]
         except InfeasibleTargetError:
             if not kept:
                 raise
@@ -170,8 +170,7 @@ def fit_circuit(
         asked = {k.name: k.closer(d, common) for k, d in zip(adjustments, distances, strict=True)}
         spikes |= {name: s for name, s in fired.items() if bool(s.any())}
         step = max(SLOWER * step, SHORTEST)
-    for w, value in kept.items():
-        write(w, value)
+    write_all(kept)
     if nearest > BEARABLE:
         raise NoFixedPointError(
             f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest was off by "
@@ -180,6 +179,13 @@ def fit_circuit(
             "smaller xi, or give a larger batch"
         )
     return reached
+
+
+def _solved(
+    population: Population, values: dict[Tensor, Tensor], goal: Goal, replay: Replay
+) -> tuple[FreePotential, Solution]:
+    write_all(values)
+    return solve(population, goal, replay)
 
 
 def _adjust_together(

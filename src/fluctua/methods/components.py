@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.methods.weights import by_row, write
+from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
 from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
@@ -32,7 +32,7 @@ class Component:
     """The values of parameters that cause one component of U, up to a factor; all others are zero in it.
 
     Attributes:
-        values: by parameter.
+        values: by parameter; brought to their size they are overwritten, for they may be large.
         share: of the population's variance.
     """
 
@@ -82,21 +82,30 @@ class Solution:
 
         The fluctuations can be made to `grow` beyond by a factor, at the same mean, and the mean to `move`.
         """
+        size, factor = self._sizes(scale, grow, move)
+        values = {p: size * fluctuation for p, fluctuation in self.fluctuations.values.items()}
+        for p, shift in self.shift.values.items():
+            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+        return values
+
+    def _sizes(self, scale: float, grow: float = 1.0, move: float = 0.0) -> tuple[float, Array]:
         k, factor = self.factors(scale)
         factor = factor + (grow - 1) * k * self.per_k
         if self.gain is not None:
             factor = factor + move / self.gain
         if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
             factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
-        values = {p: grow * k * fluctuation for p, fluctuation in self.fluctuations.values.items()}
-        for p, shift in self.shift.values.items():
-            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
-        return values
+        return grow * k, factor
 
     def write(self, scale: float) -> None:
-        """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
-        for p, value in self.values(scale).items():
-            write(p, value)
+        """Write the weights that bring U to `scale` times the wanted `sigma_u`: as `values`, without the memory."""
+        size, factor = self._sizes(scale)
+        parts, shifts = self.fluctuations.values, self.shift.values
+        with torch.no_grad():
+            for p in {**parts, **shifts}:
+                p.copy_(parts[p]).mul_(size) if p in parts else p.zero_()
+                if p in shifts and factor.any():
+                    p.add_(by_row(factor, p) * shifts[p])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +124,17 @@ class FreePotential:
     mask: Tensor
     sigma: Tensor
 
-    def solve(self, fluctuations: list[Component], shift: MeanShift, target: Target) -> Solution:
+    def solve(self, fluctuations: list[Component], shift: MeanShift | None, target: Target) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+
+        Without one U keeps its mean, and the mean square distance from the wanted one is `sigma_u^2`.
 
         Raises:
             SilentInputError: a part has no effect.
             InfeasibleTargetError: the shift, or what cannot be changed, brings more fluctuation than wanted.
         """
-        touched = {p for part in (*fluctuations, shift.part) for p in part.values}
+        moved = Component({}) if shift is None else shift.part
+        touched = {p for part in (*fluctuations, moved) for p in part.values}
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
@@ -134,19 +146,20 @@ class FreePotential:
         square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
         lift = mean / max(square - mean**2, 1e-24) ** 0.5
         offset = rest - target.mean
-        if not offset.ndim and not offset and abs(mean) <= 0.01 and not shift.per_neuron:
+        per_neuron = shift is not None and shift.per_neuron
+        if not offset.ndim and not offset and abs(mean) <= 0.01 and not per_neuron:
             none = np.zeros(())
-            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None)
+            return Solution(together, moved, none, none, square, 0.0, 0.0, lift, None)
         offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
-        if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
+        if shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain)
+        solution = Solution(together, moved, fixed, per_k, square, cross, constant, lift, gain)
         if solution.discriminant() < 0:
             self._refuse(target, constant**0.5)
         return solution
@@ -166,8 +179,7 @@ class FreePotential:
         rest = self._potential(now, None)
         signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
         found = [self._variance(u) for u in signals]
-        for p, value in now.items():
-            write(p, value)
+        write_all(now)
         return found
 
     def rate(self) -> float:
@@ -209,8 +221,9 @@ class FreePotential:
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
-        values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
-        return Component(values, part.share), u.mul_(size)
+        for p, v in part.values.items():
+            v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
+        return part, u.mul_(size)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -228,7 +241,7 @@ class FreePotential:
     def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
         values = {} if part is None else part.values
         for p in touched:
-            write(p, values.get(p, torch.zeros_like(p)))
+            write(p, values.get(p, torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p)))
         return self.potential()
 
     def _mean(self, u: Tensor) -> float:

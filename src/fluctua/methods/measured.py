@@ -6,9 +6,11 @@ from typing import ClassVar
 
 import torch
 
+from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.weights import write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
@@ -25,7 +27,9 @@ class Measured(Method):
     It holds its target at any depth, and whatever lies between weight and neuron is accounted for.
 
     Attributes:
-        balance: give every neuron the same mean potential: no silent, no saturated neurons.
+        balance: give every neuron the same mean potential: no silent, no saturated neurons. "auto" takes it out of the
+            weights where they have many inputs, else by the biases, and leaves it where the signal would go along (see
+            `docs/theory.md`, section 5); True always does the first, False nothing.
         window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on,
             which is what networks deeper than the trial is long need.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
@@ -43,7 +47,7 @@ class Measured(Method):
 
     aims: ClassVar[bool] = True
 
-    balance: bool = True
+    balance: Balance = "auto"
     window: Window = "trial"
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
@@ -74,7 +78,8 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
         InfeasibleTargetError: the wanted mean, or what cannot be changed, brings more fluctuation than wanted, or the
             wanted rate cannot be reached.
     """
-    potential, solution = solve(population, fresh(population, goal, generator), goal, replay)
+    write_all(fresh(population, goal, generator))
+    potential, solution = solve(population, goal, replay)
     scale = 1.0 if goal.target.rate is None else scale_for_rate(potential, solution, goal.target.rate)
     solution.write(scale)
     wanted = goal.moments(population)

@@ -17,7 +17,7 @@ from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
-from fluctua.network.network import Group, Network
+from fluctua.network.network import Group, Network, all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
@@ -108,6 +108,7 @@ def method_of(method: Method | str, **options: Any) -> Method:
     return chosen
 
 
+@all_or_nothing
 def initialize(
     model: nn.Module,
     batch: Any,
@@ -190,14 +191,13 @@ def initialize(
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
     wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if writable(p)}
-    with network.unchanged_on_failure():
-        with _others_kept(network, None if populations is None else chosen):
-            method.begin(network, draws)
-        try:
-            measured, reached = _solve(network, method, wanted, draws)
-        except SilentInputError as error:
-            raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
-        method.end(network)
+    with _others_kept(network, None if populations is None else chosen):
+        method.begin(network, draws)
+    try:
+        measured, reached = _solve(network, method, wanted, draws)
+    except SilentInputError as error:
+        raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
+    method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
@@ -232,7 +232,7 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
         warnings.warn(
             f"these are fields of the method now: method={type(found).__name__}({given})",
             DeprecationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return method_of(method, **moved)
 

@@ -1,14 +1,15 @@
 """Weights into one population, for the afferents as they are active now (theory: measured moments)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.methods.balance import Balance, Balanced, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
-from fluctua.methods.weights import balanced, draw, excites, mean_activity, of_entries, shares, writable, write
+from fluctua.methods.weights import draw, excites, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -24,14 +25,14 @@ class Goal:
 
     Attributes:
         target: the wanted state.
-        balance: give every neuron the same mean potential.
+        balance: give every neuron the same mean potential; "auto": where the signal bears it, see `balance`.
         window: over which moments are taken.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
         law: of weights that may take either sign.
     """
 
     target: Target
-    balance: bool = True
+    balance: Balance = "auto"
     window: Window = "trial"
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
@@ -58,10 +59,8 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
     return values
 
 
-def solve(
-    population: Population, values: dict[Tensor, Tensor], goal: Goal, replay: Replay
-) -> tuple[FreePotential, Solution]:
-    """The factors that bring weights of these values to the target, for the afferents as they are active now.
+def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
+    """The factors that bring weights of the present values to the target, for the afferents as they are active now.
 
     Raises:
         SilentInputError: no current reaches the population.
@@ -69,29 +68,22 @@ def solve(
     """
     free = writable(population)
     carriers = [q for q in free if _carries(q)]
-    for parameter, value in values.items():
-        write(parameter, value)
-    currents = replay.currents(population, [q.weight for q in carriers])
+    currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
         raise SilentInputError(silence(population, replay, first.shape[0]))
     mask = window_mask(first, goal.window)
-    activity: list[Tensor] = []
-    if goal.balance and carriers:
-        activity = mean_activity(currents, mask, population.neuron.kernels, [q.weight for q in carriers])
-        for q, r in zip(carriers, activity, strict=True):
-            write(q.weight, balanced(q.weight, r, q.rows))
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
+    done = balance(potential, currents, carriers, goal.balance) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
-    parts = _parts(free, wanted)
+    parts = _parts(free, wanted, done.biases)
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return potential, _balance_of_signs(potential, parts, inhibition, goal)
     if excitation or inhibition:
         _check_one_sided(population, carriers, goal)
-    return potential, potential.solve(
-        parts, MeanShift(_mean_part(potential, free, wanted, activity, goal)), goal.target
-    )
+    shift = MeanShift(_mean_part(potential, free, wanted, done.activity, goal)) if done.movable else None
+    return potential, potential.solve(parts, shift, goal.target)
 
 
 def missed_share(potential: FreePotential, goal: Goal) -> float:
@@ -104,7 +96,8 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     wanted = shares(free, population, goal.alpha)
     for kind in (1, -1, 0):
         group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]
-        parts = _alone(_parts([q for q, _ in group], [share for _, share in group]))
+        biases = {q.weight: {q.bias: q.bias.detach().clone()} for q, _ in group if q.bias is not None}
+        parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
         if len(parts) > 1:
             variances = potential.variances(parts)
             total = max(sum(variances), 1e-24)
@@ -124,7 +117,7 @@ def _balance_of_signs(
     inhibiting = [part for part in parts if part.values.keys() & weights]
     others = [part for part in parts if not part.values.keys() & weights]
     solution = potential.solve(
-        _alone(others), MeanShift(potential.in_proportion(_alone(inhibiting)), goal.balance), goal.target
+        _alone(others), MeanShift(potential.in_proportion(_alone(inhibiting)), bool(goal.balance)), goal.target
     )
     if solution.factors(1.0)[1].mean() < 0:
         p, sigma = potential.population, float(potential.sigma.double().square().mean().sqrt())
@@ -151,18 +144,20 @@ def _alone(parts: list[Component]) -> list[Component]:
     return [Component(part.values, part.share / total) for part in parts]
 
 
-def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Component]:
-    """What makes U fluctuate: the weight of each pathway, or the gain of the norm behind one or several."""
+def _parts(
+    free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]]
+) -> list[Component]:
+    """What makes U fluctuate: the weight of each pathway, and a bias that takes its mean out, or the gain of a norm."""
     shared: dict[Tensor, float] = {}
     for q, share in zip(free, parts, strict=True):
         gain = _affine(q, "weight")
         parameter = q.weight if gain is None else gain
         shared[parameter] = shared.get(parameter, 0.0) + share
-    return [Component({p: p.detach().clone()}, share) for p, share in shared.items()]
+    return [Component({p: p.detach().clone(), **biases.get(p, {})}, share) for p, share in shared.items()]
 
 
 def _mean_part(
-    potential: FreePotential, free: list[Pathway], wanted: list[float], activity: list[Tensor], goal: Goal
+    potential: FreePotential, free: list[Pathway], wanted: list[float], activity: Sequence[Tensor], goal: Goal
 ) -> Component:
     """The part that shifts the mean of U: a bias where there is one, else the weights of either sign.
 
@@ -176,17 +171,18 @@ def _mean_part(
             return Component({bias: torch.ones_like(bias)})
     carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
-    along = [of_entries(q, torch.ones_like(q.weight)) for q in carrying]
+    along = [of_entries(q, torch.ones((1,) * q.weight.ndim).to(q.weight).expand_as(q.weight)) for q in carrying]
     if activity:
         by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
+        by_row = [r if r.stride(0) else r[:1] for r in by_row]  # one row may stand for all
         norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
         scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in by_row]
-        along = [r.transpose(0, q.rows) for q, r in zip(carrying, scaled, strict=True)]
+        along = [r.transpose(0, q.rows).expand_as(q.weight) for q, r in zip(carrying, scaled, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
     if goal.target.mean == potential.population.neuron.rest:  # hardly needed, so not worth measuring
         return Component(values)
     return potential.in_proportion(
-        [Component({w: v}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
+        [Component({w: v.contiguous()}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
     )
 
 

@@ -1,15 +1,14 @@
-"""Weights: how they are drawn and written, balanced, and what share of the variance each pathway is to supply."""
+"""Weights: how they are drawn and written, and what share of the variance each pathway is to supply."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.facts import Pathway, Population, potential_adjoint
+from fluctua.network.facts import Pathway, Population
 from fluctua.theory.laws import OneSided, WeightLaw
-from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import default_shares
 
 Array = NDArray[np.float64]
@@ -35,8 +34,19 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
     """
     rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device="cpu")))
     mean, std = (_rows(value, like.shape[rows]) for value in (law.mean, law.std))
-    by_row = like.transpose(0, rows).shape
-    return torch.as_tensor(WeightLaw(law.family, mean, std, law.density).draw(rng, by_row)).transpose(0, rows).to(like)
+    drawn = torch.empty_like(like, requires_grad=False)
+    by_row = drawn.transpose(0, rows)
+    for part in blocks(by_row) if law.density == 1 else [slice(None)]:  # which synapses are absent is drawn last
+        one, other = (value[part] if value.ndim else value for value in (mean, std))
+        own = WeightLaw(law.family, one, other, law.density)
+        by_row[part] = torch.as_tensor(own.draw(rng, by_row[part].shape)).to(drawn)
+    return drawn
+
+
+def blocks(rows: Tensor) -> Iterator[slice]:
+    """Slices of the first axis of about 1 MB in double precision, so that copies of a large weight need no memory."""
+    step = max(1, 2**17 * len(rows) // max(1, rows.numel()))
+    yield from (slice(start, start + step) for start in range(0, len(rows), step))
 
 
 def of_entries(q: Pathway, value: Tensor) -> Tensor:
@@ -50,9 +60,16 @@ def normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def write(parameter: Tensor, value: Tensor) -> None:
-    """Overwrite a parameter in place."""
+    """Overwrite a parameter in place, where it is another value: what came of the old one is then no longer known."""
     with torch.no_grad():
-        parameter.copy_(value)
+        if not torch.equal(parameter, value):
+            parameter.copy_(value)
+
+
+def write_all(values: Mapping[Tensor, Tensor]) -> None:
+    """Overwrite parameters in place."""
+    for parameter, value in values.items():
+        write(parameter, value)
 
 
 def writable(population: Population) -> list[Pathway]:
@@ -97,50 +114,3 @@ def shares(pathways: Sequence[Pathway], population: Population, alpha: float) ->
         for k, share in zip(members, within, strict=True):
             found[k] = share * len(members) / len(pathways)
     return found
-
-
-def mean_activity(
-    currents: Sequence[Tensor | None], mask: Tensor, kernels: Sequence[PspKernel], weights: list[Tensor]
-) -> list[Tensor]:
-    """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
-
-    With frozen weights the mean potential `w_i . r` differs from neuron to neuron, and that difference never goes away
-    with time: it leaves some neurons silent and others saturated (theory: balance). U is linear in the weights, so `r`
-    is the gradient of the mean potential with respect to them. This holds for any linear path: convolutions with
-    strides, groups, dilation and borders, pooling, additions. Rows are known up to a common factor, the number of
-    neurons that share a row.
-
-    Args:
-        currents: `[T, B, *N]`, one for each kernel, with a graph back to `weights`.
-        mask: `[T, B]`, the window over which the mean is taken.
-        kernels: of the population's neurons.
-        weights: of the pathways to be balanced.
-    """
-    arrived = [(c, k) for c, k in zip(currents, kernels, strict=True) if c is not None and c.requires_grad]
-    adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
-    gradients = torch.autograd.grad([c for c, _ in arrived], weights, adjoints, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
-
-
-def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
-    """What the mean potential within the window gains from each entry of the current."""
-    weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
-    if kernel.eps_bar.ndim:  # time constants differ by neuron
-        weight = weight.expand_as(current)
-    return potential_adjoint(weight, kernel).expand_as(current)
-
-
-def balanced(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
-    """Every row made orthogonal to the mean activity: `w_i - r_i (r_i . w_i) / |r_i|^2`.
-
-    Args:
-        weight: to be balanced.
-        r: mean activity, in its shape.
-        axis: that counts rows, the output units.
-    """
-    if axis:
-        return balanced(weight.transpose(0, axis), r.transpose(0, axis)).transpose(0, axis)
-    w, rows = weight.flatten(1).double(), r.flatten(1).double()
-    norm = rows.square().sum(1, keepdim=True)
-    along = torch.where(norm > 0, (w * rows).sum(1, keepdim=True) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
-    return (w - along * rows).reshape(weight.shape).to(weight)

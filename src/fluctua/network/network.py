@@ -1,26 +1,31 @@
 """A model on a batch: how it runs over time, its populations in order, and passes of it that leave nothing behind."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError
 from fluctua.network.facts import Population
+from fluctua.network.hooks import silent_gradients
 from fluctua.network.intake import Input, take
 from fluctua.network.replay import Replay
-from fluctua.network.run import Forward, plain_call, preserved, recorded, tensors_in
+from fluctua.network.run import Forward, modules_of, parameters_of, plain_call, preserved, recorded, tensors_in
 from fluctua.network.trace import Left, trace
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 Group = tuple[Population, ...]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,23 +199,41 @@ class Network:
         Args:
             seed: of torch's own generators, for what is random in the model; default: as they are.
         """
-        with self.preserved():
+        with self.preserved(), silent_gradients(self.model):
             if seed is not None:
                 torch.manual_seed(seed)
             yield Replay(self.model, self.batch, self.forward, self.populations)
 
-    @contextmanager
-    def unchanged_on_failure(self) -> Iterator[None]:
-        """Parameters and buffers get back their values where the block ends with an error."""
-        tensors = [*nn.Module.parameters(self.model), *nn.Module.buffers(self.model)]
-        kept = [tensor.detach().clone() for tensor in tensors]
+
+def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Of a function of a model: where it ends with an error, the model is as it was before, bit by bit.
+
+    That is values and gradients of parameters, buffers, and attributes of its modules.
+    """
+
+    @wraps(call)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        model: Any = args[0] if args else kwargs.get("model")
+        if not isinstance(model, nn.Module):
+            return call(*args, **kwargs)
+        tensors = [tensor for tensor in (*parameters_of(model), *nn.Module.buffers(model)) if not is_lazy(tensor)]
+        values = [tensor.detach().clone() for tensor in tensors]
+        attributes = [(vars(module), dict(vars(module))) for module in modules_of(model)]
+        gradients = [(parameter, parameter.grad) for parameter in parameters_of(model)]
         try:
-            yield
+            return call(*args, **kwargs)
         except BaseException:
+            for now, before in attributes:
+                now.clear()
+                now.update(before)
             with torch.no_grad():
-                for tensor, value in zip(tensors, kept, strict=True):
+                for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
             raise
+
+    return wrapped
 
 
 def _traced(

@@ -1,5 +1,6 @@
 """Forward passes that go just as far as the population at work, at the cost of one layer."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +21,11 @@ from fluctua.network.run import (
     heard,
     hooked,
     mapped,
+    modules_of,
     only_requiring_grad,
     parameters_of,
     preserved,
+    state_of,
     versions,
 )
 
@@ -36,9 +39,10 @@ class _Enough(BaseException):  # no Exception, which the model might catch
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What a module returned once, and the states of torch's random number generators when it did."""
+    """What a module returned once and then kept, and the states of torch's random number generators."""
 
     output: Any
+    state: Any
     versions: list[int]
     random: list[Tensor]
 
@@ -56,7 +60,7 @@ class Replay:
     that neither is the wanted population nor feeds it answers at once: modules with weights a meaningless tensor,
     neurons that are not done yet the spikes that they are assumed to give, or none.
 
-    A readout that nobody hears runs in every pass: the model may look into it.
+    With its answer a neuron gets back the state that it had then: the model, or a hook, may look into it.
 
     Populations are to be reported as done in the order in which they run.
 
@@ -71,16 +75,13 @@ class Replay:
         self.model, self.batch, self.forward = model, batch, forward
         self.populations = tuple(populations)
         self._stepwise = [p for p in populations if p.calls > 1]
-        known = {name for p in populations for name in p.heard}
-        readouts = [p for p in populations if p.neuron.threshold is None or "potential" in p.shown]
-        self._read = {p.module for p in readouts if p.emitter is p.module and p.name not in known}
         self._gpus = gpus_of(model)
         self._start = self._random()
         self._done: list[Population] = []
         self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # to the module's first, second, ... call in a pass
         self._changed: set[nn.Module] = set()  # neurons whose output the model changes in place
         self._zeros: dict[Any, Tensor] = {}  # one for all outputs of the same form
-        self._forms: dict[nn.Module, Any] = {}  # what a neuron that is called step by step returns, all zero
+        self._forms: dict[nn.Module, Any] = {}  # what a neuron that is called step by step returns, all zero, and keeps
         self._assumed: dict[str, Tensor] = {}
         self._assumption = 0  # how many there were
         self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, what came of them
@@ -206,12 +207,12 @@ class Replay:
         working = {p.module for p in (*self._done, *(populations if firing else ()))}
         calls: Counter[nn.Module] = Counter()
         with preserved(self.model, prepare), only_requiring_grad(self.model, gradients):
-            for module in dict.fromkeys(p.module for p in self._done if p.module not in self._read):
+            for module in dict.fromkeys(p.module for p in self._done):
                 vars(module)["forward"] = self._answering(module, self._spikes, calls)
             for module in _weighted([*self._done, *self._stepwise]):
                 vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
             for p in self._stepwise:
-                if p.module not in working | self._read:
+                if p.module not in working:
                     vars(p.module)["forward"] = self._assuming(p, calls)
             self._set_random(self._start)
             self.forward(self.model, self.batch)
@@ -233,11 +234,14 @@ class Replay:
             known = self._answers.get(call)
             if recall and known is not None:
                 self._set_random(known.random)
-                return self._copy(known.output) if module in self._changed else known.output
+                kept = known.output, known.state
+                answered, state = self._copy(kept) if module in self._changed else kept
+                put_back(module, state)
+                return answered
             output = forward(*args, **kwargs)
             kept = keep(module, output)
             if known is None and kept is not None:
-                self._answers[call] = _Answer(kept, versions(kept), self._random())
+                self._answers[call] = _Answer(kept[0], kept[1], versions([*kept]), self._random())
             return output
 
         return answer
@@ -250,24 +254,28 @@ class Replay:
             call = calls[module]
             calls[module] += 1
             if module not in self._forms:
-                self._forms[module] = mapped(forward(*args, **kwargs), lambda x: torch.zeros_like(x.detach()))
+                form = mapped(forward(*args, **kwargs), lambda x: torch.zeros_like(x.detach()))
+                self._forms[module] = form, states_in(module)
+            form, state = self._forms[module]
+            put_back(module, state)
             if population.name not in self._assumed:
-                return self._forms[module]
+                return form
             spikes = layout.as_called(self._assumed[population.name][call : call + 1])
-            return layout.answer(module, self._forms[module], spikes)
+            return layout.answer(module, form, spikes)
 
         return answer
 
-    def _spikes(self, module: nn.Module, output: Any) -> Any:
-        return self._copy(output) if module in self._changed else output
+    def _spikes(self, module: nn.Module, output: Any) -> tuple[Any, Any]:
+        kept = output, states_in(module)
+        return self._copy(kept) if module in self._changed else kept  # type: ignore[no-any-return]
 
-    def _stand_in(self, module: nn.Module, output: Any) -> Tensor | None:
+    def _stand_in(self, module: nn.Module, output: Any) -> tuple[Tensor, Any] | None:
         if not isinstance(output, Tensor):
             return None
         form = (output.shape, output.stride(), output.dtype, output.device)
         if form not in self._zeros:
             self._zeros[form] = torch.zeros_like(output)
-        return self._zeros[form]
+        return self._zeros[form], ()
 
     def _idle(self, populations: Sequence[Population]) -> set[nn.Module]:
         """Modules with weights that feed nothing that is computed in this pass."""
@@ -278,7 +286,7 @@ class Replay:
         """Outputs that the model has changed in place are worthless: compute them again, and keep a copy then."""
         done = {p.module for p in self._done} - self._changed
         for (module, _), known in self._answers.items():
-            if module in done and known.versions != versions(known.output):
+            if module in done and known.versions != versions([known.output, known.state]):
                 self._changed.add(module)
         self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
 
@@ -292,6 +300,21 @@ class Replay:
         torch.set_rng_state(states[0])
         for gpu, state in zip(self._gpus, states[1:], strict=True):
             torch.cuda.set_rng_state(state, gpu)
+
+
+def states_in(module: nn.Module) -> list[dict[str, Any]]:
+    """What a neuron module, and each that it holds, keeps now: the tensors themselves, in containers of their own."""
+    return [_apart({k: v for k, v in state_of(m).items() if k != "forward"}) for m in modules_of(module)]
+
+
+def put_back(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
+    """Give a neuron module, and each that it holds, what it kept when that was noted, if it was."""
+    for inner, state in zip(modules_of(module), states, strict=False):
+        vars(inner).update(_apart(state))
+
+
+def _apart(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: copy.copy(value) if isinstance(value, dict | list) else value for name, value in state.items()}
 
 
 def _weighted(populations: Sequence[Population]) -> set[nn.Module]:
@@ -310,7 +333,7 @@ def currents_while_silent(
 
     Args:
         network: a model on a batch.
-        answers: what each neuron module has returned before, call by call, and returns again.
+        answers: what each neuron module has returned and then kept before, call by call; it does so again.
         populations: whose.
         silent: modules that put out zeros. Weights are not touched.
     """
@@ -322,15 +345,21 @@ def currents_while_silent(
 
         return then
 
-    def answering(outputs: list[Any]) -> Callable[..., Any]:
+    def answering(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
         following = iter(outputs)
-        return lambda *args, **kwargs: next(following)
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            output, states = next(following)
+            put_back(module, states)
+            return output
+
+        return answer
 
     model = network.model
     handles = [heard(p, noting(p.name)) for p in populations]
     handles += [m.register_forward_hook(lambda m, args, output: mapped(output, torch.zeros_like)) for m in silent]
     with preserved(model, prepare), hooked(handles), torch.no_grad():
         for module, outputs in answers.items():
-            vars(module)["forward"] = answering(Copies(model).of(outputs))
+            vars(module)["forward"] = answering(module, Copies(model).of(outputs))
         network.forward(model, network.batch)
     return arrived

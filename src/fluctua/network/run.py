@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fluctua.network.hooks import silent_hooks
+
 if TYPE_CHECKING:
     from fluctua.network.facts import Population
 
@@ -166,16 +168,17 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
 
     Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
     attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
-    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside.
+    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside. The
+    user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
 
     Args:
         model: any.
         prepare: makes a module that torch's hooks do not see fit to be observed; what it sets is taken back.
     """
     copies = Copies(model)
-    originals = [(vars(module), _state(module)) for module in modules_of(model)]
+    originals = [(vars(module), state_of(module)) for module in modules_of(model)]
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
-    with torch.random.fork_rng(gpus_of(model)):
+    with torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
         try:
             twins = copies.of([state for _, state in originals])
             for (attributes, _), twin in zip(originals, twins, strict=True):
@@ -307,7 +310,8 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if ordinary else 0
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """What a module itself keeps besides hooks and parameters."""
     return {name: value for name, value in vars(module).items() if name not in _MACHINERY}
 
 

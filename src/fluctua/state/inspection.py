@@ -12,7 +12,7 @@ from fluctua.network.errors import Axis
 from fluctua.network.facts import Population, currents_from_outside, response
 from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.replay import currents_while_silent
+from fluctua.network.replay import currents_while_silent, states_in
 from fluctua.network.run import Copies, Forward, hooked, only_requiring_grad
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
@@ -101,7 +101,8 @@ def inspect_network(
 def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         with torch.no_grad():
-            answers[module].append(Copies(model).of(output))  # anew: what one call returns may lie where others lay
+            kept = Copies(model).of((output, states_in(module)))  # anew: the next call may write where this one did
+            answers[module].append(kept)
 
     return after
 
@@ -133,7 +134,7 @@ def outer_parts(
 
     Args:
         network: a model on a batch.
-        answers: what each neuron module has returned, call by call.
+        answers: what each neuron module has returned and then kept, call by call.
         masks: window `[T, B]` of each population, by name.
     """
     chosen = _separable([p for p in network.populations if needs_passes(p)])

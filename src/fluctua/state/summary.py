@@ -143,10 +143,8 @@ def _raster(spikes: Tensor, dt: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _pathway_state(q: Pathway, share: float | None) -> PathwayState:
-    w = q.weight.detach().double()
-    return PathwayState(
-        q.name, q.sources, q.fan_in, float(w.mean()), float(w.std(correction=0)), q.skipped_because, share
-    )
+    std, mean = torch.std_mean(q.weight.detach(), correction=0)  # in its own precision, for it may be large
+    return PathwayState(q.name, q.sources, q.fan_in, float(mean), float(std), q.skipped_because, share)
 
 
 def shares(p: Population, parts: Parts, outside: Parts | None = None) -> Parts:

@@ -124,6 +124,36 @@ class PspKernel(ABC):
         return TwoStateKernel.make(dt, a=1.0, jump_mem=gain, delay=delay, steps=steps)
 
     @staticmethod
+    def by_update(update: str, *, beta: ArrayLike, alpha: ArrayLike = 0.0, dt: float = 1e-3) -> "PspKernel":
+        """The kernel of a common update of the membrane `v`, as loops written by hand have them.
+
+        | `update` | per step | v is read |
+        |---|---|---|
+        | "leaky" | `v = beta v + x` | after |
+        | "leaky-mean" | `v = beta v + (1 - beta) x` | after |
+        | "synaptic" | `i = alpha i + x`, then `v = beta v + i` | after |
+        | "synaptic-mean" | `i = alpha i + x`, then `v = beta v + (1 - beta) i` | after |
+        | "eprop" | `v[t+1] = beta v[t] + x[t]` | at t + 1 |
+        | "spytorch" | `i, v = alpha i + x, beta v + i`, with the old i | before |
+        | "stork" | `i, v = alpha i + x, beta v + (1 - beta) i`, with the old i | before |
+
+        Args:
+            update: its name. Snntorch's tutorials are "leaky" and "synaptic", `v += (x - v) / tau` is "leaky-mean" with
+                `beta = 1 - 1 / tau`.
+            beta: decay of v per step.
+            alpha: decay of i per step.
+            dt: time step in seconds; it matters to rates in Hz alone.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if update not in _UPDATES:
+            raise ValueError(f"unknown update {update!r}: choose one of {', '.join(_UPDATES)}")
+        mean, delay = _UPDATES[update]
+        gain = 1 - np.asarray(beta, float) if mean else 1.0
+        return PspKernel.two_poles(gain, beta, alpha, dt, delay=delay)
+
+    @staticmethod
     def from_response(values: ArrayLike, dt: float) -> "PspKernel":
         """A measured impulse response `[K, *N]`, taken to be zero after its end."""
         return SampledKernel(dt=dt, values=np.asarray(values, float))
@@ -132,6 +162,18 @@ class PspKernel(ABC):
     def continuous(tau_mem: float, tau_syn: float | None) -> "PspKernel":
         """The limit dt -> 0 that the paper's "analytical" formulas use; `tau_syn=None` for a delta synapse."""
         return ContinuousKernel(dt=0.0, tau_mem=tau_mem, tau_syn=tau_syn)
+
+
+_UPDATES = {
+    "leaky": (False, 0),
+    "leaky-mean": (True, 0),
+    "synaptic": (False, 0),
+    "synaptic-mean": (True, 0),
+    "eprop": (False, 1),
+    "spytorch": (False, 2),
+    "stork": (True, 2),
+}
+"""Whether the input is scaled to the mean of itself, and how many steps late it acts, by the name of the update."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,174 @@
+"""Balance: the mean potential of a neuron is made the same as that of all others, where the signal bears it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fluctua.methods.components import FreePotential
+from fluctua.methods.weights import blocks, write
+from fluctua.network.facts import Pathway, potential_adjoint, potential_of
+from fluctua.theory.psp import PspKernel
+from fluctua.theory.target import InfeasibleTargetError
+
+Balance = bool | Literal["auto"]
+
+LEFT, MANY = 0.5, 10  # a part of the signal, or what so many inputs carry
+DUST = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Balanced:
+    """What was done to the weights of pathways.
+
+    Attributes:
+        activity: mean activity in the shape of each weight.
+        biases: of a weight that was left as it is, the bias that goes with it and takes its neurons' means out.
+        movable: whether the weights can move the mean of U and leave a signal.
+    """
+
+    activity: Sequence[Tensor] = ()
+    biases: Mapping[Tensor, Mapping[Tensor, Tensor]] = field(default_factory=dict)
+    movable: bool = True
+
+
+def moved_by(pathways: Sequence[Pathway], how: Balance) -> list[Tensor]:
+    """The weights, and for "auto" the biases, by which `balance` works."""
+    return [*(q.weight for q in pathways), *(b for q in pathways if how == "auto" and (b := _bias(q)) is not None)]
+
+
+def _bias(q: Pathway) -> Tensor | None:
+    return q.bias if q.bias is not None and q.bias.requires_grad else None
+
+
+def balance(
+    potential: FreePotential, currents: Sequence[Tensor | None], pathways: Sequence[Pathway], how: Balance
+) -> Balanced:
+    """Balance the weights of pathways, in place, by projection or by biases, or leave them.
+
+    The projection takes one direction out of each neuron's weights. Of many inputs this is one among many, and what
+    lies along it is noise; of few, or where all inputs go up and down together, it is what the neurons are to tell. So
+    the variance of U over samples is compared before and after (over time, where samples do not differ). Of n inputs,
+    a part `1 - 1 / n` of all directions stays. If variance and directions together leave less than half, and less than
+    ten inputs carry, "auto" takes the weights as they are: biases take the means out where there are any, and where
+    they leave half.
+
+    Args:
+        potential: of the population, with the weights as they were drawn.
+        currents: of the population, with a graph back to what `moved_by` says.
+        pathways: whose weights may take either sign.
+        how: project in any case (True), or see above ("auto").
+
+    Raises:
+        InfeasibleTargetError: True, and nothing is left.
+    """
+    population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
+    means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
+    activity, reach = means[: len(weights)], dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
+    del means
+    before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]))
+    along = [project_(q.weight, r, q.rows) for q, r in zip(pathways, activity, strict=True)]
+    activity = [_compact(r, q.rows) for q, r in zip(pathways, activity, strict=True)]
+    kept = _signal(potential.potential()) / max(before, 1e-30)
+    if how is True and kept < DUST:
+        names = " and ".join(q.name for q in pathways)
+        raise InfeasibleTargetError(
+            f"balance=True leaves nothing of what {population.name} gets through {names}: "
+            "all of it lies along the mean of the input; balance='auto' keeps it"
+        )
+    n = _inputs(pathways, activity)
+    if how is True or kept * (1 - 1 / n) >= min(LEFT, MANY / n):
+        return Balanced(activity)
+    cancelling: dict[Tensor, dict[Tensor, Tensor]] = {}
+    for q, r, part in zip(pathways, activity, along, strict=True):
+        rows = r.transpose(0, q.rows)
+        with torch.no_grad():
+            q.weight.transpose(0, q.rows).add_(part.to(r).reshape(-1, *[1] * (r.ndim - 1)) * rows)
+        if (b := _bias(q)) is not None:
+            mean = part.to(r) * rows.flatten(1).square().sum(1)
+            cancelling[q.weight] = {b: torch.where(reach[b] == 0, 0, -mean / reach[b])}
+    for b, value in ((b, value) for own in cancelling.values() for b, value in own.items()):
+        write(b, value)
+    if cancelling and _signal(potential.potential()) < LEFT * before:  # a constant input is cancelled as a whole
+        cancelling = {}
+    lone = all(w.shape[q.rows] == 1 for w, q in zip(weights, pathways, strict=True))
+    return Balanced(activity, cancelling, bool(cancelling) or not lone)
+
+
+def _signal(u: Tensor) -> float:
+    """Variance of U `[T, B, *N]` over samples, in the mean of steps and neurons; over time where samples are alike."""
+    found = float(u.var(1, correction=0).mean())
+    return found if found > DUST * float(u.square().mean()) else float(u.var(0, correction=0).mean())
+
+
+def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:
+    """How many inputs a neuron has by a pathway at least, by their weight: `(sum_j r_j^2)^2 / sum_j r_j^4`."""
+
+    def power(r: Tensor, p: int) -> float:
+        return float((torch.linalg.vector_norm(r, p, dim=1, dtype=torch.float64) ** p).mean())
+
+    by_row = (r.transpose(0, q.rows) for q, r in zip(pathways, activity, strict=True))
+    rows = [r[:: max(1, len(r) // 64)].flatten(1) for r in by_row]  # some stand for all
+    return min((power(r, 2) ** 2 / fourth for r in rows if (fourth := power(r, 4))), default=float("inf"))
+
+
+def mean_activity(
+    currents: Sequence[Tensor | None], mask: Tensor, kernels: Sequence[PspKernel], weights: list[Tensor]
+) -> list[Tensor]:
+    """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
+
+    With frozen weights the mean potential `w_i . r` differs from neuron to neuron, and that difference never goes away
+    with time: it leaves some neurons silent and others saturated (theory: balance). U is linear in the weights, so `r`
+    is the gradient of the mean potential with respect to them. This holds for any linear path: convolutions with
+    strides, groups, dilation and borders, pooling, additions. Rows are known up to a common factor, the number of
+    neurons that share a row.
+
+    Args:
+        currents: `[T, B, *N]`, one for each kernel, with a graph back to `weights`.
+        mask: `[T, B]`, the window over which the mean is taken.
+        kernels: of the population's neurons.
+        weights: of the pathways to be balanced.
+    """
+    arrived = [(c, k) for c, k in zip(currents, kernels, strict=True) if c is not None and c.requires_grad]
+    adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
+    gradients = torch.autograd.grad([c for c, _ in arrived], weights, adjoints, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+
+
+def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
+    """What the mean potential within the window gains from each entry of the current."""
+    weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
+    if kernel.eps_bar.ndim:  # time constants differ by neuron
+        weight = weight.expand_as(current)
+    return potential_adjoint(weight, kernel).expand_as(current)
+
+
+def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
+    """Every row made orthogonal to the mean activity, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
+
+    Args:
+        weight: to be balanced.
+        r: mean activity, in its shape.
+        axis: that counts rows, the output units.
+
+    Returns:
+        `(r_i . w_i) / |r_i|^2`.
+    """
+    found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
+    for part in blocks(by_row):
+        w, rows = by_row[part].flatten(1).double(), along_row[part].flatten(1).double()
+        norm, common = rows.square().sum(1, keepdim=True), (w * rows).sum(1, keepdim=True)
+        along = torch.where(norm > 0, common / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+        by_row[part] = (w - along * rows).reshape(by_row[part].shape).to(weight.dtype)
+        found.append(along.flatten())
+    return torch.cat(found)
+
+
+def _compact(r: Tensor, axis: int) -> Tensor:
+    """A large activity that is the same for all rows, as it is behind most layers, as one row."""
+    by_row = r.transpose(0, axis)
+    if r.numel() < 2**20 or any(not torch.allclose(by_row[k], by_row[:1], rtol=1e-4) for k in blocks(by_row)):
+        return r
+    return by_row[:1].clone().expand_as(by_row).transpose(0, axis)

@@ -1,0 +1,143 @@
+"""Laws of balance: every neuron has the same mean where the signal bears it, and the signal is never cancelled."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fluctua
+from fluctua.layers import OverTime
+from fluctua.methods import Measured
+from fluctua.methods.balance import Balance
+from fluctua.neurons import LIF
+from fluctua.theory.target import InfeasibleTargetError
+
+
+def spikes(*shape: int, rate: float = 0.1) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < rate).float()
+
+
+def potential(net: Any, x: Tensor) -> Tensor:
+    """The free potential `[T, B, N]` of LIF neurons behind a layer, by their equations."""
+    a, b = math.exp(-2e-3 / 20e-3), math.exp(-2e-3 / 10e-3)
+    with torch.no_grad():
+        layer = net[0].module if isinstance(net[0], OverTime) else net[0]
+        currents = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    u = i = torch.zeros_like(currents[0])
+    found = []
+    for current in currents:
+        found.append(u)
+        u, i = a * u + (1 - a) * i, b * i + current
+    return torch.stack(found).flatten(2)
+
+
+def started(net: Any, x: Tensor, balance: Balance = "auto") -> Tensor:
+    """The free potential after initialisation."""
+    fluctua.initialize(net, x, method=Measured(balance=balance), seed=0)
+    return potential(net, x)
+
+
+def linear(n: int, bias: bool = False, units: int = 40) -> Any:
+    return nn.Sequential(nn.Linear(n, units, bias=bias), LIF())
+
+
+def directions(weight: Tensor) -> int:
+    values = torch.linalg.svdvals(weight.detach().flatten(1))
+    return int((values > 1e-3 * values[0]).sum())
+
+
+@pytest.mark.parametrize("n", [5, 9, 25, 100, 700])
+def test_of_independent_inputs_one_direction_goes_and_nothing_else_is_lost(n: int) -> None:
+    net, x = linear(n, bias=True), spikes(60, 8, n)
+    u = started(net, x)
+    assert abs(float(u.std(correction=0)) - 1) < 1e-3
+    assert float(u.mean((0, 1)).abs().max()) < 1e-3
+    assert directions(net[0].weight) == min(n - 1, 40)
+    assert not net[0].bias.any()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_of_few_inputs_none_is_cancelled_and_biases_take_the_means_out(n: int) -> None:
+    net, x = linear(n, bias=True), spikes(60, 8, n)
+    u = started(net, x)
+    assert abs(float(u.std(correction=0)) - 1) < 1e-3
+    assert float(u.mean((0, 1)).abs().max()) < 1e-3
+    assert directions(net[0].weight) == n
+    assert float(net[0].weight.detach().abs().max()) < 10
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_without_biases_the_mean_over_neurons_is_met(n: int) -> None:
+    net, x = linear(n), spikes(60, 8, n)
+    u = started(net, x)
+    assert abs(float(u.std(correction=0)) - 1) < 1e-3
+    assert abs(float(u.mean())) < 1e-3
+    assert directions(net[0].weight) == n
+
+
+@pytest.mark.parametrize("maps", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("kind", ["1x1", "3x3", "depthwise"])
+def test_convolutions_of_few_maps_keep_their_signal(maps: int, kind: str) -> None:
+    groups, size = (maps if kind == "depthwise" else 1), (1 if kind == "1x1" else 3)
+    net: Any = nn.Sequential(OverTime(nn.Conv2d(maps, 16, size, groups=groups, bias=False)), LIF())
+    u = started(net, spikes(40, 4, maps, 6, 6, rate=0.2))
+    assert abs(float(u.std(correction=0)) - 1) < 1e-3
+    assert abs(float(u.mean())) < 1e-3
+    assert float(net[0].module.weight.detach().abs().max()) < 10
+
+
+def common(n: int) -> Tensor:
+    """Inputs that go up and down together: what tells the samples apart lies along their mean."""
+    loudness = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.4, 0.6]).reshape(1, -1, 1)
+    return (torch.rand(60, 6, n, generator=torch.Generator().manual_seed(0)) < loudness).float()
+
+
+def across_samples(u: Tensor) -> float:
+    """Part of the variance that tells samples apart by their means."""
+    return float(u.mean(0).var(0, correction=0).mean() / u.var(correction=0))
+
+
+def test_what_all_inputs_have_in_common_is_kept_where_they_are_few() -> None:
+    left, projected = (started(linear(21), common(21), balance) for balance in ("auto", True))
+    assert across_samples(left) > 0.2
+    assert across_samples(projected) < 0.8 * across_samples(left)
+
+
+def test_of_many_inputs_it_is_noise() -> None:
+    u = started(linear(400), common(400))
+    assert float(u.mean((0, 1)).abs().max()) < 1e-3
+
+
+def test_where_the_signal_bears_it_auto_is_the_projection_bit_by_bit() -> None:
+    x, weights = spikes(60, 8, 100), list[Tensor]()
+    for balance in ("auto", True):
+        net = linear(100, bias=True)
+        started(net, x, balance)
+        weights.append(net[0].weight.detach())
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_a_constant_input_of_one_sample_is_not_blown_up(n: int) -> None:
+    net, x = linear(n, bias=True), torch.rand(1, 1, n, generator=torch.Generator().manual_seed(0)).expand(40, 1, n)
+    u = started(net, x)
+    assert abs(float(u.std(correction=0)) - 1) < 1e-3
+    assert float(net[0].weight.detach().abs().max()) < 10
+
+
+def test_a_single_weight_keeps_its_signal_and_misses_the_mean() -> None:
+    """All that one weight can do is to set the size of U."""
+    net, x = linear(1, units=1), spikes(60, 8, 1, rate=0.3)
+    u = started(net, x)
+    assert abs(float(u.square().mean()) - 1) < 1e-3
+    assert float(u.std()) > 0.3
+
+
+def test_what_balance_would_cancel_is_refused_when_asked_for() -> None:
+    net = linear(1, bias=True)
+    before = net[0].weight.detach().clone()
+    with pytest.raises(InfeasibleTargetError, match=r"balance=True leaves nothing of what 1 gets through 0\.weight"):
+        started(net, spikes(60, 8, 1), True)
+    assert torch.equal(net[0].weight, before)
