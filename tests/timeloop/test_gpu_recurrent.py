@@ -331,7 +331,7 @@ def test_a_gpu_can_run_it_and_waits_between_two_steps(dtype: str, size: str, mon
     a, b, theta = (torch.tensor(value, requires_grad=True) for value in (0.9, 0.8, 0.5))
     dynamics = LoopParameters(a, b, theta, differentiable_reset=True).dynamics
     forward, backward = compilable(dynamics, {"fp32": "float32", "fp64": "float64"}[dtype], recurrent=True)
-    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, tile)):
+    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, {"BIASED": False, **tile})):
         code = machine_code(kernel, dtype, flags, size, gpu_recurrent._WARPS)
         assert code["cubin"]
         assert "barrier" in code["ttir"]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.timeloop.autograd import refuse_second_derivative
 from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
-from fluctua.timeloop.limits import has_potential, refuse_second_derivative
+from fluctua.timeloop.limits import has_potential
 
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
@@ -36,10 +37,10 @@ def _loop(tensors: Sequence[Tensor], device: str, step: str, sizes: Sequence[int
 def _shapes(tensors: Sequence[Tensor], device: str, step: str, sizes: Sequence[int]) -> list[Tensor]:
     kind = _kind(device, step, sizes)
     plan, x = plan_of(kind), tensors[0]
-    outputs = [x.new_empty(x.shape) for _ in range(1 + plan.separate)]
+    written = [x.new_empty(x.shape) for _ in plan.forth.written]
     ends = [x.new_empty(x.shape[1:]) for _ in range(kind.states)]
-    records = [x.new_empty(x.shape) for _ in plan.own]
-    return [*outputs, *ends, *records, *(x.new_empty(x.shape, dtype=torch.int16) for _ in plan.halves)]
+    halves = [x.new_empty(x.shape, dtype=torch.int16) for _ in plan.forth.halves]
+    return [*written[: plan.first], *ends, *written[plan.first :], *halves]
 
 
 @torch.library.custom_op("fluctua::time_loop_adjoint", mutates_args=())
@@ -53,7 +54,7 @@ def _adjoint(
 ) -> list[Tensor]:
     g_output, *g_state = gradients
     found = adjoint(g_output, g_state, saved, g_output.shape, wants_inputs, _kind(device, step, sizes))
-    return [g_output.new_empty(0) if g is None else g.clone() if g._is_view() else g for g in found]
+    return [g_output.new_empty(0) if g is None else g for g in found]
 
 
 @_adjoint.register_fake
@@ -80,7 +81,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
 
 def _differentiate(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     kind = _kind(*ctx.which)
-    first = 1 + plan_of(kind).separate
+    first = plan_of(kind).first
     given = [grads[0], *grads[first : first + kind.states]]
     found = _adjoint(given, list(ctx.saved_tensors), any(ctx.needed[: kind.inputs]), *ctx.which)
     return [g if needed else None for g, needed in zip(found, ctx.needed, strict=True)], None, None, None

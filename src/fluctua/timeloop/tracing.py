@@ -48,13 +48,18 @@ class Traced:
     by_state: tuple[Value, ...]
     by_constant: tuple[Value, ...]
 
+    @property
+    def separate(self) -> bool:
+        """Whether the potential is not the output itself."""
+        return self.output is not self.potential
+
     def roots(self, wanted: Sequence[int]) -> list[Value]:
         """The gradients, of constants those wanted."""
         return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
 
-    def leaf(self, kind: str, number: int) -> Expression:
-        """An input of the step or of its adjoint."""
-        return self.graph.leaf(kind, number)
+    def leaves(self, kind: str, count: int) -> tuple[Expression, ...]:
+        """The inputs of the step, or of its adjoint, of one kind."""
+        return tuple(self.graph.leaf(kind, number) for number in range(count))
 
 
 @torch.inference_mode(False)
