@@ -10,18 +10,17 @@ Maybe = Tensor | None
 
 
 class Operation(Protocol):
-    """What is to be fused, with all that it knows besides tensors.
-
-    Attributes:
-        called: its name, in messages.
-        differentiable: numbers of the results that have a gradient.
-    """
+    """What is to be fused, with all that it knows besides tensors."""
 
     @property
-    def called(self) -> str: ...
+    def called(self) -> str:
+        """Its name, in messages."""
+        ...
 
     @property
-    def differentiable(self) -> Collection[int]: ...
+    def differentiable(self) -> Collection[int]:
+        """Numbers of the results that have a gradient."""
+        ...
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         """The results, and what is kept for the way back."""

@@ -161,6 +161,12 @@ def to_be_saved(tensors: Sequence[Tensor], results: Sequence[Tensor], kind: Kind
     return [*tensors[n + kind.states :], *(there[k] for k in plan.places), *halves]
 
 
+def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:
+    """The way back where nothing is kept anyway, so that only its number of records counts."""
+    roots = t.roots(wanted)
+    return Pass.back(t, roots, cheapest_records(roots, lambda e: 1.0), writes)
+
+
 class Passed(NamedTuple):
     """What a pass leaves: what was written, in whole numbers and in bfloat16, the state `[S, B, *N]` and sums alike."""
 

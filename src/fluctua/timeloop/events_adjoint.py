@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from fluctua.spikes.bits import words_of
+from fluctua.timeloop.autograd import Maybe
+from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import scatter
-from fluctua.timeloop.events_layout import Array, Arriving, Maybe, Numbers, Padded, backward, forward, records_of
-from fluctua.timeloop.threads import Blocks, over_samples
+from fluctua.timeloop.events_layout import Arriving, Numbers, Padded, backward, forward
+from fluctua.timeloop.threads import Blocks, added, over_samples
 
 Split = Sequence[tuple[Numbers, Sequence[Any]]]
 
@@ -126,18 +129,15 @@ class _Way:
         self.steps, self.samples, self.sums = record.steps, samples, sums
         self.arriving, self.leaving = record.arriving[k], record.arriving[(k + 1) % len(record.arriving)]
         size, dtype = samples * record.steps * layer.width, layer.bias.dtype
-        values = records_of(layer.kind, sums.wanted)
+        self.backward, values = backward(layer.kind, layer.dtype, sums.wanted)
+        self.forward = forward(layer.kind, layer.dtype, values)
         self.records = tuple(np.empty(size, dtype) for _ in values)
-        self.forward, self.backward = (
-            forward(layer.kind, layer.dtype, values),
-            backward(layer.kind, layer.dtype, sums.wanted),
-        )
-        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.inputs))
+        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.traced.inputs))
         self.g = [torch.from_numpy(memory).view(samples, record.steps, layer.width) for memory in self.memory]
         self.rows = self.g[0].view(-1, layer.width)[:, : layer.kind.sections[0]]
         # Not the words of the forward pass: somebody else may be reading those.
         self.words = np.empty_like(self.leaving.words) if layer.kind.spiking else self.leaving.words
-        self.states = np.empty(layer.kind.states * samples * layer.width, dtype)
+        self.states = np.empty(len(layer.kind.traced.state) * samples * layer.width, dtype)
         self.constants = np.empty((len(sums.wanted), samples, layer.width), dtype)
 
     def run(self, first: int) -> None:
@@ -224,7 +224,7 @@ def _rows(layer: Padded, values: Tensor) -> Tensor:
 
 def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers, constants: Sequence[Tensor]) -> list[Maybe]:
     """Sum over threads, in their order, each gradient in the shape of its tensor."""
-    *totals, by_constant = (sum(arrays[1:], arrays[0]) for arrays in zip(*(part[:6] for part in parts), strict=True))
+    *totals, by_neuron = added([part[:6] for part in parts])
 
     def shaped(total: Array, tensor: Maybe) -> Maybe:
         if tensor is None or total.size == 0:
@@ -232,12 +232,8 @@ def _shaped(parts: Sequence[_Sums], layer: Padded, numbers: Numbers, constants: 
         rows = _rows(layer, torch.from_numpy(total).view(-1, layer.width))
         return rows.t().contiguous() if tensor.ndim == 2 else rows[0]
 
-    def shared(total: Array, constant: Tensor) -> Tensor:
-        whole = _rows(layer, torch.from_numpy(total))
-        return (whole.sum() if constant.numel() == 1 else whole).to(constant.dtype).reshape(constant.shape)
-
-    found = dict(zip(parts[0].wanted, by_constant, strict=True))
+    of_neurons = _rows(layer, torch.from_numpy(by_neuron))
     return [
         *(shaped(total, tensor) for total, tensor in zip(totals, numbers, strict=True)),
-        *(shared(found[k], c) if k in found else None for k, c in enumerate(constants)),
+        *by_constant(of_neurons, constants, parts[0].wanted),
     ]

@@ -8,7 +8,7 @@ Samples are split over threads, each with a gradient of the weights of its own; 
 a fixed number of threads gives the same numbers every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
+from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_layout import Arriving, Kind, Maybe, Numbers, Padded
-from fluctua.timeloop.limits import anchor, differentiable_once
+from fluctua.timeloop.events_layout import Arriving, Kind, Numbers, Padded
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
@@ -58,7 +58,7 @@ class Layer:
     def kind(self) -> Kind:
         """What there is to do, numbers apart."""
         recurrent = self.recurrent is not None or self.recurrent_second is not None
-        return Kind.of(self.dynamics, self.sections, recurrent, self.initial)
+        return Kind(self.dynamics.form, self.sections, recurrent, self.initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
@@ -79,38 +79,42 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     Returns:
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
-    kinds = tuple(layer.kind for layer in layers)
-    tensors = [t for layer in layers for t in layer.tensors]
-    results = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)  # type: ignore[no-untyped-call]
-    outputs: tuple[Tensor, ...] = results[: len(layers[-1].sections)]
-    return outputs
+    operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
+    results = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
+    return results[: len(layers[-1].sections)]
 
 
-class _Layers(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Maybe
-    ) -> tuple[Tensor, ...]:
-        return _integrate(_padded(kinds, tensors, x.dtype), spikes, x)
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """See `autograd.Operation`: of the input, then of all tensors of the layers."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.kinds, ctx.spikes, tied, x, *tensors = inputs
-        ctx.shape, ctx.n_tensors = x.shape, len(tensors)
-        words = output[len(ctx.kinds[-1].sections) :]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*words)
-        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *words)
+    kinds: Sequence[Kind]
+    spikes: SpikeBatch | None
+    shape: torch.Size
+    called = "fused layers"
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        if all(g is None for g in grads):
-            return tuple([None] * (4 + ctx.n_tensors))
-        with torch.no_grad():
-            gradients = _adjoint(ctx, grads[: len(ctx.kinds[-1].sections)])
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
-        return None, None, None, *gradients
+    @property
+    def differentiable(self) -> Collection[int]:
+        return range(len(self.kinds[-1].sections))
+
+    def forth(self, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+        x, *others = tensors
+        return _integrate(_padded(self.kinds, others, x.dtype), self.spikes, x)
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
+        x, *others = tensors
+        return x if self.spikes is None else None, *others, *results[len(self.differentiable) :]
+
+    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (current, *others), words = kept[: len(wanted)], kept[len(wanted) :]
+        g_outputs = grads[: len(self.differentiable)]
+        like = next(g for g in g_outputs if g is not None)
+        layers = _padded(self.kinds, others, like.dtype)
+        arriving = _all_arriving(self.spikes, like if current is None else current, words)
+        g_input = torch.empty(self.shape, dtype=like.dtype) if wanted[0] else None
+        record = Record(_split(self.kinds, others), layers, arriving, *self.shape[:2])
+        block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
+        return g_input, *adjoint(record, g_outputs, _split(self.kinds, wanted[1:]), g_input, block)
 
 
 def _split(kinds: Sequence[Kind], tensors: Sequence[Any]) -> list[tuple[Numbers, Sequence[Any]]]:
@@ -158,20 +162,6 @@ def _dense(kind: Kind, words: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The spikes of each section."""
     parts = words.split([words_of(n) for n in kind.sections], 2)  # type: ignore[no-untyped-call]
     return [SpikeBatch(w.contiguous(), n).dense(dtype) for w, n in zip(parts, kind.sections, strict=True)]
-
-
-def _adjoint(ctx: Any, g_outputs: Sequence[Maybe]) -> tuple[Maybe, ...]:
-    """Gradients with respect to the input and to all tensors of the layers, where they are asked for."""
-    _, *saved = ctx.saved_tensors
-    tensors, (current, *words) = saved[: ctx.n_tensors], saved[ctx.n_tensors :]
-    like = next(g for g in g_outputs if g is not None)
-    layers = _padded(ctx.kinds, tensors, like.dtype)
-    arriving = _all_arriving(ctx.spikes, like if current is None else current, words)
-    wants_input, *wanted = ctx.needs_input_grad[3:]
-    g_input = torch.empty(ctx.shape, dtype=like.dtype) if wants_input else None
-    record = Record(_split(ctx.kinds, tensors), layers, arriving, *ctx.shape[:2])
-    block = _block(layers, ctx.shape[0], least=_RECURRENT_BLOCK)
-    return g_input, *adjoint(record, g_outputs, _split(ctx.kinds, wanted), g_input, block)
 
 
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:

@@ -3,24 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
-from fluctua.timeloop.expressions import Expression, Value, cheapest_records
+from fluctua.timeloop.autograd import Maybe
+from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.cpu_source import Kernel, kernel
+from fluctua.timeloop.derivation import adjoint_of
+from fluctua.timeloop.emitting import Pass, name_of
+from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.steps import Step
-from fluctua.timeloop.tracing import traced
-
-Array = NDArray[Any]
-Maybe = Tensor | None
+from fluctua.timeloop.tracing import Traced, traced
 
 _WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
 
@@ -29,36 +28,31 @@ class Kind(NamedTuple):
     """What there is to do in a layer, numbers apart.
 
     Attributes:
-        step: of the neurons, with so many inputs, parts of the state and constants.
+        form: of the neurons, see `Dynamics.form`.
         sections: sizes of the populations side by side, of which each speaks to one input of all.
         recurrent: whether they hear each other.
         initial: potential before the first step.
     """
 
-    step: Step | str
-    inputs: int
-    states: int
-    constants: int
+    form: tuple[Step | str, int, int, int]
     sections: tuple[int, ...]
     recurrent: bool
     initial: float
 
-    @classmethod
-    def of(cls, dynamics: Dynamics, sections: tuple[int, ...], recurrent: bool, initial: float) -> "Kind":
-        """Of a layer of such neurons."""
-        return cls(
-            dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants), sections, recurrent, initial
-        )
+    @property
+    def traced(self) -> Traced:
+        """The step of the neurons."""
+        return traced(*self.form)
 
     @property
     def spiking(self) -> bool:
         """Whether bits leave it."""
-        return traced(*self[:4]).distance is not None
+        return self.traced.fired is not None
 
     @property
-    def output(self) -> tuple[Value, ...]:
-        """What a readout gives."""
-        return (traced(*self[:4]).output,)
+    def constants(self) -> int:
+        """How many the step has."""
+        return self.form[3]
 
     @property
     def words(self) -> int:
@@ -76,9 +70,9 @@ class Kind(NamedTuple):
         return _WIDEST if len(self.sections) > 1 or filled > 2 else filled
 
     def width(self, dtype: str) -> int:
-        """Size of a row: each section in whole vectors, and of several each in whole words."""
+        """Size of a row: whole vectors, or of several sections whole words each."""
         unit = self.vectors(dtype) * lanes(dtype)
-        return sum(-(-n // unit) * unit for n in self.sections) if len(self.sections) == 1 else 64 * self.words
+        return -(-self.sections[0] // unit) * unit if len(self.sections) == 1 else 64 * self.words
 
     def parts(self, rows: Tensor) -> list[Tensor]:
         """The columns of each section in rows `[..., width]`."""
@@ -87,26 +81,19 @@ class Kind(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def records_of(kind: Kind, wanted: tuple[int, ...]) -> tuple[Expression, ...]:
-    """What the way back reads of each step, integrating again."""
-    return cheapest_records(traced(*kind[:4]).roots(wanted), lambda e: 1.0)
-
-
-@lru_cache(maxsize=256)
 def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
     """The kernel of the way forth, which records such values of each step."""
     vectors = kind.vectors(dtype)
-    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.states}
+    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.form[2]}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
-    return forward_kernel(traced(*kind[:4]), "integrate", dtype, facts, records)
+    return kernel(Pass.onward(kind.traced, records), "integrate", dtype, facts)
 
 
 @lru_cache(maxsize=256)
-def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> Kernel:
-    """The kernel of the way back."""
-    read, t = records_of(kind, wanted), traced(*kind[:4])
-    facts = {"LANES": lanes(dtype), "STATES": kind.states}
-    return backward_kernel(t, "adjoint", dtype, facts, t.roots(wanted), read, writes=kind.inputs)
+def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, tuple[Expression, ...]]:
+    """The kernel of the way back, and what it reads of each step, integrated again."""
+    way = adjoint_of(kind.traced, wanted, kind.form[1])
+    return kernel(way, "adjoint", dtype, {"LANES": lanes(dtype), "STATES": kind.form[2]}), way.read[1:]
 
 
 class Numbers(NamedTuple):
@@ -158,7 +145,7 @@ class Padded:
     @classmethod
     def of(cls, kind: Kind, numbers: Numbers, constants: Sequence[Tensor], dtype: torch.dtype) -> "Padded":
         """Copies in the kernels' layout: a weight has one row for each afferent."""
-        name = str(dtype).removeprefix("torch.")
+        name = name_of(dtype)
         n, width = sum(kind.sections), kind.width(name)
 
         def rows(columns: Tensor, out: Tensor) -> Array:
@@ -189,7 +176,7 @@ class Padded:
             row(numbers.recurrent_bias),
             padded,
             _live(kind.sections),
-            forward(kind, name, () if kind.spiking else kind.output),
+            forward(kind, name, () if kind.spiking else (kind.traced.output,)),
         )
 
     @property
@@ -210,18 +197,18 @@ class Padded:
         stop: int,
         words: Array,
         records: tuple[Array, ...] = (),
-        kernel: Kernel | None = None,
+        other: Kernel | None = None,
     ) -> None:
         """Run the samples `first:stop`: see `cpu_shells.integrate`.
 
         A readout fills one record, its output. Another kernel fills those that it was made for.
         """
-        k, a, kernel = self.kind, arriving, kernel or self.kernel
+        k, a, code = self.kind, arriving, other or self.kernel
         one, two = (*k.sections, 0)[:2]
-        kernel.call(
+        code.call(
             *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
             *(a.current, a.step_stride, a.sample_stride, *self.recurrent, self.recurrent_bias),
-            *(kernel.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
+            *(code.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
             *(steps, first, stop, records, words),
         )
 

@@ -10,8 +10,8 @@ barrier between two steps. Because nothing stays in registers, a population may 
 single step with one program for each tile, so that all of the GPU works on a large weight; then the end of the launch
 is the barrier. Nothing is heard in the first step of a direction.
 
-Constants come as `[C, N]`, what is carried along as `[S, M]`, in place. No operation is fused with another (the launch says so), so that spikes
-equal the reference's.
+Constants come as `[C, N]`, what is carried along as `[S, M]`, in place. No operation is fused with another (the launch
+says so), so that spikes equal the reference's.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,11 @@ def _ready(body: Body) -> list[str]:
 
 
 def _plain(way: Pass, body: Body) -> str:
-    rows, results, totals = names("row", len(way.read)), names("result", len(way.written)), names("total", len(way.sums))
+    rows, results, totals = (
+        names("row", len(way.read)),
+        names("result", len(way.written)),
+        names("total", len(way.sums)),
+    )
     constants, states = names("c", body.constants), names("s", len(way.before))
     before = [
         "at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
@@ -147,7 +151,19 @@ def _recurrent(way: Pass, body: Body) -> str:
     ]
     tiles = "for tile in range(tl.program_id(1) * NEURONS, neurons, tl.num_programs(1) * NEURONS):"
     lines = [tiles, *_indented(tile), f"now {sign}= columns", "tl.debug_barrier()"]
-    arguments = [*rows, "numbers", "state", "constants", *results, "sums", "weight", "bias", "earlier", "first", "steps"]
+    arguments = [
+        *rows,
+        "numbers",
+        "state",
+        "constants",
+        *results,
+        "sums",
+        "weight",
+        "bias",
+        "earlier",
+        "first",
+        "steps",
+    ]
     sizes = ["samples", "neurons", "columns", *(f"{name}: tl.constexpr" for name in ("BIASED", "SAMPLES", "NEURONS"))]
     text = _function([*arguments, *sizes], before, "for step in range(0, steps):", lines)
     return text.replace("@triton.jit", '@triton.jit(do_not_specialize=["earlier", "first"])')
