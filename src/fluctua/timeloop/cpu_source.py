@@ -62,12 +62,12 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
     now = "[{0}], t * strides[{0}] + j"
     rows = [f"load(rows{now.format(k)})" for k in read]
     if way.half:
-        rows.append(f"load_bfloat16(halves[0], t * strides[{len(rows)}] + j, like)")
+        rows.append(f"load_bfloat16(halves[0], t * strides[{len(rows)}] + j, s[0])")
     functions = {
         "states_at(states, j, stride)": [_returning(f"load(states, {k} * stride + j)" for k in states)],
         "keep(states, j, stride, s)": [f"store(states, {k} * stride + j, s[{k}])" for k in states],
         "constants_at(constants, k, numbers, s)": [_returning(constants)],
-        "rows_at(rows, halves, t, strides, j, like)": [
+        "rows_at(rows, halves, t, strides, j, s)": [
             *(f"prefetch(rows{now.format(k)} + {_AHEAD})" for k in read),
             _returning(rows),
         ],
@@ -84,7 +84,7 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
             f"return {_tuple(body.after)}, {_tuple(body.sums)}, {body.fired or 'zero'}",
         ],
         "fired_of(out)": ["return bits(out)" if body.fired else "return np.uint64(0)"],
-        "no_sums(like)": [_returning("broadcast(0.0, like[0])" for _ in sums)],
+        "no_sums(s)": [_returning("broadcast(0.0, s[0])" for _ in sums)],
         "added(a, b)": [_returning(f"a[{k}] + b[{k}]" for k in sums)],
         "add_to(sums, j, stride, a)": [*(f"add(sums, {k} * stride + j, a[{k}])" for k in sums), "return"],
     }
