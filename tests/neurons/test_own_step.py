@@ -235,7 +235,7 @@ def test_it_may_hear_itself(kind: str) -> None:
     x = drawn(40, 3, *((12,) if kind == "linear" else (4, 9)), scale=0.5).requires_grad_()
     ours, truth = layer(x), layer.proceed(x)[0]["cell"]
     assert ours.grad_fn is not None
-    assert "Layers" in ours.grad_fn.name() or "Loop" in ours.grad_fn.name()
+    assert "Fused" in ours.grad_fn.name()
     assert torch.equal(ours, truth)
     assert 0.02 < float(truth.detach().mean()) < 0.6
     inputs, upstream = [x, *layer.parameters()], drawn(*truth.shape)

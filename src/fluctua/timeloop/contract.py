@@ -178,8 +178,8 @@ class Engine(Protocol):
 
     name: str
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
-        """Why this engine does not support the request, or None where it does."""
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
+        """Why this engine does not support a request, or None where it does; `neurons` as in `engines.choose`."""
         ...
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:

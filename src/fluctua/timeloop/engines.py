@@ -138,12 +138,20 @@ def widened(current: Tensor) -> Tensor:
     return current.float() if current.dtype in (torch.float16, torch.bfloat16) else current
 
 
-def choose(inputs: Tensors, dynamics: Dynamics) -> Engine:
-    """The engine that serves this request: the wanted one, or the first that supports it."""
+def wants(name: str) -> bool:
+    """Whether an engine may serve, for all that is asked for."""
+    return _wanted.get() in ("auto", name)
+
+
+def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> Engine:
+    """The engine that serves this request: the wanted one, or the first that supports it.
+
+    `neurons` is the shape of the population, by default that of the inputs.
+    """
     wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
         candidate = _load(name)
-        reason = candidate.unsupported(inputs, dynamics)
+        reason = candidate.unsupported(inputs, dynamics, neurons)
         if reason is None:
             return candidate
         if not torch.compiler.is_compiling():

@@ -28,12 +28,12 @@ class CpuEngine:
     name = "cpu"
     compact = False
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
         elsewhere = [t.device for t in (*inputs, *dynamics.constants) if t.device.type != "cpu"]
         if elsewhere:
             return f"it takes CPU tensors, not one on {elsewhere[0]}"
-        return unsupported_numbers(inputs, dynamics)
+        return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
@@ -60,7 +60,7 @@ class GpuEngine:
 
     name = "gpu"
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
         device = inputs[0].device
         if device.type != "cuda" and not interpreted():
@@ -69,7 +69,7 @@ class GpuEngine:
             return "triton is not installed: pip install 'fluctua[gpu]'"
         if any(t.device != device for t in (*inputs, *dynamics.constants)):
             return f"a constant is not on the current's device {device}"
-        return unsupported_numbers(inputs, dynamics)
+        return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""

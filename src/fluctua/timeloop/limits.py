@@ -12,22 +12,24 @@ from fluctua.timeloop.steps import Step, Tensors
 from fluctua.timeloop.tracing import traced, untraceable
 
 
-def unsupported_numbers(inputs: Tensors, dynamics: Dynamics) -> str | None:
+def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None) -> str | None:
     """Why an engine with loops in float32 and float64 does not support a request, or None where it does.
 
     Args:
         inputs: each `[T, B, *N]`.
         dynamics: of the population.
+        neurons: its shape, by default that of the inputs.
     """
     current = inputs[0]
+    neurons = current.shape[2:] if neurons is None else neurons
     if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
         return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
     if current.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not {current.dtype}"
     if any(t.dtype != current.dtype for t in (*inputs, *dynamics.constants)):
         return f"a constant is not of the current's type {current.dtype}"
-    if not all(_broadcasts(c.shape, current.shape[2:]) for c in dynamics.constants):
-        return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
+    if not all(_broadcasts(c.shape, neurons) for c in dynamics.constants):
+        return f"a constant does not broadcast to the population's shape {tuple(neurons)}"
     return _untraceable(*dynamics.form)
 
 
