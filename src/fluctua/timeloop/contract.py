@@ -46,6 +46,15 @@ def step_of(step: Step | str) -> Step:
     return _NAMED[step] if isinstance(step, str) else step
 
 
+class Form(NamedTuple):
+    """All of a neuron that can be traced: its step, and how many inputs, parts of the state and constants it has."""
+
+    step: Step | str
+    inputs: int
+    states: int
+    constants: int
+
+
 @dataclass(frozen=True)
 class Dynamics:
     """A neuron, to the loops.
@@ -65,9 +74,9 @@ class Dynamics:
     spiking: bool = True
 
     @property
-    def form(self) -> tuple[Step | str, int, int, int]:
-        """The step, and how many inputs, parts of the state and constants it has: all that can be traced."""
-        return self.step, self.inputs, self.states, len(self.constants)
+    def form(self) -> Form:
+        """It, numbers apart."""
+        return Form(self.step, self.inputs, self.states, len(self.constants))
 
     def to(self, like: Tensor) -> "Dynamics":
         """The same in the type and on the device of a tensor, so that no engine has to think of it."""

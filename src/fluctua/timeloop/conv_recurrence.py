@@ -18,13 +18,12 @@ from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.autograd import Maybe, apply
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Form
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass, name_of
 from fluctua.timeloop.events_conv import padded
-from fluctua.timeloop.steps import Step
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 
@@ -36,7 +35,7 @@ def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
-        dynamics: of neurons that spike and have one input.
+        dynamics: of neurons that spike; what they hear and the current go to their first input.
         weight: `[C, C, *K]` of odd sizes K, that of a convolution which keeps the shape of the map.
     """
     inputs = x, weight, *dynamics.constants
@@ -104,7 +103,7 @@ class _Kind(NamedTuple):
     """
 
     sheet: _Sheet
-    form: tuple[Step | str, int, int, int]
+    form: Form
     wanted: tuple[int, ...]
     trains: bool
 
@@ -124,7 +123,7 @@ class _Kind(NamedTuple):
 @lru_cache(maxsize=64)
 def _kernels(kind: _Kind, dtype: str) -> tuple[Kernel, Kernel, int]:
     """Forth and back, and the number of records in between."""
-    facts, t = {"LANES": lanes(dtype), "STATES": kind.form[2]}, traced(*kind.form)
+    facts, t = {"LANES": lanes(dtype), "STATES": kind.form.states}, traced(*kind.form)
     back = adjoint_of(t, kind.wanted, writes=1)
     records = back.read[1:] if kind.trains else ()
     forth = kernel(Pass.onward(t, records), "integrate_map", dtype, facts)
@@ -165,7 +164,7 @@ class _Loop:
         return *tensors[1:], *results[1:]
 
     def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (g, *_), (weight, *others), n = grads, kept, self.kind.form[3]
+        (g, *_), (weight, *others), n = grads, kept, self.kind.form.constants
         assert g is not None
         constants, words, records = others[:n], others[n], others[n + 1 :]
         g, sheet, (steps, samples, *neurons) = _ordered(g), self.kind.sheet, self.shape

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.autograd import Maybe
+from fluctua.timeloop.contract import Dynamics, Form
 from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
-from fluctua.timeloop.steps import Step
 from fluctua.timeloop.tracing import Traced, traced
-
-Maybe = Tensor | None
 
 
 class Kind(NamedTuple):
@@ -28,10 +26,7 @@ class Kind(NamedTuple):
     """
 
     device: Literal["cpu", "gpu"]
-    step: Step | str
-    inputs: int
-    states: int
-    constants: int
+    form: Form
     wanted: tuple[int, ...]
     trains: bool
     compact: bool
@@ -49,8 +44,7 @@ class Kind(NamedTuple):
     ) -> "Kind":
         """The kind of a population, on a device."""
         wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
-        sizes = dynamics.inputs, dynamics.states, len(dynamics.constants)
-        return cls(device, dynamics.step, *sizes, wanted, trains, compact and trains and dynamics.spiking, recurrent)
+        return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +66,9 @@ class Plan:
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
         """The cheapest; potential and inputs are there anyway."""
-        t = traced(kind.step, kind.inputs, kind.states, kind.constants)
+        t, n = traced(*kind.form), kind.form.inputs
         roots, read, halves = t.roots(kind.wanted), tuple[Expression, ...](), tuple[Value, ...]()
-        inputs = t.leaves("input", kind.inputs)
+        inputs = t.leaves("input", n)
         if kind.compact and isinstance(t.distance, Expression):
             (half,), halves = t.leaves("half", 1), (t.distance,)
             known: dict[Expression, Value] = {t.distance: half}
@@ -85,9 +79,9 @@ class Plan:
         if kind.trains:
             read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
         own = tuple(e for e in read if e not in costs)
-        there = [*([None] * kind.inputs if kind.recurrent else inputs), t.potential, *own]
+        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own]
         outputs = (t.output, t.potential) if t.separate else (t.output,)
-        without, with_inputs = (Pass.back(t, roots, read, n, half=bool(halves)) for n in (0, kind.inputs))
+        without, with_inputs = (Pass.back(t, roots, read, m, half=bool(halves)) for m in (0, n))
         forth = Pass.onward(t, (*outputs, *own), halves)
         return cls(t, forth, (without, with_inputs), tuple(there.index(e) for e in read))
 
@@ -113,7 +107,7 @@ def integrate(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
     Returns:
         Output, potential unless it is the output, final state, and what is recorded for the way back.
     """
-    plan, n, end = plan_of(kind), kind.inputs, kind.inputs + kind.states
+    plan, n, end = plan_of(kind), kind.form.inputs, kind.form.inputs + kind.form.states
     passed: Passed = _engine(kind).run(plan.forth, tensors[:n], (), tensors[n:end], tensors[end:])
     written = passed.written
     return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :], *passed.halves]
@@ -141,24 +135,24 @@ def adjoint(
         Gradients with respect to inputs, state and constants.
     """
     plan = plan_of(kind)
-    n = kind.constants + len(plan.places)
-    constants, read, halves = saved[: kind.constants], saved[kind.constants : n], saved[n:]
+    n = kind.form.constants + len(plan.places)
+    constants, read, halves = saved[: kind.form.constants], saved[kind.form.constants : n], saved[n:]
     like = constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
     passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], halves, ends, constants)
-    by_input: Sequence[Maybe] = passed.written or [None] * kind.inputs
+    by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
     by_state = [part.clone() for part in passed.state]
     return [*by_input, *by_state, *by_constant(over_samples(passed.sums), constants, kind.wanted)]
 
 
 def to_be_saved(tensors: Sequence[Tensor], results: Sequence[Tensor], kind: Kind) -> list[Tensor]:
     """Constants, and what the plan reads on the way back, of the arguments and results of `integrate`."""
-    plan, n = plan_of(kind), kind.inputs
-    records = results[plan.first + kind.states :]
+    plan, n = plan_of(kind), kind.form.inputs
+    records = results[plan.first + kind.form.states :]
     there = [*tensors[:n], results[plan.first - 1], *records]
     halves = records[len(records) - len(plan.forth.halves) :]
-    return [*tensors[n + kind.states :], *(there[k] for k in plan.places), *halves]
+    return [*tensors[n + kind.form.states :], *(there[k] for k in plan.places), *halves]
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:

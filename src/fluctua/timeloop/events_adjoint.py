@@ -132,12 +132,12 @@ class _Way:
         self.backward, values = backward(layer.kind, layer.dtype, sums.wanted)
         self.forward = forward(layer.kind, layer.dtype, values)
         self.records = tuple(np.empty(size, dtype) for _ in values)
-        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.traced.inputs))
+        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.form.inputs))
         self.g = [torch.from_numpy(memory).view(samples, record.steps, layer.width) for memory in self.memory]
         self.rows = self.g[0].view(-1, layer.width)[:, : layer.kind.sections[0]]
         # Not the words of the forward pass: somebody else may be reading those.
         self.words = np.empty_like(self.leaving.words) if layer.kind.spiking else self.leaving.words
-        self.states = np.empty(len(layer.kind.traced.state) * samples * layer.width, dtype)
+        self.states = np.empty(layer.kind.form.states * samples * layer.width, dtype)
         self.constants = np.empty((len(sums.wanted), samples, layer.width), dtype)
 
     def run(self, first: int) -> None:

@@ -121,7 +121,7 @@ def _split(kinds: Sequence[Kind], tensors: Sequence[Any]) -> list[tuple[Numbers,
     """What belongs to each layer's numbers and constants, from one list."""
     out, first = [], 0
     for kind in kinds:
-        end = first + _NUMBERS + kind.constants
+        end = first + _NUMBERS + kind.form.constants
         out.append((Numbers(*tensors[first : first + _NUMBERS]), tensors[first + _NUMBERS : end]))
         first = end
     return out

@@ -13,12 +13,12 @@ from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.autograd import Maybe
+from fluctua.timeloop.contract import Form
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of
 from fluctua.timeloop.emitting import Pass, name_of
 from fluctua.timeloop.expressions import Expression, Value
-from fluctua.timeloop.steps import Step
 from fluctua.timeloop.tracing import Traced, traced
 
 _WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
         initial: potential before the first step.
     """
 
-    form: tuple[Step | str, int, int, int]
+    form: Form
     sections: tuple[int, ...]
     recurrent: bool
     initial: float
@@ -48,11 +48,6 @@ class Kind(NamedTuple):
     def spiking(self) -> bool:
         """Whether bits leave it."""
         return self.traced.fired is not None
-
-    @property
-    def constants(self) -> int:
-        """How many the step has."""
-        return self.form[3]
 
     @property
     def words(self) -> int:
@@ -84,7 +79,7 @@ class Kind(NamedTuple):
 def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
     """The kernel of the way forth, which records such values of each step."""
     vectors = kind.vectors(dtype)
-    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.form[2]}
+    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.form.states}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
     return kernel(Pass.onward(kind.traced, records), "integrate", dtype, facts)
 
@@ -92,8 +87,8 @@ def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
 @lru_cache(maxsize=256)
 def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, tuple[Expression, ...]]:
     """The kernel of the way back, and what it reads of each step, integrated again."""
-    way = adjoint_of(kind.traced, wanted, kind.form[1])
-    return kernel(way, "adjoint", dtype, {"LANES": lanes(dtype), "STATES": kind.form[2]}), way.read[1:]
+    way = adjoint_of(kind.traced, wanted, kind.form.inputs)
+    return kernel(way, "adjoint", dtype, {"LANES": lanes(dtype), "STATES": kind.form.states}), way.read[1:]
 
 
 class Numbers(NamedTuple):

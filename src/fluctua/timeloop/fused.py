@@ -116,7 +116,7 @@ class _Loop:
     @property
     def differentiable(self) -> Collection[int]:
         first = plan_of(self.kind).first
-        return {0, *range(first, first + self.kind.states)}
+        return {0, *range(first, first + self.kind.form.states)}
 
     def forth(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return integrate(tensors, self.kind)
@@ -126,5 +126,5 @@ class _Loop:
 
     def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
         first = plan_of(self.kind).first
-        g_state = grads[first : first + self.kind.states]
-        return adjoint(grads[0], g_state, kept, self.shape, any(wanted[: self.kind.inputs]), self.kind)
+        g_state = grads[first : first + self.kind.form.states]
+        return adjoint(grads[0], g_state, kept, self.shape, any(wanted[: self.kind.form.inputs]), self.kind)

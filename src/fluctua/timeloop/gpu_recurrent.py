@@ -34,7 +34,7 @@ def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bia
 
     Args:
         current: from outside, not empty.
-        dynamics: of neurons that spike and have one input.
+        dynamics: of neurons that spike; what they hear and the current go to their first input.
         state: before the first step.
         weight: `[N, N]`; row n says what neuron n hears from each, from the second step on.
         bias: `[N]`, which it hears from the second step on, or None.
@@ -56,26 +56,27 @@ class _Loop:
 
     @property
     def differentiable(self) -> Collection[int]:
-        return {0, *range(2, 2 + self.kind.states)}
+        return {0, *range(2, 2 + self.kind.form.states)}
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         x, weight, bias, *others = tensors
-        state, constants = others[: self.kind.states], others[self.kind.states :]
-        # What a neuron hears is part of its input, so the input is recorded where the way back reads it.
-        written, end, _ = _passed(plan_of(self.kind).forth, [x], state, constants, weight, bias)
+        state, constants = others[: self.kind.form.states], others[self.kind.form.states :]
+        # What a neuron hears is part of its first input, so inputs are recorded where the way back reads them.
+        read = [x, *[torch.zeros_like(x)] * (self.kind.form.inputs - 1)]
+        written, end, _ = _passed(plan_of(self.kind).forth, read, state, constants, weight, bias)
         return *written[:2], *(part.clone() for part in end), *written[2:]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         weight = tensors[1]
         output = results[0] if weight.requires_grad else None
-        return weight, output, *to_be_saved([tensors[0], *tensors[3:]], results, self.kind)
+        return weight, output, *to_be_saved([*[tensors[0]] * self.kind.form.inputs, *tensors[3:]], results, self.kind)
 
     def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
         weight, output, *saved = kept
-        constants, read = saved[: self.kind.constants], saved[self.kind.constants :]
+        constants, read = saved[: self.kind.form.constants], saved[self.kind.form.constants :]
         g_output = weight.new_zeros(self.shape) if grads[0] is None else grads[0]
-        ends = [weight.new_zeros(self.shape[1:]) if g is None else g for g in grads[2 : 2 + self.kind.states]]
-        (g_x,), g_state, sums = _passed(plan_of(self.kind).back[True], [g_output, *read], ends, constants, weight)
+        ends = [weight.new_zeros(self.shape[1:]) if g is None else g for g in grads[2 : 2 + self.kind.form.states]]
+        (g_x, *_), g_state, sums = _passed(plan_of(self.kind).back[True], [g_output, *read], ends, constants, weight)
         heard = g_x[1:].flatten(0, 1)
         g_weight = heard.T @ output[:-1].flatten(0, 1) if wanted[1] else None
         by_constants = by_constant(over_samples(sums), constants, self.kind.wanted)
