@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.layers import Recurrent
-from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.timeloop import engine
 from fluctua.timeloop.contract import Dynamics, LoopParameters, State
 from fluctua.timeloop.engines import step_by_step
@@ -244,13 +244,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return seen
 
 
-CELLS: dict[str, Callable[[], LIF]] = {
+CELLS: dict[str, Callable[[], nn.Module]] = {
     "lif": LIF,
     "delta": lambda: LIF(20e-3, None),
     "soft reset": lambda: LIF(reset="subtract"),
     "learnt": lambda: LIF(learn_tau=True),
     "adaptive": lambda: AdaptiveLIF(beta=5.0, learn_tau=True, learn_adaptation=True),
     "adaptive by a current": lambda: AdaptiveLIF(beta=5.0, kind="current", coupling=0.3),
+    "two synapses": ExcInhLIF,
     "many constants": lambda: LIF(torch.linspace(10e-3, 30e-3, 12), threshold=torch.linspace(0.8, 1.2, 12)),
 }
 

@@ -10,6 +10,7 @@ a fixed number of threads gives the same numbers every time.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,12 @@ from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_layout import Arriving, Kind, Numbers, Padded
+from fluctua.timeloop.events_adjoint import adjoint
+from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
-_NUMBERS = len(Numbers._fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,9 @@ class Layer:
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
-        """All its numbers: `Numbers`, then the constants."""
-        recurrent = self.recurrent, self.recurrent_second, self.recurrent_bias
-        return *Numbers(self.weight, self.bias, *recurrent), *self.dynamics.constants
+        """Weight and bias of each path that spikes take to it, then the constants."""
+        recurrent = self.recurrent, self.recurrent_bias, self.recurrent_second, None
+        return self.weight, self.bias, *recurrent, *self.dynamics.constants
 
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
@@ -112,23 +112,19 @@ class _Layers:
         layers = _padded(self.kinds, others, like.dtype)
         arriving = _all_arriving(self.spikes, like if current is None else current, words)
         g_input = torch.empty(self.shape, dtype=like.dtype) if wanted[0] else None
-        record = Record(_split(self.kinds, others), layers, arriving, *self.shape[:2])
         block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
-        return g_input, *adjoint(record, g_outputs, _split(self.kinds, wanted[1:]), g_input, block)
+        split, asked = _split(self.kinds, others), _split(self.kinds, wanted[1:])
+        return g_input, *adjoint(split, layers, arriving, g_outputs, asked, g_input, block)
 
 
-def _split(kinds: Sequence[Kind], tensors: Sequence[Any]) -> list[tuple[Numbers, Sequence[Any]]]:
-    """What belongs to each layer's numbers and constants, from one list."""
-    out, first = [], 0
-    for kind in kinds:
-        end = first + _NUMBERS + kind.form.constants
-        out.append((Numbers(*tensors[first : first + _NUMBERS]), tensors[first + _NUMBERS : end]))
-        first = end
-    return out
+def _split(kinds: Sequence[Kind], values: Sequence[Any]) -> list[list[Any]]:
+    """What belongs to the tensors of each layer, from one list."""
+    left = iter(values)
+    return [list(islice(left, PATHS + kind.form.constants)) for kind in kinds]
 
 
 def _padded(kinds: Sequence[Kind], tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
-    return [Padded.of(kind, *own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
+    return [Padded.of(kind, own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
 
 
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
@@ -172,5 +168,5 @@ def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor])
 
 def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
-    size = max(layer.width for layer in layers) * steps * layers[0].bias.itemsize
+    size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
     return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from fluctua.timeloop.derivation import adjoint_of
 from fluctua.timeloop.emitting import Pass, name_of
 from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.tracing import Traced, traced
+
+PATHS = 6
+"""Weight and bias of each path that spikes take to a layer: from outside, and from its first and second section."""
 
 _WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
 
@@ -91,16 +94,6 @@ def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, t
     return kernel(way, "adjoint", dtype, {"LANES": lanes(dtype), "STATES": kind.form.states}), way.read[1:]
 
 
-class Numbers(NamedTuple):
-    """The tensors of a layer, but for the constants of its neurons; see `events_layers.Layer`."""
-
-    weight: Maybe
-    bias: Maybe
-    recurrent: Maybe
-    recurrent_second: Maybe
-    recurrent_bias: Maybe
-
-
 class Arriving(NamedTuple):
     """What arrives at a layer: spikes as words, values and starts, or a current as memory and two strides."""
 
@@ -129,17 +122,15 @@ class Padded:
 
     kind: Kind
     units: int
-    weight: Array
-    bias: Array
-    recurrent: tuple[Array, Array]
-    recurrent_bias: Array
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
     constants: Array
     live: Array
     kernel: Kernel
 
     @classmethod
-    def of(cls, kind: Kind, numbers: Numbers, constants: Sequence[Tensor], dtype: torch.dtype) -> "Padded":
-        """Copies in the kernels' layout: a weight has one row for each afferent."""
+    def of(cls, kind: Kind, tensors: Sequence[Any], dtype: torch.dtype) -> "Padded":
+        """Copies of a layer's tensors in the kernels' layout: a weight has one row for each afferent."""
         name = name_of(dtype)
         n, width = sum(kind.sections), kind.width(name)
 
@@ -160,15 +151,13 @@ class Padded:
             return np.zeros(width, name) if values is None else flat_rows(values[:, None])
 
         # Where there are no neurons there are copies of the first, which nobody hears of.
-        each = torch.stack([c.detach().reshape(-1).expand(n) for c in constants])
+        each = torch.stack([c.detach().reshape(-1).expand(n) for c in tensors[PATHS:]])
         padded = rows(each.t(), each[:, :1].repeat(1, width))
         return cls(
             kind,
-            0 if numbers.weight is None else numbers.weight.shape[1],
-            flat_rows(numbers.weight),
-            row(numbers.bias),
-            (flat_rows(numbers.recurrent), flat_rows(numbers.recurrent_second)),
-            row(numbers.recurrent_bias),
+            0 if tensors[0] is None else tensors[0].shape[1],
+            tuple(flat_rows(weight) for weight in tensors[:PATHS:2]),
+            tuple(row(bias) for bias in tensors[1:PATHS:2]),
             padded,
             _live(kind.sections),
             forward(kind, name, () if kind.spiking else (kind.traced.output,)),
@@ -182,7 +171,15 @@ class Padded:
     @property
     def width(self) -> int:
         """Size of a row."""
-        return int(self.bias.size)
+        return int(self.constants.shape[1])
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """For each path: how many words of spikes a step has, the first of them that counts, and how many units."""
+        sections, words = self.kind.sections, self.kind.words
+        starts = 0, self.kind.split
+        own = [(words, start, n) for start, n in zip(starts, sections, strict=False)]
+        return [(words_of(self.units), 0, self.units), *own]
 
     def integrate(
         self,
@@ -201,8 +198,8 @@ class Padded:
         k, a, code = self.kind, arriving, other or self.kernel
         one, two = (*k.sections, 0)[:2]
         code.call(
-            *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
-            *(a.current, a.step_stride, a.sample_stride, *self.recurrent, self.recurrent_bias),
+            *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
+            *(a.current, a.step_stride, a.sample_stride, *self.weights[1:], self.biases[1]),
             *(code.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
             *(steps, first, stop, records, words),
         )
