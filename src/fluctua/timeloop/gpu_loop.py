@@ -1,4 +1,7 @@
-"""The passes of the fused GPU loop: one Triton program for each block of columns of a current `[T, M]`."""
+"""The passes of the fused GPU loops: a Triton program for each block of columns of a current `[T, M]`.
+
+Of a population that hears itself one for each block of samples, or for each tile of a step; see `gpu_source.py`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fluctua.timeloop.autograd import Maybe
 from fluctua.timeloop.derivation import Passed
 from fluctua.timeloop.emitting import Pass, name_of
 from fluctua.timeloop.gpu_source import Kernel, kernel
@@ -14,33 +18,54 @@ from fluctua.timeloop.limits import interpreted
 
 _BLOCK = 128  # columns of a program, one for each of its threads
 
+# Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
+# is spilled, not by measurements.
+_SAMPLES, _NEURONS, _WARPS = 16, 64, 8
+
+# Up to so many neurons a program takes its samples through all steps. With a larger weight a step in one program lasts
+# longer than the launch of a program for each tile: an estimate from 16 x 256 x 256 products and sums.
+_ALONE = 256
+
 
 def run(
-    way: Pass, read: Sequence[Tensor], halves: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]
+    way: Pass,
+    read: Sequence[Tensor],
+    halves: Sequence[Tensor],
+    state: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    weight: Maybe = None,
+    bias: Maybe = None,
 ) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`; nothing is in `halves`, which only the CPU keeps."""
+    """A pass over what is read, each `[T, B, *N]`; nothing is in `halves`, which only the CPU keeps.
+
+    With a `weight` `[N, N]`, and a `bias`, neurons hear what was first written in the step before.
+    """
     like, shape = constants[0], read[0].shape
-    loop = kernel(way, name_of(like.dtype), False, interpreted())
+    steps, columns, neurons = shape[0], math.prod(shape[1:]), math.prod(shape[2:])
+    loop = kernel(way, name_of(like.dtype), weight is not None, interpreted())
     rows = [t.detach().resolve_neg().contiguous() for t in read]
     written = [like.new_empty(shape) for _ in way.written]
-    end, sums = torch.stack([part.detach() for part in state]), like.new_empty(len(way.sums), *shape[1:])
-    columns, neurons = math.prod(shape[1:]), math.prod(shape[2:])
-    arrays = [*rows, numbers_of(loop, like.dtype, like.device), end, stacked(constants, shape[2:])]
-    if columns > 0:
-        sizes = shape[0], columns, neurons, 0 if way.forth else math.prod(shape) - columns
-        # No operations are fused: each is rounded as torch rounds it.
-        options = {"BLOCK": _BLOCK, "num_warps": _BLOCK // 32, "enable_fp_fusion": False}
-        with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
-            loop.call[-(-columns // _BLOCK),](*arrays, *written, sums, *sizes, **options)
+    end, sums = torch.stack([part.detach() for part in state]), like.new_zeros(len(way.sums), *shape[1:])
+    own = torch.stack([c.detach().expand(shape[2:]) for c in constants])
+    arrays = [*rows, _numbers(loop, like.dtype, like.device), end, own, *written, sums]
+    # No operations are fused: each is rounded as torch rounds it.
+    with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
+        if columns > 0 and weight is None:
+            first = 0 if way.forth else (steps - 1) * columns
+            options = {"BLOCK": _BLOCK, "num_warps": _BLOCK // 32, "enable_fp_fusion": False}
+            loop.call[-(-columns // _BLOCK),](*arrays, steps, columns, neurons, first, **options)
+        elif columns > 0 and weight is not None:
+            arrays += [weight.contiguous(), own if bias is None else bias.contiguous()]
+            alone, order = neurons <= _ALONE, range(steps) if way.forth else range(steps - 1, -1, -1)
+            grid = -(-shape[1] // _SAMPLES), 1 if alone else -(-neurons // _NEURONS)
+            sizes = steps if alone else 1, shape[1], neurons, columns, bias is not None
+            tile = {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS, "num_warps": _WARPS, "enable_fp_fusion": False}
+            for first in order[:1] if alone else order:
+                loop.call[grid](*arrays, int(first != order[0]), first, *sizes, **tile)
     return Passed(written, [], end, sums)
 
 
 @lru_cache(maxsize=256)
-def numbers_of(loop: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _numbers(loop: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Those of a kernel, on a device: they go there once."""
     return torch.tensor(loop.numbers, dtype=dtype, device=device)
-
-
-def stacked(constants: Sequence[Tensor], neurons: torch.Size) -> Tensor:
-    """All constants for each neuron, `[C, *N]`."""
-    return torch.stack([c.detach().expand(neurons) for c in constants])

@@ -11,22 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.timeloop import gpu_loop
 from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.derivation import Kind, by_constant, over_samples, plan_of, to_be_saved
-from fluctua.timeloop.emitting import Pass, name_of
-from fluctua.timeloop.gpu_loop import numbers_of, stacked
-from fluctua.timeloop.gpu_source import kernel
-from fluctua.timeloop.limits import interpreted
 from fluctua.timeloop.steps import Tensors
-
-# Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
-# is spilled, not by measurements.
-_SAMPLES, _NEURONS, _WARPS = 16, 64, 8
-
-# Up to so many neurons a program takes its samples through all steps. With a larger weight a step in one program lasts
-# longer than the launch of a program for each tile: an estimate from 16 x 256 x 256 products and sums.
-_ALONE = 256
 
 
 def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
@@ -63,8 +52,8 @@ class _Loop:
         state, constants = others[: self.kind.form.states], others[self.kind.form.states :]
         # What a neuron hears is part of its first input, so inputs are recorded where the way back reads them.
         read = [x, *[torch.zeros_like(x)] * (self.kind.form.inputs - 1)]
-        written, end, _ = _passed(plan_of(self.kind).forth, read, state, constants, weight, bias)
-        return *written[:2], *(part.clone() for part in end), *written[2:]
+        passed = gpu_loop.run(plan_of(self.kind).forth, read, (), state, constants, weight, bias)
+        return *passed.written[:2], *(part.clone() for part in passed.state), *passed.written[2:]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         weight = tensors[1]
@@ -76,33 +65,9 @@ class _Loop:
         constants, read = saved[: self.kind.form.constants], saved[self.kind.form.constants :]
         g_output = weight.new_zeros(self.shape) if grads[0] is None else grads[0]
         ends = [weight.new_zeros(self.shape[1:]) if g is None else g for g in grads[2 : 2 + self.kind.form.states]]
-        (g_x, *_), g_state, sums = _passed(plan_of(self.kind).back[True], [g_output, *read], ends, constants, weight)
+        passed = gpu_loop.run(plan_of(self.kind).back[True], [g_output, *read], (), ends, constants, weight)
+        g_x = passed.written[0]
         heard = g_x[1:].flatten(0, 1)
         g_weight = heard.T @ output[:-1].flatten(0, 1) if wanted[1] else None
-        by_constants = by_constant(over_samples(sums), constants, self.kind.wanted)
-        return g_x, g_weight, heard.sum(0) if wanted[2] else None, *g_state.unbind(0), *by_constants
-
-
-def _passed(
-    way: Pass,
-    read: Sequence[Tensor],
-    state: Sequence[Tensor],
-    constants: Sequence[Tensor],
-    weight: Tensor,
-    bias: Maybe = None,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """A pass in one launch or with one for each step: what it writes, carries along and sums up."""
-    (steps, samples, neurons), (dtype, device) = read[0].shape, (weight.dtype, weight.device)
-    loop, own = kernel(way, name_of(dtype), True, interpreted()), stacked(constants, read[0].shape[2:])
-    written = [weight.new_empty(read[0].shape) for _ in way.written]
-    end, sums = torch.stack([part.detach() for part in state]), weight.new_zeros(len(way.sums), samples, neurons)
-    arrays = *(t.contiguous() for t in read), numbers_of(loop, dtype, device), end, own, *written, sums
-    arrays = *arrays, weight.contiguous(), own if bias is None else bias.contiguous()
-    alone, order = neurons <= _ALONE, range(steps) if way.forth else range(steps - 1, -1, -1)
-    grid = -(-samples // _SAMPLES), 1 if alone else -(-neurons // _NEURONS)
-    sizes = len(order) if alone else 1, samples, neurons, samples * neurons, bias is not None
-    tile = {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS, "num_warps": _WARPS, "enable_fp_fusion": False}
-    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
-        for first in order[:1] if alone else order:
-            loop.call[grid](*arrays, int(first != order[0]), first, *sizes, **tile)
-    return written, end, sums
+        by_constants = by_constant(over_samples(passed.sums), constants, self.kind.wanted)
+        return g_x, g_weight, heard.sum(0) if wanted[2] else None, *passed.state.unbind(0), *by_constants
