@@ -262,8 +262,8 @@ class Recurrent(Circuit):
 
     def _fused(self, *currents: Tensor) -> Tensor:
         """Spikes from one operation, on the CPU or the GPU."""
+        demand(len(currents) == 1, "it takes one current")
         weight, x = self._checked_weight(), currents[0]
-        demand(len(currents) == 1, "it is given more than one current")
         if not isinstance(weight, nn.Linear):
             demand_eager(x)
             return recurrent_map(self.cell, weight, x)
