@@ -273,7 +273,8 @@ class Recurrent(Circuit):
 
     def _checked_weight(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
         """The recurrent weight, where it and the neurons are of kinds that an operation knows."""
-        demand(type(self) is Recurrent and type(self.cell) in SPIKING, "the neurons are not of fluctua's own kinds")
+        known = type(self) is Recurrent and type(self.cell) in SPIKING
+        demand(known, f"{type(self).__name__} or {type(self.cell).__name__} is of a kind of its own")
         demand_unmodified(self.weight, nn.Linear, nn.Conv1d, nn.Conv2d)
         return self.weight  # type: ignore[return-value]
 

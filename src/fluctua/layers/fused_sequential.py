@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 class FusedSequential(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
-    An `nn.Linear` and the `LIF`, `AdaptiveLIF`, `LI` or neuron of `from_step` behind it, or a `Recurrent` of one of the
-    first two and an `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of
-    units that spike are added up, and the input current is never in memory as a whole. The first of these operations
+    An `nn.Linear` and fluctua's neurons behind it, those of `from_step` too, or a `Recurrent` of such neurons and an
+    `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike are
+    added up, and the input current is never in memory as a whole. The first of these operations
     takes dense input, of which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never
     made dense. A `DaleLayer` at the front takes both as well.
 
     What cannot be fused runs as it stands: other modules, subclasses, modules with hooks, parametrisations, on another
-    device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast. So whoever looks into
-    the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
+    device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast; the log says why. So
+    whoever looks into the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
 
     A weight that is NaN or infinite shows up when its afferent spikes, whereas a product with dense input always does.
 
