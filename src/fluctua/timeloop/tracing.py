@@ -57,9 +57,13 @@ class Traced:
         """The gradients, of constants those wanted."""
         return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
 
+    def leaf(self, kind: str, number: int) -> Expression:
+        """An input of the step or of its adjoint."""
+        return self.graph.leaf(kind, number)
+
     def leaves(self, kind: str, count: int) -> tuple[Expression, ...]:
-        """The inputs of the step, or of its adjoint, of one kind."""
-        return tuple(self.graph.leaf(kind, number) for number in range(count))
+        """All inputs of one kind."""
+        return tuple(self.leaf(kind, number) for number in range(count))
 
 
 @torch.inference_mode(False)
