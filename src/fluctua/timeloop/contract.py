@@ -26,6 +26,11 @@ def constant_when_compiled(function: Function) -> Function:
     return function
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """The name of a type, as numba, NumPy and Triton have it."""
+    return str(dtype).removeprefix("torch.")
+
+
 _NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.autograd import Maybe, apply
-from fluctua.timeloop.contract import Dynamics, Form
+from fluctua.timeloop.contract import Dynamics, Form, name_of
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
-from fluctua.timeloop.emitting import Pass, name_of
+from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.events_conv import padded
+from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 
@@ -132,7 +132,7 @@ def _kernels(kind: _Kind, dtype: str) -> tuple[Kernel, Kernel, int]:
 
 @dataclass(frozen=True)
 class _Loop:
-    """See `autograd.Operation`: of current, weight and constants; gives spikes, their bits and records."""
+    """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records."""
 
     kind: _Kind
     shape: torch.Size

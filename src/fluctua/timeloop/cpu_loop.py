@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES, lanes
+from fluctua.timeloop.contract import name_of
 from fluctua.timeloop.cpu_source import Kernel, kernel
-from fluctua.timeloop.derivation import Passed
-from fluctua.timeloop.emitting import Pass, name_of
+from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.threads import pool_of
 
 Array = NDArray[Any]

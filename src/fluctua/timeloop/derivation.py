@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.autograd import Maybe
 from fluctua.timeloop.contract import Dynamics, Form
-from fluctua.timeloop.emitting import Pass
+from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
+from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.tracing import Traced, traced
 
 
@@ -161,15 +161,6 @@ def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:
     return Pass.back(t, roots, cheapest_records(roots, lambda e: 1.0), writes)
 
 
-class Passed(NamedTuple):
-    """What a pass leaves: what was written, in whole numbers and in bfloat16, the state `[S, B, *N]` and sums alike."""
-
-    written: list[Tensor]
-    halves: list[Tensor]
-    state: Tensor
-    sums: Tensor
-
-
 def over_samples(sums: Tensor) -> Tensor:
     """The sum of `[W, B, *N]` over samples, in double precision."""
     # By NumPy: the order in which torch sums depends on the number of threads.
@@ -189,4 +180,7 @@ def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]
 
 def _engine(kind: Kind) -> Any:
     """The module that runs a pass, which is imported when it is first needed."""
-    return import_module(f"fluctua.timeloop.{kind.device}_loop")
+    return import_module(_ENGINES[kind.device])
+
+
+_ENGINES = {"cpu": "fluctua.timeloop.cpu_loop", "gpu": "fluctua.timeloop.gpu_loop"}

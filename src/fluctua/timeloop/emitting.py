@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from fluctua.timeloop.expressions import Expression, Value, walk
 from fluctua.timeloop.tracing import Traced
@@ -109,6 +110,15 @@ class Pass:
         return cls(t, False, *reads, tuple(before), after, written, sums=sums)
 
 
+class Passed(NamedTuple):
+    """What a pass leaves: what was written, in whole numbers and in bfloat16, the state `[S, B, *N]` and sums alike."""
+
+    written: list[Tensor]
+    halves: list[Tensor]
+    state: Tensor
+    sums: Tensor
+
+
 class Body:
     """The lines of one step of a pass, from `r0, s0, c0, n0, ...`: what is read, the state, constants and numbers.
 
@@ -133,11 +143,6 @@ class Body:
         groups = way.after, way.written, way.halves, way.sums
         self.after, self.written, self.halves, self.sums = ([w.name(value) for value in group] for group in groups)
         self.fired = None if mask is None else w.mask(mask)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """The name of a type, as numba, NumPy and Triton have it."""
-    return str(dtype).removeprefix("torch.")
 
 
 def names(prefix: str, count: int) -> list[str]:

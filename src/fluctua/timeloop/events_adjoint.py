@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.autograd import Maybe
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Padded, backward, forward
+from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 Tensors = Sequence[Maybe]

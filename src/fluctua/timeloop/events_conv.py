@@ -15,9 +15,9 @@ from torch.nn.grad import conv2d_input
 from fluctua.simd.vectors import width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.autograd import Maybe, apply
+from fluctua.timeloop.contract import name_of
 from fluctua.timeloop.cpu_loop import Array, pool
-from fluctua.timeloop.emitting import name_of
+from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -96,7 +96,7 @@ def convolved(
 
 @dataclass(frozen=True, eq=False)
 class _Convolution:
-    """See `autograd.Operation`: of frames, weight and bias."""
+    """See `limits.Operation`: of frames, weight and bias."""
 
     window: Window
     spikes: SpikeBatch

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.events_adjoint import adjoint
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
+from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
@@ -86,7 +86,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
 
 @dataclass(frozen=True, eq=False)
 class _Layers:
-    """See `autograd.Operation`: of the input, then of all tensors of the layers."""
+    """See `limits.Operation`: of the input, then of all tensors of the layers."""
 
     kinds: Sequence[Kind]
     spikes: SpikeBatch | None

@@ -12,13 +12,13 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.autograd import Maybe
-from fluctua.timeloop.contract import Form
+from fluctua.timeloop.contract import Form, name_of
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of
-from fluctua.timeloop.emitting import Pass, name_of
+from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.expressions import Expression, Value
+from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.tracing import Traced, traced
 
 PATHS = 6

@@ -12,10 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics, LoopResult, constant_when_compiled
 from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
-from fluctua.timeloop.limits import has_potential, interpreted, unsupported_numbers
+from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
 from fluctua.timeloop.steps import Tensors
 
 
@@ -107,7 +106,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Loop:
-    """See `autograd.Operation`."""
+    """See `limits.Operation`."""
 
     kind: Kind
     shape: torch.Size

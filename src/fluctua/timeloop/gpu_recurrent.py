@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop import gpu_loop
-from fluctua.timeloop.autograd import Maybe, apply
 from fluctua.timeloop.contract import Dynamics, LoopResult
 from fluctua.timeloop.derivation import Kind, by_constant, over_samples, plan_of, to_be_saved
+from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.steps import Tensors
 
 
@@ -37,7 +37,7 @@ def run(current: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bia
 
 @dataclass(frozen=True)
 class _Loop:
-    """See `autograd.Operation`: of current, weight, bias, state and constants."""
+    """See `limits.Operation`: of current, weight, bias, state and constants."""
 
     kind: Kind
     shape: torch.Size

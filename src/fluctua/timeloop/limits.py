@@ -1,6 +1,8 @@
-"""The numbers that the fused operations do not serve."""
+"""What the fused operations are to torch: which numbers they serve; a way forth, and one back that has no derivative."""
 
 import os
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch.nn import Parameter
 from fluctua.timeloop.contract import Dynamics, constant_when_compiled
 from fluctua.timeloop.steps import Step, Tensors
 from fluctua.timeloop.tracing import traced, untraceable
+
+Maybe = Tensor | None
 
 
 def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None) -> str | None:
@@ -68,3 +72,107 @@ def is_special(tensor: Tensor) -> bool:
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))
+
+
+class Operation(Protocol):
+    """What is to be fused, with all that it knows besides tensors."""
+
+    @property
+    def called(self) -> str:
+        """Its name, in messages."""
+        ...
+
+    @property
+    def differentiable(self) -> Collection[int]:
+        """Numbers of the results that have a gradient."""
+        ...
+
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        """The results, and what is kept for the way back."""
+        ...
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
+        """What the way back gets to see."""
+        ...
+
+    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        """Gradients with respect to all tensors, of which those that are not wanted do not matter."""
+        ...
+
+
+def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:
+    """The results of an operation, as a node of autograd's graph."""
+    results: tuple[Tensor, ...] = _Fused.apply(operation, _anchor(tensors), *tensors)  # type: ignore[no-untyped-call]
+    return results
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(operation: Operation, tied: Tensor, *tensors: Maybe) -> tuple[Tensor, ...]:
+        return tuple(operation.forth(tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.operation, tied, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for k, t in enumerate(output) if k not in ctx.operation.differentiable))
+        ctx.save_for_backward(tied, *ctx.operation.kept(tensors, output))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
+        tied, *kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        if all(g is None for g in grads):
+            return tuple([None] * (2 + len(wanted)))
+        with torch.no_grad():
+            found = ctx.operation.back(kept, grads, wanted)
+        gradients: Sequence[Maybe] = [g if asked else None for g, asked in zip(found, wanted, strict=True)]
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = _Once.apply(ctx.operation.called, 1 + len(grads), tied, *grads, *gradients)  # type: ignore[no-untyped-call]
+        return None, None, *gradients
+
+
+def _anchor(tensors: Sequence[Maybe]) -> Tensor:
+    """A tensor without elements that hangs on all of these in autograd's graph, in place of what is not kept."""
+    tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
+    return tied
+
+
+def refuse_second_derivative(what: str) -> None:
+    """Say that a fused operation has a first derivative only.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(
+        f"{what} can be differentiated only once; for second derivatives run the network "
+        "within `with fluctua.timeloop.engine('reference'):`"
+    )
+
+
+class _Anchor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Maybe) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.tensors = len(tensors)
+        return next(t for t in tensors if t is not None).new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return tuple([None] * ctx.tensors)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, which refuse to be differentiated by all that they depend on, the first `n_of` tensors.
+
+    Torch's `once_differentiable` lets constant gradients through, and takes a derivative wrt what is not kept for zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, what: str, n_of: int, *tensors: Maybe) -> tuple[Maybe, ...]:
+        ctx.what = what
+        return tuple(g if g is None else g.view_as(g) for g in tensors[n_of:])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        refuse_second_derivative(ctx.what)

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.autograd import refuse_second_derivative
 from fluctua.timeloop.contract import Form
 from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
-from fluctua.timeloop.limits import has_potential
+from fluctua.timeloop.limits import has_potential, refuse_second_derivative
 
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:

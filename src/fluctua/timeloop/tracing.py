@@ -6,7 +6,7 @@ gradients included; what torch calls on the way is the step and its adjoint. Not
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Traced:
     by_state: tuple[Value, ...]
     by_constant: tuple[Value, ...]
 
-    @property
+    @cached_property
     def separate(self) -> bool:
         """Whether the potential is not the output itself."""
         return self.output is not self.potential
