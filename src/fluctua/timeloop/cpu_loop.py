@@ -34,18 +34,17 @@ _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
-def run(
-    way: Pass, read: Sequence[Tensor], halves: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]
-) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`."""
+def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
+    """A pass over what is read, each `[T, B, *N]`, halves last."""
     like = read[0]
     written = [pool.empty(tuple(like.shape), like.dtype) for _ in way.written]
     new_halves = [pool.empty(tuple(like.shape), torch.int16) for _ in way.halves]
     own, end = _constants(constants, like), _stacked(state, like)
     sums = torch.zeros((len(way.sums), *like.shape[1:]), dtype=like.dtype)
-    rows, out = [_rows(read), _rows(halves)], [_rows(written), _rows(new_halves)]
+    n = len(way.read)
+    rows, out = [_rows(read[:n]), _rows(read[n:])], [_rows(written), _rows(new_halves)]
     _run(_kernel(way, name_of(like.dtype), own.shape[1] == 1), own, [end, sums], rows, out, like.shape)
-    return Passed(written, new_halves, end, sums)
+    return Passed([*written, *new_halves], end, sums)
 
 
 @lru_cache(maxsize=256)

@@ -108,9 +108,9 @@ def integrate(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
         Output, potential unless it is the output, final state, and what is recorded for the way back.
     """
     plan, n, end = plan_of(kind), kind.form.inputs, kind.form.inputs + kind.form.states
-    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], (), tensors[n:end], tensors[end:])
+    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], tensors[n:end], tensors[end:])
     written = passed.written
-    return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :], *passed.halves]
+    return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
 
 def adjoint(
@@ -135,12 +135,11 @@ def adjoint(
         Gradients with respect to inputs, state and constants.
     """
     plan = plan_of(kind)
-    n = kind.form.constants + len(plan.places)
-    constants, read, halves = saved[: kind.form.constants], saved[kind.form.constants : n], saved[n:]
+    constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
     like = constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], halves, ends, constants)
+    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], ends, constants)
     by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
     by_state = [part.clone() for part in passed.state]
     return [*by_input, *by_state, *by_constant(over_samples(passed.sums), constants, kind.wanted)]

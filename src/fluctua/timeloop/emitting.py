@@ -111,10 +111,9 @@ class Pass:
 
 
 class Passed(NamedTuple):
-    """What a pass leaves: what was written, in whole numbers and in bfloat16, the state `[S, B, *N]` and sums alike."""
+    """What a pass leaves: what was written, in bfloat16 last, what was carried along `[S, B, *N]`, and sums alike."""
 
     written: list[Tensor]
-    halves: list[Tensor]
     state: Tensor
     sums: Tensor
 

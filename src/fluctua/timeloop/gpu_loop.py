@@ -29,13 +29,12 @@ _ALONE = 256
 def run(
     way: Pass,
     read: Sequence[Tensor],
-    halves: Sequence[Tensor],
     state: Sequence[Tensor],
     constants: Sequence[Tensor],
     weight: Maybe = None,
     bias: Maybe = None,
 ) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`; nothing is in `halves`, which only the CPU keeps.
+    """A pass over what is read, each `[T, B, *N]`; only the CPU reads halves.
 
     With a `weight` `[N, N]`, and a `bias`, neurons hear what was first written in the step before.
     """
@@ -61,7 +60,7 @@ def run(
             tile = {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS, "num_warps": _WARPS, "enable_fp_fusion": False}
             for first in order[:1] if alone else order:
                 loop.call[grid](*arrays, int(first != order[0]), first, *sizes, **tile)
-    return Passed(written, [], end, sums)
+    return Passed(written, end, sums)
 
 
 @lru_cache(maxsize=256)

@@ -52,7 +52,7 @@ class _Loop:
         state, constants = others[: self.kind.form.states], others[self.kind.form.states :]
         # What a neuron hears is part of its first input, so inputs are recorded where the way back reads them.
         read = [x, *[torch.zeros_like(x)] * (self.kind.form.inputs - 1)]
-        passed = gpu_loop.run(plan_of(self.kind).forth, read, (), state, constants, weight, bias)
+        passed = gpu_loop.run(plan_of(self.kind).forth, read, state, constants, weight, bias)
         return *passed.written[:2], *(part.clone() for part in passed.state), *passed.written[2:]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
@@ -65,7 +65,7 @@ class _Loop:
         constants, read = saved[: self.kind.form.constants], saved[self.kind.form.constants :]
         g_output = weight.new_zeros(self.shape) if grads[0] is None else grads[0]
         ends = [weight.new_zeros(self.shape[1:]) if g is None else g for g in grads[2 : 2 + self.kind.form.states]]
-        passed = gpu_loop.run(plan_of(self.kind).back[True], [g_output, *read], (), ends, constants, weight)
+        passed = gpu_loop.run(plan_of(self.kind).back[True], [g_output, *read], ends, constants, weight)
         g_x = passed.written[0]
         heard = g_x[1:].flatten(0, 1)
         g_weight = heard.T @ output[:-1].flatten(0, 1) if wanted[1] else None

@@ -1,4 +1,4 @@
-"""What the fused operations are to torch: which numbers they serve; a way forth, and one back that has no derivative."""
+"""What the fused operations are to torch: which numbers they serve; a way forth, and one back without a derivative."""
 
 import os
 from collections.abc import Collection, Sequence
