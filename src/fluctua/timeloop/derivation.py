@@ -97,18 +97,19 @@ def plan_of(kind: Kind) -> Plan:
     return Plan.of(kind)
 
 
-def integrate(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+def integrate(tensors: Sequence[Tensor], kind: Kind, heard: Sequence[Maybe] = ()) -> list[Tensor]:
     """The way forth.
 
     Args:
         tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants.
         kind: what there is to do.
+        heard: through which weight and bias, if it is recurrent.
 
     Returns:
         Output, potential unless it is the output, final state, and what is recorded for the way back.
     """
     plan, n, end = plan_of(kind), kind.form.inputs, kind.form.inputs + kind.form.states
-    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], tensors[n:end], tensors[end:])
+    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], tensors[n:end], tensors[end:], *heard)
     written = passed.written
     return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
@@ -120,6 +121,7 @@ def adjoint(
     shape: torch.Size,
     wants_inputs: bool,
     kind: Kind,
+    heard: Sequence[Maybe] = (),
 ) -> list[Maybe]:
     """The way back.
 
@@ -129,7 +131,7 @@ def adjoint(
         saved: constants, then what `to_be_saved` gave.
         shape: of an input.
         wants_inputs: whether gradients with respect to the inputs are asked for.
-        kind: of the way forth.
+        kind: of the way forth; likewise `heard`.
 
     Returns:
         Gradients with respect to inputs, state and constants.
@@ -139,7 +141,7 @@ def adjoint(
     like = constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], ends, constants)
+    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], ends, constants, *heard)
     by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
     by_state = [part.clone() for part in passed.state]
     return [*by_input, *by_state, *by_constant(over_samples(passed.sums), constants, kind.wanted)]

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop import gpu_loop
 from fluctua.timeloop.contract import Dynamics, LoopResult
-from fluctua.timeloop.derivation import Kind, by_constant, over_samples, plan_of, to_be_saved
+from fluctua.timeloop.derivation import Kind, adjoint, integrate, to_be_saved
 from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.steps import Tensors
 
@@ -48,26 +47,24 @@ class _Loop:
         return {0, *range(2, 2 + self.kind.form.states)}
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        x, weight, bias, *others = tensors
-        state, constants = others[: self.kind.form.states], others[self.kind.form.states :]
-        # What a neuron hears is part of its first input, so inputs are recorded where the way back reads them.
-        read = [x, *[torch.zeros_like(x)] * (self.kind.form.inputs - 1)]
-        passed = gpu_loop.run(plan_of(self.kind).forth, read, state, constants, weight, bias)
-        return *passed.written[:2], *(part.clone() for part in passed.state), *passed.written[2:]
+        return integrate(self._without_heard(tensors), self.kind, tensors[1:3])
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
-        weight = tensors[1]
-        output = results[0] if weight.requires_grad else None
-        return weight, output, *to_be_saved([*[tensors[0]] * self.kind.form.inputs, *tensors[3:]], results, self.kind)
+        # What a neuron hears is part of its first input, so inputs are recorded where the way back reads them.
+        weight, output = tensors[1], results[0]
+        saved = to_be_saved(self._without_heard(tensors), results, self.kind)
+        return weight, output if weight.requires_grad else None, *saved
 
     def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
         weight, output, *saved = kept
-        constants, read = saved[: self.kind.form.constants], saved[self.kind.form.constants :]
-        g_output = weight.new_zeros(self.shape) if grads[0] is None else grads[0]
-        ends = [weight.new_zeros(self.shape[1:]) if g is None else g for g in grads[2 : 2 + self.kind.form.states]]
-        passed = gpu_loop.run(plan_of(self.kind).back[True], [g_output, *read], ends, constants, weight)
-        g_x = passed.written[0]
+        g_state = grads[2 : 2 + self.kind.form.states]
+        g_x, *others = adjoint(grads[0], g_state, saved, self.shape, True, self.kind, [weight])
+        assert g_x is not None
         heard = g_x[1:].flatten(0, 1)
         g_weight = heard.T @ output[:-1].flatten(0, 1) if wanted[1] else None
-        by_constants = by_constant(over_samples(passed.sums), constants, self.kind.wanted)
-        return g_x, g_weight, heard.sum(0) if wanted[2] else None, *passed.state.unbind(0), *by_constants
+        return g_x, g_weight, heard.sum(0) if wanted[2] else None, *others[self.kind.form.inputs - 1 :]
+
+    def _without_heard(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """Inputs, of which but the first there is nothing, state and constants."""
+        x, _, _, *others = tensors
+        return [x, *(torch.zeros_like(x) for _ in range(self.kind.form.inputs - 1)), *others]
