@@ -1,5 +1,6 @@
 """A `FusedSequential` is an `nn.Sequential`, whatever is in it and whatever is done with it."""
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable
@@ -249,3 +250,35 @@ def test_events_that_cannot_be_binned_are_refused() -> None:
         spike_batch([], n_units=70, dt=2e-3, duration=0.1)
     with pytest.raises(ValueError, match="raise n_units, now 7"):
         spike_batch(samples_of_events(), n_units=7, dt=2e-3, duration=0.1)
+
+
+LOGGED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "hook": (lambda: _hooked(FusedSequential(*layers())), "Linear and LIF: not fused, since LIF has a hook"),
+    "subclass": (lambda: FusedSequential(nn.Linear(30, 4), OwnLIF()).double(), "since OwnLIF is none of LIF"),
+    "type": (lambda: FusedSequential(nn.Linear(30, 4), LIF()), "a tensor is torch.float32 on cpu, not torch.float64"),
+    "recurrence": (lambda: nn.Sequential(Recurrent(LIF(), nn.GRUCell(30, 30))).double(), "Recurrent(LIF): not fused"),
+    "convolution": (
+        lambda: nn.Sequential(nn.Unflatten(2, (1, 30)), OverTime(nn.Conv1d(1, 2, 3, dilation=2)).double()),
+        "OverTime(Conv1d): not fused, since the convolution is not a plain window",
+    ),
+}
+
+
+def _hooked(model: nn.Sequential) -> nn.Sequential:
+    model[1].register_forward_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_the_log_says_why_modules_run_as_they_stand(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    make, reason = LOGGED[name]
+    caplog.set_level("INFO", "fluctua.layers")
+    with contextlib.suppress(RuntimeError, TypeError):  # where that is not what torch can do
+        make()(spikes(9, 2, 30))
+    assert reason in caplog.text
+
+
+def test_what_is_fused_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    FusedSequential(*layers())(spikes(9, 2, 30))
+    assert "not fused" not in caplog.text

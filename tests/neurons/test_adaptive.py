@@ -335,7 +335,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "threshold": (lambda: AdaptiveLIF(threshold=0.0), "threshold"),
     "state": (
         lambda: neuron().simulate(torch.zeros(4, 2, 3), LIF().initial_state(torch.zeros(4, 2, 3))),
-        r"potential, current, adaptation.*one step of the current, \(2, 3\), got .*None",
+        "needs an adaptation",
     ),
     "state of a step": (
         lambda: neuron().step(torch.zeros(2, 3), LIF().initial_state(torch.zeros(4, 2, 3))),

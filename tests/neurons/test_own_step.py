@@ -125,12 +125,12 @@ def test_a_number_of_the_step_needs_no_kernel_of_its_own() -> None:
     def by_another(x: Tensor, state: State, c: Constants) -> tuple[Tensor, State]:
         return spike(state[0] - c["theta"]), (0.5 * state[0] + 0.7 * x,)
 
-    from fluctua.timeloop.cpu_loop import _forward
+    from fluctua.timeloop.cpu_loop import _kernel
 
     kernels = []
     for step in (halved, by_another):
         dynamics = from_step(step, constants={"theta": 1.0}, threshold="theta").dynamics()
-        kernels.append(_forward(plan_of(Kind.of("cpu", dynamics, trains=False)), "float32", True))
+        kernels.append(_kernel(plan_of(Kind.of("cpu", dynamics, trains=False)).forth, "float32", True))
     assert kernels[0].call is kernels[1].call
     assert kernels[0].numbers != kernels[1].numbers
 
@@ -235,7 +235,7 @@ def test_it_may_hear_itself(kind: str) -> None:
     x = drawn(40, 3, *((12,) if kind == "linear" else (4, 9)), scale=0.5).requires_grad_()
     ours, truth = layer(x), layer.proceed(x)[0]["cell"]
     assert ours.grad_fn is not None
-    assert "Layers" in ours.grad_fn.name() or "Loop" in ours.grad_fn.name()
+    assert "Fused" in ours.grad_fn.name()
     assert torch.equal(ours, truth)
     assert 0.02 < float(truth.detach().mean()) < 0.6
     inputs, upstream = [x, *layer.parameters()], drawn(*truth.shape)

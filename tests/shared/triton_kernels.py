@@ -9,7 +9,7 @@ import triton
 
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.gpu_source import backward_kernel, forward_kernel
+from fluctua.timeloop.gpu_source import kernel
 
 
 def interpret(patch: pytest.MonkeyPatch) -> None:
@@ -29,8 +29,7 @@ def compiling(folder: str) -> Iterator[None]:
 def compilable(dynamics: Dynamics, dtype: str = "float32", recurrent: bool = False) -> tuple[Any, Any]:
     """Both directions of a population, which asks for the gradients of all its constants that require one."""
     plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=recurrent))
-    forward = forward_kernel(plan, dtype, recurrent, interpreted=False)
-    backward = backward_kernel(plan, dtype, recurrent, wants_inputs=True, interpreted=False)
+    forward, backward = (kernel(way, dtype, recurrent, interpreted=False) for way in (plan.forth, plan.back[True]))
     return forward.call, backward.call
 
 
@@ -39,7 +38,7 @@ def machine_code(
 ) -> Mapping[str, str]:
     """Triton's stages of a kernel for an H100, which need no such device. A size may be 1, a constant to Triton."""
     names = kernel.arg_names
-    integers = {"steps", "columns", "neurons", "last", "edge", "first", "samples"}
+    integers = {"steps", "columns", "neurons", "earlier", "first", "samples"}
     pointers = [name for name in names if name not in integers and name not in options]
     sizes = [p.name for p in kernel.params if p.name in integers and not p.do_not_specialize]
     values = options if size != "1" else {**options, **dict.fromkeys(sizes, 1)}

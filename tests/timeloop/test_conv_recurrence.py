@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fluctua.layers import FusedSequential, OverTime, Recurrent
 from fluctua.layers.blocks import recurrent_conv_block
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative
 from fluctua.timeloop import conv_recurrence, engine
 from fluctua.timeloop.surrogates import Surrogate
 from shared.circuit_loops import recurrent_by_hand
 
-CELLS: dict[str, Callable[[], LIF]] = {
+CELLS: dict[str, Callable[[], nn.Module]] = {
     "exponential": LIF,
     "delta": lambda: LIF(20e-3, None),
     "soft reset": lambda: LIF(reset="subtract"),
@@ -30,6 +30,7 @@ CELLS: dict[str, Callable[[], LIF]] = {
     "adaptive current": lambda: AdaptiveLIF(beta=3.0, kind="current", coupling=0.3, differentiable_reset=True),
     "sigmoid": lambda: LIF(surrogate=SigmoidDerivative()),
     "arctan": lambda: LIF(surrogate=ArcTan()),
+    "two synapses": lambda: ExcInhLIF(differentiable_reset=True),
 }
 
 MAPS: dict[str, tuple[Callable[[], nn.Conv1d | nn.Conv2d], tuple[int, ...]]] = {

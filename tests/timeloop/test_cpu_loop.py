@@ -305,7 +305,7 @@ def test_kernels_need_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         return njit(*args, **options)
 
     monkeypatch.setattr(compiling, "njit", without_cache)
-    monkeypatch.setattr(cpu_loop, "_forward", cpu_loop._forward.__wrapped__)
+    monkeypatch.setattr(cpu_loop, "_kernel", cpu_loop._kernel.__wrapped__)
     monkeypatch.setattr(generated, "loaded", generated.loaded.__wrapped__)
     current = drawn(SHAPE)
     with engine("reference"):

@@ -394,7 +394,7 @@ def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.Mon
 
 
 def test_without_triton_every_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    monkeypatch.setattr(fused, "has_triton", lambda: False)
     assert "pip install 'fluctua[gpu]'" in (GpuEngine().unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) or "")
 
 

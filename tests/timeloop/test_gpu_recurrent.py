@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.layers import Recurrent
-from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.timeloop import engine
 from fluctua.timeloop.contract import Dynamics, LoopParameters, State
 from fluctua.timeloop.engines import step_by_step
@@ -22,7 +22,7 @@ from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
-from fluctua.timeloop import gpu_recurrent
+from fluctua.timeloop import gpu_loop, gpu_recurrent
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
 DTYPE = torch.float64
@@ -158,7 +158,7 @@ def test_every_surrogate(surrogate: Surrogate) -> None:
 def test_any_size_in_one_launch_or_many(
     steps: int, samples: int, neurons: int, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_recurrent, "_ALONE", neurons - 1 + alone)
+    monkeypatch.setattr(gpu_loop, "_ALONE", neurons - 1 + alone)
     case = Case(differentiable=True)
     assert_same(case, case.numbers(steps, samples, neurons))
 
@@ -244,13 +244,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return seen
 
 
-CELLS: dict[str, Callable[[], LIF]] = {
+CELLS: dict[str, Callable[[], nn.Module]] = {
     "lif": LIF,
     "delta": lambda: LIF(20e-3, None),
     "soft reset": lambda: LIF(reset="subtract"),
     "learnt": lambda: LIF(learn_tau=True),
     "adaptive": lambda: AdaptiveLIF(beta=5.0, learn_tau=True, learn_adaptation=True),
     "adaptive by a current": lambda: AdaptiveLIF(beta=5.0, kind="current", coupling=0.3),
+    "two synapses": ExcInhLIF,
     "many constants": lambda: LIF(torch.linspace(10e-3, 30e-3, 12), threshold=torch.linspace(0.8, 1.2, 12)),
 }
 
@@ -327,12 +328,12 @@ def _compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize(("dtype", "size"), [("fp32", "i32"), ("fp32", "1"), ("fp64", "i64")])
 def test_a_gpu_can_run_it_and_waits_between_two_steps(dtype: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    tile: dict[str, object] = {"SAMPLES": gpu_recurrent._SAMPLES, "NEURONS": gpu_recurrent._NEURONS}
+    tile: dict[str, object] = {"SAMPLES": gpu_loop._SAMPLES, "NEURONS": gpu_loop._NEURONS}
     a, b, theta = (torch.tensor(value, requires_grad=True) for value in (0.9, 0.8, 0.5))
     dynamics = LoopParameters(a, b, theta, differentiable_reset=True).dynamics
     forward, backward = compilable(dynamics, {"fp32": "float32", "fp64": "float64"}[dtype], recurrent=True)
-    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, tile)):
-        code = machine_code(kernel, dtype, flags, size, gpu_recurrent._WARPS)
+    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, {"BIASED": False, **tile})):
+        code = machine_code(kernel, dtype, flags, size, gpu_loop._WARPS)
         assert code["cubin"]
         assert "barrier" in code["ttir"]
         assert (dtype, size) != ("fp32", "i32") or code["sass"].count("STL") < 8, "registers are spilled"

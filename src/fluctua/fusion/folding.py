@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluctua.fusion.nodes import Given, Node
+from fluctua.layers.fusion import Unfused, demand_eager
+from fluctua.layers.over_time import PIECE, convolved_by_events
 
-PIECE = 32
-"""Steps and samples that a convolution gets at a time, so that what it needs stays in cache."""
-
-_CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
+CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 Bound = Callable[[Mapping[Node, Tensor]], Arguments]
@@ -25,7 +24,7 @@ def folded(func: Callable[..., Any], nodes: Sequence[Node], bound: Bound) -> Any
     values = {node: node.value for node in nodes}
     args, kwargs = bound(values)
     only = args[0] if len(nodes) == 1 and args and args[0] is values[nodes[0]] else None
-    if only is not None and only.ndim == 1 + _CONVOLUTIONS.get(func, -1):
+    if only is not None and only.ndim == 1 + CONVOLUTIONS.get(func, -1):
         return Given(_convolved(func, only, args[1:], kwargs), depth)
     if func is F.batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
         return Given(torch.stack([_called(func, bound, values, k) for k in range(nodes[0].shape[0])]), depth)
@@ -49,7 +48,16 @@ def _called(func: Callable[..., Tensor], bound: Bound, values: Mapping[Node, Ten
 
 
 def _convolved(func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
-    """The convolution of a sequence `[T, B, channels, ...]`, a piece after the other."""
-    pieces: Sequence[Tensor] = x.flatten(0, 1).split(PIECE)  # type: ignore[no-untyped-call]
-    out = torch.cat([func(piece, *others, **options) for piece in pieces])
+    """The convolution of a sequence `[T, B, channels, ...]`."""
+    out = convolved(func, x.flatten(0, 1), *others, **options)
     return out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+def convolved(func: Callable[..., Tensor], frames: Tensor, *others: Any, **options: Any) -> Tensor:
+    """A convolution of many frames `[F, channels, ...]`, by events where these are few, or a piece after the other."""
+    try:
+        demand_eager(frames)
+        return convolved_by_events(frames, *others, **options)
+    except Unfused:
+        pieces: Sequence[Tensor] = frames.split(PIECE)  # type: ignore[no-untyped-call]
+        return torch.cat([func(piece, *others, **options) for piece in pieces])

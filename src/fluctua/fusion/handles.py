@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.folding import folded
+from fluctua.fusion.folding import CONVOLUTIONS, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import mapped
 
@@ -214,7 +214,9 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
-            result = func(*reals(args), **reals(dict(kwargs)))
+            given, options = reals(args), reals(dict(kwargs))
+            frames = func in CONVOLUTIONS and isinstance(args[0], Whole) and args[0].ndim == CONVOLUTIONS[func]
+            result = convolved(func, *given, **options) if frames else func(*given, **options)
             if name in _RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
                 return result
             memo[key] = Whole.of(Given(result)), (args, kwargs)

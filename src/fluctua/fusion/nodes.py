@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fluctua.layers.fusion import MAX_DENSITY, can_fuse, is_ordinary, runs_eagerly
+from fluctua.layers.fusion import MAX_DENSITY, Unfused, demand_cpu, demand_eager, demand_ordinary
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
 from fluctua.network.stepping import NeuronStep
@@ -93,14 +93,14 @@ class Product(Node):
     def joins(self) -> bool:
         """Whether the weight may be added up event by event."""
         x = self.like
-        return (
-            len(self.shape) == 3
-            and 0 not in self.source.shape
-            and self.weight.ndim == 2
-            and runs_eagerly(x)
-            and all(is_ordinary(w, x) for w in (self.weight, self.bias) if w is not None)
-            and can_fuse(_PASSING.to(x), len(self.weight), x)
-        )
+        if len(self.shape) != 3 or 0 in self.source.shape or self.weight.ndim != 2:
+            return False
+        try:
+            demand_eager(x)
+            demand_ordinary(x, self.weight, self.bias)
+        except Unfused:
+            return False
+        return _served(_PASSING, len(self.weight), x)
 
 
 class Spikes(Node):
@@ -167,7 +167,7 @@ class Spikes(Node):
         uniform = all(not isinstance(part, Tensor) for part in self.initial) and not any(self.initial[1:])
         if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
             return False
-        return (fires or not spiking) and can_fuse(self.dynamics.to(self.like), len(product.weight), self.like)
+        return (fires or not spiking) and _served(self.dynamics, len(product.weight), self.like)
 
 
 class Part(Node):
@@ -262,6 +262,15 @@ def _through(chain: Sequence[Spikes]) -> Tensor:
         chain, spikes = chain[1:], SpikeBatch.from_dense(x)
         assert spikes is not None
     return _run(x, [_layer(s.dynamics, _product(s), x, float(s.initial[0])) for s in chain], spikes)
+
+
+def _served(dynamics: Dynamics, size: int, like: Tensor) -> bool:
+    """Whether so many neurons may run as one with the weight in front."""
+    try:
+        demand_cpu(dynamics.to(like), size, like.new_empty(()).expand(1, 1, size))
+    except Unfused:
+        return False
+    return True
 
 
 def _product(spikes: Spikes) -> Product:

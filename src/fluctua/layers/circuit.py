@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.conv_fusion import recurrent_map
 from fluctua.layers.fusion import (
     SPIKING,
+    demand,
+    demand_eager,
+    demand_sequence,
+    demand_unmodified,
     fused_layer,
-    is_ordinary_sequence,
     is_unmodified,
-    recurrent_on_gpu,
-    runs_eagerly,
+    plan,
+    recurrent_map,
+    recurrent_spikes,
 )
 
 if TYPE_CHECKING:
@@ -227,11 +230,11 @@ class Recurrent(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; one operation for cells and weights of known kinds if nobody looks between steps."""
-        fused = self._fused(currents[0]) if len(currents) == 1 else None
+        fused = plan(f"Recurrent({type(self.cell).__name__})", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
-    def fused_layer(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer | None":
-        """What a fused operation takes, with the weight in front, or None where it has to be stepped through.
+    def fused_layer(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer":
+        """What a fused operation takes, with the weight in front.
 
         Hooks on the neurons do not matter, which the loop never calls but steps.
 
@@ -239,31 +242,31 @@ class Recurrent(Circuit):
             size: number of neurons.
             like: a tensor of the input's type.
             linear: the weight in front, if it is to be part of the operation.
+
+        Raises:
+            Unfused: it has to be stepped through.
         """
-        parts = self._parts
-        return None if parts is None else fused_layer(parts[0], size, like, linear=linear, back=parts[1])
+        weight = self._checked_weight()
+        demand(isinstance(weight, nn.Linear), "the recurrent weight is not an nn.Linear")
+        return fused_layer(self.cell, size, like, linear=linear, back=weight)  # type: ignore[arg-type]
 
-    def _fused(self, x: Tensor) -> Tensor | None:
-        """Spikes from one operation, on the CPU or the GPU, or None where the circuit has to be stepped through."""
-        if type(self) is Recurrent and isinstance(self.weight, nn.Conv1d | nn.Conv2d):
-            return recurrent_map(self.cell, self.weight, x)
-        if self._parts is None or not is_ordinary_sequence(x) or not runs_eagerly(x, ("cpu", "cuda")):
-            return None
-        layer = self.fused_layer(x.shape[2], x)
-        if layer is None:
-            return recurrent_on_gpu(*self._parts, x)
+    def _fused(self, *currents: Tensor) -> Tensor:
+        """Spikes from one operation, on the CPU or the GPU."""
+        demand(len(currents) == 1, "it takes one current")
+        weight, x = self._checked_weight(), currents[0]
+        if not isinstance(weight, nn.Linear):
+            demand_eager(x)
+            return recurrent_map(self.cell, weight, x)
+        demand_sequence(x)
+        demand_eager(x, ("cpu", "cuda"))
+        return recurrent_spikes(self.cell, weight, x)
 
-        from fluctua.timeloop.events_layers import run_layers
-
-        return run_layers(x, [layer])[0]
-
-    @property
-    def _parts(self) -> tuple[nn.Module, nn.Linear] | None:
-        """Neurons and weight where they are of the kinds that an operation knows."""
-        cell, weight = self.cell, self.weight
-        if type(self) is not Recurrent or type(cell) not in SPIKING:
-            return None
-        return (cell, weight) if isinstance(weight, nn.Linear) and is_unmodified(weight, nn.Linear) else None
+    def _checked_weight(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
+        """The recurrent weight, where it and the neurons are of kinds that an operation knows."""
+        known = type(self) is Recurrent and type(self.cell) in SPIKING
+        demand(known, f"{type(self).__name__} or {type(self.cell).__name__} is of a kind of its own")
+        demand_unmodified(self.weight, nn.Linear, nn.Conv1d, nn.Conv2d)
+        return self.weight  # type: ignore[return-value]
 
     @property
     def spikes_unobserved(self) -> bool:

@@ -10,7 +10,15 @@ from torch.utils.hooks import RemovableHandle
 
 from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.dale_fusion import DalePair
-from fluctua.layers.fusion import MAX_DENSITY, is_ordinary, is_ordinary_sequence, is_unmodified, runs_eagerly
+from fluctua.layers.fusion import (
+    MAX_DENSITY,
+    demand,
+    demand_eager,
+    demand_ordinary,
+    demand_sequence,
+    demand_unmodified,
+    plan,
+)
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
@@ -138,35 +146,44 @@ class DaleCircuit(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; as one operation where nobody looks between the steps."""
-        if len(currents) == 2 and all(is_ordinary_sequence(current) for current in currents):
-            both, (exc, inh) = self.fused_pair(currents[0]), currents
-            fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
-            if both is not None and fitting and (exc.shape[2], inh.shape[2]) == both.sizes:
-                return both.run(torch.cat(currents, -1))
-        return super().simulate(*currents)
+        fused = plan("DaleCircuit", lambda: self._fused(*currents))
+        return super().simulate(*currents) if fused is None else fused
 
-    def fused_pair(self, like: Tensor) -> DalePair | None:
-        """Both populations as a fused operation takes them, or None where they have to be stepped through.
+    def _fused(self, *currents: Tensor) -> dict[str, Tensor]:
+        demand(len(currents) == 2, "it takes two currents")
+        demand_sequence(*currents)
+        both, (exc, inh) = self.fused_pair(currents[0]), currents
+        fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
+        demand(fitting and (exc.shape[2], inh.shape[2]) == both.sizes, "the currents do not fit the populations")
+        return both.run(torch.cat(currents, -1))
+
+    def fused_pair(self, like: Tensor) -> DalePair:
+        """Both populations as a fused operation takes them.
 
         Hooks on the taps do not matter, for those see the spikes of a whole sequence in either case, nor do hooks on
         the neurons, which the loop never calls but steps.
 
         Args:
             like: a tensor of the input's type.
+
+        Raises:
+            Unfused: they have to be stepped through.
         """
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
-        weights = [w for w in (*exc, *inh) if w is not None]
-        if type(self) is not DaleCircuit or not runs_eagerly(like):
-            return None
-        if any(type(cell) is not ExcInhLIF for cell in (self.exc, self.inh)) or not _are_signed_linear(weights):
-            return None
+        own = (type(module) for module in (self, self.exc, self.inh))
+        demand(list(own) == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
+        demand_eager(like)
+        _demand_signed_linear(*exc, *inh)
         excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
         return DalePair.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
 
 
-def _are_signed_linear(modules: Sequence[nn.Module]) -> bool:
-    """Whether a product with the weight is all that each of them does."""
-    return all(is_unmodified(m, SignedLinear) and m.bias is None for m in modules)
+def _demand_signed_linear(*modules: nn.Module | None) -> None:
+    """Refuse modules that do more than a product with their weight."""
+    for module in modules:
+        if module is not None:
+            demand_unmodified(module, SignedLinear)
+            demand(module.bias is None, "a signed weight has a bias")
 
 
 class DaleLayer(nn.Module):
@@ -222,27 +239,24 @@ class DaleLayer(nn.Module):
         for module in self.modules():
             if isinstance(module, SignedLinear):
                 module.check()
-        fused = self._fused(spikes)
+        fused = plan("DaleLayer", lambda: self._fused(spikes))
         if fused is not None:
             return self.circuit.emit(fused)
         x = spikes.dense(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
         output: Tensor = self.circuit(self.input_exc(x), self.input_inh(x))
         return output
 
-    def _fused(self, spikes: Tensor | SpikeBatch) -> dict[str, Tensor] | None:
-        """Spikes of both populations, with the weights in front as part of one operation, where that can be done."""
+    def _fused(self, spikes: Tensor | SpikeBatch) -> dict[str, Tensor]:
+        """Spikes of both populations, with the weights in front as part of one operation."""
         inputs = self.input_exc, self.input_inh
         x = spikes.placeholder(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
-        if (
-            not is_unmodified(self.circuit, DaleCircuit)
-            or not _are_signed_linear(inputs)
-            or not is_ordinary_sequence(x)
-        ):
-            return None
+        demand_unmodified(self.circuit, DaleCircuit)
+        _demand_signed_linear(*inputs)
+        demand_sequence(x)
         both = self.circuit.fused_pair(x)
-        shapes = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)] if both else []
-        if both is None or not all(shapes) or not all(is_ordinary(m.weight, x) for m in inputs):
-            return None
+        fits = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)]
+        demand(all(fits), "the weights in front do not fit the input or the populations")
+        demand_ordinary(x, *(m.weight for m in inputs))
         weight = torch.cat([m.weight for m in inputs])
         events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)
         return both.run(nn.functional.linear(x, weight)) if events is None else both.run(x, weight, events)

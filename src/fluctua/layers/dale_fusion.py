@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fluctua.layers.fusion import can_fuse, is_ordinary
+from fluctua.layers.fusion import demand, demand_cpu, demand_ordinary
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 
@@ -24,22 +24,28 @@ class DalePair:
     layer: "Layer"
 
     @classmethod
-    def of(cls, cells: tuple[ExcInhLIF, ExcInhLIF], exc: Pair | None, inh: Pair, like: Tensor) -> "DalePair | None":
-        """Both populations, or None where they have to be stepped through.
+    def of(cls, cells: tuple[ExcInhLIF, ExcInhLIF], exc: Pair | None, inh: Pair, like: Tensor) -> "DalePair":
+        """Both populations.
 
         Args:
             cells: E and I, no subclasses.
             exc: weights from E into both, or None.
             inh: weights from I into both.
             like: a tensor of the input's type.
+
+        Raises:
+            Unfused: they have to be stepped through.
         """
         n_exc, n_inh = sizes = inh[0].shape
         for weights, columns in ((exc or (), n_exc), (inh, n_inh)):
-            if any(not is_ordinary(w, like) or w.shape != (n, columns) for w, n in zip(weights, sizes, strict=False)):
-                return None
+            demand_ordinary(like, *weights)
+            shapes = [tuple(w.shape) for w in weights]
+            fits = all(shape == (n, columns) for shape, n in zip(shapes, sizes, strict=False))
+            demand(fits, f"weights {shapes} do not fit their populations")
         mine = [cell.dynamics().to(like) for cell in cells]
-        if mine[0].step != mine[1].step or not all(can_fuse(d, n, like) for d, n in zip(mine, sizes, strict=True)):
-            return None
+        demand(mine[0].step == mine[1].step, "the neurons are of two kinds")
+        for dynamics, n in zip(mine, sizes, strict=True):
+            demand_cpu(dynamics, n, like)
 
         from fluctua.timeloop.events_layers import Layer
 

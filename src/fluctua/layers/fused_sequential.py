@@ -1,6 +1,7 @@
 """A sequence of layers in which weights and the neurons behind them run as one."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,7 +9,17 @@ from torch import Tensor, nn
 
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
-from fluctua.layers.fusion import FUSED, MAX_DENSITY, fused_layer, is_ordinary_sequence, is_unmodified, runs_eagerly
+from fluctua.layers.fusion import (
+    FUSED,
+    MAX_DENSITY,
+    demand,
+    demand_eager,
+    demand_sequence,
+    demand_unmodified,
+    fused_layer,
+    is_unmodified,
+    plan,
+)
 from fluctua.spikes.batch import SpikeBatch
 
 if TYPE_CHECKING:
@@ -18,15 +29,15 @@ if TYPE_CHECKING:
 class FusedSequential(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
-    An `nn.Linear` and the `LIF`, `AdaptiveLIF`, `LI` or neuron of `from_step` behind it, or a `Recurrent` of one of the
-    first two and an `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of
-    units that spike are added up, and the input current is never in memory as a whole. The first of these operations
+    An `nn.Linear` and fluctua's neurons behind it, those of `from_step` too, or a `Recurrent` of such neurons and an
+    `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike are
+    added up, and the input current is never in memory as a whole. The first of these operations
     takes dense input, of which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never
     made dense. A `DaleLayer` at the front takes both as well.
 
     What cannot be fused runs as it stands: other modules, subclasses, modules with hooks, parametrisations, on another
-    device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast. So whoever looks into
-    the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
+    device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast; the log says why. So
+    whoever looks into the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
 
     A weight that is NaN or infinite shows up when its afferent spikes, whereas a product with dense input always does.
 
@@ -52,8 +63,6 @@ class FusedSequential(nn.Sequential):
 def _fused(modules: Sequence[nn.Module], x: Tensor | SpikeBatch) -> tuple[Tensor | None, int]:
     """Output of the modules at the front that run as one, and how many they are; None where there are none."""
     like = x.placeholder(_dtype(modules)) if isinstance(x, SpikeBatch) else x
-    if not is_ordinary_sequence(like) or not runs_eagerly(like):
-        return None, 0
     layers = list(_layers(modules, like))
     spikes = x if isinstance(x, SpikeBatch) else SpikeBatch.from_dense(x, MAX_DENSITY) if layers else None
     if not layers or spikes is None:
@@ -66,22 +75,32 @@ def _fused(modules: Sequence[nn.Module], x: Tensor | SpikeBatch) -> tuple[Tensor
 
 def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
     """The pairs of a weight and its neurons at the front, as far as they can be fused."""
-    size = like.shape[2]
+    before = 0
     for linear, neurons in zip(modules[::2], modules[1::2], strict=False):
-        if not is_unmodified(linear, nn.Linear) or not isinstance(linear, nn.Linear) or linear.in_features != size:
-            return
-        size = linear.out_features
-        if is_unmodified(neurons, Recurrent) and isinstance(neurons, Recurrent) and neurons.spikes_unobserved:
-            layer = neurons.fused_layer(size, like, linear)
-        elif is_unmodified(neurons, *FUSED):
-            layer = fused_layer(neurons, size, like, linear=linear)
-        else:
-            return
+        what = f"{type(linear).__name__} and {type(neurons).__name__}"
+        layer = plan(what, partial(_layer, linear, neurons, like, before))
         if layer is None:
             return
         yield layer
         if not layer.dynamics.spiking:
             return
+        (before,) = layer.sections
+
+
+def _layer(linear: nn.Module, neurons: nn.Module, like: Tensor, before: int) -> "Layer":
+    """A pair behind so many neurons, or none; `like` is the input of the first."""
+    demand_sequence(like)
+    demand_eager(like)
+    demand_unmodified(linear, nn.Linear)
+    assert isinstance(linear, nn.Linear)
+    afferents = before or like.shape[2]
+    demand(linear.in_features == afferents, f"the weight takes {linear.in_features} units, not {afferents}")
+    if isinstance(neurons, Recurrent):
+        demand_unmodified(neurons, Recurrent)
+        demand(neurons.spikes_unobserved, "somebody looks at the spikes of the recurrence")
+        return neurons.fused_layer(linear.out_features, like, linear)
+    demand_unmodified(neurons, *FUSED)
+    return fused_layer(neurons, linear.out_features, like, linear=linear)
 
 
 def _dense(x: Tensor | SpikeBatch, modules: Sequence[nn.Module]) -> Tensor:

@@ -1,11 +1,12 @@
-"""Which modules may run together in one fused operation, and what they are to it.
+"""Which modules run together in one fused operation, what they are to it, and why others run as they stand.
 
 Only what nobody looks into is fused: a module with hooks, a subclass, or one inside a transformation of torch runs as
-it stands, with the same result.
+it stands, with the same result, and the log says so.
 """
 
-from collections.abc import Container
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from fluctua.neurons import LI, LIF, AdaptiveLIF
+from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
@@ -22,11 +23,18 @@ from fluctua.timeloop.limits import gives_spikes
 if TYPE_CHECKING:  # numba is imported when a first network runs
     from fluctua.timeloop.events_layers import Layer
 
-SPIKING = LIF, AdaptiveLIF, StepNeuron
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+SPIKING = LIF, AdaptiveLIF, ExcInhLIF, StepNeuron
 """Neurons that may hear themselves in a fused loop."""
 
 FUSED = *SPIKING, LI
 """Neurons that run together with the weight in front."""
+
+WIDEST = 1000
+"""Neurons of a map that one hears; beyond, torch's dense convolution is as fast where a tenth of them spike."""
 
 MAX_DENSITY = 0.25
 """Share of entries that are not zero above which an input is multiplied as it is.
@@ -37,6 +45,36 @@ Close to the crossing either costs the same, so the choice needs no memory.
 """
 
 
+class Unfused(Exception):
+    """Why modules run as they stand."""
+
+
+def plan(what: str, decide: Callable[[], Result]) -> Result | None:
+    """What to run in the place of modules, or None where they run as they stand; the log says why.
+
+    Args:
+        what: the modules, for the log.
+        decide: finds out, or raises `Unfused`.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return decide()
+    except Unfused as reason:
+        log.info("%s: not fused, since %s", what, reason)
+        return None
+
+
+def demand(holds: bool, otherwise: str) -> None:
+    """Say why modules run as they stand.
+
+    Raises:
+        Unfused: something does not hold.
+    """
+    if not holds:
+        raise Unfused(otherwise)
+
+
 def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is exactly of one of these kinds, and its forward all that a call of it does."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
@@ -44,25 +82,84 @@ def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(module) in kinds and not altered
 
 
-def runs_eagerly(x: Tensor, devices: Container[str] = ("cpu",)) -> bool:
-    """Whether torch runs eagerly on plain numbers: no tracing, transformation, autocast, mode or global hook."""
-    return (
-        x.device.type in devices
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
+def demand_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Refuse a module that is not `is_unmodified`."""
+    name = type(module).__name__
+    demand(type(module) in kinds, f"{name} is none of {', '.join(kind.__name__ for kind in kinds)}")
+    demand(is_unmodified(module, *kinds), f"{name} has a hook, or a forward of its own")
+
+
+def demand_eager(x: Tensor, devices: Container[str] = ("cpu",)) -> None:
+    """Refuse all but plain numbers on which torch runs eagerly: no tracing, transformation, autocast, mode or hook."""
+    demand(x.device.type in devices, f"the input is on {x.device}")
+    demand(x.dtype in (torch.float32, torch.float64), f"the input is {x.dtype}")
+    demand(not torch.is_autocast_enabled(x.device.type), "autocast is on")
+    demand(
+        not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        and not torch.is_autocast_enabled(x.device.type)
         and torch._C._functorch.peek_interpreter_stack() is None
         and _get_current_dispatch_mode() is None
-        and not _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not _get_current_function_mode_stack(),  # type: ignore[no-untyped-call]
+        "torch traces or transforms the network, or a mode is on",
     )
+    demand(not _has_any_global_hook(), "torch has global hooks")  # type: ignore[no-untyped-call]
+
+
+def demand_ordinary(like: Tensor, *weights: Tensor | None) -> None:
+    """Refuse weights that are not ordinary tensors in memory, of the type of the input."""
+    for tensor in weights:
+        if tensor is None:
+            continue
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+        demand(plain, f"a tensor is a {type(tensor).__name__}, or sparse")
+        fits = tensor.device == like.device and tensor.dtype == like.dtype
+        demand(fits, f"a tensor is {tensor.dtype} on {tensor.device}, not {like.dtype} on {like.device}")
+        tangent = torch.autograd.forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+        demand(tangent is None, "a tensor is dual")
+
+
+def demand_sequence(*inputs: Tensor) -> None:
+    """Refuse what is not an ordinary sequence `[T, B, N]`, or empty."""
+    for x in inputs:
+        demand(x.ndim == 3 and x.numel() > 0, f"the input {tuple(x.shape)} is no sequence [T, B, N], or empty")
+        demand_ordinary(x, x)
+
+
+def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, float]:
+    """What a population of the kinds `FUSED` does, in the type of a tensor, and its potential before the first step.
+
+    Raises:
+        Unfused: layers have no place for it.
+    """
+    if isinstance(neurons, LIF | LI):
+        return neurons.loop_parameters().dynamics.to(like), neurons.initial if isinstance(neurons, LI) else 0.0
+    if isinstance(neurons, ExcInhLIF):
+        return neurons.dynamics().to(like), 0.0
+    assert isinstance(neurons, StepNeuron)
+    dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
+    demand(dynamics.inputs == 1, "the neurons have several inputs")
+    demand(not any(rest[1:]), "a part of their state besides the potential does not start at zero")
+    demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not what it says")
+    return dynamics.to(like), rest[0]
+
+
+def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
+    """The engine that serves a population of this shape, on input of the type of a tensor."""
+    return choose((like,) * dynamics.inputs, dynamics, neurons).name
+
+
+def demand_cpu(dynamics: Dynamics, size: int, like: Tensor) -> None:
+    """Refuse what the fused layers do not serve: they do what the fused CPU loop does, of `size` neurons."""
+    name = serving(dynamics, torch.Size([size]), like)
+    demand(name == "cpu", f"the {name} engine serves the neurons")
+    each = all(c.numel() == 1 or c.shape == (size,) for c in dynamics.constants)
+    demand(each, "a constant is neither for all neurons nor for each")
 
 
 def fused_layer(
     neurons: nn.Module, size: int, like: Tensor, *, linear: nn.Linear | None = None, back: nn.Linear | None = None
-) -> "Layer | None":
-    """The facts of a population of `size` neurons on input of the type of `like`, or None where it cannot be fused.
+) -> "Layer":
+    """The facts of a population of `size` neurons on input of the type of `like`.
 
     Args:
         neurons: a bare module of one of the kinds `FUSED`.
@@ -70,16 +167,13 @@ def fused_layer(
         like: a tensor of the input's type.
         linear: the bare weight in front.
         back: the bare weight from the population to itself.
+
+    Raises:
+        Unfused: it has to run as it stands.
     """
-    found = dynamics_of(neurons)
-    if found is None:
-        return None
-    dynamics, initial = found[0].to(like), found[1]
-    weights = [t for module in (linear, back) if module is not None for t in (module.weight, module.bias)]
-    if not can_fuse(dynamics, size, like) or not all(is_ordinary(w, like) for w in weights if w is not None):
-        return None
-    if back is not None and (back.in_features, back.out_features) != (size, size):
-        return None
+    dynamics, initial = dynamics_of(neurons, like)
+    demand_cpu(dynamics, size, like)
+    _demand_weights(size, like, linear, back)
 
     from fluctua.timeloop.events_layers import Layer
 
@@ -94,57 +188,64 @@ def fused_layer(
     )
 
 
-def dynamics_of(neurons: nn.Module) -> tuple[Dynamics, float] | None:
-    """What a population does and its potential before the first step, or None where layers have no place for it."""
-    if isinstance(neurons, LIF | LI):
-        return neurons.loop_parameters().dynamics, neurons.initial if isinstance(neurons, LI) else 0.0
-    assert isinstance(neurons, StepNeuron)
-    dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
-    served = dynamics.inputs == 1 and not any(rest[1:]) and gives_spikes(dynamics) is dynamics.spiking
-    return (dynamics, rest[0]) if served else None
-
-
-def recurrent_on_gpu(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor | None:
-    """Spikes of a bare population that hears itself, or None where the gpu engine is not to serve it.
+def recurrent_spikes(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor:
+    """Spikes of a bare population that hears itself, on the CPU or the GPU.
 
     Args:
-        neurons: the population.
+        neurons: one of the kinds `SPIKING`.
         back: the bare weight from the population to itself.
         x: current from outside `[T, B, N]`, not empty.
+
+    Raises:
+        Unfused: it has to be stepped through.
     """
-    found, size = dynamics_of(neurons), x.shape[2]
-    if found is None:
-        return None
-    dynamics, rest = found[0].to(x), torch.full_like(x[0], found[1])
-    weights = [w for w in (back.weight, back.bias) if w is not None]
-    fits = (back.in_features, back.out_features) == (size, size) and all(is_ordinary(w, x) for w in weights)
-    if not fits or choose((x,), dynamics).name != "gpu":
-        return None
+    dynamics, initial = dynamics_of(neurons, x)
+    if serving(dynamics, x.shape[2:], x) != "gpu":
+        from fluctua.timeloop.events_layers import run_layers
+
+        return run_layers(x, [fused_layer(neurons, x.shape[2], x, back=back)])[0]
 
     from fluctua.timeloop.gpu_recurrent import run
 
+    _demand_weights(x.shape[2], x, None, back)
+    rest = torch.full_like(x[0], initial)
     state = rest, *[torch.zeros_like(rest)] * (dynamics.states - 1)
     return run(x, dynamics, state, back.weight, back.bias).output
 
 
-def can_fuse(dynamics: Dynamics, size: int, like: Tensor) -> bool:
-    """The fused layers serve what the fused CPU loop does, of constants for all or for each neuron."""
-    if any(c.numel() != 1 and c.shape != (size,) for c in dynamics.constants):
-        return False
-    return choose((like.new_empty(1, 1, size),) * dynamics.inputs, dynamics).name == "cpu"
+def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """Spikes of a bare feature map that hears itself.
+
+    Args:
+        neurons: one of the kinds `SPIKING` that starts at zero.
+        conv: the bare weight from the population to itself; served is what keeps its map, no wider than `WIDEST`,
+            without bias, groups or holes.
+        x: current from outside `[T, B, C, *N]`.
+
+    Raises:
+        Unfused: it has to be stepped through.
+    """
+    dynamics, initial = dynamics_of(neurons, x)
+    demand(initial == 0, "the potential does not start at zero")
+    middle = tuple(kernel // 2 for kernel in conv.kernel_size)
+    centred = all(kernel % 2 for kernel in conv.kernel_size) and conv.padding in ("same", middle)
+    alone = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
+    demand(centred and alone and conv.bias is None, "the convolution is not a plain window around each neuron")
+    demand(conv.weight[0].numel() <= WIDEST, f"a neuron hears more than {WIDEST} others")
+    fits = x.ndim == 3 + len(conv.kernel_size) and {conv.in_channels, conv.out_channels} == {x.shape[2]}
+    demand(fits and x.numel() > 0, f"the current {tuple(x.shape)} is not that of such a map, or empty")
+    demand_ordinary(x, x, conv.weight)
+    name = serving(dynamics, x.shape[2:], x)
+    demand(name == "cpu", f"the {name} engine serves the neurons")
+
+    from fluctua.timeloop.conv_recurrence import run
+
+    return run(x, dynamics, conv.weight)
 
 
-def is_ordinary(tensor: Tensor, like: Tensor) -> bool:
-    """Whether a weight is an ordinary tensor in memory, of the type of the input."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device == like.device
-        and tensor.dtype == like.dtype
-        and tensor.layout == torch.strided
-        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
-    )
-
-
-def is_ordinary_sequence(x: Tensor) -> bool:
-    """Whether `x` is an ordinary sequence `[T, B, N]` that is not empty."""
-    return type(x) in (Tensor, nn.Parameter) and x.ndim == 3 and x.numel() > 0 and is_ordinary(x, x)
+def _demand_weights(size: int, like: Tensor, linear: nn.Linear | None, back: nn.Linear | None) -> None:
+    for module in (linear, back):
+        if module is not None:
+            demand_ordinary(like, module.weight, module.bias)
+    square = back is None or (back.in_features, back.out_features) == (size, size)
+    demand(square, "the recurrent weight is not one from the population to itself")

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import MAX_DENSITY, can_fuse, is_ordinary, is_unmodified, runs_eagerly
-from fluctua.timeloop.contract import LoopParameters
+from fluctua.layers.fusion import MAX_DENSITY, Unfused, demand, demand_eager, demand_ordinary, demand_unmodified, plan
+from fluctua.timeloop.engines import wants
 
 PIECE = 32
 """Samples and steps that a convolution gets at a time, so that what it needs stays in cache."""
+
+Window = int | tuple[int, ...]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -51,8 +53,9 @@ class OverTime(nn.Module):
 
     def _applied(self, x: Tensor) -> Tensor:
         """The module on `[T * B, ...]`; a convolution that nobody looks into by events, or a piece after the other."""
-        if runs_eagerly(x) and is_unmodified(self.module, *_CONVOLUTIONS):
-            by_events = _by_events(self.module, x) if isinstance(self.module, nn.Conv1d | nn.Conv2d) else None
+        name = f"OverTime({type(self.module).__name__})"
+        if type(self.module) in _CONVOLUTIONS and plan(name, lambda: _is_alone(self.module, x)):
+            by_events = plan(name, lambda: _by_events(self.module, x))
             if by_events is not None:
                 return by_events
             if len(x) > PIECE:
@@ -61,34 +64,55 @@ class OverTime(nn.Module):
         return whole
 
 
-def _by_events(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor | None:
-    """The convolution of frames `[F, channels, ...]` as a sum over their spikes, or None where that is not to be."""
-    weight, stride, padding = conv.weight, conv.stride, conv.padding
-    if isinstance(padding, str) or not _is_window(conv) or not _fits(conv, padding, x):
-        return None
-    if isinstance(conv, nn.Conv1d):  # one row
+def _is_alone(module: nn.Module, x: Tensor) -> bool:
+    demand_unmodified(module, *_CONVOLUTIONS)
+    demand_eager(x)
+    return True
+
+
+def _by_events(conv: nn.Module, x: Tensor) -> Tensor:
+    """The convolution of frames `[F, channels, ...]` as a sum over their spikes."""
+    demand(isinstance(conv, nn.Conv1d | nn.Conv2d) and conv.padding_mode == "zeros", "its window is not a plain one")
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d)
+    return convolved_by_events(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def convolved_by_events(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Window = 1,
+    padding: Window | str = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> Tensor:
+    """As `torch.nn.functional.conv1d` or `conv2d` of frames `[F, channels, ...]`, a sum over their spikes.
+
+    Raises:
+        Unfused: another kind of convolution, another engine, or more spikes than pay.
+    """
+    axes = weight.ndim - 2
+    stride, dilation = _each(stride, axes), _each(dilation, axes)
+    demand(not isinstance(padding, str) and {*dilation, groups} == {1}, "the convolution is not a plain window")
+    demand(axes in (1, 2), f"it goes over {axes} axes")
+    demand(wants("cpu"), "another engine is wanted")
+    padding = _each(padding, axes)  # type: ignore[arg-type]
+    fits = x.ndim == weight.ndim and x.shape[1] == weight.shape[1] and x.numel() > 0
+    reaches = (n + 2 * pad >= k for n, pad, k in zip(x.shape[2:], padding, weight.shape[2:], strict=False))
+    demand(fits and all(reaches), f"frames {tuple(x.shape)} do not fit the convolution, or are empty")
+    demand_ordinary(x, x, weight, bias)
+    if axes == 1:  # one row
         x, weight, stride, padding = x.unsqueeze(2), weight.unsqueeze(2), (1, *stride), (0, *padding)
 
     from fluctua.timeloop.events_conv import convolved, spikes_of
 
     spikes = spikes_of(x, MAX_DENSITY)
     if spikes is None:
-        return None
-    out = convolved(x, spikes, weight, conv.bias, stride, padding)  # type: ignore[arg-type]
-    return out.squeeze(2) if isinstance(conv, nn.Conv1d) else out
+        raise Unfused(f"more than {MAX_DENSITY:.0%} of the input is not zero")
+    out = convolved(x, spikes, weight, bias, stride, padding)  # type: ignore[arg-type]
+    return out.squeeze(2) if axes == 1 else out
 
 
-def _is_window(conv: nn.Conv1d | nn.Conv2d) -> bool:
-    """Whether each output sees all channels through a window without holes, with zeros around the frame."""
-    return {*conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
-
-
-def _fits(conv: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...], x: Tensor) -> bool:
-    """Whether frames and weights are plain numbers of one type, none of them empty, and the cpu engine is wanted."""
-    if x.ndim != len(padding) + 2 or x.shape[1] != conv.in_channels or x.numel() == 0:
-        return False
-    if any(n + 2 * pad < kernel for n, pad, kernel in zip(x.shape[2:], padding, conv.kernel_size, strict=True)):
-        return False
-    if not all(is_ordinary(t, x) for t in (x, conv.weight, conv.bias) if t is not None):
-        return False
-    return can_fuse(LoopParameters(x.new_zeros(()), None).dynamics, 1, x)
+def _each(value: Window, axes: int) -> tuple[int, ...]:
+    """One number for each axis."""
+    return (value,) * axes if isinstance(value, int) else tuple(value)

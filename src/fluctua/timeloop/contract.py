@@ -26,6 +26,11 @@ def constant_when_compiled(function: Function) -> Function:
     return function
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """The name of a type, as numba, NumPy and Triton have it."""
+    return str(dtype).removeprefix("torch.")
+
+
 _NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
 
 
@@ -46,6 +51,15 @@ def step_of(step: Step | str) -> Step:
     return _NAMED[step] if isinstance(step, str) else step
 
 
+class Form(NamedTuple):
+    """All of a neuron that can be traced: its step, and how many inputs, parts of the state and constants it has."""
+
+    step: Step | str
+    inputs: int
+    states: int
+    constants: int
+
+
 @dataclass(frozen=True)
 class Dynamics:
     """A neuron, to the loops.
@@ -63,6 +77,11 @@ class Dynamics:
     states: int
     inputs: int = 1
     spiking: bool = True
+
+    @property
+    def form(self) -> Form:
+        """It, numbers apart."""
+        return Form(self.step, self.inputs, self.states, len(self.constants))
 
     def to(self, like: Tensor) -> "Dynamics":
         """The same in the type and on the device of a tensor, so that no engine has to think of it."""
@@ -114,40 +133,35 @@ class LoopParameters:
     @property
     def dynamics(self) -> Dynamics:
         """The step and its constants."""
-        q = self.adaptation if self.spiking else None
-        adaptation = () if q is None else (q.decay, q.strength, q.coupling)
-        adapts: Literal["threshold", "current"] | None = None
-        if q is not None:
-            adapts = "threshold" if q.coupling is None else "current"
+        _, exponential, adapts = self._has
+        kind: Literal["threshold", "current"] | None = None
+        adaptation: tuple[Tensor | None, ...] = ()
+        if adapts and self.adaptation is not None:
+            adaptation = self.adaptation.decay, self.adaptation.strength, self.adaptation.coupling
+            kind = "threshold" if self.adaptation.coupling is None else "current"
         reset = self.reset if self.spiking else None
         firing = reset, self.spiking and self.differentiable_reset, self.surrogate
-        exponential = self.decay_syn is not None
-        step = step_for(LeakyStep, exponential, *firing, adapts)
+        step = step_for(LeakyStep, exponential, *firing, kind)
         constants = (self.decay_mem, self.decay_syn, self.threshold, *adaptation)
         there = tuple(c for c in constants if c is not None)
-        return Dynamics(step, there, 1 + exponential + (q is not None), spiking=self.spiking)
+        return Dynamics(step, there, 1 + exponential + adapts, spiking=self.spiking)
 
     def parts(self, state: "State") -> Tensors:
         """The state as the step has it."""
-        there = state.potential, *self._others(state)
+        there = [part for part, has in zip(state, self._has, strict=True) if has]
         if any(part is None for part in there):
             raise ValueError("the state of a population that adapts needs an adaptation, got None")
-        return there  # type: ignore[return-value]
-
-    def _others(self, state: "State") -> list[Tensor | None]:
-        adapts = self.spiking and self.adaptation is not None
-        others: list[Tensor | None] = []
-        if self.decay_syn is not None:
-            others.append(state.current)
-        if adapts:
-            others.append(state.adaptation)
-        return others
+        return tuple(there)  # type: ignore[arg-type]
 
     def after(self, parts: Tensors, before: "State") -> "State":
         """Back from there; what the step does not have is as it was before."""
-        potential, *others = parts
-        current = others.pop(0) if self.decay_syn is not None else before.current
-        return State(potential, current, others[0] if others else before.adaptation)
+        new = list(parts)
+        return State(*(new.pop(0) if has else old for old, has in zip(before, self._has, strict=True)))  # type: ignore[arg-type]
+
+    @property
+    def _has(self) -> tuple[bool, bool, bool]:
+        """Which parts of a `State` the step has."""
+        return True, self.decay_syn is not None, self.spiking and self.adaptation is not None
 
 
 class State(NamedTuple):
@@ -178,8 +192,8 @@ class Engine(Protocol):
 
     name: str
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
-        """Why this engine does not support the request, or None where it does."""
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
+        """Why this engine does not support a request, or None where it does; `neurons` as in `engines.choose`."""
         ...
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:

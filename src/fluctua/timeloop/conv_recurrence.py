@@ -6,25 +6,26 @@ so a fixed number of threads gives the same numbers every time.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fluctua.simd.vectors import lanes, width_of
-from fluctua.spikes.batch import SpikeBatch
+from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
-from fluctua.timeloop.events_layout import Array, Maybe
-from fluctua.timeloop.expressions import Expression, cheapest_records
-from fluctua.timeloop.limits import anchor, differentiable_once
-from fluctua.timeloop.steps import Step
-from fluctua.timeloop.threads import Blocks, over_samples
-from fluctua.timeloop.tracing import Traced, traced
+from fluctua.timeloop.contract import Dynamics, Form, name_of
+from fluctua.timeloop.cpu_loop import Array, pool
+from fluctua.timeloop.cpu_source import Kernel, kernel
+from fluctua.timeloop.derivation import adjoint_of, by_constant
+from fluctua.timeloop.emitting import Pass
+from fluctua.timeloop.events_conv import padded
+from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.threads import Blocks, added, over_samples
+from fluctua.timeloop.tracing import traced
 
 _BLOCK = 8  # samples that go through the steps together: what they have of one step lies side by side in memory
 
@@ -34,15 +35,14 @@ def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
-        dynamics: of neurons that spike and have one input.
+        dynamics: of neurons that spike; what they hear and the current go to their first input.
         weight: `[C, C, *K]` of odd sizes K, that of a convolution which keeps the shape of the map.
     """
-    inputs = x, weight, *(c.expand(x.shape[2:]) for c in dynamics.constants)
+    inputs = x, weight, *dynamics.constants
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
-    kind = _Kind(_Sheet.of(x, weight), dynamics.step, dynamics.states, len(dynamics.constants), wanted, trains)
-    output: Tensor = _Loop.apply(*inputs, anchor(inputs), kind)  # type: ignore[no-untyped-call]
-    return output
+    operation = _Loop(_Kind(_Sheet.of(x, weight), dynamics.form, wanted, trains), x.shape)
+    return apply(operation, inputs)[0]
 
 
 class _Sheet(NamedTuple):
@@ -62,30 +62,25 @@ class _Sheet(NamedTuple):
 
     def width(self, dtype: torch.dtype) -> int:
         """Numbers at one place of a map."""
-        return width_of(self.channels, str(dtype).removeprefix("torch."))
+        return width_of(self.channels, name_of(dtype))
 
-    def map(self, constant: Maybe, like: Tensor, padding: float = 0.0) -> Array:
-        """A map of a constant `[channels, rows, columns]`, with `padding` where there are no neurons."""
+    def map(self, values: Tensor, padding: float = 0.0) -> Array:
+        """A map of numbers `[channels, *N]`, with `padding` where there are no neurons."""
         places = self.rows + self.high - 1, self.columns + self.wide - 1
-        whole = like.new_full((*places, self.width(like.dtype)), padding)
-        if constant is not None:
-            neurons = self._neurons(whole)
-            neurons.copy_(constant.reshape(neurons.shape))
-        return _flat(whole)
+        whole = values.new_full((*places, self.width(values.dtype)), padding)
+        neurons = self.of_map(whole)
+        neurons.copy_(values.reshape(neurons.shape))
+        return flat(whole)
 
-    def of_map(self, values: Array) -> Tensor:
-        """Back from there."""
-        places = self.rows + self.high - 1, self.columns + self.wide - 1
-        return self._neurons(torch.from_numpy(values).view(*places, -1))
-
-    def _neurons(self, whole: Tensor) -> Tensor:
+    def of_map(self, whole: Tensor) -> Tensor:
+        """Back from there, `[..., rows, columns, width]`."""
         top, left = self.high // 2, self.wide // 2
-        inner = whole[top : top + self.rows, left : left + self.columns, : self.channels]
-        return inner.permute(2, 0, 1)
+        inner = whole[..., top : top + self.rows, left : left + self.columns, : self.channels]
+        return inner.movedim(-1, -3)
 
     def forth(self, weight: Tensor) -> Array:
         """The weight as the way forth takes it, `[channels, window, width]`, and its gradient comes."""
-        return self._padded(self._turned_around(weight).permute(1, 2, 0))
+        return padded(self._turned_around(weight).permute(1, 2, 0))
 
     def weight_of(self, rows: Array, like: Tensor) -> Tensor:
         """Back from there, in the shape of the weight."""
@@ -94,16 +89,11 @@ class _Sheet(NamedTuple):
 
     def back(self, weight: Tensor) -> Array:
         """The weight as the way back takes it, `[window, outputs, width]`."""
-        return self._padded(self._turned_around(weight).permute(2, 0, 1))
+        return padded(self._turned_around(weight).permute(2, 0, 1))
 
     def _turned_around(self, weight: Tensor) -> Tensor:
         """`[outputs, channels, window]`: what a place hears from each of those around it, in their order."""
         return weight.detach().flatten(2).flip(2)
-
-    def _padded(self, values: Tensor) -> Array:
-        whole = values.new_zeros(*values.shape[:2], self.width(values.dtype))
-        whole[..., : self.channels] = values
-        return _flat(whole)
 
 
 class _Kind(NamedTuple):
@@ -113,118 +103,93 @@ class _Kind(NamedTuple):
     """
 
     sheet: _Sheet
-    step: Step | str
-    states: int
-    constants: int
+    form: Form
     wanted: tuple[int, ...]
     trains: bool
 
-    @property
-    def traced(self) -> Traced:
-        return traced(self.step, 1, self.states, self.constants)
-
-    @property
-    def records(self) -> tuple[Expression, ...]:
-        """What the way back reads of each step."""
-        return cheapest_records(self.traced.roots(self.wanted), lambda e: 1.0) if self.trains else ()
-
-    def facts(self, dtype: str) -> dict[str, int]:
-        return {"LANES": lanes(dtype), "STATES": self.states}
-
-    def numbers(self, constants: Sequence[Tensor], like: Tensor) -> Array:
+    def numbers(self, constants: Sequence[Tensor], neurons: torch.Size) -> Array:
         """The constants as maps; where there are no neurons they are those of the first."""
-        maps = [self.sheet.map(c.detach(), like, float(c.detach().reshape(-1)[0])) for c in constants]
-        return np.stack(maps)
+        each = [c.detach().expand(neurons) for c in constants]
+        return np.stack([self.sheet.map(c, float(c.reshape(-1)[0])) for c in each])
 
     def live(self, like: Tensor) -> Array:
         """A bit for each place of a map where there is a neuron."""
-        channels, rows, columns, *_ = self.sheet
-        there = torch.from_numpy(self.sheet.map(like.new_ones(channels, rows, columns), like))
+        there = torch.from_numpy(self.sheet.map(like.new_ones(self.sheet[:3])))
         spikes = SpikeBatch.from_dense(there.view(1, 1, -1))
         assert spikes is not None
         return spikes.arrays(like.dtype)[0]
 
 
 @lru_cache(maxsize=64)
-def _forward(kind: _Kind, dtype: str) -> Kernel:
-    return forward_kernel(kind.traced, "integrate_map", dtype, kind.facts(dtype), kind.records)
+def _kernels(kind: _Kind, dtype: str) -> tuple[Kernel, Kernel, int]:
+    """Forth and back, and the number of records in between."""
+    facts, t = {"LANES": lanes(dtype), "STATES": kind.form.states}, traced(*kind.form)
+    back = adjoint_of(t, kind.wanted, writes=1)
+    records = back.read[1:] if kind.trains else ()
+    forth = kernel(Pass.onward(t, records), "integrate_map", dtype, facts)
+    return forth, kernel(back, "back_map", dtype, facts), len(records)
 
 
-@lru_cache(maxsize=64)
-def _backward(kind: _Kind, dtype: str) -> Kernel:
-    gradients = kind.traced.roots(kind.wanted)
-    return backward_kernel(kind.traced, "back_map", dtype, kind.facts(dtype), gradients, kind.records, writes=1)
+@dataclass(frozen=True)
+class _Loop:
+    """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records."""
 
+    kind: _Kind
+    shape: torch.Size
+    called = "the fused recurrent loop"
+    differentiable = (0,)
 
-class _Loop(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, weight, *constants, tied, kind = inputs
-        output, *records = _integrate(_ordered(x), weight, constants, kind)
-        ctx.save_for_backward(tied, weight, *constants, *records)
-        ctx.kind, ctx.shape = kind, x.shape
-        return output
+    def forth(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        x, weight, *constants = tensors
+        x, sheet, (steps, samples, *neurons) = _ordered(x), self.kind.sheet, self.shape
+        numbers = self.kind.numbers(constants, torch.Size(neurons))
+        size = numbers.shape[1]
+        code, _, n_records = _kernels(self.kind, str(numbers.dtype))
+        output, words = (
+            pool.empty(tuple(x.shape), x.dtype),
+            x.new_empty(steps, samples, words_of(size), dtype=torch.int64),
+        )
+        records = [pool.empty((steps, samples, size), x.dtype) for _ in range(n_records)]
+        given = flat(x), sheet, sheet.forth(weight), code.numbers, numbers, self.kind.live(x), steps, samples
+        filled = flat(output), _bits(words), tuple(flat(record) for record in records)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Maybe, ...]:
-        tied, weight, *saved = ctx.saved_tensors
-        with torch.no_grad():
-            gradients: Sequence[Maybe] = _adjoint(
-                ctx, _ordered(grads[0]), weight, saved[: ctx.kind.constants], saved[ctx.kind.constants :]
-            )
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "the fused recurrent loop", tied, *grads)
-        return *gradients, None, None, None
+        def work(blocks: Blocks) -> None:
+            for first, stop in blocks:
+                code.call(*given, first, stop, *filled)
 
+        over_samples(work, samples, _BLOCK)
+        return output, words, *records
 
-def _integrate(x: Tensor, weight: Tensor, constants: Sequence[Tensor], kind: _Kind) -> tuple[Tensor, ...]:
-    """The spikes, and what the adjoint needs: their bits, the potential and what entered it, `[T, B, ...]`."""
-    steps, samples = x.shape[:2]
-    numbers = kind.numbers(constants, x)
-    size, dtype = numbers.shape[1], str(numbers.dtype)
-    output, words = pool.empty(tuple(x.shape), x.dtype), torch.empty(steps, samples, words_of(size), dtype=torch.int64)
-    records = [pool.empty((steps, samples, size), x.dtype) for _ in kind.records]
-    kernel = _forward(kind, dtype)
-    given = _flat(x), kind.sheet, kind.sheet.forth(weight), kernel.numbers, numbers, kind.live(x)
-    filled = _flat(output), _bits(words), tuple(_flat(record) for record in records)
+    def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:
+        return *tensors[1:], *results[1:]
 
-    def work(blocks: Blocks) -> None:
-        for first, stop in blocks:
-            kernel.call(*given, steps, samples, first, stop, *filled)
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (g, *_), (weight, *others), n = grads, kept, self.kind.form.constants
+        assert g is not None
+        constants, words, records = others[:n], others[n], others[n + 1 :]
+        g, sheet, (steps, samples, *neurons) = _ordered(g), self.kind.sheet, self.shape
+        numbers = self.kind.numbers(constants, torch.Size(neurons))
+        _, code, _ = _kernels(self.kind, str(numbers.dtype))
+        g_x, turned = pool.empty(tuple(self.shape) if wanted[0] else (0,), g.dtype), sheet.back(weight)
+        given = flat(g), sheet, turned, code.numbers, numbers, steps, samples
+        read = _bits(words), tuple(flat(record) for record in records), flat(g_x)
+        sizes = (
+            (sheet.forth(weight).size if wanted[1] else 0, g.dtype),
+            (len(self.kind.wanted) * numbers.shape[1], torch.float64),
+        )
 
-    over_samples(work, samples, _BLOCK)
-    return output, words, *records
+        def work(blocks: Blocks) -> list[Array]:
+            # By torch, whose memory starts with a line of the cache.
+            sums = [torch.zeros(n, dtype=dtype).numpy() for n, dtype in sizes]
+            for first, stop in blocks:
+                code.call(*given, first, stop, *read, *sums)
+            return sums
 
-
-def _adjoint(
-    ctx: Any, g: Tensor, weight: Tensor, constants: Sequence[Tensor], records: Sequence[Tensor]
-) -> tuple[Maybe, ...]:
-    """Gradients with respect to current, weight and constants, where they are asked for."""
-    kind, (wants_x, wants_weight, *_) = ctx.kind, ctx.needs_input_grad
-    sheet, (words, *recorded), numbers = kind.sheet, records, kind.numbers(constants, g)
-    shape, size, dtype = ctx.shape, numbers.shape[1], str(numbers.dtype)
-    g_x = pool.empty(tuple(shape) if wants_x else (0,), g.dtype)
-    totals = (
-        (sheet.forth(weight).size if wants_weight else 0, g.dtype),
-        (len(kind.wanted) * size, torch.float64),
-    )
-    kernel = _backward(kind, dtype)
-    given = _flat(g), sheet, sheet.back(weight), kernel.numbers, numbers, *shape[:2]
-    read = _bits(words), tuple(_flat(record) for record in recorded), _flat(g_x)
-
-    def work(blocks: Blocks) -> list[Array]:
-        # By torch, whose memory starts with a line of the cache.
-        sums = [torch.zeros(n, dtype=kind_of_sum).numpy() for n, kind_of_sum in totals]
-        for first, stop in blocks:
-            kernel.call(*given, first, stop, *read, *sums)
-        return sums
-
-    parts = over_samples(work, shape[1], _BLOCK)
-    by_weight, by_constant = (sum(sums[1:], sums[0]) for sums in zip(*parts, strict=True))  # threads in their order
-    found: list[Maybe] = [None] * kind.constants
-    for k, total in zip(kind.wanted, by_constant.reshape(-1, size), strict=True):
-        found[k] = sheet.of_map(total).to(g.dtype).reshape(shape[2:])
-    return g_x if wants_x else None, sheet.weight_of(by_weight, weight) if wants_weight else None, *found
+        by_weight, maps = added(over_samples(work, samples, _BLOCK))
+        places = sheet.rows + sheet.high - 1, sheet.columns + sheet.wide - 1
+        of_neurons = sheet.of_map(torch.from_numpy(maps).view(len(self.kind.wanted), *places, sheet.width(g.dtype)))
+        by_constants = by_constant(of_neurons.reshape(-1, *neurons), constants, self.kind.wanted)
+        return g_x if wanted[0] else None, sheet.weight_of(by_weight, weight) if wanted[1] else None, *by_constants
 
 
 def _ordered(tensor: Tensor) -> Tensor:
@@ -232,10 +197,5 @@ def _ordered(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_neg().contiguous()
 
 
-def _flat(tensor: Tensor) -> Array:
-    array: Array = tensor.numpy().reshape(-1)
-    return array
-
-
 def _bits(words: Tensor) -> Array:
-    return _flat(words).view(np.uint64)
+    return flat(words).view(np.uint64)

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES, lanes
-from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
+from fluctua.timeloop.contract import name_of
+from fluctua.timeloop.cpu_source import Kernel, kernel
+from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.threads import pool_of
 
-if TYPE_CHECKING:
-    from fluctua.timeloop.derivation import Plan
-
 Array = NDArray[Any]
-Maybe = Tensor | None
 Block = NDArray[np.uint8]
 
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
@@ -36,62 +34,23 @@ _GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
-@lru_cache(maxsize=256)
-def _forward(plan: "Plan", dtype: str, shared: bool) -> Kernel:
-    outputs = plan.traced.output, plan.traced.potential
-    records = *outputs[: 1 + plan.separate], *plan.own
-    return forward_kernel(plan.traced, "forward", dtype, _facts(dtype, shared), records, plan.halves)
+def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
+    """A pass over what is read, each `[T, B, *N]`, halves last."""
+    like = read[0]
+    written = [pool.empty(tuple(like.shape), like.dtype) for _ in way.written]
+    new_halves = [pool.empty(tuple(like.shape), torch.int16) for _ in way.halves]
+    own, end = _constants(constants, like), _stacked(state, like)
+    sums = torch.zeros((len(way.sums), *like.shape[1:]), dtype=like.dtype)
+    n = len(way.read)
+    rows, out = [_rows(read[:n]), _rows(read[n:])], [_rows(written), _rows(new_halves)]
+    _run(_kernel(way, name_of(like.dtype), own.shape[1] == 1), own, [end, sums], rows, out, like.shape)
+    return Passed([*written, *new_halves], end, sums)
 
 
 @lru_cache(maxsize=256)
-def _backward(plan: "Plan", dtype: str, shared: bool, wants_inputs: bool) -> Kernel:
-    facts, writes = _facts(dtype, shared), plan.kind.inputs if wants_inputs else 0
-    gradients = plan.gradients[plan.kind.inputs - writes :]
-    return backward_kernel(
-        plan.traced, "backward", dtype, facts, gradients, plan.read, writes=writes, compact=bool(plan.halves)
-    )
-
-
-def _facts(dtype: str, shared: bool) -> dict[str, Any]:
-    return {"SHARED": shared, "LANES": lanes(dtype), "BLOCK": BLOCK, "STEPS": _STEPS}
-
-
-def integrate(
-    inputs: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor], plan: "Plan"
-) -> list[Tensor]:
-    """See `derivation.integrate`."""
-    x = inputs[0]
-    first = 1 + plan.separate
-    rows = [pool.empty(tuple(x.shape), x.dtype) for _ in range(first + len(plan.own))]
-    halves = [pool.empty(tuple(x.shape), torch.int16) for _ in plan.halves]
-    own, end = _constants(constants, x), _stacked(state, x)
-    kernel = _forward(plan, _name(x.dtype), own.shape[1] == 1)
-    _run(kernel, own, [end], [_rows(inputs)], [_rows(rows), _rows(halves)], x.shape)
-    return [*rows[:first], *(part.clone() for part in end), *rows[first:], *halves]
-
-
-def adjoint(
-    g_output: Tensor,
-    g_state: Sequence[Tensor],
-    constants: Sequence[Tensor],
-    read: Sequence[Tensor],
-    halves: Sequence[Tensor],
-    wants_inputs: bool,
-    plan: "Plan",
-) -> list[Maybe]:
-    """See `derivation.adjoint`."""
-    kind = plan.kind
-    shape, dtype = g_output.shape, g_output.dtype
-    results = [pool.empty(tuple(shape), dtype) for _ in range(kind.inputs if wants_inputs else 0)]
-    state, sums = _stacked(g_state, g_output), torch.zeros((len(kind.wanted), *shape[1:]), dtype=dtype)
-    own = _constants(constants, g_output)
-    kernel = _backward(plan, _name(dtype), own.shape[1] == 1, wants_inputs)
-    _run(kernel, own, [state, sums], [_rows([g_output, *read]), _rows(halves)], [_rows(results)], shape)
-    by_constant: list[Maybe] = [None] * kind.constants
-    for k, total in zip(kind.wanted, sums, strict=True):
-        by_constant[k] = _summed(total, constants[k])
-    by_input: Sequence[Maybe] = results or [None] * kind.inputs
-    return [*by_input, *(part.clone() for part in state), *by_constant]
+def _kernel(way: Pass, dtype: str, shared: bool) -> Kernel:
+    facts = {"FORTH": way.forth, "SHARED": shared, "LANES": lanes(dtype), "BLOCK": BLOCK, "STEPS": _STEPS}
+    return kernel(way, "through", dtype, facts)
 
 
 class _Row(NamedTuple):
@@ -183,7 +142,7 @@ def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
     """The constants, one row each, with one column if all neurons share them, else one for each neuron."""
     neurons = like.shape[2:]
     shared = all(value.numel() == 1 for value in values)
-    rows = np.zeros((len(values), 1 if shared else math.prod(neurons)), _name(like.dtype))
+    rows = np.zeros((len(values), 1 if shared else math.prod(neurons)), name_of(like.dtype))
     for row, value in zip(rows, values, strict=True):
         number = value.detach()
         row[:] = (number if number.numel() == 1 else number.expand(neurons)).numpy().reshape(-1)
@@ -198,7 +157,7 @@ def _row(tensor: Tensor) -> _Row:
     """Copied is only what is not contiguous within a step."""
     tensor = tensor.detach().resolve_neg()
     if tensor.numel() == 0:
-        return _Row(np.empty(0, _name(tensor.dtype)), 0)
+        return _Row(np.empty(0, name_of(tensor.dtype)), 0)
     if not tensor[0].is_contiguous():
         tensor = tensor.contiguous()
     steps, columns, stride = tensor.shape[0], math.prod(tensor.shape[1:]), tensor.stride(0) if len(tensor) > 1 else 0
@@ -213,22 +172,9 @@ def _stacked(parts: Sequence[Tensor], like: Tensor) -> Tensor:
     return out
 
 
-def _summed(gradient: Tensor, constant: Tensor) -> Tensor:
-    """Sum over the batch and over the neurons that share a value of the constant."""
-    # By NumPy in double precision: the order in which torch sums depends on the number of threads.
-    g = gradient.numpy().sum(0, dtype=np.float64)
-    padded = (1,) * (g.ndim - constant.ndim) + constant.shape
-    shared = tuple(axis for axis, size in enumerate(padded) if size == 1)
-    return torch.as_tensor(g.sum(shared), dtype=constant.dtype).reshape(constant.shape)
-
-
 def _is_line(numbers: Array) -> bool:
     """Whether an array starts with a cache line."""
     return numbers.ctypes.data % BYTES == 0
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 # -- memory for the tensors, used again when they are freed ------------------------------------------------------------

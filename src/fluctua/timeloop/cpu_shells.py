@@ -3,15 +3,15 @@
 A shell knows where numbers lie and in which order they are taken. Upper-case names are constants of the file, and the
 functions below stand for those that are written from a neuron's step:
 
-    constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k
-    states_at(states, j, stride)             all parts of their state, one every `stride` numbers; `keep` writes them
-    inputs_at(inputs, t, strides, j)         inputs of step t
-    forth(x, s, c, records, halves, at, streams)     one step: the state after it, and who fired
-    rows_at(rows, halves, t, strides, j, g)  what the way back reads of step t, first the gradient wrt the output
-    with_records(g, own, records, at)        the same, of a gradient that lies elsewhere
-    back(r, g, c, results, at, streams)      one step back: gradients wrt the state before it, and those wrt constants
-    both(x, y), fired_of(out)                one or two inputs as `forth` takes them, and who fired as bits
-    no_sums(g), added(a, b), add_to(sums, j, stride, a)     sums of the latter
+    constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k, and the step's numbers
+    states_at(states, j, stride)             all that is carried along, one every `stride` numbers; `keep` writes it
+    rows_at(rows, halves, t, strides, j, s)  what is read of step t
+    with_records(first, at, records, to)     the same, of which the first part lies elsewhere
+    both(x, y)                               the same, of one or two inputs
+    step(r, s, c, results, halves, at, streams)     what is carried along after the step, what is to be summed up over
+                                             time, and who fired; writes the rest
+    fired_of(out)                            who fired as bits
+    no_sums(s), added(a, b), add_to(sums, j, stride, a)     sums over time
 """
 # ruff: noqa: F821 - the names above
 # mypy: ignore-errors
@@ -19,11 +19,14 @@ functions below stand for those that are written from a neuron's step:
 import numpy as np
 
 
-def forward(numbers, constants, states, inputs, records, halves, strides, columns, steps, start, stop, streams):
-    """Take the columns `start:stop` of `[T, columns]` arrays through all steps; `states` is carried along in place.
+def through(
+    numbers, constants, states, sums, rows, halves, results, halves_out, strides, columns, steps, start, stop, streams
+):  # fmt: skip
+    """Take the columns `start:stop` of `[T, columns]` arrays through all steps, onward if FORTH, else from the last.
 
-    Each array is passed over once, a few steps of a vector of columns at a time, so that its state stays in registers
-    in between. All arrays are flat; step t of an input starts at `t` times its stride.
+    `states` is carried along in place, and `sums` is added to. Each array is passed over once, a few steps of a vector
+    of columns at a time, so that its state stays in registers in between. All arrays are flat; step t of what is read
+    starts at `t` times its stride.
     """
     for lo in range(start, stop, BLOCK):
         width = min(BLOCK, stop - lo)
@@ -33,29 +36,13 @@ def forward(numbers, constants, states, inputs, records, halves, strides, column
                 j = lo + k
                 s = states_at(states, j, columns)
                 c = constants_at(own, k, numbers, s)
-                for t in range(begin, min(begin + STEPS, steps)):
-                    x = inputs_at(inputs, t, strides, j)
-                    s, _ = forth(x, s, c, records, halves, t * columns + j, streams)
-                keep(states, j, columns, s)
-    fence()
-
-
-def backward(numbers, constants, states, sums, rows, halves, results, strides, columns, steps, start, stop, streams):
-    """From the last step to the first; `states` are the gradients wrt the state, `sums` those wrt constants."""
-    for lo in range(start, stop, BLOCK):
-        width = min(BLOCK, stop - lo)
-        own = constants if SHARED else repeated(constants, lo, width)
-        for end in range(steps, 0, -STEPS):
-            for k in range(0, width, LANES):
-                j = lo + k
-                g = states_at(states, j, columns)
-                c = constants_at(own, k, numbers, g)
-                total = no_sums(g)
-                for t in range(end - 1, max(end - STEPS, 0) - 1, -1):
-                    r = rows_at(rows, halves, t, strides, j, g)
-                    g, more = back(r, g, c, results, t * columns + j, streams)
+                total = no_sums(s)
+                for i in range(begin, min(begin + STEPS, steps)):
+                    t = i if FORTH else steps - 1 - i
+                    r = rows_at(rows, halves, t, strides, j, s)
+                    s, more, _ = step(r, s, c, results, halves_out, t * columns + j, streams)
                     total = added(total, more)
-                keep(states, j, columns, g)
+                keep(states, j, columns, s)
                 add_to(sums, j, columns, total)
     fence()
 
@@ -121,7 +108,7 @@ def integrate(
                             x = x + load(from_first, heard[e] + j)
                         for e in range(n_others):
                             y = y + load(from_second, others[e] + j)
-                    h, out = forth(both(x, y), h, c, records, (), ((s - first) * steps + t) * width + j, False)
+                    h, _, out = step(both(x, y), h, c, records, (), ((s - first) * steps + t) * width + j, False)
                     if SPIKING:
                         fired = fired_of(out) << np.uint64(j & 63)
                         words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
@@ -143,7 +130,7 @@ def adjoint(numbers, constants, states, sums, records, results, steps, first, st
                 g = states_at(states, k, stride)
                 c = constants_at(constants, j, numbers, g)
                 r = with_records(results[0], at, records, at)
-                g, more = back(r, g, c, results, at, False)
+                g, more, _ = step(r, g, c, results, (), at, False)
                 keep(states, k, stride, g)
                 add_to(sums, k, stride, more)
 
@@ -170,7 +157,8 @@ def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples,
             for j in range(0, size, LANES):
                 h = states_at(states, own + j, block)
                 c = constants_at(constants, j, numbers, h)
-                h, fired = forth((load(outside, j) + load(heard, own + j),), h, c, records, (), at + j, True)
+                current = load(outside, j) + load(heard, own + j)
+                h, _, fired = step(both(current, broadcast(0.0, current)), h, c, records, (), at + j, True)
                 keep(states, own + j, block, h)
                 words[word + (j >> 6)] |= (fired_of(fired) << np.uint64(j & 63)) & live[j >> 6]
             n = found_spikes(words, word, n_words, found, spikes)
@@ -207,7 +195,7 @@ def back_map(
                 h = states_at(states, own + j, block)
                 c = constants_at(constants, j, numbers, h)
                 r = with_records(g, own + j, records, at + j)
-                h, more = back(r, h, c, (g,), own + j, False)
+                h, more, _ = step(r, h, c, (g,), (), own + j, False)
                 keep(states, own + j, block, h)
                 add_to(sums, own + j, block, more)
             if g_x.size > 0:

@@ -6,15 +6,15 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Form
+from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
-from fluctua.timeloop.steps import Step
+from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.tracing import Traced, traced
-
-Maybe = Tensor | None
 
 
 class Kind(NamedTuple):
@@ -26,10 +26,7 @@ class Kind(NamedTuple):
     """
 
     device: Literal["cpu", "gpu"]
-    step: Step | str
-    inputs: int
-    states: int
-    constants: int
+    form: Form
     wanted: tuple[int, ...]
     trains: bool
     compact: bool
@@ -47,8 +44,7 @@ class Kind(NamedTuple):
     ) -> "Kind":
         """The kind of a population, on a device."""
         wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
-        sizes = dynamics.inputs, dynamics.states, len(dynamics.constants)
-        return cls(device, dynamics.step, *sizes, wanted, trains, compact and trains and dynamics.spiking, recurrent)
+        return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,44 +52,43 @@ class Plan:
     """What the way back reads of each step, and so what the way forth records.
 
     Attributes:
-        kind: what there is to do.
         traced: the step.
-        gradients: with respect to inputs, state and the constants that are wanted.
-        read: values of the step, in single or double precision.
-        own: those of them that nobody else keeps.
-        halves: what is recorded in bfloat16, and read.
-        separate: whether the potential is not the output itself.
-        places: of what is read, among the inputs, the potential and what is recorded.
+        forth: the way forth; it writes the output, the potential unless it is the output, and what is recorded.
+        back: the way back, without and with gradients wrt the inputs.
+        places: of what that reads, among the inputs, the potential and what is recorded.
     """
 
-    kind: Kind
     traced: Traced
-    gradients: tuple[Value, ...]
-    read: tuple[Expression, ...]
-    own: tuple[Expression, ...]
-    halves: tuple[Value, ...]
-    separate: bool
+    forth: Pass
+    back: tuple[Pass, Pass]
     places: tuple[int, ...]
 
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
         """The cheapest; potential and inputs are there anyway."""
-        t = traced(kind.step, kind.inputs, kind.states, kind.constants)
-        roots, separate = t.roots(kind.wanted), t.output is not t.potential
-        if not kind.trains:
-            return cls(kind, t, tuple(roots), (), (), (), separate, ())
-        half, inputs, halves = t.leaf("half", 0), [t.leaf("input", k) for k in range(kind.inputs)], tuple[Value, ...]()
+        t, n = traced(*kind.form), kind.form.inputs
+        roots, read, halves = t.roots(kind.wanted), tuple[Expression, ...](), tuple[Value, ...]()
+        inputs = t.leaves("input", n)
         if kind.compact and isinstance(t.distance, Expression):
-            halves = (t.distance,)
+            (half,), halves = t.leaves("half", 1), (t.distance,)
             known: dict[Expression, Value] = {t.distance: half}
             if t.distance.op == "sub" and t.distance.args[0] is t.potential:
                 known[t.potential] = t.graph("add", half, t.distance.args[1])
             roots = replaced(t.graph, roots, known)
-        costs = {t.potential: 1.0 if halves else 0.5, **dict.fromkeys([] if kind.recurrent else inputs, 0.6)}
-        read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
+        costs = {t.potential: 1.0 if halves else 0.5, **dict.fromkeys(() if kind.recurrent else inputs, 0.6)}
+        if kind.trains:
+            read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
         own = tuple(e for e in read if e not in costs)
-        there = [*inputs, t.potential, *own]
-        return cls(kind, t, tuple(roots), read, own, halves, separate, tuple(there.index(e) for e in read))
+        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own]
+        outputs = (t.output, t.potential) if t.separate else (t.output,)
+        without, with_inputs = (Pass.back(t, roots, read, m, half=bool(halves)) for m in (0, n))
+        forth = Pass.onward(t, (*outputs, *own), halves)
+        return cls(t, forth, (without, with_inputs), tuple(there.index(e) for e in read))
+
+    @property
+    def first(self) -> int:
+        """The number of the results of `integrate` in front of the state."""
+        return 1 + self.traced.separate
 
 
 @lru_cache(maxsize=256)
@@ -102,19 +97,21 @@ def plan_of(kind: Kind) -> Plan:
     return Plan.of(kind)
 
 
-def integrate(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+def integrate(tensors: Sequence[Tensor], kind: Kind, heard: Sequence[Maybe] = ()) -> list[Tensor]:
     """The way forth.
 
     Args:
         tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants.
         kind: what there is to do.
+        heard: through which weight and bias, if it is recurrent.
 
     Returns:
         Output, potential unless it is the output, final state, and what is recorded for the way back.
     """
-    n, end = kind.inputs, kind.inputs + kind.states
-    results: list[Tensor] = _passes(kind).integrate(tensors[:n], tensors[n:end], tensors[end:], plan_of(kind))
-    return results
+    plan, n, end = plan_of(kind), kind.form.inputs, kind.form.inputs + kind.form.states
+    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], tensors[n:end], tensors[end:], *heard)
+    written = passed.written
+    return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
 
 def adjoint(
@@ -124,6 +121,7 @@ def adjoint(
     shape: torch.Size,
     wants_inputs: bool,
     kind: Kind,
+    heard: Sequence[Maybe] = (),
 ) -> list[Maybe]:
     """The way back.
 
@@ -133,32 +131,57 @@ def adjoint(
         saved: constants, then what `to_be_saved` gave.
         shape: of an input.
         wants_inputs: whether gradients with respect to the inputs are asked for.
-        kind: of the way forth.
+        kind: of the way forth; likewise `heard`.
 
     Returns:
         Gradients with respect to inputs, state and constants.
     """
-    n = kind.constants + len(plan_of(kind).read)
-    constants, read, halves = saved[: kind.constants], saved[kind.constants : n], saved[n:]
+    plan = plan_of(kind)
+    constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
     like = constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    found: list[Maybe] = _passes(kind).adjoint(g_output, ends, constants, read, halves, wants_inputs, plan_of(kind))
-    return found
+    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], ends, constants, *heard)
+    by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
+    by_state = [part.clone() for part in passed.state]
+    return [*by_input, *by_state, *by_constant(over_samples(passed.sums), constants, kind.wanted)]
 
 
 def to_be_saved(tensors: Sequence[Tensor], results: Sequence[Tensor], kind: Kind) -> list[Tensor]:
     """Constants, and what the plan reads on the way back, of the arguments and results of `integrate`."""
-    plan, n = plan_of(kind), kind.inputs
-    first = 1 + plan.separate + kind.states
-    there = [*tensors[:n], results[int(plan.separate)], *results[first:]]
-    halves = results[first + len(plan.own) :]
-    return [*tensors[n + kind.states :], *(there[k] for k in plan.places), *halves]
+    plan, n = plan_of(kind), kind.form.inputs
+    records = results[plan.first + kind.form.states :]
+    there = [*tensors[:n], results[plan.first - 1], *records]
+    halves = records[len(records) - len(plan.forth.halves) :]
+    return [*tensors[n + kind.form.states :], *(there[k] for k in plan.places), *halves]
 
 
-def _passes(kind: Kind) -> Any:
-    """The module with both ways, which is imported when it is first needed."""
-    return import_module(_PASSES[kind.device])
+def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:
+    """The way back where nothing is kept anyway, so that only its number of records counts."""
+    roots = t.roots(wanted)
+    return Pass.back(t, roots, cheapest_records(roots, lambda e: 1.0), writes)
 
 
-_PASSES = {"cpu": "fluctua.timeloop.cpu_loop", "gpu": "fluctua.timeloop.gpu_loop"}
+def over_samples(sums: Tensor) -> Tensor:
+    """The sum of `[W, B, *N]` over samples, in double precision."""
+    # By NumPy: the order in which torch sums depends on the number of threads.
+    return sums.sum(1, dtype=torch.float64) if sums.is_cuda else torch.from_numpy(sums.numpy().sum(1, dtype=np.float64))
+
+
+def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]) -> list[Maybe]:
+    """Gradients with respect to all constants, from those of the wanted for each neuron `[W, *N]`."""
+    found: list[Maybe] = [None] * len(constants)
+    for k, total in zip(wanted, sums, strict=True):
+        padded = (1,) * (total.ndim - constants[k].ndim) + constants[k].shape
+        shared = tuple(axis for axis, size in enumerate(padded) if size == 1)
+        summed = total.sum(shared) if total.is_cuda else torch.from_numpy(np.asarray(total.numpy().sum(shared)))
+        found[k] = summed.to(constants[k].dtype).reshape(constants[k].shape)
+    return found
+
+
+def _engine(kind: Kind) -> Any:
+    """The module that runs a pass, which is imported when it is first needed."""
+    return import_module(_ENGINES[kind.device])
+
+
+_ENGINES = {"cpu": "fluctua.timeloop.cpu_loop", "gpu": "fluctua.timeloop.gpu_loop"}

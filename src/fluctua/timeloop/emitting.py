@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
 
 from fluctua.timeloop.expressions import Expression, Value, walk
+from fluctua.timeloop.tracing import Traced
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<="} | {
     "eq": "==", "ne": "!=", "and": "&", "or": "|",
@@ -35,8 +39,9 @@ NUMBA = Dialect(
         "max": "larger({0}, {1})",
         "min": "smaller({0}, {1})",
     }
-    | {op: op + "_of({0})" for op in ("exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos", "round", "floor")}
-    | {"trunc": "trunc_of({0})", "mul_add": "mul_add({0}, {1}, {2})"},
+    | {op: op + "_of({0})" for op in ("exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos")}
+    | {op: op + "_of({0})" for op in ("round", "floor", "trunc")}
+    | {"mul_add": "mul_add({0}, {1}, {2})"},
     fuses=True,
 )
 
@@ -61,8 +66,90 @@ def triton_dialect(dtype: str) -> Dialect:
     return Dialect(_TRITON | exact, fuses=False)
 
 
-def literals(roots: Sequence[Value]) -> list[float]:
-    """Numbers in the expressions that are arguments of a kernel, in the order of their places."""
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A neuron's way through time, forth or back: all that a shell knows of it, step by step.
+
+    Attributes:
+        traced: the step.
+        forth: whether time runs on. No operation is then fused with another, so that spikes are those of torch.
+        read: what is read: inputs, or the gradient wrt the output and records.
+        half: what is read in bfloat16, behind the others.
+        before: what is carried along, ahead of a step.
+        after: the same behind it.
+        written: what is written, each to an array of its own.
+        halves: what is written in bfloat16.
+        sums: what is summed up over time.
+    """
+
+    traced: Traced
+    forth: bool
+    read: tuple[Expression, ...]
+    half: tuple[Expression, ...]
+    before: tuple[Expression, ...]
+    after: tuple[Value, ...]
+    written: tuple[Value, ...]
+    halves: tuple[Value, ...] = ()
+    sums: tuple[Value, ...] = ()
+
+    @classmethod
+    def onward(cls, t: Traced, records: Sequence[Value], halves: Sequence[Value] = ()) -> "Pass":
+        """The step itself, which leaves such records."""
+        inputs, before = (t.leaves(kind, n) for kind, n in (("input", t.inputs), ("state", len(t.state))))
+        return cls(t, True, inputs, (), before, t.state, tuple(records), tuple(halves))
+
+    @classmethod
+    def back(
+        cls, t: Traced, gradients: Sequence[Value], read: Sequence[Expression], writes: int, *, half: bool = False
+    ) -> "Pass":
+        """The adjoint: `gradients` as of `Traced.roots`, of which those wrt so many inputs are written."""
+        n, m = t.inputs, t.inputs + len(t.state)
+        g_output, *before = t.leaves("gradient", 1 + len(t.state))
+        reads = (g_output, *read), t.leaves("half", int(half))
+        after, written, sums = (tuple(gradients[part]) for part in (slice(n, m), slice(writes), slice(m, None)))
+        return cls(t, False, *reads, tuple(before), after, written, sums=sums)
+
+
+class Passed(NamedTuple):
+    """What a pass leaves: what was written, in bfloat16 last, what was carried along `[S, B, *N]`, and sums alike."""
+
+    written: list[Tensor]
+    state: Tensor
+    sums: Tensor
+
+
+class Body:
+    """The lines of one step of a pass, from `r0, s0, c0, n0, ...`: what is read, the state, constants and numbers.
+
+    Attributes:
+        numbers: of the step that are arguments of a kernel, so that no surrogate needs code of its own.
+        lines: what is computed.
+        after: names of the results, as of the fields of `Pass`; likewise `written`, `halves` and `sums`.
+        fired: of the comparison that makes spikes.
+    """
+
+    def __init__(self, way: Pass, dialect: Dialect) -> None:
+        mask = way.traced.fired if way.forth else None
+        roots = [*way.after, *way.written, *way.halves, *way.sums, *([] if mask is None else [mask])]
+        self.numbers = _literals(roots)
+        self.constants = len(way.traced.by_constant)
+        constants = way.traced.leaves("constant", self.constants)
+        given = {"r": (*way.read, *way.half), "s": way.before, "c": constants}
+        known = {e: f"{name}{k}" for name, group in given.items() for k, e in enumerate(group)}
+        w = Writer(dialect, known, {value: f"n{k}" for k, value in enumerate(self.numbers)})
+        w.write(*roots, fused=not way.forth)
+        self.lines = w.lines
+        groups = way.after, way.written, way.halves, way.sums
+        self.after, self.written, self.halves, self.sums = ([w.name(value) for value in group] for group in groups)
+        self.fired = None if mask is None else w.mask(mask)
+
+
+def names(prefix: str, count: int) -> list[str]:
+    """Such as `x0, x1`."""
+    return [f"{prefix}{k}" for k in range(count)]
+
+
+def _literals(roots: Sequence[Value]) -> list[float]:
     made = [e for e in walk(roots) if e.op != "leaf"]
     plain = [value for value in (*roots, *(a for e in made for a in e.args)) if not isinstance(value, Expression)]
     return list(dict.fromkeys(float(value) for value in plain if value not in _PLAIN))
@@ -74,7 +161,7 @@ class Writer:
     Args:
         dialect: the language.
         known: names of what is there already.
-        numbers: names of `literals`.
+        numbers: names of those numbers that are not written out.
     """
 
     def __init__(self, dialect: Dialect, known: dict[Expression, str], numbers: dict[float, str]) -> None:

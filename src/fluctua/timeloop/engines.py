@@ -66,8 +66,9 @@ def run(current: Tensor, parameters: LoopParameters, state: State | None = None)
         ValueError: fewer than two axes, no time step, an integer current, a state of another shape, or `torch.vmap`
             over neurons that spike.
     """
-    wide = widened(current)
-    state = _at_rest(wide, parameters) if state is None else _checked(state, wide, parameters)
+    if state is None:
+        rest = widened(current).new_zeros(current.shape[1:])
+        state = State(rest, rest, None if parameters.adaptation is None else rest)
     result = integrate((current,), parameters.dynamics, parameters.parts(state))
     return result._replace(state=parameters.after(result.state, state))
 
@@ -137,12 +138,20 @@ def widened(current: Tensor) -> Tensor:
     return current.float() if current.dtype in (torch.float16, torch.bfloat16) else current
 
 
-def choose(inputs: Tensors, dynamics: Dynamics) -> Engine:
-    """The engine that serves this request: the wanted one, or the first that supports it."""
+def wants(name: str) -> bool:
+    """Whether an engine may serve, for all that is asked for."""
+    return _wanted.get() in ("auto", name)
+
+
+def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> Engine:
+    """The engine that serves this request: the wanted one, or the first that supports it.
+
+    `neurons` is the shape of the population, by default that of the inputs.
+    """
     wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
         candidate = _load(name)
-        reason = candidate.unsupported(inputs, dynamics)
+        reason = candidate.unsupported(inputs, dynamics, neurons)
         if reason is None:
             return candidate
         if not torch.compiler.is_compiling():
@@ -165,23 +174,6 @@ def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]
         _loaded[name] = getattr(import_module(module), attribute)()
-
-
-def _at_rest(current: Tensor, p: LoopParameters) -> State:
-    rest = current.new_zeros(current.shape[1:])
-    return State(rest, rest, None if p.adaptation is None else rest)
-
-
-def _checked(state: State, current: Tensor, p: LoopParameters) -> State:
-    """The state in the current's type, without an adaptation that the population does not have."""
-    parts = state[:2] if p.adaptation is None else state
-    if any(part is None or part.shape != current.shape[1:] for part in parts):
-        names = ", ".join(State._fields[: len(parts)])
-        shapes = [None if part is None else tuple(part.shape) for part in parts]
-        raise ValueError(
-            f"a state ({names}) has the shape of one step of the current, {tuple(current.shape[1:])}, got {shapes}"
-        )
-    return State(*(part.to(current) for part in parts if part is not None))
 
 
 def _is_mapped(tensor: Tensor) -> bool:

@@ -5,6 +5,7 @@ What is kept for backward are the spikes as bits.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,10 @@ from torch.nn.grad import conv2d_input
 from fluctua.simd.vectors import width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.events_layout import Array
-from fluctua.timeloop.limits import anchor, differentiable_once
-from fluctua.timeloop.threads import Blocks, over_samples
+from fluctua.timeloop.contract import name_of
+from fluctua.timeloop.cpu_loop import Array, pool
+from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
 
@@ -53,7 +54,7 @@ class Window(NamedTuple):
         outputs, channels, high, wide = self.weight
         along, taps = self.stride[1], self.taps
         whole = nn.functional.pad(weight.detach(), (0, taps * along - wide))
-        return _padded(whole.view(outputs, channels, high, taps, along).flip(3).permute(1, 2, 4, 3, 0))
+        return padded(whole.view(outputs, channels, high, taps, along).flip(3).permute(1, 2, 4, 3, 0))
 
     def weight_of(self, rows: Array) -> Tensor:
         """Back from there, in the shape of the weight."""
@@ -90,42 +91,40 @@ def convolved(
         `[F, outputs, rows, columns]`.
     """
     window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding)  # type: ignore[arg-type]
-    out: Tensor = _Convolution.apply(window, spikes, anchor([x, weight, bias]), x, weight, bias)  # type: ignore[no-untyped-call]
-    return out
+    return apply(_Convolution(window, spikes), (x, weight, bias))[0]
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        window: Window, spikes: SpikeBatch, tied: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        return _gathered(window, spikes, weight, bias)
+@dataclass(frozen=True, eq=False)
+class _Convolution:
+    """See `limits.Operation`: of frames, weight and bias."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.window, ctx.spikes, tied, _, weight, _ = inputs
-        ctx.save_for_backward(tied, weight)
+    window: Window
+    spikes: SpikeBatch
+    called = "a convolution of spikes"
+    differentiable = (0,)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (tied, weight), (wants_x, wants_weight, wants_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad[3:]
-        with torch.no_grad():
-            g = g.contiguous()
-            gradients: Sequence[Tensor | None] = (
-                _spread(ctx.window, weight, g) if wants_x else None,
-                _scattered(ctx.window, ctx.spikes, g) if wants_weight else None,
-                g.sum((0, 2, 3)) if wants_bias else None,
-            )
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "a convolution of spikes", tied, weight, *grads)
-        return None, None, None, *gradients
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        return [_gathered(self.window, self.spikes, *tensors[1:])]
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [tensors[1]]
+
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (g,), (weight,) = grads, kept
+        assert g is not None
+        g = g.contiguous()
+        return (
+            _spread(self.window, weight, g) if wanted[0] else None,
+            _scattered(self.window, self.spikes, g) if wanted[1] else None,
+            g.sum((0, 2, 3)) if wanted[2] else None,
+        )
 
 
 def _gathered(window: Window, spikes: SpikeBatch, weight: Tensor, bias: Tensor | None) -> Tensor:
     frames, dtype = spikes.shape[0], weight.dtype
     out = pool.empty((frames, *window.shape), dtype)
     rows = window.rows(weight)
-    offset = _padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
+    offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
     arrays, memory = spikes.arrays(dtype), flat(out)
 
     def work(blocks: Blocks) -> None:
@@ -141,14 +140,13 @@ def _scattered(window: Window, spikes: SpikeBatch, g: Tensor) -> Tensor:
     arrays, memory = spikes.arrays(g.dtype), flat(g)
     size = window.rows(g.new_empty(window.weight)).size
 
-    def work(blocks: Blocks) -> Array:
+    def work(blocks: Blocks) -> list[Array]:
         total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # which starts with a line of the cache
         for first, stop in blocks:
             kernels.scatter(*arrays, window.geometry, memory, first, stop, total)
-        return total
+        return [total]
 
-    parts = over_samples(work, len(g), _BLOCK)
-    return window.weight_of(sum(parts[1:], parts[0]))  # over threads, in their order
+    return window.weight_of(*added(over_samples(work, len(g), _BLOCK)))
 
 
 def _spread(window: Window, weight: Tensor, g: Tensor) -> Tensor:
@@ -161,10 +159,9 @@ def _spread(window: Window, weight: Tensor, g: Tensor) -> Tensor:
     return out
 
 
-def _padded(values: Tensor) -> Array:
+def padded(values: Tensor) -> Array:
     """Rows padded to whole vectors, as one axis."""
-    n, item = values.shape[-1], values.new_empty(0).numpy().dtype
-    out = values.new_zeros(*values.shape[:-1], width_of(n, item))
+    n = values.shape[-1]
+    out = values.new_zeros(*values.shape[:-1], width_of(n, name_of(values.dtype)))
     out[..., :n] = values
-    array: Array = out.numpy().reshape(-1)
-    return array
+    return flat(out)

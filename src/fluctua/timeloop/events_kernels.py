@@ -8,7 +8,7 @@ words]` of 64 units each. The values of graded spikes follow in the order of the
 import numpy as np
 
 from fluctua.simd.compiling import kernel
-from fluctua.simd.memory import load, store
+from fluctua.simd.memory import load, load4, store
 from fluctua.spikes.bits import rows_of
 
 
@@ -30,22 +30,13 @@ def scatter(  # type: ignore[no-untyped-def]
             start = starts[at] if graded else 0
             row, j = ((s - first) * steps + t) * width, 0
             while j + 4 * lane <= width:
-                at = row + j
-                g0, g1, g2, g3 = load(g, at), load(g, at + lane), load(g, at + 2 * lane), load(g, at + 3 * lane)
+                four = load4(g, row + j)
                 if graded:
                     for e in range(n):
-                        k, value = rows[e] + j, values[start + e]
-                        store(gradient, k, load(gradient, k) + g0 * value)
-                        store(gradient, k + lane, load(gradient, k + lane) + g1 * value)
-                        store(gradient, k + 2 * lane, load(gradient, k + 2 * lane) + g2 * value)
-                        store(gradient, k + 3 * lane, load(gradient, k + 3 * lane) + g3 * value)
+                        store(gradient, rows[e] + j, load4(gradient, rows[e] + j) + four * values[start + e])
                 else:
                     for e in range(n):
-                        k = rows[e] + j
-                        store(gradient, k, load(gradient, k) + g0)
-                        store(gradient, k + lane, load(gradient, k + lane) + g1)
-                        store(gradient, k + 2 * lane, load(gradient, k + 2 * lane) + g2)
-                        store(gradient, k + 3 * lane, load(gradient, k + 3 * lane) + g3)
+                        store(gradient, rows[e] + j, load4(gradient, rows[e] + j) + four)
                 j += 4 * lane
             while j < width:
                 g0 = load(g, row + j)

@@ -8,8 +8,9 @@ Samples are split over threads, each with a gradient of the weights of its own; 
 a fixed number of threads gives the same numbers every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,13 @@ from torch import Tensor
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.events_adjoint import Record, adjoint
-from fluctua.timeloop.events_layout import Arriving, Kind, Maybe, Numbers, Padded
-from fluctua.timeloop.limits import anchor, differentiable_once
+from fluctua.timeloop.events_adjoint import adjoint
+from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
+from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
-_NUMBERS = len(Numbers._fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,13 @@ class Layer:
     def kind(self) -> Kind:
         """What there is to do, numbers apart."""
         recurrent = self.recurrent is not None or self.recurrent_second is not None
-        return Kind.of(self.dynamics, self.sections, recurrent, self.initial)
+        return Kind(self.dynamics.form, self.sections, recurrent, self.initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
-        """All its numbers: `Numbers`, then the constants."""
-        recurrent = self.recurrent, self.recurrent_second, self.recurrent_bias
-        return *Numbers(self.weight, self.bias, *recurrent), *self.dynamics.constants
+        """Weight and bias of each path that spikes take to it, then the constants."""
+        recurrent = self.recurrent, self.recurrent_bias, self.recurrent_second, None
+        return self.weight, self.bias, *recurrent, *self.dynamics.constants
 
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
@@ -79,52 +79,52 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     Returns:
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
-    kinds = tuple(layer.kind for layer in layers)
-    tensors = [t for layer in layers for t in layer.tensors]
-    results = _Layers.apply(kinds, spikes, anchor([x, *tensors]), x, *tensors)  # type: ignore[no-untyped-call]
-    outputs: tuple[Tensor, ...] = results[: len(layers[-1].sections)]
-    return outputs
+    operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
+    results = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
+    return results[: len(layers[-1].sections)]
 
 
-class _Layers(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        kinds: Sequence[Kind], spikes: SpikeBatch | None, tied: Tensor, x: Tensor, *tensors: Maybe
-    ) -> tuple[Tensor, ...]:
-        return _integrate(_padded(kinds, tensors, x.dtype), spikes, x)
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """See `limits.Operation`: of the input, then of all tensors of the layers."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.kinds, ctx.spikes, tied, x, *tensors = inputs
-        ctx.shape, ctx.n_tensors = x.shape, len(tensors)
-        words = output[len(ctx.kinds[-1].sections) :]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*words)
-        ctx.save_for_backward(tied, *tensors, x if ctx.spikes is None else None, *words)
+    kinds: Sequence[Kind]
+    spikes: SpikeBatch | None
+    shape: torch.Size
+    called = "fused layers"
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        if all(g is None for g in grads):
-            return tuple([None] * (4 + ctx.n_tensors))
-        with torch.no_grad():
-            gradients = _adjoint(ctx, grads[: len(ctx.kinds[-1].sections)])
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "fused layers", *ctx.saved_tensors[:1], *grads)
-        return None, None, None, *gradients
+    @property
+    def differentiable(self) -> Collection[int]:
+        return range(len(self.kinds[-1].sections))
+
+    def forth(self, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+        x, *others = tensors
+        return _integrate(_padded(self.kinds, others, x.dtype), self.spikes, x)
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
+        x, *others = tensors
+        return x if self.spikes is None else None, *others, *results[len(self.differentiable) :]
+
+    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (current, *others), words = kept[: len(wanted)], kept[len(wanted) :]
+        g_outputs = grads[: len(self.differentiable)]
+        like = next(g for g in g_outputs if g is not None)
+        layers = _padded(self.kinds, others, like.dtype)
+        arriving = _all_arriving(self.spikes, like if current is None else current, words)
+        g_input = torch.empty(self.shape, dtype=like.dtype) if wanted[0] else None
+        block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
+        split, asked = _split(self.kinds, others), _split(self.kinds, wanted[1:])
+        return g_input, *adjoint(split, layers, arriving, g_outputs, asked, g_input, block)
 
 
-def _split(kinds: Sequence[Kind], tensors: Sequence[Any]) -> list[tuple[Numbers, Sequence[Any]]]:
-    """What belongs to each layer's numbers and constants, from one list."""
-    out, first = [], 0
-    for kind in kinds:
-        end = first + _NUMBERS + kind.constants
-        out.append((Numbers(*tensors[first : first + _NUMBERS]), tensors[first + _NUMBERS : end]))
-        first = end
-    return out
+def _split(kinds: Sequence[Kind], values: Sequence[Any]) -> list[list[Any]]:
+    """What belongs to the tensors of each layer, from one list."""
+    left = iter(values)
+    return [list(islice(left, PATHS + kind.form.constants)) for kind in kinds]
 
 
 def _padded(kinds: Sequence[Kind], tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
-    return [Padded.of(kind, *own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
+    return [Padded.of(kind, own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
 
 
 def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
@@ -160,20 +160,6 @@ def _dense(kind: Kind, words: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [SpikeBatch(w.contiguous(), n).dense(dtype) for w, n in zip(parts, kind.sections, strict=True)]
 
 
-def _adjoint(ctx: Any, g_outputs: Sequence[Maybe]) -> tuple[Maybe, ...]:
-    """Gradients with respect to the input and to all tensors of the layers, where they are asked for."""
-    _, *saved = ctx.saved_tensors
-    tensors, (current, *words) = saved[: ctx.n_tensors], saved[ctx.n_tensors :]
-    like = next(g for g in g_outputs if g is not None)
-    layers = _padded(ctx.kinds, tensors, like.dtype)
-    arriving = _all_arriving(ctx.spikes, like if current is None else current, words)
-    wants_input, *wanted = ctx.needs_input_grad[3:]
-    g_input = torch.empty(ctx.shape, dtype=like.dtype) if wants_input else None
-    record = Record(_split(ctx.kinds, tensors), layers, arriving, *ctx.shape[:2])
-    block = _block(layers, ctx.shape[0], least=_RECURRENT_BLOCK)
-    return g_input, *adjoint(record, g_outputs, _split(ctx.kinds, wanted), g_input, block)
-
-
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
     """What arrives at each layer, and what leaves the last if it spikes."""
     first = Arriving.dense(x) if spikes is None else Arriving.spikes(spikes, x.dtype)
@@ -182,5 +168,5 @@ def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor])
 
 def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
-    size = max(layer.width for layer in layers) * steps * layers[0].bias.itemsize
+    size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
     return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)

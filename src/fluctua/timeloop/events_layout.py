@@ -7,20 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.cpu_source import Kernel, backward_kernel, forward_kernel
-from fluctua.timeloop.expressions import Expression, Value, cheapest_records
-from fluctua.timeloop.steps import Step
-from fluctua.timeloop.tracing import traced
+from fluctua.timeloop.contract import Form, name_of
+from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.cpu_source import Kernel, kernel
+from fluctua.timeloop.derivation import adjoint_of
+from fluctua.timeloop.emitting import Pass
+from fluctua.timeloop.expressions import Expression, Value
+from fluctua.timeloop.limits import Maybe
+from fluctua.timeloop.tracing import Traced, traced
 
-Array = NDArray[Any]
-Maybe = Tensor | None
+PATHS = 6
+"""Weight and bias of each path that spikes take to a layer: from outside, and from its first and second section."""
 
 _WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
 
@@ -29,36 +31,26 @@ class Kind(NamedTuple):
     """What there is to do in a layer, numbers apart.
 
     Attributes:
-        step: of the neurons, with so many inputs, parts of the state and constants.
+        form: of the neurons, see `Dynamics.form`.
         sections: sizes of the populations side by side, of which each speaks to one input of all.
         recurrent: whether they hear each other.
         initial: potential before the first step.
     """
 
-    step: Step | str
-    inputs: int
-    states: int
-    constants: int
+    form: Form
     sections: tuple[int, ...]
     recurrent: bool
     initial: float
 
-    @classmethod
-    def of(cls, dynamics: Dynamics, sections: tuple[int, ...], recurrent: bool, initial: float) -> "Kind":
-        """Of a layer of such neurons."""
-        return cls(
-            dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants), sections, recurrent, initial
-        )
+    @property
+    def traced(self) -> Traced:
+        """The step of the neurons."""
+        return traced(*self.form)
 
     @property
     def spiking(self) -> bool:
         """Whether bits leave it."""
-        return traced(*self[:4]).distance is not None
-
-    @property
-    def output(self) -> tuple[Value, ...]:
-        """What a readout gives."""
-        return (traced(*self[:4]).output,)
+        return self.traced.fired is not None
 
     @property
     def words(self) -> int:
@@ -76,9 +68,9 @@ class Kind(NamedTuple):
         return _WIDEST if len(self.sections) > 1 or filled > 2 else filled
 
     def width(self, dtype: str) -> int:
-        """Size of a row: each section in whole vectors, and of several each in whole words."""
+        """Size of a row: whole vectors, or of several sections whole words each."""
         unit = self.vectors(dtype) * lanes(dtype)
-        return sum(-(-n // unit) * unit for n in self.sections) if len(self.sections) == 1 else 64 * self.words
+        return -(-self.sections[0] // unit) * unit if len(self.sections) == 1 else 64 * self.words
 
     def parts(self, rows: Tensor) -> list[Tensor]:
         """The columns of each section in rows `[..., width]`."""
@@ -87,36 +79,19 @@ class Kind(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def records_of(kind: Kind, wanted: tuple[int, ...]) -> tuple[Expression, ...]:
-    """What the way back reads of each step, integrating again."""
-    return cheapest_records(traced(*kind[:4]).roots(wanted), lambda e: 1.0)
-
-
-@lru_cache(maxsize=256)
 def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
     """The kernel of the way forth, which records such values of each step."""
     vectors = kind.vectors(dtype)
-    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.states}
+    facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.form.states}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
-    return forward_kernel(traced(*kind[:4]), "integrate", dtype, facts, records)
+    return kernel(Pass.onward(kind.traced, records), "integrate", dtype, facts)
 
 
 @lru_cache(maxsize=256)
-def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> Kernel:
-    """The kernel of the way back."""
-    read, t = records_of(kind, wanted), traced(*kind[:4])
-    facts = {"LANES": lanes(dtype), "STATES": kind.states}
-    return backward_kernel(t, "adjoint", dtype, facts, t.roots(wanted), read, writes=kind.inputs)
-
-
-class Numbers(NamedTuple):
-    """The tensors of a layer, but for the constants of its neurons; see `events_layers.Layer`."""
-
-    weight: Maybe
-    bias: Maybe
-    recurrent: Maybe
-    recurrent_second: Maybe
-    recurrent_bias: Maybe
+def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, tuple[Expression, ...]]:
+    """The kernel of the way back, and what it reads of each step, integrated again."""
+    way = adjoint_of(kind.traced, wanted, kind.form.inputs)
+    return kernel(way, "adjoint", dtype, {"LANES": lanes(dtype), "STATES": kind.form.states}), way.read[1:]
 
 
 class Arriving(NamedTuple):
@@ -147,18 +122,16 @@ class Padded:
 
     kind: Kind
     units: int
-    weight: Array
-    bias: Array
-    recurrent: tuple[Array, Array]
-    recurrent_bias: Array
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
     constants: Array
     live: Array
     kernel: Kernel
 
     @classmethod
-    def of(cls, kind: Kind, numbers: Numbers, constants: Sequence[Tensor], dtype: torch.dtype) -> "Padded":
-        """Copies in the kernels' layout: a weight has one row for each afferent."""
-        name = str(dtype).removeprefix("torch.")
+    def of(cls, kind: Kind, tensors: Sequence[Any], dtype: torch.dtype) -> "Padded":
+        """Copies of a layer's tensors in the kernels' layout: a weight has one row for each afferent."""
+        name = name_of(dtype)
         n, width = sum(kind.sections), kind.width(name)
 
         def rows(columns: Tensor, out: Tensor) -> Array:
@@ -178,18 +151,16 @@ class Padded:
             return np.zeros(width, name) if values is None else flat_rows(values[:, None])
 
         # Where there are no neurons there are copies of the first, which nobody hears of.
-        each = torch.stack([c.detach().reshape(-1).expand(n) for c in constants])
+        each = torch.stack([c.detach().reshape(-1).expand(n) for c in tensors[PATHS:]])
         padded = rows(each.t(), each[:, :1].repeat(1, width))
         return cls(
             kind,
-            0 if numbers.weight is None else numbers.weight.shape[1],
-            flat_rows(numbers.weight),
-            row(numbers.bias),
-            (flat_rows(numbers.recurrent), flat_rows(numbers.recurrent_second)),
-            row(numbers.recurrent_bias),
+            0 if tensors[0] is None else tensors[0].shape[1],
+            tuple(flat_rows(weight) for weight in tensors[:PATHS:2]),
+            tuple(row(bias) for bias in tensors[1:PATHS:2]),
             padded,
             _live(kind.sections),
-            forward(kind, name, () if kind.spiking else kind.output),
+            forward(kind, name, () if kind.spiking else (kind.traced.output,)),
         )
 
     @property
@@ -200,7 +171,15 @@ class Padded:
     @property
     def width(self) -> int:
         """Size of a row."""
-        return int(self.bias.size)
+        return int(self.constants.shape[1])
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """For each path: how many words of spikes a step has, the first of them that counts, and how many units."""
+        sections, words = self.kind.sections, self.kind.words
+        starts = 0, self.kind.split
+        own = [(words, start, n) for start, n in zip(starts, sections, strict=False)]
+        return [(words_of(self.units), 0, self.units), *own]
 
     def integrate(
         self,
@@ -210,18 +189,18 @@ class Padded:
         stop: int,
         words: Array,
         records: tuple[Array, ...] = (),
-        kernel: Kernel | None = None,
+        other: Kernel | None = None,
     ) -> None:
         """Run the samples `first:stop`: see `cpu_shells.integrate`.
 
         A readout fills one record, its output. Another kernel fills those that it was made for.
         """
-        k, a, kernel = self.kind, arriving, kernel or self.kernel
+        k, a, code = self.kind, arriving, other or self.kernel
         one, two = (*k.sections, 0)[:2]
-        kernel.call(
-            *(a.words, a.values, a.starts, self.units, self.weight, self.bias),
-            *(a.current, a.step_stride, a.sample_stride, *self.recurrent, self.recurrent_bias),
-            *(kernel.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
+        code.call(
+            *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
+            *(a.current, a.step_stride, a.sample_stride, *self.weights[1:], self.biases[1]),
+            *(code.numbers, self.constants, k.initial, self.live, (one, two, k.split, k.words)),
             *(steps, first, stop, records, words),
         )
 

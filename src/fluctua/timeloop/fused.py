@@ -3,19 +3,19 @@
 A loop is one operation of torch: an autograd function, or operators for `torch.compile` (see `operators.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, LoopResult
+from fluctua.timeloop.contract import Dynamics, LoopResult, constant_when_compiled
 from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
-from fluctua.timeloop.limits import anchor, differentiable_once, has_potential, interpreted, unsupported_numbers
+from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
 from fluctua.timeloop.steps import Tensors
-
-Maybe = Tensor | None
 
 
 class CpuEngine:
@@ -27,12 +27,12 @@ class CpuEngine:
     name = "cpu"
     compact = False
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
         elsewhere = [t.device for t in (*inputs, *dynamics.constants) if t.device.type != "cpu"]
         if elsewhere:
             return f"it takes CPU tensors, not one on {elsewhere[0]}"
-        return unsupported_numbers(inputs, dynamics)
+        return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
@@ -59,20 +59,29 @@ class GpuEngine:
 
     name = "gpu"
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
         device = inputs[0].device
-        if find_spec("triton") is None:
-            return "triton is not installed: pip install 'fluctua[gpu]'"
         if device.type != "cuda" and not interpreted():
             return f"it takes CUDA tensors, not one on {device}"
+        if not has_triton():
+            return "triton is not installed: pip install 'fluctua[gpu]'"
         if any(t.device != device for t in (*inputs, *dynamics.constants)):
             return f"a constant is not on the current's device {device}"
-        return unsupported_numbers(inputs, dynamics)
+        return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
         return _run(inputs, dynamics, state, "gpu")
+
+
+_found = cache(find_spec)
+
+
+@constant_when_compiled
+def has_triton() -> bool:
+    """Whether Triton is installed; asked for once."""
+    return _found("triton") is not None
 
 
 def _run(
@@ -87,39 +96,34 @@ def _run(
 
         results = compiled(tensors, kind)
     elif trains:
-        results = _Loop.apply(*tensors, anchor(tensors), kind)  # type: ignore[no-untyped-call]
+        results = apply(_Loop(kind, inputs[0].shape), tensors)
     else:
         results = integrate(tensors, kind)
     output, *others = results
-    there = has_potential(kind.step, kind.inputs, kind.states, kind.constants)
-    potential = others.pop(0) if there else output
+    potential = others.pop(0) if has_potential(*dynamics.form) else output
     return LoopResult(output, potential, tuple(others[: dynamics.states]))
 
 
-class _Loop(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        *tensors, _, kind = inputs
-        return tuple(integrate(tensors, kind))
+@dataclass(frozen=True)
+class _Loop:
+    """See `limits.Operation`."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, tied, kind = inputs
-        ctx.set_materialize_grads(False)
-        ctx.kind, ctx.shape = kind, tensors[0].shape
-        ctx.save_for_backward(*to_be_saved(tensors, output, kind), tied)
-        first = 1 + plan_of(kind).separate
-        ctx.mark_non_differentiable(*output[1:first], *output[first + kind.states :])
+    kind: Kind
+    shape: torch.Size
+    called = "the fused time loop"
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
-        kind: Kind = ctx.kind
-        *saved, tied = ctx.saved_tensors
-        first, needed = 1 + plan_of(kind).separate, ctx.needs_input_grad
-        with torch.no_grad():
-            g_state = grads[first : first + kind.states]
-            found = adjoint(grads[0], g_state, saved, ctx.shape, any(needed[: kind.inputs]), kind)
-        gradients: Sequence[Maybe] = [g if asked else None for g, asked in zip(found, needed, strict=False)]
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
-            gradients = differentiable_once(gradients, "the fused time loop", tied, *grads)
-        return *gradients, None, None
+    @property
+    def differentiable(self) -> Collection[int]:
+        first = plan_of(self.kind).first
+        return {0, *range(first, first + self.kind.form.states)}
+
+    def forth(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return integrate(tensors, self.kind)
+
+    def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> list[Tensor]:
+        return to_be_saved(tensors, results, self.kind)
+
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
+        first = plan_of(self.kind).first
+        g_state = grads[first : first + self.kind.form.states]
+        return adjoint(grads[0], g_state, kept, self.shape, any(wanted[: self.kind.form.inputs]), self.kind)

@@ -1,8 +1,8 @@
-"""What the fused operations do not do: the numbers that they do not serve, and second derivatives."""
+"""What the fused operations are to torch: which numbers they serve; a way forth, and one back without a derivative."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,24 +13,28 @@ from fluctua.timeloop.contract import Dynamics, constant_when_compiled
 from fluctua.timeloop.steps import Step, Tensors
 from fluctua.timeloop.tracing import traced, untraceable
 
+Maybe = Tensor | None
 
-def unsupported_numbers(inputs: Tensors, dynamics: Dynamics) -> str | None:
+
+def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None) -> str | None:
     """Why an engine with loops in float32 and float64 does not support a request, or None where it does.
 
     Args:
         inputs: each `[T, B, *N]`.
         dynamics: of the population.
+        neurons: its shape, by default that of the inputs.
     """
     current = inputs[0]
+    neurons = current.shape[2:] if neurons is None else neurons
     if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
         return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
     if current.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not {current.dtype}"
     if any(t.dtype != current.dtype for t in (*inputs, *dynamics.constants)):
         return f"a constant is not of the current's type {current.dtype}"
-    if not all(_broadcasts(c.shape, current.shape[2:]) for c in dynamics.constants):
-        return f"a constant does not broadcast to the population's shape {tuple(current.shape[2:])}"
-    return _untraceable(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
+    if not all(_broadcasts(c.shape, neurons) for c in dynamics.constants):
+        return f"a constant does not broadcast to the population's shape {tuple(neurons)}"
+    return _untraceable(*dynamics.form)
 
 
 def interpreted() -> bool:
@@ -45,15 +49,13 @@ def _untraceable(step: Step | str, inputs: int, states: int, constants: int) -> 
 
 def gives_spikes(dynamics: Dynamics) -> bool:
     """Whether the output of a neuron is 0 or 1, by a threshold; not where its step cannot be traced."""
-    sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
-    return untraceable(*sizes) is None and traced(*sizes).fired is not None
+    return untraceable(*dynamics.form) is None and traced(*dynamics.form).fired is not None
 
 
 @constant_when_compiled
 def has_potential(step: Step | str, inputs: int, states: int, constants: int) -> bool:
     """Whether the potential of a neuron is not its output itself."""
-    followed = traced(step, inputs, states, constants)
-    return followed.output is not followed.potential
+    return traced(step, inputs, states, constants).separate
 
 
 def is_special(tensor: Tensor) -> bool:
@@ -72,23 +74,68 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))
 
 
-def anchor(tensors: Sequence[Tensor | None]) -> Tensor:
-    """A tensor without elements that hangs on all of these in autograd's graph, for `differentiable_once`."""
+class Operation(Protocol):
+    """What is to be fused, with all that it knows besides tensors."""
+
+    @property
+    def called(self) -> str:
+        """Its name, in messages."""
+        ...
+
+    @property
+    def differentiable(self) -> Collection[int]:
+        """Numbers of the results that have a gradient."""
+        ...
+
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        """The results, and what is kept for the way back."""
+        ...
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
+        """What the way back gets to see."""
+        ...
+
+    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        """Gradients with respect to all tensors, of which those that are not wanted do not matter."""
+        ...
+
+
+def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:
+    """The results of an operation, as a node of autograd's graph."""
+    results: tuple[Tensor, ...] = _Fused.apply(operation, _anchor(tensors), *tensors)  # type: ignore[no-untyped-call]
+    return results
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(operation: Operation, tied: Tensor, *tensors: Maybe) -> tuple[Tensor, ...]:
+        return tuple(operation.forth(tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.operation, tied, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for k, t in enumerate(output) if k not in ctx.operation.differentiable))
+        ctx.save_for_backward(tied, *ctx.operation.kept(tensors, output))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
+        tied, *kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        if all(g is None for g in grads):
+            return tuple([None] * (2 + len(wanted)))
+        with torch.no_grad():
+            found = ctx.operation.back(kept, grads, wanted)
+        gradients: Sequence[Maybe] = [g if asked else None for g, asked in zip(found, wanted, strict=True)]
+        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+            gradients = _Once.apply(ctx.operation.called, 1 + len(grads), tied, *grads, *gradients)  # type: ignore[no-untyped-call]
+        return None, None, *gradients
+
+
+def _anchor(tensors: Sequence[Maybe]) -> Tensor:
+    """A tensor without elements that hangs on all of these in autograd's graph, in place of what is not kept."""
     tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
     return tied
-
-
-def differentiable_once(gradients: Sequence[Tensor | None], what: str, *of: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients, for whoever goes on from them with `create_graph`: who differentiates them again is refused.
-
-    Args:
-        gradients: that a fused operation has computed.
-        what: the operation.
-        of: all that they depend on, an `anchor` in place of what is not kept. Without these a derivative with respect
-            to them would be taken for zero.
-    """
-    once: tuple[Tensor | None, ...] = _Once.apply(what, len(of), *of, *gradients)  # type: ignore[no-untyped-call]
-    return once
 
 
 def refuse_second_derivative(what: str) -> None:
@@ -105,7 +152,7 @@ def refuse_second_derivative(what: str) -> None:
 
 class _Anchor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, *tensors: Maybe) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.tensors = len(tensors)
         return next(t for t in tensors if t is not None).new_empty(0)
@@ -116,10 +163,13 @@ class _Anchor(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """Identity that refuses to be differentiated; torch's `once_differentiable` lets constant gradients through."""
+    """Gradients as they are, which refuse to be differentiated by all that they depend on, the first `n_of` tensors.
+
+    Torch's `once_differentiable` lets constant gradients through, and takes a derivative wrt what is not kept for zero.
+    """
 
     @staticmethod
-    def forward(ctx: Any, what: str, n_of: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, what: str, n_of: int, *tensors: Maybe) -> tuple[Maybe, ...]:
         ctx.what = what
         return tuple(g if g is None else g.view_as(g) for g in tensors[n_of:])
 

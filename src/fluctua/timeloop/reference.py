@@ -12,7 +12,7 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics) -> str | None:
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """None: the reference serves everything."""
         return None
 

@@ -1,11 +1,11 @@
 """The threads of the CPU loops, and samples split over them: no barrier until all are done."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,11 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int) -> 
         return [work(_blocks(0, samples, block))]
     pool = pool_of(threads)
     return [job.result() for job in [pool.submit(work, _blocks(*span, block)) for span in spans]]
+
+
+def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """Sums over threads, in their order, of arrays that each of them has filled."""
+    return [sum(arrays[1:], arrays[0]) for arrays in zip(*parts, strict=True)]
 
 
 def pool_of(threads: int) -> ThreadPoolExecutor:

@@ -6,7 +6,7 @@ gradients included; what torch calls on the way is the step and its adjoint. Not
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -18,9 +18,7 @@ from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
 from fluctua.timeloop.steps import Step, Tensors
 
-_NEURONS = (
-    3  # that a step is followed with, unless it has a number of its own; one that steps rarely have reason to name
-)
+_NEURONS = 3  # that a step is followed with unless it has a number of its own: one that steps have no reason to name
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,11 @@ class Traced:
     by_state: tuple[Value, ...]
     by_constant: tuple[Value, ...]
 
+    @cached_property
+    def separate(self) -> bool:
+        """Whether the potential is not the output itself."""
+        return self.output is not self.potential
+
     def roots(self, wanted: Sequence[int]) -> list[Value]:
         """The gradients, of constants those wanted."""
         return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
@@ -58,6 +61,10 @@ class Traced:
     def leaf(self, kind: str, number: int) -> Expression:
         """An input of the step or of its adjoint."""
         return self.graph.leaf(kind, number)
+
+    def leaves(self, kind: str, count: int) -> tuple[Expression, ...]:
+        """All inputs of one kind."""
+        return tuple(self.leaf(kind, number) for number in range(count))
 
 
 @torch.inference_mode(False)
