@@ -94,7 +94,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(*options.worker, options.threads)
+        name, way = options.worker
+        worker(name, way, options.threads)
         return
     print(f"{machine()}, {options.threads} thread(s), median of {options.rounds} turns\n")
     print("| network | as written | fastest own | fused | faster than own | peak MB: own | fused | first call, s |")

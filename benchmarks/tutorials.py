@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-Built = tuple[nn.Module, Tensor, int]
+Built = tuple[nn.Module, Tensor, Literal[0, 1]]
 """A network, its input, and which axis of that is time."""
 
 SIZES, STEPS, SAMPLES = (700, 128, 128, 20), 350, 64  # workload W1
@@ -48,7 +48,7 @@ def snntorch(kind: str, compiled: bool = False) -> Built:
         def forward(self, x: Tensor) -> Tensor:
             states: list[Any] = []
             for layer in self.neurons:
-                state = getattr(layer, "_orig_mod", layer).reset_mem()
+                state: Any = getattr(layer, "_orig_mod", layer).reset_mem()  # type: ignore[operator]
                 states.append(state if isinstance(state, tuple) else (state,))
             record = []
             for step in range(x.size(0)):

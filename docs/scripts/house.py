@@ -33,7 +33,7 @@ CAPTIONS = {
     "hardware": "weights on a grid",
     "rescaling": "from one state to another",
     "explain": "why it does not learn",
-    "fuse": "a model made fast",
+    "fusion": "a model made fast",
     "lab": "data, training, networks, studies, command line",
 }
 

@@ -38,6 +38,9 @@ def woken(model: nn.Module, gain: float) -> nn.Module:
 class SnnLoop(nn.Module):
     """State taken and returned, a loop over time, records of spikes and potentials."""
 
+    lif1: Any
+    lif2: Any
+
     def __init__(self, second: Callable[[], nn.Module] | None = None, **options: Any) -> None:
         super().__init__()
         snn = pytest.importorskip("snntorch")
@@ -60,7 +63,7 @@ class SnnStatic(SnnLoop):
     """An image that is shown for some steps."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mem1, mem2, total = self.lif1.reset_mem(), self.lif2.reset_mem(), 0
+        mem1, mem2, total = self.lif1.reset_mem(), self.lif2.reset_mem(), torch.zeros(())
         for _ in range(STEPS):
             spk1, mem1 = self.lif1(self.fc1(x), mem1)
             spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
@@ -111,7 +114,8 @@ def snn_sequential() -> nn.Module:
 
 def norse_state() -> nn.Module:
     norse = pytest.importorskip("norse.torch")
-    return norse.SequentialState(nn.Linear(INPUTS, 16), norse.LIFCell(), nn.Linear(16, 4), norse.LIFCell())
+    made: nn.Module = norse.SequentialState(nn.Linear(INPUTS, 16), norse.LIFCell(), nn.Linear(16, 4), norse.LIFCell())
+    return made
 
 
 class NorseLoop(nn.Module):
@@ -296,7 +300,7 @@ def test_training_ends_with_the_same_weights(name: str) -> None:
             for _ in range(5):
                 rested(model)
                 optimizer.zero_grad()
-                loss_of((fast if fused else fast.plain)(x)).backward()
+                loss_of((fast if fused else fast.plain)(x)).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         weights.append([p.detach().clone() for p in model.parameters()])
     for a, b in zip(*weights, strict=True):
@@ -375,7 +379,7 @@ def test_changed_options_are_followed_again() -> None:
     fast = fluctua.fuse(model, x)
     for module in model.modules():
         if hasattr(module, "v_threshold"):
-            module.v_threshold = 2.5
+            module.v_threshold = 2.5  # type: ignore[assignment]
     rested(model)
     truth = fast.plain(x)
     rested(model)
@@ -394,6 +398,7 @@ def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(events_layers, "run_layers", seen)
     model, x, _ = made("spikingjelly m")
+    assert isinstance(model, nn.Sequential)
     model[2] = nn.Identity()
     fast = fluctua.fuse(model, x * spikes(*x.shape, rate=0.5, seed=3))
     fast(x * spikes(*x.shape, rate=0.5, seed=3))

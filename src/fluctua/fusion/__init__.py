@@ -2,6 +2,5 @@
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.model import FusedModel, fuse
-from fluctua.fusion.report import FuseReport
 
-__all__ = ["FuseError", "FuseReport", "FusedModel", "fuse"]
+__all__ = ["FuseError", "FusedModel", "fuse"]

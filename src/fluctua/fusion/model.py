@@ -44,7 +44,7 @@ def fuse(
         WiringError: it cannot be seen how the model runs over time.
 
     Example:
-        >>> import fluctua, snntorch
+        >>> import fluctua, snntorch, torch
         >>> layers = nn.Linear(30, 20), snntorch.Leaky(beta=0.9, init_hidden=True)
         >>> x = (torch.rand(25, 8, 30) < 0.2).float()
         >>> fast = fluctua.fuse(nn.Sequential(*layers), x)
@@ -79,9 +79,21 @@ def fuse(
 class FusedModel(nn.Module):
     """What `fuse` makes. Its parameters, buffers and children are the model's own, by the same names.
 
+    So an optimiser of either trains both, and a `state_dict` of either fits both. It is deterministic like the model,
+    but for masks of dropout, which come from other random numbers.
+
     Attributes:
         unfused: the model.
-        report: what became of it, a `FuseReport`.
+        report: what became of it: `fused` and `by_steps` name its neuron modules, `compared` and `notes` tell what was
+            seen when both ran side by side.
+
+    Example:
+        >>> import fluctua, snntorch, torch
+        >>> x = (torch.rand(25, 8, 30) < 0.2).float()
+        >>> model = nn.Sequential(nn.Linear(30, 20), snntorch.Leaky(beta=0.9, init_hidden=True))
+        >>> fast = fluctua.fuse(model, x)
+        >>> fast.unfused is model, list(fast.state_dict()) == list(model.state_dict())
+        (True, True)
     """
 
     unfused: nn.Module
