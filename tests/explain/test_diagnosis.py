@@ -314,9 +314,18 @@ def healthy_jelly() -> tuple[nn.Module, Tensor]:
     return jelly(40, 64, 64, 10, norm=True), 2 * spikes(20, 32, 40)
 
 
+def still_places() -> tuple[nn.Module, Tensor]:
+    """Two thirds of what a convolution sees never moves."""
+    model = nn.Sequential(OverTime(nn.Conv1d(1, 8, 5)), LIF(), nn.Flatten(2), nn.Linear(8 * 116, 4), LI(0.1))
+    x = torch.cat([spikes(100, 16, 1, 40), torch.zeros(100, 16, 1, 80)], 3)
+    fluctua.initialize(model, x, seed=0)
+    return model, x
+
+
 HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "dense": lambda: (healthy_dense(), spikes(100, 16, 40)),
     "convolutional": healthy_conv,
+    "convolutional, and most of it still": still_places,
     "recurrent": healthy_recurrent,
     "snnTorch": healthy_snn,
     "SpikingJelly with norms": healthy_jelly,

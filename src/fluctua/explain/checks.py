@@ -42,7 +42,7 @@ def named_input(e: Evidence) -> Iterator[Finding]:
             "",
             f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
             "sample: look at how it was encoded, such as by values above 1 taken for probabilities",
-            "batch = batch / batch.max() if batch.max() > 1 else torch.rand_like(batch).lt(batch.mean() / 10).float()",
+            "# encode the samples again, from values between 0 and 1",
         )
 
 
@@ -99,11 +99,11 @@ def silence(e: Evidence) -> Iterator[Finding]:
         return
     for a in e.spiking:
         spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * _samples(e)
-        if spikes > 5 and (a.state.silent or 0.0) > 0.5:
+        if spikes > 5 and (a.state.silent_units or 0.0) > 0.5:
             yield Finding(
                 "silent",
                 a.state.name,
-                f"{a.state.silent:.0%} of {a.state.name} never fire, while the mean is {spikes:.0f} spikes a neuron: "
+                f"{a.state.silent_units:.0%} of {a.state.name} never fire, and the mean is {spikes:.0f} spikes a neuron: "
                 f"their means differ by {a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
                 e.call("rescale"),
                 serious=False,
@@ -114,7 +114,7 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     p, theta = a.state, a.state.threshold or 0.0
     steps = _steps(a)
     others = f", nor do most of {listed(behind)} behind it" if behind else ""
-    said = f"{p.silent:.0%} of {p.name} never fire{others}"
+    said = f"{p.silent_units:.0%} of {p.name} never fire{others}"
     zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
     few = [q.name for q in a.population.pathways if _on_grid(q)]
     xi = inf if p.sigma_temporal == 0 else (theta - p.mu_u) / p.sigma_temporal

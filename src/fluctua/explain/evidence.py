@@ -44,7 +44,7 @@ class Activity:
         """Whether it cannot be said to fire: most of its neurons never do, by no chance of a small batch."""
         p = self.state
         far = p.latency is None or p.xi is None or p.xi > FAR
-        return p.rate == 0 or ((p.silent or 0.0) > 0.5 and far)
+        return p.rate == 0 or ((p.silent_units or 0.0) > 0.5 and far)
 
     @property
     def per_step(self) -> float:
