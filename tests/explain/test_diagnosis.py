@@ -170,6 +170,7 @@ ILL = {
         lambda: own(40, 32, 4, gain=1.0, offset=3.0), spikes(100, 8, 40), "saturated", "1"
     ),
     "recurrence that drives itself": Case(lambda: strong_recurrence(), spikes(100, 8, 40), "exploding", "1"),
+    "activity that grows with depth": Case(lambda: growing(), spikes(100, 16, 40), "exploding", "7"),
     "no gradient required": Case(lambda: healthy_dense().requires_grad_(False), spikes(100, 16, 40), "frozen"),
     "SpikingJelly 190: a surrogate that is zero": Case(
         lambda: sharp(), spikes(20, 16, 40), "gradient", "1", {"labels": torch.arange(16) % 4}
@@ -239,6 +240,15 @@ def sharp_deep() -> nn.Module:
 def healthy_dense() -> nn.Sequential:
     model = own(40, 64, 64, 4)
     fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    return model
+
+
+def growing() -> nn.Module:
+    model = own(40, *[64] * 4, 4)
+    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    with torch.no_grad():
+        for name, factor in (("2.weight", 2.0), ("4.weight", 3.0), ("6.weight", 4.0)):
+            model.get_parameter(name).mul_(factor)
     return model
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.facts import Population
+from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network
 from fluctua.network.run import first_tensor, hooked, named_parameters_of, only_requiring_grad, tensors_in
 from fluctua.state.facts import PopulationState
@@ -27,7 +27,7 @@ class Activity:
     Attributes:
         population: whose.
         state: as reported.
-        arrival: first step in which any current reached it, in half of the samples or more; T where none did.
+        arrival: first step in which what it hears fires, in half of the samples or more; 0 where it hears the input.
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
             where the graph does not reach them.
         from_biases: mean potential that biases alone bring.
@@ -79,6 +79,8 @@ class Evidence:
         report: its state.
         activity: of each population.
         learning: of the loss.
+        steps: of the trial, as the first population saw them.
+        samples: likewise.
         labels: if given.
         options: what was said besides to `diagnose`, as it stands in a call.
         required: by name of the parameter, whether it requires a gradient.
@@ -90,6 +92,8 @@ class Evidence:
     report: Report
     activity: tuple[Activity, ...]
     learning: Learning
+    steps: int
+    samples: int
     labels: Any
     options: str
     required: Mapping[str, bool]
@@ -128,10 +132,12 @@ def gather(
         torch.set_rng_state(draws)
         forgets = _same(output, network.forward(network.model, network.batch)) if own_forward else None
     activity = tuple(
-        Activity(p, report[p.name], _arrival(currents[p.name], p), passing[p.name], _from_biases(p))
-        for p in network.populations
+        Activity(p, report[p.name], _arrival(p, report), passing[p.name], _from_biases(p)) for p in network.populations
     )
-    return Evidence(network, raw, report, activity, learning, labels, options, required, forgets)
+    first = network.populations[0]
+    samples = first.layout.as_sequence(currents[first.name][0]).shape[1]
+    steps = round(activity[0].state.plot_data.duration / first.neuron.kernel.dt)
+    return Evidence(network, raw, report, activity, learning, steps, samples, labels, options, required, forgets)
 
 
 def _listening(p: Population, currents: list[Tensor], spikes: list[Tensor]) -> list[Any]:
@@ -187,13 +193,12 @@ def _passing(currents: list[Tensor], spikes: list[Tensor], p: Population) -> flo
     return float((torch.stack(felt).amax(0) > PASSES).double().mean()) if felt else 0.0
 
 
-def _arrival(currents: list[Tensor], p: Population) -> int:
-    steps = torch.cat([p.layout.as_sequence(c.detach()).flatten(2) for c in currents]) if currents else None
-    if steps is None:
+def _arrival(p: Population, report: Report) -> int:
+    sources = [q for q in report if q.name in p.heard - {p.name}]
+    if INPUT in p.heard or not sources:
         return 0
-    active = (steps != 0).any(-1)
-    first = torch.where(active.any(0), active.to(torch.uint8).argmax(0), len(active))
-    return int(first.float().median())
+    firsts = [q.plot_data.duration if q.latency is None else q.latency for q in sources]
+    return round(min(firsts) / p.neuron.kernel.dt)
 
 
 def _from_biases(p: Population) -> float:
