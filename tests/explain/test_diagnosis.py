@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Diagnosis, diagnose
 from fluctua.hardware import Grid, quantize
-from fluctua.layers import OverTime, Recurrent
+from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.neurons import LI, LIF, SuperSpike
 
 snntorch = pytest.importorskip("snntorch")
@@ -332,12 +332,19 @@ def still_places() -> tuple[nn.Module, Tensor]:
     return model, x
 
 
+def dale() -> tuple[nn.Module, Tensor]:
+    model, x = nn.Sequential(DaleLayer(40, 40, 10), nn.Linear(40, 3), LI(0.1)), spikes(250, 16, 40)
+    fluctua.initialize(model, x, seed=0)
+    return model, x
+
+
 HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "dense": lambda: (healthy_dense(), spikes(100, 16, 40)),
     "convolutional": healthy_conv,
     "convolutional, and most of it still": still_places,
     "recurrent": healthy_recurrent,
     "snnTorch": healthy_snn,
+    "Dale's law": dale,
     "SpikingJelly with norms": healthy_jelly,
     "xi of two": lambda: xi_two(),
 }
@@ -354,5 +361,5 @@ def xi_two() -> tuple[nn.Module, Tensor]:
 def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     torch.manual_seed(0)
     model, x = HEALTHY[name]()
-    labels = torch.arange(x.shape[1]) % 4 if with_labels else None
+    labels = torch.arange(x.shape[1]) % 3 if with_labels else None
     assert list(diagnose(model, x, labels=labels)) == []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fluctua.explain.watching import reaching
 from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network
 from fluctua.network.run import first_tensor, hooked, named_parameters_of, only_requiring_grad, tensors_in
@@ -120,7 +121,7 @@ def gather(
 ) -> Evidence:
     """Run the network twice, once to measure and once with gradients."""
     report = inspect_network(network)
-    currents: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
+    currents: dict[str, list[tuple[Tensor, ...]]] = {p.name: [] for p in network.populations}
     spikes: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
     handles = [handle for p in network.populations for handle in _listening(p, currents[p.name], spikes[p.name])]
     with network.preserved(), only_requiring_grad(network.model, None), parametrize.cached():
@@ -135,14 +136,14 @@ def gather(
         Activity(p, report[p.name], _arrival(p, report), passing[p.name], _from_biases(p)) for p in network.populations
     )
     first = network.populations[0]
-    samples = first.layout.as_sequence(currents[first.name][0]).shape[1]
+    samples = first.layout.as_sequence(currents[first.name][0][0]).shape[1]
     steps = round(activity[0].state.plot_data.duration / first.neuron.kernel.dt)
     return Evidence(network, raw, report, activity, learning, steps, samples, labels, options, required, forgets)
 
 
-def _listening(p: Population, currents: list[Tensor], spikes: list[Tensor]) -> list[Any]:
+def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[Tensor]) -> list[Any]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        currents.extend(p.layout.currents(module, args, kwargs, p.most))
+        currents.append(p.layout.currents(module, args, kwargs, p.most))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         spikes.append(p.emission.spikes(module, output))
@@ -181,9 +182,10 @@ def _cross_entropy(output: Any, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(first, torch.as_tensor(labels, device=first.device).long())
 
 
-def _passing(currents: list[Tensor], spikes: list[Tensor], p: Population) -> float | None:
+def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> float | None:
     """Share of neurons whose spikes move with any of their currents."""
-    starts, ends = [c for c in currents if c.requires_grad], [s for s in spikes if s.requires_grad]
+    starts = [c for given in currents for c in reaching(p, given) if c.requires_grad]
+    ends = [s for s in spikes if s.requires_grad]
     if p.neuron.threshold is None or not starts:
         return None
     if not ends:
