@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 import fluctua
 from fluctua import Target, rescale
 from fluctua.hardware import Grid
-from fluctua.layers import OverTime, Recurrent
+from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.theory import InfeasibleTargetError, PspKernel, crossing_rate
 
@@ -138,6 +138,21 @@ def test_a_mean_far_below_threshold_without_a_bias_is_refused_and_nothing_change
     with pytest.raises(InfeasibleTargetError, match=r"3 has a mean potential of -\d+.* give 2.weight a bias"):
         rescale(model, batch())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("law", ["recurrent", "Dale"])
+def test_a_circuit_that_is_at_its_target_stays_there_and_one_that_is_not_comes_nearer(law: str) -> None:
+    torch.manual_seed(0)
+    first = [DaleLayer(N, 40, 10)] if law == "Dale" else [nn.Linear(N, 40), Recurrent(LIF(), nn.Linear(40, 40))]
+    model = nn.Sequential(*first, nn.Linear(40, 3), LI(0.1))
+    wanted = fluctua.initialize(model, batch(), seed=0)[0]
+    assert rescale(model, batch())[0].sigma_u == pytest.approx(wanted.sigma_u, rel=0.1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.6)
+    off = fluctua.inspect(model, batch())[0]
+    back = rescale(model, batch())[0]
+    assert abs(back.sigma_u - 1) < 0.15 < abs(off.sigma_u - 1)
 
 
 def test_a_rate_is_reached() -> None:

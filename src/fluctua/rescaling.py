@@ -29,8 +29,8 @@ __all__ = ["rescale"]
 
 Array = NDArray[np.float64]
 
-_ROUNDS = 12  # in which a population that hears itself answers to its new weights
-_ENOUGH = 0.02  # change of its weights at which to stop
+_ROUNDS = 16  # in which a population that hears itself answers to its new weights, and goes half the way to the next
+_ENOUGH = 0.02  # change of weights, in units of them, at which to stop
 
 
 def rescale(
@@ -53,8 +53,9 @@ def rescale(
     For weights that are worth keeping: those of a trained ANN, of a network trained with another time step, time
     constant or threshold, quantised or pruned ones. The weights and the bias of each neuron are multiplied by one
     positive factor, and a number is added to the bias. Without biases there is no offset: then the factor alone brings
-    the distance from threshold to xi, or sigma_U to its target, and the mean stays what it is in units of it. Where a
-    norm sets the size of the current, its gain and offset are moved instead.
+    the distance from threshold to xi, or sigma_U to its target, and the mean stays what it is in units of it; in a
+    circuit all neurons of a population then share it. Where a norm sets the size of the current, its gain and offset
+    are moved instead.
 
     Args:
         model: any model of known neurons.
@@ -117,15 +118,26 @@ class Rescaling(Method):
     ) -> dict[str, Moments]:
         """See `Method.solve`."""
         chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
-        reached: dict[str, Moments] = {}
-        for _ in range(_ROUNDS if hears_itself(group) else 1):
-            before = [q.weight.detach().clone() for p in chosen for q in writable(p)]
-            if hears_itself(group):
-                replay.assume(replay.simulate(group))
-            reached |= {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
-            after = [q.weight for p in chosen for q in writable(p)]
-            if all(torch.allclose(new, old, rtol=_ENOUGH) for new, old in zip(after, before, strict=True)):
+        if not hears_itself(group):
+            return {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
+        parameters = list(dict.fromkeys(t for p in chosen for q in writable(p) for t in (*_scaled(q), q.weight)))
+        nearest, kept, reached = np.inf, [p.detach().clone() for p in parameters], dict[str, Moments]()
+        for _ in range(_ROUNDS):
+            before = [p.detach().clone() for p in parameters]
+            replay.assume(replay.simulate(group))
+            wanted = {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
+            sizes = [max(float(p.norm()), float(old.norm()), 1e-12) for p, old in zip(parameters, before, strict=True)]
+            off = max(
+                float((p - old).detach().norm()) / size for p, old, size in zip(parameters, before, sizes, strict=True)
+            )
+            if off < nearest:  # these weights, by the spikes that they cause, ask for the least change
+                nearest, kept, reached = off, before, wanted
+            if off < _ENOUGH:
                 break
+            for p, old in zip(parameters, before, strict=True):
+                write(p, torch.lerp(old, p.detach(), 0.5))
+        for p, value in zip(parameters, kept, strict=True):
+            write(p, value)
         return reached
 
     def _fit(self, population: Population, target: Target, replay: Replay) -> Moments:
@@ -216,7 +228,7 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
             f"brings it to xi = {xi:.3g} from threshold: give {p.pathways[0].name} a bias, or let fluctua.initialize "
             "draw new weights"
         )
-    if rows:
+    if rows and not any(q.recurrent for q in p.pathways):  # neurons of a circuit would answer to each other's factors
         mean, sigma = _by_neuron(u, potential.mask)
     factor = room / np.maximum(mean + xi * sigma, xi * sigma / 2) if xi else wanted / sigma
     axes = {q.weight: q.rows for q in writable(p)}

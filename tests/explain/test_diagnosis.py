@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Diagnosis, diagnose
 from fluctua.hardware import Grid, quantize
-from fluctua.layers import OverTime, Recurrent
+from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.neurons import LI, LIF, SuperSpike
 
 snntorch = pytest.importorskip("snntorch")
@@ -170,6 +170,7 @@ ILL = {
         lambda: own(40, 32, 4, gain=1.0, offset=3.0), spikes(100, 8, 40), "saturated", "1"
     ),
     "recurrence that drives itself": Case(lambda: strong_recurrence(), spikes(100, 8, 40), "exploding", "1"),
+    "activity that grows with depth": Case(lambda: growing(), spikes(100, 16, 40), "exploding", "7"),
     "no gradient required": Case(lambda: healthy_dense().requires_grad_(False), spikes(100, 16, 40), "frozen"),
     "SpikingJelly 190: a surrogate that is zero": Case(
         lambda: sharp(), spikes(20, 16, 40), "gradient", "1", {"labels": torch.arange(16) % 4}
@@ -239,6 +240,15 @@ def sharp_deep() -> nn.Module:
 def healthy_dense() -> nn.Sequential:
     model = own(40, 64, 64, 4)
     fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    return model
+
+
+def growing() -> nn.Module:
+    model = own(40, *[64] * 4, 4)
+    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    with torch.no_grad():
+        for name, factor in (("2.weight", 2.0), ("4.weight", 3.0), ("6.weight", 4.0)):
+            model.get_parameter(name).mul_(factor)
     return model
 
 
@@ -314,11 +324,27 @@ def healthy_jelly() -> tuple[nn.Module, Tensor]:
     return jelly(40, 64, 64, 10, norm=True), 2 * spikes(20, 32, 40)
 
 
+def still_places() -> tuple[nn.Module, Tensor]:
+    """Two thirds of what a convolution sees never moves."""
+    model = nn.Sequential(OverTime(nn.Conv1d(1, 8, 5)), LIF(), nn.Flatten(2), nn.Linear(8 * 116, 4), LI(0.1))
+    x = torch.cat([spikes(100, 16, 1, 40), torch.zeros(100, 16, 1, 80)], 3)
+    fluctua.initialize(model, x, seed=0)
+    return model, x
+
+
+def dale() -> tuple[nn.Module, Tensor]:
+    model, x = nn.Sequential(DaleLayer(40, 40, 10), nn.Linear(40, 3), LI(0.1)), spikes(250, 16, 40)
+    fluctua.initialize(model, x, seed=0)
+    return model, x
+
+
 HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "dense": lambda: (healthy_dense(), spikes(100, 16, 40)),
     "convolutional": healthy_conv,
+    "convolutional, and most of it still": still_places,
     "recurrent": healthy_recurrent,
     "snnTorch": healthy_snn,
+    "Dale's law": dale,
     "SpikingJelly with norms": healthy_jelly,
     "xi of two": lambda: xi_two(),
 }
@@ -335,5 +361,5 @@ def xi_two() -> tuple[nn.Module, Tensor]:
 def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     torch.manual_seed(0)
     model, x = HEALTHY[name]()
-    labels = torch.arange(x.shape[1]) % 4 if with_labels else None
+    labels = torch.arange(x.shape[1]) % 3 if with_labels else None
     assert list(diagnose(model, x, labels=labels)) == []

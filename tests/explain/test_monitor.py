@@ -14,7 +14,7 @@ import fluctua
 from fluctua import Monitor
 from fluctua.explain.monitor import FILE, append_rows, read_rows
 from fluctua.explain.monitor_figure import LABELS
-from fluctua.layers import Recurrent
+from fluctua.layers import DaleLayer, Recurrent
 from fluctua.neurons import LI, LIF
 
 X = (torch.rand(60, 8, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
@@ -60,6 +60,18 @@ def test_a_row_holds_what_a_measurement_by_hand_shows() -> None:
         size = sum(float(before[n].square().sum()) for n in weights) ** 0.5
         assert row["update_ratio"] == pytest.approx(moved / size, rel=1e-4)
     assert all(0 < (row["surrogate"] or 1) <= 1 for row in monitor.rows())
+
+
+def test_the_populations_of_one_module_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(DaleLayer(30, 20, 6), nn.Linear(20, 3), LI(0.1))
+    fluctua.initialize(model, X, seed=0)
+    report = fluctua.inspect(model, X)
+    with Monitor(model, every=1) as monitor:
+        train(model, 1)
+    assert [row["population"] for row in monitor.rows()] == [p.name for p in report]
+    for key, own in (("rate", [p.rate for p in report]), ("sigma_u", [p.sigma_temporal for p in report])):
+        assert [row[key] or 0.0 for row in monitor.rows()] == pytest.approx([x or 0.0 for x in own], rel=1e-3)
 
 
 def snn() -> nn.Module:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
+from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF
 from fluctua.state import Report
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
@@ -159,6 +160,17 @@ def test_a_terminal_of_80_columns_cuts_no_number(name: str) -> None:
 def test_the_columns_of_the_plain_table_line_up() -> None:
     head, line, *rows = str(Report((STATE, READOUT, state(name="a.long.name")))).splitlines()
     assert {len(head), *map(len, rows)} == {len(line)}
+
+
+def test_the_head_says_how_the_network_was_run() -> None:
+    model, x = sequence(40, 20, 5), batch()
+    assert fluctua.inspect(model, x, window="arrival").ran == (
+        "T = 100 steps x B = 8 samples, dt = 2 ms, window = arrival"
+    )
+    report = fluctua.initialize(model, x, method=Measured(balance=False, window="arrival"), seed=3)
+    assert report.ran.endswith(", window = arrival, method = Measured(balance=False), seed = 3")
+    report = fluctua.initialize(model, x, method="poisson", generator=torch.Generator())
+    assert report.ran.endswith(", window = trial, method = Poisson(), seed = a generator's")
 
 
 # --- as data ---

@@ -42,17 +42,13 @@ def named_input(e: Evidence) -> Iterator[Finding]:
             "",
             f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
             "sample: look at how it was encoded, such as by values above 1 taken for probabilities",
-            "batch = batch / batch.max() if batch.max() > 1 else torch.rand_like(batch).lt(batch.mean() / 10).float()",
+            "# encode the samples again, from values between 0 and 1",
         )
 
 
 def exchanged_axes(e: Evidence) -> Iterator[Finding]:
     """Samples that were read as time."""
-    steps, samples = e.activity[0].population.steps or 0, e.activity[0].population.samples or 0
-    x = e.network.batch
-    if isinstance(x, Tensor) and isinstance(e.network.time, int) and x.ndim > 1:
-        steps, samples = (x.shape[e.network.time], x.shape[1 - e.network.time])
-    for doubt in e.network.doubts(steps, samples):
+    for doubt in e.network.doubts(e.steps, e.samples):
         yield Finding("axes", "", doubt, "batch = batch.transpose(0, 1)")
 
 
@@ -98,13 +94,13 @@ def silence(e: Evidence) -> Iterator[Finding]:
         yield _why_silent(e, dead[0], [a.state.name for a in dead[1:]])
         return
     for a in e.spiking:
-        spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * _samples(e)
-        if spikes > 5 and (a.state.silent or 0.0) > 0.5:
+        spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * e.samples
+        if spikes > 5 and (a.state.silent_units or 0.0) > 0.5:
             yield Finding(
                 "silent",
                 a.state.name,
-                f"{a.state.silent:.0%} of {a.state.name} never fire, while the mean is {spikes:.0f} spikes a neuron: "
-                f"their means differ by {a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
+                f"{a.state.silent_units:.0%} of {a.state.name} never fire, others do: their means differ by "
+                f"{a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
                 e.call("rescale"),
                 serious=False,
             )
@@ -112,33 +108,27 @@ def silence(e: Evidence) -> Iterator[Finding]:
 
 def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     p, theta = a.state, a.state.threshold or 0.0
-    steps = _steps(a)
     others = f", nor do most of {listed(behind)} behind it" if behind else ""
-    said = f"{p.silent:.0%} of {p.name} never fire{others}"
+    said = f"{p.silent_units:.0%} of {p.name} never fire{others}"
     zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
     few = [q.name for q in a.population.pathways if _on_grid(q)]
     xi = inf if p.sigma_temporal == 0 else (theta - p.mu_u) / p.sigma_temporal
     if zero:
         return Finding("grid", p.name, f"{said}: all weights of {zero[0]} are zero", e.call("initialize", ", seed=0"))
-    if a.arrival >= LATE * steps:
-        when = f"only in step {a.arrival}" if a.arrival < steps else "not at all in half of the samples"
-        return Finding(
-            "late", p.name, f"{said}: activity arrives {when} of {steps}, so the trial is too short", _longer(e)
-        )
+    if a.arrival >= LATE * e.steps:
+        message = f"{said}: activity arrives only in step {a.arrival} of {e.steps}, so the trial is too short"
+        return Finding("late", p.name, message, _longer(e))
+    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, and 1 to 3 are wanted"
     if few:
-        message = (
-            f"{said}: the few values that {few[0]} takes make U fluctuate by {p.sigma_temporal:.2g}, and the threshold "
-            f"is {xi:.3g} times as far away"
-        )
+        message = f"{said}: of the few values that {few[0]} takes, too little fluctuation comes; {far}"
         return Finding("grid", p.name, message, _toward(e, a))
-    if p.mu_u - a.from_biases > p.mu_u + theta / 2 and p.mu_u < -theta / 2:
+    if a.from_biases < -theta / 2 and p.mu_u < -theta / 2:
         why = f"biases hold its mean potential {-a.from_biases:.3g} below rest"
     elif p.mu_u < -theta / 2:
         why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
     else:
         why = f"the weights are too small by a factor of about {xi:.2g}" if np.isfinite(xi) else "nothing makes U move"
-    message = f"{said}: {why}; the threshold {theta:g} is {xi:.3g} standard deviations of U away, and 1 to 3 are wanted"
-    return Finding("silent", p.name, message, _toward(e, a))
+    return Finding("silent", p.name, f"{said}: {why}; {far}", _toward(e, a))
 
 
 def _toward(e: Evidence, a: Activity) -> str:
@@ -150,7 +140,7 @@ def _toward(e: Evidence, a: Activity) -> str:
 
 def _longer(e: Evidence) -> str:
     if e.network.time is None:
-        return f"steps = {2 * (e.activity[0].population.steps or 1)}"
+        return f"steps = {2 * e.steps}"
     return f"batch = torch.cat([batch, batch], {e.network.time if e.network.time == 1 else 0})"
 
 
@@ -160,12 +150,12 @@ def _on_grid(q: Pathway) -> bool:
 
 def late(e: Evidence) -> Iterator[Finding]:
     """Activity that comes when the trial is nearly over."""
-    found = [a for a in e.spiking if not a.dead and a.arrival > LATE * _steps(a)]
+    found = [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps]
     for a in found[:1]:
         yield Finding(
             "late",
             a.state.name,
-            f"activity reaches {a.state.name} only in step {a.arrival} of {_steps(a)}: every layer takes time",
+            f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time",
             _longer(e),
             serious=False,
         )
@@ -249,15 +239,3 @@ def time_step(e: Evidence) -> Iterator[Finding]:
                 serious=False,
             )
             return
-
-
-def _steps(a: Activity) -> int:
-    """Steps of the trial, as the population saw them."""
-    return round(a.state.plot_data.duration / a.population.neuron.kernel.dt)
-
-
-def _samples(e: Evidence) -> int:
-    x = e.network.batch
-    if isinstance(x, Tensor) and e.network.time in (0, 1):
-        return int(x.shape[1 - int(e.network.time)])
-    return len(x) if isinstance(x, Tensor) and e.network.time is None else e.activity[0].population.samples or 1

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.facts import Population
+from fluctua.explain.watching import reaching
+from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network
 from fluctua.network.run import hooked, named_parameters_of, only_requiring_grad, tensors_in
 from fluctua.state.facts import PopulationState
@@ -27,7 +28,7 @@ class Activity:
     Attributes:
         population: whose.
         state: as reported.
-        arrival: first step in which any current reached it, in half of the samples or more; T where none did.
+        arrival: first step in which what it hears fires, in half of the samples or more; 0 where it hears the input.
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
             where the graph does not reach them.
         from_biases: mean potential that biases alone bring.
@@ -44,7 +45,7 @@ class Activity:
         """Whether it cannot be said to fire: most of its neurons never do, by no chance of a small batch."""
         p = self.state
         far = p.latency is None or p.xi is None or p.xi > FAR
-        return p.rate == 0 or ((p.silent or 0.0) > 0.5 and far)
+        return p.rate == 0 or ((p.silent_units or 0.0) > 0.5 and far)
 
     @property
     def per_step(self) -> float:
@@ -79,6 +80,8 @@ class Evidence:
         report: its state.
         activity: of each population.
         learning: of the loss.
+        steps: of the trial, as the first population saw them.
+        samples: likewise.
         labels: if given.
         options: what was said besides to `diagnose`, as it stands in a call.
         required: by name of the parameter, whether it requires a gradient.
@@ -90,6 +93,8 @@ class Evidence:
     report: Report
     activity: tuple[Activity, ...]
     learning: Learning
+    steps: int
+    samples: int
     labels: Any
     options: str
     required: Mapping[str, bool]
@@ -116,7 +121,7 @@ def gather(
 ) -> Evidence:
     """Run the network twice, once to measure and once with gradients."""
     report = inspect_network(network)
-    currents: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
+    currents: dict[str, list[tuple[Tensor, ...]]] = {p.name: [] for p in network.populations}
     spikes: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
     handles = [handle for p in network.populations for handle in _listening(p, currents[p.name], spikes[p.name])]
     with network.preserved(), only_requiring_grad(network.model, None), parametrize.cached():
@@ -128,15 +133,17 @@ def gather(
         torch.set_rng_state(draws)
         forgets = _same(output, network.forward(network.model, network.batch)) if own_forward else None
     activity = tuple(
-        Activity(p, report[p.name], _arrival(currents[p.name], p), passing[p.name], _from_biases(p))
-        for p in network.populations
+        Activity(p, report[p.name], _arrival(p, report), passing[p.name], _from_biases(p)) for p in network.populations
     )
-    return Evidence(network, raw, report, activity, learning, labels, options, required, forgets)
+    first = network.populations[0]
+    samples = first.layout.as_sequence(currents[first.name][0][0]).shape[1]
+    steps = round(activity[0].state.plot_data.duration / first.neuron.kernel.dt)
+    return Evidence(network, raw, report, activity, learning, steps, samples, labels, options, required, forgets)
 
 
-def _listening(p: Population, currents: list[Tensor], spikes: list[Tensor]) -> list[Any]:
+def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[Tensor]) -> list[Any]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        currents.extend(p.layout.currents(module, args, kwargs, p.most))
+        currents.append(p.layout.currents(module, args, kwargs, p.most))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         spikes.append(p.emission.spikes(module, output))
@@ -175,9 +182,10 @@ def _cross_entropy(output: Any, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(first, torch.as_tensor(labels, device=first.device).long())
 
 
-def _passing(currents: list[Tensor], spikes: list[Tensor], p: Population) -> float | None:
+def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> float | None:
     """Share of neurons whose spikes move with any of their currents."""
-    starts, ends = [c for c in currents if c.requires_grad], [s for s in spikes if s.requires_grad]
+    starts = [c for given in currents for c in reaching(p, given) if c.requires_grad]
+    ends = [s for s in spikes if s.requires_grad]
     if p.neuron.threshold is None or not starts:
         return None
     if not ends:
@@ -187,13 +195,12 @@ def _passing(currents: list[Tensor], spikes: list[Tensor], p: Population) -> flo
     return float((torch.stack(felt).amax(0) > PASSES).double().mean()) if felt else 0.0
 
 
-def _arrival(currents: list[Tensor], p: Population) -> int:
-    steps = torch.cat([p.layout.as_sequence(c.detach()).flatten(2) for c in currents]) if currents else None
-    if steps is None:
+def _arrival(p: Population, report: Report) -> int:
+    sources = [q for q in report if q.name in p.heard - {p.name}]
+    if INPUT in p.heard or not sources:
         return 0
-    active = (steps != 0).any(-1)
-    first = torch.where(active.any(0), active.to(torch.uint8).argmax(0), len(active))
-    return int(first.float().median())
+    firsts = [q.plot_data.duration if q.latency is None else q.latency for q in sources]
+    return round(min(firsts) / p.neuron.kernel.dt)
 
 
 def _from_biases(p: Population) -> float:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fluctua.explain.evidence import Activity, Evidence
 from fluctua.explain.finding import Finding
-from fluctua.network.run import modules_of, named_parameters_of
+from fluctua.network.run import modules_of
+from fluctua.state.summary import listed
 
 LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
 SURE = 20.0  # spread of the logits, from which on the softmax is sure of one class
@@ -34,18 +35,17 @@ def cut_graph(e: Evidence) -> Iterator[Finding]:
 
 
 def frozen(e: Evidence) -> Iterator[Finding]:
-    """Weights that do not require a gradient."""
-    named = dict(named_parameters_of(e.network.model))
-    still = [name for name, p in named.items() if not e.required.get(name, True)]
-    if named and len(still) == len(named):
-        yield Finding("frozen", "", "no parameter requires a gradient", "model.requires_grad_(True)")
-    elif still:
+    """Weights of populations that do not require a gradient."""
+    weights = dict.fromkeys(q.name for a in e.activity for q in a.population.pathways)
+    still = [name for name in weights if e.required.get(name) is False]
+    if still:
+        every = len(still) == len(weights)
         yield Finding(
             "frozen",
-            still[0],
-            f"{len(still)} of {len(named)} parameters do not require a gradient, such as {still[0]}",
-            f"model.get_parameter({still[0]!r}).requires_grad_(True)",
-            serious=False,
+            "" if every else still[0],
+            f"{'none' if every else 'not all'} of the weights require a gradient: not {listed(still)}",
+            f"[model.get_parameter(n).requires_grad_(True) for n in {still}]",
+            serious=every,
         )
 
 

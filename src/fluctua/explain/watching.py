@@ -1,7 +1,7 @@
 """One step of the training of a network, seen through hooks: what its populations did, and what became of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ class Watch:
 
     def rows(self) -> list[dict[str, Any]]:
         """What was seen, after the step; populations that did not run are left out."""
+        seen = {s.population.name: s for s in self._seen if s.currents and s.spikes}
         with torch.no_grad():
-            return [seen.row(self._before) for seen in self._seen if seen.currents and seen.spikes]
+            spikes = {name: torch.cat(s.spikes) for name, s in seen.items()}
+            return [s.row(spikes, self._before) for s in seen.values()]
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -56,7 +58,7 @@ class _Seen:
             self.currents.clear()
             self.felt = None
         self.currents.append(tuple(layout.as_sequence(c.detach()) for c in given))
-        for current in given:
+        for current in reaching(self.population, given):
             if current.requires_grad:
                 current.register_hook(self._feel)  # type: ignore[no-untyped-call]
 
@@ -71,13 +73,13 @@ class _Seen:
                 self.spikes.clear()
             self.spikes.append(emission.as_sequence(emission.spikes(module, output).detach()))
 
-    def row(self, before: dict[Tensor, Tensor]) -> dict[str, Any]:
-        """The numbers of the population."""
+    def row(self, fired: Mapping[str, Tensor], before: Mapping[Tensor, Tensor]) -> dict[str, Any]:
+        """The numbers of the population, from the spikes of all and the weights before the step."""
         p, neuron = self.population, self.population.neuron
-        spikes = self.spikes[0] if len(self.spikes) == 1 else torch.cat(self.spikes)
+        spikes = fired[p.name]
         counts = spikes.sum((0, 1))
         arguments = [torch.cat(steps)[:, :SAMPLES] for steps in zip(*self.currents, strict=True)]
-        inner = {p.name: spikes[:, :SAMPLES], **{q.sources[0]: spikes[:, :SAMPLES] for q in p.pathways if q.inside}}
+        inner = {name: other[:, :SAMPLES] for name, other in fired.items()}
         u = response(neuron, population_currents(p, arguments, inner)).flatten(2) + neuron.rest
         mask = torch.ones_like(u[..., 0])
         mean = neuron_mean(u, mask)
@@ -99,6 +101,11 @@ class _Seen:
             "surrogate": None if self.felt is None or theta is None else _share_felt(self.felt),
         }
         return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in row.items()}
+
+
+def reaching(population: Population, given: Sequence[Tensor]) -> list[Tensor]:
+    """Of the currents that a module is called with, those that reach a population as they are, neuron by neuron."""
+    return [given[k] for k in population.arguments if k is not None and k < len(given)]
 
 
 def _share_felt(felt: Tensor) -> float:

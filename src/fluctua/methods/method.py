@@ -216,8 +216,8 @@ def _ran(method: Method, seed: int | None) -> Iterator[str]:
     """What the head of the report says of the method and its draws."""
     yield f"window = {getattr(method, 'window', 'trial')}"
     given: Any = method
-    changed = (f for f in fields(given) if f.name != "window" and getattr(method, f.name) != f.default)
-    settings = ", ".join(f"{f.name}={getattr(method, f.name)}" for f in changed)
+    chosen = [(f, repr(getattr(method, f.name))) for f in fields(given) if f.name != "window"]
+    settings = ", ".join(f"{f.name}={value}" for f, value in chosen if value != repr(f.default))
     yield f"method = {type(method).__name__}({settings})"
     yield "seed = a generator's" if seed is None else f"seed = {seed}"
 

@@ -104,6 +104,11 @@ class PopulationState:
     in_steps: bool = False
     silent_maps: float | None = None
 
+    @property
+    def silent_units(self) -> float | None:
+        """Share of silent maps, in which neurons in still places have nothing to say, or of neurons without maps."""
+        return self.silent if self.silent_maps is None else self.silent_maps
+
     def rate_in_words(self, rate: float | None) -> str:
         """A rate with its unit."""
         if rate is None:

@@ -72,7 +72,7 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for p, row in zip(populations, rows, strict=True):
         cells = [literal(cell) for cell in row]
-        if p.silent is not None and p.silent > 0.5:
+        if p.silent_units is not None and p.silent_units > 0.5:
             cells[_SILENT] = f"[red]{cells[_SILENT]}[/red]"
         table.add_row(*cells)
     return table

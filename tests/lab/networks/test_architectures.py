@@ -46,8 +46,8 @@ def test_networks_for_sound(data_dir: Path, name: str, layers: int, xi: float) -
     for p in populations:
         assert p.mu_u == pytest.approx(0.0, abs=0.05)
         assert p.sigma_u == pytest.approx(1 / xi, rel=tolerance)
-        assert p.silent is not None
-        assert p.silent <= 0.01
+        assert p.silent_units is not None
+        assert p.silent_units <= 0.01
 
 
 @pytest.mark.parametrize(("name", "layers"), [("dvs-conv", 6), ("dvs-conv-deep", 8), ("residual-conv", 9)])
@@ -57,8 +57,8 @@ def test_networks_for_event_cameras(data_dir: Path, name: str, layers: int) -> N
     for p in populations:
         assert p.mu_u == pytest.approx(0.0, abs=0.05)
         assert p.sigma_u == pytest.approx(1.0, rel=0.05)
-        assert p.silent is not None
-        assert p.silent <= 0.01
+        assert p.silent_units is not None
+        assert p.silent_units <= 0.01
 
 
 @pytest.mark.parametrize(("name", "layers"), [("cifar10-conv-shallow", 2), ("cifar10-conv", 4)])
@@ -68,8 +68,8 @@ def test_networks_for_images_as_a_constant_current(data_dir: Path, name: str, la
     for p in populations:
         assert p.mu_u == pytest.approx(0.0, abs=0.05)
         assert p.sigma_u == pytest.approx(1.0, rel=0.05)
-        assert p.silent is not None
-        assert p.silent <= 0.01
+        assert p.silent_units is not None
+        assert p.silent_units <= 0.01
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.3])
@@ -80,5 +80,5 @@ def test_networks_under_dales_law(data_dir: Path, name: str, mean: float) -> Non
     for p in populations:
         assert p.mu_u == pytest.approx(mean, abs=0.1)
         assert p.sigma_u == pytest.approx(1 - mean, rel=0.15)
-        assert p.silent is not None
-        assert p.silent <= 0.01
+        assert p.silent_units is not None
+        assert p.silent_units <= 0.01

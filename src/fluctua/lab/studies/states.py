@@ -119,4 +119,4 @@ class States(Study):
 
 
 def _state(layer: PopulationState) -> dict[str, float]:
-    return {"sigma_u": layer.sigma_u, "rate": layer.rate or 0.0, "silent": layer.silent or 0.0}
+    return {"sigma_u": layer.sigma_u, "rate": layer.rate or 0.0, "silent": layer.silent_units or 0.0}

@@ -113,7 +113,7 @@ def _state(before: Report) -> dict[str, float]:
     last = hidden[-1]
     return {
         "rate": last.rate or 0.0,
-        "silent": last.silent or 0.0,
+        "silent": last.silent_units or 0.0,
         "sigma_u": last.sigma_u,
         "gradient_first": hidden[0].gradient_norm or 0.0,
         "gradient_readout": before[-1].gradient_norm or 0.0,
