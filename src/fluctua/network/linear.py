@@ -20,6 +20,10 @@ from fluctua.timeloop.tracing import Traced, trace
 
 Array = NDArray[np.float64]
 
+Run = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Tensor]]
+"""State and inputs -> the state after a step, and what is observed."""
+
+_DOUBLINGS, _HALVINGS = 60, 100
 _SETTLING = 4096  # steps within which a neuron without input comes to rest
 _STILL = 1e-12
 _CURVED = 1e-6  # change of a derivative half-way to threshold that is worth a note
@@ -70,6 +74,8 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
     distance_of = _distance(t)
     run = _evaluator(t, t.output if distance_of is None else distance_of, constants)
     state = _at_rest(run, [torch.full_like(constants[0], value) for value in rest], dynamics.inputs)
+    if t.distance is None and distance_of is not None:
+        run = _from_first_spike(_evaluator(t, t.output, constants), run, state, dynamics.inputs)
     a, b, c, d, distance = _linearised(run, state, dynamics.inputs)
     if not b.any() and not d.any():
         raise UnsupportedNeuronError("the potential of the neuron does not depend on its input: check its step")
@@ -98,14 +104,37 @@ def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: i
 
 
 def _distance(t: Traced) -> Value | None:
-    """How far the potential is above the threshold: what the comparison compares that makes a spike, graded or not."""
+    """How far the potential is above the threshold, or of a graded spike something that differs from it by a number."""
     if t.distance is not None or not isinstance(t.output, Expression):
         return t.distance
     masks = [e for e in walk([t.output]) if e.op in ("gt", "ge") and "state" in e.leaves]
-    return t.graph("sub", *masks[-1].args) if masks else None
+    return t.graph("sub", *masks[0].args) if masks else None
 
 
-def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Callable[..., tuple[list[Tensor], Tensor]]:
+def _from_first_spike(emits: Run, compares: Run, state: list[Tensor], inputs: int) -> Run:
+    """What is compared, from where on it is that a graded neuron emits something: found by bisection of its input."""
+    high, low = torch.ones_like(state[0]), torch.zeros_like(state[0])
+    for _ in range(_DOUBLINGS):
+        silent = emits(state, [high] * inputs)[1] == 0
+        if not silent.any():
+            break
+        high = torch.where(silent, 2 * high, high)
+    else:
+        return compares  # nothing is emitted in the step of an input
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        silent = emits(state, [middle] * inputs)[1] == 0
+        low, high = torch.where(silent, middle, low), torch.where(silent, high, middle)
+    _, level = compares(state, [high] * inputs)
+
+    def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        after, value = compares(state, inputs)
+        return after, value - level
+
+    return run
+
+
+def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Run:
     """A function of state and inputs: the state after a step, and what is observed, without surrogate gradients."""
 
     def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -119,7 +148,7 @@ def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Calla
     return run
 
 
-def _at_rest(run: Callable[..., tuple[list[Tensor], Tensor]], state: list[Tensor], inputs: int) -> list[Tensor]:
+def _at_rest(run: Run, state: list[Tensor], inputs: int) -> list[Tensor]:
     """Where the neuron comes to rest without input; where it has come to after many steps if it never does."""
     silence = [torch.zeros_like(state[0])] * inputs
     for _ in range(_SETTLING):
@@ -131,9 +160,7 @@ def _at_rest(run: Callable[..., tuple[list[Tensor], Tensor]], state: list[Tensor
     return state
 
 
-def _linearised(
-    run: Callable[..., tuple[list[Tensor], Tensor]], state: Sequence[Tensor], inputs: int
-) -> tuple[Array, Array, Array, Array, Tensor]:
+def _linearised(run: Run, state: Sequence[Tensor], inputs: int) -> tuple[Array, Array, Array, Array, Tensor]:
     """Derivatives of the state after a step wrt state and inputs, those of the potential, and where it is."""
     given = [s.detach().clone().requires_grad_() for s in (*state, *[torch.zeros_like(state[0])] * inputs)]
     with torch.enable_grad():

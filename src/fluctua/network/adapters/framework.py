@@ -130,7 +130,8 @@ class Framework:
     Attributes:
         package: its name, as users import it.
         tested: the version that the facts were checked against.
-        facts: full name of a neuron class -> function that reads its facts from a module. It returns a `Neuron`, or
+        facts: full name of a neuron class -> function that reads its facts from a module, None where they follow from
+            its own step, by `stepping`. It returns a `Neuron`, or
             for a module that holds several populations, or synapses of its own, a `PopulationSpec` for each by name (""
             where there is one). A subclass is served by the entry of its nearest base class.
         layout: how a neuron module is called.
@@ -139,17 +140,16 @@ class Framework:
         transposed: full names of synapse classes whose weight is `[in, out]`.
         reset: brings one module to rest, as the framework does before a trial.
         stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
-        stepping: how one step of a neuron is taken; None where that is not known.
+        stepping: how one step of a neuron is taken, from which the facts of a subclass are read that overrides the
+            dynamics of a known class; None where that is not known, and such a class is taken for its base.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
-        by_step: reads the facts of a subclass that overrides the dynamics of a known class, from its own step; None
-            where such a class is taken for its base.
         prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
             it sets in the module is taken back at the end.
     """
 
     package: str
     tested: str
-    facts: Mapping[str, FactsOf]
+    facts: Mapping[str, FactsOf | None]
     layout: Callable[[Any], Layout]
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
@@ -158,7 +158,6 @@ class Framework:
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
-    by_step: FactsOf | None = None
     prepare: Callable[[Any], None] | None = None
 
 

@@ -122,8 +122,10 @@ class Cells(Stepping):
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
         """See `Stepping.step`."""
-        output, after = module.activation(x, self._state(module, state), module.p, module.dt)
-        return output, self._parts(module, after)
+        sequence = not layout(module).stepwise
+        given = self._state(module, state)
+        output, after = type(module).forward(module, x.unsqueeze(0) if sequence else x, given)
+        return output.squeeze(0) if sequence else output, self._parts(module, after)
 
     def rest(self, module: Any, x: Tensor) -> States:
         """See `Stepping.rest`."""

@@ -8,7 +8,7 @@ describes.
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
@@ -199,11 +199,23 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
         name = _name(base)
         for framework in _frameworks_of(module):
             if name in framework.facts:
-                own = framework.by_step is not None and changes(type(module), base)
-                return framework, framework.by_step if own and framework.by_step else framework.facts[name]
+                facts = framework.facts[name]
+                if framework.stepping is not None and (facts is None or changes(type(module), base)):
+                    return framework, partial(_by_step, framework)
+                assert facts is not None
+                return framework, facts
             if name in framework.refused:
                 return framework, framework.refused[name]
     return None
+
+
+def _by_step(framework: Framework, module: Any, timing: Timing) -> Neuron:
+    """What one step of a module does."""
+    from fluctua.network.linear import linear_module
+
+    assert framework.stepping is not None
+    own = replace(timing, dt=float(module.dt)) if framework.timed else timing
+    return linear_module(module, framework.stepping, own)
 
 
 def _check_version(framework: Framework) -> None:

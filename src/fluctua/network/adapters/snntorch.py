@@ -138,13 +138,6 @@ def _parameters(kind: type) -> tuple[str, ...]:
     return tuple(signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]
 
 
-def by_step(module: Any, timing: Timing) -> Neuron:
-    """Of a subclass that overrides its update or reset: what one step of it does."""
-    from fluctua.network.linear import linear_module
-
-    return linear_module(module, Cells(), timing)
-
-
 def layout(module: Any) -> Layout:
     """Filters take the whole sequence, the others a step."""
     return Layout("first" if hasattr(module, "kernel_truncation_steps") else "step")
@@ -232,5 +225,4 @@ FRAMEWORK = Framework(
     layout=layout,
     reset=reset,
     stepping=Cells(),
-    by_step=by_step,
 )

@@ -1,4 +1,4 @@
-"""The facts of SpikingJelly's neurons (`spikingjelly.activation_based.neuron`).
+"""The facts of SpikingJelly's neurons (`spikingjelly.activation_based.neuron`, and the older `clock_driven`).
 
 `tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and come back to it. What
 leaks does so by Euler steps: `v <- v - (v - v_reset) / tau + x`, with x divided by `tau` under `decay_input`.
@@ -113,13 +113,24 @@ class Nodes(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if not hasattr(module, "single_step_forward"):
+        if not hasattr(module, "single_step_forward") and not _is_clock_driven(module):
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
-        return tuple(name for name, rest in module._memories_rv.items() if isinstance(rest, float | int))
+        constants = self.options(module)
+        memories = module._memories_rv.items()
+        return tuple(name for name, rest in memories if isinstance(rest, float | int) and name not in constants)
+
+    def options(self, module: Any) -> tuple[str, ...]:
+        """See `Stepping.options`."""
+        return ("v_threshold", "v_reset") if _is_clock_driven(module) else ()
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
-        output: Tensor = module.single_step_forward(x)
+        if not _is_clock_driven(module):
+            output: Tensor = module.single_step_forward(x)
+        elif layout(module).stepwise:
+            output = type(module).forward(module, x)
+        else:
+            output = type(module).forward(module, x.unsqueeze(0)).squeeze(0)
         return output
 
     def rest(self, module: Any, x: Tensor) -> States:
@@ -129,13 +140,6 @@ class Nodes(Stepping):
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
-
-
-def by_step(module: Any, timing: Timing) -> Neuron:
-    """Of a subclass that overrides the charge, the reset or the step: what one step of it does."""
-    from fluctua.network.linear import linear_module
-
-    return linear_module(module, Nodes(), timing)
 
 
 class Potentials(Layout):
@@ -154,7 +158,16 @@ def layout(module: Any) -> Layout:
     """`[T, B, *N]` in step mode "m", `[B, *N]` in "s"."""
     if hasattr(module, "decode"):
         return Potentials("first")
+    if _is_clock_driven(module):
+        return Layout(
+            "first" if any(kind.__name__.startswith("MultiStep") for kind in type(module).__mro__) else "step"
+        )
     return Layout("first" if module.step_mode == "m" else "step")
+
+
+def _is_clock_driven(module: Any) -> bool:
+    """Whether it is of the older interface, `spikingjelly.clock_driven`, whose classes take a step or a sequence."""
+    return not hasattr(module, "step_mode")
 
 
 def reset(module: Any) -> None:
@@ -179,9 +192,9 @@ def _leaky(leak: Any, decay_input: bool, timing: Timing) -> PspKernel:
 
 _INSTEAD = "use LIFNode or another linear neuron"
 
-_FACTS: dict[str, FactsOf] = {
-    "base_node.BaseNode": by_step,
-    "base_node.SimpleBaseNode": by_step,
+_FACTS: dict[str, FactsOf | None] = {
+    "base_node.BaseNode": None,
+    "base_node.SimpleBaseNode": None,
     "ilif.ILIFNode": integer_spikes,
     "integrate_and_fire.ActivationAwareIFNode": activation_aware,
     "integrate_and_fire.HalfThresholdIFNode": half_threshold,
@@ -232,11 +245,12 @@ def _full_names(table: dict[str, Any]) -> dict[str, Any]:
 FRAMEWORK = Framework(
     package="spikingjelly",
     tested="2.0.0",
-    facts=_full_names(_FACTS),
+    facts={**_full_names(_FACTS), "spikingjelly.clock_driven.neuron.BaseNode": None},
     refused=_full_names(_REFUSED),
     layout=layout,
     reset=reset,
     stepping=Nodes(),
-    by_step=by_step,
-    stateful=frozenset({"spikingjelly.activation_based.base.MemoryModule"}),
+    stateful=frozenset(
+        {"spikingjelly.activation_based.base.MemoryModule", "spikingjelly.clock_driven.base.MemoryModule"}
+    ),
 )
