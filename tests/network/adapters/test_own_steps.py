@@ -49,7 +49,8 @@ class ATan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return g / (1 + (torch.pi * x).square())
+        slope: Tensor = g / (1 + (torch.pi * x).square())
+        return slope
 
 
 class BaseNode(Memory):
