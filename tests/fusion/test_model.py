@@ -415,6 +415,31 @@ def test_half_precision_and_the_reference_engine_run() -> None:
         assert fast(x)[0].shape == truth.shape
 
 
+class Noisy(SnnLoop):
+    """Random numbers twice in a step, questions about tensors, and answers in the language's own types."""
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, out, counts = self.lif1.reset_mem(), [], 0.0
+        for t in range(len(x)):
+            current = self.fc1(x[t])
+            assert current.requires_grad == torch.is_grad_enabled()
+            assert not current.is_leaf or not torch.is_grad_enabled()
+            left, right = current * torch.rand_like(current), current * torch.rand_like(current)
+            assert not torch.equal(left, right)
+            spk1, mem1 = self.lif1(left + right, mem1)
+            counts += float(spk1.sum())
+            out.append(spk1)
+        return torch.stack(out), counts
+
+
+def test_random_numbers_are_drawn_anew_and_questions_are_answered() -> None:
+    model = woken(Noisy(), 3)
+    fast = fluctua.fuse(model, TIME_FIRST, forward=lambda model, x: model(x), exact=False)
+    spikes, counts = fast(TIME_FIRST)
+    assert counts == float(spikes.sum())
+    assert len({tuple(step.flatten().tolist()) for step in spikes}) > STEPS // 2  # a mask for each step
+
+
 # --- what is refused ---
 
 
@@ -494,10 +519,13 @@ def test_what_no_loop_over_all_steps_does_is_refused(kind: type[nn.Module], word
     torch.manual_seed(0)
     model = woken(kind(), 3)
     state = copy.deepcopy(model.state_dict())
+    memories = [vars(m)["_buffers"]["mem"] for m in (model.get_submodule("lif1"), model.get_submodule("lif2"))]
     with pytest.raises(FuseError, match=words.replace("(", r"\(").replace(")", r"\)")):
         fluctua.fuse(model, TIME_FIRST, forward=lambda model, x: model(x))
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert all("forward" not in vars(m) for m in model.modules())
+    now = [vars(m)["_buffers"]["mem"] for m in (model.get_submodule("lif1"), model.get_submodule("lif2"))]
+    assert all(type(m) is Tensor and torch.equal(m, before) for m, before in zip(now, memories, strict=True))
 
 
 def test_neurons_that_cannot_be_followed_are_named() -> None:

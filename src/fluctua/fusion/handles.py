@@ -26,14 +26,14 @@ _PROPERTIES = frozenset(
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_sparse", "is_quantized", "is_meta")
 )
+_OF_TENSORS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data"))
 _PLAIN_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"})
 _RANDOM = frozenset(
     {"bernoulli", "rand_like", "randn_like", "randint_like", "poisson", "multinomial", "normal", "dropout", "rrelu"}
     | {"alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
     | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential", "bernoulli_", "uniform_", "normal_"}
 )
-
-
+_ANSWERS = frozenset({"__bool__", "item", "tolist", "numpy", "__int__", "__float__", "__format__", "__repr__"})
 _BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
@@ -43,7 +43,7 @@ class Handle(Tensor):
     node: Node
 
     @property
-    def real(self) -> Tensor:  # type: ignore[override]
+    def actual(self) -> Tensor:
         """The tensor itself."""
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class Handle(Tensor):
 
     def __copy__(self) -> Tensor:
         """As torch has it: the same numbers, without a history."""
-        return Whole.of(copied(self.node)) if isinstance(self, Whole) else self.real.detach()
+        return Whole.of(copied(self.node)) if isinstance(self, Whole) else self.actual.detach()
 
     @classmethod
     def __torch_function__(
@@ -103,7 +103,7 @@ class Step(Handle):
         return made
 
     @property
-    def real(self) -> Tensor:  # type: ignore[override]
+    def actual(self) -> Tensor:
         """The tensor itself."""
         return self.node.at(self.step)
 
@@ -120,7 +120,7 @@ class Whole(Handle):
         return made
 
     @property
-    def real(self) -> Tensor:  # type: ignore[override]
+    def actual(self) -> Tensor:
         """The tensor itself."""
         return self.node.value
 
@@ -143,13 +143,13 @@ def handles_in(value: Any) -> Iterator[Handle]:
 def reals(value: Any) -> Any:
     """The same with tensors in the place of handles."""
     compute([h.node for h in handles_in(value)])
-    return mapped(value, lambda x: x.real if isinstance(x, Handle) else x)
+    return mapped(value, lambda x: x.actual if isinstance(x, Handle) else x)
 
 
 def returned(value: Any) -> Any:
     """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
     compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
-    return mapped(value, lambda x: x.real if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
+    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
@@ -171,15 +171,30 @@ def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwarg
     if joined is not None:
         return joined
     with torch._C.DisableTorchFunctionSubclass():
-        one = len({h.step for h in steps}) == 1 and name not in _HARMLESS
-        if one and "out" not in kwargs and name != "__setitem__":
-            memo, key = steps[0].node.memo, (func, _key(func, args), _key(func, tuple(kwargs.items())))
-            if key not in memo and steps[0].step == 0:
-                nodes = list(dict.fromkeys(h.node for h in steps))
-                memo[key] = folded(func, nodes, partial(_bound, args, kwargs)), (args, kwargs)  # a key names what lives
-            if key in memo:
-                return _steps_of(memo[key][0], steps[0].step)
-        return func(*reals(args), **reals(dict(kwargs)))
+        plain = name in _ANSWERS or name == "__setitem__" or "out" in kwargs
+        plain = plain or (name == "__get__" and func not in _OF_TENSORS) or len({h.step for h in steps}) > 1
+        node = None if plain else _at_all_steps(func, name, args, kwargs, steps)
+        return func(*reals(args), **reals(dict(kwargs))) if node is None else _steps_of(node, steps[0].step)
+
+
+def _at_all_steps(
+    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], steps: Sequence[Step]
+) -> Any:
+    """What an operation on one step gives at all of them; None where it was not done to the first step."""
+    memo, step = steps[0].node.memo, steps[0].step
+    key: Hashable = (func, _key(func, args), _key(func, tuple(kwargs.items())))
+    if name in _RANDOM:  # done twice in a step, it gives two results
+        drawn = memo.setdefault(("drawn", key), {})
+        drawn[step] = drawn.get(step, 0) + 1
+        key = key, drawn[step]
+    if key not in memo and step == 0:
+        nodes = list(dict.fromkeys(h.node for h in steps))
+        try:
+            made = folded(func, nodes, partial(_bound, args, kwargs))
+        except (RuntimeError, ValueError):  # such as a function that gives no tensor: it is done step by step
+            made = None
+        memo[key] = made, (args, kwargs)  # what a key names must live on
+    return memo[key][0] if key in memo else None
 
 
 def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -188,12 +203,9 @@ def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple
     def tensor(x: Tensor) -> Tensor:
         if isinstance(x, Step):
             return values[x.node]
-        return x.real if isinstance(x, Whole) else x
+        return x.actual if isinstance(x, Whole) else x
 
     return mapped(tuple(args), tensor), mapped(dict(kwargs), tensor)
-
-
-_HARMLESS = frozenset({"__bool__", "item", "tolist", "numpy", "__int__", "__float__", "__format__", "__repr__"})
 
 
 def _steps_of(value: Any, step: int) -> Any:
@@ -311,4 +323,4 @@ def _key(func: Callable[..., Any], value: Any) -> Hashable:
         return tuple(_key(func, item) for item in value)
     if isinstance(value, slice):
         return "slice", value.start, value.stop, value.step
-    return value if isinstance(value, Hashable) else ("object", id(value))
+    return (type(value), value) if isinstance(value, Hashable) else ("object", id(value))

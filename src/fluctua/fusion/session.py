@@ -62,7 +62,7 @@ class Session:
         Raises:
             FuseError: it does with a population what no loop over all steps can do.
         """
-        with self._listening():
+        with self._listening(), self._unchanged_on_failure():
             answer = call(*_wrapped(args), **_wrapped(kwargs))
             for member in self._members:
                 if member.shown and member.spikes is not None and member.calls != member.spikes.shown:
@@ -85,6 +85,18 @@ class Session:
                 vars(member.module).pop("forward", None)
                 if forward is not None:
                     vars(member.module)["forward"] = forward
+
+    @contextmanager
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """After an error the modules have the states that they had before."""
+        kept = [m for m in self._members if m.keeps]
+        before = [tuple(getattr(m.module, name) for name in m.stepping.names(m.module)) for m in kept]
+        try:
+            yield
+        except BaseException:
+            for member, state in zip(kept, before, strict=True):
+                member.stepping.keep(member.module, state)
+            raise
 
     def _called(self, member: _Member, x: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of a population, in the place of its own."""
