@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fluctua
 from fluctua.network import ProbedNeuron
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.probe import probe
-from fluctua.neurons import LI, LIF, AdaptiveLIF
+from fluctua.neurons import LI, LIF, AdaptiveLIF, spike
 from fluctua.theory import PspKernel
 
 T = 100
@@ -304,3 +305,61 @@ def test_unstable_neurons_among_stable_ones_are_named() -> None:
     ):
         probe(Adapting(torch.tensor([0.1, -1.0, 0.0, -0.5])), described, Timing(None, 30))
     probe(Adapting(torch.tensor([0.1, 0.02, 0.0, 0.05])), described, Timing(None, 30))
+
+
+# --- a potential that nobody sees: what it does is stated, and spikes bear it out ---
+
+
+class LocalMembrane(nn.Module):
+    """As TET, tdBN and MS-ResNet write it: the potential is a variable of the call."""
+
+    def __init__(self, theta: float = 1.0, decay: float = 0.5) -> None:
+        super().__init__()
+        self.theta, self.decay = theta, decay
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, out = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            u = self.decay * u + x[:, t]
+            spikes: Tensor = spike(u - self.theta)
+            u = (1 - spikes) * u
+            out.append(spikes)
+        return torch.stack(out, 1)
+
+
+def test_a_stated_kernel_sets_a_potential_that_nobody_sees() -> None:
+    x = (torch.rand(16, 80, 30, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 40), LocalMembrane())
+    stated: dict[type[nn.Module], ProbedNeuron] = {
+        LocalMembrane: ProbedNeuron(threshold="theta", decay="decay", time="second")
+    }
+    report = fluctua.initialize(model, x, neurons=stated, time=1, seed=0)
+    assert report["1"].sigma_u == pytest.approx(1.0, rel=0.02)
+    with torch.no_grad():
+        current, u, potentials = model[0](x), torch.zeros(16, 40), []
+        for t in range(80):
+            u = 0.5 * u + current[:, t]
+            potentials.append(u)
+    assert float(torch.stack(potentials).std()) == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"threshold": 2.0, "decay": 0.5}, "should just lift it to its threshold 2, but it fires below that"),
+        ({"threshold": 1.0, "decay": 0.5, "gain": 3.0}, "but it fires not above that"),
+        ({"threshold": 1.0, "decay": 1.5}, "are shares that are left after a step"),
+        ({"threshold": 1.0, "decay": "tau"}, "has no attribute 'tau': check decay="),
+    ],
+)
+def test_what_spikes_do_not_bear_out_is_refused(stated: dict[str, Any], words: str) -> None:
+    model, x = nn.Sequential(nn.Linear(30, 40), LocalMembrane()), torch.rand(4, 20, 30)
+    neurons: dict[type[nn.Module], ProbedNeuron] = {LocalMembrane: ProbedNeuron(time="second", **stated)}
+    with pytest.raises(UnsupportedNeuronError, match=words):
+        fluctua.initialize(model, x, neurons=neurons, time=1)
+
+
+def test_a_potential_is_found_or_stated() -> None:
+    with pytest.raises(ValueError, match="needs membrane=, where its potential is found, or decay="):
+        ProbedNeuron(threshold=1.0)

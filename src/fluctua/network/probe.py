@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved
+from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved, tensors_in
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
 
+_OFF = 0.02  # of the input that should just make a neuron fire
 _IMPULSE = 1e-3
 _SHRINKINGS = 4  # by a factor of 1000 each, for a neuron that fires at the impulse
 _LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has died away
@@ -44,13 +45,17 @@ class ProbedNeuron:
     Attributes:
         threshold: `theta`, or the attribute of the module that holds it; None for a readout, which never spikes.
         membrane: where the potential is found after a call: an attribute of the module ("v", "state.v"), the number of
-            an item of what the call returned, or a function of module and output.
+            an item of what the call returned, or a function of module and output. None where it is a variable of the
+            call that nobody else sees: then `decay` says what it does.
         time: the module is called with one time step `[B, *N]` ("step") or a whole sequence, `[T, B, *N]` ("first") or
             `[B, T, *N]` ("second").
         reset: brings the module to rest: the name of a method, or a function of the module. None where it keeps nothing
             between trials.
         passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
         shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
+        decay: without `membrane`, what is left of the potential after a step, or the attribute that holds it.
+        decay_syn: the same of a synaptic current in front, if there is one.
+        gain: by how much an input of 1 moves the potential (or the current) in its step.
 
     Example:
         >>> class Leaky(nn.Module):
@@ -70,11 +75,18 @@ class ProbedNeuron:
     """
 
     threshold: float | str | None
-    membrane: str | int | Callable[[Any, Any], Tensor]
+    membrane: str | int | Callable[[Any, Any], Tensor] | None = None
     time: Literal["first", "second", "step"] = "step"
     reset: str | Callable[[Any], Any] | None = None
     passes_state: bool = False
     shape: tuple[int, ...] | None = None
+    decay: float | str | None = None
+    decay_syn: float | str | None = None
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.membrane is None) is (self.decay is None):
+            raise ValueError("a ProbedNeuron needs membrane=, where its potential is found, or decay=, what it does")
 
     def bring_to_rest(self, module: nn.Module) -> None:
         """Forget what has come in so far."""
@@ -89,17 +101,32 @@ class ProbedNeuron:
         Raises:
             UnsupportedNeuronError: the module has no such attribute.
         """
-        try:
-            return attrgetter(self.threshold)(module) if isinstance(self.threshold, str) else self.threshold
-        except AttributeError as error:
+        return _read(module, "threshold", self.threshold)
+
+    def stated(self, module: nn.Module, dt: float) -> PspKernel:
+        """The kernel that `decay`, `decay_syn` and `gain` say.
+
+        Raises:
+            UnsupportedNeuronError: a decay outside of 0 to 1, or no such attribute.
+        """
+        decays = [
+            float(torch.as_tensor(_read(module, name, value)).double().mean())
+            for name, value in (("decay", self.decay), ("decay_syn", self.decay_syn))
+            if value is not None
+        ]
+        if not all(0 <= decay < 1 for decay in decays):
             raise UnsupportedNeuronError(
-                f"the neuron {type(module).__name__} has no attribute {self.threshold!r}: check threshold= of its "
-                "ProbedNeuron, a number or the name of an attribute"
-            ) from error
+                f"the decays {decays} of the neuron {type(module).__name__} are shares that are left after a step, "
+                "from 0 to less than 1: check decay= and decay_syn= of its ProbedNeuron"
+            )
+        mem, *syn = decays
+        return PspKernel.two_poles(self.gain, mem, syn[0], dt) if syn else PspKernel.one_pole(self.gain, mem, dt)
 
     def potential(self, module: nn.Module, output: Any) -> Tensor:
         """The potential after a call that returned `output`."""
-        if isinstance(self.membrane, str):
+        if self.membrane is None:
+            found = next(tensors_in(output))  # nobody sees it
+        elif isinstance(self.membrane, str):
             found = attrgetter(self.membrane)(module)
         elif isinstance(self.membrane, int):
             found = output[self.membrane]
@@ -108,6 +135,17 @@ class ProbedNeuron:
         if not isinstance(found, Tensor):
             raise ValueError(f"the potential {self.membrane!r} is a {type(found).__name__}, not a tensor")
         return found
+
+
+def _read(module: nn.Module, name: str, value: Any) -> Any:
+    """A number, or what the module has by this name."""
+    try:
+        return attrgetter(value)(module) if isinstance(value, str) else value
+    except AttributeError as error:
+        raise UnsupportedNeuronError(
+            f"the neuron {type(module).__name__} has no attribute {value!r}: check {name}= of its ProbedNeuron, a "
+            "number or the name of an attribute"
+        ) from error
 
 
 def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
@@ -123,6 +161,8 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     if timing.steps is None:
         return Neuron.spiking((PspKernel.integrator(1.0, timing.unit, timing.trial),), theta, in_steps=in_steps)
     bench = _Bench(module, spec)
+    if spec.membrane is None:
+        return _stated(bench, theta, timing)
     start, rest = _resting(bench)
     for length in sorted({*_LENGTHS, max(timing.steps, max(_LENGTHS))}):
         eps = _response(bench, start, length)
@@ -138,6 +178,26 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     if distance is not None and (change := _nonlinearity(bench, start, eps, distance)) > _LINEAR:
         notes.append(f"it is linear only near rest: half-way to threshold its response is {change:.0%} off")
     return replace(neuron, note="; ".join(notes))
+
+
+def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
+    """The facts that the user states, as far as spikes bear them out.
+
+    Raises:
+        UnsupportedNeuronError: it fires at another input than they say.
+    """
+    kernel = bench.spec.stated(bench.module, timing.unit)
+    if theta is not None:
+        distance = float(torch.as_tensor(theta).double().mean())
+        pulse = distance / float(np.max(kernel.response(_LENGTHS[0])))
+        _, (below, above) = bench.run([(1 - _OFF) * pulse, (1 + _OFF) * pulse], 0, _LENGTHS[0])
+        if below or not above:
+            raise UnsupportedNeuronError(
+                f"the neuron {bench.name} does not do what its ProbedNeuron says: an input of {pulse:.4g} in one step "
+                f"should just lift it to its threshold {distance:g}, but it fires {'below' if below else 'not above'} "
+                "that: check threshold=, decay=, decay_syn= and gain="
+            )
+    return Neuron.spiking((kernel,), theta, in_steps=timing.dt is None, note="its kernel is the one stated")
 
 
 @contextmanager
