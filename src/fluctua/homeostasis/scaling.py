@@ -312,13 +312,13 @@ def _scaled(population: Population) -> list[_ScaledWeight]:
     """
     found: dict[Tensor, _ScaledWeight] = {}
     for q in population.pathways:
-        gain: Any = getattr(q.norm, "weight", None)
+        gains = q.affine("weight")
         if q.skipped_because is not None or excites(q, population) < 0:
             continue
-        if gain is None:
+        if not gains:
             upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
             found[q.weight] = _ScaledWeight(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
-        elif gain.requires_grad:
+        for gain in (gain for gain in gains if gain.requires_grad):
             found[gain] = _ScaledWeight(q, gain, gain.detach().clone(), torch.ones_like(gain))
     return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
 

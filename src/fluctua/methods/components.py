@@ -6,7 +6,8 @@ independence or binary spikes, and whatever lies between weight and neuron is ac
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,13 +50,25 @@ class MeanShift:
 
 
 @dataclass(frozen=True, eq=False)
+class Reach:
+    """Which units each parameter acts on, where branches are concatenated: `by[p]` along `axis` of U `[T, B, *N]`."""
+
+    axis: int
+    by: dict[Tensor, Tensor]
+
+    def of(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Where any of them acts."""
+        return torch.stack([self.by[p] for p in parameters if p in self.by]).any(0)
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """The one-parameter family of weights whose potential has the wanted mean, and how its variance grows.
 
     For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
     is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
     `lift` is the mean of the fluctuating part in units of its own standard deviation, `gain` how far the shift moves
-    the mean of U, None where it was not needed.
+    the mean of U, None where it was not needed. k is at `least` so large.
     """
 
     fluctuations: Component
@@ -67,6 +80,7 @@ class Solution:
     constant: float
     lift: float
     gain: float | None
+    least: float = 0.0
 
     def discriminant(self, scale: float = 1.0) -> float:
         """Of the quadratic equation for k; negative where the part that does not grow with k is too large already."""
@@ -74,7 +88,7 @@ class Solution:
 
     def factors(self, scale: float) -> tuple[float, Array]:
         """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
-        k = float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square)
+        k = max(float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square), self.least)
         return k, np.asarray(self.fixed + k * self.per_k)
 
     def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
@@ -108,15 +122,34 @@ class FreePotential:
         replay: to run the network.
         mask: `[T, B]`, the window.
         sigma: wanted `sigma_u`, `[]` or `[*N]`.
+        reach: of parameters that do not act on all units, None where all do. Moments are then over those units that
+            any of them acts on, and the shares those of each unit.
     """
 
     population: Population
     replay: Replay
     mask: Tensor
     sigma: Tensor
+    reach: Reach | None = None
 
-    def solve(self, fluctuations: list[Component], shift: MeanShift, target: Target) -> Solution:
+    def reaching(self, parts: dict[Tensor, Component]) -> "FreePotential":
+        """The same, with the units that each of these parts acts on, if it does not act on all."""
+        touched = {p for part in parts.values() for p in part.values}
+        rest = self._rest(touched)
+        seen = {p: self._signal(part, touched, rest).abs() for p, part in parts.items()}
+        for axis in (2, 3) if self.replay.current(self.population).ndim == 4 else (2,):
+            by = {p: u.transpose(0, axis).flatten(1).amax(1) for p, u in seen.items()}
+            acting = {p: most > 1e-6 * most.max() for p, most in by.items()}
+            if not all(bool(units.all()) for units in acting.values()):
+                return replace(self, reach=Reach(axis, acting))
+        return self
+
+    def solve(
+        self, fluctuations: list[Component], shift: MeanShift, target: Target, least: float = 0.0
+    ) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+
+        What cannot be changed may bring more than the wanted variance where the fluctuations have a `least` size.
 
         Raises:
             SilentInputError: a part has no effect.
@@ -126,7 +159,7 @@ class FreePotential:
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
-            scaled, u = self._in_size(part, self._signal(part, touched, rest))
+            scaled, u = self._in_size(part, self._signal(part, touched, rest), fluctuations)
             parts.append(scaled)
             signals.append(u)
         together = Component({p: v for part in parts for p, v in part.values.items()})
@@ -136,7 +169,7 @@ class FreePotential:
         offset = rest - target.mean
         if not offset.ndim and not offset and abs(mean) <= 0.01 and not shift.per_neuron:
             none = np.zeros(())
-            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None)
+            return Solution(together, shift.part, none, none, square, 0.0, 0.0, lift, None, least)
         offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
@@ -146,8 +179,8 @@ class FreePotential:
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain)
-        if solution.discriminant() < 0:
+        solution = Solution(together, shift.part, fixed, per_k, square, cross, constant, lift, gain, least)
+        if solution.discriminant() < 0 and not least:
             self._refuse(target, constant**0.5)
         return solution
 
@@ -157,8 +190,23 @@ class FreePotential:
             return parts[0]
         touched = {p for part in parts for p in part.values}
         rest = self._potential(touched, None)
-        scaled = [self._in_size(part, self._signal(part, touched, rest))[0] for part in parts]
+        scaled = [self._in_size(part, self._signal(part, touched, rest), parts)[0] for part in parts]
         return Component({p: v for part in scaled for p, v in part.values.items()})
+
+    def levelled(self, parts: list[Component]) -> Component:
+        """Several parts that move the mean of other units each, as one that moves all by the same."""
+        touched = {p for part in parts for p in part.values}
+        rest = self._potential(touched, None)
+        values = {}
+        for part in parts:
+            move = self._limited(part)._mean(self._signal(part, touched, rest))
+            values |= {p: v / move for p, v in part.values.items()}
+        return Component(values)
+
+    def moments(self) -> tuple[float, float]:
+        """Mean of U with the weights as they are, and its standard deviation in units of `sigma_u`."""
+        u = self.potential()
+        return self._mean(u), max(self._variance(u), 0.0) ** 0.5
 
     def variances(self, parts: list[Component]) -> list[float]:
         """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
@@ -190,8 +238,14 @@ class FreePotential:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], shift.part))
         return -fixed / gain, -per_k / gain
 
-    def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
-        """A part, and its component, scaled to its share of the variance.
+    def _limited(self, part: Component) -> "FreePotential":
+        """The same over the units that a part acts on."""
+        if self.reach is None:
+            return self
+        return replace(self, reach=Reach(self.reach.axis, {p: self.reach.of(part.values) for p in part.values}))
+
+    def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
+        """A part, and its component, scaled to its share of the variance that it supplies together with others.
 
         Where neurons differ in kernel or threshold each gets its own scale, as far as rows of the weight are its own.
         """
@@ -200,17 +254,28 @@ class FreePotential:
         axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
         rows = {p: axes.get(p, 0) for p in part.values}
         own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
-        if own and all(p.shape[rows[p]] == units for p in part.values):
+        each = all(p.shape[rows[p]] == units for p in part.values)
+        share = torch.tensor(part.share, dtype=torch.float64) if self.reach is None else self._share(part, among)
+        if own and each:
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
+        if each and self.reach is not None and self.reach.axis == 2:
+            factor = factor * share.clamp_min(1e-24).sqrt()
         if factor.ndim:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
-        spread = self._variance(u)
+        spread = self._limited(part)._variance(u)
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
-        size = (part.share / spread) ** 0.5
+        size = (float(share[share > 0].mean()) / spread) ** 0.5
         values = {p: by_row(factor.numpy(), p, rows[p]) * size * v for p, v in part.values.items()}
         return Component(values, part.share), u.mul_(size)
+
+    def _share(self, part: Component, among: list[Component]) -> Tensor:
+        """The share of a part for every unit, of what acts on it."""
+        assert self.reach is not None
+        acting = {id(other): self.reach.of(other.values).double().cpu() for other in among}
+        total = sum((other.share * acting[id(other)] for other in among), torch.zeros(()))
+        return part.share * acting[id(part)] / total.clamp_min(1e-24)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -231,14 +296,23 @@ class FreePotential:
             write(p, values.get(p, torch.zeros_like(p)))
         return self.potential()
 
+    @cached_property
+    def _units(self) -> Tensor:
+        assert self.reach is not None
+        return self.reach.of(self.reach.by).nonzero().flatten()
+
+    def _seen(self, u: Tensor) -> Tensor:
+        """U of the units that count."""
+        return u if self.reach is None else u.index_select(self.reach.axis, self._units)
+
     def _mean(self, u: Tensor) -> float:
-        return population_mean(u, self.mask)
+        return population_mean(self._seen(u), self.mask)
 
     def _inner(self, u: Tensor, v: Tensor) -> float:
         """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
         if self.sigma.ndim:
-            return product_mean(u / self.sigma, v / self.sigma, self.mask)
-        return product_mean(u, v, self.mask) / float(self.sigma) ** 2
+            return product_mean(self._seen(u / self.sigma), self._seen(v / self.sigma), self.mask)
+        return product_mean(self._seen(u), self._seen(v), self.mask) / float(self.sigma) ** 2
 
     def _variance(self, u: Tensor) -> float:
         """Over window and neurons, in units of `sigma_u^2`."""

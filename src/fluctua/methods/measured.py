@@ -1,14 +1,16 @@
 """Measured initialisation: weights scaled by the free potential that they cause on a real batch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.trunk import place_of
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
@@ -52,12 +54,17 @@ class Measured(Method):
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
         """See `Method.solve`."""
-        goals = {n: Goal(target, self.balance, self.window, self.alpha, self.law) for n, target in targets.items()}
+        goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it
 
             return fit_circuit(group, goals, replay, generator)
         return {p.name: fit(p, goals[p.name], replay, generator) for p in group if p.name in goals}
+
+    def _goal(self, p: Population, target: Target, replay: Replay) -> Goal:
+        goal = Goal(target, self.balance, self.window, self.alpha, self.law)
+        place = place_of(p, replay.populations, lambda other: float(np.mean(goal.moments(other).sigma_u ** 2)))
+        return replace(goal, place=place)
 
 
 def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
@@ -75,7 +82,9 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
             wanted rate cannot be reached.
     """
     potential, solution = solve(population, fresh(population, goal, generator), goal, replay)
-    scale = 1.0 if goal.target.rate is None else _scale_for_rate(potential, solution, goal.target.rate)
+    scale = 1.0
+    if goal.target.rate is not None:
+        scale = _scale_for_rate(potential, solution, goal.target.rate) * goal.place.part**0.5
     solution.write(scale)
     wanted = goal.moments(population)
     return Moments(wanted.mu_u, scale * wanted.sigma_u)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fluctua.methods.components import SilentInputError
+from fluctua.methods.trunk import told
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
@@ -199,6 +200,8 @@ def initialize(
             raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
         method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    on_trunks = list(told(network.populations, wanted, reached))
+    notes += [sentence for sentence, far in on_trunks if not far]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
     return report_of(
@@ -207,7 +210,7 @@ def initialize(
         reached,
         gradients={},
         notes=tuple(notes),
-        warnings=tuple(short_batch_warnings(chosen)),
+        warnings=(*(sentence for sentence, far in on_trunks if far), *short_batch_warnings(chosen)),
     )
 
 
@@ -254,7 +257,7 @@ def _others_kept(network: Network, chosen: Collection[Population] | None) -> Ite
     """
     own: set[int] = set()
     for q in (q for p in (network.populations if chosen is None else chosen) for q in writable(p)):
-        parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
+        parts = (q.weight, q.bias, *q.affine("weight"), *q.affine("bias"))
         own |= {id(tensor) for tensor in parts if tensor is not None}
     left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
     others = [p for p in parameters_of(network.model) if id(p) not in own and (chosen is not None or id(p) in left)]
@@ -279,11 +282,16 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for note, names in of_whom((p.neuron.note, p.name) for p in chosen).items():
         yield f"{names}: {note}"
     skipped: list[tuple[str | None, str]] = [("no weight feeds it", p.name) for p in chosen if not p.pathways]
-    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways]
+    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways if q.trunk is None]
     for reason, names in of_whom(skipped).items():
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
+    for p in (p for p in chosen if p.gates):
+        yield (
+            f"{', '.join(name for gate in p.gates for name in gate.names)}: left as before, for it multiplies the current "
+            f"into {p.name}, which was measured behind it"
+        )
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
@@ -298,6 +306,7 @@ def _unreached(network: Network) -> Iterator[str]:
     synapses = {q.synapse for _, q in pathways}
     before = {m: (name, q.name) for name, q in pathways for m in q.through if m not in synapses}
     owners = [*(p.module for p in network.populations), *synapses, *before]
+    owners += [gate.synapse for p in network.populations for gate in p.gates]
     owners += [owner for one in network.left for owner in (one.module, *one.synapses)]
     known = {module for owner in owners for module in modules_of(owner)}
     layers = nn.Linear | nn.modules.conv._ConvNd

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
+from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
+from fluctua.methods.trunk import Place
 from fluctua.methods.weights import balanced, draw, excites, mean_activity, of_entries, shares, writable, write
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
@@ -28,6 +29,7 @@ class Goal:
         window: over which moments are taken.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
         law: of weights that may take either sign.
+        place: on a trunk that several populations read.
     """
 
     target: Target
@@ -35,11 +37,12 @@ class Goal:
     window: Window = "trial"
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
+    place: Place = Place()  # noqa: RUF009 - frozen
 
     def moments(self, population: Population) -> Moments:
         """Mean and standard deviation that a target in xi, sigma or rate stands for."""
         sigma = self.target.sigma_u(population.neuron.theta, population.neuron.kernel)
-        return Moments(np.asarray(self.target.mean), sigma)
+        return Moments(np.asarray(self.target.mean), sigma if self.place.part == 1 else sigma * self.place.part**0.5)
 
 
 def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
@@ -52,8 +55,9 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
         else:
             law = WeightLaw(goal.law, np.zeros(()), size)
         values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
-        for parameter, value in ((q.bias, 0.0), (_affine(q, "bias"), 0.0), (_affine(q, "weight"), 1.0)):
-            if parameter is not None and parameter.requires_grad:
+        biases = [*q.affine("bias"), *(() if q.bias is None else (q.bias,))]
+        for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in q.affine("weight"))):
+            if parameter.requires_grad:
                 values[parameter] = torch.full_like(parameter, value)
     return values
 
@@ -84,13 +88,16 @@ def solve(
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted)
+    if population.joined and len(parts) == len(free):
+        potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
+        _all_of(free, potential.reach)
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return potential, _balance_of_signs(potential, parts, inhibition, goal)
     if excitation or inhibition:
         _check_one_sided(population, carriers, goal)
     return potential, potential.solve(
-        parts, MeanShift(_mean_part(potential, free, wanted, activity, goal)), goal.target
+        parts, MeanShift(_mean_part(potential, free, wanted, activity, goal)), goal.target, goal.place.least
     )
 
 
@@ -153,12 +160,18 @@ def _alone(parts: list[Component]) -> list[Component]:
 
 def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Component]:
     """What makes U fluctuate: the weight of each pathway, or the gain of the norm behind one or several."""
-    shared: dict[Tensor, float] = {}
+    shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
-        gain = _affine(q, "weight")
-        parameter = q.weight if gain is None else gain
-        shared[parameter] = shared.get(parameter, 0.0) + share
-    return [Component({p: p.detach().clone()}, share) for p, share in shared.items()]
+        parameters = (*q.affine("weight"),) or (q.weight,)
+        shared[parameters] = shared.get(parameters, 0.0) + share
+    return [Component({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
+
+
+def _all_of(free: Sequence[Pathway], reach: Reach | None) -> None:
+    """What goes with a weight acts where it does."""
+    for q in free if reach is not None else ():
+        for p in (*q.affine("weight"), *_biases(q)):
+            reach.by[p] = reach.by[q.weight]
 
 
 def _mean_part(
@@ -170,13 +183,15 @@ def _mean_part(
     where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
     proportion to its share.
     """
-    for q in free:
-        bias = q.bias if q.norm is None else _affine(q, "bias")
-        if bias is not None and bias.requires_grad:
-            return Component({bias: torch.ones_like(bias)})
+    biased = [Component({b: torch.ones_like(b) for b in found}) for q in free if (found := _biases(q))]
+    if biased and potential.reach is None:
+        return biased[0]
     carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
     along = [of_entries(q, torch.ones_like(q.weight)) for q in carrying]
+    if potential.reach is not None:
+        rows = [r / r.square().sum().clamp_min(1e-30) for r in activity or along]
+        return _covering(potential, [*biased, *(Component({q.weight: r}) for q, r in zip(carrying, rows, strict=True))])
     if activity:
         by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
         norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
@@ -190,11 +205,23 @@ def _mean_part(
     )
 
 
+def _covering(potential: FreePotential, parts: list[Component]) -> Component:
+    """The first of the parts that together move every unit."""
+    assert potential.reach is not None
+    chosen: list[Component] = []
+    for part in parts:
+        covered = potential.reach.of(p for other in chosen for p in other.values) if chosen else torch.zeros(())
+        if bool((potential.reach.of(part.values) > covered).any()):
+            chosen.append(part)
+    return potential.levelled(chosen)
+
+
+def _biases(q: Pathway) -> list[Tensor]:
+    """The parameters that set the mean of what a pathway brings without noise."""
+    biases = q.affine("bias") if q.norms else [] if q.bias is None else [q.bias]
+    return [bias for bias in biases if bias.requires_grad]
+
+
 def _carries(q: Pathway) -> bool:
     """Whether the weights of a pathway, of either sign, can set a mean."""
-    return q.norm is None and not isinstance(q.family, OneSided)
-
-
-def _affine(q: Pathway, name: str) -> Tensor | None:
-    parameter = getattr(q.norm, name, None)
-    return parameter if isinstance(parameter, Tensor) else None
+    return not q.norms and not isinstance(q.family, OneSided)

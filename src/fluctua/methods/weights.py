@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.facts import Pathway, Population, potential_adjoint
+from fluctua.network.facts import Pathway, Population
+from fluctua.network.potential import potential_adjoint
 from fluctua.theory.laws import OneSided, WeightLaw
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import default_shares

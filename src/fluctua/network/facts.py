@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fluctua.network.potential import free_potential
 from fluctua.network.run import Layout, preserved
 from fluctua.theory.laws import Family
-from fluctua.theory.psp import PspKernel, TwoStateKernel
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.engines import integrate
-from fluctua.timeloop.steps import Tensors
+from fluctua.theory.psp import PspKernel
 
 Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
+_JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -93,7 +92,8 @@ class Pathway:
         parameter: attribute of the weight in that module.
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
-        norm: the normalisation layer in between whose affine parameters set the scale of the current, if any.
+        norms: the normalisation layers in between whose affine parameters set the scale of the current: one, or one for
+            each time step; none where the weight sets it.
         skipped_because: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
         through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
             population of their own.
@@ -106,6 +106,7 @@ class Pathway:
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
         bias_name: attribute of the bias that goes with the weight, None where there is none.
         note: what a user should know of the synapse's other parameters.
+        trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Pathway:
     parameter: str
     sources: tuple[str, ...]
     via: tuple[str, ...] = ()
-    norm: nn.Module | None = None
+    norms: tuple[nn.Module, ...] = ()
     skipped_because: str | None = None
     through: tuple[nn.Module, ...] = ()
     port: int = 0
@@ -124,6 +125,7 @@ class Pathway:
     mask: Tensor | None = None
     bias_name: str | None = "bias"
     note: str | None = None
+    trunk: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -157,6 +159,11 @@ class Pathway:
         bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
         return bias if isinstance(bias, Tensor) else None
 
+    def affine(self, name: Literal["weight", "bias"]) -> list[Tensor]:
+        """The gains or offsets of the norms."""
+        parameters = (getattr(norm, name, None) for norm in self.norms)
+        return [p for p in parameters if isinstance(p, Tensor)]
+
     @property
     def fan_in(self) -> int:
         """Afferents of one neuron: the entries of one row of the weight (convolution: away from the border)."""
@@ -166,6 +173,21 @@ class Pathway:
         if self.mask is not None:
             return round(float(self.mask.sum()) / self.mask.shape[self.rows])
         return self.weight.numel() // self.weight.shape[self.rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A module with weights that multiplies the current into a population, such as the layers of squeeze and excite.
+
+    Attributes:
+        names: of its weights.
+        synapse: the module.
+        sources: names of the populations that it hears; `("input",)` where the data come straight in.
+    """
+
+    names: tuple[str, ...]
+    synapse: nn.Module
+    sources: tuple[str, ...]
 
 
 def inner_pathway(
@@ -242,6 +264,7 @@ class Population:
         samples: of that batch, two where two were enough to find the wiring.
         offset: whether parameters add to its current that are no bias of a weight.
         shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
+        gates: what multiplies its current.
     """
 
     name: str
@@ -257,6 +280,7 @@ class Population:
     samples: int | None = None
     shown: frozenset[str] = frozenset()
     offset: bool = False
+    gates: tuple[Gate, ...] = ()
 
     @property
     def most(self) -> int:
@@ -266,7 +290,12 @@ class Population:
     @property
     def heard(self) -> set[str]:
         """Names of the populations that it hears."""
-        return {*self.unweighted, *(s for q in self.pathways for s in q.sources)}
+        return {*self.unweighted, *(s for q in (*self.pathways, *self.gates) for s in q.sources)}
+
+    @property
+    def joined(self) -> bool:
+        """Whether branches may feed some of the neurons each: they are concatenated, or written into parts."""
+        return any(operation.startswith(_JOINING) for q in self.pathways for operation in q.via)
 
     @property
     def emission(self) -> Layout:
@@ -280,17 +309,6 @@ class Population:
 
 
 # -- the free (never spiking) membrane potential, from the current that reaches a population -------------------------
-
-
-def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
-    """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient.
-
-    Half precision is integrated in float32, and so returned.
-    """
-    current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
-    if isinstance(kernel, TwoStateKernel):
-        return _two_states(current, kernel)
-    return _convolved(current, kernel)
 
 
 def population_currents(
@@ -349,47 +367,3 @@ def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
         if current is not None
     ]
     return sum(parts[1:], parts[0])
-
-
-def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
-    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
-    return free_potential(weight.flip(0), kernel).flip(0)
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """One step of a `TwoStateKernel`, as the time loops take it; `synaptic` says whether it has a second state."""
-
-    synaptic: bool
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        (x,), (m, *others), (a, jump_mem, *rest) = inputs, state, constants
-        m = a * m + jump_mem * x
-        if not self.synaptic:
-            return m, (m,)
-        (s,), (b, coupling, jump_syn) = others, rest
-        m = m + coupling * s
-        return m, (m, b * s + jump_syn * x)
-
-
-def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
-    u = torch.zeros_like(x)
-    if k.delay >= len(x):
-        return u
-    synaptic = bool(np.any(k.coupling != 0))
-    numbers = (k.a, k.jump_mem, k.b, k.coupling, k.jump_syn)[: 5 if synaptic else 2]
-    constants = tuple(torch.as_tensor(np.asarray(v)).to(x) for v in numbers)
-    dynamics = Dynamics(_Filter(synaptic), constants, 2 if synaptic else 1, spiking=False)
-    rest = (torch.zeros_like(x[0]),) * dynamics.states
-    u[k.delay :] = integrate((x[: len(x) - k.delay],), dynamics, rest).output
-    return u
-
-
-def _convolved(x: Tensor, k: PspKernel) -> Tensor:
-    steps = x.shape[0]
-    eps = torch.as_tensor(k.response(steps)).to(x)
-    eps = eps.reshape(steps, *[1] * (x.ndim - eps.ndim), *eps.shape[1:])
-    size = 2 * steps  # zero padding: without it the convolution would wrap around
-    spectrum = torch.fft.rfft(x, size, dim=0) * torch.fft.rfft(eps, size, dim=0)
-    potential: Tensor = torch.fft.irfft(spectrum, size, dim=0)[:steps]
-    return potential

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.network.facts import free_potential, potential_adjoint
+from fluctua.network.potential import free_potential, potential_adjoint
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 

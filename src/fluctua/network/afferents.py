@@ -1,0 +1,204 @@
+"""What reaches the input of a neuron: a walk back through the autograd graph to the first modules with weights.
+
+What is multiplied with another signal is one signal and a gate. A gate is what goes through a function with bounds on
+every way, such as the sigmoid of squeeze and excite; of two factors without, spikes, then the one that is made by more
+products, or is smaller and broadcast against the other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from fluctua.network.errors import WiringError
+from fluctua.network.trace_pass import PLUMBING, Node, TracedPass, behind, operation_of, parents_of, signals_of
+
+Norm = nn.Module | None
+
+_PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
+_ATTENTION = "ScaledDotProduct"  # of query, key and value
+_BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
+_ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the output of a synapse gets to the input of a neuron, over all its calls."""
+
+    via: tuple[str, ...] = ()  # operations in between
+    norms: tuple[nn.Module, ...] = ()  # the last one on each way; none where a way has none
+    nodes: frozenset[Node] = frozenset()  # that made the output
+    sources: frozenset[nn.Module] = frozenset()  # emitters that the synapse hears
+    through: dict[nn.Module, None] = field(default_factory=dict)  # modules with weights before the synapse
+
+    def adds_to(self, before: "Reading") -> bool:
+        """Whether it is of the same output, in the same size, with something added on the way."""
+        added = any(operation.startswith(_ADDING) for operation in self.via)
+        return added and bool(self.nodes & before.nodes) and set(self.norms) == set(before.norms)
+
+
+@dataclass(frozen=True, eq=False)
+class Afferents:
+    """What reaches one input of a neuron's calls."""
+
+    readings: dict[nn.Module, Reading]  # of each synapse
+    direct: dict[nn.Module, None]  # emitters heard without a synapse
+    gates: dict[nn.Module, set[nn.Module]]  # modules with weights that multiply it, and the emitters that they hear
+    offset: bool = False  # whether loose parameters add to it
+
+
+@dataclass
+class _Hits:
+    """The first stops of walks from one call, and what was met on the way."""
+
+    ways: dict[Node, tuple[tuple[str, ...], dict[Norm, None]]] = field(default_factory=dict)
+    gates: dict[Node, None] = field(default_factory=dict)  # stops behind a gate alone
+    offset: bool = False
+
+
+def afferents_of(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> Afferents:
+    """Over all calls together: what comes back from the neurons themselves shows from the second step on.
+
+    Raises:
+        WiringError: other weights in one call than in the next, or a weight outside a layer.
+    """
+    found = Afferents({}, {}, {})
+    last: set[nn.Module] | None = None
+    for number, start in enumerate(starts):
+        hits = _walk(start, record, loose, population)
+        synapses = {record.synapse_of[node] for node in hits.ways if node in record.synapse_of}
+        final = number == len(starts) - 1
+        if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
+            raise WiringError(
+                f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
+                "module of its own, called once with the time step"
+            )
+        last = synapses
+        found = replace(found, offset=found.offset or hits.offset)
+        for node, (via, norms) in hits.ways.items():
+            if node in record.synapse_of:
+                synapse = record.synapse_of[node]
+                found.readings[synapse] = _joined(found.readings.get(synapse), node, via, norms, record)
+            else:
+                found.direct[record.neuron_of[node]] = None
+        for node in hits.gates:
+            _note_gate(node, record, found)
+    for synapse in found.gates.keys() & _feeding(found.readings):
+        del found.gates[synapse]
+    return found
+
+
+def _feeding(readings: dict[nn.Module, Reading]) -> set[nn.Module]:
+    return {*readings, *(module for reading in readings.values() for module in reading.through)}
+
+
+def _joined(
+    before: Reading | None, node: Node, via: tuple[str, ...], norms: dict[Norm, None], record: TracedPass
+) -> Reading:
+    """A reading with one more call, or node, of the synapse."""
+    sources, through = _upstream(node, record)
+    known = tuple(norm for norm in norms if norm is not None) if None not in norms else ()
+    if before is None:
+        return Reading(via, known, frozenset({node}), frozenset(sources), dict.fromkeys(through))
+    both = tuple(dict.fromkeys((*before.norms, *known))) if before.norms and known else ()
+    return Reading(
+        via, both, before.nodes | {node}, before.sources | sources, before.through | dict.fromkeys(through)
+    )
+
+
+def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
+    if node in record.neuron_of:
+        found.direct[record.neuron_of[node]] = None
+        return
+    sources, through = _upstream(node, record)
+    for module in (record.synapse_of[node], *through):
+        found.gates.setdefault(module, set()).update(sources)
+
+
+def _walk(made: Node | None, record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
+    """Walk back to the first stops; for each, the operations on the way and the last norm passed on every way.
+
+    What gains and offsets are made of is not walked.
+    """
+    found = _Hits()
+    seen: set[tuple[Node, Norm, bool]] = set()
+    pending: list[tuple[Node, tuple[str, ...], Norm, bool]] = [(made, (), None, False)]
+    while pending:
+        node, via, norm, gated = pending.pop()
+        if node is None or (node, norm, gated) in seen:
+            continue
+        seen.add((node, norm, gated))
+        if node in record.synapse_of or node in record.neuron_of:
+            if gated:
+                found.gates[node] = None
+            else:
+                found.ways.setdefault(node, (via, {}))[1][norm] = None
+            continue
+        norm = norm or record.norm_of.get(node)
+        operation, parents = operation_of(node), parents_of(node)
+        signals = signals_of(operation, parents, record)
+        found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        for parent in signals:
+            weight = loose.get(id(getattr(parent, "variable", None)))
+            if weight is not None:
+                raise WiringError(
+                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
+                    "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
+                )
+        if not operation.startswith(PLUMBING):
+            via = (operation, *via)
+        gates = _gates_among(operation, signals, record)
+        pending.extend((parent, via, norm, gated or parent in gates) for parent in reversed(signals))
+    for node in found.ways:
+        found.gates.pop(node, None)
+    return found
+
+
+def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:
+    """Which factors of a product multiply, rather than are multiplied."""
+    if operation.startswith(_ATTENTION):
+        return signals[:2]
+    if operation not in _PRODUCTS or len(set(signals)) < 2:
+        return []
+    stops = record.synapse_of.keys() | record.neuron_of.keys()
+    ways = {node: list(behind([node], stops)) for node in signals}
+    factors = [node for node, way in ways.items() if any(n in stops for n in way)]
+
+    def rank(node: Node) -> tuple[bool, bool, int, int]:
+        spikes = not any(n in record.synapse_of for n in ways[node])
+        products = sum(operation_of(n) in _PRODUCTS for n in ways[node] if n not in stops)
+        return _bounded(node, record), spikes, products, -_size(node)
+
+    signal = min(factors, key=rank, default=None)
+    return [node for node in factors if node is not signal]
+
+
+def _bounded(node: Node, record: TracedPass) -> bool:
+    """Whether every way back to what a module has put out leads through a function with bounds."""
+    pending, seen = [node], set()
+    while pending:
+        node = pending.pop()
+        if node in record.synapse_of or node in record.neuron_of:
+            return False
+        if node not in seen and not operation_of(node).lstrip("_").startswith(_BOUNDED):
+            seen.add(node)
+            pending += parents_of(node)
+    return True
+
+
+def _size(node: Node) -> int:
+    """Entries of what a node has made."""
+    metadata = node._input_metadata
+    return metadata[0].shape.numel() if metadata and hasattr(metadata[0].shape, "numel") else 0
+
+
+def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], Iterable[nn.Module]]:
+    """The neurons that a synapse hears, and the modules with weights in between."""
+    neurons: set[nn.Module] = set()
+    through: dict[nn.Module, None] = {}
+    for node in behind(parents_of(synapse), record.neuron_of):
+        if node in record.neuron_of:
+            neurons.add(record.neuron_of[node])
+        elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
+            through[module] = None
+    return neurons, through
