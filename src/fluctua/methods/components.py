@@ -107,9 +107,9 @@ class Solution:
             values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
         return values
 
-    def write(self, scale: float) -> None:
-        """Write the weights that bring U to `scale` times the wanted `sigma_u`."""
-        for p, value in self.values(scale).items():
+    def write(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> None:
+        """Write the weights of these `values`."""
+        for p, value in self.values(scale, grow=grow, move=move).items():
             write(p, value)
 
 
@@ -173,7 +173,9 @@ class FreePotential:
         offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
-        if abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
+        if not shift.part.values:  # the mean stays what it is
+            offset, shape = offset - self._mean(offset), shape - self._mean(shape)
+        elif abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or shift.per_neuron:
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
@@ -293,8 +295,13 @@ class FreePotential:
     def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
         values = {} if part is None else part.values
         for p in touched:
-            write(p, values.get(p, torch.zeros_like(p)))
+            write(p, values.get(p, torch.full_like(p, self._nothing.get(p, 0.0))))
         return self.potential()
+
+    @cached_property
+    def _nothing(self) -> dict[Tensor, float]:
+        """What stands for zero in weights that may be divided by their largest."""
+        return {q.weight: 1e-9 for q in self.population.pathways if not q.linear}
 
     @cached_property
     def _units(self) -> Tensor:

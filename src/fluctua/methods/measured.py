@@ -6,10 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fluctua.methods.components import FreePotential, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.root import find_root
 from fluctua.methods.trunk import place_of
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
@@ -18,6 +20,13 @@ from fluctua.state.measure import Window
 from fluctua.theory.laws import Family, Normal
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
+
+
+Array = NDArray[np.float64]
+
+_NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
+_BEARABLE = 0.1  # likewise, that is accepted in the end
+_CALLS = 12  # potentials that are measured on the way
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,42 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
     if goal.target.rate is not None:
         scale = _scale_for_rate(potential, solution, goal.target.rate) * goal.place.part**0.5
     solution.write(scale)
+    if population.bent_by and goal.target.rate is None:
+        _iterate(potential, solution, goal)
     wanted = goal.moments(population)
     return Moments(wanted.mu_u, scale * wanted.sigma_u)
+
+
+def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
+    """Go on from a solution that holds where U is linear in the weights, to the moments that they really bring.
+
+    Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
+
+    Raises:
+        InfeasibleTargetError: no size of the weights brings that variance.
+    """
+    population, unit = potential.population, float(potential.sigma.double().square().mean().sqrt())
+
+    def measure(x: Array) -> Array:
+        move = float(x[1]) * unit if len(x) == 2 else 0.0
+        solution.write(grow=float(np.exp(x[0])), move=move)
+        mean, size = potential.moments()
+        return np.array([np.log(max(size, 1e-9)), (mean - goal.target.mean) / unit][: len(x)])
+
+    best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
+    if not best.any() and off <= _NEAR:
+        return
+    left = measure(best)
+    for _ in range(_CALLS):
+        if off <= _NEAR or abs(left[0]) <= _NEAR:
+            return
+        best = best - np.eye(len(best))[0] * np.clip(left[0], -1, 1)
+        left = measure(best)
+    if abs(left[0]) > _BEARABLE:
+        raise InfeasibleTargetError(
+            f"{population.name} came to {np.exp(left[0]):.3g} times the wanted sigma_u at best: {', '.join(population.bent_by)} "
+            "keep its potential from growing with its weights; leave it out by populations="
+        )
 
 
 def _scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:

@@ -24,7 +24,7 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
-from fluctua.state.summary import of_whom, report_of, short_batch_warnings
+from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
@@ -200,6 +200,7 @@ def initialize(
             raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
         method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    notes += _bent(network, measured, reached)
     on_trunks = list(told(network.populations, wanted, reached))
     notes += [sentence for sentence, far in on_trunks if not far]
     if target is not None and not method.aims:
@@ -298,6 +299,15 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
     if len(moved) < len(biases):
         yield f"{len(biases) - len(moved)} bias(es) were set to zero"
+
+
+def _bent(
+    network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]
+) -> Iterator[str]:
+    """Why populations are off their target whose potential is not linear in their weights."""
+    for p in network.populations:
+        if p.name in reached and p.bent_by and measured[p.name].distance(reached[p.name]) > 0.1:
+            yield f"{p.name} is off its target, for its potential is not linear in its weights: {listed(p.bent_by)}"
 
 
 def _unreached(network: Network) -> Iterator[str]:

@@ -20,6 +20,10 @@ Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
+_BENDING = (
+    *("Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp"),
+    *("Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold"),
+)
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -106,6 +110,7 @@ class Pathway:
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
         bias_name: attribute of the bias that goes with the weight, None where there is none.
         note: what a user should know of the synapse's other parameters.
+        linear: whether the current is linear in the weight; where it is rounded, that is only nearly so.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -125,6 +130,7 @@ class Pathway:
     mask: Tensor | None = None
     bias_name: str | None = "bias"
     note: str | None = None
+    linear: bool = True
     trunk: str | None = None
 
     @property
@@ -163,6 +169,13 @@ class Pathway:
         """The gains or offsets of the norms."""
         parameters = (getattr(norm, name, None) for norm in self.norms)
         return [p for p in parameters if isinstance(p, Tensor)]
+
+    @property
+    def bent_by(self) -> list[str]:
+        """What the current is not linear in the weight for, or in the gain of the norms, if there are any."""
+        after = max((k + 1 for k, operation in enumerate(self.via) if self.norms and "Norm" in operation), default=0)
+        bending = [operation for operation in self.via[after:] if operation.lstrip("_").startswith(_BENDING)]
+        return bending if self.linear or self.norms else [self.name, *bending]
 
     @property
     def fan_in(self) -> int:
@@ -296,6 +309,13 @@ class Population:
     def joined(self) -> bool:
         """Whether branches may feed some of the neurons each: they are concatenated, or written into parts."""
         return any(operation.startswith(_JOINING) for q in self.pathways for operation in q.via)
+
+    @property
+    def bent_by(self) -> list[str]:
+        """What its potential is not linear in its weights for: weights themselves, operations on the way, gates."""
+        free = [q for q in self.pathways if q.skipped_because is None]
+        names = [name for q in free for name in q.bent_by] + [name for gate in self.gates for name in gate.names]
+        return list(dict.fromkeys(names))
 
     @property
     def emission(self) -> Layout:

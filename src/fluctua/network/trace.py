@@ -269,7 +269,7 @@ class _Reader:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
-            facts = [{"rows": w.rows or 0, "mask": w.mask, **both} for w in roles.weights]
+            facts = [{"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, **both} for w in roles.weights]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
         for name, skipped, told in found:
             first, before = self._first(synapse, name, population, reading or Reading())
