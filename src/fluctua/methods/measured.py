@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fluctua.methods.components import FreePotential, Solution
+from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method
+from fluctua.methods.mute import mute_sources, poisson_spikes
 from fluctua.methods.population import Goal, fresh, solve
 from fluctua.methods.root import find_root
 from fluctua.methods.trunk import place_of
@@ -80,7 +81,7 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
     """Draw and scale the weights into one population so that its free potential has the target's moments.
 
     A target given as a rate starts from the level-crossing formula and is then corrected by the rate that the neurons
-    really have, resets included.
+    really have, resets included. Where sources are silent that no weight can make fire, they are taken to.
 
     Returns:
         The moments that were aimed at.
@@ -90,6 +91,18 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
         InfeasibleTargetError: the wanted mean, or what cannot be changed, brings more fluctuation than wanted, or the
             wanted rate cannot be reached.
     """
+    try:
+        return _fit(population, goal, replay, generator)
+    except SilentInputError:
+        mute = mute_sources(population, replay)
+        if not mute:
+            raise
+    spikes = {name: poisson_spikes(p, goal.moments(p), silence, generator) for name, (p, silence) in mute.items()}
+    with replay.pretending(population, spikes):
+        return _fit(population, goal, replay, generator)
+
+
+def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
     potential, solution = solve(population, fresh(population, goal, generator), goal, replay)
     scale = 1.0
     if goal.target.rate is not None:

@@ -195,7 +195,7 @@ def initialize(
         with _others_kept(network, None if populations is None else chosen):
             method.begin(network, draws)
         try:
-            measured, reached = _solve(network, method, wanted, draws)
+            measured, reached, pretended = _solve(network, method, wanted, draws)
         except SilentInputError as error:
             raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
         method.end(network)
@@ -211,7 +211,7 @@ def initialize(
         reached,
         gradients={},
         notes=tuple(notes),
-        warnings=(*(sentence for sentence, far in on_trunks if far), *short_batch_warnings(chosen)),
+        warnings=(*_filled(pretended), *(sentence for sentence, far in on_trunks if far), *short_batch_warnings(chosen)),
     )
 
 
@@ -232,8 +232,12 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
 
 def _solve(
     network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator
-) -> tuple[dict[str, Measurements], dict[str, Moments]]:
-    """Group after group; returns what was measured of each population, and the moments that were aimed at."""
+) -> tuple[dict[str, Measurements], dict[str, Moments], dict[str, tuple[str, ...]]]:
+    """Group after group.
+
+    Returns:
+        What was measured of each population, the moments that were aimed at, and whose silent sources were filled.
+    """
     measured: dict[str, Measurements] = {}
     reached: dict[str, Moments] = {}
     seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
@@ -247,7 +251,7 @@ def _solve(
                 within = [p for p in group if p.module is module]
                 watching.enter_context(hooked(watch(within, window, measured)))
         replay.finish()
-    return measured, reached
+    return measured, reached, replay.pretended
 
 
 @contextmanager
@@ -299,6 +303,14 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"
     if len(moved) < len(biases):
         yield f"{len(biases) - len(moved)} bias(es) were set to zero"
+
+
+def _filled(pretended: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for sources, names in of_whom((", ".join(sources), name) for name, sources in pretended.items()).items():
+        yield (
+            f"no spike of {sources} reaches {names} on this batch, and no weight can change that: the weights into {names} "
+            "are for spikes at the rate that the theory predicts"
+        )
 
 
 def _bent(

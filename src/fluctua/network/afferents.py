@@ -56,18 +56,20 @@ class _Hits:
     offset: bool = False
 
 
-def afferents_of(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> Afferents:
-    """Over all calls together: what comes back from the neurons themselves shows from the second step on.
+def afferents_of(
+    starts: list[Node | None], together: int, record: TracedPass, loose: dict[int, str], population: str
+) -> Afferents:
+    """Over all calls, so many `together` in a step: what comes back from the neurons shows from the second step on.
 
     Raises:
         WiringError: other weights in one call than in the next, or a weight outside a layer.
     """
     found = Afferents({}, {}, {})
     last: set[nn.Module] | None = None
-    for number, start in enumerate(starts):
-        hits = _walk(start, record, loose, population)
+    for number in range(len(starts) // together):
+        hits = _walk(starts[number * together : (number + 1) * together], record, loose, population)
         synapses = {record.synapse_of[node] for node in hits.ways if node in record.synapse_of}
-        final = number == len(starts) - 1
+        final = number == len(starts) // together - 1
         if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
             raise WiringError(
                 f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
@@ -115,14 +117,14 @@ def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
         found.gates.setdefault(module, set()).update(sources)
 
 
-def _walk(made: Node | None, record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
-    """Walk back to the first stops; for each, the operations on the way and the last norm passed on every way.
+def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
+    """Walk back from nodes to the first stops; for each, the operations on the way and the last norm passed on every way.
 
     What gains and offsets are made of is not walked.
     """
     found = _Hits()
     seen: set[tuple[Node, Norm, bool]] = set()
-    pending: list[tuple[Node, tuple[str, ...], Norm, bool]] = [(made, (), None, False)]
+    pending: list[tuple[Node, tuple[str, ...], Norm, bool]] = [(node, (), None, False) for node in made]
     while pending:
         node, via, norm, gated = pending.pop()
         if node is None or (node, norm, gated) in seen:

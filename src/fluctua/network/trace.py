@@ -24,6 +24,7 @@ from fluctua.network.trace_pass import (
     Node,
     TracedPass,
     behind,
+    calls_per_step,
     computing,
     inside_of,
     loose_weights,
@@ -203,7 +204,8 @@ class _Reader:
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> Afferents:
         calls = self.record.currents[module]
         starts = [made[argument] if argument is not None and argument < len(made) else None for made in calls]
-        return afferents_of(starts, self.record, self.loose, population)
+        together = calls_per_step(self.record, module, self.neurons)
+        return afferents_of(starts, together, self.record, self.loose, population)
 
     def _outer(self, port: int, afferents: Afferents, population: str) -> Iterator[Pathway]:
         """The pathways that reach an input current of the module's call."""
