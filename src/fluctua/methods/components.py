@@ -144,9 +144,7 @@ class FreePotential:
                 return replace(self, reach=Reach(axis, acting))
         return self
 
-    def solve(
-        self, fluctuations: list[Component], shift: MeanShift, target: Target, least: float = 0.0
-    ) -> Solution:
+    def solve(self, fluctuations: list[Component], shift: MeanShift, target: Target, least: float = 0.0) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
 
         What cannot be changed may bring more than the wanted variance where the fluctuations have a `least` size.
@@ -199,7 +197,7 @@ class FreePotential:
         """Several parts that move the mean of other units each, as one that moves all by the same."""
         touched = {p for part in parts for p in part.values}
         rest = self._potential(touched, None)
-        values = {}
+        values: dict[Tensor, Tensor] = {}
         for part in parts:
             move = self._limited(part)._mean(self._signal(part, touched, rest))
             values |= {p: v / move for p, v in part.values.items()}

@@ -22,7 +22,6 @@ from fluctua.theory.laws import Family, Normal
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
 
-
 Array = NDArray[np.float64]
 
 _NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
@@ -141,8 +140,8 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
         left = measure(best)
     if abs(left[0]) > _BEARABLE:
         raise InfeasibleTargetError(
-            f"{population.name} came to {np.exp(left[0]):.3g} times the wanted sigma_u at best: {', '.join(population.bent_by)} "
-            "keep its potential from growing with its weights; leave it out by populations="
+            f"{population.name} came to {np.exp(left[0]):.3g} times the wanted sigma_u at best: its potential does not "
+            f"grow with its weights for {', '.join(population.bent_by)}; leave it out by populations="
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.trunk import told
+from fluctua.methods.trunk import told_of_trunks
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
@@ -201,8 +201,8 @@ def initialize(
         method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     notes += _bent(network, measured, reached)
-    on_trunks = list(told(network.populations, wanted, reached))
-    notes += [sentence for sentence, far in on_trunks if not far]
+    on_trunks = list(told_of_trunks(network.populations, wanted, reached))
+    notes += [told for told, far in on_trunks if not far]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
     return report_of(
@@ -211,7 +211,11 @@ def initialize(
         reached,
         gradients={},
         notes=tuple(notes),
-        warnings=(*_filled(pretended), *(sentence for sentence, far in on_trunks if far), *short_batch_warnings(chosen)),
+        warnings=(
+            *_filled(pretended),
+            *(told for told, far in on_trunks if far),
+            *short_batch_warnings(chosen),
+        ),
     )
 
 
@@ -293,10 +297,8 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
     for p in (p for p in chosen if p.gates):
-        yield (
-            f"{', '.join(name for gate in p.gates for name in gate.names)}: left as before, for it multiplies the current "
-            f"into {p.name}, which was measured behind it"
-        )
+        names = [name for gate in p.gates for name in gate.names]
+        yield f"{', '.join(names)} gate the current into {p.name}: they were left as they are, and it measured as gated"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
@@ -308,14 +310,12 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
 def _filled(pretended: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for sources, names in of_whom((", ".join(sources), name) for name, sources in pretended.items()).items():
         yield (
-            f"no spike of {sources} reaches {names} on this batch, and no weight can change that: the weights into {names} "
-            "are for spikes at the rate that the theory predicts"
+            f"no spike of {sources} reaches {names} on this batch, and no weight can change that: the weights into "
+            f"{names} are for spikes at the rate that the theory predicts"
         )
 
 
-def _bent(
-    network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]
-) -> Iterator[str]:
+def _bent(network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]) -> Iterator[str]:
     """Why populations are off their target whose potential is not linear in their weights."""
     for p in network.populations:
         if p.name in reached and p.bent_by and measured[p.name].distance(reached[p.name]) > 0.1:

@@ -90,7 +90,8 @@ def solve(
     parts = _parts(free, wanted)
     if population.joined and len(parts) == len(free):
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
-        _all_of(free, potential.reach)
+        if potential.reach is not None:
+            _all_of(free, potential.reach)
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return potential, _balance_of_signs(potential, parts, inhibition, goal)
@@ -167,9 +168,9 @@ def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Component]:
     return [Component({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
 
 
-def _all_of(free: Sequence[Pathway], reach: Reach | None) -> None:
+def _all_of(free: Sequence[Pathway], reach: Reach) -> None:
     """What goes with a weight acts where it does."""
-    for q in free if reach is not None else ():
+    for q in free:
         for p in (*q.affine("weight"), *_biases(q)):
             reach.by[p] = reach.by[q.weight]
 

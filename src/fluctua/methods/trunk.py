@@ -1,10 +1,10 @@
 """Populations that read one trunk: each finds on it what all before have added.
 
-Branches that add to the potential (membrane shortcuts: MS-ResNet, Spikingformer, spike-driven transformers) leave what is
-there as it is, so the variance that readers find can only grow along the trunk. Were every reader brought to the same
-variance, no branch could add any. So it grows: at every reader by the same factor, by `GROWTH` in all, about the targets.
-The readers' sigma_u is then within 8 % of them, and no branch adds less than the others. Where thresholds differ the
-growing variances are fitted to what the readers want (isotonic regression).
+Branches that add to the potential (membrane shortcuts: MS-ResNet, Spikingformer, spike-driven transformers) leave what
+is there as it is, so the variance that readers find can only grow along the trunk. Were every reader brought to the
+same, no branch could add any. So it grows: from reader to reader by the same factor, by `GROWTH` in all, about the
+targets. Every sigma_u is then within 8 % of its target, and all branches add alike. Where thresholds differ the growing
+variances are fitted to what the readers want (isotonic regression).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def place_of(population: Population, among: Sequence[Population], variance: Call
     return Place(part, LEAST * sqrt(1 - exp(-growth)) if place else 0.0)
 
 
-def told(
+def told_of_trunks(
     populations: Sequence[Population], targets: Mapping[str, Target], reached: Mapping[str, Moments]
 ) -> Iterator[tuple[str, bool]]:
     """A sentence on every trunk whose readers were not all to find what was asked for, and whether that is far off."""
@@ -90,7 +90,7 @@ def told(
         parts = {
             p.name: _size(reached[p.name].sigma_u) / _size(targets[p.name].sigma_u(p.neuron.theta, p.neuron.kernel))
             for p in readers
-            if p.name in reached
+            if p.name in reached and targets[p.name].rate is None
         }
         far = any(abs(part - 1) > 0.1 for part in parts.values())
         if any(abs(part - 1) > 1e-3 for part in parts.values()):

@@ -103,9 +103,7 @@ def _joined(
     if before is None:
         return Reading(via, known, frozenset({node}), frozenset(sources), dict.fromkeys(through))
     both = tuple(dict.fromkeys((*before.norms, *known))) if before.norms and known else ()
-    return Reading(
-        via, both, before.nodes | {node}, before.sources | sources, before.through | dict.fromkeys(through)
-    )
+    return Reading(via, both, before.nodes | {node}, before.sources | sources, before.through | dict.fromkeys(through))
 
 
 def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
@@ -118,7 +116,7 @@ def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
 
 
 def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
-    """Walk back from nodes to the first stops; for each, the operations on the way and the last norm passed on every way.
+    """Walk back from nodes to the first stops; for each, the operations on the way and the last norm of every way.
 
     What gains and offsets are made of is not walked.
     """

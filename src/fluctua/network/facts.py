@@ -303,7 +303,7 @@ class Population:
     @property
     def heard(self) -> set[str]:
         """Names of the populations that it hears."""
-        return {*self.unweighted, *(s for q in (*self.pathways, *self.gates) for s in q.sources)}
+        return {*self.unweighted}.union(*(q.sources for q in self.pathways), *(gate.sources for gate in self.gates))
 
     @property
     def joined(self) -> bool:

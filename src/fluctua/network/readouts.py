@@ -14,7 +14,6 @@ from fluctua.network.run import preserved
 from fluctua.network.trace_pass import NEVER
 
 
-
 def as_returned(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> Specs:
     """The populations of a module of the user's own class, without threshold where it returns its potential.
 

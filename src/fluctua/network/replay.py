@@ -206,7 +206,7 @@ class Replay:
 
     @contextmanager
     def pretending(self, population: Population, spikes: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside the block populations that are done answer these spikes `[T, B, *N]`, by name, for one that hears them."""
+        """Inside the block populations answer these spikes `[T, B, *N]`, by name, for the one that hears them."""
         self.pretended[population.name] = tuple(spikes)
         answers = dict(self._answers)
         for p in (p for p in self._done if p.name in spikes):

@@ -6,7 +6,7 @@ stops at the first of those it meets: they are what feeds the neuron, whatever l
 norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from fluctua.network.facts import FAR, INPUT, Gate, Pathway, Population, Populat
 from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
     Neurons,
-    Node,
     TracedPass,
     behind,
     calls_per_step,
@@ -298,7 +297,7 @@ class _Reader:
         frozen = isinstance(weight, nn.Parameter) and id(weight) not in self.trainable  # others nobody can freeze
         return "frozen (requires_grad=False)" if frozen else None
 
-    def _origin(self, emitters: set[nn.Module]) -> tuple[str, ...]:
+    def _origin(self, emitters: Collection[nn.Module]) -> tuple[str, ...]:
         return tuple(sorted(self.called[emitter] for emitter in emitters)) or (INPUT,)
 
 

@@ -93,8 +93,8 @@ class Measurements:
 
     def distance(self, target: Moments) -> float:
         """From a target: of mu_u in the wanted sigma_u, or of sigma_u in parts of it, whichever is larger."""
-        wanted = float(np.sqrt(np.mean(target.sigma_u**2)))
-        sigma = float(self.variance.mean() + self.mean.var(correction=0)) ** 0.5
+        wanted: float = np.sqrt(np.mean(target.sigma_u**2))
+        sigma = float((self.variance.mean() + self.mean.var(correction=0)).sqrt())
         return max(abs(float(self.mean.mean()) - float(np.mean(target.mu_u))), abs(sigma - wanted)) / wanted
 
 
