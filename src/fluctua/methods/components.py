@@ -263,7 +263,7 @@ class FreePotential:
             factor = factor * share.clamp_min(1e-24).sqrt()
         if factor.ndim:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
-        spread = self._limited(part)._variance(u)
+        spread = self._limited(part)._variance(u) if bool((share > 0).any()) else 0.0
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (float(share[share > 0].mean()) / spread) ** 0.5

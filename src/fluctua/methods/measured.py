@@ -25,7 +25,6 @@ from fluctua.theory.target import InfeasibleTargetError, Target
 Array = NDArray[np.float64]
 
 _NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
-_BEARABLE = 0.1  # likewise, that is accepted in the end
 _CALLS = 12  # potentials that are measured on the way
 
 
@@ -117,32 +116,25 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     """Go on from a solution that holds where U is linear in the weights, to the moments that they really bring.
 
     Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
-
-    Raises:
-        InfeasibleTargetError: no size of the weights brings that variance.
     """
-    population, unit = potential.population, float(potential.sigma.double().square().mean().sqrt())
+    unit = float(potential.sigma.double().square().mean().sqrt())
 
     def measure(x: Array) -> Array:
-        move = float(x[1]) * unit if len(x) == 2 else 0.0
-        solution.write(grow=float(np.exp(x[0])), move=move)
+        solution.write(grow=float(np.exp(x[0])), move=float(x[1]) * unit if len(x) == 2 else 0.0)
         mean, size = potential.moments()
         return np.array([np.log(max(size, 1e-9)), (mean - goal.target.mean) / unit][: len(x)])
 
     best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
-    if not best.any() and off <= _NEAR:
-        return
-    left = measure(best)
-    for _ in range(_CALLS):
-        if off <= _NEAR or abs(left[0]) <= _NEAR:
+    if off <= _NEAR and not best.any():
+        return  # the weights are those of the solution
+    nearest, left = best, measure(best)
+    for _ in range(_CALLS if off > _NEAR else 0):
+        if abs(left[0]) <= _NEAR:
             return
         best = best - np.eye(len(best))[0] * np.clip(left[0], -1, 1)
         left = measure(best)
-    if abs(left[0]) > _BEARABLE:
-        raise InfeasibleTargetError(
-            f"{population.name} came to {np.exp(left[0]):.3g} times the wanted sigma_u at best: its potential does not "
-            f"grow with its weights for {', '.join(population.bent_by)}; leave it out by populations="
-        )
+    if abs(left[0]) > _NEAR:
+        measure(nearest)
 
 
 def _scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:

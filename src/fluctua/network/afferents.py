@@ -18,6 +18,7 @@ Norm = nn.Module | None
 _PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
 _ATTENTION = "ScaledDotProduct"  # of query, key and value
 _BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
+_NORMALISING = "a division by what depends on the weights"
 _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
 
 
@@ -44,7 +45,7 @@ class Afferents:
     readings: dict[nn.Module, Reading]  # of each synapse
     direct: dict[nn.Module, None]  # emitters heard without a synapse
     gates: dict[nn.Module, set[nn.Module]]  # modules with weights that multiply it, and the emitters that they hear
-    offset: bool = False  # whether loose parameters add to it
+    offset: bool = False  # whether loose parameters, or data without a weight, add to it
 
 
 @dataclass
@@ -138,6 +139,7 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         operation, parents = operation_of(node), parents_of(node)
         signals = signals_of(operation, parents, record)
         found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        found.offset |= _hears_data(node, operation)
         for parent in signals:
             weight = loose.get(id(getattr(parent, "variable", None)))
             if weight is not None:
@@ -145,6 +147,8 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
                     f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
                     "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
                 )
+        if operation == "Div" and len(set(signals)) > 1:
+            operation = _NORMALISING
         if not operation.startswith(PLUMBING):
             via = (operation, *via)
         gates = _gates_among(operation, signals, record)
@@ -152,6 +156,11 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
     for node in found.ways:
         found.gates.pop(node, None)
     return found
+
+
+def _hears_data(node: Node, operation: str) -> bool:
+    """Whether what no parameter acts on, such as the batch itself, is added or put beside."""
+    return operation in ("Add", "Sub", "Cat", "Stack") and any(parent is None for parent, _ in node.next_functions)
 
 
 def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:

@@ -22,7 +22,7 @@ FAR = 1e3  # thresholds from here on, and so many times the lowest of the others
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
 _BENDING = (
     *("Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp"),
-    *("Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold"),
+    *("Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold", "Glu", "a division"),
 )
 INPUT = "input"  # name of the source of what no population of the network has sent
 
@@ -275,7 +275,7 @@ class Population:
         calls: of the module in one forward pass: one, or as many as time steps.
         steps: length of the trial that it was traced on.
         samples: of that batch, two where two were enough to find the wiring.
-        offset: whether parameters add to its current that are no bias of a weight.
+        offset: whether parameters that are no bias of a weight, or data without a weight, add to its current.
         shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
         gates: what multiplies its current.
     """
