@@ -297,8 +297,8 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
     for p in (p for p in chosen if p.gates):
-        names = [name for gate in p.gates for name in gate.names]
-        yield f"{', '.join(names)} gate the current into {p.name}: they were left as they are, and it measured as gated"
+        gates = ", ".join(name for gate in p.gates for name in gate.names)
+        yield f"{gates} gate the current into {p.name}: they were left as they are, and it measured as gated"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:

@@ -5,6 +5,7 @@ every way, such as the sigmoid of squeeze and excite; of two factors without, sp
 products, or is smaller and broadcast against the other.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -197,8 +198,7 @@ def _bounded(node: Node, record: TracedPass) -> bool:
 
 def _size(node: Node) -> int:
     """Entries of what a node has made."""
-    metadata = node._input_metadata
-    return metadata[0].shape.numel() if metadata and hasattr(metadata[0].shape, "numel") else 0
+    return max((math.prod(made.shape) for made in node._input_metadata), default=0)
 
 
 def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], Iterable[nn.Module]]:

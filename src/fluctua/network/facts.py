@@ -22,7 +22,23 @@ FAR = 1e3  # thresholds from here on, and so many times the lowest of the others
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
 _BENDING = (
     *("Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp"),
-    *("Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold", "Glu", "a division"),
+    *(
+        "Max",
+        "Min",
+        "AdaptiveMax",
+        "Amax",
+        "Amin",
+        "Round",
+        "Sign",
+        "Abs",
+        "Exp",
+        "Log",
+        "Pow",
+        "Sqrt",
+        "Threshold",
+        "Glu",
+        "a division",
+    ),
 )
 INPUT = "input"  # name of the source of what no population of the network has sent
 
