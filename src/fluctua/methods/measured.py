@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method
 from fluctua.methods.mute import mute_sources, poisson_spikes
-from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.population import Goal, adjustable, fresh, solve
 from fluctua.methods.root import find_root
 from fluctua.methods.trunk import place_of
 from fluctua.network.facts import Population
@@ -68,6 +68,10 @@ class Measured(Method):
 
             return fit_circuit(group, goals, replay, generator)
         return {p.name: fit(p, goals[p.name], replay, generator) for p in group if p.name in goals}
+
+    def serves(self, population: Population) -> bool:
+        """See `Method.serves`: also where norms alone may be set."""
+        return bool(adjustable(population))
 
     def _goal(self, p: Population, target: Target, replay: Replay) -> Goal:
         goal = Goal(target, self.balance, self.window, self.alpha, self.law)

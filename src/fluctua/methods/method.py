@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fluctua.methods.components import SilentInputError
+from fluctua.methods.population import adjustable
 from fluctua.methods.trunk import told_of_trunks
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.errors import Axis
@@ -60,6 +61,10 @@ class Method(ABC):
         Returns:
             The moments of the free potential that were aimed at, by name of the population; none where `aims` is False.
         """
+
+    def serves(self, population: Population) -> bool:
+        """Whether there is anything that it may set for a population."""
+        return bool(writable(population))
 
     def end(self, network: Network) -> None:  # noqa: B027
         """What comes after the last group and is no weight, such as a surrogate that belongs to the method."""
@@ -190,7 +195,7 @@ def initialize(
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
-    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if writable(p)}
+    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
     with network.unchanged_on_failure():
         with _others_kept(network, None if populations is None else chosen):
             method.begin(network, draws)
@@ -265,7 +270,7 @@ def _others_kept(network: Network, chosen: Collection[Population] | None) -> Ite
     Without a choice those do that lead only to neurons which are left as they are.
     """
     own: set[int] = set()
-    for q in (q for p in (network.populations if chosen is None else chosen) for q in writable(p)):
+    for q in (q for p in (network.populations if chosen is None else chosen) for q in adjustable(p)):
         parts = (q.weight, q.bias, *q.affine("weight"), *q.affine("bias"))
         own |= {id(tensor) for tensor in parts if tensor is not None}
     left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
@@ -296,9 +301,9 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
-    for p in (p for p in chosen if p.gates):
-        gates = ", ".join(name for gate in p.gates for name in gate.names)
-        yield f"{gates} gate the current into {p.name}: they were left as they are, and it measured as gated"
+    gates = {name: p.name for p in reversed(chosen) for gate in p.gates for name in gate.names}
+    for gated, names in of_whom((p, name) for name, p in gates.items()).items():
+        yield f"{names} gate the current into {gated}: they were left as they are, and it measured as gated"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:

@@ -1,4 +1,4 @@
-"""Populations that gave no spike and that no weight can make fire, such as those behind attention or pooling alone.
+"""Populations without weights that gave no spike, such as those behind attention or pooling alone.
 
 What hears them cannot be measured on the batch. Its weights are set for spikes that they do not give yet: Poisson, at
 the rate that the theory predicts at the target.
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.methods.weights import writable
 from fluctua.network.facts import Population
 from fluctua.network.replay import Replay
 from fluctua.theory.membrane import Moments
@@ -28,7 +27,7 @@ def mute_sources(population: Population, replay: Replay) -> dict[str, tuple[Popu
             return False
         sources = heard(p)
         cut_off = len(sources) == len(p.heard) and all(mute(s, above | {p.name}) for s in sources)
-        return not writable(p) or cut_off
+        return not p.pathways or cut_off
 
     found = ((p, replay.kept(p)) for p in heard(population) if mute(p))
     return {p.name: (p, emitted) for p, emitted in found if emitted is not None}

@@ -18,6 +18,8 @@ from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
 
+_PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -48,18 +50,34 @@ class Goal:
 def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
     """New values for the weights into a population, of about the right size; no bias, a neutral norm."""
     values: dict[Tensor, Tensor] = {}
-    for q in writable(population):
+    for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
         if isinstance(q.family, OneSided):
             law = WeightLaw(q.family, q.sign * size, size * q.family.spread)
         else:
             law = WeightLaw(goal.law, np.zeros(()), size)
-        values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
-        biases = [*q.affine("bias"), *(() if q.bias is None else (q.bias,))]
+        biases = q.affine("bias")
+        if q.skipped_because is None:
+            values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
+            biases += [] if q.bias is None else [q.bias]
         for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in q.affine("weight"))):
             if parameter.requires_grad:
                 values[parameter] = torch.full_like(parameter, value)
     return values
+
+
+def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
+    """The mean activity where a population reads a part of a layer: for the other rows, those that it reads on average."""
+    by_row = activity.transpose(0, q.rows)
+    read = by_row.flatten(1).any(1)
+    if bool(read.all()) or not any(operation.startswith(_PARTING) for operation in q.via):
+        return activity
+    return torch.where(read.reshape(-1, *[1] * (by_row.ndim - 1)), by_row, by_row[read].mean(0)).transpose(0, q.rows)
+
+
+def adjustable(population: Population) -> list[Pathway]:
+    """The pathways whose weight may be written, or the gain of norms behind it."""
+    return [q for q in population.pathways if q.skipped_because is None or q.normed]
 
 
 def solve(
@@ -71,7 +89,7 @@ def solve(
         SilentInputError: no current reaches the population.
         InfeasibleTargetError: see `FreePotential.solve`.
     """
-    free = writable(population)
+    free = adjustable(population)
     carriers = [q for q in free if _carries(q)]
     for parameter, value in values.items():
         write(parameter, value)
@@ -84,7 +102,7 @@ def solve(
     if goal.balance and carriers:
         activity = mean_activity(currents, mask, population.neuron.kernels, [q.weight for q in carriers])
         for q, r in zip(carriers, activity, strict=True):
-            write(q.weight, balanced(q.weight, r, q.rows))
+            write(q.weight, balanced(q.weight, _for_all_rows(q, r), q.rows))
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted)
@@ -108,7 +126,7 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     They are compared within excitation, inhibition and weights of either sign: see `shares`.
     """
     population, largest = potential.population, 0.0
-    free = writable(population)
+    free = adjustable(population)
     wanted = shares(free, population, goal.alpha)
     for kind in (1, -1, 0):
         group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]

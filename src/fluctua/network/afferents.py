@@ -27,7 +27,8 @@ _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
 class Reading:
     """How the output of a synapse gets to the input of a neuron, over all its calls."""
 
-    via: tuple[str, ...] = ()  # operations in between
+    via: tuple[str, ...] = ()  # operations in between, on one of the ways
+    added: bool = False  # whether something is added on any
     norms: tuple[nn.Module, ...] = ()  # the last one on each way; none where a way has none
     nodes: frozenset[Node] = frozenset()  # that made the output
     sources: frozenset[nn.Module] = frozenset()  # emitters that the synapse hears
@@ -35,8 +36,7 @@ class Reading:
 
     def adds_to(self, before: "Reading") -> bool:
         """Whether it is of the same output, in the same size, with something added on the way."""
-        added = any(operation.startswith(_ADDING) for operation in self.via)
-        return added and bool(self.nodes & before.nodes) and set(self.norms) == set(before.norms)
+        return self.added and bool(self.nodes & before.nodes) and set(self.norms) == set(before.norms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,8 @@ class Afferents:
 class _Hits:
     """The first stops of walks from one call, and what was met on the way."""
 
-    ways: dict[Node, tuple[tuple[str, ...], dict[Norm, None]]] = field(default_factory=dict)
+    ways: dict[Node, Reading] = field(default_factory=dict)
+    norms: dict[Node, dict[Norm, None]] = field(default_factory=dict)  # the last one on each way
     gates: dict[Node, None] = field(default_factory=dict)  # stops behind a gate alone
     offset: bool = False
 
@@ -79,10 +80,10 @@ def afferents_of(
             )
         last = synapses
         found = replace(found, offset=found.offset or hits.offset)
-        for node, (via, norms) in hits.ways.items():
+        for node in hits.ways:
             if node in record.synapse_of:
                 synapse = record.synapse_of[node]
-                found.readings[synapse] = _joined(found.readings.get(synapse), node, via, norms, record)
+                found.readings[synapse] = _joined(found.readings.get(synapse), node, hits, record)
             else:
                 found.direct[record.neuron_of[node]] = None
         for node in hits.gates:
@@ -96,16 +97,19 @@ def _feeding(readings: dict[nn.Module, Reading]) -> set[nn.Module]:
     return {*readings, *(module for reading in readings.values() for module in reading.through)}
 
 
-def _joined(
-    before: Reading | None, node: Node, via: tuple[str, ...], norms: dict[Norm, None], record: TracedPass
-) -> Reading:
+def _joined(before: Reading | None, node: Node, hits: _Hits, record: TracedPass) -> Reading:
     """A reading with one more call, or node, of the synapse."""
     sources, through = _upstream(node, record)
-    known = tuple(norm for norm in norms if norm is not None) if None not in norms else ()
-    if before is None:
-        return Reading(via, known, frozenset({node}), frozenset(sources), dict.fromkeys(through))
-    both = tuple(dict.fromkeys((*before.norms, *known))) if before.norms and known else ()
-    return Reading(via, both, before.nodes | {node}, before.sources | sources, before.through | dict.fromkeys(through))
+    norms = tuple(norm for norm in hits.norms[node] if norm is not None) if None not in hits.norms[node] else ()
+    before = before or replace(hits.ways[node], norms=norms)
+    return Reading(
+        hits.ways[node].via,
+        before.added or hits.ways[node].added,
+        tuple(dict.fromkeys((*before.norms, *norms))) if before.norms and norms else (),
+        before.nodes | {node},
+        before.sources | sources,
+        before.through | dict.fromkeys(through),
+    )
 
 
 def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
@@ -123,18 +127,19 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
     What gains and offsets are made of is not walked.
     """
     found = _Hits()
-    seen: set[tuple[Node, Norm, bool]] = set()
-    pending: list[tuple[Node, tuple[str, ...], Norm, bool]] = [(node, (), None, False) for node in made]
+    seen: set[tuple[Node, Norm, bool, bool]] = set()
+    pending: list[tuple[Node, tuple[str, ...], Norm, bool, bool]] = [(node, (), None, False, False) for node in made]
     while pending:
-        node, via, norm, gated = pending.pop()
-        if node is None or (node, norm, gated) in seen:
+        node, via, norm, gated, added = pending.pop()
+        if node is None or (node, norm, gated, added) in seen:
             continue
-        seen.add((node, norm, gated))
+        seen.add((node, norm, gated, added))
         if node in record.synapse_of or node in record.neuron_of:
             if gated:
                 found.gates[node] = None
             else:
-                found.ways.setdefault(node, (via, {}))[1][norm] = None
+                found.norms.setdefault(node, {})[norm] = None
+                found.ways[node] = Reading(via, added or (node in found.ways and found.ways[node].added))
             continue
         norm = norm or record.norm_of.get(node)
         operation, parents = operation_of(node), parents_of(node)
@@ -153,7 +158,8 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         if not operation.startswith(PLUMBING):
             via = (operation, *via)
         gates = _gates_among(operation, signals, record)
-        pending.extend((parent, via, norm, gated or parent in gates) for parent in reversed(signals))
+        added |= operation.startswith(_ADDING)
+        pending.extend((parent, via, norm, gated or parent in gates, added) for parent in reversed(signals))
     for node in found.ways:
         found.gates.pop(node, None)
     return found

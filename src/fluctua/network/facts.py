@@ -20,26 +20,9 @@ Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
-_BENDING = (
-    *("Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp"),
-    *(
-        "Max",
-        "Min",
-        "AdaptiveMax",
-        "Amax",
-        "Amin",
-        "Round",
-        "Sign",
-        "Abs",
-        "Exp",
-        "Log",
-        "Pow",
-        "Sqrt",
-        "Threshold",
-        "Glu",
-        "a division",
-    ),
-)
+_BENDING = tuple(
+    ["Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp", "Glu", "Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold"]
+) + ("a division",)
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -127,6 +110,7 @@ class Pathway:
         bias_name: attribute of the bias that goes with the weight, None where there is none.
         note: what a user should know of the synapse's other parameters.
         linear: whether the current is linear in the weight; where it is rounded, that is only nearly so.
+        normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -147,6 +131,7 @@ class Pathway:
     bias_name: str | None = "bias"
     note: str | None = None
     linear: bool = True
+    normed: bool = False
     trunk: str | None = None
 
     @property
@@ -206,13 +191,7 @@ class Pathway:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A module with weights that multiplies the current into a population, such as the layers of squeeze and excite.
-
-    Attributes:
-        names: of its weights.
-        synapse: the module.
-        sources: names of the populations that it hears; `("input",)` where the data come straight in.
-    """
+    """A module that multiplies the current into a population, the names of its weights, and what it hears."""
 
     names: tuple[str, ...]
     synapse: nn.Module

@@ -277,7 +277,10 @@ class _Reader:
             reason = skipped or self._why_skipped_because(synapse, name, None if first == population else first)
             trunk = first if first != population and reading is not None and reading.adds_to(before) else None
             path = f"{self.names[synapse]}.{name}"
-            yield Pathway(path, synapse, name, sources, skipped_because=reason, trunk=trunk, **more | told)
+            own = first == population or not set(before.norms) & set(reading.norms if reading else ())
+            free = [id(p) in self.trainable for norm in more.get("norms", ()) for p in parameters_of(norm)]
+            told |= {"skipped_because": reason, "trunk": trunk, "normed": own and bool(free) and all(free)}
+            yield Pathway(path, synapse, name, sources, **more | told)
 
     def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:
         """The first population that a weight feeds, and how it gets there."""
