@@ -67,7 +67,7 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
 
 
 def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
-    """The mean activity where a population reads a part of a layer: for the other rows, those that it reads on average."""
+    """The mean activity where a population reads a part of a layer; other rows get that of those that it reads."""
     by_row = activity.transpose(0, q.rows)
     read = by_row.flatten(1).any(1)
     if bool(read.all()) or not any(operation.startswith(_PARTING) for operation in q.via):

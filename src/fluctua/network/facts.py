@@ -1,6 +1,7 @@
 """What a network is to the theory: populations of neurons, the pathways into them, and their free potential."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,9 +21,10 @@ Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
-_BENDING = tuple(
-    ["Relu", "LeakyRelu", "Prelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Soft", "Sigmoid", "Tanh", "Hard", "Clamp", "Glu", "Max", "Min", "AdaptiveMax", "Amax", "Amin", "Round", "Sign", "Abs", "Exp", "Log", "Pow", "Sqrt", "Threshold"]
-) + ("a division",)
+_BENDING = re.compile(
+    "_*(Relu|LeakyRelu|Prelu|Elu|Celu|Gelu|Silu|Mish|Soft|Sigmoid|Tanh|Hard|Clamp|Glu|Max|Min|AdaptiveMax|Amax|Amin"
+    "|Round|Sign|Abs|Exp|Log|Pow|Sqrt|Threshold|a division)(?!and)"
+)
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -175,7 +177,7 @@ class Pathway:
     def bent_by(self) -> list[str]:
         """What the current is not linear in the weight for, or in the gain of the norms, if there are any."""
         after = max((k + 1 for k, operation in enumerate(self.via) if self.norms and "Norm" in operation), default=0)
-        bending = [operation for operation in self.via[after:] if operation.lstrip("_").startswith(_BENDING)]
+        bending = [operation for operation in self.via[after:] if _BENDING.match(operation)]
         return bending if self.linear or self.norms else [self.name, *bending]
 
     @property
