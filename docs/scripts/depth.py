@@ -22,7 +22,7 @@ from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.results.figures import save
 from fluctua.methods import Measured
-from fluctua.network.potential import free_potential
+from fluctua.network.facts import free_potential
 from fluctua.state.measure import first_event, window_mask
 from fluctua.state.style import BLUE, GREEN, ORANGE, RED, style
 from fluctua.theory import PspKernel, Target, crossing_rate

@@ -11,7 +11,7 @@ import fluctua
 from fluctua import Target
 from fluctua.layers import OverTime, Recurrent, ResidualBlock, conv_block, recurrent_conv_block
 from fluctua.layers.blocks import OneToOne
-from fluctua.network.potential import free_potential
+from fluctua.network.facts import free_potential
 from fluctua.neurons import LIF
 from shared.spikes import spikes as random_spikes
 from shared.tracing import trace

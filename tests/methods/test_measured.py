@@ -138,7 +138,7 @@ def test_balance_holds_for_the_mean_of_each_channel() -> None:
     model = nn.Sequential(OverTime(nn.Conv2d(2, 12, 3, padding=1, groups=2, bias=False)), LIF())
     x = spikes(100, 8, 2, 8, 8)
     fluctua.initialize(model, x, seed=0)
-    from fluctua.network.potential import free_potential
+    from fluctua.network.facts import free_potential
     from shared.tracing import trace
 
     (population,) = trace(model, x)
@@ -156,7 +156,7 @@ def test_a_rate_is_met_by_the_neurons_themselves() -> None:
 def test_pathways_share_the_variance() -> None:
     model, x = Residual(), spikes(*flat, p=0.1)
     fluctua.initialize(model, x, seed=0)
-    from fluctua.network.potential import free_potential
+    from fluctua.network.facts import free_potential
     from shared.tracing import trace
 
     last = trace(model, x)[-1]

@@ -171,3 +171,51 @@ def test_the_nearest_numbers_that_do_not_fall() -> None:
     assert _isotonic([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
     assert _isotonic([3.0, 2.0, 1.0]) == [2.0, 2.0, 2.0]
     assert _isotonic([1.0, 3.0, 2.0, 4.0]) == [1.0, 2.5, 2.5, 4.0]
+
+
+# -- what is shared otherwise than along a trunk ----------------------------------------------------------------------
+
+
+class TwoNorms(nn.Module):
+    """One weight that two neurons read, each behind a norm of its own, and a third that hears both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.before, self.other = linear(40), nn.LayerNorm(N), nn.LayerNorm(N)
+        self.query, self.key, self.value, self.last = LIF(), LIF(), linear(), LIF()
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        return self.last(self.value(self.query(self.before(x)) + self.key(self.other(x))))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_norm_is_set_also_where_its_weight_is_not(frozen: bool) -> None:
+    model = TwoNorms()
+    model.stem.weight.requires_grad_(not frozen)
+    before = model.stem.weight.detach().clone()
+    report = fluctua.initialize(model, BATCH, Target(xi=2.0), seed=0)
+    assert torch.equal(model.stem.weight, before) == frozen
+    assert [sigma(u) for u in free_potentials(model, BATCH).values()] == pytest.approx([0.5] * 3, rel=0.01)
+    assert report["key"].target_sigma_u == 0.5
+
+
+def test_the_rows_that_only_a_later_population_reads_are_balanced_too() -> None:
+    class Half(nn.Module):
+        """A shortcut around half of the units, as in cross-stage partial networks."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.branch, self.first, self.last = linear(40), nn.Linear(N // 2, N // 2), LIF(), LIF()
+
+        def forward(self, x: Tensor) -> Any:
+            kept, used = self.stem(x).chunk(2, -1)
+            return self.last(torch.cat([kept, used + self.branch(self.first(used))], -1))
+
+    model = Half()
+    fluctua.initialize(model, BATCH, seed=0)
+    u = free_potentials(model, BATCH)["last"]
+    assert float(u.mean((0, 1)).std()) < 0.05
+    assert sigma(u) == pytest.approx(1.0, rel=0.1)

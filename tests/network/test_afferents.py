@@ -72,7 +72,7 @@ def test_what_multiplies_is_left_alone_and_the_current_measured_as_gated(name: s
     model = Between(way)
     found = last(model)
     assert {q.name for q in found.pathways} == {f"{w}.weight" for w in weights}
-    assert {name for gate in found.gates for name in gate.names} == {f"{w}.weight" for w in gates}
+    assert {gate.name for gate in found.gates} == {f"{w}.weight" for w in gates}
     assert "first" in found.heard
     before = {w: getattr(model, w).weight.detach().clone() for w in gates}
     report = fluctua.initialize(model, BATCH, seed=0)

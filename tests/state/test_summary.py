@@ -11,8 +11,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
 from fluctua.methods import Measured
-from fluctua.network.facts import Pathway, Population
-from fluctua.network.potential import free_potential
+from fluctua.network.facts import Pathway, Population, free_potential
 from fluctua.neurons import LI, LIF
 from fluctua.state.facts import PopulationState
 from shared.circuit_loops import dale_by_hand, late

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method
-from fluctua.methods.mute import mute_sources, poisson_spikes
-from fluctua.methods.population import Goal, adjustable, fresh, solve
-from fluctua.methods.root import find_root
-from fluctua.methods.trunk import place_of
+from fluctua.methods.population import Goal, adjustable, bent_by, fresh, solve
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
@@ -75,6 +72,10 @@ class Measured(Method):
 
     def _goal(self, p: Population, target: Target, replay: Replay) -> Goal:
         goal = Goal(target, self.balance, self.window, self.alpha, self.law)
+        if not any(q.trunk for other in replay.populations for q in other.pathways):
+            return goal
+        from fluctua.methods.trunk import place_of  # only membrane shortcuts need it
+
         place = place_of(p, replay.populations, lambda other: float(np.mean(goal.moments(other).sigma_u ** 2)))
         return replace(goal, place=place)
 
@@ -96,6 +97,8 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
     try:
         return _fit(population, goal, replay, generator)
     except SilentInputError:
+        from fluctua.methods.mute import mute_sources, poisson_spikes
+
         mute = mute_sources(population, replay)
         if not mute:
             raise
@@ -110,7 +113,7 @@ def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Ge
     if goal.target.rate is not None:
         scale = _scale_for_rate(potential, solution, goal.target.rate) * goal.place.part**0.5
     solution.write(scale)
-    if population.bent_by and goal.target.rate is None:
+    if bent_by(population) and goal.target.rate is None:
         _iterate(potential, solution, goal)
     wanted = goal.moments(population)
     return Moments(wanted.mu_u, scale * wanted.sigma_u)
@@ -121,6 +124,8 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
 
     Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
     """
+    from fluctua.methods.root import find_root
+
     unit = float(potential.sigma.double().square().mean().sqrt())
 
     def measure(x: Array) -> Array:

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.population import adjustable
-from fluctua.methods.trunk import told_of_trunks
+from fluctua.methods.population import adjustable, bent_by
 from fluctua.methods.weights import new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
@@ -206,7 +205,11 @@ def initialize(
         method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     notes += _bent(network, measured, reached)
-    on_trunks = list(told_of_trunks(network.populations, wanted, reached))
+    on_trunks: list[tuple[str, bool]] = []
+    if any(q.trunk for p in network.populations for q in p.pathways):
+        from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it
+
+        on_trunks += told_of_trunks(network.populations, wanted, reached)
     notes += [told for told, far in on_trunks if not far]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
@@ -301,7 +304,7 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
-    gates = {name: p.name for p in reversed(chosen) for gate in p.gates for name in gate.names}
+    gates = {gate.name: p.name for p in reversed(chosen) for gate in p.gates}
     for gated, names in of_whom((p, name) for name, p in gates.items()).items():
         yield f"{names} gate the current into {gated}: they were left as they are, and it measured as gated"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
@@ -323,8 +326,9 @@ def _filled(pretended: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
 def _bent(network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]) -> Iterator[str]:
     """Why populations are off their target whose potential is not linear in their weights."""
     for p in network.populations:
-        if p.name in reached and p.bent_by and measured[p.name].distance(reached[p.name]) > 0.1:
-            yield f"{p.name} is off its target, for its potential is not linear in its weights: {listed(p.bent_by)}"
+        bent = bent_by(p) if p.name in reached and measured[p.name].distance(reached[p.name]) > 0.1 else []
+        if bent:
+            yield f"{p.name} is off its target, for its potential is not linear in its weights: {listed(bent)}"
 
 
 def _unreached(network: Network) -> Iterator[str]:

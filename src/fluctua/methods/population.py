@@ -1,5 +1,6 @@
 """Weights into one population, for the afferents as they are active now (theory: measured moments)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
-from fluctua.methods.trunk import Place
 from fluctua.methods.weights import balanced, draw, excites, mean_activity, of_entries, shares, writable, write
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
@@ -18,7 +18,25 @@ from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
 
+_JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
+_BENDING = re.compile(
+    "_*(Relu|LeakyRelu|Prelu|Elu|Celu|Gelu|Silu|Mish|Soft|Sigmoid|Tanh|Hard|Clamp|Glu|Max|Min|AdaptiveMax|Amax|Amin"
+    "|Round|Sign|Abs|Exp|Log|Pow|Sqrt|Threshold|a division)(?!and)"
+)
 _PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on a trunk a population reads (`methods/trunk.py`).
+
+    Attributes:
+        part: of the wanted variance that it is to find there.
+        least: standard deviation that its own pathways add in any case, in units of the one that it is to find.
+    """
+
+    part: float = 1.0
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class Goal:
     window: Window = "trial"
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
-    place: Place = Place()  # noqa: RUF009 - frozen
+    place: Place = Place()
 
     def moments(self, population: Population) -> Moments:
         """Mean and standard deviation that a target in xi, sigma or rate stands for."""
@@ -75,6 +93,21 @@ def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
     return torch.where(read.reshape(-1, *[1] * (by_row.ndim - 1)), by_row, by_row[read].mean(0)).transpose(0, q.rows)
 
 
+def _joined(pathways: Sequence[Pathway]) -> bool:
+    """Whether pathways may feed some of the neurons each: they are concatenated, or written into parts."""
+    return any(operation.startswith(_JOINING) for q in pathways for operation in q.via)
+
+
+def bent_by(population: Population) -> list[str]:
+    """What its potential is not linear in its weights for: weights themselves, operations on the way, gates."""
+    found: list[str] = []
+    for q in adjustable(population):  # what comes before a norm does not count where its gain is set
+        after = max((k + 1 for k, operation in enumerate(q.via) if q.norms and "Norm" in operation), default=0)
+        found += [] if q.linear or q.norms else [q.name]
+        found += [operation for operation in q.via[after:] if _BENDING.match(operation)]
+    return list(dict.fromkeys([*found, *(gate.name for gate in population.gates)]))
+
+
 def adjustable(population: Population) -> list[Pathway]:
     """The pathways whose weight may be written, or the gain of norms behind it."""
     return [q for q in population.pathways if q.skipped_because is None or q.normed]
@@ -106,7 +139,7 @@ def solve(
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted)
-    if population.joined and len(parts) == len(free):
+    if _joined(free) and len(parts) == len(free):
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
         if potential.reach is not None:
             _all_of(free, potential.reach)

@@ -8,12 +8,12 @@ variances are fitted to what the readers want (isotonic regression).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluctua.methods.population import Place
 from fluctua.methods.weights import writable
 from fluctua.network.facts import Population
 from fluctua.theory.membrane import Moments
@@ -23,19 +23,6 @@ GROWTH = 1.36
 """Of the variance along a trunk whose readers want the same."""
 LEAST = 0.5
 """Of what a branch is to add, which it adds in any case."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where on a trunk a population reads.
-
-    Attributes:
-        part: of the wanted variance that it is to find there.
-        least: standard deviation that its own pathways add in any case, in units of the one that it is to find.
-    """
-
-    part: float = 1.0
-    least: float = 0.0
 
 
 def trunks(populations: Sequence[Population]) -> list[list[Population]]:

@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.facts import Pathway, Population
-from fluctua.network.potential import potential_adjoint
+from fluctua.network.facts import Pathway, Population, free_potential
 from fluctua.theory.laws import OneSided, WeightLaw
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import default_shares
@@ -129,6 +128,11 @@ def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
     if kernel.eps_bar.ndim:  # time constants differ by neuron
         weight = weight.expand_as(current)
     return potential_adjoint(weight, kernel).expand_as(current)
+
+
+def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
+    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
+    return free_potential(weight.flip(0), kernel).flip(0)
 
 
 def balanced(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:

@@ -1,7 +1,6 @@
 """What a network is to the theory: populations of neurons, the pathways into them, and their free potential."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,19 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.potential import free_potential
 from fluctua.network.run import Layout, preserved
 from fluctua.theory.laws import Family
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import PspKernel, TwoStateKernel
+from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.engines import integrate
+from fluctua.timeloop.steps import Tensors
 
 Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
-_JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
-_BENDING = re.compile(
-    "_*(Relu|LeakyRelu|Prelu|Elu|Celu|Gelu|Silu|Mish|Soft|Sigmoid|Tanh|Hard|Clamp|Glu|Max|Min|AdaptiveMax|Amax|Amin"
-    "|Round|Sign|Abs|Exp|Log|Pow|Sqrt|Threshold|a division)(?!and)"
-)
 INPUT = "input"  # name of the source of what no population of the network has sent
 
 
@@ -97,8 +93,7 @@ class Pathway:
         parameter: attribute of the weight in that module.
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
-        norms: the normalisation layers in between whose affine parameters set the scale of the current: one, or one for
-            each time step; none where the weight sets it.
+        norms: the normalisation layers in between whose gains set the scale of the current: one, or one for each step.
         skipped_because: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
         through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
             population of their own.
@@ -170,15 +165,7 @@ class Pathway:
 
     def affine(self, name: Literal["weight", "bias"]) -> list[Tensor]:
         """The gains or offsets of the norms."""
-        parameters = (getattr(norm, name, None) for norm in self.norms)
-        return [p for p in parameters if isinstance(p, Tensor)]
-
-    @property
-    def bent_by(self) -> list[str]:
-        """What the current is not linear in the weight for, or in the gain of the norms, if there are any."""
-        after = max((k + 1 for k, operation in enumerate(self.via) if self.norms and "Norm" in operation), default=0)
-        bending = [operation for operation in self.via[after:] if _BENDING.match(operation)]
-        return bending if self.linear or self.norms else [self.name, *bending]
+        return [p for norm in self.norms if isinstance(p := getattr(norm, name, None), Tensor)]
 
     @property
     def fan_in(self) -> int:
@@ -189,15 +176,6 @@ class Pathway:
         if self.mask is not None:
             return round(float(self.mask.sum()) / self.mask.shape[self.rows])
         return self.weight.numel() // self.weight.shape[self.rows]
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """A module that multiplies the current into a population, the names of its weights, and what it hears."""
-
-    names: tuple[str, ...]
-    synapse: nn.Module
-    sources: tuple[str, ...]
 
 
 def inner_pathway(
@@ -220,7 +198,6 @@ def inner_pathway(
         current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
         parameter: attribute of the weight in `module`.
         mask: see `Pathway`, and so is the rest.
-        rows: axis of the weight that counts output units.
     """
     sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
     return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
@@ -270,11 +247,10 @@ class Population:
         arguments: for each input current, which argument of the module's call reaches it as it is; None if none does.
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
-        steps: length of the trial that it was traced on.
-        samples: of that batch, two where two were enough to find the wiring.
+        steps, samples: of the batch that it was traced on, two samples where two were enough to find the wiring.
         offset: whether parameters that are no bias of a weight, or data without a weight, add to its current.
         shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
-        gates: what multiplies its current.
+        gates: the weights of what multiplies its current.
     """
 
     name: str
@@ -290,7 +266,7 @@ class Population:
     samples: int | None = None
     shown: frozenset[str] = frozenset()
     offset: bool = False
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Pathway, ...] = ()
 
     @property
     def most(self) -> int:
@@ -300,19 +276,7 @@ class Population:
     @property
     def heard(self) -> set[str]:
         """Names of the populations that it hears."""
-        return {*self.unweighted}.union(*(q.sources for q in self.pathways), *(gate.sources for gate in self.gates))
-
-    @property
-    def joined(self) -> bool:
-        """Whether branches may feed some of the neurons each: they are concatenated, or written into parts."""
-        return any(operation.startswith(_JOINING) for q in self.pathways for operation in q.via)
-
-    @property
-    def bent_by(self) -> list[str]:
-        """What its potential is not linear in its weights for: weights themselves, operations on the way, gates."""
-        free = [q for q in self.pathways if q.skipped_because is None]
-        names = [name for q in free for name in q.bent_by] + [name for gate in self.gates for name in gate.names]
-        return list(dict.fromkeys(names))
+        return {*self.unweighted}.union(*(q.sources for q in (*self.pathways, *self.gates)))
 
     @property
     def emission(self) -> Layout:
@@ -326,6 +290,17 @@ class Population:
 
 
 # -- the free (never spiking) membrane potential, from the current that reaches a population -------------------------
+
+
+def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
+    """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient.
+
+    Half precision is integrated in float32, and so returned.
+    """
+    current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
+    if isinstance(kernel, TwoStateKernel):
+        return _two_states(current, kernel)
+    return _convolved(current, kernel)
 
 
 def population_currents(
@@ -384,3 +359,42 @@ def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
         if current is not None
     ]
     return sum(parts[1:], parts[0])
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """One step of a `TwoStateKernel`, as the time loops take it; `synaptic` says whether it has a second state."""
+
+    synaptic: bool
+
+    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        (x,), (m, *others), (a, jump_mem, *rest) = inputs, state, constants
+        m = a * m + jump_mem * x
+        if not self.synaptic:
+            return m, (m,)
+        (s,), (b, coupling, jump_syn) = others, rest
+        m = m + coupling * s
+        return m, (m, b * s + jump_syn * x)
+
+
+def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
+    u = torch.zeros_like(x)
+    if k.delay >= len(x):
+        return u
+    synaptic = bool(np.any(k.coupling != 0))
+    numbers = (k.a, k.jump_mem, k.b, k.coupling, k.jump_syn)[: 5 if synaptic else 2]
+    constants = tuple(torch.as_tensor(np.asarray(v)).to(x) for v in numbers)
+    dynamics = Dynamics(_Filter(synaptic), constants, 2 if synaptic else 1, spiking=False)
+    rest = (torch.zeros_like(x[0]),) * dynamics.states
+    u[k.delay :] = integrate((x[: len(x) - k.delay],), dynamics, rest).output
+    return u
+
+
+def _convolved(x: Tensor, k: PspKernel) -> Tensor:
+    steps = x.shape[0]
+    eps = torch.as_tensor(k.response(steps)).to(x)
+    eps = eps.reshape(steps, *[1] * (x.ndim - eps.ndim), *eps.shape[1:])
+    size = 2 * steps  # zero padding: without it the convolution would wrap around
+    spectrum = torch.fft.rfft(x, size, dim=0) * torch.fft.rfft(eps, size, dim=0)
+    potential: Tensor = torch.fft.irfft(spectrum, size, dim=0)[:steps]
+    return potential

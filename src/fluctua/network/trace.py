@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
 from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import WiringError
-from fluctua.network.facts import FAR, INPUT, Gate, Pathway, Population, PopulationSpec
+from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
     Neurons,
@@ -221,10 +221,10 @@ class _Reader:
                 rows=transposed(synapse),
             )
 
-    def _gates(self, afferents: Afferents) -> Iterator[Gate]:
+    def _gates(self, afferents: Afferents) -> Iterator[Pathway]:
         for synapse, sources in afferents.gates.items():
-            names = weight_names(synapse, self.record.no_weights)
-            yield Gate(tuple(f"{self.names[synapse]}.{name}" for name in names), synapse, self._origin(sources))
+            for name in weight_names(synapse, self.record.no_weights):
+                yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, self._origin(sources))
 
     def _inner(self, module: nn.Module, draft: Pathway, population: str) -> Iterator[Pathway]:
         """The pathways of a synapse that the neuron module holds, as its adapter describes it."""

@@ -22,8 +22,7 @@ from fluctua.methods.method import NAMES, method_of
 from fluctua.network import WiringError
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.errors import BatchError
-from fluctua.network.facts import Neuron, Population, population_currents
-from fluctua.network.potential import free_potential
+from fluctua.network.facts import Neuron, Population, free_potential, population_currents
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
