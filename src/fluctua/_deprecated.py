@@ -133,7 +133,7 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "free_potential": "fluctua.network.facts",
             "population_currents": "fluctua.network.facts",
             "potential_of": "fluctua.network.facts",
-            "trace": "fluctua.network.trace",
+            "trace": "fluctua.network.network:populations_of",
         },
         "fluctua.wiring.graph": {"UnsupportedNeuronError": "fluctua.network.errors"},
         "fluctua.wiring.nir": {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.homeostasis.refinement import Refinement, rates
-from fluctua.methods.weights import by_row, excites, write
+from fluctua.methods.weights import affine, by_row, excites, write
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
@@ -312,7 +312,7 @@ def _scaled(population: Population) -> list[_ScaledWeight]:
     """
     found: dict[Tensor, _ScaledWeight] = {}
     for q in population.pathways:
-        gains = q.affine("weight")
+        gains = affine(q, "weight")
         if q.skipped_because is not None or excites(q, population) < 0:
             continue
         if not gains:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
-from fluctua.methods.weights import new_generator, writable
+from fluctua.methods.weights import affine, new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
@@ -274,7 +274,7 @@ def _others_kept(network: Network, chosen: Collection[Population] | None) -> Ite
     """
     own: set[int] = set()
     for q in (q for p in (network.populations if chosen is None else chosen) for q in adjustable(p)):
-        parts = (q.weight, q.bias, *q.affine("weight"), *q.affine("bias"))
+        parts = (q.weight, q.bias, *affine(q, "weight"), *affine(q, "bias"))
         own |= {id(tensor) for tensor in parts if tensor is not None}
     left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
     others = [p for p in parameters_of(network.model) if id(p) not in own and (chosen is not None or id(p) in left)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
-from fluctua.methods.weights import balanced, draw, excites, mean_activity, of_entries, shares, writable, write
+from fluctua.methods.weights import affine, balanced, draw, excites, mean_activity, of_entries, shares, writable, write
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -74,11 +74,11 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
             law = WeightLaw(q.family, q.sign * size, size * q.family.spread)
         else:
             law = WeightLaw(goal.law, np.zeros(()), size)
-        biases = q.affine("bias")
+        biases = affine(q, "bias")
         if q.skipped_because is None:
             values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
             biases += [] if q.bias is None else [q.bias]
-        for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in q.affine("weight"))):
+        for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in affine(q, "weight"))):
             if parameter.requires_grad:
                 values[parameter] = torch.full_like(parameter, value)
     return values
@@ -214,7 +214,7 @@ def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Component]:
     """What makes U fluctuate: the weight of each pathway, or the gain of the norm behind one or several."""
     shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
-        parameters = (*q.affine("weight"),) or (q.weight,)
+        parameters = (*affine(q, "weight"),) or (q.weight,)
         shared[parameters] = shared.get(parameters, 0.0) + share
     return [Component({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
 
@@ -222,7 +222,7 @@ def _parts(free: Sequence[Pathway], parts: Sequence[float]) -> list[Component]:
 def _all_of(free: Sequence[Pathway], reach: Reach) -> None:
     """What goes with a weight acts where it does."""
     for q in free:
-        for p in (*q.affine("weight"), *_biases(q)):
+        for p in (*affine(q, "weight"), *_biases(q)):
             reach.by[p] = reach.by[q.weight]
 
 
@@ -270,7 +270,7 @@ def _covering(potential: FreePotential, parts: list[Component]) -> Component:
 
 def _biases(q: Pathway) -> list[Tensor]:
     """The parameters that set the mean of what a pathway brings without noise."""
-    biases = q.affine("bias") if q.norms else [] if q.bias is None else [q.bias]
+    biases = affine(q, "bias") if q.norms else [] if q.bias is None else [q.bias]
     return [bias for bias in biases if bias.requires_grad]
 
 

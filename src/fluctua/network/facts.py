@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,9 +163,10 @@ class Pathway:
         bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
         return bias if isinstance(bias, Tensor) else None
 
-    def affine(self, name: Literal["weight", "bias"]) -> list[Tensor]:
-        """The gains or offsets of the norms."""
-        return [p for norm in self.norms if isinstance(p := getattr(norm, name, None), Tensor)]
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm, or the first of several."""
+        return self.norms[0] if self.norms else None
 
     @property
     def fan_in(self) -> int:
@@ -287,9 +288,6 @@ class Population:
     def emissions(self) -> int:
         """Calls of the emitter in one forward pass."""
         return self.calls if self.emitter is self.module else 1
-
-
-# -- the free (never spiking) membrane potential, from the current that reaches a population -------------------------
 
 
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:

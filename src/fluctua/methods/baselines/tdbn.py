@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.methods.baselines.classic import Kaiming
-from fluctua.methods.weights import write
+from fluctua.methods.weights import affine, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
 
@@ -98,7 +98,7 @@ def _gains(population: Population) -> dict[Tensor, float]:
     for q in population.pathways:
         if q.recurrent:
             continue
-        gains = tuple(q.affine("weight"))
+        gains = tuple(affine(q, "weight"))
         if not gains:
             raise ValueError(
                 f"tdbn needs a normalisation layer between {q.name} and {population.name}: build the model with "
