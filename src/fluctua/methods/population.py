@@ -104,7 +104,7 @@ def bent_by(population: Population) -> list[str]:
     for q in adjustable(population):  # what comes before a norm does not count where its gain is set
         after = max((k + 1 for k, operation in enumerate(q.via) if q.norms and "Norm" in operation), default=0)
         found += [] if q.linear or q.norms else [q.name]
-        found += [operation for operation in q.via[after:] if _BENDING.match(operation)]
+        found += [operation for operation in q.via[after:] if _BENDING.match(operation) or "Norm" in operation]
     return list(dict.fromkeys([*found, *(gate.name for gate in population.gates)]))
 
 
