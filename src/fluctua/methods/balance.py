@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fluctua.methods.components import FreePotential
 from fluctua.methods.weights import blocks, write
-from fluctua.network.facts import Pathway, potential_adjoint, potential_of
+from fluctua.network.facts import Pathway, free_potential, potential_of
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
 
@@ -17,6 +17,7 @@ Balance = bool | Literal["auto"]
 
 LEFT, MANY = 0.5, 10  # a part of the signal, or what so many inputs carry
 DUST = 1e-6
+_PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,8 @@ def balance(
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
-    activity, reach = means[: len(weights)], dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
+    activity = [_for_all_rows(q, r) for q, r in zip(pathways, means[: len(weights)], strict=True)]
+    reach = dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
     del means
     before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]))
     along = [project_(q.weight, r, q.rows) for q, r in zip(pathways, activity, strict=True)]
@@ -137,12 +139,26 @@ def mean_activity(
     return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
 
 
+def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
+    """The mean activity where a population reads a part of a layer; other rows get that of those that it reads."""
+    by_row = activity.transpose(0, q.rows)
+    parted = any(operation.startswith(_PARTING) for operation in q.via)
+    if not parted or bool((read := by_row.flatten(1).any(1)).all()):
+        return activity
+    return torch.where(read.reshape(-1, *[1] * (by_row.ndim - 1)), by_row, by_row[read].mean(0)).transpose(0, q.rows)
+
+
 def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
     """What the mean potential within the window gains from each entry of the current."""
     weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
     if kernel.eps_bar.ndim:  # time constants differ by neuron
         weight = weight.expand_as(current)
     return potential_adjoint(weight, kernel).expand_as(current)
+
+
+def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
+    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
+    return free_potential(weight.flip(0), kernel).flip(0)
 
 
 def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
