@@ -88,10 +88,11 @@ class Experiment:
 
             return held
 
-        handles = [p.module.register_forward_pre_hook(read(p.name)) for p in self.populations]
-        handles += [p.module.register_forward_hook(hold(p.name)) for p in self.populations]
-        with preserved(self.model), torch.no_grad(), hooked(handles):
-            self.model(self.batch if batch is None else batch)
+        with preserved(self.model), torch.no_grad():  # hooks that were there before are silent in it
+            handles = [p.module.register_forward_pre_hook(read(p.name)) for p in self.populations]
+            handles += [p.module.register_forward_hook(hold(p.name)) for p in self.populations]
+            with hooked(handles):
+                self.model(self.batch if batch is None else batch)
         return seen
 
     def reached(self, currents: dict[str, Tensor]) -> set[str]:
