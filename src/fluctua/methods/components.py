@@ -210,14 +210,14 @@ class FreePotential:
         if len(parts) == 1:
             return parts[0]
         touched = {p for part in parts for p in part.values}
-        rest = self._potential(touched, None)
+        rest = self.potential(touched)
         scaled = [self._in_size(part, self._signal(part, touched, rest), parts)[0] for part in parts]
         return Component({p: v for part in scaled for p, v in part.values.items()})
 
     def levelled(self, parts: list[Component]) -> Component:
         """Several parts that move the mean of other units each, as one that moves all by the same."""
         touched = {p for part in parts for p in part.values}
-        rest = self._potential(touched, None)
+        rest = self.potential(touched)
         values: dict[Tensor, Tensor] = {}
         for part in parts:
             move = self._limited(part)._mean(self._signal(part, touched, rest))
@@ -232,7 +232,7 @@ class FreePotential:
     def variances(self, parts: list[Component]) -> list[float]:
         """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
         now = {p: p.detach().clone() for part in parts for p in part.values}
-        rest = self._potential(now, None)
+        rest = self.potential(now)
         signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
         found = [self._variance(u) for u in signals]
         write_all(now)
@@ -243,8 +243,12 @@ class FreePotential:
         spikes = self.replay.simulate([self.population])[self.population.name]
         return population_mean(self.population.neuron.counted(spikes), self.mask) / self.population.neuron.kernel.dt
 
-    def potential(self) -> Tensor:
-        """Free potential with the weights as they are."""
+    def potential(self, touched: Iterable[Tensor] = (), part: Component | None = None) -> Tensor:
+        """Free potential; parameters that are `touched` are first written, as they are in the part, or to zero."""
+        values = {} if part is None else part.values
+        for p in touched:
+            nothing = torch.full((), self._nothing.get(p, 0.0), dtype=p.dtype, device=p.device)
+            write(p, values.get(p, nothing.expand_as(p)))
         return potential_of(self.population.neuron, self.replay.currents(self.population))
 
     def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: MeanShift) -> tuple[Array, Array]:
@@ -304,19 +308,12 @@ class FreePotential:
         fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
         if fixed or frozen:
-            return self._potential(touched, None)
+            return self.potential(touched)
         return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
 
     def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
-        u = self._potential(touched, part)
+        u = self.potential(touched, part)
         return u.sub_(rest) if rest.any() else u
-
-    def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
-        values = {} if part is None else part.values
-        for p in touched:
-            nothing = torch.full((), self._nothing.get(p, 0.0), dtype=p.dtype, device=p.device)
-            write(p, values.get(p, nothing.expand_as(p)))
-        return self.potential()
 
     @cached_property
     def _nothing(self) -> dict[Tensor, float]:
