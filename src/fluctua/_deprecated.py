@@ -111,7 +111,7 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
                 "fluctua.network.errors": "UnsupportedNeuronError",
                 "fluctua.network.facts": "INPUT InnerSynapse:inner_pathway Member:PopulationSpec Neuron Pathway "
                 "Population free_potential population_currents potential_of",
-                "fluctua.network.trace": "trace",
+                "fluctua.network.network": "trace:populations_of",
             },
             "fluctua.wiring.graph": {"fluctua.network.errors": "UnsupportedNeuronError"},
             "fluctua.wiring.nir": {

@@ -13,7 +13,8 @@ from fluctua.hardware import Grid, rounded_to
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
 from fluctua.methods.measured import scale_for_rate
 from fluctua.methods.method import READOUT, Method, initialize
-from fluctua.methods.weights import by_row, writable, write
+from fluctua.methods.population import adjustable, offsets_of
+from fluctua.methods.weights import affine, by_row, writable, write_all
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Group, hears_itself
@@ -113,6 +114,10 @@ class Rescaling(Method):
     grid: Grid | None = None
     readouts: bool = True
 
+    def serves(self, population: Population) -> bool:
+        """See `Method.serves`: also where norms alone may be set."""
+        return bool(adjustable(population))
+
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
@@ -158,53 +163,36 @@ class Rescaling(Method):
         mask = window_mask(first, self.window)
         sigma = torch.as_tensor(target.sigma_u(population.neuron.theta, population.neuron.kernel)).to(first)
         potential = _Potential(population, replay, mask, sigma)
-        values = {p: p.detach().clone() for q in writable(population) for p in _scaled(q)}
-        offset = next((p for q in writable(population) if (p := _offset(q)) is not None), None)
-        if offset is None:
+        values = {p: p.detach().clone() for q in adjustable(population) for p in _scaled(q)}
+        offsets = next((found for q in adjustable(population) if (found := offsets_of(q))), [])
+        if not offsets:
             solution = _without_offset(potential, values, target, rows)
         else:
-            values = _alike(potential, values, offset) if rows else values
-            shift = MeanShift(Component({offset: torch.ones_like(offset)}), self.per_neuron)
-            solution = _Scaled(**vars(potential.solve([Component(values)], shift, target)))
+            values = _alike(potential, values, offsets) if rows else values
+            shift = MeanShift(Component({p: torch.ones_like(p) for p in offsets}), self.per_neuron, bounded=False)
+            solution = potential.solve([Component(values)], shift, target)
         solution.write(1.0 if target.rate is None else scale_for_rate(potential, solution, target.rate))
         u = potential.potential()
         return Moments(np.asarray(population_mean(u, mask)), np.asarray(variance(u, mask) ** 0.5))
 
 
 def _scaled(q: Pathway) -> list[Tensor]:
-    """The parameters of a pathway that its factor multiplies: gain and offset of its norm, or weight and bias."""
-    module, names = (q.norm, ("weight", "bias")) if _gain(q) is not None else (q.synapse, ())
-    found = [getattr(module, name, None) for name in names] or [q.weight, q.bias]
-    return [p for p in found if isinstance(p, Tensor) and p.requires_grad]
-
-
-def _gain(q: Pathway) -> Tensor | None:
-    gain = getattr(q.norm, "weight", None)
-    return gain if isinstance(gain, Tensor) and gain.requires_grad else None
-
-
-def _offset(q: Pathway) -> Tensor | None:
-    bias = q.bias if q.norm is None else getattr(q.norm, "bias", None)
-    return bias if isinstance(bias, Tensor) and bias.requires_grad else None
+    """The parameters of a pathway that its factor multiplies: gain and offset of its norms, or weight and bias."""
+    gains = [p for p in affine(q, "weight") if p.requires_grad]
+    found = [*gains, *affine(q, "bias")] if gains else [q.weight, q.bias]
+    return [p for p in found if p is not None and p.requires_grad]
 
 
 class _Potential(FreePotential):
     """A free potential of which all neurons are scaled by the same factor, also where they differ."""
 
-    def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
+    def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
         if not (spread := self._variance(u)) > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
         size = (part.share / spread) ** 0.5
-        return Component({p: size * v for p, v in part.values.items()}, part.share), u.mul_(size)
-
-
-class _Scaled(Solution):
-    """A solution whose shifts are offsets, which may take any value and sign."""
-
-    def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
-        k, factor = self.factors(scale)
-        values = {p: k * value for p, value in self.fluctuations.values.items()}
-        return values | {p: values[p] + by_row(factor, p) * one for p, one in self.shift.values.items()}
+        for value in part.values.values():
+            value.mul_(size)
+        return part, u.mul_(size)
 
 
 def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
@@ -213,8 +201,7 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
     A neuron far below threshold gets at most twice the factor that its fluctuations ask for.
     """
     p = potential.population
-    for parameter, value in values.items():
-        write(parameter, value)
+    write_all(values)
     u = potential.potential() - p.neuron.rest
     wanted = float(potential.sigma.double().mean())
     mean, sigma = np.asarray(population_mean(u, potential.mask)), np.asarray(variance(u, potential.mask) ** 0.5)
@@ -234,13 +221,13 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
     axes = {q.weight: q.rows for q in writable(p)}
     scaled = Component({q: by_row(factor, q, axes.get(q, 0)) * value for q, value in values.items()})
     none = np.zeros(())
-    return _Scaled(scaled, Component({}), none, none, 1.0, 0.0, 0.0, 0.0, None)
+    return Solution(scaled, Component({}), none, none, 1.0, 0.0, 0.0, 0.0, None)
 
 
-def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offset: Tensor) -> dict[Tensor, Tensor]:
+def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offsets: list[Tensor]) -> dict[Tensor, Tensor]:
     """The values with a factor for each row, by which all neurons fluctuate alike in time, and without the offset."""
-    values = values | {offset: torch.zeros_like(offset)}
-    write(offset, values[offset])
+    values = values | {p: torch.zeros_like(p) for p in offsets}
+    write_all({p: values[p] for p in offsets})
     _, sigma = _by_neuron(potential.potential(), potential.mask)
     axes = {q.weight: q.rows for q in writable(potential.population)}
     return {p: by_row(1 / sigma, p, axes.get(p, 0)) * value for p, value in values.items()}

@@ -141,3 +141,25 @@ def test_what_balance_would_cancel_is_refused_when_asked_for() -> None:
     with pytest.raises(InfeasibleTargetError, match=r"balance=True leaves nothing of what 1 gets through 0\.weight"):
         started(net, spikes(60, 8, 1), True)
     assert torch.equal(net[0].weight, before)
+
+
+class Branch(nn.Module):
+    """Coherent inputs that add to what others have brought: all of their signal lies along their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(100, 40, bias=False), nn.Linear(25, 40, bias=False)
+        self.trunk, self.sum = LIF(), LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.first(x[..., :100])
+        self.trunk(u)
+        spikes: Tensor = self.sum(u + self.second(x[..., 100:]))
+        return spikes
+
+
+def test_what_others_bring_does_not_hide_that_the_signal_of_a_branch_would_be_cancelled() -> None:
+    net, x = Branch(), torch.cat([spikes(60, 8, 100), spikes(60, 8, 1).expand(60, 8, 25)], 2)
+    fluctua.initialize(net, x, seed=0)
+    weight = net.second.weight.detach()
+    assert float(weight.sum(1).abs().mean()) > 0.1 * float(weight.norm(dim=1).mean())

@@ -276,3 +276,67 @@ def test_parts_are_put_in_proportion_whatever_their_values() -> None:
         for p, value in together.values.items():
             write(p, value)
         assert rig.variances(ones) == pytest.approx([0.8, 0.2], rel=1e-3)
+
+
+# -- branches that feed some of the neurons each ----------------------------------------------------------------------
+
+
+class Concatenated(nn.Module):
+    """Branches of several widths side by side, with a layer over all of them or the input beside them."""
+
+    def __init__(
+        self, widths: tuple[int, ...] = (4, 24, 4), *, norm: bool = False, bias: bool = False, also: str = ""
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Linear(N_IN, n, bias=bias), nn.LayerNorm(n) if norm else nn.Identity()) for n in widths
+        )
+        self.over = nn.Linear(N_IN, sum(widths), bias=bias)
+        self.neuron, self.also = LIF(), also
+
+    def current(self, x: Tensor) -> Tensor:
+        parts = [branch(x) for branch in self.branches]
+        if self.also == "input":
+            parts.append(x)
+        current = torch.cat(parts, -1)
+        return current + self.over(x) if self.also == "layer" else current
+
+    def forward(self, x: Tensor) -> Any:
+        return self.neuron(self.current(x))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["xi=1", "xi=2", "mean", "negative mean"])
+@pytest.mark.parametrize("options", [{}, {"bias": True}, {"norm": True}], ids=["plain", "biases", "norms"])
+def test_branches_side_by_side_each_bring_their_neurons_to_the_target(options: dict[str, bool], target: Target) -> None:
+    model, x = Concatenated(**options), batch()  # type: ignore[arg-type]
+    fluctua.initialize(model, x, target, seed=0)
+    for u in torch.split(potential(model.neuron, model.current(x)), [4, 24, 4], -1):
+        assert float(u.mean()) == pytest.approx(target.mean, abs=0.01)
+        assert float(u.std()) == pytest.approx(wanted(target), rel=0.01)
+
+
+def test_neurons_that_no_weight_feeds_do_not_count() -> None:
+    model, x = Concatenated(also="input"), batch()
+    fluctua.initialize(model, x, seed=0)
+    u = potential(model.neuron, model.current(x))[..., :32]
+    assert (float(u.mean()), float(u.std())) == pytest.approx((0.0, 1.0), abs=0.01)
+
+
+def test_what_feeds_all_neurons_brings_the_share_that_is_left_of_each() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.all, self.some, self.neuron = nn.Linear(N_IN, 64), nn.Linear(N_IN, 32), LIF()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.neuron(self.all(x) + nn.functional.pad(self.some(x), (0, 32)))
+
+    model, x = Partly(), batch()
+    fluctua.initialize(model, x, seed=0)
+    both, alone = potential(model.neuron, model.all(x)).chunk(2, -1)
+    # Each neuron's variance is that of its 40 draws; of 32 neurons' mean the error is sqrt(2 / 40 / 32) = 4 %.
+    assert variance(alone) == pytest.approx(1.0, rel=0.12)
+    assert variance(both) == pytest.approx(0.5, rel=0.12)
+    assert variance(potential(model.neuron, model.some(x))) == pytest.approx(0.5, rel=0.12)

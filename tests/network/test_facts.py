@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluctua.network.facts import free_potential, potential_adjoint
+from fluctua.methods.balance import potential_adjoint
+from fluctua.network.facts import free_potential
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
 

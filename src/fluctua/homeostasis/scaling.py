@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.homeostasis.refinement import Refinement, rates
-from fluctua.methods.weights import by_row, excites, write
+from fluctua.methods.weights import affine, by_row, excites, write
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network, all_or_nothing
@@ -314,13 +314,13 @@ def _scaled(population: Population) -> list[_ScaledWeight]:
     """
     found: dict[Tensor, _ScaledWeight] = {}
     for q in population.pathways:
-        gain: Any = getattr(q.norm, "weight", None)
+        gains = affine(q, "weight")
         if q.skipped_because is not None or excites(q, population) < 0:
             continue
-        if gain is None:
+        if not gains:
             upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
             found[q.weight] = _ScaledWeight(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
-        elif gain.requires_grad:
+        for gain in (gain for gain in gains if gain.requires_grad):
             found[gain] = _ScaledWeight(q, gain, gain.detach().clone(), torch.ones_like(gain))
     return list(found.values()) if any(bool(s.excites.any()) for s in found.values()) else []
 

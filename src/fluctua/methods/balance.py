@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential
-from fluctua.methods.weights import blocks, write
-from fluctua.network.facts import Pathway, potential_adjoint, potential_of
+from fluctua.methods.weights import blocks, write, write_all
+from fluctua.network.facts import Pathway, free_potential, potential_of
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
 
@@ -17,6 +17,7 @@ Balance = bool | Literal["auto"]
 
 LEFT, MANY = 0.5, 10  # a part of the signal, or what so many inputs carry
 DUST = 1e-6
+_PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +51,10 @@ def balance(
 
     The projection takes one direction out of each neuron's weights. Of many inputs this is one among many, and what
     lies along it is noise; of few, or where all inputs go up and down together, it is what the neurons are to tell. So
-    the variance of U over samples is compared before and after (over time, where samples do not differ). Of n inputs,
-    a part `1 - 1 / n` of all directions stays. If variance and directions together leave less than half, and less than
-    ten inputs carry, "auto" takes the weights as they are: biases take the means out where there are any, and where
-    they leave half.
+    the variance over samples of what they bring to U is compared before and after (over time, where samples do not
+    differ). Of n inputs, a part `1 - 1 / n` of all directions stays. If variance and directions together leave less
+    than half, and less than ten inputs carry, "auto" takes the weights as they are: biases take the means out where
+    there are any, and where they leave half.
 
     Args:
         potential: of the population, with the weights as they were drawn.
@@ -66,12 +67,14 @@ def balance(
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
-    activity, reach = means[: len(weights)], dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
+    activity = [_for_all_rows(q, r) for q, r in zip(pathways, means[: len(weights)], strict=True)]
+    reach = dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
     del means
-    before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]))
+    rest = _rest(potential, pathways, moved)
+    before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]), rest)
     along = [project_(q.weight, r, q.rows) for q, r in zip(pathways, activity, strict=True)]
     activity = [_compact(r, q.rows) for q, r in zip(pathways, activity, strict=True)]
-    kept = _signal(potential.potential()) / max(before, 1e-30)
+    kept = _signal(potential.potential(), rest) / max(before, 1e-30)
     if how is True and kept < DUST:
         names = " and ".join(q.name for q in pathways)
         raise InfeasibleTargetError(
@@ -91,14 +94,29 @@ def balance(
             cancelling[q.weight] = {b: torch.where(reach[b] == 0, 0, -mean / reach[b])}
     for b, value in ((b, value) for own in cancelling.values() for b, value in own.items()):
         write(b, value)
-    if cancelling and _signal(potential.potential()) < LEFT * before:  # a constant input is cancelled as a whole
+    if cancelling and _signal(potential.potential(), rest) < LEFT * before:  # a constant input is cancelled as a whole
         cancelling = {}
     lone = all(w.shape[q.rows] == 1 for w, q in zip(weights, pathways, strict=True))
     return Balanced(activity, cancelling, bool(cancelling) or not lone)
 
 
-def _signal(u: Tensor) -> float:
-    """Variance of U `[T, B, *N]` over samples, in the mean of steps and neurons; over time where samples are alike."""
+def _rest(potential: FreePotential, pathways: Sequence[Pathway], moved: Sequence[Tensor]) -> Tensor | None:
+    """What other pathways, or currents without a weight, bring, such as a trunk to which these add."""
+    population = potential.population
+    if len(pathways) == len(population.pathways) and not population.unweighted and not population.offset:
+        return None
+    now = {p: p.detach().clone() for p in moved}
+    rest = potential.potential(moved)
+    write_all(now)
+    return rest
+
+
+def _signal(u: Tensor, rest: Tensor | None) -> float:
+    """Variance over samples of U `[T, B, *N]` without the rest, in the mean of steps and neurons.
+
+    Where samples are alike it is that over time.
+    """
+    u = u if rest is None else u - rest
     found = float(u.var(1, correction=0).mean())
     return found if found > DUST * float(u.square().mean()) else float(u.var(0, correction=0).mean())
 
@@ -137,12 +155,26 @@ def mean_activity(
     return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
 
 
+def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
+    """The mean activity where a population reads a part of a layer; other rows get that of those that it reads."""
+    by_row = activity.transpose(0, q.rows)
+    parted = any(operation.startswith(_PARTING) for operation in q.via)
+    if not parted or bool((read := by_row.flatten(1).any(1)).all()):
+        return activity
+    return torch.where(read.reshape(-1, *[1] * (by_row.ndim - 1)), by_row, by_row[read].mean(0)).transpose(0, q.rows)
+
+
 def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
     """What the mean potential within the window gains from each entry of the current."""
     weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
     if kernel.eps_bar.ndim:  # time constants differ by neuron
         weight = weight.expand_as(current)
     return potential_adjoint(weight, kernel).expand_as(current)
+
+
+def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
+    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
+    return free_potential(weight.flip(0), kernel).flip(0)
 
 
 def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:

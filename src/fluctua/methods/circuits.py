@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential, Solution
+from fluctua.methods.mute import poisson_spikes
 from fluctua.methods.population import Goal, fresh, missed_share, solve
 from fluctua.methods.root import find_root
 from fluctua.methods.weights import write, write_all
@@ -25,7 +26,7 @@ from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
 from fluctua.theory.membrane import Moments
-from fluctua.theory.target import InfeasibleTargetError, Target, crossing_rate
+from fluctua.theory.target import InfeasibleTargetError, Target
 
 Array = NDArray[np.float64]
 
@@ -224,8 +225,5 @@ def _predicted_spikes(
     spikes = replay.simulate(populations)
     for p in populations:
         if p.name in wanted and p.neuron.theta is not None:
-            xi = wanted[p.name].xi(p.neuron.theta)
-            probability = float(np.mean(crossing_rate(xi, p.neuron.kernel))) * p.neuron.kernel.dt
-            uniform = torch.rand(spikes[p.name].shape, generator=generator)
-            spikes[p.name] = (uniform < probability).to(spikes[p.name])
+            spikes[p.name] = poisson_spikes(p, wanted[p.name], spikes[p.name], generator)
     return spikes

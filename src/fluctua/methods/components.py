@@ -6,7 +6,9 @@ independence or binary spikes, and whatever lies between weight and neuron is ac
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,10 +44,26 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class MeanShift:
-    """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`)."""
+    """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`).
+
+    Where it is `bounded`, a neuron of its own kind must not turn the sign of its weights, nor lose them.
+    """
 
     part: Component
     per_neuron: bool = False
+    bounded: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Which units each parameter acts on, where branches are concatenated: `by[p]` along `axis` of U `[T, B, *N]`."""
+
+    axis: int
+    by: dict[Tensor, Tensor]
+
+    def of(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Where any of them acts."""
+        return torch.stack([self.by[p] for p in parameters if p in self.by]).any(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +73,7 @@ class Solution:
     For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
     is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
     `lift` is the mean of the fluctuating part in units of its own standard deviation, `gain` how far the shift moves
-    the mean of U, None where it was not needed.
+    the mean of U, None where it was not needed. k is at `least` so large; of `bounded` see `MeanShift`.
     """
 
     fluctuations: Component
@@ -67,6 +85,8 @@ class Solution:
     constant: float
     lift: float
     gain: float | None
+    least: float = 0.0
+    bounded: bool = True
 
     def discriminant(self, scale: float = 1.0) -> float:
         """Of the quadratic equation for k; negative where the part that does not grow with k is too large already."""
@@ -74,7 +94,7 @@ class Solution:
 
     def factors(self, scale: float) -> tuple[float, Array]:
         """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
-        k = float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square)
+        k = max(float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square), self.least)
         return k, np.asarray(self.fixed + k * self.per_k)
 
     def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
@@ -93,13 +113,13 @@ class Solution:
         factor = factor + (grow - 1) * k * self.per_k
         if self.gain is not None:
             factor = factor + move / self.gain
-        if factor.ndim:  # a neuron of its own kind must not turn the sign of its weights, nor lose them
+        if factor.ndim and self.bounded:
             factor = np.clip(factor, *sorted((factor.mean() / 4, factor.mean() * 4)))
         return grow * k, factor
 
-    def write(self, scale: float) -> None:
-        """Write the weights that bring U to `scale` times the wanted `sigma_u`: as `values`, without the memory."""
-        size, factor = self._sizes(scale)
+    def write(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> None:
+        """Write the weights of these `values`, without the memory."""
+        size, factor = self._sizes(scale, grow, move)
         parts, shifts = self.fluctuations.values, self.shift.values
         with torch.no_grad():
             for p in {**parts, **shifts}:
@@ -117,17 +137,36 @@ class FreePotential:
         replay: to run the network.
         mask: `[T, B]`, the window.
         sigma: wanted `sigma_u`, `[]` or `[*N]`.
+        reach: of parameters that do not act on all units, None where all do. Moments are then over those units that
+            any of them acts on, and the shares those of each unit.
     """
 
     population: Population
     replay: Replay
     mask: Tensor
     sigma: Tensor
+    reach: Reach | None = None
 
-    def solve(self, fluctuations: list[Component], shift: MeanShift | None, target: Target) -> Solution:
+    def reaching(self, parts: dict[Tensor, Component]) -> "FreePotential":
+        """The same, with the units that each of these parts acts on, if it does not act on all."""
+        touched = {p for part in parts.values() for p in part.values}
+        rest = self._rest(touched)
+        seen = {p: self._signal(part, touched, rest).abs() for p, part in parts.items()}
+        for axis in (2, 3) if self.replay.current(self.population).ndim == 4 else (2,):
+            by = {p: u.transpose(0, axis).flatten(1).amax(1) for p, u in seen.items()}
+            acting = {p: most > 1e-6 * most.max() for p, most in by.items()}
+            if not all(bool(units.all()) for units in acting.values()):
+                return replace(self, reach=Reach(axis, acting))
+        return self
+
+    def solve(
+        self, fluctuations: list[Component], shift: MeanShift | None, target: Target, least: float = 0.0
+    ) -> Solution:
         """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
 
-        Without one U keeps its mean, and the mean square distance from the wanted one is `sigma_u^2`.
+        Without a shift U keeps its mean, and the mean square distance from the wanted one is `sigma_u^2`; with an empty
+        one it keeps its mean, and its variance is `sigma_u^2`. What cannot be changed may bring more than the wanted
+        variance where the fluctuations have a `least` size.
 
         Raises:
             SilentInputError: a part has no effect.
@@ -138,7 +177,7 @@ class FreePotential:
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
-            scaled, u = self._in_size(part, self._signal(part, touched, rest))
+            scaled, u = self._in_size(part, self._signal(part, touched, rest), fluctuations)
             parts.append(scaled)
             signals.append(u)
         together = Component({p: v for part in parts for p, v in part.values.items()})
@@ -146,21 +185,23 @@ class FreePotential:
         square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
         lift = mean / max(square - mean**2, 1e-24) ** 0.5
         offset = rest - target.mean
-        per_neuron = shift is not None and shift.per_neuron
+        per_neuron, bounded = shift is not None and shift.per_neuron, shift is None or shift.bounded
         if not offset.ndim and not offset and abs(mean) <= 0.01 and not per_neuron:
             none = np.zeros(())
-            return Solution(together, moved, none, none, square, 0.0, 0.0, lift, None)
+            return Solution(together, moved, none, none, square, 0.0, 0.0, lift, None, least)
         offset = offset + torch.zeros_like(shape)
         fixed = per_k = np.zeros(())
         gain = None
-        if shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
+        if shift is not None and not moved.values:
+            offset, shape = offset - self._mean(offset), shape - self._mean(shape)
+        elif shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
             offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        solution = Solution(together, moved, fixed, per_k, square, cross, constant, lift, gain)
-        if solution.discriminant() < 0:
+        solution = Solution(together, moved, fixed, per_k, square, cross, constant, lift, gain, least, bounded)
+        if solution.discriminant() < 0 and not least:
             self._refuse(target, constant**0.5)
         return solution
 
@@ -169,14 +210,29 @@ class FreePotential:
         if len(parts) == 1:
             return parts[0]
         touched = {p for part in parts for p in part.values}
-        rest = self._potential(touched, None)
-        scaled = [self._in_size(part, self._signal(part, touched, rest))[0] for part in parts]
+        rest = self.potential(touched)
+        scaled = [self._in_size(part, self._signal(part, touched, rest), parts)[0] for part in parts]
         return Component({p: v for part in scaled for p, v in part.values.items()})
+
+    def levelled(self, parts: list[Component]) -> Component:
+        """Several parts that move the mean of other units each, as one that moves all by the same."""
+        touched = {p for part in parts for p in part.values}
+        rest = self.potential(touched)
+        values: dict[Tensor, Tensor] = {}
+        for part in parts:
+            move = self._limited(part)._mean(self._signal(part, touched, rest))
+            values |= {p: v / move for p, v in part.values.items()}
+        return Component(values)
+
+    def moments(self) -> tuple[float, float]:
+        """Mean of U with the weights as they are, and its standard deviation in units of `sigma_u`."""
+        u = self.potential()
+        return self._mean(u), max(self._variance(u), 0.0) ** 0.5
 
     def variances(self, parts: list[Component]) -> list[float]:
         """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
         now = {p: p.detach().clone() for part in parts for p in part.values}
-        rest = self._potential(now, None)
+        rest = self.potential(now)
         signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
         found = [self._variance(u) for u in signals]
         write_all(now)
@@ -187,8 +243,12 @@ class FreePotential:
         spikes = self.replay.simulate([self.population])[self.population.name]
         return population_mean(self.population.neuron.counted(spikes), self.mask) / self.population.neuron.kernel.dt
 
-    def potential(self) -> Tensor:
-        """Free potential with the weights as they are."""
+    def potential(self, touched: Iterable[Tensor] = (), part: Component | None = None) -> Tensor:
+        """Free potential; parameters that are `touched` are first written, as they are in the part, or to zero."""
+        values = {} if part is None else part.values
+        for p in touched:
+            nothing = torch.full((), self._nothing.get(p, 0.0), dtype=p.dtype, device=p.device)
+            write(p, values.get(p, nothing.expand_as(p)))
         return potential_of(self.population.neuron, self.replay.currents(self.population))
 
     def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: MeanShift) -> tuple[Array, Array]:
@@ -202,8 +262,14 @@ class FreePotential:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], shift.part))
         return -fixed / gain, -per_k / gain
 
-    def _in_size(self, part: Component, u: Tensor) -> tuple[Component, Tensor]:
-        """A part, and its component, scaled to its share of the variance.
+    def _limited(self, part: Component) -> "FreePotential":
+        """The same over the units that a part acts on."""
+        if self.reach is None:
+            return self
+        return replace(self, reach=Reach(self.reach.axis, {p: self.reach.of(part.values) for p in part.values}))
+
+    def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
+        """A part, and its component, scaled to its share of the variance that it supplies together with others.
 
         Where neurons differ in kernel or threshold each gets its own scale, as far as rows of the weight are its own.
         """
@@ -212,18 +278,29 @@ class FreePotential:
         axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
         rows = {p: axes.get(p, 0) for p in part.values}
         own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
-        if own and all(p.shape[rows[p]] == units for p in part.values):
-            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().reshape(units, -1).mean(1)
+        each = all(p.shape[rows[p]] == units for p in part.values)
+        share = torch.tensor(part.share, dtype=torch.float64) if self.reach is None else self._share(part, among)
+        if own and each:
+            square = neuron_mean((u / self.sigma) ** 2, self.mask).double().cpu().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
+        if each and self.reach is not None and self.reach.axis == 2:
+            factor = factor * share.clamp_min(1e-24).sqrt()
         if factor.ndim:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
-        spread = self._variance(u)
+        spread = self._limited(part)._variance(u) if bool((share > 0).any()) else 0.0
         if not spread > 1e-24:
             raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
-        size = (part.share / spread) ** 0.5
+        size = (float(share[share > 0].mean()) / spread) ** 0.5
         for p, v in part.values.items():
             v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
         return part, u.mul_(size)
+
+    def _share(self, part: Component, among: list[Component]) -> Tensor:
+        """The share of a part for every unit, of what acts on it."""
+        assert self.reach is not None
+        acting = {id(other): self.reach.of(other.values).double().cpu() for other in among}
+        total = sum((other.share * acting[id(other)] for other in among), torch.zeros(()))
+        return part.share * acting[id(part)] / total.clamp_min(1e-24)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
@@ -231,32 +308,46 @@ class FreePotential:
         fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
         if fixed or frozen:
-            return self._potential(touched, None)
+            return self.potential(touched)
         return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
 
     def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
-        u = self._potential(touched, part)
+        u = self.potential(touched, part)
         return u.sub_(rest) if rest.any() else u
 
-    def _potential(self, touched: Iterable[Tensor], part: Component | None) -> Tensor:
-        values = {} if part is None else part.values
-        for p in touched:
-            write(p, values.get(p, torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p)))
-        return self.potential()
+    @cached_property
+    def _nothing(self) -> dict[Tensor, float]:
+        """What stands for zero in weights that may be divided by their largest."""
+        return {q.weight: 1e-9 for q in self.population.pathways if not q.linear}
+
+    @cached_property
+    def _units(self) -> Tensor:
+        assert self.reach is not None
+        return self.reach.of(self.reach.by).nonzero().flatten()
+
+    def _seen(self, u: Tensor) -> Tensor:
+        """U of the units that count."""
+        return u if self.reach is None else u.index_select(self.reach.axis, self._units)
+
+    def _in_sigma(self, *signals: Tensor) -> tuple[Any, ...]:
+        """Signals of the units that count, with the window and the unit of U."""
+        if self.reach is None:
+            return *signals, self.mask, self.sigma
+        return *(self._seen(u / self.sigma) for u in signals), self.mask
 
     def _mean(self, u: Tensor) -> float:
-        return population_mean(u, self.mask)
+        return population_mean(self._seen(u), self.mask)
 
     def _inner(self, u: Tensor, v: Tensor) -> float:
         """Mean of `u v` over window and neurons, in units of `sigma_u^2`."""
-        return product_mean(u, v, self.mask, self.sigma)
+        return product_mean(*self._in_sigma(u, v))
 
     def _variance(self, u: Tensor) -> float:
         """Over window and neurons, in units of `sigma_u^2`."""
-        return variance(u, self.mask, self.sigma)
+        return variance(*self._in_sigma(u))
 
     def _mean_in_sigma(self, u: Tensor) -> float:
-        return population_mean(u, self.mask, self.sigma)
+        return population_mean(*self._in_sigma(u))
 
     def _refuse(self, target: Target, noise: float) -> None:
         """The part of U that does not scale is too large already: `noise` times `sigma_u`."""

@@ -1,15 +1,17 @@
 """Measured initialisation: weights scaled by the free potential that they cause on a real batch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fluctua.methods.balance import Balance
-from fluctua.methods.components import FreePotential, Solution
+from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method
-from fluctua.methods.population import Goal, fresh, solve
+from fluctua.methods.population import Goal, adjustable, bent_by, fresh, solve
 from fluctua.methods.weights import write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
@@ -18,6 +20,11 @@ from fluctua.state.measure import Window
 from fluctua.theory.laws import Family, Normal
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
+
+Array = NDArray[np.float64]
+
+_NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
+_CALLS = 12  # potentials that are measured on the way
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,32 @@ class Measured(Method):
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
         """See `Method.solve`."""
-        goals = {n: Goal(target, self.balance, self.window, self.alpha, self.law) for n, target in targets.items()}
+        goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it
 
             return fit_circuit(group, goals, replay, generator)
         return {p.name: fit(p, goals[p.name], replay, generator) for p in group if p.name in goals}
 
+    def serves(self, population: Population) -> bool:
+        """See `Method.serves`: also where norms alone may be set."""
+        return bool(adjustable(population))
+
+    def _goal(self, p: Population, target: Target, replay: Replay) -> Goal:
+        goal = Goal(target, self.balance, self.window, self.alpha, self.law)
+        if not any(q.trunk for other in replay.populations for q in other.pathways):
+            return goal
+        from fluctua.methods.trunk import place_of  # only membrane shortcuts need it
+
+        place = place_of(p, replay.populations, lambda other: float(np.mean(goal.moments(other).sigma_u ** 2)))
+        return replace(goal, place=place)
+
 
 def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
     """Draw and scale the weights into one population so that its free potential has the target's moments.
 
     A target given as a rate starts from the level-crossing formula and is then corrected by the rate that the neurons
-    really have, resets included.
+    really have, resets included. Where sources are silent that no weight can make fire, they are taken to.
 
     Returns:
         The moments that were aimed at.
@@ -78,12 +98,57 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
         InfeasibleTargetError: the wanted mean, or what cannot be changed, brings more fluctuation than wanted, or the
             wanted rate cannot be reached.
     """
+    try:
+        return _fit(population, goal, replay, generator)
+    except SilentInputError:
+        from fluctua.methods.mute import mute_sources, poisson_spikes
+
+        mute = mute_sources(population, replay)
+        if not mute:
+            raise
+    spikes = {name: poisson_spikes(p, goal.moments(p), silence, generator) for name, (p, silence) in mute.items()}
+    with replay.pretending(population, spikes):
+        return _fit(population, goal, replay, generator)
+
+
+def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
     write_all(fresh(population, goal, generator))
     potential, solution = solve(population, goal, replay)
-    scale = 1.0 if goal.target.rate is None else scale_for_rate(potential, solution, goal.target.rate)
+    scale = 1.0
+    if goal.target.rate is not None:
+        scale = scale_for_rate(potential, solution, goal.target.rate) * goal.place.part**0.5
     solution.write(scale)
+    if bent_by(population) and goal.target.rate is None:
+        _iterate(potential, solution, goal)
     wanted = goal.moments(population)
     return Moments(wanted.mu_u, scale * wanted.sigma_u)
+
+
+def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
+    """Go on from a solution that holds where U is linear in the weights, to the moments that they really bring.
+
+    Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
+    """
+    from fluctua.methods.root import find_root
+
+    unit = float(potential.sigma.double().square().mean().sqrt())
+
+    def measure(x: Array) -> Array:
+        solution.write(grow=float(np.exp(x[0])), move=float(x[1]) * unit if len(x) == 2 else 0.0)
+        mean, size = potential.moments()
+        return np.array([np.log(max(size, 1e-9)), (mean - goal.target.mean) / unit][: len(x)])
+
+    best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
+    if off <= _NEAR and not best.any():
+        return  # the weights are those of the solution
+    nearest, left = best, measure(best)
+    for _ in range(_CALLS if off > _NEAR else 0):
+        if abs(left[0]) <= _NEAR:
+            return
+        best = best - np.eye(len(best))[0] * np.clip(left[0], -1, 1)
+        left = measure(best)
+    if abs(left[0]) > _NEAR:
+        measure(nearest)
 
 
 def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:

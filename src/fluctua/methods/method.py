@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.weights import new_generator, writable
+from fluctua.methods.population import adjustable, bent_by
+from fluctua.methods.weights import affine, new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network, all_or_nothing
@@ -23,7 +24,7 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
-from fluctua.state.summary import of_whom, report_of, short_batch_warnings
+from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
@@ -59,6 +60,10 @@ class Method(ABC):
         Returns:
             The moments of the free potential that were aimed at, by name of the population; none where `aims` is False.
         """
+
+    def serves(self, population: Population) -> bool:
+        """Whether there is anything that it may set for a population."""
+        return bool(writable(population))
 
     def end(self, network: Network) -> None:  # noqa: B027
         """What comes after the last group and is no weight, such as a surrogate that belongs to the method."""
@@ -190,15 +195,22 @@ def initialize(
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
     _check_unit(chosen, target or Target())
-    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if writable(p)}
+    wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
     with _others_kept(network, None if populations is None else chosen):
         method.begin(network, draws)
     try:
-        measured, reached = _solve(network, method, wanted, draws)
+        measured, reached, pretended = _solve(network, method, wanted, draws)
     except SilentInputError as error:
         raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
     method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
+    notes += _bent(network, measured, reached)
+    on_trunks: list[tuple[str, bool]] = []
+    if any(q.trunk for p in network.populations for q in p.pathways):
+        from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it
+
+        on_trunks += told_of_trunks(network.populations, wanted, reached)
+    notes += [told for told, far in on_trunks if not far]
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
     return report_of(
@@ -207,7 +219,11 @@ def initialize(
         reached,
         gradients={},
         notes=tuple(notes),
-        warnings=tuple(short_batch_warnings(chosen)),
+        warnings=(
+            *_filled(pretended),
+            *(told for told, far in on_trunks if far),
+            *short_batch_warnings(chosen),
+        ),
         ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
 
@@ -239,8 +255,12 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
 
 def _solve(
     network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator
-) -> tuple[dict[str, Measurements], dict[str, Moments]]:
-    """Group after group; returns what was measured of each population, and the moments that were aimed at."""
+) -> tuple[dict[str, Measurements], dict[str, Moments], dict[str, tuple[str, ...]]]:
+    """Group after group.
+
+    Returns:
+        What was measured of each population, the moments that were aimed at, and whose silent sources were filled.
+    """
     measured: dict[str, Measurements] = {}
     reached: dict[str, Moments] = {}
     seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
@@ -254,7 +274,7 @@ def _solve(
                 within = [p for p in group if p.module is module]
                 watching.enter_context(hooked(watch(within, window, measured)))
         replay.finish()
-    return measured, reached
+    return measured, reached, replay.pretended
 
 
 @contextmanager
@@ -264,8 +284,8 @@ def _others_kept(network: Network, chosen: Collection[Population] | None) -> Ite
     Without a choice those do that lead only to neurons which are left as they are.
     """
     own: set[int] = set()
-    for q in (q for p in (network.populations if chosen is None else chosen) for q in writable(p)):
-        parts = (q.weight, q.bias, *(q.norm.parameters() if q.norm is not None else ()))
+    for q in (q for p in (network.populations if chosen is None else chosen) for q in adjustable(p)):
+        parts = (q.weight, q.bias, *affine(q, "weight"), *affine(q, "bias"))
         own |= {id(tensor) for tensor in parts if tensor is not None}
     left = {id(p) for one in network.left for module in (one.module, *one.synapses) for p in parameters_of(module)}
     others = [p for p in parameters_of(network.model) if id(p) not in own and (chosen is not None or id(p) in left)]
@@ -290,11 +310,14 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for note, names in of_whom((p.neuron.note, p.name) for p in chosen).items():
         yield f"{names}: {note}"
     skipped: list[tuple[str | None, str]] = [("no weight feeds it", p.name) for p in chosen if not p.pathways]
-    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways]
+    skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways if q.trunk is None]
     for reason, names in of_whom(skipped).items():
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
     for q in (q for p in chosen for q in p.pathways if q.note is not None):
         yield f"{q.name}: {q.note}"
+    gates = {gate.name: p.name for p in reversed(chosen) for gate in p.gates}
+    for gated, names in of_whom((p, name) for name, p in gates.items()).items():
+        yield f"what gates the current into {gated} was left as it is, and the current measured behind it: {names}"
     biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
@@ -303,12 +326,29 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"{len(biases) - len(moved)} bias(es) were set to zero"
 
 
+def _filled(pretended: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for sources, names in of_whom((", ".join(sources), name) for name, sources in pretended.items()).items():
+        yield (
+            f"no spike of {sources} reaches {names} on this batch, and no weight can change that: the weights into "
+            f"{names} are for spikes at the rate that the theory predicts"
+        )
+
+
+def _bent(network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]) -> Iterator[str]:
+    """Why populations are off their target whose potential is not linear in their weights."""
+    for p in network.populations:
+        bent = bent_by(p) if p.name in reached and measured[p.name].distance(reached[p.name]) > 0.1 else []
+        if bent:
+            yield f"{p.name} is off its target, for its potential is not linear in its weights: {listed(bent)}"
+
+
 def _unreached(network: Network) -> Iterator[str]:
     """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
     pathways = [(p.name, q) for p in network.populations for q in p.pathways]
     synapses = {q.synapse for _, q in pathways}
     before = {m: (name, q.name) for name, q in pathways for m in q.through if m not in synapses}
     owners = [*(p.module for p in network.populations), *synapses, *before]
+    owners += [gate.synapse for p in network.populations for gate in p.gates]
     owners += [owner for one in network.left for owner in (one.module, *one.synapses)]
     known = {module for owner in owners for module in modules_of(owner)}
     layers = nn.Linear | nn.modules.conv._ConvNd

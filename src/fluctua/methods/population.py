@@ -1,5 +1,6 @@
 """Weights into one population, for the afferents as they are active now (theory: measured moments)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, balance, moved_by
-from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
-from fluctua.methods.weights import draw, excites, of_entries, shares, writable
+from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
+from fluctua.methods.weights import affine, draw, excites, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -17,6 +18,25 @@ from fluctua.theory.laws import Family, Normal, OneSided, WeightLaw
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
+
+_JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")
+_BENDING = re.compile(
+    "_*(Relu|LeakyRelu|Prelu|Elu|Celu|Gelu|Silu|Mish|Soft|Sigmoid|Tanh|Hard|Clamp|Glu|Max|Min|AdaptiveMax|Amax|Amin"
+    "|Round|Sign|Abs|Exp|Log|Pow|Sqrt|Threshold|a division)(?!and)"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on a trunk a population reads (`methods/trunk.py`).
+
+    Attributes:
+        part: of the wanted variance that it is to find there.
+        least: standard deviation that its own pathways add in any case, in units of the one that it is to find.
+    """
+
+    part: float = 1.0
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,7 @@ class Goal:
         window: over which moments are taken.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
         law: of weights that may take either sign.
+        place: on a trunk that several populations read.
     """
 
     target: Target
@@ -36,27 +57,51 @@ class Goal:
     window: Window = "trial"
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
+    place: Place = Place()
 
     def moments(self, population: Population) -> Moments:
         """Mean and standard deviation that a target in xi, sigma or rate stands for."""
         sigma = self.target.sigma_u(population.neuron.theta, population.neuron.kernel)
-        return Moments(np.asarray(self.target.mean), sigma)
+        return Moments(np.asarray(self.target.mean), sigma if self.place.part == 1 else sigma * self.place.part**0.5)
 
 
 def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
     """New values for the weights into a population, of about the right size; no bias, a neutral norm."""
     values: dict[Tensor, Tensor] = {}
-    for q in writable(population):
+    for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
         if isinstance(q.family, OneSided):
             law = WeightLaw(q.family, q.sign * size, size * q.family.spread)
         else:
             law = WeightLaw(goal.law, np.zeros(()), size)
-        values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
-        for parameter, value in ((q.bias, 0.0), (_affine(q, "bias"), 0.0), (_affine(q, "weight"), 1.0)):
-            if parameter is not None and parameter.requires_grad:
+        biases = affine(q, "bias")
+        if q.skipped_because is None:
+            values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
+            biases += [] if q.bias is None else [q.bias]
+        for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in affine(q, "weight"))):
+            if parameter.requires_grad:
                 values[parameter] = torch.full_like(parameter, value)
     return values
+
+
+def _joined(pathways: Sequence[Pathway]) -> bool:
+    """Whether pathways may feed some of the neurons each: they are concatenated, or written into parts."""
+    return any(operation.startswith(_JOINING) for q in pathways for operation in q.via)
+
+
+def bent_by(population: Population) -> list[str]:
+    """What its potential is not linear in its weights for: weights themselves, operations on the way, gates."""
+    found: list[str] = []
+    for q in adjustable(population):  # what comes before a norm does not count where its gain is set
+        after = max((k + 1 for k, operation in enumerate(q.via) if q.norms and "Norm" in operation), default=0)
+        found += [] if q.linear or q.norms else [q.name]
+        found += [operation for operation in q.via[after:] if _BENDING.match(operation) or "Norm" in operation]
+    return list(dict.fromkeys([*found, *(gate.name for gate in population.gates)]))
+
+
+def adjustable(population: Population) -> list[Pathway]:
+    """The pathways whose weight may be written, or the gain of norms behind it."""
+    return [q for q in population.pathways if q.skipped_because is None or q.normed]
 
 
 def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
@@ -66,7 +111,7 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
         SilentInputError: no current reaches the population.
         InfeasibleTargetError: see `FreePotential.solve`.
     """
-    free = writable(population)
+    free = adjustable(population)
     carriers = [q for q in free if _carries(q)]
     currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
@@ -77,13 +122,17 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
     done = balance(potential, currents, carriers, goal.balance) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted, done.biases)
+    if _joined(free) and len(parts) == len(free):
+        potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
+        if potential.reach is not None:
+            _all_of(free, potential.reach)
     excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
     if excitation and inhibition:
         return potential, _balance_of_signs(potential, parts, inhibition, goal)
     if excitation or inhibition:
         _check_one_sided(population, carriers, goal)
     shift = MeanShift(_mean_part(potential, free, wanted, done.activity, goal)) if done.movable else None
-    return potential, potential.solve(parts, shift, goal.target)
+    return potential, potential.solve(parts, shift, goal.target, goal.place.least)
 
 
 def missed_share(potential: FreePotential, goal: Goal) -> float:
@@ -92,7 +141,7 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     They are compared within excitation, inhibition and weights of either sign: see `shares`.
     """
     population, largest = potential.population, 0.0
-    free = writable(population)
+    free = adjustable(population)
     wanted = shares(free, population, goal.alpha)
     for kind in (1, -1, 0):
         group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]
@@ -148,12 +197,19 @@ def _parts(
     free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]]
 ) -> list[Component]:
     """What makes U fluctuate: the weight of each pathway, and a bias that takes its mean out, or the gain of a norm."""
-    shared: dict[Tensor, float] = {}
+    shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
-        gain = _affine(q, "weight")
-        parameter = q.weight if gain is None else gain
-        shared[parameter] = shared.get(parameter, 0.0) + share
-    return [Component({p: p.detach().clone(), **biases.get(p, {})}, share) for p, share in shared.items()]
+        parameters = (*affine(q, "weight"),) or (q.weight,)
+        shared[parameters] = shared.get(parameters, 0.0) + share
+    found = [({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
+    return [Component(own | {b: v for p in own for b, v in biases.get(p, {}).items()}, share) for own, share in found]
+
+
+def _all_of(free: Sequence[Pathway], reach: Reach) -> None:
+    """What goes with a weight acts where it does."""
+    for q in free:
+        for p in (*affine(q, "weight"), *offsets_of(q)):
+            reach.by[p] = reach.by[q.weight]
 
 
 def _mean_part(
@@ -165,13 +221,15 @@ def _mean_part(
     where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
     proportion to its share.
     """
-    for q in free:
-        bias = q.bias if q.norm is None else _affine(q, "bias")
-        if bias is not None and bias.requires_grad:
-            return Component({bias: torch.ones_like(bias)})
+    biased = [Component({b: torch.ones_like(b) for b in found}) for q in free if (found := offsets_of(q))]
+    if biased and potential.reach is None:
+        return biased[0]
     carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
     along = [of_entries(q, torch.ones((1,) * q.weight.ndim).to(q.weight).expand_as(q.weight)) for q in carrying]
+    if potential.reach is not None:
+        rows = [r / r.square().sum().clamp_min(1e-30) for r in activity or along]
+        return _covering(potential, [*biased, *(Component({q.weight: r}) for q, r in zip(carrying, rows, strict=True))])
     if activity:
         by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
         by_row = [r if r.stride(0) else r[:1] for r in by_row]  # one row may stand for all
@@ -186,11 +244,23 @@ def _mean_part(
     )
 
 
+def _covering(potential: FreePotential, parts: list[Component]) -> Component:
+    """The first of the parts that together move every unit."""
+    assert potential.reach is not None
+    chosen: list[Component] = []
+    for part in parts:
+        covered = potential.reach.of(p for other in chosen for p in other.values) if chosen else torch.zeros(())
+        if bool((potential.reach.of(part.values) > covered).any()):
+            chosen.append(part)
+    return potential.levelled(chosen)
+
+
+def offsets_of(q: Pathway) -> list[Tensor]:
+    """The parameters that set the mean of what a pathway brings without noise."""
+    biases = affine(q, "bias") if q.norms else [] if q.bias is None else [q.bias]
+    return [bias for bias in biases if bias.requires_grad]
+
+
 def _carries(q: Pathway) -> bool:
     """Whether the weights of a pathway, of either sign, can set a mean."""
-    return q.norm is None and not isinstance(q.family, OneSided)
-
-
-def _affine(q: Pathway, name: str) -> Tensor | None:
-    parameter = getattr(q.norm, name, None)
-    return parameter if isinstance(parameter, Tensor) else None
+    return not q.norms and not isinstance(q.family, OneSided)

@@ -1,6 +1,7 @@
 """Weights: how they are drawn and written, and what share of the variance each pathway is to supply."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -75,6 +76,11 @@ def write_all(values: Mapping[Tensor, Tensor]) -> None:
 def writable(population: Population) -> list[Pathway]:
     """The pathways whose weights may be written."""
     return [q for q in population.pathways if q.skipped_because is None]
+
+
+def affine(q: Pathway, name: Literal["weight", "bias"]) -> list[Tensor]:
+    """The gains or offsets of the norms of a pathway."""
+    return [p for norm in q.norms if isinstance(p := getattr(norm, name, None), Tensor)]
 
 
 def by_row(value: Array, weight: Tensor, rows: int = 0) -> Tensor:

@@ -94,7 +94,7 @@ class Pathway:
         parameter: attribute of the weight in that module.
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
-        norm: the normalisation layer in between whose affine parameters set the scale of the current, if any.
+        norms: the normalisation layers in between whose gains set the scale of the current: one, or one for each step.
         skipped_because: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
         through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
             population of their own.
@@ -107,6 +107,9 @@ class Pathway:
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
         bias_name: attribute of the bias that goes with the weight, None where there is none.
         note: what a user should know of the synapse's other parameters.
+        linear: whether the current is linear in the weight; where it is rounded, that is only nearly so.
+        normed: whether the gains of its norms may be set for this population even where the weight must not be written.
+        trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
     name: str
@@ -114,7 +117,7 @@ class Pathway:
     parameter: str
     sources: tuple[str, ...]
     via: tuple[str, ...] = ()
-    norm: nn.Module | None = None
+    norms: tuple[nn.Module, ...] = ()
     skipped_because: str | None = None
     through: tuple[nn.Module, ...] = ()
     port: int = 0
@@ -125,6 +128,9 @@ class Pathway:
     mask: Tensor | None = None
     bias_name: str | None = "bias"
     note: str | None = None
+    linear: bool = True
+    normed: bool = False
+    trunk: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -159,6 +165,11 @@ class Pathway:
         return bias if isinstance(bias, Tensor) else None
 
     @property
+    def norm(self) -> nn.Module | None:
+        """The norm, or the first of several."""
+        return self.norms[0] if self.norms else None
+
+    @property
     def fan_in(self) -> int:
         """Afferents of one neuron: the entries of one row of the weight (convolution: away from the border)."""
         if isinstance(self.synapse, nn.modules.conv._ConvTransposeNd):  # weight [in, out / groups, *kernel]
@@ -189,7 +200,6 @@ def inner_pathway(
         current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
         parameter: attribute of the weight in `module`.
         mask: see `Pathway`, and so is the rest.
-        rows: axis of the weight that counts output units.
     """
     sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
     return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
@@ -239,10 +249,10 @@ class Population:
         arguments: for each input current, which argument of the module's call reaches it as it is; None if none does.
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
-        steps: length of the trial that it was traced on.
-        samples: of that batch, two where two were enough to find the wiring.
-        offset: whether parameters add to its current that are no bias of a weight.
+        steps, samples: of the batch that it was traced on, two samples where two were enough to find the wiring.
+        offset: whether parameters that are no bias of a weight, or data without a weight, add to its current.
         shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
+        gates: the weights of what multiplies its current.
     """
 
     name: str
@@ -258,6 +268,7 @@ class Population:
     samples: int | None = None
     shown: frozenset[str] = frozenset()
     offset: bool = False
+    gates: tuple[Pathway, ...] = ()
 
     @property
     def most(self) -> int:
@@ -267,7 +278,7 @@ class Population:
     @property
     def heard(self) -> set[str]:
         """Names of the populations that it hears."""
-        return {*self.unweighted, *(s for q in self.pathways for s in q.sources)}
+        return {*self.unweighted}.union(*(q.sources for q in (*self.pathways, *self.gates)))
 
     @property
     def emission(self) -> Layout:
@@ -278,9 +289,6 @@ class Population:
     def emissions(self) -> int:
         """Calls of the emitter in one forward pass."""
         return self.calls if self.emitter is self.module else 1
-
-
-# -- the free (never spiking) membrane potential, from the current that reaches a population -------------------------
 
 
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
@@ -350,11 +358,6 @@ def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
         if current is not None
     ]
     return sum(parts[1:], parts[0])
-
-
-def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
-    """Transpose of `free_potential`: `sum_t weight[t] U[t]` is `sum_t potential_adjoint(weight)[t] I[t]`."""
-    return free_potential(weight.flip(0), kernel).flip(0)
 
 
 @dataclass(frozen=True)

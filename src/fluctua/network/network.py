@@ -248,6 +248,11 @@ def _traced(
     return trace(model, batch, forward, known)
 
 
+def populations_of(model: nn.Module, batch: Any, forward: Forward | None = None, **options: Any) -> Group:
+    """The populations of a model: what `fluctua.wiring.trace` was in version 0.1."""
+    return Network.of(model, batch, forward=forward, **options).populations
+
+
 # -- is a batch fit to run and to measure on, and was it read by the right axis? -------------------------------------
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from fluctua.network.adapters.registry import KnownNeurons, Specs
 from fluctua.network.facts import FAR, Neuron, Population
 from fluctua.network.run import preserved
-
-_NEVER = 1e6  # thresholds from here on are out of reach in any network
+from fluctua.network.trace_pass import NEVER
 
 
 def as_returned(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> Specs:
@@ -59,7 +58,7 @@ def with_readouts(found: list[Population], named: Collection[str] | None) -> Ite
 
 def _why_read_out(p: Population, theta: float, lowest: float) -> str | None:
     """Why the last population of a model is taken for a readout, None if it is not."""
-    if theta >= _NEVER or theta >= FAR * max(lowest, 1.0):
+    if theta >= NEVER or theta >= FAR * max(lowest, 1.0):
         return f"its threshold of {theta:g} cannot be reached"
     if p.shown == {"potential"}:
         return "the model returns its potential, not its spikes"

@@ -2,9 +2,9 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ class Replay:
         self._forms: dict[nn.Module, Any] = {}  # what a neuron that is called step by step returns, all zero, and keeps
         self._assumed: dict[str, Tensor] = {}
         self._assumption = 0  # how many there were
+        self.pretended: dict[str, tuple[str, ...]] = {}  # by population: sources whose silence was filled for it
         self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, what came of them
 
     def done(self, population: Population) -> None:
@@ -195,6 +196,31 @@ class Replay:
         """What the currents depend on."""
         assumption = self._assumption if self._stepwise else 0
         return [len(self._done), assumption, *(p._version for p in parameters_of(self.model))]
+
+    def kept(self, population: Population) -> Tensor | None:
+        """The spikes `[T, B, *N]` that a population which is done has given; None where they are not known."""
+        calls = [self._answers.get((population.module, k)) for k in range(population.calls)]
+        if population.emitter is not population.module or None in calls:
+            return None
+        layout, outputs = population.layout, [known.output for known in calls if known is not None]
+        return torch.cat([layout.as_sequence(layout.spikes(population.module, output)) for output in outputs])
+
+    @contextmanager
+    def pretending(self, population: Population, spikes: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside the block populations answer these spikes `[T, B, *N]`, by name, for the one that hears them."""
+        self.pretended[population.name] = tuple(spikes)
+        answers = dict(self._answers)
+        for p in (p for p in self._done if p.name in spikes):
+            for call, part in enumerate(spikes[p.name].chunk(p.calls)):
+                known = self._answers[p.module, call]
+                output = p.layout.answer(p.module, known.output, p.layout.as_called(part))
+                self._answers[p.module, call] = replace(known, output=output, versions=versions([output, known.state]))
+        self._last.clear()
+        try:
+            yield
+        finally:
+            self._answers |= answers
+            self._last.clear()
 
     def finish(self) -> None:
         """Run to the end once more: what has not run since it was done does so now."""

@@ -22,6 +22,7 @@ Values = dict[str, Tensor]  # of parameters, by name
 Run = Callable[..., Tensor]  # values other than at first, number of the input, seed -> the output, flat
 
 _EXACT = 1e-3  # of a change: float32 and half precision are linear to that
+_LITTLE = 1e-6  # in place of zero, by the largest of which weights may be divided
 _NEARLY = 0.1  # of the output: what rounds its weights scales with them to that
 _PROBED = 4  # outputs of which it is looked up what they depend on
 
@@ -126,7 +127,7 @@ def _moved(own: Values, name: str, times: float = 1.0) -> Values:
 def _role(run: Run, own: Values, name: str) -> Role | None:
     """None where the output does not depend on the parameter."""
     base, one = run({}), _moved(own, name)
-    there, double, without = run(one), run({name: 2 * one[name]}), run({name: torch.zeros_like(own[name])})
+    there, double, without = run(one), run({name: 2 * one[name]}), run({name: _LITTLE * one[name]})
     change, nothing = there - base, run({}, 3)
     if not bool((change.abs() > 1e-6 * base.abs().max()).any()):
         return None

@@ -6,8 +6,8 @@ stops at the first of those it meets: they are what feeds the neuron, whatever l
 norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,24 +15,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
+from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
 from fluctua.network.trace_pass import (
-    PLUMBING,
     Neurons,
-    Node,
     TracedPass,
     behind,
+    calls_per_step,
     computing,
     inside_of,
     loose_weights,
     observe,
-    operation_of,
     parametrised,
-    parents_of,
     shown,
-    signals_of,
     weight_names,
 )
 
@@ -141,44 +138,6 @@ def _filters(found: list[Population]) -> set[nn.Module]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Afferents:
-    """What reaches one input of a neuron's calls."""
-
-    way: dict[nn.Module, tuple[tuple[str, ...], nn.Module | None]]  # to each synapse: operations, last norm passed
-    sources: dict[nn.Module, set[nn.Module]]  # emitters that each synapse hears
-    through: dict[nn.Module, dict[nn.Module, None]]  # modules with weights before each synapse
-    direct: dict[nn.Module, None]  # emitters heard without a synapse
-    offset: bool = False  # whether loose parameters add to it
-
-
-def _afferents(starts: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Afferents:
-    """Over all calls together: what comes back from the neurons themselves shows from the second step on."""
-    found, offset = _Afferents({}, {}, {}, {}), False
-    last: set[nn.Module] | None = None
-    for number, start in enumerate(starts):
-        hits, shifted = _walk(start, record, loose, population)
-        offset |= shifted
-        synapses = {record.synapse_of[node] for node in hits if node in record.synapse_of}
-        final = number == len(starts) - 1
-        if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
-            raise WiringError(
-                f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
-                "module of its own, called once with the time step"
-            )
-        last = synapses
-        for node, way in hits.items():
-            if node not in record.synapse_of:
-                found.direct[record.neuron_of[node]] = None
-                continue
-            synapse = record.synapse_of[node]
-            sources, through = _upstream(node, record)
-            found.way[synapse] = way
-            found.sources.setdefault(synapse, set()).update(sources)
-            found.through.setdefault(synapse, {}).update(dict.fromkeys(through))
-    return replace(found, offset=offset)
-
-
-@dataclass(frozen=True, eq=False)
 class _Reader:
     """Reads populations from what was seen.
 
@@ -189,7 +148,7 @@ class _Reader:
         trainable: ids of the parameters that may be written.
         loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
         called: name of each population, by its emitter.
-        taken: first population that each weight feeds, by its id; filled on the way.
+        taken: first population that each weight feeds, by its id, and how it is read there; filled on the way.
         shown: see `trace_pass.shown`.
         roles: what the parameters of the user's own layers do.
     """
@@ -200,7 +159,7 @@ class _Reader:
     trainable: set[int]
     loose: dict[int, str]
     called: dict[nn.Module, str]
-    taken: dict[int, str]
+    taken: dict[int, tuple[str, Reading]]
     shown: dict[nn.Module, set[str]]
     roles: "dict[nn.Module, Roles]"
 
@@ -237,27 +196,35 @@ class _Reader:
             self.record.steps[module],
             self.record.samples[module],
             frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
-            any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.way) for _, a in reaching),
+            any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.readings) for _, a in reaching),
+            tuple(gate for _, afferents in reaching for gate in self._gates(afferents)),
         )
 
-    def _afferents(self, module: nn.Module, argument: int | None, population: str) -> _Afferents:
+    def _afferents(self, module: nn.Module, argument: int | None, population: str) -> Afferents:
         calls = self.record.currents[module]
         starts = [made[argument] if argument is not None and argument < len(made) else None for made in calls]
-        return _afferents(starts, self.record, self.loose, population)
+        together = calls_per_step(self.record, module, self.neurons)
+        return afferents_of(starts, together, self.record, self.loose, population)
 
-    def _outer(self, port: int, afferents: _Afferents, population: str) -> Iterator[Pathway]:
+    def _outer(self, port: int, afferents: Afferents, population: str) -> Iterator[Pathway]:
         """The pathways that reach an input current of the module's call."""
-        for synapse, (via, norm) in afferents.way.items():
+        for synapse, reading in afferents.readings.items():
             yield from self._pathways(
                 synapse,
                 population,
-                self._origin(afferents.sources[synapse]),
-                via=via,
-                norm=norm,
-                through=tuple(afferents.through[synapse]),
+                self._origin(reading.sources),
+                reading=reading,
+                via=reading.via,
+                norms=reading.norms,
+                through=tuple(reading.through),
                 port=port,
                 rows=transposed(synapse),
             )
+
+    def _gates(self, afferents: Afferents) -> Iterator[Pathway]:
+        for synapse, sources in afferents.gates.items():
+            for name in weight_names(synapse, self.record.no_weights):
+                yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, self._origin(sources))
 
     def _inner(self, module: nn.Module, draft: Pathway, population: str) -> Iterator[Pathway]:
         """The pathways of a synapse that the neuron module holds, as its adapter describes it."""
@@ -266,7 +233,8 @@ class _Reader:
             sources = self._origin({self.neurons[module][draft.sources[0]].emitter})
         else:
             came = self._afferents(module, draft.argument, population)
-            sources, through = self._origin(set(came.direct).union(*came.sources.values())), tuple(came.way)
+            sources = self._origin(set(came.direct).union(*(r.sources for r in came.readings.values())))
+            through = tuple(came.readings)
         owner = draft.synapse if draft.parameter else _owner(draft.synapse, self.names, population)
         yield from self._pathways(
             owner,
@@ -283,7 +251,13 @@ class _Reader:
         )
 
     def _pathways(
-        self, synapse: nn.Module, population: str, sources: tuple[str, ...], parameter: str = "", **more: Any
+        self,
+        synapse: nn.Module,
+        population: str,
+        sources: tuple[str, ...],
+        parameter: str = "",
+        reading: Reading | None = None,
+        **more: Any,
     ) -> Iterator[Pathway]:
         """One for each weight of a synapse, or for the one that is named."""
         roles = None if parameter else self.roles.get(synapse)
@@ -294,28 +268,39 @@ class _Reader:
             found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
         else:
             both = {"bias_name": roles.bias, "note": roles.note}
-            normed = more.get("norm") is not None  # its gain sets the size
+            normed = bool(more.get("norms"))  # its gain sets the size
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
-            facts = [{"rows": w.rows or 0, "mask": w.mask, **both} for w in roles.weights]
+            facts = [{"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, **both} for w in roles.weights]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
         for name, skipped, told in found:
-            reason = skipped or self._why_skipped_because(synapse, name, population)
+            first, before = self._first(synapse, name, population, reading or Reading())
+            reason = skipped or self._why_skipped_because(synapse, name, None if first == population else first)
+            trunk = first if first != population and reading is not None and reading.adds_to(before) else None
             path = f"{self.names[synapse]}.{name}"
-            yield Pathway(path, synapse, name, sources, skipped_because=reason, **more | told)
+            own = first == population or not set(before.norms) & set(reading.norms if reading else ())
+            free = [id(p) in self.trainable for norm in more.get("norms", ()) for p in parameters_of(norm)]
+            told |= {"skipped_because": reason, "trunk": trunk, "normed": own and bool(free) and all(free)}
+            yield Pathway(path, synapse, name, sources, **more | told)
 
-    def _why_skipped_because(self, synapse: nn.Module, parameter: str, population: str) -> str | None:
+    def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:
+        """The first population that a weight feeds, and how it gets there."""
+        if parameter in parametrised(synapse):
+            return population, reading
+        return self.taken.setdefault(id(getattr(synapse, parameter)), (population, reading))
+
+    def _why_skipped_because(self, synapse: nn.Module, parameter: str, other: str | None) -> str | None:
+        """None where it is not; `other` is the population that has it already."""
         weight = getattr(synapse, parameter)
         if parameter in parametrised(synapse):
             return "parametrised: initialise it first and parametrise it then"
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             return "no weight matrix"
-        first = self.taken.setdefault(id(weight), population)
-        if first != population:
-            return f"shared with {first}, for which it was initialised"
+        if other is not None:
+            return f"shared with {other}, for which it was initialised"
         frozen = isinstance(weight, nn.Parameter) and id(weight) not in self.trainable  # others nobody can freeze
         return "frozen (requires_grad=False)" if frozen else None
 
-    def _origin(self, emitters: set[nn.Module]) -> tuple[str, ...]:
+    def _origin(self, emitters: Collection[nn.Module]) -> tuple[str, ...]:
         return tuple(sorted(self.called[emitter] for emitter in emitters)) or (INPUT,)
 
 
@@ -337,52 +322,3 @@ def _population_names(neurons: Neurons, names: dict[nn.Module, str]) -> dict[nn.
         for module, specs in neurons.items()
         for name, spec in specs.items()
     }
-
-
-def _walk(
-    made: Node | None, record: TracedPass, loose: dict[int, str], population: str
-) -> tuple[dict[Node, tuple[tuple[str, ...], nn.Module | None]], bool]:
-    """Walk the graph backwards to the first stops; for each, the operations on the way and the last norm passed.
-
-    Also whether parameters were added on the way. What gains and offsets are made of is not walked.
-    """
-    offset = False
-    hits: dict[Node, tuple[tuple[str, ...], nn.Module | None]] = {}
-    seen: set[Node] = set()
-    pending: list[tuple[Node, tuple[str, ...], nn.Module | None]] = [(made, (), None)]
-    while pending:
-        node, via, norm = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in record.synapse_of or node in record.neuron_of:
-            hits[node] = (via, norm)
-            continue
-        norm = norm or record.norm_of.get(node)
-        operation = operation_of(node)
-        parents = parents_of(node)
-        signals = signals_of(operation, parents, record)
-        offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
-        for parent in signals:
-            weight = loose.get(id(getattr(parent, "variable", None)))
-            if weight is not None:
-                raise WiringError(
-                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
-                    "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
-                )
-        if not operation.startswith(PLUMBING):
-            via = (operation, *via)
-        pending.extend((parent, via, norm) for parent in reversed(signals))
-    return hits, offset
-
-
-def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], tuple[nn.Module, ...]]:
-    """The neurons that a synapse hears, and the modules with weights in between."""
-    neurons: set[nn.Module] = set()
-    through: dict[nn.Module, None] = {}
-    for node in behind(parents_of(synapse), record.neuron_of):
-        if node in record.neuron_of:
-            neurons.add(record.neuron_of[node])
-        elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
-            through[module] = None
-    return neurons, tuple(through)

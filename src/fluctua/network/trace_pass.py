@@ -31,6 +31,7 @@ from fluctua.network.run import (
     versions,
 )
 
+NEVER = 1e6  # thresholds from here on are out of reach in any network
 Neurons = Mapping[nn.Module, Specs]  # the populations of each neuron module, by name
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 Node = Any  # torch.autograd.graph.Node
@@ -255,14 +256,20 @@ def _not_saved(nothing: None) -> Tensor:
     )
 
 
+def calls_per_step(record: TracedPass, module: nn.Module, neurons: Neurons) -> int:
+    """How often a neuron that is called step by step was called in one: a readout may sum up several layers."""
+    stepping = [len(calls) for other, calls in record.currents.items() if _layout(neurons[other]).stepwise]
+    return len(record.currents[module]) // min(stepping) if _layout(neurons[module]).stepwise else 1
+
+
 def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) -> None:
     if not record.currents:
         raise WiringError("the model's forward pass reached none of its neurons")
-    stepping = [len(calls) for module, calls in record.currents.items() if _layout(neurons[module]).stepwise]
     for module, calls in record.currents.items():
         stepwise = _layout(neurons[module]).stepwise
-        times = len(calls) // min(stepping) if stepwise else len(calls)
-        if times > 1:
+        times = calls_per_step(record, module, neurons) if stepwise else len(calls)
+        fires = any((spec.neuron.threshold or NEVER) < NEVER for spec in neurons[module].values())
+        if times > 1 and (fires or not stepwise):
             span, unit = ("time step", "time step") if stepwise else ("forward pass", "whole sequence [T, B, ...]")
             raise WiringError(
                 f"the neuron {names[module]} was called {times} times in one {span}: give each population a module of "

@@ -160,7 +160,7 @@ def _separable(populations: list[Population]) -> list[Population]:
     feeding = {q.synapse for p in populations for q in p.pathways}
 
     def separable(p: Population) -> bool:
-        norms = [q.norm for q in p.pathways if q.norm is not None]
+        norms = [norm for q in p.pathways for norm in q.norms]
         return len(norms) == len(set(norms)) and not any(m in feeding for q in p.pathways for m in q.through)
 
     return [p for p in populations if separable(p)]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fluctua.network.facts import Population, currents_from_outside, recurrent_pathways, response
 from fluctua.network.run import emitted, heard
+from fluctua.theory.membrane import Moments
 
 Window = Literal["trial", "arrival"]
 OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
@@ -92,6 +94,12 @@ class Measurements:
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
     silent_maps: float | None = None
+
+    def distance(self, target: Moments) -> float:
+        """From a target: of mu_u in the wanted sigma_u, or of sigma_u in parts of it, whichever is larger."""
+        wanted: float = np.sqrt(np.mean(target.sigma_u**2))
+        sigma = float((self.variance.mean() + self.mean.var(correction=0)).sqrt())
+        return max(abs(float(self.mean.mean()) - float(np.mean(target.mu_u))), abs(sigma - wanted)) / wanted
 
 
 def watch(populations: Sequence[Population], window: Window, measured: dict[str, Measurements]) -> list[Any]:

@@ -252,7 +252,7 @@ def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
     for sentence, name in said:
         if sentence is not None:
             names.setdefault(sentence, []).append(name)
-    return {sentence: listed(found) for sentence, found in names.items()}
+    return {sentence: listed(list(dict.fromkeys(found))) for sentence, found in names.items()}
 
 
 def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:

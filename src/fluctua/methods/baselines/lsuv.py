@@ -55,7 +55,7 @@ class LSUV(Baseline):
         """See `Baseline.fill`."""
         for q in writable(population):
             write(q.weight, orthonormal(q.weight, generator))
-        scaled = [q.weight for q in writable(population) if q.norm is None]
+        scaled = [q.weight for q in writable(population) if not q.norms]
         for _ in range(self.iterations if scaled else 0):
             variance = _variance(population, replay)
             if abs(variance - 1) < self.tolerance:

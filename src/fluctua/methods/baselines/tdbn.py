@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.methods.baselines.classic import Kaiming
-from fluctua.methods.weights import write
+from fluctua.methods.weights import affine, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
 
@@ -94,16 +94,16 @@ def _gains(population: Population) -> dict[Tensor, float]:
     """What the gain of every norm in front of a spiking population is to be."""
     if population.neuron.threshold is None:
         return {}
-    norms: dict[Tensor, None] = {}
+    norms: dict[tuple[Tensor, ...], None] = {}  # those of all time steps together are one branch
     for q in population.pathways:
         if q.recurrent:
             continue
-        gain = getattr(q.norm, "weight", None)
-        if not isinstance(gain, Tensor):
+        gains = tuple(affine(q, "weight"))
+        if not gains:
             raise ValueError(
                 f"tdbn needs a normalisation layer between {q.name} and {population.name}: build the model with "
                 "OverTime(ThresholdBatchNorm(C, threshold)) there"
             )
-        norms[gain] = None
+        norms[gains] = None
     branches = len(norms) + len(population.unweighted)
-    return {gain: population.neuron.threshold / math.sqrt(branches) for gain in norms}
+    return {gain: population.neuron.threshold / math.sqrt(branches) for gains in norms for gain in gains}

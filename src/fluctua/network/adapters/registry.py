@@ -220,7 +220,7 @@ def _by_step(framework: Framework, module: Any, timing: Timing) -> Neuron:
 
 def _check_version(framework: Framework) -> None:
     found = _installed(framework.package) if framework.tested else None
-    if found is not None and not _alike(found, framework.tested):
+    if found is not None and found.split(".")[:2] != framework.tested.split(".")[:2]:
         _warn_of_version(framework.package, found, framework.tested)
 
 
@@ -231,10 +231,6 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _alike(found: str, tested: str) -> bool:
-    return found.split(".")[:2] == tested.split(".")[:2]
 
 
 @cache

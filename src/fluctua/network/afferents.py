@@ -1,0 +1,219 @@
+"""What reaches the input of a neuron: a walk back through the autograd graph to the first modules with weights.
+
+What is multiplied with another signal is one signal and a gate. A gate is what goes through a function with bounds on
+every way, such as the sigmoid of squeeze and excite; of two factors without, spikes, then the one that is made by more
+products, or is smaller and broadcast against the other.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from fluctua.network.errors import WiringError
+from fluctua.network.trace_pass import PLUMBING, Node, TracedPass, behind, operation_of, parents_of, signals_of
+
+Norm = nn.Module | None
+
+_PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
+_ATTENTION = "ScaledDotProduct"  # of query, key and value
+_BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
+_NORMALISING = "a division by what depends on the weights"
+_ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the output of a synapse gets to the input of a neuron, over all its calls."""
+
+    via: tuple[str, ...] = ()  # operations in between, on one of the ways
+    added: bool = False  # whether something is added on any
+    norms: tuple[nn.Module, ...] = ()  # the last one on each way; none where a way has none
+    nodes: frozenset[Node] = frozenset()  # that made the output
+    sources: frozenset[nn.Module] = frozenset()  # emitters that the synapse hears
+    through: dict[nn.Module, None] = field(default_factory=dict)  # modules with weights before the synapse
+
+    def adds_to(self, before: "Reading") -> bool:
+        """Whether it is of the same output, in the same size, with something added on the way."""
+        return self.added and bool(self.nodes & before.nodes) and set(self.norms) == set(before.norms)
+
+
+@dataclass(frozen=True, eq=False)
+class Afferents:
+    """What reaches one input of a neuron's calls."""
+
+    readings: dict[nn.Module, Reading]  # of each synapse
+    direct: dict[nn.Module, None]  # emitters heard without a synapse
+    gates: dict[nn.Module, set[nn.Module]]  # modules with weights that multiply it, and the emitters that they hear
+    offset: bool = False  # whether loose parameters, or data without a weight, add to it
+
+
+@dataclass
+class _Hits:
+    """The first stops of walks from one call, and what was met on the way."""
+
+    ways: dict[Node, Reading] = field(default_factory=dict)
+    norms: dict[Node, dict[Norm, None]] = field(default_factory=dict)  # the last one on each way
+    gates: dict[Node, None] = field(default_factory=dict)  # stops behind a gate alone
+    offset: bool = False
+
+
+def afferents_of(
+    starts: list[Node | None], together: int, record: TracedPass, loose: dict[int, str], population: str
+) -> Afferents:
+    """Over all calls, so many `together` in a step: what comes back from the neurons shows from the second step on.
+
+    Raises:
+        WiringError: other weights in one call than in the next, or a weight outside a layer.
+    """
+    found = Afferents({}, {}, {})
+    last: set[nn.Module] | None = None
+    for number in range(len(starts) // together):
+        hits = _walk(starts[number * together : (number + 1) * together], record, loose, population)
+        synapses = {record.synapse_of[node] for node in hits.ways if node in record.synapse_of}
+        final = number == len(starts) // together - 1
+        if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
+            raise WiringError(
+                f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
+                "module of its own, called once with the time step"
+            )
+        last = synapses
+        found = replace(found, offset=found.offset or hits.offset)
+        for node in hits.ways:
+            if node in record.synapse_of:
+                synapse = record.synapse_of[node]
+                found.readings[synapse] = _joined(found.readings.get(synapse), node, hits, record)
+            else:
+                found.direct[record.neuron_of[node]] = None
+        for node in hits.gates:
+            _note_gate(node, record, found)
+    for synapse in found.gates.keys() & _feeding(found.readings):
+        del found.gates[synapse]
+    return found
+
+
+def _feeding(readings: dict[nn.Module, Reading]) -> set[nn.Module]:
+    return {*readings, *(module for reading in readings.values() for module in reading.through)}
+
+
+def _joined(before: Reading | None, node: Node, hits: _Hits, record: TracedPass) -> Reading:
+    """A reading with one more call, or node, of the synapse."""
+    sources, through = _upstream(node, record)
+    norms = tuple(norm for norm in hits.norms[node] if norm is not None) if None not in hits.norms[node] else ()
+    before = before or replace(hits.ways[node], norms=norms)
+    return Reading(
+        hits.ways[node].via,
+        before.added or hits.ways[node].added,
+        tuple(dict.fromkeys((*before.norms, *norms))) if before.norms and norms else (),
+        before.nodes | {node},
+        before.sources | sources,
+        before.through | dict.fromkeys(through),
+    )
+
+
+def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
+    if node in record.neuron_of:
+        found.direct[record.neuron_of[node]] = None
+        return
+    sources, through = _upstream(node, record)
+    for module in (record.synapse_of[node], *through):
+        found.gates.setdefault(module, set()).update(sources)
+
+
+def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
+    """Walk back from nodes to the first stops; for each, the operations on the way and the last norm of every way.
+
+    What gains and offsets are made of is not walked.
+    """
+    found = _Hits()
+    seen: set[tuple[Node, Norm, bool, bool]] = set()
+    pending: list[tuple[Node, tuple[str, ...], Norm, bool, bool]] = [(node, (), None, False, False) for node in made]
+    while pending:
+        node, via, norm, gated, added = pending.pop()
+        if node is None or (node, norm, gated, added) in seen:
+            continue
+        seen.add((node, norm, gated, added))
+        if node in record.synapse_of or node in record.neuron_of:
+            if gated:
+                found.gates[node] = None
+            else:
+                found.norms.setdefault(node, {})[norm] = None
+                found.ways[node] = Reading(via, added or (node in found.ways and found.ways[node].added))
+            continue
+        norm = norm or record.norm_of.get(node)
+        operation, parents = operation_of(node), parents_of(node)
+        signals = signals_of(operation, parents, record)
+        found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        found.offset |= _hears_data(node, operation)
+        for parent in signals:
+            weight = loose.get(id(getattr(parent, "variable", None)))
+            if weight is not None:
+                raise WiringError(
+                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
+                    "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
+                )
+        if operation == "Div" and len(set(signals)) > 1:
+            operation = _NORMALISING
+        if not operation.startswith(PLUMBING):
+            via = (operation, *via)
+        gates = _gates_among(operation, signals, record)
+        added |= operation.startswith(_ADDING)
+        pending.extend((parent, via, norm, gated or parent in gates, added) for parent in reversed(signals))
+    for node in found.ways:
+        found.gates.pop(node, None)
+    return found
+
+
+def _hears_data(node: Node, operation: str) -> bool:
+    """Whether what no parameter acts on, such as the batch itself, is added or put beside."""
+    return operation in ("Add", "Sub", "Cat", "Stack") and any(parent is None for parent, _ in node.next_functions)
+
+
+def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:
+    """Which factors of a product multiply, rather than are multiplied."""
+    if operation.startswith(_ATTENTION):
+        return signals[:2]
+    if operation not in _PRODUCTS or len(set(signals)) < 2:
+        return []
+    stops = record.synapse_of.keys() | record.neuron_of.keys()
+    ways = {node: list(behind([node], stops)) for node in signals}
+    factors = [node for node, way in ways.items() if any(n in stops for n in way)]
+
+    def rank(node: Node) -> tuple[bool, bool, int, int]:
+        spikes = not any(n in record.synapse_of for n in ways[node])
+        products = sum(operation_of(n) in _PRODUCTS for n in ways[node] if n not in stops)
+        return _bounded(node, record), spikes, products, -_size(node)
+
+    signal = min(factors, key=rank, default=None)
+    return [node for node in factors if node is not signal]
+
+
+def _bounded(node: Node, record: TracedPass) -> bool:
+    """Whether every way back to what a module has put out leads through a function with bounds."""
+    pending, seen = [node], set()
+    while pending:
+        node = pending.pop()
+        if node in record.synapse_of or node in record.neuron_of:
+            return False
+        if node not in seen and not operation_of(node).lstrip("_").startswith(_BOUNDED):
+            seen.add(node)
+            pending += parents_of(node)
+    return True
+
+
+def _size(node: Node) -> int:
+    """Entries of what a node has made."""
+    return max((math.prod(made.shape) for made in node._input_metadata), default=0)
+
+
+def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], Iterable[nn.Module]]:
+    """The neurons that a synapse hears, and the modules with weights in between."""
+    neurons: set[nn.Module] = set()
+    through: dict[nn.Module, None] = {}
+    for node in behind(parents_of(synapse), record.neuron_of):
+        if node in record.neuron_of:
+            neurons.add(record.neuron_of[node])
+        elif (module := record.synapse_of.get(node)) not in (None, record.synapse_of[synapse]):
+            through[module] = None
+    return neurons, through
