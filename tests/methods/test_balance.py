@@ -141,3 +141,14 @@ def test_what_balance_would_cancel_is_refused_when_asked_for() -> None:
     with pytest.raises(InfeasibleTargetError, match=r"balance=True leaves nothing of what 1 gets through 0\.weight"):
         started(net, spikes(60, 8, 1), True)
     assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_inputs_and_thresholds_of_every_size_are_on_target(bias: bool) -> None:
+    """What is taken out of the mean by chance is no more than each neuron bears."""
+    thresholds = torch.linspace(0.01, 1.0, 60)
+    net: Any = nn.Sequential(nn.Linear(1, 60, bias=bias), LIF(threshold=thresholds))
+    x = torch.full((60, 1, 1), 0.5) if bias else spikes(60, 8, 1)
+    u = started(net, x)
+    wanted = float(thresholds.square().mean().sqrt())
+    assert float(u.std(correction=0)) == pytest.approx(wanted, rel=0.05)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
-from fluctua.methods.weights import draw, excites, of_entries, shares, writable
+from fluctua.methods.weights import by_row, draw, excites, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -163,23 +163,28 @@ def _mean_part(
 
     A bias shifts without noise. Weights do it with the least noise along the mean activity, every neuron by the same;
     where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
-    proportion to its share.
+    proportion to its share. Where only chance is to be taken out, neurons of different thresholds are shifted by as
+    many `sigma_u`.
     """
+    by_chance = goal.target.mean == potential.population.neuron.rest
+    sigma = potential.sigma.double().cpu().numpy() if by_chance and potential.sigma.ndim else None
     for q in free:
         bias = q.bias if q.norm is None else _affine(q, "bias")
         if bias is not None and bias.requires_grad:
-            return Component({bias: torch.ones_like(bias)})
+            return Component({bias: torch.ones_like(bias) * (1.0 if sigma is None else by_row(sigma, bias))})
     carrying = [q for q in free if _carries(q)]
     carriers = [(q.weight, share) for q, share in zip(free, wanted, strict=True) if _carries(q)]
     along = [of_entries(q, torch.ones((1,) * q.weight.ndim).to(q.weight).expand_as(q.weight)) for q in carrying]
     if activity:
-        by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
-        by_row = [r if r.stride(0) else r[:1] for r in by_row]  # one row may stand for all
-        norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
-        scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in by_row]
+        rows = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
+        rows = [r if r.stride(0) else r[:1] for r in rows]  # one may stand for all
+        norm = sum((r.flatten(1).square().sum(1) for r in rows), torch.zeros(())).clamp_min(1e-30)
+        scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in rows]
         along = [r.transpose(0, q.rows).expand_as(q.weight) for q, r in zip(carrying, scaled, strict=True)]
+    if sigma is not None:
+        along = [v * by_row(sigma, v, q.rows) for q, v in zip(carrying, along, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
-    if goal.target.mean == potential.population.neuron.rest:  # hardly needed, so not worth measuring
+    if by_chance:  # hardly needed, so not worth measuring
         return Component(values)
     return potential.in_proportion(
         [Component({w: v.contiguous()}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
