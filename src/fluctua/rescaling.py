@@ -139,10 +139,8 @@ class Rescaling(Method):
                 nearest, kept, reached = off, before, wanted
             if off < _ENOUGH:
                 break
-            for p, old in zip(parameters, before, strict=True):
-                write(p, torch.lerp(old, p.detach(), 0.5))
-        for p, value in zip(parameters, kept, strict=True):
-            write(p, value)
+            write_all({p: torch.lerp(old, p.detach(), 0.5) for p, old in zip(parameters, before, strict=True)})
+        write_all(dict(zip(parameters, kept, strict=True)))
         return reached
 
     def _fit(self, population: Population, target: Target, replay: Replay) -> Moments:

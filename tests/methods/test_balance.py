@@ -163,3 +163,14 @@ def test_what_others_bring_does_not_hide_that_the_signal_of_a_branch_would_be_ca
     fluctua.initialize(net, x, seed=0)
     weight = net.second.weight.detach()
     assert float(weight.sum(1).abs().mean()) > 0.1 * float(weight.norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_inputs_and_thresholds_of_every_size_are_on_target(bias: bool) -> None:
+    """What is taken out of the mean by chance is no more than each neuron bears."""
+    thresholds = torch.linspace(0.01, 1.0, 60)
+    net: Any = nn.Sequential(nn.Linear(1, 60, bias=bias), LIF(threshold=thresholds))
+    x = torch.full((60, 1, 1), 0.5) if bias else spikes(60, 8, 1)
+    u = started(net, x)
+    wanted = float(thresholds.square().mean().sqrt())
+    assert float(u.std(correction=0)) == pytest.approx(wanted, rel=0.05)

@@ -64,6 +64,7 @@ def summed(module: nn.Module, args: Any, output: Tensor) -> None:
     [
         lambda module, args, output: SEEN.append(output.detach()),
         lambda module, args, output: KEPT.setdefault(module, []).append(output),
+        lambda module, args, output: KEPT.__setitem__("last", output),
         lambda *_: print("called"),
         lambda *_: None,
         partial(KEPT.__setitem__, "last"),

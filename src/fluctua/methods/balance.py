@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential
-from fluctua.methods.weights import blocks, write, write_all
+from fluctua.methods.weights import blocks, write_all
 from fluctua.network.facts import Pathway, free_potential, potential_of
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
@@ -92,9 +92,10 @@ def balance(
         if (b := _bias(q)) is not None:
             mean = part.to(r) * rows.flatten(1).square().sum(1)
             cancelling[q.weight] = {b: torch.where(reach[b] == 0, 0, -mean / reach[b])}
-    for b, value in ((b, value) for own in cancelling.values() for b, value in own.items()):
-        write(b, value)
+    biases = {b: value for own in cancelling.values() for b, value in own.items()}
+    write_all(biases)
     if cancelling and _signal(potential.potential(), rest) < LEFT * before:  # a constant input is cancelled as a whole
+        write_all({b: torch.zeros_like(b) for b in biases})
         cancelling = {}
     lone = all(w.shape[q.rows] == 1 for w, q in zip(weights, pathways, strict=True))
     return Balanced(activity, cancelling, bool(cancelling) or not lone)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
-from fluctua.methods.weights import affine, draw, excites, of_entries, shares, writable
+from fluctua.methods.weights import affine, by_row, draw, excites, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -219,9 +219,16 @@ def _mean_part(
 
     A bias shifts without noise. Weights do it with the least noise along the mean activity, every neuron by the same;
     where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
-    proportion to its share.
+    proportion to its share. Where only chance is to be taken out, neurons of different thresholds are shifted by as
+    many `sigma_u`.
     """
-    biased = [Component({b: torch.ones_like(b) for b in found}) for q in free if (found := offsets_of(q))]
+    by_chance = goal.target.mean == potential.population.neuron.rest
+    sigma = potential.sigma.double().cpu().numpy() if by_chance and potential.sigma.ndim else None
+    biased = [
+        Component({b: torch.ones_like(b) * (1.0 if sigma is None else by_row(sigma, b)) for b in found})
+        for q in free
+        if (found := offsets_of(q))
+    ]
     if biased and potential.reach is None:
         return biased[0]
     carrying = [q for q in free if _carries(q)]
@@ -231,13 +238,15 @@ def _mean_part(
         rows = [r / r.square().sum().clamp_min(1e-30) for r in activity or along]
         return _covering(potential, [*biased, *(Component({q.weight: r}) for q, r in zip(carrying, rows, strict=True))])
     if activity:
-        by_row = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
-        by_row = [r if r.stride(0) else r[:1] for r in by_row]  # one row may stand for all
-        norm = sum((r.flatten(1).square().sum(1) for r in by_row), torch.zeros(())).clamp_min(1e-30)
-        scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in by_row]
+        rows = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
+        rows = [r if r.stride(0) else r[:1] for r in rows]  # one may stand for all
+        norm = sum((r.flatten(1).square().sum(1) for r in rows), torch.zeros(())).clamp_min(1e-30)
+        scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in rows]
         along = [r.transpose(0, q.rows).expand_as(q.weight) for q, r in zip(carrying, scaled, strict=True)]
+    if sigma is not None:
+        along = [v * by_row(sigma, v, q.rows) for q, v in zip(carrying, along, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
-    if goal.target.mean == potential.population.neuron.rest:  # hardly needed, so not worth measuring
+    if by_chance:  # hardly needed, so not worth measuring
         return Component(values)
     return potential.in_proportion(
         [Component({w: v.contiguous()}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]

@@ -11,7 +11,7 @@ from collections import ChainMap, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -111,7 +111,6 @@ def _only_records(function: FunctionType, steps: list[dis.Instruction]) -> bool:
             if step.opname not in _ATTRIBUTES:
                 break
             called = getattr(called, step.argval)
-        return isinstance(called, list | dict | set | deque) or (
-            isinstance(called, FunctionType | MethodType | BuiltinFunctionType | partial) and not acts(called)
-        )
+        unknown = isinstance(called, type | nn.Module) or not callable(called)
+        return isinstance(called, list | dict | set | deque) or not (unknown or acts(called))
     return False
