@@ -134,8 +134,7 @@ def _frameworks_of(module: nn.Module) -> list[Framework]:
 
 def framework_of(module: nn.Module) -> Framework | None:
     """The framework that knows a module as a neuron, or refuses it; None where no one does."""
-    found = _entry(module)
-    return None if found is None else found[0]
+    return (_entry(module) or (None, ""))[0]
 
 
 def resetting_framework(module: nn.Module) -> Framework | None:
