@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from importlib import import_module
 from math import sqrt
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from fluctua.methods.weights import affine, new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network, all_or_nothing
-from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
@@ -27,6 +26,9 @@ from fluctua.state.report import Report
 from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
+
+if TYPE_CHECKING:
+    from fluctua.network.probe import ProbedNeuron
 
 READOUT = Target(sigma=1.0)
 
@@ -128,7 +130,7 @@ def initialize(
     time: Axis = 0,
     steps: int | None = None,
     dt: float | None = None,
-    neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
+    neurons: "Mapping[type[nn.Module], ProbedNeuron] | None" = None,
     readouts: Collection[str] | None = None,
     **moved: Any,
 ) -> Report:

@@ -1,5 +1,12 @@
 """Sparse spikes as bits: one for each unit of a batch and step, and the kernels that walk through them."""
 
-from fluctua.spikes.batch import SpikeBatch
+from typing import TYPE_CHECKING
+
+from fluctua._lazy import lazy
+
+if TYPE_CHECKING:
+    from fluctua.spikes.batch import SpikeBatch
 
 __all__ = ["SpikeBatch"]
+
+__getattr__, __dir__ = lazy(__name__, {"SpikeBatch": "fluctua.spikes.batch"})

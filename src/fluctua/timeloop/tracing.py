@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from fluctua.timeloop.contract import step_of
-from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
 from fluctua.timeloop.steps import Step, Tensors
 
@@ -167,6 +166,8 @@ class _Evaluated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, traced: Traced, *tensors: Tensor) -> tuple[Tensor, ...]:
+        from fluctua.timeloop.evaluation import evaluated  # only the reference engine needs it
+
         ctx.traced, ctx.shapes = traced, [t.shape for t in tensors]
         given = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
         ctx.save_for_backward(*given)
@@ -178,6 +179,8 @@ class _Evaluated(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from fluctua.timeloop.evaluation import evaluated
+
         t, given = ctx.traced, ctx.saved_tensors
         leaves = _leaves(t, given) | {("gradient", k): g for k, g in enumerate(grads)}
         found = evaluated([*t.by_input, *t.by_state, *t.by_constant], leaves)

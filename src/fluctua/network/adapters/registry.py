@@ -5,12 +5,10 @@ the user has not imported; a subclass is served by the entry of its nearest base
 describes.
 """
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +156,10 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
     framework, entry = found
     if isinstance(entry, str):
         raise UnsupportedNeuronError(f"{type(module).__name__} of {framework.package} cannot be initialised: {entry}")
-    _check_version(framework)
+    if framework.tested:
+        from fluctua.network.adapters.versions import check_version  # of fluctua's own there is nothing to check
+
+        check_version(framework.package, framework.tested)
     facts = entry(module, timing)
     layout = framework.layout(module)
     if isinstance(facts, Neuron):
@@ -215,30 +216,6 @@ def _by_step(framework: Framework, module: Any, timing: Timing) -> Neuron:
     assert framework.stepping is not None
     own = replace(timing, dt=float(module.dt)) if framework.timed else timing
     return linear_module(module, framework.stepping, own)
-
-
-def _check_version(framework: Framework) -> None:
-    found = _installed(framework.package) if framework.tested else None
-    if found is not None and found.split(".")[:2] != framework.tested.split(".")[:2]:
-        _warn_of_version(framework.package, found, framework.tested)
-
-
-@cache
-def _installed(package: str) -> str | None:
-    """The version of a package; None where it was not installed as one."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def _warn_of_version(package: str, found: str, tested: str) -> None:
-    warnings.warn(
-        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
-        "sigma_U before you rely on them",
-        stacklevel=2,
-    )
 
 
 # -- how a model is run over all time steps --------------------------------------------------------------------------
