@@ -31,8 +31,8 @@ CAPTIONS = {
     "methods": "how weights are found",
     "homeostasis": "towards wanted rates",
     "hardware": "weights on a grid",
-    "rescaling": "from one state to another",
-    "explain": "why it does not learn",
+    "rescaling": "keeps the pattern",
+    "explain": "what goes wrong",
     "fusion": "a model made fast",
     "lab": "data, training, networks, studies, command line",
 }
