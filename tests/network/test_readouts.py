@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
+from fluctua.layers import Recurrent
 from fluctua.network import Network
 from fluctua.neurons import LIF
 from shared.spikes import spikes
@@ -146,3 +147,11 @@ def test_a_neuron_inside_the_network_is_no_readout_though_it_never_resets() -> N
     layers = [nn.Linear(40, 20), snn.Leaky(beta=0.8, init_hidden=True, reset_mechanism="none")]
     populations = Network.of(nn.Sequential(*layers, nn.Linear(20, 5), leaky()), BATCH).populations
     assert [p.neuron.threshold for p in populations] == [1.0, 1.0]
+
+
+def test_what_fires_by_its_bias_alone_is_no_readout() -> None:
+    """A tiny current decides only if it changes what comes out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 8), Recurrent(LIF(threshold=0.02), nn.Linear(8, 8)))
+    network = Network.of(model, spikes(40, 4, 40))
+    assert [p.neuron.threshold for p in network.populations] == [pytest.approx(0.02)]

@@ -17,16 +17,19 @@ from fluctua.network.trace_pass import NEVER
 def as_returned(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> Specs:
     """The populations of a module of the user's own class, without threshold where it returns its potential.
 
-    That is, where it answers a current far too small for a spike, of the shape of `like`.
+    That is, where a current far too small for a spike, of the shape of `like`, changes what it gives.
     """
-    (spec, *others), silent = specs.values(), True
+    (spec, *others), same = specs.values(), True
     if others or spec.neuron.threshold is None or not math.isfinite(spec.neuron.threshold):
         return specs
     small = torch.full_like(like, 1e-6 * (spec.neuron.threshold - spec.neuron.rest))
     with preserved(module), torch.no_grad(), suppress(Exception):  # of a stranger's code, which may want more arguments
-        known.reset(module)
-        silent = not bool(spec.layout.spikes(module, module(small)).any())
-    neuron = spec.neuron if silent else _as_readout(spec.neuron, "it returns its potential, not its spikes")
+        answers = []
+        for current in (small, torch.zeros_like(small)):
+            known.reset(module)
+            answers.append(spec.layout.spikes(module, module(current)).clone())
+        same = torch.equal(*answers)
+    neuron = spec.neuron if same else _as_readout(spec.neuron, "it returns its potential, not its spikes")
     return {name: replace(spec, neuron=neuron) for name in specs}
 
 
