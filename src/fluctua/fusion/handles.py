@@ -5,7 +5,7 @@ all steps at once, and looked up at the others; what it does to several steps to
 as it stands. So nothing but time is gained, whatever the model does.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -150,6 +150,24 @@ def returned(value: Any) -> Any:
     """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
     compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
     return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
+
+
+def forget(nodes: Iterable[Node]) -> None:
+    """Let go of what was looked up during a pass, which else would hold its tensors in circles."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        memo, node.memo = node.memo, {}
+        waiting += _nodes_in(list(memo.values()))
+
+
+def _nodes_in(value: Any) -> list[Node]:
+    if isinstance(value, Node):
+        return [value]
+    if isinstance(value, Handle):
+        return [value.node]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [node for item in items for node in _nodes_in(item)]
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:

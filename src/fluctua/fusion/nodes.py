@@ -113,7 +113,6 @@ class Spikes(Node):
         initial: state before the first step.
         layout: where time is.
         dynamics: what the population does.
-        parts: its state behind every step.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class Spikes(Node):
         self.step, self.source, self.initial = step, source, initial
         self.layout, self.shown = layout, shown
         self.dynamics = step.dynamics()
-        self.parts = [Part(self, k) for k in range(self.dynamics.states)]
         self._final: Tensors | None = None
 
     def compute(self) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.handles import Handle, Step, Whole, reals, returned
-from fluctua.fusion.nodes import Given, Node, Spikes, left_behind
+from fluctua.fusion.handles import Handle, Step, Whole, forget, reals, returned
+from fluctua.fusion.nodes import Given, Node, Part, Spikes, left_behind
 from fluctua.fusion.population import Population
 from fluctua.network.adapters.framework import States, Stepping
 from fluctua.network.run import Layout, mapped
@@ -24,6 +24,7 @@ class _Member:
         layout: how it is called.
         keeps: whether its module keeps the state.
         spikes: what it gives, from its first call on, where it is called step by step.
+        parts: its state behind every step.
         shown: whether its input is the same at every step.
         calls: how often it was called.
     """
@@ -33,6 +34,7 @@ class _Member:
         self.module, self.layout = population.module, population.layout
         self.keeps = not isinstance(self.step, str) and population.keeps
         self.spikes: Spikes | None = None
+        self.parts: list[Part] = []
         self.shown, self.calls = False, 0
 
     def __str__(self) -> str:
@@ -55,6 +57,7 @@ class Session:
 
     def __init__(self, populations: Sequence[Population], shown: dict[str, int]) -> None:
         self._members, self._shown = [_Member(p) for p in populations], shown
+        self._nodes: list[Node] = []
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the model returns.
@@ -63,14 +66,25 @@ class Session:
             FuseError: it does with a population what no loop over all steps can do.
         """
         with self._listening(), self._unchanged_on_failure():
-            answer = call(*_wrapped(args), **_wrapped(kwargs))
+            answer = call(*self._wrapped(args), **self._wrapped(kwargs))
             for member in self._members:
                 if member.shown and member.spikes is not None and member.calls != member.spikes.shown:
                     raise FuseError(
                         f"{member} was shown its current for {member.calls} steps, and for {member.spikes.shown} when "
                         "the model was fused: fuse it again"
                     )
-            return returned(answer)
+            found = returned(answer)
+            forget(self._nodes)
+            return found
+
+    def _wrapped(self, value: Any) -> Any:
+        """Arguments of the model, with handles in the place of tensors that may be sequences."""
+        return mapped(value, lambda x: Whole.of(self._known(Given(x))) if _is_sequence(x) else x)
+
+    def _known(self, node: Any) -> Any:
+        """The node itself, whose memory ends with the pass."""
+        self._nodes.append(node)
+        return node
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -108,7 +122,7 @@ class Session:
         given = stepping.given(module, args, kwargs)
         if stepwise:
             return self._step(member, x, given)
-        spikes = _begun(member, x.node if isinstance(x, Whole) else Given(reals(x)), given)
+        spikes = self._known(_begun(member, x.node if isinstance(x, Whole) else Given(reals(x)), given))
         carried = [partial(stepping.carried, module, name) for name in stepping.names(module)]
         state = tuple(Whole.of(left_behind(spikes, k, each)) for k, each in enumerate(carried))
         if member.keeps:
@@ -122,15 +136,17 @@ class Session:
             member.spikes = None  # the model goes through time again
         if member.spikes is None:
             member.shown, member.calls = number is None, 0
-            member.spikes = _begun(member, x.node, given, self._steps(member) if number is None else None)
+            shown = self._steps(member) if number is None else None
+            member.spikes = self._known(_begun(member, x.node, given, shown))
+            member.parts = [self._known(Part(member.spikes, k)) for k in range(member.spikes.dynamics.states)]
         else:
             if x.node is not member.spikes.source or member.shown is not (number is None):
                 raise FuseError(_differs(member))
-            _check_state(member, member.spikes, given)
+            _check_state(member, given)
         if number not in (None, member.calls):
             raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
         step, member.calls = member.calls, member.calls + 1
-        state = tuple(Step.of(part, step) for part in member.spikes.parts)
+        state = tuple(Step.of(part, step) for part in member.parts)
         if member.keeps:
             member.stepping.keep(member.module, state)
         return member.stepping.answer(member.module, Step.of(member.spikes, step), state)
@@ -170,7 +186,7 @@ def _number(part: Any) -> Any:
     return 0.0 if still else part
 
 
-def _check_state(member: _Member, spikes: Spikes, given: States | None) -> None:
+def _check_state(member: _Member, given: States | None) -> None:
     """The state must be that of the step before.
 
     Raises:
@@ -180,16 +196,11 @@ def _check_state(member: _Member, spikes: Spikes, given: States | None) -> None:
     state = given
     if state is None and member.keeps:
         state = tuple(getattr(module, name) for name in member.stepping.names(module))
-    for part, node in zip(state or (None,) * len(spikes.parts), spikes.parts, strict=True):
+    for part, node in zip(state or (None,) * len(member.parts), member.parts, strict=True):
         if not isinstance(part, Step) or part.node is not node or part.step != last:
             raise FuseError(
                 f"the state of {member} is changed between steps {last} and {last + 1}, or cut out of the graph"
             )
-
-
-def _wrapped(value: Any) -> Any:
-    """Arguments of the model, with handles in the place of tensors that may be sequences."""
-    return mapped(value, lambda x: Whole.of(Given(x)) if _is_sequence(x) else x)
 
 
 def _is_sequence(x: Tensor) -> bool:
