@@ -293,7 +293,7 @@ class Replay:
 
     def _spikes(self, module: nn.Module, output: Any) -> tuple[Any, Any]:
         kept = output, states_in(module)
-        return self._copy(kept) if module in self._changed else kept  # type: ignore[no-any-return]
+        return self._copy(kept) if module in self._changed else kept
 
     def _stand_in(self, module: nn.Module, output: Any) -> tuple[Tensor, Any] | None:
         if not isinstance(output, Tensor):
@@ -316,8 +316,13 @@ class Replay:
                 self._changed.add(module)
         self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
 
-    def _copy(self, output: Any) -> Any:
-        return Copies(self.model).of(output)
+    def _copy(self, kept: tuple[Any, Sequence[dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:
+        """Copies but for records, to which modules add step by step: no step changes what others have added."""
+        output, states = kept
+        records = [{k: v for k, v in state.items() if _is_record(v)} for state in states]
+        others = [{k: v for k, v in state.items() if not _is_record(v)} for state in states]
+        output, others = Copies(self.model).of((output, others))
+        return output, [other | own for other, own in zip(others, records, strict=True)]
 
     def _random(self) -> list[Tensor]:
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._gpus)]
@@ -337,6 +342,10 @@ def put_back(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
     """Give a neuron module, and each that it holds, what it kept when that was noted, if it was."""
     for inner, state in zip(modules_of(module), states, strict=False):
         vars(inner).update(_apart(state))
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, dict) and any(isinstance(v, list) for v in value.values()))
 
 
 def _apart(state: dict[str, Any]) -> dict[str, Any]:
