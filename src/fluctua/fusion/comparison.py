@@ -63,7 +63,7 @@ def compared(
     total = sum(c.numel() for calls in spikes.values() for c in calls)
     what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
     notes = [f"{name} is silent on this batch, so nothing is shown of what it feeds" for name in silent]
-    return shown, what if not differences else "; ".join(differences), (*notes, *(differences if not exact else ()))
+    return shown, "; ".join(differences) or what, (*notes, *differences)
 
 
 def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluctua.fusion.nodes import Given, Node
-from fluctua.layers.fusion import Unfused, demand_eager
+from fluctua.layers.fusion import demand_eager, plan
 from fluctua.layers.over_time import PIECE, convolved_by_events
 
 CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
@@ -55,9 +55,13 @@ def _convolved(func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], op
 
 def convolved(func: Callable[..., Tensor], frames: Tensor, *others: Any, **options: Any) -> Tensor:
     """A convolution of many frames `[F, channels, ...]`, by events where these are few, or a piece after the other."""
-    try:
+
+    def by_events() -> Tensor:
         demand_eager(frames)
         return convolved_by_events(frames, *others, **options)
-    except Unfused:
-        pieces: Sequence[Tensor] = frames.split(PIECE)  # type: ignore[no-untyped-call]
-        return torch.cat([func(piece, *others, **options) for piece in pieces])
+
+    found = plan("a convolution of a sequence", by_events)
+    if found is not None:
+        return found
+    pieces: Sequence[Tensor] = frames.split(PIECE)  # type: ignore[no-untyped-call]
+    return torch.cat([func(piece, *others, **options) for piece in pieces])

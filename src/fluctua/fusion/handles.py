@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.folding import CONVOLUTIONS, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
-from fluctua.network.run import mapped
+from fluctua.network.run import mapped, tensors_in
 
 _FACTS = frozenset(
     {"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex", "__len__", "element_size"}
@@ -131,13 +131,7 @@ class Whole(Handle):
 
 def handles_in(value: Any) -> Iterator[Handle]:
     """The handles in arguments or results."""
-    if isinstance(value, Handle):
-        yield value
-    elif isinstance(value, dict):
-        yield from handles_in(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from handles_in(item)
+    return (tensor for tensor in tensors_in(value) if isinstance(tensor, Handle))
 
 
 def reals(value: Any) -> Any:

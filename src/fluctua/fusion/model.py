@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fluctua.fusion.comparison import compared
 from fluctua.fusion.errors import FuseError
@@ -53,7 +53,6 @@ def fuse(
         >>> fast.report.fused
         ('1',)
     """
-    known = KnownNeurons()
     populations = [
         Population(name, module, framework)
         for name, module in named_modules_of(model)
@@ -67,8 +66,8 @@ def fuse(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in by_steps.items())
         raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
     if forward is None:
-        way = over_time(model, batch, known, time, steps)
-        forward = _Steps(way) if isinstance(way, StepLoop) else None
+        way = over_time(model, batch, KnownNeurons(), time, steps)
+        forward = way.through if isinstance(way, StepLoop) else None  # without bringing the model to rest before
     fast = FusedModel(model, populations, forward)
     shown, what, notes = compared(fast, batch, 1 if time == 0 else 0, exact)
     fast.__dict__["_shown"] = shown
@@ -129,14 +128,3 @@ class FusedModel(nn.Module):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{type(self.unfused).__name__} on fused loops"
-
-
-class _Steps:
-    """A model that is written for one step, called for each, without bringing it to rest before."""
-
-    def __init__(self, loop: StepLoop) -> None:
-        self._loop = loop
-
-    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
-        """What the model returns, step by step."""
-        return self._loop.through(model, batch)

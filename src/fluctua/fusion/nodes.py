@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fluctua.layers.fusion import MAX_DENSITY, Unfused, demand_cpu, demand_eager, demand_ordinary
+from fluctua.layers.fusion import MAX_DENSITY, demand_cpu, demand_eager, demand_ordinary, plan
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
 from fluctua.network.stepping import NeuronStep
@@ -92,15 +92,9 @@ class Product(Node):
     @property
     def joins(self) -> bool:
         """Whether the weight may be added up event by event."""
-        x = self.like
         if len(self.shape) != 3 or 0 in self.source.shape or self.weight.ndim != 2:
             return False
-        try:
-            demand_eager(x)
-            demand_ordinary(x, self.weight, self.bias)
-        except Unfused:
-            return False
-        return _served(_PASSING, len(self.weight), x)
+        return _served(_PASSING, self)
 
 
 class Spikes(Node):
@@ -165,7 +159,7 @@ class Spikes(Node):
         uniform = all(not isinstance(part, Tensor) for part in self.initial) and not any(self.initial[1:])
         if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
             return False
-        return (fires or not spiking) and _served(self.dynamics, len(product.weight), self.like)
+        return (fires or not spiking) and _served(self.dynamics, product)
 
 
 class Part(Node):
@@ -262,13 +256,17 @@ def _through(chain: Sequence[Spikes]) -> Tensor:
     return _run(x, [_layer(s.dynamics, _product(s), x, float(s.initial[0])) for s in chain], spikes)
 
 
-def _served(dynamics: Dynamics, size: int, like: Tensor) -> bool:
-    """Whether so many neurons may run as one with the weight in front."""
-    try:
+def _served(dynamics: Dynamics, product: Product) -> bool:
+    """Whether neurons may run as one with the weight in front; the log says why not."""
+    like, size = product.like, len(product.weight)
+
+    def decide() -> bool:
+        demand_eager(like)
+        demand_ordinary(like, product.weight, product.bias)
         demand_cpu(dynamics.to(like), size, like.new_empty(()).expand(1, 1, size))
-    except Unfused:
-        return False
-    return True
+        return True
+
+    return plan("a weight in front of neurons", decide) is not None
 
 
 def _product(spikes: Spikes) -> Product:

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Framework, Stepping
-from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.run import Layout, modules_of
 from fluctua.network.stepping import NeuronStep, followed
 
@@ -57,7 +56,7 @@ class Population:
         if self._known is None or self._known[0] != now:
             try:
                 self._known = now, followed(self.module, self.stepping)
-            except (ValueError, UnsupportedNeuronError) as error:
+            except ValueError as error:
                 self._known = now, str(error)
         return self.stepping.watched(self.module) or self._known[1]
 

@@ -104,7 +104,7 @@ class Session:
     def _unchanged_on_failure(self) -> Iterator[None]:
         """After an error the modules have the states that they had before."""
         kept = [m for m in self._members if m.keeps]
-        before = [tuple(getattr(m.module, name) for name in m.stepping.names(m.module)) for m in kept]
+        before = [m.stepping.held(m.module) for m in kept]
         try:
             yield
         except BaseException:
@@ -115,9 +115,10 @@ class Session:
     def _called(self, member: _Member, x: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of a population, in the place of its own."""
         stepwise, stepping, module = member.layout.stepwise, member.stepping, member.module
-        if stepwise and member.spikes is not None and not isinstance(x, Handle):
+        plain = stepwise and not isinstance(x, Handle)
+        if plain and member.spikes is not None:
             raise FuseError(_differs(member))
-        if isinstance(member.step, str) or (stepwise and not isinstance(x, Handle)):
+        if plain or isinstance(member.step, str):
             return type(module).forward(module, reals(x), *reals(args), **reals(kwargs))
         given = stepping.given(module, args, kwargs)
         if stepwise:
@@ -192,10 +193,8 @@ def _check_state(member: _Member, given: States | None) -> None:
     Raises:
         FuseError: it is not.
     """
-    last, module = member.calls - 1, member.module
-    state = given
-    if state is None and member.keeps:
-        state = tuple(getattr(module, name) for name in member.stepping.names(module))
+    last = member.calls - 1
+    state = member.stepping.held(member.module) if given is None and member.keeps else given
     for part, node in zip(state or (None,) * len(member.parts), member.parts, strict=True):
         if not isinstance(part, Step) or part.node is not node or part.step != last:
             raise FuseError(

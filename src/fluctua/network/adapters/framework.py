@@ -78,7 +78,11 @@ class Stepping:
         for name, value in zip(self.names(module), state, strict=True):
             setattr(module, name, value)
         output = self.call(module, x)
-        return output, tuple(getattr(module, name) for name in self.names(module))
+        return output, self.held(module)
+
+    def held(self, module: Any) -> States:
+        """What its attributes are now."""
+        return tuple(getattr(module, name) for name in self.names(module))
 
     def rest(self, module: Any, x: Tensor) -> States:
         """The state before the first step `x` of a trial."""
@@ -90,7 +94,7 @@ class Stepping:
 
     def kept(self, module: Any, x: Tensor) -> States | None:
         """The state that the module itself goes on from, for a step `x`; None where it is at rest."""
-        found = tuple(getattr(module, name) for name in self.names(module))
+        found = self.held(module)
         return found if all(isinstance(part, Tensor) and part.shape == x.shape for part in found) else None
 
     def keep(self, module: Any, state: States) -> None:

@@ -117,7 +117,7 @@ class Populations(Stepping):
 
     def kept(self, module: Any, x: Tensor) -> States | None:
         """See `Stepping.kept`."""
-        return tuple(getattr(module, name).reshape(-1).expand_as(x) for name in self.names(module))
+        return tuple(part.reshape(-1).expand_as(x) for part in self.held(module))
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
         """See `Stepping.carried`."""
