@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fluctua.network.adapters.framework import Timing
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
@@ -25,7 +26,8 @@ def dynamics_of(module: Any) -> Dynamics:
 
 def derived(module: Any, trial: int = 100) -> Neuron:
     dynamics = dynamics_of(module)
-    return linear_neuron(dynamics, [0.0] * dynamics.states, module.dt, trial, getattr(module, "threshold", None))
+    timing = Timing(module.dt, trial)
+    return linear_neuron(dynamics, [0.0] * dynamics.states, timing, getattr(module, "threshold", None))
 
 
 CLOSED: dict[str, Callable[[], nn.Module]] = {
@@ -61,7 +63,7 @@ def leaky(leak: float, rest: float = 0.0, gain: float = 1.0) -> Any:
 
 def facts(module: Any, trial: int = 100) -> Neuron:
     rest, threshold = module.facts()
-    return linear_neuron(module.dynamics(), rest, module.dt, trial, threshold)
+    return linear_neuron(module.dynamics(), rest, Timing(module.dt, trial), threshold)
 
 
 def test_a_potential_that_feels_its_input_at_once() -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from fluctua.network.run import Layout, preserved
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Family
-from fluctua.theory.psp import PspKernel, TwoStateKernel
+from fluctua.theory.psp import PspKernel
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import integrate
 from fluctua.timeloop.steps import Tensors
@@ -297,9 +297,8 @@ def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
     Half precision is integrated in float32, and so returned.
     """
     current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
-    if isinstance(kernel, TwoStateKernel):
-        return _two_states(current, kernel)
-    return _convolved(current, kernel)
+    found = kernel.system()
+    return _convolved(current, kernel) if found is None else _filtered(current, *found)
 
 
 def population_currents(
@@ -362,30 +361,42 @@ def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Filter:
-    """One step of a `TwoStateKernel`, as the time loops take it; `synaptic` says whether it has a second state."""
+    """One step of a linear system, as the time loops take it.
 
-    synaptic: bool
+    Attributes:
+        rows: for each part of the state after a step the columns that it takes, in the order in which they are added.
+        output: those of the response, or the part of the state that it is.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...] | int
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        (x,), (m, *others), (a, jump_mem, *rest) = inputs, state, constants
-        m = a * m + jump_mem * x
-        if not self.synaptic:
-            return m, (m,)
-        (s,), (b, coupling, jump_syn) = others, rest
-        m = m + coupling * s
-        return m, (m, b * s + jump_syn * x)
+        given, numbers = (*state, *inputs), iter(constants)
+
+        def added(columns: tuple[int, ...]) -> Tensor:
+            parts = [next(numbers) * given[k] for k in columns]
+            return sum(parts[1:], parts[0]) if parts else torch.zeros_like(given[0])
+
+        after = tuple(added(columns) for columns in self.rows)
+        return after[self.output] if isinstance(self.output, int) else added(self.output), after
 
 
-def _two_states(x: Tensor, k: TwoStateKernel) -> Tensor:
+def _filtered(x: Tensor, system: Array, delay: int) -> Tensor:
     u = torch.zeros_like(x)
-    if k.delay >= len(x):
+    if delay >= len(x):
         return u
-    synaptic = bool(np.any(k.coupling != 0))
-    numbers = (k.a, k.jump_mem, k.b, k.coupling, k.jump_syn)[: 5 if synaptic else 2]
-    constants = tuple(torch.as_tensor(np.asarray(v)).to(x) for v in numbers)
-    dynamics = Dynamics(_Filter(synaptic), constants, 2 if synaptic else 1, spiking=False)
-    rest = (torch.zeros_like(x[0]),) * dynamics.states
-    u[k.delay :] = integrate((x[: len(x) - k.delay],), dynamics, rest).output
+    first, *others = np.moveaxis(system, -2, 0)
+    same = next((k for k, row in enumerate(others) if np.array_equal(row, first)), None)
+    size, taken, numbers = len(others), list[tuple[int, ...]](), list[Array]()
+    for k, row in enumerate(others if same is not None else [*others, first]):
+        order = sorted(range(size + 1), key=lambda j, k=k: (j != k, j != size, j))  # type: ignore[misc]
+        taken.append(tuple(j for j in order if row[..., j].any()))
+        numbers += [row[..., j] for j in taken[-1]]
+    step = _Filter(tuple(taken[:size]), taken[size] if same is None else same)
+    constants = tuple(torch.as_tensor(np.ascontiguousarray(number)).to(x) for number in numbers)
+    dynamics = Dynamics(step, constants, size, spiking=False)
+    u[delay:] = integrate((x[: len(x) - delay],), dynamics, (torch.zeros_like(x[0]),) * size).output
     return u
 
 

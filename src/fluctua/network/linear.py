@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
+from fluctua.network.run import preserved
 from fluctua.network.stepping import followed
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
@@ -26,7 +27,12 @@ Run = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Tensor]
 _DOUBLINGS, _HALVINGS = 60, 100
 _SETTLING = 4096  # steps within which a neuron without input comes to rest
 _STILL = 1e-12
-_CURVED = 1e-6  # change of a derivative half-way to threshold that is worth a note
+_CURVED = 1e-6  # change of a derivative that is worth a note, such as
+_AWAY = (0.5, -0.5, -2.0)  # distances to threshold above rest
+_ENDLESS = 1e-9  # less than 1, and a decay never settles within a trial
+_WHILE, _ANSWERS, _SKEWED = 64, 3, 0.9  # steps after an impulse; share of its answer
+_LIFTS = 12
+_DIGITS = 9  # of a threshold that is worked out
 
 
 def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neuron:
@@ -36,79 +42,114 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
         UnsupportedNeuronError: see `linear_neuron`.
     """
     try:
-        step = followed(module, stepping)
-        rest = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))]
-        neuron = linear_neuron(step.dynamics(), rest, timing.unit, timing.trial, None)
-    except ValueError as error:
+        with preserved(module):
+            left_out = stepping.simplify(module)
+            step = followed(module, stepping)
+            start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))]
+            neuron = linear_neuron(step.dynamics(), start, timing)
+        return replace(neuron, note="; it ".join(filter(None, (left_out, neuron.note))) or None)
+    except (ValueError, UnsupportedNeuronError) as error:
+        name = type(module).__name__
         raise UnsupportedNeuronError(
-            f"{type(module).__name__} has dynamics of its own, and {error}; or say what it is like by "
-            f"neurons={{{type(module).__name__}: fluctua.ProbedNeuron(...)}}"
+            f"{name} cannot be read from its own step: {error}; or say what it is like by "
+            f"neurons={{{name}: fluctua.ProbedNeuron(...)}}"
         ) from error
-    note = "its facts are those of its own step"
-    if neuron.threshold is None:
-        note = "a readout: its own step gives no spikes"
-    return replace(neuron, note=f"{note}; {neuron.note}" if neuron.note else note)
 
 
-def linear_neuron(dynamics: Dynamics, rest: Sequence[float], dt: float, trial: int, threshold: Tensor | None) -> Neuron:
+def linear_neuron(
+    dynamics: Dynamics, start: Sequence[float], timing: Timing, threshold: Tensor | None = None
+) -> Neuron:
     """The facts of a neuron, from its traced step.
+
+    The potential is the first part of the state, where what is compared is a multiple of it less a number; else it is
+    counted from rest, in units of what is compared.
 
     Args:
         dynamics: the step, and its constants.
-        rest: state before the first step.
-        dt: time step in seconds.
-        trial: length of a trial in steps, over which the moments of a neuron that never settles are taken.
-        threshold: the constant that the potential is compared to. Without it potential and threshold of a neuron that
-            spikes are counted from rest.
+        start: state before the first step.
+        timing: time step, and length of a trial, over which the moments of a neuron that never settles are taken.
+        threshold: the constant that the potential is compared to, if it is known.
 
     Raises:
-        UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, or is unstable.
+        UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, rectifies it, fires without
+            any, or is unstable.
     """
-    sizes = dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants)
     try:
-        t = trace(*sizes)
+        t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
     except ValueError as error:
         raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
-    distance_of = _distance(t)
-    run = _evaluator(t, t.output if distance_of is None else distance_of, constants)
-    state = _at_rest(run, [torch.full_like(constants[0], value) for value in rest], dynamics.inputs)
-    if t.distance is None and distance_of is not None:
-        run = _from_first_spike(_evaluator(t, t.output, constants), run, state, dynamics.inputs)
-    a, b, c, d, distance = _linearised(run, state, dynamics.inputs)
-    if not b.any() and not d.any():
-        raise UnsupportedNeuronError("the potential of the neuron does not depend on its input: check its step")
-    growth = np.abs(np.linalg.eigvals(a)).max(-1)
-    if (growth > 1 + _CURVED).any():
+    emits, begin = _evaluator(t, t.output, constants), [torch.full_like(constants[0], value) for value in start]
+    compared = _compared(t, emits, begin)
+    run = emits if compared is None else _evaluator(t, compared, constants)
+    state, drift = _at_rest(run, begin, dynamics.inputs, timing)
+    if t.distance is None and compared is not None:
+        run = _from_first_spike(emits, run, state, dynamics.inputs)
+    if compared is not None and bool((emits(state, _silence(state, dynamics.inputs))[1] != 0).any()):
         raise UnsupportedNeuronError(
-            f"{int((growth > 1 + _CURVED).sum())} of {growth.size} neurons are unstable: without input and spikes "
-            f"their state grows by up to {growth.max():.6g} a step; check their constants"
+            "it fires without input: give it constants with which it rests below its threshold"
         )
-    endless = bool((growth >= 1).any())
-    kernels = [
-        StateSpaceKernel(dt=dt, transition=a, jump=b[..., p], readout=c, direct=d[..., p])
-        for p in range(dynamics.inputs)
-    ]
-    if endless:
-        kernels = [kernel.over_trial(trial) for kernel in kernels]
-    notes = ["it never settles, so its moments are averages over the trial"] if endless else []
-    *elsewhere, _ = _linearised(run, [part + 0.5 * distance.abs() for part in state], dynamics.inputs)
-    if not all(np.allclose(x, y, atol=_CURVED) for x, y in zip((a, b, c, d), elsewhere, strict=True)):
-        notes.append("it is linear only near rest")
-    theta, level = None, 0.0
-    if distance_of is not None:
-        theta = -distance if threshold is None else threshold.double()
-        level = float(theta.mean() + distance.mean())
-    return Neuron.spiking(tuple(kernels), theta, level, note="; ".join(notes) or None)
+    system, at_rest = _linearised(run, state, dynamics.inputs)
+    scale = None if compared is None else _scale(system)
+    unit = torch.ones_like(at_rest) if scale is None else scale
+    kernels = _kernels(system, unit, dynamics.inputs, timing.unit)
+    growth = _growth(kernels)
+    _check_mirrored(run, state, [at_rest.abs() / 2 / _peak(kernel, unit) for kernel in kernels])
+    notes = []
+    if (growth > 1 - _ENDLESS).any():
+        kernels = [kernel.over_trial(timing.trial) for kernel in kernels]
+        notes.append("never settles, so its sigma_U grows along the trial and meets the target on average over it")
+    away = [_linearised(run, [part + k * at_rest.abs() for part in state], dynamics.inputs)[0] for k in _AWAY]
+    if not all(_alike(kernels, _kernels(other, unit, dynamics.inputs, timing.unit)) for other in away):
+        notes.append("is linear only near rest; mu_U and sigma_U are those of a linear neuron")
+    if compared is None:
+        return Neuron(tuple(kernels), None, float((at_rest + drift).mean()), note="; it ".join(notes) or None)
+    level = torch.zeros_like(at_rest) if scale is None else state[0]
+    theta = (level - at_rest / unit).round(decimals=_DIGITS) if threshold is None else threshold.double()
+    rest = theta + (at_rest + drift) / unit
+    resets, size = (True, 1.0) if scale is None else _spikes(run, emits, state, system, dynamics.inputs)
+    if size is None:
+        notes.append("emits numbers of any size, so its rate and silence in the report are those of a mean output")
+    return Neuron.spiking(
+        tuple(kernels),
+        theta,
+        float(rest.mean()),
+        note="; it ".join(notes) or None,
+        resets=resets,
+        size=1.0 if size is None else size,
+    )
 
 
-def _distance(t: Traced) -> Value | None:
-    """How far the potential is above the threshold, or of a graded spike something that differs from it by a number."""
-    if t.distance is not None or not isinstance(t.output, Expression):
+def _alike(kernels: Sequence[StateSpaceKernel], others: Sequence[StateSpaceKernel]) -> bool:
+    pairs = zip(kernels, others, strict=True)
+    return all(
+        a.jump.shape == b.jump.shape and np.allclose(a.system()[0], b.system()[0], atol=_CURVED) for a, b in pairs
+    )
+
+
+def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
+    """How far the potential is above the threshold, or of a graded spike something that differs from it by a number.
+
+    None of a readout.
+    """
+    if t.distance is not None:
         return t.distance
-    masks = [e for e in walk([t.output]) if e.op in ("gt", "ge") and "state" in e.leaves]
-    return t.graph("sub", *masks[0].args) if masks else None
+    made_of = {e: walk([e]) for e in walk([t.output])}
+
+    def first(*ops: str) -> Expression | None:
+        return next((e for e, parts in made_of.items() if e.op in ops and t.potential in parts), None)
+
+    found = first("gt", "ge")
+    if found is not None:
+        return t.graph("sub", *found.args)
+    found = first("round", "floor", "trunc")
+    if found is None and not _linearised(emits, start, t.inputs)[0][..., 0, :].any():
+        found = first("max")  # what does not answer little inputs is no readout
+    inside: Value | None = found
+    while isinstance(inside, Expression) and inside.op in ("round", "floor", "trunc", "min", "max"):
+        inside = next(a for a in inside.args if isinstance(a, Expression))
+    return inside
 
 
 def _from_first_spike(emits: Run, compares: Run, state: list[Tensor], inputs: int) -> Run:
@@ -148,27 +189,60 @@ def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Run:
     return run
 
 
-def _at_rest(run: Run, state: list[Tensor], inputs: int) -> list[Tensor]:
-    """Where the neuron comes to rest without input; where it has come to after many steps if it never does."""
-    silence = [torch.zeros_like(state[0])] * inputs
-    for _ in range(_SETTLING):
-        after, _ = run(state, silence)
+def _silence(state: Sequence[Tensor], inputs: int) -> list[Tensor]:
+    return [torch.zeros_like(state[0])] * inputs
+
+
+def _at_rest(run: Run, state: list[Tensor], inputs: int, timing: Timing) -> tuple[list[Tensor], Tensor]:
+    """Where the neuron comes to rest without input, or has come to after many steps.
+
+    And how much more is observed on average over the trial, if its length is known.
+    """
+    silence, steps, total = _silence(state, inputs), timing.steps or 0, torch.zeros_like(state[0])
+    left = steps
+    for _ in range(max(_SETTLING, steps)):
+        after, observed = run(state, silence)
+        if left:
+            total, left = total + observed, left - 1
         moved = max(float((new - old).abs().max()) for new, old in zip(after, state, strict=True))
         state = after
         if moved <= _STILL:
             break
-    return state
+    observed = run(state, silence)[1]
+    return state, (total - (steps - left) * observed) / max(steps, 1)
 
 
-def _linearised(run: Run, state: Sequence[Tensor], inputs: int) -> tuple[Array, Array, Array, Array, Tensor]:
-    """Derivatives of the state after a step wrt state and inputs, those of the potential, and where it is."""
-    given = [s.detach().clone().requires_grad_() for s in (*state, *[torch.zeros_like(state[0])] * inputs)]
+def _peak(kernel: StateSpaceKernel, unit: Tensor) -> Tensor:
+    """The largest answer to an impulse within a while, in units of what is compared."""
+    return unit * torch.as_tensor(np.abs(kernel.response(_WHILE)).max(0)).clamp_min(_STILL)
+
+
+def _check_mirrored(run: Run, state: Sequence[Tensor], impulses: Sequence[Tensor]) -> None:
+    """Refuse a neuron that answers a negative impulse by far otherwise than a positive one."""
+    silence = _silence(state, len(impulses))
+    for p, impulse in enumerate(impulses):
+        ends = []
+        for sign in (1, 0, -1):
+            now, seen = state, list[Tensor]()
+            for k in range(_ANSWERS):
+                now, observed = run(now, [sign * impulse if k == 0 and j == p else x for j, x in enumerate(silence)])
+                seen += [*now, observed]
+            ends.append(torch.stack(seen))
+        up, down = ends[0] - ends[1], ends[1] - ends[2]
+        if bool(((up - down).abs() > _SKEWED * torch.maximum(up.abs(), down.abs()) + _STILL).any()):
+            raise UnsupportedNeuronError(
+                "it does not answer a negative input as a positive one: it rectifies its potential, which so cannot "
+                "fluctuate about a mean; lower its floor"
+            )
+
+
+def _linearised(run: Run, state: Sequence[Tensor], inputs: int) -> tuple[Tensor, Tensor]:
+    """Derivatives `[*N, 1 + S, S + inputs]` of what is observed and the state after a step, and what is observed."""
+    given = [s.detach().clone().requires_grad_() for s in (*state, *_silence(state, inputs))]
     with torch.enable_grad():
-        after, distance = run(given[: len(state)], given[len(state) :])
-        rows = [_gradients(end, given) for end in (*after, distance)]
-    numbers: Array = torch.stack(rows, -2).numpy()
-    n = len(state)
-    return numbers[..., :n, :n], numbers[..., :n, n:], numbers[..., n, :n], numbers[..., n, n:], distance.detach()
+        after, observed = run(given[: len(state)], given[len(state) :])
+        rows = [_gradients(end, given) for end in (observed, *after)]
+    return torch.stack(rows, -2), observed.detach()
 
 
 def _gradients(end: Tensor, given: Sequence[Tensor]) -> Tensor:
@@ -177,3 +251,85 @@ def _gradients(end: Tensor, given: Sequence[Tensor]) -> Tensor:
     if end.requires_grad:
         found = torch.autograd.grad(end.sum(), given, allow_unused=True, retain_graph=True)
     return torch.stack([torch.zeros_like(given[0]) if g is None else g for g in found], -1)
+
+
+def _scale(system: Tensor) -> Tensor | None:
+    """What is compared, in units of the first part of the state before or after the step; None if that is not it."""
+    compared, after = system[..., 0, :], system[..., 1, :]
+    for potential in (after, torch.eye(system.shape[-1], dtype=system.dtype)[0].expand_as(after)):
+        scale = (compared * potential).sum(-1) / potential.square().sum(-1)
+        if bool((scale > 0).all()) and torch.allclose(scale[..., None] * potential, compared, rtol=1e-9, atol=1e-12):
+            return scale
+    return None
+
+
+def _kernels(system: Tensor, unit: Tensor, inputs: int, dt: float) -> list[StateSpaceKernel]:
+    """The kernel of each input, of what of the state it moves and the potential reads."""
+    size, kernels = system.shape[-2] - 1, []
+    used = (system != 0).reshape(-1, *system.shape[-2:]).any(0).numpy()
+    read = _reached(used[0, :size], used[1:, :size].T)
+    for p in range(size, size + inputs):
+        keep = np.flatnonzero(read & _reached(used[1:, p], used[1:, :size]))
+        numbers = system.numpy()[..., [0, *keep + 1], :][..., [*keep, p]]
+        numbers[..., 0, :] /= unit.numpy()[..., None]
+        kernels.append(StateSpaceKernel.of(numbers, dt))
+    return kernels
+
+
+def _growth(kernels: Sequence[StateSpaceKernel]) -> Array:
+    """How fast the states of kernels grow, `[*N]`, 1 where they stay.
+
+    Raises:
+        UnsupportedNeuronError: they have none and no input moves the potential, or they grow, or jump to and fro.
+    """
+    if not any(kernel.jump.any() or np.any(kernel.direct) for kernel in kernels):
+        raise UnsupportedNeuronError("the potential does not depend on the input: check the step")
+    factors = [np.linalg.eigvals(kernel.transition) for kernel in kernels if kernel.jump.shape[-1]]
+    if not factors:
+        return np.zeros(())
+    growth: Array = np.max([np.abs(f).max(-1) for f in factors], 0)
+    if (growth > 1 + _CURVED).any():
+        raise UnsupportedNeuronError(
+            f"{int((growth > 1 + _CURVED).sum())} of {growth.size} neurons are unstable: without input and spikes "
+            f"their state grows by up to {growth.max():.6g} a step; check their constants"
+        )
+    if (least := min(float(np.where(np.isreal(f), f.real, 0.0).min()) for f in factors)) < -_CURVED:
+        raise UnsupportedNeuronError(
+            f"its state changes sign from step to step (it is multiplied by {least:.6g}): a time constant is shorter "
+            "than the time step; give it another"
+        )
+    return growth
+
+
+def _reached(first: NDArray[np.bool_], onward: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The parts of the state that are reached from some, `onward[to, from]`."""
+    found = first
+    for _ in range(len(first)):
+        found = found | (onward & found).any(1)
+    return found
+
+
+def _spikes(
+    run: Run, emits: Run, state: list[Tensor], system: Tensor, inputs: int
+) -> tuple[bool, Array | float | None]:
+    """Whether a spike changes the state, and its size, of counts that of one; None where it may be any number."""
+    silence = _silence(state, inputs)
+    lift = run(state, silence)[1].abs()
+    for _ in range(_LIFTS):
+        lift = 2 * lift
+        if bool((run([state[0] + lift, *state[1:]], silence)[1] > 0).all()):
+            break
+    else:
+        return True, 1.0
+    first, next_to_it, far = (emits([state[0] + k * lift, *state[1:]], silence)[1].abs() for k in (1, 1 + _CURVED, 3))
+    now, away = [state[0] + lift, *state[1:]], torch.stack([lift, *[torch.zeros_like(lift)] * (len(state) - 1)], -1)
+    resets = False
+    for _ in range(2):  # some reset one step late
+        now, _ = run(now, silence)
+        away = (system[..., 1:, : len(state)] @ away[..., None])[..., 0]
+        moved = torch.stack(now, -1) - torch.stack(state, -1)
+        resets = resets or not torch.allclose(moved, away, rtol=_CURVED, atol=_CURVED)
+    if not torch.equal(first, next_to_it):
+        return resets, None
+    size: Array = first.numpy() if torch.equal(first, far) else np.ones(())
+    return resets, float(size.flat[0]) if np.all(size == size.flat[0]) else size

@@ -43,6 +43,14 @@ class PspKernel(ABC):
     def response(self, steps: int) -> Array:
         """`eps[0], ..., eps[steps-1]`, shape `[steps, *N]`."""
 
+    def system(self) -> tuple[Array, int] | None:
+        """The same response as that of a linear system, after so many steps; None of a kernel known by samples.
+
+        Its matrix `[*N, 1 + S, S + 1]` has a row for the response and for each part of the state after a step, and a
+        column for each part of the state before it and for the input.
+        """
+        return None
+
     @cached_property
     def eps_bar(self) -> Array:
         """`sum_k eps[k] dt` in seconds: mean potential per unit of weight and input rate (Hz)."""
@@ -234,6 +242,14 @@ class TwoStateKernel(PspKernel):
         """See `PspKernel.scaled`."""
         factor = checked_factor(factor)
         return replace(self, jump_mem=factor * self.jump_mem, jump_syn=factor * self.jump_syn)
+
+    def system(self) -> tuple[Array, int]:
+        """See `PspKernel.system`."""
+        if not self.coupling.any():
+            return np.stack([np.stack([self.a, self.jump_mem], -1)] * 2, -2), self.delay
+        membrane = np.stack([self.a, self.coupling, self.jump_mem], -1)
+        synapse = np.stack([np.zeros_like(self.a), self.b, self.jump_syn], -1)
+        return np.stack([membrane, membrane, synapse], -2), self.delay
 
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
         a, b, c, u, v = self.a, self.b, self.coupling, self.jump_mem, self.jump_syn

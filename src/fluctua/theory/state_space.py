@@ -34,6 +34,17 @@ class StateSpaceKernel(PspKernel):
     readout: Array | None = None
     direct: Array | None = None
 
+    @classmethod
+    def of(cls, system: Array, dt: float) -> "StateSpaceKernel":
+        """From a matrix as `system` gives it."""
+        return cls(
+            dt=dt,
+            transition=system[..., 1:, :-1],
+            jump=system[..., 1:, -1],
+            readout=system[..., 0, :-1],
+            direct=system[..., 0, -1],
+        )
+
     def response(self, steps: int) -> Array:
         """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.jump.shape[:-1]))
@@ -49,6 +60,14 @@ class StateSpaceKernel(PspKernel):
         """See `PspKernel.scaled`."""
         factor = checked_factor(factor)
         return replace(self, jump=factor * self.jump, direct=None if self.direct is None else factor * self.direct)
+
+    def system(self) -> tuple[Array, int]:
+        """See `PspKernel.system`."""
+        size = self.jump.shape[-1]
+        c = np.broadcast_to(np.eye(size)[0], self.jump.shape) if self.readout is None else self.readout
+        d = np.zeros(self.jump.shape[:-1]) if self.direct is None else self.direct
+        after = np.concatenate([self.transition, self.jump[..., None]], -1)
+        return np.concatenate([np.concatenate([c, d[..., None]], -1)[..., None, :], after], -2), 0
 
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
         size = self.jump.shape[-1]

@@ -126,24 +126,24 @@ RECURRENCES = {
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "limit at rest": (
         lambda: sl.LIF(tau_mem=10.0, min_v_mem=0.0),
-        "min_v_mem = 0 .*: take min_v_mem=-spike_threshold or lower",
+        "rectifies its potential.*lower its floor",
     ),
     "limit above rest": (
         lambda: sl.ALIF(tau_mem=10.0, tau_adapt=9.0, min_v_mem=0.5),
-        "min_v_mem = 0.5 .*: take min_v_mem=",
+        "rectifies its potential.*lower its floor",
     ),
     "reset value": (
         lambda: sl.IAF(reset_fn=activation.MembraneReset(0.25)),
-        r"adds its reset_value \(0.25\) at every step.*: use",
+        "fires without input: give it",
     ),
 }
 NOTED: dict[str, tuple[Callable[[], Any], str | None]] = {
     "none": (lambda: sl.LIF(tau_mem=10.0), None),
-    "lower limit": (lambda: sl.LIF(tau_mem=10.0, min_v_mem=-1.0), "cuts its potential off at min_v_mem = -1; "),
-    "no leak": (sl.IAF, "integrates without leak"),
+    "lower limit": (lambda: sl.LIF(tau_mem=10.0, min_v_mem=-1.0), "is linear only near rest; "),
+    "no leak": (sl.IAF, "never settles"),
     "both": (
         lambda: sl.IAF(min_v_mem=-2.0),
-        "integrates without leak.*; it cuts its potential off at min_v_mem = -2; ",
+        "never settles.*; it is linear only near rest; ",
     ),
 }
 

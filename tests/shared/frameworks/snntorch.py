@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "SConv2dLSTM": (lambda: snn.SConv2dLSTM(1, 1, 3), WAY_OUT),
     "SLSTM": (lambda: snn.SLSTM(N, N), WAY_OUT),
     "one of the user": (lambda: type("Mine", (snn.SpikingNeuron,), {})(), WAY_OUT),
-    "a Lapicque that changes sign": (lambda: snn.Lapicque(beta=0.3), "time_step of R C at most"),
+    "a Lapicque that changes sign": (lambda: snn.Lapicque(beta=0.3), "changes sign from step to step.*neurons="),
 }
 
 

@@ -117,7 +117,6 @@ def refused(make: Callable[[], Any], reason: str) -> tuple[Callable[[], Any], st
     return make, f"of spikingjelly cannot be initialised: .*{reason}.*; use "
 
 
-NO_REST = "QIFNode does not come to rest at v_rest = 0"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "EIF": refused(neuron.EIFNode, "no rest"),
     "KLIF": refused(neuron.KLIFNode, "rectifies"),
@@ -128,11 +127,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "ternary": refused(neuron.TernaryLIFNode, "either sign"),
     "inner connections": refused(lambda: neuron.ILCLIFNode(2, 3), "in place"),
     "noisy": refused(lambda: neuron.NoisyCUBALIFNode(4), "noise"),
-    "quadratic that runs away": (lambda: neuron.QIFNode(v_c=-0.2, a0=1.0), NO_REST),
-    "quadratic that jumps over its rest": (lambda: neuron.QIFNode(v_c=0.8, a0=3.0), NO_REST),
 }
 NOTED: dict[str, tuple[Callable[[], Any], str | None]] = {
-    **{name: (SPIKING[name], ".") for name in ("IF", "quadratic", "analog", "integer spikes")},
+    **{name: (SPIKING[name], ".") for name in ("IF", "quadratic")},
+    "graded": (lambda: neuron.LIAFNode(torch.relu, threshold_related=True, tau=3.0), "emits numbers of any size"),
     "LIF": (neuron.LIFNode, None),
 }
 

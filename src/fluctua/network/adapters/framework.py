@@ -33,9 +33,6 @@ class Timing:
         return self.steps or 2
 
 
-# The note of a perfect integrator.
-DRIFTS = "integrates without leak: its sigma_U grows along the trial and meets the target on average over it"
-
 FactsOf = Callable[[Any, Timing], Neuron | Mapping[str, PopulationSpec]]
 State = Any
 States = tuple[Any, ...]
@@ -63,6 +60,10 @@ class Stepping:
     def constant(self, name: str, tensor: Tensor) -> Tensor:
         """What the module keeps by this name, as it broadcasts to the population's shape `[*N]`."""
         return tensor
+
+    def simplify(self, module: Any) -> str | None:
+        """Take out of a module what its facts leave out of account; and what a user should know of that."""
+        return None
 
     def neurons(self, module: Any) -> int:
         """How many a step is followed with, where the module cares; else a number that has no reason to be named."""
@@ -144,8 +145,8 @@ class Framework:
         transposed: full names of synapse classes whose weight is `[in, out]`.
         reset: brings one module to rest, as the framework does before a trial.
         stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
-        stepping: how one step of a neuron is taken, from which the facts of a subclass are read that overrides the
-            dynamics of a known class; None where that is not known, and such a class is taken for its base.
+        stepping: how one step of a neuron is taken, from which facts are read, also those of a subclass that overrides
+            the dynamics of a known class; None where that is not known, and such a class is taken for its base.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
         prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
             it sets in the module is taken back at the end.

@@ -291,17 +291,17 @@ def _mean(constant: Any) -> float:
     return float(_numbers(constant).mean())
 
 
-def _classes(facts: Callable[[Any, Timing], Neuron], file: str, name: str, *kinds: str) -> dict[str, FactsOf]:
+def _classes(facts: Callable[[Any, Timing], Neuron], file: str, name: str, *kinds: str) -> dict[str, FactsOf | None]:
     """The entries of one neuron model, whose classes differ in how they are called and in what weights they own."""
     return {
-        f"norse.torch.module.{file}.{name}{kind}": recurrent(facts) if kind.startswith("Recurrent") else facts
+        f"norse.torch.module.{file}.{name}{kind}": recurrent(facts) if kind.startswith("Recurrent") else None
         for kind in kinds
     }
 
 
 _ALL = ("", "Cell", "Recurrent", "RecurrentCell")
 
-FACTS: Mapping[str, FactsOf] = {
+FACTS: Mapping[str, FactsOf | None] = {
     **_classes(lif, "lif", "LIF", *_ALL),
     **_classes(lif_refractory, "lif_refrac", "LIFRefrac", "Cell", "Recurrent", "RecurrentCell"),
     **_classes(lif_box, "lif_box", "LIFBox", "Cell"),

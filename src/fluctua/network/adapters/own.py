@@ -1,6 +1,7 @@
 """The facts of fluctua's own neurons."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing
@@ -28,7 +29,7 @@ def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
     if module.coupling is None or not module.coupling.any():
         return lif(module, timing)
     dynamics = module.loop_parameters().dynamics
-    return linear_neuron(dynamics, [0.0] * dynamics.states, module.dt, timing.trial, module.threshold)
+    return linear_neuron(dynamics, [0.0] * dynamics.states, replace(timing, dt=module.dt), module.threshold)
 
 
 def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:
@@ -66,7 +67,7 @@ def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:
     from fluctua.network.linear import linear_neuron
 
     rest, threshold = module.facts()
-    return linear_neuron(module.dynamics(), rest, module.dt, timing.trial, threshold)
+    return linear_neuron(module.dynamics(), rest, replace(timing, dt=module.dt), threshold)
 
 
 def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:

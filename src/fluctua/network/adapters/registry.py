@@ -53,9 +53,17 @@ class KnownNeurons:
     dt: float | None = None
     described: Mapping[type[nn.Module], "ProbedNeuron"] = field(default_factory=dict)
     readouts: Collection[str] | None = None
+    _found: dict[Any, Specs] = field(default_factory=dict, repr=False, compare=False)
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
+        kept = (t for m in modules_of(module) for t in (*m._parameters.values(), *m._buffers.values()))
+        key = module, steps, *(t._version for t in kept if t is not None)
+        if key not in self._found:
+            self._found[key] = self._specs(module, steps)
+        return self._found[key]
+
+    def _specs(self, module: nn.Module, steps: int | None) -> Specs:
         timing, description = Timing(self.dt, steps), self.description(module)
         if description is None:
             return specs_of(module, timing)
@@ -200,22 +208,23 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
         for framework in _frameworks_of(module):
             if name in framework.facts:
                 facts = framework.facts[name]
-                if framework.stepping is not None and (facts is None or changes(type(module), base)):
-                    return framework, partial(_by_step, framework)
-                assert facts is not None
-                return framework, facts
+                if framework.stepping is not None and changes(type(module), base):
+                    return framework, partial(_by_step, framework, "its facts are those of its own step")
+                return framework, facts or partial(_by_step, framework, None)
             if name in framework.refused:
                 return framework, framework.refused[name]
     return None
 
 
-def _by_step(framework: Framework, module: Any, timing: Timing) -> Neuron:
+def _by_step(framework: Framework, note: str | None, module: Any, timing: Timing) -> Neuron:
     """What one step of a module does."""
     from fluctua.network.linear import linear_module
 
     assert framework.stepping is not None
-    own = replace(timing, dt=float(module.dt)) if framework.timed else timing
-    return linear_module(module, framework.stepping, own)
+    neuron = linear_module(
+        module, framework.stepping, replace(timing, dt=float(module.dt)) if framework.timed else timing
+    )
+    return replace(neuron, note="; it ".join(filter(None, (note, neuron.note))) or None) if note else neuron
 
 
 # -- how a model is run over all time steps --------------------------------------------------------------------------

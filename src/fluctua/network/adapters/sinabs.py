@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -65,8 +65,24 @@ class Layers(Stepping):
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
-        output: Tensor = type(module).forward(module, x.unsqueeze(1))
+        if hasattr(module, "num_timesteps"):
+            module.batch_size, module.num_timesteps = -1, 1
+            output: Tensor = type(module).forward(module, x)
+            return output
+        output = type(module).forward(module, x.unsqueeze(1))
         return output.squeeze(1)
+
+    def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
+        """See `Stepping.step`."""
+        module.record_states = True  # ALIF forgets its current at the end of a call
+        output, after = super().step(module, x, state)
+        last = (module.recordings.get(name) for name in self.names(module))
+        return output, tuple(part if seen is None else seen[:, -1] for seen, part in zip(last, after, strict=True))
+
+    def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
+        """See `Stepping.carried`."""
+        forgets = name == "i_syn" and hasattr(module, "b0")
+        return torch.zeros_like(part) if forgets else part
 
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
@@ -98,7 +114,7 @@ def _neuron(module: Any, kernel: PspKernel, threshold: Any) -> Neuron:
             f"MembraneReset of sinabs adds its reset_value ({module.reset_fn.reset_value:g}) at every step, not only "
             "after a spike, so the potential drifts: use MembraneReset() or MembraneSubtract()"
         )
-    notes = [DRIFTS] if kernel.steps is not None else []
+    notes = []
     if module.min_v_mem is not None:
         notes.append(_cut(module, float(numbers(torch.as_tensor(module.min_v_mem)).max())))
     theta = None if module.spike_fn is None else threshold
@@ -130,11 +146,11 @@ def _recurrent_current(connection: Any, spikes: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(current[:1]), current[:-1]])
 
 
-FACTS: Mapping[str, FactsOf] = {  # the Squeeze variants and ExpLeak are subclasses
-    "sinabs.layers.alif.ALIF": alif,
+FACTS: Mapping[str, FactsOf | None] = {  # the Squeeze variants and ExpLeak are subclasses
+    "sinabs.layers.alif.ALIF": None,
     "sinabs.layers.alif.ALIFRecurrent": alif_recurrent,
     "sinabs.layers.iaf.IAFRecurrent": lif_recurrent,
-    "sinabs.layers.lif.LIF": lif,
+    "sinabs.layers.lif.LIF": None,
     "sinabs.layers.lif.LIFRecurrent": lif_recurrent,
 }
 

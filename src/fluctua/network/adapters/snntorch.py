@@ -38,26 +38,6 @@ def synaptic(module: Any, timing: Timing) -> Neuron:
     return _spiking(module, _kernel(timing, a=a, b=b, coupling=b, jump_syn=1.0))
 
 
-def alpha(module: Any, timing: Timing) -> Neuron:
-    """The difference of two currents, scaled; a spike is felt from the step after its own on."""
-    a, b = _decay(module.alpha), _decay(module.beta)
-    with np.errstate(divide="ignore"):  # beta = 0: no second current after the first step
-        gain = np.log(a) / (np.log(b) - np.log(a)) + 1
-    return _spiking(module, _kernel(timing, a=a, b=b, coupling=b - a, jump_mem=0.0, jump_syn=-gain))
-
-
-def lapicque(module: Any, timing: Timing) -> Neuron:
-    """An RC circuit, by Euler steps; its decay is not `beta`, even where only that is given."""
-    resistance, capacitance, step = numbers_of(module.R), numbers_of(module.C), numbers_of(module.time_step)
-    a = 1 - step / (resistance * capacitance)
-    if np.any(a < 0):
-        raise UnsupportedNeuronError(
-            f"Lapicque cannot be initialised with R C = {resistance * capacitance} and time_step {step}: its potential "
-            "changes sign at each step; take a time_step of R C at most, which is beta >= exp(-1) = 0.37"
-        )
-    return _spiking(module, _kernel(timing, a=a, jump_mem=step / capacitance))
-
-
 def state_leaky(module: Any, timing: Timing) -> Neuron:
     """A filter over the whole sequence, without reset; its decay is not `beta` but `exp(beta - 1)`."""
     a, length = np.exp(-1 / numbers_of(module.tau)), module.kernel_truncation_steps
@@ -106,6 +86,11 @@ class Cells(Stepping):
         """See `Stepping.options`."""
         factor = module.graded_spikes_factor
         return ("graded_spikes_factor",) if factor.numel() == 1 and not factor.requires_grad else ()
+
+    def simplify(self, module: Any) -> str | None:
+        """See `Stepping.simplify`."""
+        rounds, module.state_quant = module.state_quant, False
+        return "rounds its potential by `state_quant`, which is not foreseen" if rounds else None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
@@ -190,16 +175,16 @@ def _decay(value: Any) -> Array:
 _ELSEWHERE = "or call fluctua on the part of the network before it"
 _GATED = f"its gates make the potential a nonlinear function of its input; use RLeaky or RSynaptic, {_ELSEWHERE}"
 
-FACTS: Mapping[str, FactsOf] = {
-    "snntorch._neurons.alpha.Alpha": alpha,
+FACTS: Mapping[str, FactsOf | None] = {
+    "snntorch._neurons.alpha.Alpha": None,
     "snntorch._neurons.deltaleaky.DeltaLeaky": delta_leaky,
-    "snntorch._neurons.lapicque.Lapicque": lapicque,
-    "snntorch._neurons.leaky.Leaky": leaky,
+    "snntorch._neurons.lapicque.Lapicque": None,
+    "snntorch._neurons.leaky.Leaky": None,
     "snntorch._neurons.linearleaky.LinearLeaky": linear_leaky,
     "snntorch._neurons.rleaky.RLeaky": recurrent_leaky,
     "snntorch._neurons.rsynaptic.RSynaptic": recurrent_synaptic,
     "snntorch._neurons.stateleaky.StateLeaky": state_leaky,
-    "snntorch._neurons.synaptic.Synaptic": synaptic,
+    "snntorch._neurons.synaptic.Synaptic": None,
 }
 
 REFUSED: Mapping[str, str] = {

@@ -1,111 +1,29 @@
 """The facts of SpikingJelly's neurons (`spikingjelly.activation_based.neuron`, and the older `clock_driven`).
 
-`tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and come back to it. What
-leaks does so by Euler steps: `v <- v - (v - v_reset) / tau + x`, with x divided by `tau` under `decay_input`.
+`tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and come back to it.
 """
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 
 
-def integrate_and_fire(module: Any, timing: Timing) -> Neuron:
-    """`v <- v + x`."""
-    return _integrator(timing, module.v_threshold, _rest(module))
-
-
-def half_threshold(module: Any, timing: Timing) -> Neuron:
-    """The same from half the threshold on."""
-    return _integrator(timing, module.v_threshold, float(numbers_of(module.v_threshold).mean()) / 2)
-
-
-def activation_aware(module: Any, timing: Timing) -> Neuron:
-    """The same with a threshold that an offset lowers, channel by channel."""
-    return _integrator(timing, module.v_threshold - module.v_offset, _rest(module))
-
-
 def non_spiking_if(module: Any, timing: Timing) -> Neuron:
-    """A readout."""
-    return _integrator(timing, None, 0.0)
-
-
-def lif(module: Any, timing: Timing) -> Neuron:
-    """Leaky integrator."""
-    return Neuron.spiking((_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module))
-
-
-def parametric(module: Any, timing: Timing) -> Neuron:
-    """Its `1 / tau` is learnt."""
-    leak = module.w.sigmoid()
-    return Neuron.spiking((_leaky(leak, module.decay_input, timing),), module.v_threshold, _rest(module))
-
-
-def integer_spikes(module: Any, timing: Timing) -> Neuron:
-    """Emits `round(v / v_threshold)` spikes at once, so the first at half of `v_threshold`."""
-    note = (
-        f"the threshold is half of v_threshold = {float(numbers_of(module.v_threshold).mean()):g}, from which on its "
-    )
-    note += "counts are rounded to 1"
-    return Neuron.spiking((_leaky(1 / module.tau, False, timing),), module.v_threshold / 2, note=note)
-
-
-def complementary(module: Any, timing: Timing) -> Neuron:
-    """Its complementary potential acts at spikes only."""
-    return Neuron.spiking((_leaky(1 / module.tau, False, timing),), module.v_threshold)
-
-
-def analog(module: Any, timing: Timing) -> Neuron:
-    """Resets as a LIF but emits a function of its potential."""
-    note = "its output is graded, so its rate and silence in the report are those of a mean output"
-    return Neuron.spiking(
-        (_leaky(1 / module.tau, module.decay_input, timing),), module.v_threshold, _rest(module), note=note
-    )
+    """A readout, which takes whole sequences only."""
+    return Neuron((PspKernel.integrator(1.0, timing.unit, timing.trial),), None)
 
 
 def non_spiking_lif(module: Any, timing: Timing) -> Neuron:
-    """A readout."""
-    return Neuron((_leaky(1 / module.tau, True, timing),), None)
-
-
-def current_based(module: Any, timing: Timing) -> Neuron:
-    """What it calls decay is what remains after a step. It decays to 0, wherever it is reset to."""
-    kernel = PspKernel.two_poles(1.0, module.v_decay, module.c_decay, timing.unit)
-    return Neuron.spiking((kernel,), module.v_threshold)
-
-
-def quadratic(module: Any, timing: Timing) -> Neuron:
-    """Linearised: `v <- v + (x + a0 (v - v_rest) (v - v_c)) / tau` near `v_rest`.
-
-    Raises:
-        UnsupportedNeuronError: it leaves `v_rest` by itself.
-    """
-    a = 1 - module.a0 * (module.v_c - module.v_rest) / float(module.tau)
-    if not 0 <= a < 1:
-        raise UnsupportedNeuronError(
-            f"QIFNode does not come to rest at v_rest = {module.v_rest:g}, near which a step multiplies its distance "
-            f"from it by {a:g}: choose v_c above v_rest, and a0 (v_c - v_rest) up to tau"
-        )
-    note = f"linearised at its rest: the higher its potential, the less it leaks, and from v_c = {module.v_c:g} on it "
-    note += "rises by itself"
-    return Neuron.spiking(
-        (PspKernel.one_pole(1 / module.tau, a, timing.unit),), module.v_threshold, module.v_rest, note=note
-    )
-
-
-def resonate_and_fire(module: Any, timing: Timing) -> Neuron:
-    """`eps[k] = exp(b dt k) sin(omega dt k)`, in steps; sampled until 1e-8 of it is left."""
-    k = np.arange(math.ceil(math.log(1e-8) / (module.b * module.dt)) + 2)
-    values = np.exp(module.b * module.dt * k) * np.sin(module.omega * module.dt * k)
-    return Neuron.spiking((PspKernel.from_response(values, timing.unit),), module.v_threshold)
+    """A readout, which takes whole sequences only."""
+    leak = numbers_of(1 / module.tau)
+    return Neuron((PspKernel.one_pole(leak, 1 - leak, timing.unit),), None)
 
 
 class Nodes(Stepping):
@@ -176,40 +94,30 @@ def reset(module: Any) -> None:
         module.reset()
 
 
-def _rest(module: Any) -> float:
-    return 0.0 if module.v_reset is None else float(module.v_reset)
-
-
-def _integrator(timing: Timing, threshold: Any, rest: float) -> Neuron:
-    kernel = PspKernel.integrator(1.0, timing.unit, timing.trial)
-    return Neuron.spiking((kernel,), threshold, rest, note=DRIFTS)
-
-
-def _leaky(leak: Any, decay_input: bool, timing: Timing) -> PspKernel:
-    leak = numbers_of(leak)
-    return PspKernel.one_pole(leak if decay_input else 1.0, 1 - leak, timing.unit)
-
-
 _INSTEAD = "use LIFNode or another linear neuron"
 
 _FACTS: dict[str, FactsOf | None] = {
-    "base_node.BaseNode": None,
-    "base_node.SimpleBaseNode": None,
-    "ilif.ILIFNode": integer_spikes,
-    "integrate_and_fire.ActivationAwareIFNode": activation_aware,
-    "integrate_and_fire.HalfThresholdIFNode": half_threshold,
-    "integrate_and_fire.IFNode": integrate_and_fire,
+    **dict.fromkeys(
+        (
+            "base_node.BaseNode",
+            "base_node.SimpleBaseNode",
+            "ilif.ILIFNode",
+            "integrate_and_fire.ActivationAwareIFNode",
+            "integrate_and_fire.HalfThresholdIFNode",
+            "integrate_and_fire.IFNode",
+            "integrate_and_fire.SimpleIFNode",
+            "lif.LIFNode",
+            "lif.SimpleLIFNode",
+            "lif_variants.ComplementaryLIFNode",
+            "lif_variants.CUBALIFNode",
+            "lif_variants.LIAFNode",
+            "nonlinear_if.QIFNode",
+            "plif.ParametricLIFNode",
+            "resonate.RAFNode",
+        )
+    ),
     "integrate_and_fire.NonSpikingIFNode": non_spiking_if,
-    "integrate_and_fire.SimpleIFNode": integrate_and_fire,
-    "lif.LIFNode": lif,
     "lif.NonSpikingLIFNode": non_spiking_lif,
-    "lif.SimpleLIFNode": lif,
-    "lif_variants.ComplementaryLIFNode": complementary,
-    "lif_variants.CUBALIFNode": current_based,
-    "lif_variants.LIAFNode": analog,
-    "nonlinear_if.QIFNode": quadratic,
-    "plif.ParametricLIFNode": parametric,
-    "resonate.RAFNode": resonate_and_fire,
 }
 
 _REFUSED: dict[str, str] = {
