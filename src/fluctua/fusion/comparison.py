@@ -31,7 +31,7 @@ def compared(
     Raises:
         FuseError: outputs, spikes or gradients differ, unless not `exact`.
     """
-    twin = copy.deepcopy(fast).double()
+    twin = _copied(fast).double()
     for population in twin.populations:
         step = population.look()
         if not isinstance(step, str):
@@ -64,6 +64,15 @@ def compared(
     what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
     notes = [f"{name} is silent on this batch, so nothing is shown of what it feeds" for name in silent]
     return shown, "; ".join(differences) or what, (*notes, *differences)
+
+
+def _copied(fast: "FusedModel") -> "FusedModel":
+    """A deep copy, past what modules have to say about it, which is not always right."""
+    own = [m for m in modules_of(fast) if hasattr(type(m), "__deepcopy__")]
+    memo: dict[int, Any] = {id(m): object.__new__(type(m)) for m in own}
+    for m in own:
+        vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
+    return copy.deepcopy(fast, memo)
 
 
 def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Handle, Step, Whole, forget, reals, returned
-from fluctua.fusion.nodes import Given, Node, Part, Spikes, left_behind
+from fluctua.fusion.nodes import Given, Node, Part, Product, Spikes, left_behind
 from fluctua.fusion.population import Population
+from fluctua.fusion.recurrence import Echo
 from fluctua.network.adapters.framework import States, Stepping
 from fluctua.network.run import Layout, mapped
 
@@ -23,7 +24,9 @@ class _Member:
         step: of it; a reason where it runs as it is.
         layout: how it is called.
         keeps: whether its module keeps the state.
-        spikes: what it gives, from its first call on, where it is called step by step.
+        hearing: how it hears itself by a weight of its module, if it does.
+        source: what it is called with, from its first call on, where it is called step by step.
+        spikes: what it gives then.
         parts: its state behind every step.
         shown: whether its input is the same at every step.
         calls: how often it was called.
@@ -33,8 +36,10 @@ class _Member:
         self.population, self.step = population, population.look()
         self.module, self.layout = population.module, population.layout
         self.keeps = not isinstance(self.step, str) and population.keeps
+        self.hearing = None if isinstance(self.step, str) else population.stepping.hearing(population.module)
+        self.source: Node | None = None
         self.spikes: Spikes | None = None
-        self.parts: list[Part] = []
+        self.parts: list[Node] = []
         self.shown, self.calls = False, 0
 
     def __str__(self) -> str:
@@ -138,10 +143,16 @@ class Session:
         if member.spikes is None:
             member.shown, member.calls = number is None, 0
             shown = self._steps(member) if number is None else None
-            member.spikes = self._known(_begun(member, x.node, given, shown))
-            member.parts = [self._known(Part(member.spikes, k)) for k in range(member.spikes.dynamics.states)]
+            member.source, member.spikes = x.node, self._known(_begun(member, x.node, given, shown))
+            after = member.step.step.traced  # type: ignore[union-attr]
+            member.parts = [
+                member.spikes if part is after.output else self._known(Part(member.spikes, k))
+                for k, part in enumerate(after.state)
+            ]
+            if member.hearing is not None and member.hearing.kept:
+                member.parts.append(member.spikes)
         else:
-            if x.node is not member.spikes.source or member.shown is not (number is None):
+            if x.node is not member.source or member.shown is not (number is None):
                 raise FuseError(_differs(member))
             _check_state(member, given)
         if number not in (None, member.calls):
@@ -169,16 +180,27 @@ def _differs(member: _Member) -> str:
 def _begun(member: _Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:
     """The population from its first step on."""
     assert not isinstance(member.step, str)
-    layout = Layout() if member.layout.stepwise else member.layout
-    small = node.like.new_empty(()).expand(node.shape)
-    small = small if shown else layout.as_sequence(small)[0]
+    layout, hearing = Layout() if member.layout.stepwise else member.layout, member.hearing
+
+    def step_of(node: Node) -> Tensor:
+        small = node.like.new_empty(()).expand(node.shape)
+        return small if shown else layout.as_sequence(small)[0]
+
+    called = step_of(node)
+    if hearing is not None and hearing.incoming is not None:
+        node = Product(node, hearing.incoming, None)
+    small = step_of(node)
     state = given if given is not None else member.stepping.kept(member.module, small)
     if state is not None:
         state = reals(tuple(state))
         if member.keeps and any(part.shape != small.shape for part in state):
             state = None  # of another batch: such modules begin anew
-    rest = member.stepping.rest(member.module, small.new_zeros(small.shape)) if state is None else state
-    return Spikes(member.step, node, tuple(map(_number, rest)), layout, shown)
+    rest = member.stepping.rest(member.module, called.new_zeros(called.shape)) if state is None else state
+    parts = tuple(map(_number, rest))
+    if hearing is None:
+        return Spikes(member.step, node, parts, layout, shown)
+    echo = Echo(hearing.back, parts[-1] if hearing.kept else None)
+    return Spikes(member.step, node, parts[: member.step.states], layout, shown, echo)
 
 
 def _number(part: Any) -> Any:

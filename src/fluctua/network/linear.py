@@ -36,6 +36,8 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
         UnsupportedNeuronError: see `linear_neuron`.
     """
     try:
+        if stepping.hearing(module) is not None:
+            raise ValueError("it hears its own spikes")
         step = followed(module, stepping)
         rest = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))]
         neuron = linear_neuron(step.dynamics(), rest, timing.unit, timing.trial, None)

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
-from fluctua.network.adapters.framework import FactsOf, Framework, State, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, State, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -115,16 +116,24 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if not hasattr(module, "activation") or hasattr(module, "recurrent_weights"):
+        if not hasattr(module, "activation") or hasattr(module, "input_weights") > hasattr(module, "recurrent_weights"):
             raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
         names = _fields(_state_class(module))
-        return tuple(sorted(names, key=lambda name: name.rpartition(".")[2] != "v"))
+        order = {"v": 0, "z": 2}  # the spikes of the step before last
+        return tuple(sorted(names, key=lambda name: order.get(name.rpartition(".")[2], 1)))
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """See `Stepping.hearing`."""
+        if not hasattr(module, "recurrent_weights"):
+            return None
+        return Hearing(module.recurrent_weights, module.input_weights)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
         """See `Stepping.step`."""
         sequence = not layout(module).stepwise
         given = self._state(module, state)
-        output, after = type(module).forward(module, x.unsqueeze(0) if sequence else x, given)
+        with _Unweighted(module):
+            output, after = type(module).forward(module, x.unsqueeze(0) if sequence else x, given)
         return output.squeeze(0) if sequence else output, self._parts(module, after)
 
     def rest(self, module: Any, x: Tensor) -> States:
@@ -157,6 +166,22 @@ class Cells(Stepping):
 
     def _state(self, module: Any, parts: States) -> Any:
         return _state_of(_state_class(module), dict(zip(self.names(module), parts, strict=True)))
+
+
+class _Unweighted(TorchFunctionMode):
+    """The current is what the module's own weight for it would give; its weight for its own spikes gives none."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._module = module
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchFunctionMode`."""
+        if func is linear and args[1] is getattr(self._module, "input_weights", self):
+            return args[0]
+        if func is linear and args[1] is getattr(self._module, "recurrent_weights", self):
+            return torch.zeros_like(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _state_class(module: Any) -> Any:

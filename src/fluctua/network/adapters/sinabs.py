@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Stepping, Timing
+from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Hearing, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -58,10 +58,12 @@ class Layers(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if hasattr(module, "rec_connect"):
-            raise UnsupportedNeuronError(f"{type(module).__name__} hears itself")
         names = [name for name, _ in module.named_buffers(recurse=False)]
         return ("v_mem", *(name for name in names if name != "v_mem"))
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """See `Stepping.hearing`."""
+        return Hearing(module.rec_connect, kept=False) if hasattr(module, "rec_connect") else None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
@@ -98,9 +98,13 @@ class Cells(Stepping):
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
         parts = self._parts(module)
-        if parts is None or "spk" in parts:
+        if parts is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
-        return ("mem", *(name for name in parts if name != "mem"))
+        return tuple(sorted(parts, key=lambda name: (name == "spk", name != "mem")))
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """See `Stepping.hearing`."""
+        return Hearing(module.recurrent) if getattr(module, "all_to_all", False) else None
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
@@ -124,7 +128,7 @@ class Cells(Stepping):
         if module.init_hidden and not module.output:
             return output
         by_name = dict(zip(self.names(module), state, strict=True))
-        return output, *(by_name[name] for name in self._parts(module) or ())
+        return output, *(by_name[name] for name in self._parts(module) or () if name != "spk")
 
     def _parts(self, module: Any) -> tuple[str, ...] | None:
         """The state as the module takes it, and returns it."""
