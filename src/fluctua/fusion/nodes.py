@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fluctua.fusion import recurrence
+from fluctua.fusion.errors import FuseError
 from fluctua.fusion.recurrence import Echo
 from fluctua.layers.fusion import MAX_DENSITY, demand_cpu, demand_eager, demand_ordinary, plan
 from fluctua.network.adapters.framework import States
@@ -43,6 +44,11 @@ class Node:
         self._value: Tensor | None = None
 
     @property
+    def waits(self) -> bool:
+        """Whether it depends on spikes of neurons of which it is not known yet how they hear themselves."""
+        return False
+
+    @property
     def computed(self) -> bool:
         """Whether its value is there."""
         return self._value is not None
@@ -62,6 +68,10 @@ class Node:
     def at(self, step: int) -> Tensor:
         """What it is at a step."""
         return self.value[step]
+
+    def first(self) -> Tensor:
+        """What it is at the first step, without the others if they are not there."""
+        return self.value[0]
 
     def compute(self) -> Tensor:
         """Its value, once."""
@@ -83,6 +93,11 @@ class Product(Node):
         super().__init__([*source.shape[:-1], len(weight)], source.like, source.depth + 1)
         self.source, self.weight, self.bias = source, weight, bias
 
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return not self.computed and self.source.waits
+
     def compute(self) -> Tensor:
         """By events, where these are few."""
         x = self.source.value
@@ -90,6 +105,10 @@ class Product(Node):
         if spikes is None:
             return linear(x, self.weight, self.bias)
         return _run(x, [_layer(_PASSING, self, x)], spikes)
+
+    def first(self) -> Tensor:
+        """See `Node.first`."""
+        return self.value[0] if self.computed else linear(self.source.first(), self.weight, self.bias)
 
     @property
     def joins(self) -> bool:
@@ -109,7 +128,9 @@ class Spikes(Node):
         initial: state before the first step.
         layout: where time is.
         echo: how it hears itself, if it does.
+        name: of the population, for messages.
         dynamics: what the population does.
+        unheard: what to say, while it is not known how it hears itself, to who needs it before.
     """
 
     def __init__(
@@ -120,15 +141,32 @@ class Spikes(Node):
         layout: Layout,
         shown: int | None = None,
         echo: Echo | None = None,
+        name: str = "",
     ) -> None:
         super().__init__([shown, *source.shape] if shown else source.shape, source.like, source.depth + 1)
         self.step, self.source, self.initial = step, source, initial
-        self.layout, self.shown, self.echo = layout, shown, echo
+        self.layout, self.shown, self.echo, self.name = layout, shown, echo, name
         self.dynamics = step.dynamics()
+        self.unheard: str | None = None
         self._final: Tensors | None = None
 
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return self.unheard is not None or (not self.computed and self.source.waits)
+
+    def hear(self, source: Node, echo: Echo) -> None:
+        """Say what it hears: a current from outside at all steps, and itself."""
+        self.source, self.echo, self.shown, self.unheard = source, echo, None, None
+
     def compute(self) -> Tensor:
-        """Together with the weights and populations in front, as far as they join."""
+        """Together with the weights and populations in front, as far as they join.
+
+        Raises:
+            FuseError: it is not known yet how it hears itself.
+        """
+        if self.unheard is not None:
+            raise FuseError(self.unheard)
         joined = self._joined()
         if joined:
             return self.layout.as_called(_through(joined))
@@ -187,6 +225,11 @@ class Part(Node):
     def __init__(self, spikes: Spikes, number: int) -> None:
         super().__init__(spikes.shape, spikes.like, spikes.depth + 1)
         self.spikes, self.number = spikes, number
+
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return not self.computed and self.spikes.waits
 
     def at(self, step: int) -> Tensor:
         """What it is at a step; at the last one without the others."""

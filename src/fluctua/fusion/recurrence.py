@@ -23,14 +23,18 @@ class Echo:
         back: what makes a current `[B, *N]` of the spikes of the step before: a module, or a weight `[N, N]`.
         before: what it hears at the first step: spikes `[B, *N]`, 0.0 for those of neurons that were silent, or None
             where nothing is heard yet, not even a bias.
+        bias: beside a weight.
     """
 
     back: nn.Module | Tensor
     before: Tensor | float | None = 0.0
+    bias: Tensor | None = None
 
     def of(self, spikes: Tensor) -> Tensor:
         """The current `[B, *N]` that spikes of one step cause in the next."""
-        current: Tensor = F.linear(spikes, self.back) if isinstance(self.back, Tensor) else self.back(spikes)
+        if isinstance(self.back, Tensor):
+            return F.linear(spikes, self.back, self.bias)
+        current: Tensor = self.back(spikes)
         return current.reshape(spikes.shape)
 
     def with_first(self, x: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ class Echo:
     def numbers(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias, for neurons `[N]` of the type of `like`."""
         if isinstance(self.back, Tensor):
-            return self.back, None
+            return self.back, self.bias
         if is_unmodified(self.back, nn.Linear):
             return self.back.weight, self.back.bias  # type: ignore[return-value]
         each = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
@@ -57,12 +61,12 @@ class Echo:
     def throughout(self, like: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """As `numbers`, with a bias that is heard from the first step on; None where that is not so."""
         weight, bias = self.numbers(like)
-        fits = self.before is None and bias is None or isinstance(self.before, float)
+        fits = (self.before is None and bias is None) or isinstance(self.before, float)
         return (weight, bias) if fits and tuple(weight.shape) == (like.shape[-1],) * 2 else None
 
     @property
     def _without_bias(self) -> bool:
-        return isinstance(self.back, Tensor) or (isinstance(self.back, nn.Linear) and self.back.bias is None)
+        return isinstance(self.back, Tensor | nn.Linear) and getattr(self.back, "bias", self.bias) is None
 
 
 def run(x: Tensor, dynamics: Dynamics, initial: Sequence[Tensor | float], echo: Echo) -> Tensor:
@@ -86,7 +90,8 @@ def run(x: Tensor, dynamics: Dynamics, initial: Sequence[Tensor | float], echo: 
 
 
 def _by_steps(x: Tensor, dynamics: Dynamics, initial: Sequence[Tensor | float], echo: Echo) -> Tensor:
-    wide, advance, output = widened(x), step_by_step(dynamics), []
+    wide, advance = widened(x), step_by_step(dynamics)
+    output: list[Tensor] = []
     state: Tensors = tuple(torch.zeros_like(wide[0]) + part for part in initial)
     for k, current in enumerate(echo.with_first(wide)):
         spikes, state = advance((current + echo.of(output[-1]) if k else current,), state)
