@@ -13,50 +13,23 @@ import fluctua
 from fluctua.fusion import FusedModel, FuseError
 from fluctua.fusion.population import Population
 from fluctua.timeloop import engine
-
-STEPS, SAMPLES, INPUTS = 12, 5, 10
-
-
-def spikes(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
-
-
-def woken(model: nn.Module, gain: float) -> nn.Module:
-    """Weights that make all layers spike."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("weight") and p.ndim > 1:
-                fan_in = p[0].numel() if "rockpool" not in type(model).__module__ else len(p)
-                p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
-    return model
-
+from shared.fused_networks import (
+    BATCH_FIRST,
+    FRAMES,
+    INPUTS,
+    SAMPLES,
+    STEPS,
+    TIME_FIRST,
+    SnnLoop,
+    loss_of,
+    passed,
+    rested,
+    spikes,
+    tensors,
+    woken,
+)
 
 # --- models as their tutorials write them ---
-
-
-class SnnLoop(nn.Module):
-    """State taken and returned, a loop over time, records of spikes and potentials."""
-
-    lif1: Any
-    lif2: Any
-
-    def __init__(self, second: Callable[[], nn.Module] | None = None, **options: Any) -> None:
-        super().__init__()
-        snn = pytest.importorskip("snntorch")
-        self.fc1, self.lif1 = nn.Linear(INPUTS, 16), snn.Leaky(beta=0.9, **options)
-        self.fc2, self.lif2 = nn.Linear(16, 4), (second or (lambda: snn.Leaky(beta=0.8, **options)))()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mem1, state2 = self.lif1.reset_mem(), self.lif2.reset_mem()
-        state2 = state2 if isinstance(state2, tuple) else (state2,)
-        spk_rec, mem_rec = [], []
-        for step in range(x.size(0)):
-            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
-            spk2, *state2 = self.lif2(self.fc2(spk1), *state2)
-            spk_rec.append(spk2)
-            mem_rec.append(state2[-1])
-        return torch.stack(spk_rec, dim=0), torch.stack(mem_rec, dim=0)
 
 
 class SnnStatic(SnnLoop):
@@ -209,9 +182,6 @@ def rockpool() -> nn.Module:
     return made
 
 
-FRAMES = spikes(STEPS, SAMPLES, 2, 8, 8)
-TIME_FIRST, BATCH_FIRST = spikes(STEPS, SAMPLES, INPUTS), spikes(SAMPLES, STEPS, INPUTS)
-
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, Any]]] = {
     "snntorch loop": (SnnLoop, TIME_FIRST, 3, {}),
     "snntorch learnt": (lambda: SnnLoop(learn_beta=True, learn_threshold=True), TIME_FIRST, 3, {}),
@@ -237,34 +207,6 @@ def made(name: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     build, x, gain, options = MODELS[name]
     torch.manual_seed(0)
     return woken(build(), gain), x, options
-
-
-def rested(model: nn.Module) -> None:
-    """As users bring a model to rest between batches."""
-    for module in nn.Module.modules(model):  # rockpool has a method of its own
-        for name in ("reset_mem", "reset_states", "reset_state", "reset"):
-            if hasattr(type(module), name):
-                getattr(module, name)()
-                break
-
-
-def tensors(output: Any) -> list[Tensor]:
-    found = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else [output]
-    return [t for item in found for t in ([item] if isinstance(item, Tensor) else tensors(item))]
-
-
-def loss_of(output: Any) -> Tensor:
-    """Of all outputs, each with a weight of its own."""
-    parts = [t for t in tensors(output) if t.requires_grad]
-    return torch.stack([(t * torch.linspace(0.5, 1, t.numel()).view_as(t)).sum() for t in parts]).sum()
-
-
-def passed(call: Callable[[Tensor], Any], model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-    rested(model)
-    output = call(x)
-    parameters = [p for p in nn.Module.parameters(model) if p.requires_grad]
-    gradients = torch.autograd.grad(loss_of(output), parameters, allow_unused=True)
-    return [t.detach() + 0 for t in tensors(output)], list(gradients)
 
 
 # --- what they give ---
@@ -405,6 +347,36 @@ def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lengths == [2]
 
 
+class Converting(SnnLoop):
+    """Tensors of a step are brought to the type that they have."""
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t].type(x.dtype)).contiguous().to(x.device), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1.to(torch.float32)).float().type_as(mem1), mem2)
+            assert spk2.type() == x.type()
+            out.append(spk2.type(torch.FloatTensor))
+        return torch.stack(out)
+
+
+def test_a_type_that_is_there_already_keeps_a_step_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluctua.timeloop import events_layers
+
+    lengths = []
+    run = events_layers.run_layers
+
+    def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
+        lengths.append(len(layers))
+        return run(x, layers, spikes)
+
+    model, x = woken(Converting(), 3), TIME_FIRST * spikes(*TIME_FIRST.shape, rate=0.5, seed=3)
+    fast = fluctua.fuse(model, x)
+    monkeypatch.setattr(events_layers, "run_layers", seen)
+    fast(x)
+    assert lengths == [2]
+
+
 def test_half_precision_and_the_reference_engine_run() -> None:
     model, x, _ = made("snntorch loop")
     fast = fluctua.fuse(model, x)
@@ -441,16 +413,6 @@ def test_random_numbers_are_drawn_anew_and_questions_are_answered() -> None:
 
 
 # --- what is refused ---
-
-
-class Recurrent(SnnLoop):
-    def forward(self, x: Tensor) -> Any:
-        mem1, mem2, spk2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), torch.zeros(x.shape[1], 4), []
-        for t in range(len(x)):
-            spk1, mem1 = self.lif1(self.fc1(x[t]) + F.pad(spk2, (0, 12)), mem1)
-            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
-            out.append(spk2)
-        return torch.stack(out)
 
 
 class Edited(SnnLoop):
@@ -507,7 +469,6 @@ class InPlace(SnnLoop):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Recurrent, "lif1 (Leaky) hears at step 1 is not computed as at step 0"),
         (Edited, "the state of lif1 (Leaky) is changed between steps 0 and 1"),
         (Truncated, "the state of lif1 (Leaky) is changed between steps 2 and 3, or cut out of the graph"),
         (Branching, "lif2 (Leaky) hears at step"),

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.methods.components import SilentInputError
+from fluctua.methods.mute import poisson_spikes
+from fluctua.network import Network
 from fluctua.neurons import LI, LIF
+from fluctua.theory.membrane import Moments
 from shared.free import free_potentials, sigma
 from shared.spikes import spikes
 
@@ -50,6 +53,14 @@ def test_what_hears_a_mute_source_is_set_for_the_spikes_that_it_does_not_give() 
     with torch.no_grad():
         u = free_potentials(nn.Sequential(model.deep, LIF()), spikes(200, 12, N, p=probability, seed=1))["1"]
     assert sigma(u) == pytest.approx(1.0, rel=0.2)
+
+
+def test_predicted_spikes_are_as_large_as_those_of_the_neuron() -> None:
+    snn = pytest.importorskip("snntorch")
+    model = nn.Sequential(nn.Linear(N, N), snn.Leaky(beta=0.9, graded_spikes_factor=0.25, init_hidden=True))
+    (population,) = Network.of(model, BATCH).populations
+    predicted = poisson_spikes(population, Moments(0.0, 1.0), BATCH, torch.Generator().manual_seed(0))
+    assert predicted.unique().tolist() == [0.0, 0.25]
 
 
 def test_one_that_fires_is_measured() -> None:

@@ -103,7 +103,7 @@ def layer(n: int, cell: nn.Module, n_in: int | None, *, recurrent: bool = False,
         drawn(n, seed=seed + 1, scale=0.2).requires_grad_() if bias and n_in is not None else None,
         drawn(n, n, seed=seed + 2, scale=4 / n**0.5).requires_grad_() if recurrent else None,
         drawn(n, seed=seed + 3, scale=0.2).requires_grad_() if recurrent and bias else None,
-        cell.initial if isinstance(cell, LI) else 0.0,
+        (cell.initial, -0.1) if isinstance(cell, LI) else (0.2, 0.3),
     )
 
 
@@ -117,8 +117,8 @@ def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """The same by matrix products and the reference engine, step by step where there is recurrence."""
     for entry in layers:
         current = x if entry.weight is None else nn.functional.linear(x, entry.weight, entry.bias)
-        start, zero = torch.full_like(current[0], entry.initial), torch.zeros_like(current[0])
-        state: tuple[Tensor, ...] = (start, *[zero] * (entry.dynamics.states - 1))
+        begun = *entry.initial, *[0.0] * (entry.dynamics.states - len(entry.initial))
+        state: tuple[Tensor, ...] = tuple(torch.full_like(current[0], part) for part in begun)
         step, outputs = step_by_step(entry.dynamics), list[Tensor]()
         for now in current:
             if entry.recurrent is not None and outputs:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fluctua.fusion.errors import FuseError
-from fluctua.fusion.handles import reals
+from fluctua.fusion.errors import Changed, FuseError
+from fluctua.fusion.handles import Handle, reals
 from fluctua.network.run import hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
 from fluctua.timeloop.engines import engine
 
@@ -31,7 +31,7 @@ def compared(
     Raises:
         FuseError: outputs, spikes or gradients differ, unless not `exact`.
     """
-    twin = copy.deepcopy(fast).double()
+    twin = _copied(fast).double()
     for population in twin.populations:
         step = population.look()
         if not isinstance(step, str):
@@ -49,7 +49,15 @@ def compared(
                     raise
         shown = {name: len(calls) for name, calls in spikes.items()}
         twin.__dict__["_shown"] = shown
-        mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
+        while True:
+            try:
+                mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
+                break
+            except Changed as change:  # perhaps by what the neurons hear of themselves
+                if change.name in twin.hearing:
+                    raise
+                twin.hearing.add(change.name)
+    fast.hearing.update(twin.hearing)
     largest = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     differences = _differences(truth, mine, "an output")
     for name, calls in spikes.items():
@@ -64,6 +72,15 @@ def compared(
     what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
     notes = [f"{name} is silent on this batch, so nothing is shown of what it feeds" for name in silent]
     return shown, "; ".join(differences) or what, (*notes, *differences)
+
+
+def _copied(fast: "FusedModel") -> "FusedModel":
+    """A deep copy, past what modules have to say about it, which is not always right."""
+    own = [m for m in modules_of(fast) if hasattr(type(m), "__deepcopy__")]
+    memo: dict[int, Any] = {id(m): object.__new__(type(m)) for m in own}
+    for m in own:
+        vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
+    return copy.deepcopy(fast, memo)
 
 
 def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:
@@ -140,10 +157,25 @@ class _Widened(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `TorchFunctionMode`."""
-        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        kwargs = {k: _wide(v) for k, v in (kwargs or {}).items()}
         name = getattr(func, "__name__", "")
         if func is Tensor.float:
             func = Tensor.double
         if "dropout" in name and args and isinstance(args[0], Tensor):
-            return args[0]
-        return func(*(torch.float64 if a is torch.float32 else a for a in args), **kwargs)
+            waits = isinstance(args[0], Handle) and args[0].node.waits
+            return Handle.__torch_function__(dropout, types, args) if waits else args[0]
+        return func(*map(_wide, args), **kwargs)
+
+
+def dropout(x: Tensor, *_: Any) -> Tensor:
+    """All comes through; the name says what it stands for."""
+    return x
+
+
+def _wide(argument: Any) -> Any:
+    """Double precision in the place of single, as torch names it; anything else as it is."""
+    if argument is torch.float32:
+        return torch.float64
+    if argument in ("torch.FloatTensor", "torch.cuda.FloatTensor") if isinstance(argument, str) else False:
+        return argument.replace("Float", "Double")
+    return torch.DoubleTensor if argument is torch.FloatTensor else argument

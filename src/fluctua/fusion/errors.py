@@ -10,3 +10,15 @@ class FuseError(ValueError):
         Traceback (most recent call last):
         fluctua.fusion.errors.FuseError: no neuron of a known framework in the model: ...
     """
+
+
+class Changed(FuseError):
+    """What neurons hear is not computed as at the first step.
+
+    Attributes:
+        name: of their module.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name

@@ -13,28 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
+from fluctua.fusion.feedback import Deferred, Late
 from fluctua.fusion.folding import CONVOLUTIONS, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
-from fluctua.network.run import mapped, tensors_in
-
-_FACTS = frozenset(
-    {"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex", "__len__", "element_size"}
-    | {"get_device", "stride", "is_contiguous", "__hash__", "is_same_size", "type", "is_signed"}
-)
-_PROPERTIES = frozenset(
-    getattr(Tensor, name).__get__
-    for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_sparse", "is_quantized", "is_meta")
-)
-_OF_TENSORS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data"))
-_PLAIN_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"})
-_RANDOM = frozenset(
-    {"bernoulli", "rand_like", "randn_like", "randint_like", "poisson", "multinomial", "normal", "dropout", "rrelu"}
-    | {"alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
-    | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential", "bernoulli_", "uniform_", "normal_"}
-)
-_ANSWERS = frozenset({"__bool__", "item", "tolist", "numpy", "__int__", "__float__", "__format__", "__repr__"})
-_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+from fluctua.network.run import mapped, modules_of, tensors_in
 
 
 class Handle(Tensor):
@@ -66,15 +50,24 @@ class Handle(Tensor):
             return _product(args, kwargs, args[0])
         if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
             return _taken(func, name, args, kwargs)
-        if name in _FACTS or func in _PROPERTIES:
+        if name in operations.CONVERSIONS and isinstance(args[0], Handle):
+            like, *others = mapped(tuple(args), lambda x: x.node.like.new_empty(0) if isinstance(x, Handle) else x)
+            found = func(like, *others, **kwargs)
+            if found is like or isinstance(found, str):  # nothing to convert, or the name of the type
+                return args[0] if found is like else found
+        if name in operations.FACTS or func in operations.PROPERTIES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if name in _PLAIN_LIKE and isinstance(args[0], Handle) and not any(True for _ in handles_in(args[1:])):
+        if (
+            name in operations.PLAIN_LIKE
+            and isinstance(args[0], Handle)
+            and not any(True for _ in handles_in(args[1:]))
+        ):
             with torch._C.DisableTorchFunctionSubclass():
                 like = args[0]
                 small = args[0].node.like.new_empty(()).expand(like.shape)
                 return func(small, *args[1:], **kwargs).contiguous()
-        if func in _BACKWARD and any(isinstance(handle, Step) for handle in handles_in(args)):
+        if func in operations.BACKWARD and any(isinstance(handle, Step) for handle in handles_in(args)):
             raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
         changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if changes and isinstance(args[0], Handle) and isinstance(args[0].node, Later):
@@ -146,6 +139,15 @@ def returned(value: Any) -> Any:
     return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
 
 
+def settle(model: nn.Module) -> None:
+    """Put tensors in the place of steps of spikes that modules of the model keep, such as what they are to hear."""
+    for module in modules_of(model):
+        for holder in (vars(module), vars(module).get("_memories", {})):
+            for name, value in list(holder.items()):
+                if isinstance(value, Step) and value.node.computed:
+                    holder[name] = value.actual
+
+
 def forget(nodes: Iterable[Node]) -> None:
     """Let go of what was looked up during a pass, which else would hold its tensors in circles."""
     waiting = list(nodes)
@@ -182,9 +184,12 @@ def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwarg
     joined = _joined(name, steps, args, kwargs)
     if joined is not None:
         return joined
+    delayed = _after_a_step(func, args, kwargs, steps)
+    if delayed is not None:
+        return delayed
     with torch._C.DisableTorchFunctionSubclass():
-        plain = name in _ANSWERS or name == "__setitem__" or "out" in kwargs
-        plain = plain or (name == "__get__" and func not in _OF_TENSORS) or len({h.step for h in steps}) > 1
+        plain = name in operations.ANSWERS or name == "__setitem__" or "out" in kwargs
+        plain = plain or (name == "__get__" and func not in operations.OF_TENSORS) or len({h.step for h in steps}) > 1
         node = None if plain else _at_all_steps(func, name, args, kwargs, steps)
         return func(*reals(args), **reals(dict(kwargs))) if node is None else _steps_of(node, steps[0].step)
 
@@ -195,18 +200,71 @@ def _at_all_steps(
     """What an operation on one step gives at all of them; None where it was not done to the first step."""
     memo, step = steps[0].node.memo, steps[0].step
     key: Hashable = (func, _key(func, args), _key(func, tuple(kwargs.items())))
-    if name in _RANDOM:  # done twice in a step, it gives two results
+    if name in operations.RANDOM:  # done twice in a step, it gives two results
         drawn = memo.setdefault(("drawn", key), {})
         drawn[step] = drawn.get(step, 0) + 1
         key = key, drawn[step]
-    if key not in memo and step == 0:
+    waits = key not in memo and any(h.node.waits for h in steps)
+    if key not in memo and (step == 0 or (step == 1 and waits)):
         nodes = list(dict.fromkeys(h.node for h in steps))
         try:
-            made = folded(func, nodes, partial(_bound, args, kwargs))
+            made = (
+                _deferred(func, args, kwargs, steps, step)
+                if waits or (name in operations.ADDS and any(type(x) is Tensor for x in args))
+                else folded(func, nodes, partial(_bound, args, kwargs))
+            )
         except (RuntimeError, ValueError):  # such as a function that gives no tensor: it is done step by step
             made = None
         memo[key] = made, (args, kwargs)  # what a key names must live on
     return memo[key][0] if key in memo else None
+
+
+def _after_a_step(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], steps: Sequence[Step]
+) -> Any:
+    """What an operation on different steps gives, where some depend on spikes that are heard; None for anything else.
+
+    It is done from the second step on; what is done to the first has the model's own beginning in the place of spikes.
+    """
+    number = max(h.step for h in steps)
+    lags = tuple(number - h.step for h in steps)
+    if not any(lags):
+        return None
+    key = "late", func, lags, _key(func, args), _key(func, tuple(kwargs.items()))
+    memo = steps[0].node.memo
+    if key not in memo:
+        if number != 1 or not any(h.node.waits for h in steps):
+            return None
+        memo[key] = _deferred(func, args, kwargs, steps, number), (args, kwargs)
+    made = memo[key][0]
+    return None if made is None else _steps_of(made, number)
+
+
+def _deferred(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], steps: Sequence[Step], number: int
+) -> Any:
+    """Nodes for what an operation gives that cannot be done yet; None where it cannot wait."""
+    if func is F.batch_norm:
+        return None
+
+    def tried(x: Tensor) -> Tensor:
+        if isinstance(x, Step):
+            return x.node.like.new_zeros(x.shape)
+        return x.actual if isinstance(x, Whole) else x
+
+    def late(x: Tensor) -> Tensor:
+        if isinstance(x, Step):
+            return Late.of(x.node, number - x.step)
+        return Late.of(x.node, None) if isinstance(x, Whole) else x
+
+    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        like = func(*mapped(tuple(args), tried), **mapped(dict(kwargs), tried))
+    given = steps[0].node.shape[0], func, mapped(tuple(args), late), mapped(dict(kwargs), late)
+    if isinstance(like, Tensor):
+        return Deferred(like, *given)
+    if isinstance(like, list | tuple) and all(isinstance(item, Tensor) for item in like):
+        return tuple(Deferred(item, *given, k) for k, item in enumerate(like))
+    return None
 
 
 def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -234,14 +292,14 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         return taken
     with torch._C.DisableTorchFunctionSubclass():
         memo = next(handles_in([args, kwargs])).node.memo
-        if func in _BACKWARD or all(isinstance(h.node, Later) for h in handles_in([args, kwargs])):
+        if func in operations.BACKWARD or all(isinstance(h.node, Later) for h in handles_in([args, kwargs])):
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
             given, options = reals(args), reals(dict(kwargs))
             frames = func in CONVOLUTIONS and isinstance(args[0], Whole) and args[0].ndim == CONVOLUTIONS[func]
             result = convolved(func, *given, **options) if frames else func(*given, **options)
-            if name in _RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
+            if name in operations.RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
                 return result
             memo[key] = Whole.of(Given(result)), (args, kwargs)
         return memo[key][0]

@@ -6,6 +6,7 @@ from torch import nn
 
 from fluctua.fusion.comparison import compared
 from fluctua.fusion.errors import FuseError
+from fluctua.fusion.handles import settle
 from fluctua.fusion.population import Population
 from fluctua.fusion.report import FuseReport
 from fluctua.fusion.session import Session
@@ -27,7 +28,8 @@ def fuse(
 
     The loops are derived from each neuron's own step, which is followed once, so spikes and gradients are those of the
     model. Its forward pass runs as it is written; what it does to the first step is done to all of them. Weights in
-    front of neurons are added up spike by spike where spikes are few. What cannot join runs step by step as it is.
+    front of neurons are added up spike by spike where spikes are few, and so are those by which neurons hear themselves
+    one step later. What cannot join runs step by step as it is.
 
     Args:
         model: of snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It stays as it is, and shares its
@@ -39,8 +41,9 @@ def fuse(
         exact: whether a difference in the comparison is an error, or a note in the report.
 
     Raises:
-        FuseError: no population can run in a fused loop, the model does what no loop over all steps can do (recurrence
-            or feedback, a state that is edited between steps, backward within forward), or it gives something else.
+        FuseError: no population can run in a fused loop, the model does what no loop over all steps can do (feedback
+            between populations, a state that is edited between steps, backward within forward), or it gives something
+            else.
         WiringError: it cannot be seen how the model runs over time.
 
     Example:
@@ -98,6 +101,7 @@ class FusedModel(nn.Module):
     unfused: nn.Module
     report: FuseReport
     populations: list[Population]
+    hearing: set[str]
     _forward: Forward | None
     _shown: dict[str, int]
 
@@ -107,7 +111,7 @@ class FusedModel(nn.Module):
         own |= {name: vars(model)[name] for name in ("_parameters", "_buffers", "_modules")}
         own["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
         own |= {"unfused": model, "training": model.training, "_shown": {}}
-        own |= {"populations": populations, "_forward": forward}
+        own |= {"populations": populations, "hearing": set(), "_forward": forward}
 
     def train(self, mode: bool = True) -> "FusedModel":
         """As of any module; the model goes along."""
@@ -117,7 +121,9 @@ class FusedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns."""
-        return Session(self.populations, self._shown).run(self.plain, *args, **kwargs)
+        answer = Session(self.populations, self._shown, self.hearing).run(self.plain, *args, **kwargs)
+        settle(self.unfused)
+        return answer
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns, without fused loops."""

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fluctua.fusion import recurrence
+from fluctua.fusion.errors import FuseError
+from fluctua.fusion.recurrence import Echo
 from fluctua.layers.fusion import MAX_DENSITY, demand_cpu, demand_eager, demand_ordinary, plan
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
@@ -41,6 +44,11 @@ class Node:
         self._value: Tensor | None = None
 
     @property
+    def waits(self) -> bool:
+        """Whether it depends on spikes of neurons of which it is not known yet how they hear themselves."""
+        return False
+
+    @property
     def computed(self) -> bool:
         """Whether its value is there."""
         return self._value is not None
@@ -60,6 +68,10 @@ class Node:
     def at(self, step: int) -> Tensor:
         """What it is at a step."""
         return self.value[step]
+
+    def first(self) -> Tensor:
+        """What it is at the first step, without the others if they are not there."""
+        return self.value[0]
 
     def compute(self) -> Tensor:
         """Its value, once."""
@@ -81,6 +93,11 @@ class Product(Node):
         super().__init__([*source.shape[:-1], len(weight)], source.like, source.depth + 1)
         self.source, self.weight, self.bias = source, weight, bias
 
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return not self.computed and self.source.waits
+
     def compute(self) -> Tensor:
         """By events, where these are few."""
         x = self.source.value
@@ -88,6 +105,10 @@ class Product(Node):
         if spikes is None:
             return linear(x, self.weight, self.bias)
         return _run(x, [_layer(_PASSING, self, x)], spikes)
+
+    def first(self) -> Tensor:
+        """See `Node.first`."""
+        return self.value[0] if self.computed else linear(self.source.first(), self.weight, self.bias)
 
     @property
     def joins(self) -> bool:
@@ -106,32 +127,67 @@ class Spikes(Node):
         shown: for how many steps, where this is the same at every step.
         initial: state before the first step.
         layout: where time is.
+        echo: how it hears itself, if it does.
+        name: of the population, for messages.
         dynamics: what the population does.
+        unheard: what to say, while it is not known how it hears itself, to who needs it before.
     """
 
     def __init__(
-        self, step: NeuronStep, source: Node, initial: States, layout: Layout, shown: int | None = None
+        self,
+        step: NeuronStep,
+        source: Node,
+        initial: States,
+        layout: Layout,
+        shown: int | None = None,
+        echo: Echo | None = None,
+        name: str = "",
     ) -> None:
         super().__init__([shown, *source.shape] if shown else source.shape, source.like, source.depth + 1)
         self.step, self.source, self.initial = step, source, initial
-        self.layout, self.shown = layout, shown
+        self.layout, self.shown, self.echo, self.name = layout, shown, echo, name
         self.dynamics = step.dynamics()
+        self.unheard: str | None = None
         self._final: Tensors | None = None
 
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return self.unheard is not None or (not self.computed and self.source.waits)
+
+    def hear(self, source: Node, echo: Echo) -> None:
+        """Say what it hears: a current from outside at all steps, and itself."""
+        self.source, self.echo, self.shown, self.unheard = source, echo, None, None
+
     def compute(self) -> Tensor:
-        """Together with the weights and populations in front, as far as they join."""
+        """Together with the weights and populations in front, as far as they join.
+
+        Raises:
+            FuseError: it is not known yet how it hears itself.
+        """
+        if self.unheard is not None:
+            raise FuseError(self.unheard)
         joined = self._joined()
         if joined:
             return self.layout.as_called(_through(joined))
+        if self.echo is not None:
+            return self.layout.as_called(recurrence.run(self._outside, self.dynamics, self.initial, self.echo))
         output, self._final = self.run(self.dynamics)
         return self.layout.as_called(output)
 
     def run(self, dynamics: Dynamics) -> tuple[Tensor, Tensors]:
         """Output `[T, B, *N]` of these dynamics, and the state behind the last step."""
-        x = self.source.value
-        x = x.expand(self.shown, *x.shape) if self.shown else self.layout.as_sequence(x)
+        x = self._outside
+        if self.echo is not None:
+            x = self.echo.added(x, self.layout.as_sequence(self.value))
         result = integrate((x,), dynamics, _start(self.initial, x))
         return result.output, result.state
+
+    @property
+    def _outside(self) -> Tensor:
+        """The current `[T, B, *N]` from outside."""
+        x = self.source.value
+        return x.expand(self.shown, *x.shape) if self.shown else self.layout.as_sequence(x)
 
     @property
     def final(self) -> Tensors:
@@ -156,10 +212,11 @@ class Spikes(Node):
     def _joins(self, spiking: bool) -> bool:
         """Whether it runs as one with the weight in front, if need be as one whose spikes go on to others."""
         product, fires = self.source, self.step.step.traced.fired is not None
-        uniform = all(not isinstance(part, Tensor) for part in self.initial) and not any(self.initial[1:])
+        uniform = not any(isinstance(part, Tensor) for part in self.initial)
         if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
             return False
-        return (fires or not spiking) and _served(self.dynamics, product)
+        heard = self.echo is None or self.echo.throughout(product.like.new_empty(product.shape[-1:])) is not None
+        return heard and (fires or not spiking) and _served(self.dynamics, product)
 
 
 class Part(Node):
@@ -168,6 +225,11 @@ class Part(Node):
     def __init__(self, spikes: Spikes, number: int) -> None:
         super().__init__(spikes.shape, spikes.like, spikes.depth + 1)
         self.spikes, self.number = spikes, number
+
+    @property
+    def waits(self) -> bool:
+        """See `Node.waits`."""
+        return not self.computed and self.spikes.waits
 
     def at(self, step: int) -> Tensor:
         """What it is at a step; at the last one without the others."""
@@ -192,9 +254,14 @@ class Later(Node):
 
 
 def left_behind(spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> Later:
-    """A part of the state behind the last step of a sequence, as `carried` leaves it."""
+    """A part of the state behind the last step of a sequence, as `carried` leaves it; the last may be the spikes."""
+
+    def made() -> Tensor:
+        last = number == spikes.dynamics.states
+        return carried(spikes.layout.as_sequence(spikes.value)[-1] if last else spikes.final[number])
+
     small = spikes.layout.as_sequence(spikes.like.new_empty(()).expand(spikes.shape))[0]
-    return Later(carried(small).shape, spikes, lambda: carried(spikes.final[number]))
+    return Later(carried(small).shape, spikes, made)
 
 
 def copied(node: Node) -> Later:
@@ -248,12 +315,15 @@ def _through(chain: Sequence[Spikes]) -> Tensor:
     spikes = SpikeBatch.from_dense(x, MAX_DENSITY)
     if spikes is None:
         x = linear(x, _product(first).weight, _product(first).bias)
-        x = integrate((x,), first.dynamics, _start(first.initial, x)).output
+        if first.echo is None:
+            x = integrate((x,), first.dynamics, _start(first.initial, x)).output
+        else:
+            x = recurrence.run(x, first.dynamics, first.initial, first.echo)
         if first is last:
             return x
         chain, spikes = chain[1:], SpikeBatch.from_dense(x)
         assert spikes is not None
-    return _run(x, [_layer(s.dynamics, _product(s), x, float(s.initial[0])) for s in chain], spikes)
+    return _run(x, [_layer(s.dynamics, _product(s), x, s.initial, s.echo) for s in chain], spikes)
 
 
 def _served(dynamics: Dynamics, product: Product) -> bool:
@@ -283,11 +353,18 @@ def _start(initial: States, x: Tensor) -> Tensors:
     )
 
 
-def _layer(dynamics: Dynamics, product: Product, like: Tensor, initial: float = 0.0) -> "Layer":
+def _layer(
+    dynamics: Dynamics, product: Product, like: Tensor, initial: States = (), echo: Echo | None = None
+) -> "Layer":
     from fluctua.timeloop.events_layers import Layer
 
-    size = (len(product.weight),)
-    return Layer(size, dynamics.to(like), weight=product.weight, bias=product.bias, initial=initial)
+    size, bias, back = (len(product.weight),), product.bias, None
+    if echo is not None:
+        found = echo.throughout(like.new_empty(size))
+        assert found is not None
+        back, heard = found
+        bias = heard if bias is None else bias if heard is None else bias + heard
+    return Layer(size, dynamics.to(like), weight=product.weight, bias=bias, recurrent=back, initial=initial)
 
 
 def _run(x: Tensor, layers: "Sequence[Layer]", spikes: SpikeBatch) -> Tensor:

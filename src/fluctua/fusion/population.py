@@ -55,7 +55,9 @@ class Population:
         now = _options(self.module, self.stepping)
         if self._known is None or self._known[0] != now:
             try:
-                self._known = now, followed(self.module, self.stepping)
+                found = followed(self.module, self.stepping)
+                heard = self.stepping.hearing(self.module) is None or found.step.traced.fired is not None
+                self._known = now, found if heard else "it hears itself, and its output is not 0 or 1"
             except ValueError as error:
                 self._known = now, str(error)
         return self.stepping.watched(self.module) or self._known[1]

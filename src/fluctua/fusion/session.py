@@ -1,16 +1,18 @@
 """One forward pass of a model whose neurons get all steps at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from fluctua.fusion.errors import FuseError
+from fluctua.fusion.errors import Changed, FuseError
+from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, forget, reals, returned
-from fluctua.fusion.nodes import Given, Node, Part, Spikes, left_behind
+from fluctua.fusion.nodes import Given, Node, Part, Product, Spikes, left_behind
 from fluctua.fusion.population import Population
+from fluctua.fusion.recurrence import Echo
 from fluctua.network.adapters.framework import States, Stepping
 from fluctua.network.run import Layout, mapped
 
@@ -23,19 +25,24 @@ class _Member:
         step: of it; a reason where it runs as it is.
         layout: how it is called.
         keeps: whether its module keeps the state.
-        spikes: what it gives, from its first call on, where it is called step by step.
+        hearing: how it hears itself by a weight of its module, if it does.
+        source: what it is called with, from its first call on, where it is called step by step.
+        spikes: what it gives then.
         parts: its state behind every step.
         shown: whether its input is the same at every step.
         calls: how often it was called.
+        late: how many steps what it is called with is behind.
     """
 
     def __init__(self, population: Population) -> None:
         self.population, self.step = population, population.look()
         self.module, self.layout = population.module, population.layout
         self.keeps = not isinstance(self.step, str) and population.keeps
+        self.hearing = None if isinstance(self.step, str) else population.stepping.hearing(population.module)
+        self.source: Node | None = None
         self.spikes: Spikes | None = None
-        self.parts: list[Part] = []
-        self.shown, self.calls = False, 0
+        self.parts: list[Node] = []
+        self.shown, self.calls, self.late = False, 0, 0
 
     def __str__(self) -> str:
         """For messages."""
@@ -53,10 +60,11 @@ class Session:
     Args:
         populations: the neuron modules of the model.
         shown: for how many steps a static input is shown to each of them, by name, as far as it was seen.
+        hearing: names of those that hear themselves by the model's own code.
     """
 
-    def __init__(self, populations: Sequence[Population], shown: dict[str, int]) -> None:
-        self._members, self._shown = [_Member(p) for p in populations], shown
+    def __init__(self, populations: Sequence[Population], shown: dict[str, int], hearing: Collection[str] = ()) -> None:
+        self._members, self._shown, self._hearing = [_Member(p) for p in populations], shown, hearing
         self._nodes: list[Node] = []
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -117,7 +125,7 @@ class Session:
         stepwise, stepping, module = member.layout.stepwise, member.stepping, member.module
         plain = stepwise and not isinstance(x, Handle)
         if plain and member.spikes is not None:
-            raise FuseError(_differs(member))
+            raise _changed(member)
         if plain or isinstance(member.step, str):
             return type(module).forward(module, reals(x), *reals(args), **reals(kwargs))
         given = stepping.given(module, args, kwargs)
@@ -136,21 +144,43 @@ class Session:
         if member.spikes is not None and member.calls == member.spikes.shape[0] and number == 0:
             member.spikes = None  # the model goes through time again
         if member.spikes is None:
-            member.shown, member.calls = number is None, 0
+            member.shown, member.calls, member.late = number is None, 0, 0
             shown = self._steps(member) if number is None else None
-            member.spikes = self._known(_begun(member, x.node, given, shown))
-            member.parts = [self._known(Part(member.spikes, k)) for k in range(member.spikes.dynamics.states)]
+            member.source, member.spikes = x.node, self._known(_begun(member, x.node, given, shown))
+            after = member.step.step.traced  # type: ignore[union-attr]
+            member.parts = [
+                member.spikes if part is after.output else self._known(Part(member.spikes, k))
+                for k, part in enumerate(after.state)
+            ]
+            if member.hearing is not None and member.hearing.kept:
+                member.parts.append(member.spikes)
+            elif member.population.name in self._hearing and member.spikes.shape[0] > 1:
+                member.spikes.unheard = f"what {member} hears of itself is not known where its first spikes are needed"
         else:
-            if x.node is not member.spikes.source or member.shown is not (number is None):
-                raise FuseError(_differs(member))
+            hears = member.calls == 1 and member.spikes.unheard is not None
+            if not hears and (x.node is not member.source or member.shown is not (number is None)):
+                raise _changed(member)
             _check_state(member, given)
-        if number not in (None, member.calls):
+            if hears:
+                self._hear(member, x)
+        if number not in (None, member.calls - member.late):
             raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
         step, member.calls = member.calls, member.calls + 1
         state = tuple(Step.of(part, step) for part in member.parts)
         if member.keeps:
             member.stepping.keep(member.module, state)
         return member.stepping.answer(member.module, Step.of(member.spikes, step), state)
+
+    def _hear(self, member: _Member, x: Handle) -> None:
+        """Find out at its second step what a population hears of itself."""
+        spikes = member.spikes
+        assert spikes is not None
+        if not isinstance(x, Step) or x.step > 1:
+            raise _changed(member)
+        member.late = 1 - x.step
+        source, echo = heard(spikes, x.node, member.late)
+        spikes.hear(self._known(source), echo)
+        member.source, member.shown = x.node, False
 
     def _steps(self, member: _Member) -> int:
         name = member.population.name
@@ -159,26 +189,38 @@ class Session:
         return self._shown[name]
 
 
-def _differs(member: _Member) -> str:
-    return (
+def _changed(member: _Member) -> Changed:
+    return Changed(
+        member.population.name,
         f"what {member} hears at step {member.calls} is not computed as at step 0: by what happened before (recurrence "
-        "or feedback), or on another way through the model (a branch)"
+        "or feedback), or on another way through the model (a branch)",
     )
 
 
 def _begun(member: _Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:
     """The population from its first step on."""
     assert not isinstance(member.step, str)
-    layout = Layout() if member.layout.stepwise else member.layout
-    small = node.like.new_empty(()).expand(node.shape)
-    small = small if shown else layout.as_sequence(small)[0]
+    layout, hearing = Layout() if member.layout.stepwise else member.layout, member.hearing
+
+    def step_of(node: Node) -> Tensor:
+        small = node.like.new_empty(()).expand(node.shape)
+        return small if shown else layout.as_sequence(small)[0]
+
+    called = step_of(node)
+    if hearing is not None and hearing.incoming is not None:
+        node = Product(node, hearing.incoming, None)
+    small = step_of(node)
     state = given if given is not None else member.stepping.kept(member.module, small)
     if state is not None:
         state = reals(tuple(state))
         if member.keeps and any(part.shape != small.shape for part in state):
             state = None  # of another batch: such modules begin anew
-    rest = member.stepping.rest(member.module, small.new_zeros(small.shape)) if state is None else state
-    return Spikes(member.step, node, tuple(map(_number, rest)), layout, shown)
+    rest = member.stepping.rest(member.module, called.new_zeros(called.shape)) if state is None else state
+    parts = tuple(map(_number, rest))
+    if hearing is None:
+        return Spikes(member.step, node, parts, layout, shown, name=str(member))
+    echo = Echo(hearing.back, parts[-1] if hearing.kept else None)
+    return Spikes(member.step, node, parts[: member.step.states], layout, shown, echo, str(member))
 
 
 def _number(part: Any) -> Any:

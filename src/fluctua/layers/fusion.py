@@ -5,7 +5,7 @@ it stands, with the same result, and the log says so.
 """
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -125,22 +125,23 @@ def demand_sequence(*inputs: Tensor) -> None:
         demand_ordinary(x, x)
 
 
-def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, float]:
-    """What a population of the kinds `FUSED` does, in the type of a tensor, and its potential before the first step.
+def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, tuple[float, ...]]:
+    """What a population of the kinds `FUSED` does, in the type of a tensor, and its state before the first step.
 
     Raises:
         Unfused: layers have no place for it.
     """
     if isinstance(neurons, LIF | LI):
-        return neurons.loop_parameters().dynamics.to(like), neurons.initial if isinstance(neurons, LI) else 0.0
+        dynamics, first = neurons.loop_parameters().dynamics, neurons.initial if isinstance(neurons, LI) else 0.0
+        return dynamics.to(like), (first, *[0.0] * (dynamics.states - 1))
     if isinstance(neurons, ExcInhLIF):
-        return neurons.dynamics().to(like), 0.0
+        dynamics = neurons.dynamics()
+        return dynamics.to(like), (0.0,) * dynamics.states
     assert isinstance(neurons, StepNeuron)
     dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
     demand(dynamics.inputs == 1, "the neurons have several inputs")
-    demand(not any(rest[1:]), "a part of their state besides the potential does not start at zero")
     demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not what it says")
-    return dynamics.to(like), rest[0]
+    return dynamics.to(like), tuple(rest)
 
 
 def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
@@ -199,18 +200,30 @@ def recurrent_spikes(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor:
     Raises:
         Unfused: it has to be stepped through.
     """
-    dynamics, initial = dynamics_of(neurons, x)
-    if serving(dynamics, x.shape[2:], x) != "gpu":
-        from fluctua.timeloop.events_layers import run_layers
+    return heard_spikes(*dynamics_of(neurons, x), back.weight, back.bias, x)
 
-        return run_layers(x, [fused_layer(neurons, x.shape[2], x, back=back)])[0]
+
+def heard_spikes(
+    dynamics: Dynamics, initial: Sequence[float], weight: Tensor, bias: Tensor | None, x: Tensor
+) -> Tensor:
+    """As `recurrent_spikes`, of neurons by what they do, their state before the first step, and numbers.
+
+    Raises:
+        Unfused: it has to be stepped through.
+    """
+    size = x.shape[2]
+    demand_ordinary(x, weight, bias)
+    demand(tuple(weight.shape) == (size, size), "the recurrent weight is not one from the population to itself")
+    if serving(dynamics, x.shape[2:], x) != "gpu":
+        demand_cpu(dynamics, size, x)
+        from fluctua.timeloop.events_layers import Layer, run_layers
+
+        layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
+        return run_layers(x, [layer])[0]
 
     from fluctua.timeloop.gpu_recurrent import run
 
-    _demand_weights(x.shape[2], x, None, back)
-    rest = torch.full_like(x[0], initial)
-    state = rest, *[torch.zeros_like(rest)] * (dynamics.states - 1)
-    return run(x, dynamics, state, back.weight, back.bias).output
+    return run(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
 
 
 def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -225,12 +238,21 @@ def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) ->
     Raises:
         Unfused: it has to be stepped through.
     """
-    dynamics, initial = dynamics_of(neurons, x)
-    demand(initial == 0, "the potential does not start at zero")
+    demand(conv.bias is None, "the convolution has a bias")
+    return heard_map(*dynamics_of(neurons, x), conv, x)
+
+
+def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """As `recurrent_map`, of neurons by what they do and their state before the first step; without the bias.
+
+    Raises:
+        Unfused: it has to be stepped through.
+    """
+    demand(not any(initial), "the neurons do not start at zero")
     middle = tuple(kernel // 2 for kernel in conv.kernel_size)
     centred = all(kernel % 2 for kernel in conv.kernel_size) and conv.padding in ("same", middle)
     alone = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
-    demand(centred and alone and conv.bias is None, "the convolution is not a plain window around each neuron")
+    demand(centred and alone, "the convolution is not a plain window around each neuron")
     demand(conv.weight[0].numel() <= WIDEST, f"a neuron hears more than {WIDEST} others")
     fits = x.ndim == 3 + len(conv.kernel_size) and {conv.in_channels, conv.out_channels} == {x.shape[2]}
     demand(fits and x.numel() > 0, f"the current {tuple(x.shape)} is not that of such a map, or empty")

@@ -38,4 +38,4 @@ def poisson_spikes(population: Population, wanted: Moments, like: Tensor, genera
     assert population.neuron.theta is not None
     rate = crossing_rate(wanted.xi(population.neuron.theta), population.neuron.kernel)
     probability = float(np.mean(rate)) * population.neuron.kernel.dt
-    return (torch.rand(like.shape, generator=generator) < probability).to(like)
+    return population.neuron.emitted((torch.rand(like.shape, generator=generator) < probability).to(like))

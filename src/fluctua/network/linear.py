@@ -45,7 +45,7 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
         with preserved(module):
             left_out = stepping.simplify(module)
             step = followed(module, stepping)
-            start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))]
+            start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))[: step.states]]
             neuron = linear_neuron(step.dynamics(), start, timing)
         return replace(neuron, note="; it ".join(filter(None, (left_out, neuron.note))) or None)
     except (ValueError, UnsupportedNeuronError) as error:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.adapters.framework import Stepping
+from fluctua.network.adapters.framework import Hearing, Stepping
 from fluctua.network.run import modules_of, preserved
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.expressions import Expression
@@ -84,7 +84,13 @@ class _ModuleStep:
         """See `timeloop.steps.Step`."""
         for slot, constant in zip(self.slots, constants, strict=False):
             slot.put(constant)
-        return self.stepping.step(self.module, inputs[0], state)
+        output, after = self.stepping.step(self.module, inputs[0], (*state, *self.unheard(inputs[0])))
+        return output, after[: len(state)]
+
+    def unheard(self, x: Tensor) -> Tensors:
+        """The last part of a state, where this is spikes of the step before, which are no part of the step."""
+        hearing = self.stepping.hearing(self.module)
+        return (torch.zeros_like(x),) if hearing is not None and hearing.kept else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,22 +137,40 @@ def followed(module: nn.Module, stepping: Stepping) -> NeuronStep:
         ValueError: it does what no loop over neurons can do.
         UnsupportedNeuronError: its framework does not say how a step is taken.
     """
-    names = stepping.names(module)
+    names, hearing = stepping.names(module), stepping.hearing(module)
+    states = len(names) - (hearing is not None and hearing.kept)
     slots = slots_of(module, (*names, *stepping.options(module)))
     step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
-    with preserved(module), _own_parameters(module):
+    with preserved(module), _own_parameters(module), _muted(hearing):
         for m in modules_of(module):
             for name, value in m._buffers.items():  # an option that is kept as a tensor
                 if value is not None and value.numel() == 1 and not value.is_floating_point():
                     m._buffers[name] = value.item()  # type: ignore[assignment]
         try:
-            traced = trace(step, 1, len(names), max(1, len(slots)))
+            traced = trace(step, 1, states, max(1, len(slots)))
         except ValueError:
             raise
         except Exception as error:  # of a stranger's code: any
             raise ValueError(f"the step cannot be followed ({type(error).__name__}: {error})") from error
     traced, constants = hoisted(traced)
-    return NeuronStep(stepping, Followed.of(traced), len(names), slots, constants)
+    return NeuronStep(stepping, Followed.of(traced), states, slots, constants)
+
+
+@contextmanager
+def _muted(hearing: Hearing | None) -> Iterator[None]:
+    """What neurons hear of themselves is nothing inside the block, where a module makes it."""
+    if hearing is None or not isinstance(hearing.back, nn.Module):
+        yield
+        return
+    attributes = vars(hearing.back)
+    before = attributes.get("forward")
+    attributes["forward"] = torch.zeros_like
+    try:
+        yield
+    finally:
+        attributes.pop("forward")
+        if before is not None:
+            attributes["forward"] = before
 
 
 @contextmanager

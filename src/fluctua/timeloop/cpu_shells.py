@@ -59,8 +59,8 @@ def integrate(
     of the step before add their weights `from_first` to the first input and `from_second` to the last one, by the
     section that they come from. Every product and sum is rounded by itself, sums over spikes run in rising order.
 
-    `live` has a bit for each neuron that there is, `initial` is the potential before the first step. Fills `records`,
-    each `[stop - first, steps, width]`, and the bits `words`.
+    `live` has a bit for each neuron that there is, `initial` has each part of the state before the first step.
+    Fills `records`, each `[stop - first, steps, width]`, and the bits `words`.
     """
     one, two, split, n_words = sizes
     width, n_in = bias.size, (units + 63) >> 6
@@ -69,8 +69,8 @@ def integrate(
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
     state = np.empty(STATES * width, bias.dtype)
     for s in range(first, stop):
-        state[:] = 0
-        state[:width] = initial
+        for part in range(STATES):
+            state[part * width : (part + 1) * width] = initial[part]
         if SPIKING:
             words[s * steps * n_words : (s + 1) * steps * n_words] = np.uint64(0)
         if weight.size > 0:

@@ -41,7 +41,7 @@ class Layer:
         recurrent: `[n, n]`, through which neurons hear the spikes of the step before, of two sections those of the
             first alone, or None.
         recurrent_bias: `[n]`, from the second step on, or None.
-        initial: potential before the first step.
+        initial: state before the first step, the potential first; parts that are not named begin at zero.
         recurrent_second: `[n, second]`, from the second section, which speaks to the second input, or None.
     """
 
@@ -51,14 +51,15 @@ class Layer:
     bias: Maybe = None
     recurrent: Maybe = None
     recurrent_bias: Maybe = None
-    initial: float = 0.0
+    initial: tuple[float, ...] = ()
     recurrent_second: Maybe = None
 
     @property
     def kind(self) -> Kind:
         """What there is to do, numbers apart."""
         recurrent = self.recurrent is not None or self.recurrent_second is not None
-        return Kind(self.dynamics.form, self.sections, recurrent, self.initial)
+        initial = *self.initial, *[0.0] * (self.dynamics.states - len(self.initial))
+        return Kind(self.dynamics.form, self.sections, recurrent, initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:

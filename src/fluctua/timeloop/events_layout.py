@@ -34,13 +34,13 @@ class Kind(NamedTuple):
         form: of the neurons, see `Dynamics.form`.
         sections: sizes of the populations side by side, of which each speaks to one input of all.
         recurrent: whether they hear each other.
-        initial: potential before the first step.
+        initial: each part of the state before the first step.
     """
 
     form: Form
     sections: tuple[int, ...]
     recurrent: bool
-    initial: float
+    initial: tuple[float, ...]
 
     @property
     def traced(self) -> Traced:

@@ -39,6 +39,23 @@ States = tuple[Any, ...]
 """The parts of a neuron's state in order, the potential first: tensors, or numbers that all neurons share."""
 
 
+@dataclass(frozen=True)
+class Hearing:
+    """How the neurons of a module hear their own spikes of the step before, which adds to their current.
+
+    Attributes:
+        back: what makes a current `[B, *N]` of these spikes: a module, or a weight `[N, N]`.
+        incoming: the module's weight `[N, afferents]` for what it is called with, or None.
+        kept: whether the spikes are the last part of its state; else it has not heard any before a sequence.
+        mask: 1 where a weight `back` has entries; None where it has all.
+    """
+
+    back: nn.Module | Tensor
+    incoming: Tensor | None = None
+    kept: bool = True
+    mask: Tensor | None = None
+
+
 class Stepping:
     """How one step of a neuron module is taken, and where its state is: here for one that keeps it in attributes.
 
@@ -68,6 +85,10 @@ class Stepping:
     def neurons(self, module: Any) -> int:
         """How many a step is followed with, where the module cares; else a number that has no reason to be named."""
         return 3
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """How it hears itself, if it does. Its step is followed without, and called with the whole of its current."""
+        return None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """The output of a step with the current `x` of any shape, which leaves the next state in its attributes."""

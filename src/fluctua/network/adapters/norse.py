@@ -6,102 +6,30 @@ Their constants are in the named tuple `module.p`, time constants as rates in 1/
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, get_type_hints
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
-from fluctua.network.adapters.framework import FactsOf, Framework, State, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, State, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
+from fluctua.network.facts import Neuron, PopulationSpec, numbers_of
 from fluctua.network.run import Layout
-from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
 
-Array = NDArray[np.float64]
 
-_NEGLIGIBLE = 1e-9  # of a response's peak
-_UPSTROKE = (
-    "its exponential upstroke is linearised at rest: near the threshold the potential rises above what is reported"
-)
+def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
+    """Of a readout with weights for what it is called with."""
+    from fluctua.network.adapters.by_step import called_with_input
 
-
-def lif(module: Any, timing: Timing) -> Neuron:
-    """A synaptic current that arrives at once, read before it decays; hard reset."""
-    return _spiking(module.p, _current_based(module, module.p))
-
-
-def lif_refractory(module: Any, timing: Timing) -> Neuron:
-    """Before its first spike nothing is refractory."""
-    return _spiking(module.p.lif, _current_based(module, module.p.lif))
-
-
-def lif_box(module: Any, timing: Timing) -> Neuron:
-    """No synaptic current."""
-    return _spiking(module.p, _box(module))
-
-
-def iaf(module: Any, timing: Timing) -> Neuron:
-    """A perfect integrator that starts from its reset potential."""
-    kernel = PspKernel.integrator(1.0, module.dt, timing.trial)
-    return Neuron.spiking((kernel,), module.p.v_th, _mean(module.p.v_reset))
-
-
-def lsnn(module: Any, timing: Timing) -> Neuron:
-    """The current acts on the membrane one step after its arrival; the adaptive threshold starts at v_th."""
-    return _spiking(module.p, _current_based(module, module.p, delay=1))
-
-
-def lif_ex(module: Any, timing: Timing) -> Neuron:
-    """Its exponential upstroke, linearised at rest, makes the membrane slower."""
-    p = module.p
-    g, synapse = _step(module, p, "tau_mem_inv"), _step(module, p, "tau_syn_inv")
-    rest = _rest(module, p, 0.0)
-    kernel = PspKernel.two_poles(g, 1 - g * (1 - _slope(p, rest)), 1 - synapse, module.dt)
-    return Neuron.spiking((kernel,), p.v_th, float(rest.mean()), note=_UPSTROKE)
-
-
-def lif_adex(module: Any, timing: Timing) -> Neuron:
-    """As `lif_ex`, with an adaptation current that follows the potential."""
-    return _adaptive_exponential(module, module.p)
-
-
-def lif_adex_refractory(module: Any, timing: Timing) -> Neuron:
-    """Before its first spike nothing is refractory."""
-    return _adaptive_exponential(module, module.p.lif_adex)
-
-
-def li(module: Any, timing: Timing) -> Neuron:
-    """A readout behind a synaptic current."""
-    return Neuron((_current_based(module, module.p),), None, _mean(module.p.v_leak))
-
-
-def li_box(module: Any, timing: Timing) -> Neuron:
-    """A readout without one."""
-    return Neuron((_box(module),), None, _mean(module.p.v_leak))
-
-
-def own_input(facts: Callable[[Any, Timing], Neuron]) -> FactsOf:
-    """Of a module with weights for what it is called with."""
-
-    def specs(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-        return {"": PopulationSpec(facts(module, timing), module, (None,), (_input(module),))}
-
-    return specs
-
-
-def recurrent(facts: Callable[[Any, Timing], Neuron]) -> FactsOf:
-    """Of a module that has weights for its own spikes, too."""
-
-    def specs(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-        return {"": PopulationSpec(facts(module, timing), module, (None,), (_input(module), _recurrence(module)))}
-
-    return specs
+    gain, decay = (module.dt * numbers_of(rate) for rate in (module.p.tau_mem_inv, module.p.tau_syn_inv))
+    kernel = PspKernel.two_poles(gain, 1 - gain, 1 - decay, module.dt)
+    neuron = Neuron((kernel,), None, float(numbers_of(module.p.v_leak).mean()))
+    return called_with_input(neuron, module, module.input_weights)
 
 
 def layout(module: Any) -> Layout:
@@ -115,16 +43,26 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if not hasattr(module, "activation") or hasattr(module, "recurrent_weights"):
+        if not hasattr(module, "activation"):
             raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
         names = _fields(_state_class(module))
-        return tuple(sorted(names, key=lambda name: name.rpartition(".")[2] != "v"))
+        order = {"v": 0, "z": 2}  # the spikes of the step before last
+        return tuple(sorted(names, key=lambda name: order.get(name.rpartition(".")[2], 1)))
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """See `Stepping.hearing`."""
+        if not hasattr(module, "recurrent_weights"):
+            return None
+        weight = module.recurrent_weights
+        mask = None if module.autapses else 1 - torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        return Hearing(weight, module.input_weights, mask=mask)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
         """See `Stepping.step`."""
         sequence = not layout(module).stepwise
         given = self._state(module, state)
-        output, after = type(module).forward(module, x.unsqueeze(0) if sequence else x, given)
+        with _Unweighted(module):
+            output, after = type(module).forward(module, x.unsqueeze(0) if sequence else x, given)
         return output.squeeze(0) if sequence else output, self._parts(module, after)
 
     def rest(self, module: Any, x: Tensor) -> States:
@@ -157,6 +95,22 @@ class Cells(Stepping):
 
     def _state(self, module: Any, parts: States) -> Any:
         return _state_of(_state_class(module), dict(zip(self.names(module), parts, strict=True)))
+
+
+class _Unweighted(TorchFunctionMode):
+    """The current is what the module's own weight for it would give; its weight for its own spikes gives none."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._module = module
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchFunctionMode`."""
+        if func is linear and args[1] is getattr(self._module, "input_weights", self):
+            return args[0]
+        if func is linear and args[1] is getattr(self._module, "recurrent_weights", self):
+            return torch.zeros_like(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _state_class(module: Any) -> Any:
@@ -194,125 +148,22 @@ def step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
     return output, state
 
 
-def _input(module: Any) -> Pathway:
-    def current(x: Tensor) -> Tensor:
-        return linear(x.to(module.input_weights), module.input_weights)
-
-    return inner_pathway(module, 0, 0, current, parameter="input_weights")
-
-
-def _recurrence(module: Any) -> Pathway:
-    weight = module.recurrent_weights
-    mask = None if module.autapses else 1 - torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
-
-    def current(spikes: Tensor) -> Tensor:
-        w = module.recurrent_weights
-        now = linear(spikes.to(w), w if mask is None else w * mask)
-        return torch.cat([torch.zeros_like(now[:1]), now[:-1]])
-
-    return inner_pathway(module, "", 0, current, parameter="recurrent_weights", mask=mask)
-
-
-def _spiking(p: Any, kernel: PspKernel) -> Neuron:
-    return Neuron.spiking((kernel,), p.v_th, _mean(p.v_leak))
-
-
-def _current_based(module: Any, p: Any, delay: int = 0) -> PspKernel:
-    g, synapse = _step(module, p, "tau_mem_inv"), _step(module, p, "tau_syn_inv")
-    return PspKernel.two_poles(g, 1 - g, 1 - synapse, module.dt, delay=delay)
-
-
-def _box(module: Any) -> PspKernel:
-    g = _step(module, module.p, "tau_mem_inv")
-    return PspKernel.one_pole(g, 1 - g, module.dt)
-
-
-def _adaptive_exponential(module: Any, p: Any) -> Neuron:
-    g, synapse = _step(module, p, "tau_mem_inv"), _step(module, p, "tau_syn_inv")
-    h, coupling = _step(module, p, "tau_ada_inv"), _numbers(p.adaptation_current)
-    rest = _rest(module, p, coupling)
-    leak = 1 - _slope(p, rest)
-    if (leak <= 0).any():
-        raise UnsupportedNeuronError(
-            f"{type(module).__name__} rests where its upstroke outgrows its leak (v = {rest.max():.6g} at delta_T = "
-            f"{_numbers(p.delta_T).max():.6g}), so its response cannot be linearised: give it a smaller delta_T"
-        )
-    kernel = PspKernel.from_response(_response(g, leak, synapse, h, coupling), module.dt)
-    return Neuron.spiking((kernel,), p.v_th, float(rest.mean()), note=_UPSTROKE)
-
-
-def _response(g: ArrayLike, leak: ArrayLike, synapse: ArrayLike, h: ArrayLike, coupling: ArrayLike) -> Array:
-    """Impulse response `[K, *N]` of a membrane with an adaptation current, until that has faded."""
-    g, leak, synapse, h, coupling = np.broadcast_arrays(g, leak, synapse, h, coupling)
-    v, i, a = np.zeros_like(g), np.ones_like(g), np.zeros_like(g)
-    slowest = min(float(x.min()) for x in (g * leak, synapse, h))
-    longest = int(np.log(_NEGLIGIBLE) / np.log1p(-slowest)) if slowest < 1 else 1
-    eps = []
-    for _ in range(longest):
-        v, i, a = v + g * (i - leak * v - a), (1 - synapse) * i, a + h * (coupling * v - a)
-        eps.append(v)
-    return np.stack(eps)
-
-
-def _rest(module: Any, p: Any, coupling: ArrayLike) -> Array:
-    """Where leak and adaptation balance the upstroke: the lower root of a convex function, by Newton from its left."""
-    leak, theta, sharpness = (_numbers(x) for x in (p.v_leak, p.v_th, p.delta_T))
-    stiffness = 1 + np.asarray(coupling, float)
-    if (leak + sharpness > theta + sharpness * np.log(stiffness)).any():
-        raise UnsupportedNeuronError(
-            f"{type(module).__name__} has no resting potential at delta_T = {sharpness.max():.6g} with v_leak = "
-            f"{leak.max():.6g} and v_th = {theta.min():.6g}, so it fires without input: give it a smaller delta_T"
-        )
-    v = np.broadcast_arrays(leak, theta, sharpness, stiffness)[0]
-    for _ in range(100):
-        upstroke = sharpness * np.exp((v - theta) / sharpness)
-        v = v + (stiffness * (leak - v) + upstroke) / (stiffness - upstroke / sharpness)
-    return v
-
-
-def _slope(p: Any, v: Array) -> Array:
-    slope: Array = np.exp((v - _numbers(p.v_th)) / _numbers(p.delta_T))
-    return slope
-
-
-def _step(module: Any, p: Any, rate: str) -> Array:
-    """Share of a state that decays in one Euler step."""
-    share: Array = module.dt * _numbers(getattr(p, rate))
-    beyond = ~((share > 0) & (share <= 1))
-    if beyond.any():
-        raise UnsupportedNeuronError(
-            f"{type(module).__name__} has dt * {rate} = {share[beyond][0]:.6g}, of which an Euler step can take "
-            "more than 0 and at most 1: give it another dt or another time constant"
-        )
-    return share
-
-
-def _mean(constant: Any) -> float:
-    return float(_numbers(constant).mean())
-
-
-def _classes(facts: Callable[[Any, Timing], Neuron], file: str, name: str, *kinds: str) -> dict[str, FactsOf | None]:
-    """The entries of one neuron model, whose classes differ in how they are called and in what weights they own."""
-    return {
-        f"norse.torch.module.{file}.{name}{kind}": recurrent(facts) if kind.startswith("Recurrent") else None
-        for kind in kinds
-    }
-
-
-_ALL = ("", "Cell", "Recurrent", "RecurrentCell")
+_KINDS = {
+    "lif.LIF": ("", "Cell", "Recurrent", "RecurrentCell"),
+    "lif_refrac.LIFRefrac": ("Cell", "Recurrent", "RecurrentCell"),
+    "lif_box.LIFBox": ("Cell",),
+    "iaf.IAF": ("", "Cell"),
+    "lsnn.LSNN": ("", "Cell", "Recurrent", "RecurrentCell"),
+    "lif_ex.LIFEx": ("", "Cell", "Recurrent", "RecurrentCell"),
+    "lif_adex.LIFAdEx": ("", "Cell", "Recurrent", "RecurrentCell"),
+    "lif_adex_refrac.LIFAdExRefrac": ("Cell", "Recurrent", "RecurrentCell"),
+    "leaky_integrator.LI": ("", "Cell"),
+    "leaky_integrator_box.LIBox": ("Cell",),
+}
 
 FACTS: Mapping[str, FactsOf | None] = {
-    **_classes(lif, "lif", "LIF", *_ALL),
-    **_classes(lif_refractory, "lif_refrac", "LIFRefrac", "Cell", "Recurrent", "RecurrentCell"),
-    **_classes(lif_box, "lif_box", "LIFBox", "Cell"),
-    **_classes(iaf, "iaf", "IAF", "", "Cell"),
-    **_classes(lsnn, "lsnn", "LSNN", *_ALL),
-    **_classes(lif_ex, "lif_ex", "LIFEx", *_ALL),
-    **_classes(lif_adex, "lif_adex", "LIFAdEx", *_ALL),
-    **_classes(lif_adex_refractory, "lif_adex_refrac", "LIFAdExRefrac", "Cell", "Recurrent", "RecurrentCell"),
-    **_classes(li, "leaky_integrator", "LI", "", "Cell"),
-    **_classes(li_box, "leaky_integrator_box", "LIBox", "Cell"),
-    "norse.torch.module.leaky_integrator.LILinearCell": own_input(li),
+    **{f"norse.torch.module.{name}{kind}": None for name, kinds in _KINDS.items() for kind in kinds},
+    "norse.torch.module.leaky_integrator.LILinearCell": linear_readout,
 }
 
 _CONDUCTANCE = "its synapses are conductances, so its potential is not linear in the weights: use LIFCell instead"

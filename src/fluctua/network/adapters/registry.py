@@ -208,23 +208,15 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
         for framework in _frameworks_of(module):
             if name in framework.facts:
                 facts = framework.facts[name]
-                if framework.stepping is not None and changes(type(module), base):
-                    return framework, partial(_by_step, framework, "its facts are those of its own step")
-                return framework, facts or partial(_by_step, framework, None)
+                if facts is not None and (framework.stepping is None or not changes(type(module), base)):
+                    return framework, facts
+                from fluctua.network.adapters.by_step import by_step
+
+                note = "its facts are those of its own step" if changes(type(module), base) else None
+                return framework, partial(by_step, framework, note)
             if name in framework.refused:
                 return framework, framework.refused[name]
     return None
-
-
-def _by_step(framework: Framework, note: str | None, module: Any, timing: Timing) -> Neuron:
-    """What one step of a module does."""
-    from fluctua.network.linear import linear_module
-
-    assert framework.stepping is not None
-    neuron = linear_module(
-        module, framework.stepping, replace(timing, dt=float(module.dt)) if framework.timed else timing
-    )
-    return replace(neuron, note="; it ".join(filter(None, (note, neuron.note))) or None) if note else neuron
 
 
 # -- how a model is run over all time steps --------------------------------------------------------------------------

@@ -11,11 +11,10 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
@@ -27,17 +26,6 @@ Array = NDArray[np.float64]
 _ENDLESS = 1 - 1e-9  # a decay from here on is a perfect integrator's, which never settles within a trial
 
 
-def leaky(module: Any, timing: Timing) -> Neuron:
-    """A membrane alone."""
-    return _spiking(module, _kernel(timing, a=_decay(module.beta)))
-
-
-def synaptic(module: Any, timing: Timing) -> Neuron:
-    """A synaptic current, `alpha`, that the membrane, `beta`, takes up in the same step."""
-    a, b = _decay(module.beta), _decay(module.alpha)
-    return _spiking(module, _kernel(timing, a=a, b=b, coupling=b, jump_syn=1.0))
-
-
 def state_leaky(module: Any, timing: Timing) -> Neuron:
     """A filter over the whole sequence, without reset; its decay is not `beta` but `exp(beta - 1)`."""
     a, length = np.exp(-1 / numbers_of(module.tau)), module.kernel_truncation_steps
@@ -45,7 +33,10 @@ def state_leaky(module: Any, timing: Timing) -> Neuron:
         kernel = _kernel(timing, a=a)
     else:
         kernel = PspKernel.from_response(np.stack([a**k for k in range(length)]), timing.unit)
-    return _spiking(module, kernel) if module.output else Neuron((kernel,), None)
+    if not module.output:
+        return Neuron((kernel,), None)
+    resets, size = module.reset_mechanism != "none", numbers_of(module.graded_spikes_factor)
+    return Neuron.spiking((kernel,), module.threshold, resets=resets, size=size)
 
 
 def delta_leaky(module: Any, timing: Timing) -> Neuron:
@@ -54,16 +45,6 @@ def delta_leaky(module: Any, timing: Timing) -> Neuron:
     kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
     note = "its potential is the change of `mem` in a step, and it fires on both sides: at twice the rate foreseen"
     return Neuron.spiking((kernel,), module.delta_threshold, note=note)
-
-
-def recurrent_leaky(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
-    """A membrane that its own spikes reach one step later."""
-    return _with_recurrence(module, leaky(module, timing))
-
-
-def recurrent_synaptic(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
-    """Its own spikes reach the synaptic current one step later."""
-    return _with_recurrence(module, synaptic(module, timing))
 
 
 def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
@@ -78,9 +59,13 @@ class Cells(Stepping):
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
         parts = self._parts(module)
-        if parts is None or "spk" in parts:
+        if parts is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
-        return ("mem", *(name for name in parts if name != "mem"))
+        return tuple(sorted(parts, key=lambda name: (name == "spk", name != "mem")))
+
+    def hearing(self, module: Any) -> Hearing | None:
+        """See `Stepping.hearing`."""
+        return Hearing(module.recurrent) if getattr(module, "all_to_all", False) else None
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
@@ -109,7 +94,7 @@ class Cells(Stepping):
         if module.init_hidden and not module.output:
             return output
         by_name = dict(zip(self.names(module), state, strict=True))
-        return output, *(by_name[name] for name in self._parts(module) or ())
+        return output, *(by_name[name] for name in self._parts(module) or () if name != "spk")
 
     def _parts(self, module: Any) -> tuple[str, ...] | None:
         """The state as the module takes it, and returns it."""
@@ -132,24 +117,6 @@ def reset(module: Any) -> None:
     """To rest; `snntorch.utils.reset` reaches only the direct children of a network."""
     if hasattr(module, "reset_mem"):
         module.reset_mem()
-
-
-def _with_recurrence(module: Any, neuron: Neuron) -> Neuron | Mapping[str, PopulationSpec]:
-    if not module.all_to_all:  # an effect of a neuron on itself alone, as the reset is
-        return neuron
-
-    def current(spikes: Tensor) -> Tensor:
-        before = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-        return module.recurrent(before.flatten(0, 1)).view_as(spikes)  # type: ignore[no-any-return]
-
-    return {"": PopulationSpec(neuron, module, (0,), (inner_pathway(module.recurrent, "", 0, current),))}
-
-
-def _spiking(module: Any, kernel: PspKernel) -> Neuron:
-    note = "`state_quant` rounds its potential, which is not foreseen" if module.state_quant else None
-    resets = module.reset_mechanism != "none"
-    size = numbers_of(module.graded_spikes_factor)
-    return Neuron.spiking((kernel,), module.threshold, note=note, resets=resets, size=size)
 
 
 def _kernel(
@@ -181,8 +148,8 @@ FACTS: Mapping[str, FactsOf | None] = {
     "snntorch._neurons.lapicque.Lapicque": None,
     "snntorch._neurons.leaky.Leaky": None,
     "snntorch._neurons.linearleaky.LinearLeaky": linear_leaky,
-    "snntorch._neurons.rleaky.RLeaky": recurrent_leaky,
-    "snntorch._neurons.rsynaptic.RSynaptic": recurrent_synaptic,
+    "snntorch._neurons.rleaky.RLeaky": None,
+    "snntorch._neurons.rsynaptic.RSynaptic": None,
     "snntorch._neurons.stateleaky.StateLeaky": state_leaky,
     "snntorch._neurons.synaptic.Synaptic": None,
 }

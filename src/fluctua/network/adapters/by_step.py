@@ -1,0 +1,73 @@
+"""The population of a neuron module, read from its own step, with the weights that the module itself holds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from fluctua.network.adapters.framework import Framework, Hearing, Timing
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
+from fluctua.network.linear import linear_module
+
+
+def by_step(framework: Framework, note: str | None, module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
+    """What one step of a module does, and how it hears itself.
+
+    Raises:
+        UnsupportedNeuronError: see `linear_neuron`.
+    """
+    assert framework.stepping is not None
+    timing = replace(timing, dt=float(module.dt)) if framework.timed else timing
+    neuron, hearing = linear_module(module, framework.stepping, timing), framework.stepping.hearing(module)
+    neuron = replace(neuron, note="; it ".join(filter(None, (note, neuron.note))) or None)
+    if hearing is None:
+        return {"": PopulationSpec(neuron, module, (0,))}
+    if hearing.incoming is None:
+        return {"": PopulationSpec(neuron, module, (0,), (_from_itself(module, hearing),))}
+    return called_with_input(neuron, module, hearing.incoming, _from_itself(module, hearing))
+
+
+def called_with_input(neuron: Neuron, module: Any, weight: Tensor, *others: Pathway) -> Mapping[str, PopulationSpec]:
+    """The population of a module that has a weight of its own for what it is called with."""
+    name = _name_of(module, weight)
+
+    def current(x: Tensor) -> Tensor:
+        w = getattr(module, name)
+        return linear(x.to(w), w)
+
+    return {
+        "": PopulationSpec(neuron, module, (None,), (inner_pathway(module, 0, 0, current, parameter=name), *others))
+    }
+
+
+def _from_itself(module: Any, hearing: Hearing) -> Pathway:
+    back, mask, kept = hearing.back, hearing.mask, hearing.kept
+    if isinstance(back, nn.Module):
+        return inner_pathway(back, "", 0, _one_step_late(back, kept))
+    name = _name_of(module, back)
+
+    def current(spikes: Tensor) -> Tensor:
+        w = getattr(module, name)
+        return linear(spikes.to(w), w if mask is None else w * mask)
+
+    return inner_pathway(module, "", 0, _one_step_late(current, kept), parameter=name, mask=mask)
+
+
+def _one_step_late(current: Callable[[Tensor], Tensor], kept: bool) -> Callable[[Tensor], Tensor]:
+    """Spikes `[T, B, *N]` -> the current `[T, B, *N]` that they cause; `kept`: with a bias from the first step on."""
+
+    def heard(spikes: Tensor) -> Tensor:
+        return current(spikes.flatten(0, 1)).reshape(spikes.shape)
+
+    return lambda spikes: heard(_shifted(spikes)) if kept else _shifted(heard(spikes))
+
+
+def _shifted(x: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+def _name_of(module: nn.Module, weight: Tensor) -> str:
+    return next(name for name, parameter in module._parameters.items() if parameter is weight)

@@ -1,0 +1,81 @@
+"""What tests of fused models share: a network as snnTorch's tutorials write it, data, and passes that compare."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+STEPS, SAMPLES, INPUTS = 12, 5, 10
+
+
+def spikes(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def woken(model: nn.Module, gain: float) -> nn.Module:
+    """Weights that make all layers spike."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("weight") and p.ndim > 1:
+                fan_in = p[0].numel() if "rockpool" not in type(model).__module__ else len(p)
+                p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
+    return model
+
+
+class SnnLoop(nn.Module):
+    """State taken and returned, a loop over time, records of spikes and potentials."""
+
+    lif1: Any
+    lif2: Any
+
+    def __init__(self, second: Callable[[], nn.Module] | None = None, **options: Any) -> None:
+        super().__init__()
+        snn = pytest.importorskip("snntorch")
+        self.fc1, self.lif1 = nn.Linear(INPUTS, 16), snn.Leaky(beta=0.9, **options)
+        self.fc2, self.lif2 = nn.Linear(16, 4), (second or (lambda: snn.Leaky(beta=0.8, **options)))()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1, state2 = self.lif1.reset_mem(), self.lif2.reset_mem()
+        state2 = state2 if isinstance(state2, tuple) else (state2,)
+        spk_rec, mem_rec = [], []
+        for step in range(x.size(0)):
+            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+            spk2, *state2 = self.lif2(self.fc2(spk1), *state2)
+            spk_rec.append(spk2)
+            mem_rec.append(state2[-1])
+        return torch.stack(spk_rec, dim=0), torch.stack(mem_rec, dim=0)
+
+
+def rested(model: nn.Module) -> None:
+    """As users bring a model to rest between batches."""
+    for module in nn.Module.modules(model):  # rockpool has a method of its own
+        for name in ("reset_mem", "reset_states", "reset_state", "reset"):
+            if hasattr(type(module), name):
+                getattr(module, name)()
+                break
+
+
+def tensors(output: Any) -> list[Tensor]:
+    found = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else [output]
+    return [t for item in found for t in ([item] if isinstance(item, Tensor) else tensors(item))]
+
+
+def loss_of(output: Any) -> Tensor:
+    """Of all outputs, each with a weight of its own."""
+    parts = [t for t in tensors(output) if t.requires_grad]
+    return torch.stack([(t * torch.linspace(0.5, 1, t.numel()).view_as(t)).sum() for t in parts]).sum()
+
+
+def passed(call: Callable[[Tensor], Any], model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+    rested(model)
+    output = call(x)
+    parameters = [p for p in nn.Module.parameters(model) if p.requires_grad]
+    gradients = torch.autograd.grad(loss_of(output), parameters, allow_unused=True)
+    return [t.detach() + 0 for t in tensors(output)], list(gradients)
+
+
+FRAMES = spikes(STEPS, SAMPLES, 2, 8, 8)
+TIME_FIRST, BATCH_FIRST = spikes(STEPS, SAMPLES, INPUTS), spikes(SAMPLES, STEPS, INPUTS)
