@@ -15,9 +15,7 @@ from fluctua.network.run import Layout, preserved
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel
-from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.engines import integrate
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.engines import filtered
 
 Array = NDArray[np.float64]
 
@@ -302,7 +300,7 @@ def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
     """
     current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
     found = kernel.system()
-    return _convolved(current, kernel) if found is None else _filtered(current, *found)
+    return _convolved(current, kernel) if found is None else filtered(current, *found)
 
 
 def population_currents(
@@ -361,47 +359,6 @@ def response(neuron: Neuron, currents: Sequence[Tensor | None]) -> Tensor:
         if current is not None
     ]
     return sum(parts[1:], parts[0])
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """One step of a linear system, as the time loops take it.
-
-    Attributes:
-        rows: for each part of the state after a step the columns that it takes, in the order in which they are added.
-        output: those of the response, or the part of the state that it is.
-    """
-
-    rows: tuple[tuple[int, ...], ...]
-    output: tuple[int, ...] | int
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        given, numbers = (*state, *inputs), iter(constants)
-
-        def added(columns: tuple[int, ...]) -> Tensor:
-            parts = [next(numbers) * given[k] for k in columns]
-            return sum(parts[1:], parts[0]) if parts else torch.zeros_like(given[0])
-
-        after = tuple(added(columns) for columns in self.rows)
-        return after[self.output] if isinstance(self.output, int) else added(self.output), after
-
-
-def _filtered(x: Tensor, system: Array, delay: int) -> Tensor:
-    u = torch.zeros_like(x)
-    if delay >= len(x):
-        return u
-    first, *others = np.moveaxis(system, -2, 0)
-    same = next((k for k, row in enumerate(others) if np.array_equal(row, first)), None)
-    size, taken, numbers = len(others), list[tuple[int, ...]](), list[Array]()
-    for k, row in enumerate(others if same is not None else [*others, first]):
-        order = sorted(range(size + 1), key=lambda j, k=k: (j != k, j != size, j))  # type: ignore[misc]
-        taken.append(tuple(j for j in order if row[..., j].any()))
-        numbers += [row[..., j] for j in taken[-1]]
-    step = _Filter(tuple(taken[:size]), taken[size] if same is None else same)
-    constants = tuple(torch.as_tensor(np.ascontiguousarray(number)).to(x) for number in numbers)
-    dynamics = Dynamics(step, constants, size, spiking=False)
-    u[delay:] = integrate((x[: len(x) - delay],), dynamics, (torch.zeros_like(x[0]),) * size).output
-    return u
 
 
 def _convolved(x: Tensor, k: PspKernel) -> Tensor:

@@ -139,7 +139,7 @@ def test_a_subclass_that_cannot_be_followed_says_why() -> None:
         def neuronal_charge(self, x: torch.Tensor) -> None:
             self.v = 0.9 * self.v + x - x.mean()
 
-    with pytest.raises(UnsupportedNeuronError, match=r"Pooled has dynamics of its own, .*mean.*ProbedNeuron"):
+    with pytest.raises(UnsupportedNeuronError, match=r"Pooled cannot be read from its own step: .*mean.*ProbedNeuron"):
         member(Pooled())
 
 
