@@ -135,17 +135,17 @@ def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
     """
     if t.distance is not None:
         return t.distance
-    made_of = {e: walk([e]) for e in walk([t.output])}
+    made_of = {e: walk([e]) for e in reversed(walk([t.output]))}
 
-    def first(*ops: str) -> Expression | None:
+    def last(*ops: str) -> Expression | None:
         return next((e for e, parts in made_of.items() if e.op in ops and t.potential in parts), None)
 
-    found = first("gt", "ge")
+    found = last("gt", "ge")
     if found is not None:
         return t.graph("sub", *found.args)
-    found = first("round", "floor", "trunc")
+    found = last("round", "floor", "trunc")
     if found is None and not _linearised(emits, start, t.inputs)[0][..., 0, :].any():
-        found = first("max")  # what does not answer little inputs is no readout
+        found = last("max")  # what does not answer little inputs is no readout
     inside: Value | None = found
     while isinstance(inside, Expression) and inside.op in ("round", "floor", "trunc", "min", "max"):
         inside = next(a for a in inside.args if isinstance(a, Expression))

@@ -58,6 +58,7 @@ MADE: dict[str, Make] = {
     "Leaky, integrator": lambda: snn.Leaky(beta=1.0),
     "Leaky, reset to zero": lambda: snn.Leaky(beta=0.9, reset_mechanism="zero"),
     "Leaky, no reset": lambda: snn.Leaky(beta=0.9, reset_mechanism="none"),
+    "Leaky, graded": lambda: snn.Leaky(beta=0.9, graded_spikes_factor=0.25),
     "Leaky, reset at once": lambda: snn.Leaky(beta=0.9, reset_delay=False),
     "Leaky, hidden state": lambda: snn.Leaky(beta=0.9, init_hidden=True, output=True),
     "Synaptic": lambda: snn.Synaptic(alpha=0.7, beta=0.9),
