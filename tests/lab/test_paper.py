@@ -47,7 +47,8 @@ def test_published_numbers_stand_beside_ours_and_what_lacks_its_files_is_named(t
     found = paper.reproduce_paper(small=small, seeds=2, data=tmp_path, out=tmp_path, backend=here, console=console)
     ours, without = found
     scores = [truth(1, seed)["score"] for seed in range(2)]
-    assert (ours.published, ours.mean, ours.runs) == (1.75, pytest.approx(sum(scores) / 2), 2)
+    assert (ours.published, ours.runs) == (1.75, 2)
+    assert ours.mean == pytest.approx(sum(scores) / 2)
     assert (without.published, without.mean, without.printed) == (1.75, None, "not run")
     assert "files was left out: recordings.h5 is not in the folder of --data" in text.getvalue()
     table = text.getvalue().partition("Published and reproduced")[2].partition("files was left out")[0]

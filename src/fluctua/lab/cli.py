@@ -5,6 +5,7 @@ Nothing heavy is imported before a command has seen that it can begin: help, com
 
 import sys
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,113 +135,45 @@ def diagnose(where: Where, json: AsJson = False) -> None:
     raise typer.Exit(1 if found.serious else 0)
 
 
-_DATA, _NETWORK, _START, _TRAINING, _RUN = "Data", "Network", "Initial state", "Training", "Run"
+_data, _network, _start, _training, _run = (
+    partial(Option, rich_help_panel=panel, show_default=False)
+    for panel in ("Data", "Network", "Initial state", "Training", "Run")
+)
 
 
 @app.command(
     epilog=f"[b]Networks[/b]: {in_order(Model)}. [b]Methods[/b]: {in_order(Method)}. [b]Losses[/b]: {in_order(Loss)}."
 )
 def train(
-    data: Annotated[Path, Option(rich_help_panel=_DATA, metavar="PATH", help="A data set: docs/data.md.")],
-    test: Annotated[
-        Path | None,
-        Option(rich_help_panel=_DATA, metavar="FILE", help="Test file, if apart.", show_default=False),
-    ] = None,
-    dt: Annotated[float, Option(rich_help_panel=_DATA, metavar="SECONDS", help="Time step.")] = 2e-3,
-    duration: Annotated[
-        float | None,
-        Option(rich_help_panel=_DATA, metavar="SECONDS", help="Length of a trial.", show_default=False),
-    ] = None,
-    pool: Annotated[
-        int, Option(rich_help_panel=_DATA, min=1, metavar="N", help="Number of channels to merge.", show_default=False)
-    ] = 1,
-    augment: Annotated[
-        bool | None,
-        Option("--augment/--no-augment", rich_help_panel=_DATA, help="Shift training samples.", show_default=False),
-    ] = None,
-    model: Annotated[
-        Model | None,
-        Option(rich_help_panel=_NETWORK, metavar="NAME", help="One of those below; default: fc.", show_default=False),
-    ] = None,
-    width: Annotated[
-        int | None,
-        Option(rich_help_panel=_NETWORK, min=1, metavar="N", help="Neurons, or first filters.", show_default=False),
-    ] = None,
-    depth: Annotated[
-        int | None,
-        Option(rich_help_panel=_NETWORK, min=1, metavar="N", help="Hidden layers, or blocks.", show_default=False),
-    ] = None,
-    method: Annotated[
-        Method, Option(rich_help_panel=_START, metavar="NAME", help="Initialiser, see below.")
-    ] = Method.measured,
-    xi: Annotated[
-        float | None,
-        Option(
-            rich_help_panel=_START,
-            metavar="XI",
-            help="Target: distance to threshold in sigma_U (1).",
-            show_default=False,
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        Option(rich_help_panel=_START, metavar="HZ", help="Target: firing rate, instead of xi.", show_default=False),
-    ] = None,
-    nu: Annotated[
-        float | None,
-        Option(
-            rich_help_panel=_START, metavar="HZ", help="Input rate for poisson; default: measured.", show_default=False
-        ),
-    ] = None,
-    recipe: Annotated[
-        Recipe, Option(rich_help_panel=_TRAINING, metavar="NAME", help="plain, paper or modern.")
-    ] = Recipe.plain,
-    epochs: Annotated[int, Option(rich_help_panel=_TRAINING, min=1, metavar="N", help="Passes over the data.")] = 20,
-    batch_size: Annotated[
-        int | None,
-        Option(rich_help_panel=_TRAINING, min=1, metavar="N", help="128, or 16 images.", show_default=False),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        Option(rich_help_panel=_TRAINING, metavar="LR", help="Peak learning rate: 5e-3 (1e-2).", show_default=False),
-    ] = None,
-    schedule: Annotated[
-        Schedule | None,
-        Option(rich_help_panel=_TRAINING, metavar="NAME", help="constant or cosine (modern).", show_default=False),
-    ] = None,
-    warmup: Annotated[
-        float | None,
-        Option(rich_help_panel=_TRAINING, min=0, metavar="N", help="Epochs of rising lr: 0.", show_default=False),
-    ] = None,
-    loss: Annotated[
-        Loss | None,
-        Option(
-            rich_help_panel=_TRAINING,
-            metavar="NAME",
-            help="max_over_time (sum_of_softmax).",
-            show_default=False,
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        Option(rich_help_panel=_TRAINING, metavar="NAME", help="adam (smorms3, adamw).", show_default=False),
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        Option(rich_help_panel=_TRAINING, min=0, metavar="X", help="0 (modern: 1e-2).", show_default=False),
-    ] = None,
-    out: Annotated[Path, Option(rich_help_panel=_RUN, metavar="FOLDER", help="Where the run is kept.")] = Path(
-        "runs/train"
+    data: Annotated[Path, _data(metavar="PATH", help="A data set: see docs/data.md.")],
+    test: Annotated[Path | None, _data(metavar="FILE", help="Test file, if apart.")] = None,
+    dt: Annotated[float, _data(metavar="SECONDS", help="Time step: 2e-3.")] = 2e-3,
+    duration: Annotated[float | None, _data(metavar="SECONDS", help="Length of a trial.")] = None,
+    pool: Annotated[int, _data(min=1, metavar="N", help="Number of channels to merge.")] = 1,
+    augment: Annotated[bool | None, _data("--augment/--no-augment", help="Shift training samples.")] = None,
+    model: Annotated[Model | None, _network(metavar="NAME", help="One of those below; default: fc.")] = None,
+    width: Annotated[int | None, _network(min=1, metavar="N", help="Neurons in a layer, or first filters.")] = None,
+    depth: Annotated[int | None, _network(min=1, metavar="N", help="Hidden layers, or residual blocks.")] = None,
+    method: Annotated[Method, _start(metavar="NAME", help="Initialiser, see below; default: measured.")] = (
+        Method.measured
     ),
-    resume: Annotated[
-        bool, Option("--resume", rich_help_panel=_RUN, help="Continue the run in the folder.", show_default=False)
-    ] = False,
-    minutes: Annotated[
-        float | None,
-        Option(rich_help_panel=_RUN, metavar="MINUTES", help="Limit for the training.", show_default=False),
-    ] = None,
-    seed: Annotated[int, Option(rich_help_panel=_RUN, metavar="N", help="Same seed, same result.")] = 0,
-    json: Annotated[bool, Option("--json", rich_help_panel=_RUN, help="Print the result as JSON.")] = False,
+    xi: Annotated[float | None, _start(metavar="XI", help="Target: distance to threshold in sigma_U (1).")] = None,
+    rate: Annotated[float | None, _start(metavar="HZ", help="Target: firing rate, instead of xi.")] = None,
+    nu: Annotated[float | None, _start(metavar="HZ", help="Input rate for poisson; default: measured.")] = None,
+    recipe: Annotated[Recipe, _training(metavar="NAME", help="plain (default), paper or modern.")] = Recipe.plain,
+    epochs: Annotated[int, _training(min=1, metavar="N", help="Passes over the data: 20.")] = 20,
+    batch_size: Annotated[int | None, _training(min=1, metavar="N", help="128, or 16 images.")] = None,
+    lr: Annotated[float | None, _training(metavar="LR", help="Peak learning rate: 5e-3 (modern: 1e-2).")] = None,
+    schedule: Annotated[Schedule | None, _training(metavar="NAME", help="constant (modern: cosine).")] = None,
+    warmup: Annotated[float | None, _training(min=0, metavar="N", help="Epochs in which lr rises: 0.")] = None,
+    loss: Annotated[Loss | None, _training(metavar="NAME", help="max_over_time (modern: sum_of_softmax).")] = None,
+    optimizer: Annotated[str | None, _training(metavar="NAME", help="adam (paper: smorms3, modern: adamw).")] = None,
+    weight_decay: Annotated[float | None, _training(min=0, metavar="X", help="0 (modern: 1e-2).")] = None,
+    out: Annotated[Path, _run(metavar="FOLDER", help="Where the run is kept: runs/train.")] = Path("runs/train"),
+    resume: Annotated[bool, _run("--resume", help="Continue the run in the folder.")] = False,
+    minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
+    seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
+    json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Initialise and train a network on a data set; show its state before and after."""
     if not data.exists():

@@ -79,7 +79,7 @@ def reproduce_paper(
     Raises:
         As `fluctua.lab.reproduce.reproduce`.
     """
-    left_out: dict[str, Sequence[str]] = {}
+    left_out: dict[str, list[str]] = {}
     found: list[Comparison] = []
     for name in EXPERIMENTS:
         study, folder = study_named(name, small=small), f"{name}-small" if small else name
