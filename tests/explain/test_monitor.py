@@ -201,7 +201,7 @@ def test_loggers_get_every_number() -> None:
                 assert (name, row[key], row["step"]) in writer.seen
                 assert any(n.get(name) == row[key] and s == row["step"] for n, s in run.seen)
     assert metrics.seen == run.seen
-    with pytest.raises(ValueError, match="list is no logger: it has none of add_scalar"):
+    with pytest.raises(ValueError, match="list is not a logger: it has none of add_scalar"):
         Monitor(model, loggers=[[]])
 
 

@@ -424,7 +424,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp
     finally:
         ended.set()
         watcher.join()
-    assert_sentence(end, 130, f"of 1000 epochs finished: pass --resume to go on with the run in {out}")
+    assert_sentence(end, 130, f"of 1000 epochs finished: pass --resume to continue the run in {out}")
     finished = int(end.err.split("interrupted with ")[1].split()[0])
     assert len((out / "metrics.csv").read_text().splitlines()) - 1 in (finished, finished - 1)  # stopped while writing
     assert run(*command, "--epochs", finished + 1, "--resume").status == 0

@@ -53,7 +53,7 @@ def exchanged_axes(e: Evidence) -> Iterator[Finding]:
 
 
 def carried_state(e: Evidence) -> Iterator[Finding]:
-    """A forward that goes on where the last batch ended."""
+    """A forward that continues where the last batch ended."""
     if e.forgets is False:
         yield Finding(
             "state",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """Commands that say on Ctrl-C how to go on; typer would end in silence."""
+    """Commands that say on Ctrl-C how to resume; typer would end in silence."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -104,7 +104,7 @@ def inspect(
     """Show the state of your model on a batch, population by population."""
     from fluctua.lab.look import arguments_from, file_and_function
 
-    file_and_function(where)  # a typo is told before torch is loaded
+    file_and_function(where)  # a typo is reported before torch is loaded
     import fluctua
 
     given = arguments_from(where)

@@ -27,7 +27,7 @@ Data = SpikeDataModule | ImageDataModule
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of data is called, and what is taken for it unless it is said otherwise.
+    """The name of a kind of data, and its defaults.
 
     Attributes:
         name: in words.
@@ -103,7 +103,7 @@ def train_file(
         out: folder of the run.
         console: to print to.
         settings: of network and training.
-        resume: go on with the run that `out` holds.
+        resume: continue the run that `out` holds.
 
     Raises:
         OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.

@@ -86,7 +86,7 @@ class CircuitState(NamedTuple):
 
 
 class SpikeProbe(nn.Identity):
-    """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them."""
+    """A tap that the spikes of one population of a circuit pass through, for hooks."""
 
 
 class Circuit(nn.Module, ABC):

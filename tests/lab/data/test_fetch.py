@@ -170,7 +170,7 @@ def test_an_archive_does_not_write_outside_of_its_folder(serve: Serve, tmp_path:
 def test_a_server_out_of_reach_is_said_in_one_sentence(serve: Serve, tmp_path: Path) -> None:
     server = serve(zipped())
     nowhere = Archive(server.url.replace("127.0.0.1", "127.0.0.1:1/"), "a.zip", "0", "a")
-    with pytest.raises(OSError, match=r"cannot be read \(.*\): call again to go on with what is there") as raised:
+    with pytest.raises(OSError, match=r"cannot be read \(.*\): call again to resume") as raised:
         obtain(nowhere, tmp_path, ignore)
     assert "\n" not in str(raised.value)
 

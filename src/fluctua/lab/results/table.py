@@ -76,7 +76,7 @@ def as_printed(study: Study, summaries: Sequence[Summary], most: int = 3) -> Tab
 
 
 def with_interval(measure: Measure, s: Summary | None) -> str:
-    """Mean ± half the interval, as short as can be; failures are told."""
+    """Mean ± half the interval, and the number of failed runs."""
     if s is None or not s.n:
         return "failed" if s is not None and s.failed else "-"
     mean, half = (format(measure.factor * value, measure.spec) for value in (s.mean, s.half))

@@ -190,7 +190,7 @@ class CIFAR10Task(SampledTask[Images]):
 
 
 def balanced(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDArray[np.int64]:
-    """Indices of so many samples of each class, drawn at random; of all samples for None.
+    """Indices of `per_class` samples of each class, drawn at random; of all samples for None.
 
     Raises:
         ValueError: a class with fewer samples.

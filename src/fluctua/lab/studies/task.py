@@ -83,9 +83,9 @@ class FileTask(Task):
     Attributes:
         train: name of the training file.
         test: name of the test file.
-        pool: merge so many neighbouring channels.
+        pool: number of neighbouring channels to merge.
         binary: 0 and 1, else numbers of spikes.
-        shift: move training samples by up to so many of the file's channels in either direction.
+        shift: largest shift of training samples in either direction, in channels of the file.
         stretch: slow them down or speed them up by a factor of up to the exponential of this.
     """
 

@@ -21,7 +21,7 @@ Backend = Callable[[Sequence[Run], Path], Generator[Record, None, None]]
 
 
 class SweepInterrupted(KeyboardInterrupt):
-    """A sweep was interrupted by Ctrl-C; the message says how to go on."""
+    """A sweep was interrupted by Ctrl-C; the message says how to resume."""
 
 
 def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console) -> None:
@@ -52,7 +52,7 @@ def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console)
                 advance(record, clock.left(time.monotonic()))
     except KeyboardInterrupt:
         raise SweepInterrupted(
-            f"the sweep was interrupted with {len(todo) - ended} runs left: the same command goes on with them"
+            f"the sweep was interrupted with {len(todo) - ended} runs left: the same command resumes"
         ) from None
 
 

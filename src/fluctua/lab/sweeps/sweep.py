@@ -62,13 +62,13 @@ def grid(**axes: Sequence[Value]) -> list[Setting]:
 def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     """Every setting with seeds 0 to `seeds - 1`; all settings of a seed come before the next seed.
 
-    Whoever stops early then has all settings, with fewer seeds.
+    A sweep that is stopped early then has all settings, with fewer seeds.
 
     Raises:
         ValueError: no seed, or a data file that is not in the folder.
     """
     if seeds < 1:
-        raise ValueError(f"a sweep needs one seed or more, got {seeds}")
+        raise ValueError(f"a sweep needs at least one seed, got {seeds}")
     if missing := missing_files(study, data):
         where = f"is not in {data}" if data else "is needed: give its folder with --data"
         raise ValueError(f"the file {missing[0]} {where} (docs/data.md says where to get it)")
