@@ -286,5 +286,5 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
 
 
 def test_an_interval_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="every=0"):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Monitor(network(), every=0)

@@ -28,3 +28,7 @@ from fluctua.lab.training.schedules import SCHEDULES
 )
 def test_every_name_can_be_chosen_and_stands_for_something(choices: type[StrEnum], names: set[str]) -> None:
     assert set(choices) == names
+
+
+def test_networks_for_images_come_last() -> None:
+    assert list(Model)[-5:] == [name for name, a in NETWORKS.items() if len(a.shape) == 3]

@@ -94,6 +94,11 @@ def reproduce_paper(
     console.print(as_printed(found))
     for name, missing in left_out.items():
         console.print(f"{name} was left out: {', '.join(missing)} is not in the folder of --data", soft_wrap=True)
+    if small:
+        console.print(
+            "--small has fewer samples, epochs and filters than the paper: compare methods, not accuracies.",
+            soft_wrap=True,
+        )
     return found
 
 

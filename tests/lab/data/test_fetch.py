@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: they go on where they broke off, and are checked."""
+"""Downloads from a server on this machine: they resume where they broke off, and are checked."""
 
 import hashlib
 import io
@@ -120,7 +120,7 @@ def test_a_download_goes_on_where_it_broke_off(serve: Serve, tmp_path: Path) -> 
     server, seen = serve(zipped()), []
     size = len(server.content)
     for server.stop in (1000, 700_000):
-        with pytest.raises(OSError, match=f"broke off after {server.stop} of {size} bytes: call again to go on"):
+        with pytest.raises(OSError, match=f"broke off after {server.stop} of {size} bytes: call again to resume"):
             obtain(archive(server), tmp_path, ignore)
     server.stop = size
     target = obtain(archive(server), tmp_path, lambda *progress: seen.append(progress))

@@ -190,8 +190,7 @@ def test_what_no_recipe_can_be_is_refused() -> None:
         Ingredients(optimizer="smorms3", weight_decay=0.1).settings(epochs=1, seed=0)
 
 
-def test_the_command_line_knows_every_recipe() -> None:
-    assert {str(name) for name in cli.Recipe} == RECIPES.keys()
+def test_every_recipe_has_a_network() -> None:
     assert all(recipe.model in NETWORKS for recipe in RECIPES.values())
 
 
