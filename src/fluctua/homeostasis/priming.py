@@ -39,7 +39,7 @@ def prime(
     seed: int | None = None,
     dt: float | None = None,
 ) -> Refinement:
-    """Train on activity regularisers alone until every population keeps its bounds, in place.
+    """Train on activity regularisers alone, in place, until every population stays within its bounds.
 
     All trainable parameters that lead to a spiking population take part; weights with a sign (modules with
     `constrain_`) keep it, and buffers such as the statistics of a batch norm stay as they are. Penalties are compared
