@@ -86,13 +86,13 @@ def demo(
 
     try:
         with _stdout_kept_for(json):
-            files = run_demo(out, console, minutes=minutes)
+            run_demo(out, console, minutes=minutes)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the demo was interrupted: the same command resumes where it stopped") from None
     if json:
         from fluctua.lab.results.table import csv_as_json
 
-        typer.echo(csv_as_json(files[-1].read_text()))
+        typer.echo(csv_as_json((out / "results.csv").read_text(encoding="utf-8")))
 
 
 @app.command()
