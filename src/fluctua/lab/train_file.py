@@ -103,7 +103,7 @@ def train_file(
         out: folder of the run.
         console: to print to.
         settings: of network and training.
-        resume: continue the run that `out` holds.
+        resume: go on with the run that `out` holds.
 
     Raises:
         OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.

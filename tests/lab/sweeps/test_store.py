@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_with_the_way_out(store: Store, text: str) -> No
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is not a store of runs"):
+    with pytest.raises(StoreError, match="is no store of runs"):
         Store(tmp_path).describe()
 
 

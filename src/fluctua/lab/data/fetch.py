@@ -99,7 +99,7 @@ def fetch(name: str, folder: str | Path, *, progress: Progress | None = None) ->
 
     Raises:
         ValueError: for an unknown name, or a download whose checksum is wrong.
-        OSError: if the server cannot be reached or the download breaks off; another call resumes it.
+        OSError: if the server cannot be reached or breaks off; another call goes on from there.
     """
     if name not in ARCHIVES:
         raise ValueError(f"no data set {name!r} is known: choose one of {', '.join(ARCHIVES)}.")

@@ -1,4 +1,4 @@
-"""The store of a sweep: a folder with one small file per run, each written in one step.
+"""The store of a sweep: a folder with one small file per run, each written at one go.
 
 ::
 
@@ -53,9 +53,7 @@ class Store:
             StoreError: the folder is no store.
         """
         if not self.description.is_file():
-            raise StoreError(
-                f"{self.root} is not a store of runs, for it has no study.json: give what `reproduce` wrote to"
-            )
+            raise StoreError(f"{self.root} is no store of runs, it has no study.json: give what `reproduce` wrote to")
         return _read(self.description)
 
     def save(self, record: Record) -> None:

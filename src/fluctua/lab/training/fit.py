@@ -57,7 +57,7 @@ def fit(
             loaders are named by `data.test_names`.
         out_dir: folder for the run's files, made if need be.
         settings: how to train.
-        resume: continue after the last finished epoch in `out_dir`; if there is none, begin.
+        resume: go on after the last finished epoch in `out_dir`; if there is none, begin.
 
     Raises:
         OSError: `out_dir` cannot be written; FileExistsError if it holds a run and `resume` is false.

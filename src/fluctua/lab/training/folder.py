@@ -22,7 +22,7 @@ FORMAT = 2
 class RunFolder:
     """The files of one run.
 
-    `metrics.csv` has one row per finished epoch, `last.ckpt` all that is needed to resume from the last of them,
+    `metrics.csv` has one row per finished epoch, `last.ckpt` all that is needed to go on from the last of them,
     `model.safetensors` the weights of the best one so far, `result.json` the outcome.
     """
 

@@ -55,7 +55,7 @@ class KnownNeurons:
     readouts: Collection[str] | None = None
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
-        """The populations of a module by name, for a trial of that many steps; none where it is no neuron."""
+        """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
         timing, description = Timing(self.dt, steps), self.description(module)
         if description is None:
             return specs_of(module, timing)
