@@ -258,6 +258,7 @@ def reproduce(
     """
     console = _console(json)
     if show or name is None:
+        console.print("Experiments, and what they take on this machine:")
         from fluctua.lab.catalogue import catalogue, listed
 
         if json:
