@@ -2,11 +2,15 @@
 
 import ast
 import doctest
+import math
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fluctua.theory import Afferent, Drive, PspKernel, Target, solve
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,6 +66,32 @@ def test_the_python_blocks_of_a_page_run_in_order(page: Path) -> None:
         pytest.importorskip(package, reason=f"the page needs {package}, which is not installed")
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+RECIPES = {
+    "flax": (PspKernel.two_poles(1.0, 0.95, 0.9, dt=1e-3), 100),
+    "ml_genn": (PspKernel.two_poles(1.0, math.exp(-1 / 20), math.exp(-1 / 10), dt=1e-3), 100),
+    "brian2": (PspKernel.continuous(tau_mem=20e-3, tau_syn=10e-3), 100),
+}
+"""What the recipes for other simulators are made for: the kernel of their neurons, and the fan-in; 20 Hz, xi = 1."""
+
+
+@pytest.mark.parametrize("package", RECIPES)
+def test_the_recipes_for_other_simulators_give_the_weights_of_the_theory(package: str) -> None:
+    """All of a recipe where its simulator is installed; where not, the number that it comes to."""
+    page = (DOCS / "how-to" / "formula.md").read_text()
+    (recipe,) = (b for b in re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if package in b)
+    namespace: dict[str, Any] = {}
+    for statement in ast.parse(recipe).body:
+        imported = isinstance(statement, ast.Import | ast.ImportFrom) and packages([ast.unparse(statement)])
+        if imported and not all(find_spec(name) for name in imported):
+            break
+        exec(compile(ast.Module([statement], []), package, "exec"), namespace)
+    kernel, n = RECIPES[package]
+    drive = Drive.poisson(n=n, nu=20.0, kernel=kernel)
+    (law,) = solve(Target(xi=1.0), 1.0, kernel, [Afferent(drive)])
+    found = namespace["std"](n) if callable(namespace["std"]) else namespace["std"]
+    assert found == pytest.approx(float(law.std), rel=1e-6)
 
 
 def test_every_error_of_the_package_is_explained() -> None:

@@ -356,6 +356,7 @@ WITHOUT_A_SOURCE = {
     "test_benchmarks.py": "the scripts of benchmarks",
     "test_docs.py": "the pages of docs",
     "test_house.py": "the package as a whole",
+    "test_notebooks.py": "the notebooks",
     "test_package.py": "the package as a whole",
 }
 """Test files that test something else than one file or folder of the sources."""

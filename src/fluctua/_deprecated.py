@@ -180,7 +180,7 @@ class _OldPaths:
 
 
 def keep_old_paths() -> None:
-    """Let the modules of before be imported."""
+    """Keep the old module paths importable."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OldPaths())  # before the finder of folders, which may find the remains of an old one
 
@@ -195,7 +195,7 @@ def old_names(module: str) -> Callable[[str], Any]:
 
 
 def renamed(module: str, name: str) -> Any:
-    """What an old name of a module names now; warns, once.
+    """The object that an old name of a module stands for now; warns once.
 
     Raises:
         AttributeError: there was no such name.

@@ -201,7 +201,7 @@ def test_loggers_get_every_number() -> None:
                 assert (name, row[key], row["step"]) in writer.seen
                 assert any(n.get(name) == row[key] and s == row["step"] for n, s in run.seen)
     assert metrics.seen == run.seen
-    with pytest.raises(ValueError, match="list is no logger: it has none of add_scalar"):
+    with pytest.raises(ValueError, match="list is not a logger: it has none of add_scalar"):
         Monitor(model, loggers=[[]])
 
 
@@ -286,5 +286,5 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
 
 
 def test_an_interval_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="every=0"):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Monitor(network(), every=0)

@@ -543,7 +543,7 @@ def test_weights_that_are_no_numbers_stop_priming_at_once() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"regularizers": ()}, "priming needs an activity bound"),
+        ({"regularizers": ()}, "priming needs at least one activity bound"),
         ({"batches": iter([X])}, "gone through only once"),
         ({"batches": []}, "there are no batches"),
         ({"epochs": 0}, "epochs=0"),

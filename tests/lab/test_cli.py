@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ pytest.importorskip("typer")
 
 import fluctua
 from fluctua.lab import cli
+from fluctua.lab.choices import Experiment
 
 N_CLASSES, PER_CLASS = 3, 12
 
@@ -124,9 +127,93 @@ def test_any_method_can_be_asked_for_and_a_file_be_kept_for_the_test(
     assert 6 * share == pytest.approx(round(6 * share), abs=1e-5)  # of the six samples in the test file
 
 
-def test_version_is_that_of_the_package(run: Run) -> None:
-    end = run("version")
+def test_a_result_is_to_be_had_as_json_and_everybody_may_read_its_files(
+    run: Run, spike_file: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        end = run("train", "--data", spike_file, "--out", tmp_path / "run", "--epochs", 1, *SMALL, "--json")
+    finally:
+        os.umask(before)
+    facts = json.loads(end.out)
+    assert facts["test"] == json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+    assert (facts["best_epoch"], len(facts["history"])) == (1, 1)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "run").iterdir()} == {
+        path.name: "0o644" for path in (tmp_path / "run").iterdir()
+    }
+
+
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version_is_that_of_the_package(run: Run, asked: str) -> None:
+    end = run(asked)
     assert (end.status, end.out) == (0, f"{fluctua.__version__}\n")
+
+
+# --- help, and how soon it answers ---
+
+COMMANDS_OF_HELP = ["demo", "inspect", "diagnose", "train", "reproduce", "report", "version"]
+
+
+def alone(*arguments: str) -> tuple[str, set[str]]:
+    """What `python -m fluctua ...` prints on a terminal of 80 columns, and which heavy packages it loads."""
+    code = f"""
+import runpy, sys
+sys.argv = ["fluctua", *{arguments!r}]
+try:
+    runpy.run_module("fluctua", run_name="__main__")
+except SystemExit as end:
+    print(end.code if isinstance(end.code, str) else "")
+print("LOADED", *{{"torch", "lightning", "pandas", "scipy", "matplotlib"}} & sys.modules.keys())
+"""
+    environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    said, _, loaded = (done.stdout + done.stderr).partition("LOADED")
+    return said + loaded.partition("\n")[2], set(loaded.partition("\n")[0].split())
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS_OF_HELP])
+def test_help_is_quick_and_fits_the_screen(command: str) -> None:
+    said, loaded = alone(*command.split(), "--help")
+    lines = said.splitlines()
+    assert not loaded
+    assert max(map(len, lines)) <= 80
+    assert "…" not in said  # nothing that must be typed is cut
+    assert len(lines) <= (56 if command == "train" else 44)
+    if not command:
+        assert all(name in said for name in COMMANDS_OF_HELP)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tran",), "No such command 'tran'"),
+        (("train", "--data", "nowhere.h5"), "nowhere.h5 does not exist"),
+        (("train", "--data", "x", "--method", "kaming"), "'kaming' is not one of"),
+        (("reproduce", "thery"), "unknown experiment 'thery': choose one of paper, theory"),
+        (("inspect", "nowhere.py:f"), "names no function of a file"),
+        (("diagnose", "nowhere.py:f"), "names no function of a file"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_typo_is_answered_before_anything_heavy_is_loaded(arguments: tuple[str, ...], said: str) -> None:
+    printed, loaded = alone(*arguments)
+    assert said in printed
+    assert not loaded
+
+
+def test_the_list_of_experiments_needs_no_lightning_and_cuts_no_name() -> None:
+    said, loaded = alone("reproduce", "--list")
+    assert loaded == {"torch"}
+    assert "…" not in said
+
+
+def test_a_shell_completes_commands_and_experiments() -> None:
+    asked = {"_FLUCTUA_COMPLETE": "complete_bash", "COMP_WORDS": "fluctua reproduce dep", "COMP_CWORD": "2"}
+    code = "from fluctua.lab.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **asked}
+    )
+    assert done.stdout.split() == [name for name in Experiment if name.startswith("dep")]
 
 
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
@@ -239,7 +326,7 @@ def no_hdf5(file: Path) -> Path:
 
 
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda file: file.with_name("none.h5"), "none.h5 is not a file: get SHD or SSC from https://"),
+    "missing": (lambda file: file.with_name("none.h5"), "none.h5 does not exist: give the path of a data set"),
     "a folder": (lambda file: file.parent, "is not a file"),
     "truncated": (truncated, "truncated.h5 cannot be read as HDF5"),
     "gzip": (zipped, "small.h5.gz is still compressed: gunzip or unzip it"),
@@ -337,7 +424,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp
     finally:
         ended.set()
         watcher.join()
-    assert_sentence(end, 130, f"of 1000 epochs finished: pass --resume to go on with the run in {out}")
+    assert_sentence(end, 130, f"of 1000 epochs finished: pass --resume to continue the run in {out}")
     finished = int(end.err.split("interrupted with ")[1].split()[0])
     assert len((out / "metrics.csv").read_text().splitlines()) - 1 in (finished, finished - 1)  # stopped while writing
     assert run(*command, "--epochs", finished + 1, "--resume").status == 0
@@ -347,8 +434,8 @@ def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp
 @pytest.mark.parametrize(
     ("command", "name", "sentence"),
     [
-        (["demo"], "fluctua.lab.demo.run_demo", "the demo was interrupted: the same command goes on where it"),
-        (["train", "--data", "x.h5"], "fluctua.lab.train_file.train_file", "fluctua: interrupted"),
+        (["demo"], "fluctua.lab.demo.run_demo", "the demo was interrupted: the same command resumes where it"),
+        (["train", "--data", "."], "fluctua.lab.train_file.train_file", "fluctua: interrupted"),
     ],
 )
 def test_ctrl_c_at_any_other_time_is_one_sentence(

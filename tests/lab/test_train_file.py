@@ -26,7 +26,6 @@ pytest.importorskip("typer")
 from rich.console import Console  # noqa: E402
 
 from fluctua.lab import cli  # noqa: E402
-from fluctua.lab.networks import LABELS, NETWORKS  # noqa: E402
 from fluctua.lab.train_file import FileSettings, train_file  # noqa: E402
 
 
@@ -166,12 +165,6 @@ def test_real_recordings_of_an_event_camera(train: Train, data_dir: Path, tmp_pa
     assert train(*run)[1] == ""
     # 100 test samples of 10 classes: chance is 10 % with a standard deviation of 3 %
     assert facts(tmp_path / "run")["test"]["test"] > 0.25
-
-
-def test_the_command_line_knows_every_model_and_method() -> None:
-    assert [str(name) for name in cli.Model][-5:] == [name for name, a in NETWORKS.items() if len(a.shape) == 3]
-    assert {str(name) for name in cli.Model} == NETWORKS.keys()
-    assert {str(name) for name in cli.Method} == LABELS.keys()
 
 
 # --- what does not match ---

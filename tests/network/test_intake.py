@@ -109,7 +109,7 @@ def test_whole_numbers_that_are_looked_up_stay_whole() -> None:
     ("batch", "message"),
     [
         (iter([SEQUENCE]), "gone through only once: pass the DataLoader itself"),
-        (np.zeros(5, [("t", int), ("x", int)]), "which is no number: make frames of events first"),
+        (np.zeros(5, [("t", int), ("x", int)]), "which are not numbers: make frames of the events first"),
         (DataLoader(TensorDataset(SEQUENCE[:0])), "the DataLoader is empty"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_model_that_repeats_its_input_itself_needs_no_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"time": None}, "how often a static input is shown to it: give steps="),
+        ({"time": None}, "the number of steps of its static input is not given: give steps="),
         ({"steps": 5}, "got steps=5 with time=0"),
         ({"time": None, "steps": 5, "forward": lambda net, x: net(x)}, "got steps=5 with forward="),
         ({"time": None, "steps": 0}, "one or more .* got steps=0"),
@@ -197,7 +197,7 @@ def test_steps_of_a_model_that_loops_itself_must_be_its_own() -> None:
             return super().forward(x.expand(7, *x.shape))
 
     assert Network.of(Own(), image(), time=None, steps=7, neurons=NEURONS).populations[0].steps == 7
-    with pytest.raises(ValueError, match="shows its input for 7 steps, so steps=5 cannot be had"):
+    with pytest.raises(ValueError, match="shows its input for 7 steps, so steps=5 cannot be used"):
         Network.of(Own(), image(), time=None, steps=5, neurons=NEURONS)
 
 

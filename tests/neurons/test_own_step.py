@@ -172,8 +172,8 @@ def test_what_is_not_neuron_by_neuron_runs_step_by_step_and_says_why(caplog: pyt
     ("build", "message"),
     [
         (lambda: from_step(quadratic, constants={"rate": 1.0}), r"'threshold' is not among the constants \['rate'\]"),
-        (lambda: from_step(quadratic, constants={"theta": 1.0}, threshold="theta", rest=()), "a part of its state"),
-        (lambda: from_step(quadratic, constants={}, threshold=None), "needs a constant"),
+        (lambda: from_step(quadratic, constants={"theta": 1.0}, threshold="theta", rest=()), "one state variable"),
+        (lambda: from_step(quadratic, constants={}, threshold=None), "needs at least one constant"),
         (lambda: from_step(quadratic, constants={"dt": 1.0}, threshold=None), "cannot be called 'dt'"),
         (lambda: resonators()(torch.zeros(3, 2, 4), torch.zeros(3, 2, 4)), "takes 1 input currents, got 2"),
     ],

@@ -86,8 +86,8 @@ def imports() -> tuple[Import, ...]:
 
 
 def top(file: str) -> str:
-    """The package, or the module beside the packages, that a file belongs to."""
-    return file.partition("/")[0].removesuffix(".py")
+    """The package, or the module beside the packages, that a file belongs to; `__main__.py` is the laboratory's."""
+    return "lab" if file == "__main__.py" else file.partition("/")[0].removesuffix(".py")
 
 
 def outside_lab(file: str) -> bool:

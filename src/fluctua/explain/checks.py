@@ -53,7 +53,7 @@ def exchanged_axes(e: Evidence) -> Iterator[Finding]:
 
 
 def carried_state(e: Evidence) -> Iterator[Finding]:
-    """A forward that goes on where the last batch ended."""
+    """A forward that continues where the last batch ended."""
     if e.forgets is False:
         yield Finding(
             "state",
@@ -189,7 +189,7 @@ def growth(e: Evidence) -> Iterator[Finding]:
 
 
 def saturation(e: Evidence) -> Iterator[Finding]:
-    """Neurons that fire whatever comes, and thresholds that are none."""
+    """Neurons that fire whatever the input, and thresholds at or below rest."""
     none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
     if none:
         rest = none[0].population.neuron.rest

@@ -45,7 +45,7 @@ def diagnose(
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
     readouts: Collection[str] | None = None,
 ) -> Diagnosis:
-    """Why a network does not learn, with a line of code that mends each reason; nothing is changed.
+    """Find out why a network does not learn, with a line of code that fixes each cause; changes nothing.
 
     Args:
         model: any model of known neurons, of any framework.

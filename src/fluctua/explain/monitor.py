@@ -24,7 +24,7 @@ FILE = "monitor.jsonl"
 
 
 class Monitor:
-    """Watches a network in any training loop: the state of its populations, every so many steps of the optimiser.
+    """Watches a network in any training loop: the state of its populations, once in `every` steps of the optimiser.
 
     Enter it around the loop. It finds the populations in the first training pass of the model, and looks at a pass, its
     backward and its step of the optimiser every `every` steps; in all others nothing of it runs. It adds nothing to the
@@ -76,7 +76,7 @@ class Monitor:
         network: Network | None = None,
     ) -> None:
         if every < 1:
-            raise ValueError(f"a monitor looks every step or less often, got every={every}")
+            raise ValueError(f"every must be at least 1, got {every}")
         self.model, self.every, self.dt = model, every, dt
         self.file = None if out is None else Path(out) / FILE
         self._loggers = [_sender(logger) for logger in loggers]
@@ -222,6 +222,6 @@ def _sender(logger: Any) -> Callable[[dict[str, float], int], None]:
     if hasattr(logger, "log"):
         return lambda numbers, step: logger.log(numbers, step=step)
     raise ValueError(
-        f"{type(logger).__name__} is no logger: it has none of add_scalar, log_metrics and log; give a SummaryWriter, "
-        "a W&B run, the mlflow module or a logger of Lightning"
+        f"{type(logger).__name__} is not a logger: it has none of add_scalar, log_metrics and log; give a "
+        "SummaryWriter, a W&B run, the mlflow module or a logger of Lightning"
     )

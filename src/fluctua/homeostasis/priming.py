@@ -39,7 +39,7 @@ def prime(
     seed: int | None = None,
     dt: float | None = None,
 ) -> Refinement:
-    """Train on activity regularisers alone until every population keeps its bounds, in place.
+    """Train on activity regularisers alone, in place, until every population stays within its bounds.
 
     All trainable parameters that lead to a spiking population take part; weights with a sign (modules with
     `constrain_`) keep it, and buffers such as the statistics of a batch norm stay as they are. Penalties are compared
@@ -82,10 +82,10 @@ def prime(
         True
     """
     if not regularizers:
-        raise ValueError("priming needs an activity bound at least: pass some, such as paper_bounds('shd')")
+        raise ValueError("priming needs at least one activity bound: pass some, such as paper_bounds('shd')")
     if epochs < 1 or not 0 < lr < math.inf or not 0 <= tolerance < math.inf:
         raise ValueError(
-            "priming needs an epoch or more, a positive lr, and a tolerance of 0 or more, got "
+            "priming needs at least one epoch, a positive lr, and a tolerance of 0 or more, got "
             f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
         )
     inputs, draws = _Inputs(batches), new_generator(seed, None)
@@ -125,7 +125,7 @@ class _Inputs:
             raise ValueError("batches can be gone through only once: pass a list or a DataLoader, not an iterator")
         for batch in self:
             return batch
-        raise ValueError("there are no batches: pass one at least")
+        raise ValueError("there are no batches: pass at least one")
 
 
 @dataclass(frozen=True, eq=False)

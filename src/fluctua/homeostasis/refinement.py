@@ -24,7 +24,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """What homeostatic plasticity has done; print it for a table.
+    """The result of homeostatic plasticity; print it for a table.
 
     Attributes:
         before: firing rate in Hz of every population in question before, by name.

@@ -93,7 +93,7 @@ def scale_synapses(
     """
     if rounds < 1 or not (0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
         raise ValueError(
-            "scaling needs a round or more, a positive step and tolerance, and a share from 0 to 1, got "
+            "scaling needs at least one round, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"
         )
     network = Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, active=True)

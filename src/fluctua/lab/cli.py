@@ -1,7 +1,11 @@
-"""The command line: `fluctua demo`, `inspect`, `diagnose`, `train` and more; what they do is in `fluctua.lab`."""
+"""The command line: `fluctua demo`, `inspect`, `diagnose`, `train` and more; what they do is in `fluctua.lab`.
+
+Nothing heavy is imported before a command has seen that it can begin: help, completion and a typo are answered at once.
+"""
 
 import sys
-from enum import StrEnum
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +17,14 @@ try:
 except ImportError:
     sys.exit('fluctua: the command line needs typer: pip install "fluctua[train]"')
 
+from fluctua.lab.choices import Experiment, Loss, Method, Model, Recipe, Schedule, in_order
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class _Commands(TyperGroup):
-    """Commands that say on Ctrl-C how to go on; typer would end in silence."""
+    """Commands that say on Ctrl-C how to resume; typer would end in silence."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -30,95 +36,76 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Spiking neural networks in the fluctuation-driven regime, from the first step of training on.",
+    rich_markup_mode="rich",
 )
 
 
-class Model(StrEnum):
-    """Networks of `fluctua.lab.networks.NETWORKS`, whose import would make `--help` slow."""
-
-    fc = "fc"
-    recurrent = "recurrent"
-    modern = "modern"
-    modern_adaptive = "modern-adaptive"
-    shd_conv = "shd-conv"
-    shd_conv_deep = "shd-conv-deep"
-    audio_conv = "audio-conv"
-    dale = "dale"
-    dale_lognormal = "dale-lognormal"
-    residual = "residual"
-    cifar10_conv_shallow = "cifar10-conv-shallow"
-    cifar10_conv = "cifar10-conv"
-    dvs_conv = "dvs-conv"
-    dvs_conv_deep = "dvs-conv-deep"
-    residual_conv = "residual-conv"
+def _version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
 
 
-class Method(StrEnum):
-    """Initialisers of `fluctua.lab.networks.LABELS`, likewise."""
-
-    measured = "measured"
-    poisson = "poisson"
-    kaiming = "kaiming"
-    kaiming_relu = "kaiming-relu"
-    kaiming_folded = "kaiming-folded"
-    xavier = "xavier"
-    torch = "torch"
-    ding = "ding"
-    micheli = "micheli"
-    spikeinit = "spikeinit"
-    spikeinit_sim = "spikeinit-sim"
-    tdbn = "tdbn"
-    lsuv = "lsuv"
-    ei_init = "ei-init"
-
-
-class Recipe(StrEnum):
-    """Recipes of `fluctua.lab.recipes.RECIPES`, likewise."""
-
-    plain = "plain"
-    paper = "paper"
-    modern = "modern"
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, Option(help="Folder of the results; a demo stopped half-way goes on from there.")] = Path(
-        "runs/demo"
-    ),
-    minutes: Annotated[float, Option(min=0.05, help="Limit for the training of all three networks together.")] = 5.0,
+@app.callback()
+def fluctua(
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    """Compare Kaiming, the paper's formula and measured + balanced weights on one task; about two minutes."""
-    from fluctua.lab.demo import run_demo
-
-    try:
-        run_demo(out, _console(), minutes=minutes)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the demo was interrupted: the same command goes on where it was") from None
+    """Bring spiking neural networks into the fluctuation-driven regime, and train them."""
 
 
 Where = Annotated[
     str,
     typer.Argument(
         metavar="FILE.py:FUNCTION",
-        help="A function that returns (model, batch), (model, batch, labels) or a dictionary of arguments.",
+        help="A function that returns (model, batch), (model, batch, labels) or a dict of arguments.",
     ),
 ]
-Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON, all else to stderr.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, Option(metavar="FOLDER", help="Where the results go.")] = Path("runs/demo"),
+    minutes: Annotated[
+        float, Option(min=0.05, metavar="MINUTES", help="Limit for the training of all three networks together.")
+    ] = 5.0,
+    json: Json = False,
+) -> None:
+    """Compare three initialisations on one task: about two minutes.
+
+    Interrupted, the same command resumes where it stopped.
+    """
+    console = _console(json)
+    console.print(f"Demo: three initial states of one network; results go to {out}", soft_wrap=True)
+    from fluctua.lab.demo import run_demo
+
+    try:
+        with _stdout_kept_for(json):
+            run_demo(out, console, minutes=minutes)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the demo was interrupted: the same command resumes where it stopped") from None
+    if json:
+        from fluctua.lab.results.table import csv_as_json
+
+        typer.echo(csv_as_json((out / "results.csv").read_text(encoding="utf-8")))
 
 
 @app.command()
 def inspect(
     where: Where,
-    json: Json = False,
-    plot: Annotated[Path | None, Option(help="Write the figure to this file too.")] = None,
+    json: AsJson = False,
+    plot: Annotated[Path | None, Option(metavar="FILE", help="Also write the figure to this file.")] = None,
 ) -> None:
-    """Show the state of a model on a batch, population by population."""
+    """Show the state of your model on a batch, population by population."""
+    from fluctua.lab.look import arguments_from, file_and_function
+
+    file_and_function(where)  # a typo is reported before torch is loaded
     import fluctua
-    from fluctua.lab.look import arguments_from
 
     given = arguments_from(where)
     labels, loss = given.pop("labels", None), given.pop("loss", None)
@@ -131,72 +118,71 @@ def inspect(
 
 
 @app.command()
-def diagnose(where: Where, json: Json = False) -> None:
-    """Say why a model does not learn, and what mends it; exit status 1 where something serious is found."""
+def diagnose(where: Where, json: AsJson = False) -> None:
+    """Say why your model does not learn, and the line that mends it.
+
+    The exit status is 1 where something serious is found, so it can stand in CI.
+    """
     from json import dumps
 
+    from fluctua.lab.look import arguments_from, file_and_function
+
+    file_and_function(where)
     import fluctua
-    from fluctua.lab.look import arguments_from
 
     found = fluctua.diagnose(**arguments_from(where))
     typer.echo(dumps(found.rows(), indent=2) if json else str(found))
     raise typer.Exit(1 if found.serious else 0)
 
 
-@app.command()
+_data, _network, _start, _training, _run = (
+    partial(Option, rich_help_panel=panel, show_default=False)
+    for panel in ("Data", "Network", "Initial state", "Training", "Run")
+)
+
+
+@app.command(
+    epilog=f"[b]Networks[/b]: {in_order(Model)}. [b]Methods[/b]: {in_order(Method)}. [b]Losses[/b]: {in_order(Loss)}."
+)
 def train(
-    data: Annotated[
-        Path,
-        Option(
-            help="Training file in the layout of SHD, such as shd_train.h5, or a folder of SHD or SSC; for models of "
-            "images the folder or tar file of N-MNIST or DVS128 Gesture, or the folder cifar-10-batches-py."
-        ),
-    ],
-    test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
-    out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/train"),
-    recipe: Annotated[
-        Recipe,
-        Option(help="What is trained how, unless options below say otherwise: with Adam; the paper's; for accuracy."),
-    ] = Recipe.plain,
-    model: Annotated[
-        Model | None, Option(help="Network: the last five are for images. Default: fc, or modern by that recipe.")
-    ] = None,
-    method: Annotated[Method, Option(help="Initialisation.")] = Method.measured,
-    xi: Annotated[float | None, Option(help="Target: distance from threshold in sigma_U (default 1).")] = None,
-    rate: Annotated[float | None, Option(help="Target: firing rate in Hz, instead of xi.")] = None,
-    nu: Annotated[float | None, Option(help="Rate of all afferents in Hz for poisson, instead of the data's.")] = None,
-    width: Annotated[
-        int | None, Option(min=1, help="Neurons in a hidden layer, or filters in the first; default: the model's.")
-    ] = None,
-    depth: Annotated[int | None, Option(min=1, help="Hidden layers or residual blocks; default: the model's.")] = None,
-    epochs: Annotated[int, Option(min=1)] = 20,
-    lr: Annotated[float | None, Option(help="Largest learning rate. Default: 5e-3; modern: 1e-2.")] = None,
-    loss: Annotated[
-        str | None, Option(help="Name of the loss. Default: max_over_time; modern: sum_of_softmax.")
-    ] = None,
-    optimizer: Annotated[
-        str | None, Option(help="Name of the optimiser. Default: adam; paper: smorms3; modern: adamw.")
-    ] = None,
-    weight_decay: Annotated[float | None, Option(min=0, help="Default: none; modern: 1e-2.")] = None,
-    schedule: Annotated[
-        str | None, Option(help="Of the learning rate: constant (default), or cosine (modern).")
-    ] = None,
-    warmup: Annotated[float | None, Option(min=0, help="Epochs in which the learning rate rises; default: 0.")] = None,
-    batch_size: Annotated[int | None, Option(min=1, help="Default: 128, or 16 images.")] = None,
-    dt: Annotated[float, Option(help="Time step in seconds.")] = 2e-3,
-    duration: Annotated[
-        float | None,
-        Option(help="Length of a trial in seconds; default: 0.7, N-MNIST 0.3, DVS128 Gesture 1, CIFAR-10 0.5."),
-    ] = None,
-    pool: Annotated[int, Option(min=1, help="Merge so many neighbouring channels.")] = 1,
-    augment: Annotated[
-        bool | None, Option("--augment/--no-augment", help="Shift the training samples. Default: no; modern: yes.")
-    ] = None,
-    minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
-    seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
-    resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
+    data: Annotated[Path, _data(metavar="PATH", help="A data set: see docs/data.md.")],
+    test: Annotated[Path | None, _data(metavar="FILE", help="Test file, if apart.")] = None,
+    dt: Annotated[float, _data(metavar="SECONDS", help="Time step: 2e-3.")] = 2e-3,
+    duration: Annotated[float | None, _data(metavar="SECONDS", help="Length of a trial.")] = None,
+    pool: Annotated[int, _data(min=1, metavar="N", help="Number of channels to merge.")] = 1,
+    augment: Annotated[bool | None, _data("--augment/--no-augment", help="Shift training samples.")] = None,
+    model: Annotated[Model | None, _network(metavar="NAME", help="One of those below; default: fc.")] = None,
+    width: Annotated[int | None, _network(min=1, metavar="N", help="Neurons in a layer, or first filters.")] = None,
+    depth: Annotated[int | None, _network(min=1, metavar="N", help="Hidden layers, or residual blocks.")] = None,
+    method: Annotated[Method, _start(metavar="NAME", help="Initialiser, see below; default: measured.")] = (
+        Method.measured
+    ),
+    xi: Annotated[float | None, _start(metavar="XI", help="Target: distance to threshold in sigma_U (1).")] = None,
+    rate: Annotated[float | None, _start(metavar="HZ", help="Target: firing rate, instead of xi.")] = None,
+    nu: Annotated[float | None, _start(metavar="HZ", help="Input rate for poisson; default: measured.")] = None,
+    recipe: Annotated[Recipe, _training(metavar="NAME", help="plain (default), paper or modern.")] = Recipe.plain,
+    epochs: Annotated[int, _training(min=1, metavar="N", help="Passes over the data: 20.")] = 20,
+    batch_size: Annotated[int | None, _training(min=1, metavar="N", help="128, or 16 images.")] = None,
+    lr: Annotated[float | None, _training(metavar="LR", help="Peak learning rate: 5e-3 (modern: 1e-2).")] = None,
+    schedule: Annotated[Schedule | None, _training(metavar="NAME", help="constant (modern: cosine).")] = None,
+    warmup: Annotated[float | None, _training(min=0, metavar="N", help="Epochs in which lr rises: 0.")] = None,
+    loss: Annotated[Loss | None, _training(metavar="NAME", help="max_over_time (modern: sum_of_softmax).")] = None,
+    optimizer: Annotated[str | None, _training(metavar="NAME", help="adam (paper: smorms3, modern: adamw).")] = None,
+    weight_decay: Annotated[float | None, _training(min=0, metavar="X", help="0 (modern: 1e-2).")] = None,
+    out: Annotated[Path, _run(metavar="FOLDER", help="Where the run is kept: runs/train.")] = Path("runs/train"),
+    resume: Annotated[bool, _run("--resume", help="Continue the run in the folder.")] = False,
+    minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
+    seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
+    json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Initialise and train a network on spike trains or images, and show its state before and after."""
+    """Initialise and train a network on a data set; show its state before and after."""
+    if not data.exists():
+        raise FileNotFoundError(
+            f"{data} does not exist: give the path of a data set, or get one with "
+            "python -m fluctua.lab.data.fetch shd FOLDER"
+        )
+    console = _console(json)
+    console.print(f"Training on {data}; the run is kept in {out}", soft_wrap=True)
     from fluctua.lab.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
@@ -214,55 +200,109 @@ def train(
         augment=augment,
         epochs=epochs,
         lr=lr,
-        loss=loss,
+        loss=None if loss is None else loss.value,
         optimizer=optimizer,
         weight_decay=weight_decay,
-        schedule=schedule,
+        schedule=None if schedule is None else schedule.value,
         warmup=warmup,
         batch_size=batch_size,
         seed=seed,
         minutes=minutes,
     )
-    train_file(data, test, out, _console(), settings, resume=resume)
+    with _stdout_kept_for(json):
+        result = train_file(data, test, out, console, settings, resume=resume)
+    if json:
+        from json import dumps
+
+        facts = {"out": str(out), "best_epoch": result.best_epoch, "epochs": len(result.history), "test": result.test}
+        typer.echo(dumps({**facts, "seconds": result.seconds, "history": result.history}, indent=2))
 
 
-@app.command()
+def _experiments(incomplete: str) -> list[str]:
+    return [name for name in Experiment if name.startswith(incomplete)]
+
+
+@app.command(epilog=f"Experiments: {in_order(Experiment)}.")
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Experiment: see --list.", show_default=False)] = None,
-    show: Annotated[bool, Option("--list", help="Show all experiments, with the time that they take.")] = False,
-    small: Annotated[bool, Option("--small", help="A version of minutes on two cores.")] = False,
-    seeds: Annotated[int, Option(min=1, help="Runs of each setting.")] = 3,
-    data: Annotated[Path | None, Option(help="Folder of the data files, where an experiment reads some.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="One of those below; paper: all of the paper's.",
+            show_default=False,
+            autocompletion=_experiments,
+        ),
+    ] = None,
+    show: Annotated[bool, Option("--list", help="List all experiments with their times.")] = False,
+    small: Annotated[bool, Option("--small", help="A version that takes minutes on two cores.")] = False,
+    seeds: Annotated[int, Option(min=1, metavar="N", help="Runs of each setting.")] = 3,
+    data: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Where the data files are: see --list.", show_default=False)
+    ] = None,
     only: Annotated[
         list[str] | None,
-        Option(help="Do a part of the grid: AXIS=VALUE, or AXIS=VALUE,VALUE; may be repeated.", show_default=False),
+        Option(metavar="AXIS=VALUE", help="Part of the grid: AXIS=VALUE,VALUE.", show_default=False),
     ] = None,
-    out: Annotated[Path, Option(help="Folder of the results, one folder in it for each experiment.")] = Path("runs"),
+    out: Annotated[Path, Option(metavar="FOLDER", help="Results: one folder per experiment.")] = Path("runs"),
     workers: Annotated[
-        int | None, Option(min=1, help="Processes on this machine; default: one per core.", show_default=False)
+        int | None, Option(min=1, metavar="N", help="Processes; default: one per core.", show_default=False)
     ] = None,
     scheduler: Annotated[
-        str | None, Option(help="Address of a Dask scheduler, whose workers do the runs instead.", show_default=False)
+        str | None, Option(metavar="ADDRESS", help="Of a Dask scheduler, to run on a cluster.", show_default=False)
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Do an experiment, and write its table and figure; interrupted, the same command goes on where it was."""
-    from fluctua.lab.reproduce import catalogue, study_named
-    from fluctua.lab.reproduce import reproduce as do
+    """Run an experiment; print and write its table, and draw its figure.
+
+    Interrupted, the same command resumes where it stopped.
+    """
+    console = _console(json)
+    if show or name is None:
+        console.print("Experiments, and what they take on this machine:")
+        from fluctua.lab.catalogue import catalogue, listed
+
+        if json:
+            from json import dumps
+
+            typer.echo(dumps(listed(seeds), indent=2))
+        else:
+            console.print(catalogue(seeds))
+        return
+    if name not in set(Experiment):
+        raise ValueError(f"unknown experiment {name!r}: choose one of {in_order(Experiment)}")
+    console.print(f"{name}{' (small)' * small}, {seeds} seed{'s' * (seeds > 1)}; results go to {out}", soft_wrap=True)
     from fluctua.lab.sweeps.runner_dask import dask_cluster
     from fluctua.lab.sweeps.runner_local import local_processes
 
-    if show or name is None:
-        _console().print(catalogue(seeds))
-        return
-    study = study_named(name, small=small)
     backend = local_processes(workers) if scheduler is None else dask_cluster(scheduler)
-    folder = f"{name}-small" if small else name
-    do(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=_console(), wanted=only or ())
+    how: dict[str, Any] = {"seeds": seeds, "data": data, "out": out, "backend": backend, "console": console}
+    if name == "paper":
+        if only:
+            raise ValueError("--only chooses a part of one experiment: name it, or leave --only out")
+        from fluctua.lab.paper import as_json, reproduce_paper
+
+        text = as_json(reproduce_paper(small=small, **how))
+    else:
+        from fluctua.lab.reproduce import reproduce as do
+        from fluctua.lab.reproduce import study_named
+        from fluctua.lab.results.table import csv_as_json
+
+        table, *_ = do(f"{name}-small" if small else name, study_named(name, small=small), wanted=only or (), **how)
+        text = csv_as_json(table.read_text(encoding="utf-8"))
+    if json:
+        typer.echo(text)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="What `fluctua reproduce` wrote to.")] = Path("runs")) -> None:
-    """Build one HTML page of all results and figures of a folder; it opens from disk, without a network."""
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` wrote to.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """Build one HTML page of all results in a folder.
+
+    It opens from disk, without a network.
+    """
     from fluctua.lab.results.page import report as build
 
     typer.echo(f"Written: {build(folder)}")
@@ -282,7 +322,7 @@ def main() -> None:
     if missing := [name for name in extra if find_spec(name) is None]:
         sys.exit(f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"')
     try:
-        app()
+        app(prog_name="fluctua")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"fluctua: {_in_options(error)}")
 
@@ -292,9 +332,14 @@ def _in_options(error: BaseException) -> str:
     return str(error).replace("resume=True", "--resume").replace("another out_dir", "another --out")
 
 
-def _console() -> "Console":
-    """A console wide enough for the tables even where the output is a file."""
+def _stdout_kept_for(json: bool) -> AbstractContextManager[Any]:
+    """Progress bars and the like write to stdout, whatever the console."""
+    return redirect_stdout(sys.stderr) if json else nullcontext()
+
+
+def _console(json: bool = False) -> "Console":
+    """A console that leaves stdout to JSON; wide enough for the tables even where the output is a file."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=110)
+    console = Console(highlight=False, stderr=json)
+    return console if console.is_terminal else Console(highlight=False, stderr=json, width=110)

@@ -59,7 +59,7 @@ class Outcome:
 def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSettings | None = None) -> list[Path]:
     """Initialise and train the same network in three ways, write figures and tables to `out`, and say what was seen.
 
-    A finished part is not done again: a demo that was stopped, or cut short by the limit, goes on where it was.
+    Finished parts are not repeated: a demo that was stopped, or cut short by the limit, resumes where it stopped.
 
     Args:
         out: folder of the results; made if need be.

@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+
+def file_and_function(where: str) -> tuple[str, str]:
+    """The two parts of "FILE.py:function".
+
+    Raises:
+        ValueError: no such file.
+    """
+    file, _, name = where.rpartition(":")
+    if not file or not name or not Path(file).is_file():
+        raise ValueError(f"{where!r} names no function of a file: give FILE.py:function, such as model.py:example")
+    return file, name
 
 
 def arguments_from(where: str) -> dict[str, Any]:
@@ -18,9 +28,9 @@ def arguments_from(where: str) -> dict[str, Any]:
     Raises:
         ValueError: no such file or function, or one that returns something else.
     """
-    file, _, name = where.rpartition(":")
-    if not file or not name or not Path(file).is_file():
-        raise ValueError(f"{where!r} names no function of a file: give FILE.py:function, such as model.py:example")
+    from torch import nn
+
+    file, name = file_and_function(where)
     found = runpy.run_path(file, run_name="__fluctua__").get(name)
     if not callable(found):
         raise ValueError(f"{file} has no function {name!r} that returns a model and a batch")

@@ -43,7 +43,7 @@ class Ingredients:
         decays = "weight_decay" in signature(optimizer_by_name(self.optimizer)).parameters
         if self.weight_decay and not decays:
             raise ValueError(
-                f"the optimiser {self.optimizer} knows no weight decay, and {self.weight_decay:g} is asked for: "
+                f"the optimiser {self.optimizer} has no weight decay, but {self.weight_decay:g} is asked for: "
                 "set it to 0, or choose adamw"
             )
         return TrainSettings(

@@ -1,18 +1,15 @@
-"""`fluctua reproduce`: do a study's sweep, and write its table and figure."""
+"""`fluctua reproduce`: do a study's sweep, print and write its table, and draw its figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
-from fluctua.lab.results.table import as_csv, as_markdown
+from fluctua.lab.results.table import as_csv, as_markdown, as_printed
 from fluctua.lab.studies import STUDIES
-from fluctua.lab.sweeps.runner import Backend, duration, sweep
-from fluctua.lab.sweeps.runner_local import cores
+from fluctua.lab.sweeps.runner import Backend, sweep
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import only, runs_of
@@ -45,7 +42,7 @@ def reproduce(
     console: Console,
     wanted: Sequence[str] = (),
 ) -> list[Path]:
-    """Do what the store at `out / name` has not of a study's sweep; then write its table and its figure there.
+    """Do what the store at `out / name` has not of a study's sweep; then print its table, and write it and its figure.
 
     Args:
         name: of the store.
@@ -76,6 +73,7 @@ def reproduce(
     if not finished:
         raise SweepFailed(f"no run of {name} ended well; the first error: {failed[0].error}")
     files = write_results(study, store, finished, failed)
+    console.print(as_printed(study, summarise(study, finished, failed)))
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True)
     return files
 
@@ -91,29 +89,3 @@ def write_results(study: Study, store: Store, finished: Sequence[Record], failed
     figure = study.figure([record for record in finished if record.setting in settings])
     pictures = [save(figure, store.root / f"figure.{kind}") for kind in ("png", "pdf")]
     return [*(store.root / file for file in texts), *pictures]
-
-
-def catalogue(seeds: int) -> Table:
-    """All studies with the number of their runs, the expected time on this machine, and the files that they need."""
-    table = Table(box=box.SIMPLE_HEAD, caption=f"with {seeds} seeds on {cores()} cores; --small is in brackets")
-    for head in ("name", "experiment", "runs", "time", "files of --data"):
-        table.add_column(head)
-    for name, pair in STUDIES.items():
-        counts, times, files = zip(*(_expected(study, seeds) for study in (pair.full, pair.small)), strict=True)
-        table.add_row(
-            name,
-            pair.full.title.partition(":")[0],
-            *("{} ({})".format(*both) for both in (counts, times)),
-            _both(*files),
-        )
-    return table
-
-
-def _expected(study: Study, seeds: int) -> tuple[int, str, str]:
-    settings = study.grid()
-    seconds = seeds * sum(map(study.seconds, settings)) / cores()
-    return seeds * len(settings), duration(seconds), ", ".join(study.files)
-
-
-def _both(full: str, small: str) -> str:
-    return full if full == small else f"{full} ({small or 'none'})"

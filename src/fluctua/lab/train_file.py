@@ -27,7 +27,7 @@ Data = SpikeDataModule | ImageDataModule
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of data is called, and what is taken for it unless it is said otherwise.
+    """The name of a kind of data, and its defaults.
 
     Attributes:
         name: in words.

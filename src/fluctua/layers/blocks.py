@@ -39,7 +39,7 @@ def conv_block(
 def recurrent_conv_block(
     n_in: int, n_out: int, cell: Cell, *, kernel: int, stride: int = 1, padding: int = 0, recurrent_kernel: int = 5
 ) -> nn.Sequential:
-    """A convolution of `[T, B, n_in, L]`, and neurons that hear their neighbours of all channels one step later.
+    """A convolution of `[T, B, n_in, L]`, and neurons that receive their neighbours' spikes one step later.
 
     Args:
         n_in: channels.
@@ -63,7 +63,7 @@ def recurrent_conv_block(
 
 
 class OneToOne(nn.Conv1d):
-    """A synapse from each neuron to the one of the same number: spikes `[T, B, C, ...]` -> current of the same shape.
+    """A synapse from each neuron to its counterpart: spikes `[T, B, C, ...]` -> current of the same shape.
 
     Weights start nearly equal and positive, so that spikes are handed on as they are; `fluctua.initialize` finds their
     size. Training may change all that.
@@ -91,7 +91,7 @@ class OneToOne(nn.Conv1d):
 
 
 class ResidualBlock(nn.Module):
-    """Two ways into one population: `cell(body(x) + skip(x))`.
+    """Two pathways into one population: `cell(body(x) + skip(x))`.
 
     To `fluctua.initialize` a skip with weights is one more feed-forward pathway, which brings as much of the variance
     as the one from the body (the paper's rule). A `OneToOne` hands spikes on as they are, past any number of blocks;

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Synapse:
-    """A way from one population of a circuit to another.
+    """A connection from one population of a circuit to another.
 
     Attributes:
         module: takes spikes `[B, *N]` of one step to the current `[B, *M]` that they cause, such as `nn.Linear`.
@@ -86,7 +86,7 @@ class CircuitState(NamedTuple):
 
 
 class SpikeProbe(nn.Identity):
-    """Where the spikes of one population of a circuit pass, for hooks of whoever wants to see them."""
+    """A tap that the spikes of one population of a circuit pass through, for hooks."""
 
 
 class Circuit(nn.Module, ABC):
@@ -229,7 +229,7 @@ class Recurrent(Circuit):
         return (Synapse(self.weight, "cell", "cell"),)
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; one operation for cells and weights of known kinds if nobody looks between steps."""
+        """See `Circuit.simulate`; one operation for known cells and weights if no hook needs the steps in between."""
         fused = plan(f"Recurrent({type(self.cell).__name__})", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
@@ -270,5 +270,5 @@ class Recurrent(Circuit):
 
     @property
     def spikes_unobserved(self) -> bool:
-        """Whether nobody asks for the spikes on their way through the tap, so that they may stay bits."""
+        """Whether no hook needs the spikes that pass the tap, so that they may stay bits."""
         return all(is_unmodified(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))

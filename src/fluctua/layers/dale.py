@@ -29,7 +29,7 @@ class DaleError(ValueError):
 
 
 class SignedLinear(nn.Linear):
-    """`nn.Linear` without bias whose weights are all zero or more; whether they excite or inhibit is up to the neuron.
+    """`nn.Linear` without bias with weights of zero or more; whether they excite or inhibit depends on the neuron.
 
     An optimiser knows nothing of the sign: call `constrain_(model)` after each of its steps, or `keep_signs` once.
 
@@ -81,14 +81,14 @@ class SignedLinear(nn.Linear):
 
 
 def constrain_(model: nn.Module) -> None:
-    """Put weights with a sign back where they belong, in every module that has `constrain_`, as `SignedLinear` has."""
+    """Clip weights to their sign in every module that has `constrain_`, such as `SignedLinear`."""
     for module in model.modules():
         if callable(constrain := getattr(module, "constrain_", None)):
             constrain()
 
 
 def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:
-    """`constrain_` the model after every step of the optimiser; `fluctua.lab.training` does it by itself.
+    """Call `constrain_` on the model after every step of the optimiser; `fluctua.lab.training` does so by itself.
 
     Example:
         >>> layer = SignedLinear(20, 10)
@@ -145,7 +145,7 @@ class DaleCircuit(Circuit):
         return [Synapse(self.exc_exc, "exc", "exc"), Synapse(self.exc_inh, "exc", "inh"), *inhibition]
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; as one operation where nobody looks between the steps."""
+        """See `Circuit.simulate`; as one operation where no hook needs the steps in between."""
         fused = plan("DaleCircuit", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else fused
 

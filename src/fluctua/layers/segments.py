@@ -19,7 +19,7 @@ States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit
 
 
 def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = False) -> Tensor:
-    """Run a network on segments of a sequence, the neurons of each going on from where the last one ended.
+    """Run a network on segments of a sequence; each continues from the state at the end of the one before.
 
     >>> from fluctua.neurons import LI, LIF
     >>> model, x = nn.Sequential(nn.Linear(20, 10), LIF(), nn.Linear(10, 3), LI()), torch.randn(1000, 2, 20)

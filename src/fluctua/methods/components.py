@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 class SilentInputError(ValueError):
-    """Nothing reaches a population, so no weights can bring it anywhere."""
+    """Nothing reaches a population, so no weights can bring it to its target."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ READOUT = Target(sigma=1.0)
 
 
 class Method(ABC):
-    """How weights are found; a frozen dataclass whose fields are what may be chosen.
+    """How weights are found; a frozen dataclass whose fields are its settings.
 
     Class attributes:
         aims: whether it brings populations to a target; one that does not knows none.

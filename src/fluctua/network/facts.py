@@ -41,7 +41,7 @@ class Neuron:
             inhibitory current is negative.
         threshold: `theta` (mean over the population where neurons differ), or None for a readout.
         rest: the potential without input.
-        in_steps: whether the kernels count time in steps, of which nobody has said how many seconds they last.
+        in_steps: whether the kernels count time in steps whose length in seconds is unknown.
         note: what a user should know of the facts, such as a linearisation.
         resets: whether a spike changes the potential.
         thresholds: those of all neurons `[*N]`, or such that they broadcast to it, where they differ.

@@ -25,7 +25,7 @@ _SILENT = ("RESUME", "CACHE", "PRECALL", "COPY_FREE_VARS", "PUSH_NULL", "NOP", "
 
 @contextmanager
 def silent_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside the block nobody calls hooks that only look on."""
+    """Inside the block, hooks that only observe are not called."""
     tables = [getattr(m, kind) for m in nn.Module.modules(model) for kind in _KINDS]
     tables += [getattr(of_all, f"_global{kind}") for kind in _KINDS]
     tables += [p._backward_hooks for p in nn.Module.parameters(model)]

@@ -27,7 +27,7 @@ class Input:
 def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) -> Input:
     """The input in what the user gave.
 
-    Of a `DataLoader` the first batch is taken. The rest is for models that nobody gave a `forward` for: of a pair the
+    Of a `DataLoader` the first batch is taken. The rest is for models without a given `forward`: of a pair the
     first item is the input, and the labels are ignored; NumPy arrays become tensors, integers and booleans numbers of
     the weights' type, unless the model looks them up.
 
@@ -51,7 +51,9 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
         notes.append("the batch is a pair, of which the first item was taken; the labels were ignored")
     if isinstance(batch, np.ndarray):
         if batch.dtype.kind not in "biuf":
-            raise BatchError(f"the batch is an array of {batch.dtype}, which is no number: make frames of events first")
+            raise BatchError(
+                f"the batch is an array of {batch.dtype}, which are not numbers: make frames of the events first"
+            )
         batch = torch.from_numpy(np.ascontiguousarray(batch))
         notes.append("the batch was converted from a NumPy array")
         batch = batch.to(_precision(model)) if batch.is_floating_point() else batch

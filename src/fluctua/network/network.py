@@ -34,7 +34,7 @@ class Network:
 
     It keeps the model and the batch themselves, no copies. Whatever it runs, the model is afterwards as it was, also
     after an error: states of neurons, buffers, plain attributes, hooks, `requires_grad`, and torch's random number
-    generators. Values of parameters are the affair of whoever writes them.
+    generators. The values of parameters are left to the caller.
 
     Attributes:
         model: any model of known neurons.
@@ -155,7 +155,7 @@ class Network:
         return tuple(p for p in self.populations if names is None or p.name in names)
 
     def doubts(self, steps: int, samples: int) -> Iterator[str]:
-        """What may be wrong with so many steps of so many samples, which its neurons have seen; a sentence each."""
+        """What may be wrong with the steps and samples that its neurons have seen; a sentence each."""
         if self.time == "own" or not isinstance(self.batch, Tensor) or self.batch.ndim < 2:
             return
         shape = self.batch.shape
@@ -276,7 +276,7 @@ def check_values(batch: Any) -> None:
     tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
     # A finite sum is proof, ten times cheaper than to look at every entry; one that overflows is none. Likewise zero.
     if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):
-        raise BatchError("the batch has NaN or infinite values: clean the data first")
+        raise BatchError("the batch has NaN or infinite values: remove them first")
     if tensors and not any(tensor.numel() for tensor in tensors):
         raise BatchError(f"the batch is empty, {[*tensors[0].shape]}: a sequence has at least 2 steps and 1 sample")
     if tensors and not any(bool(tensor.sum() != 0) or bool(tensor.any()) for tensor in tensors):
@@ -306,7 +306,7 @@ def _check_reading(first: Population, taken: Input, forward: Forward, time: Axis
         )
     if isinstance(forward, WholeCall) and steps is not None and first.steps != steps:
         raise ValueError(
-            f"the model itself shows its input for {first.steps} steps, so steps={steps} cannot be had: leave it out"
+            f"the model itself shows its input for {first.steps} steps, so steps={steps} cannot be used: leave it out"
         )
 
 

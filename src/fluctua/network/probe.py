@@ -155,7 +155,7 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
 
     Raises:
         UnsupportedNeuronError: a module that cannot be run, fires without input or never comes to rest, does not
-            answer, or answers a negative impulse otherwise than a positive one.
+            answer, or responds differently to negative and positive impulses.
     """
     theta, in_steps = spec.theta(module), timing.dt is None
     if timing.steps is None:
@@ -349,7 +349,7 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
         )
     if (skew := float(np.abs(up + down).max()) / (2 * amplitude * peak)) > _MIRRORED:
         raise UnsupportedNeuronError(
-            f"the neuron {bench.name} answers a negative impulse otherwise than a positive one ({skew:.0%} of the "
+            f"the neuron {bench.name} responds differently to negative and positive impulses ({skew:.0%} of the "
             "response): it rectifies, so its mean potential cannot be set through its weights; lower its floor"
         )
     return eps

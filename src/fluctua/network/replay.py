@@ -57,7 +57,7 @@ class Replay:
     a module that answers from memory leaves them as if it had run: dropout masks stay the same.
 
     A model that runs step by step cannot stop at a population, for the next step begins at the input again. There all
-    that neither is the wanted population nor feeds it answers at once: modules with weights a meaningless tensor,
+    outside the wanted population and its inputs returns a placeholder: modules with weights a meaningless tensor,
     neurons that are not done yet the spikes that they are assumed to give, or none.
 
     With its answer a neuron gets back the state that it had then: the model, or a hook, may look into it.

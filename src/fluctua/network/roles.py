@@ -119,7 +119,7 @@ def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
 
 
 def _moved(own: Values, name: str, times: float = 1.0) -> Values:
-    """The parameter moved by so many times its own size."""
+    """The parameter moved by a multiple of its own size."""
     size = float(own[name].double().square().mean().sqrt()) or 0.1
     return {name: own[name] + times * size * _noise(own[name], 1)}
 

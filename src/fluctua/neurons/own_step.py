@@ -94,7 +94,7 @@ class StepNeuron(nn.Module):
                 "or pass threshold=None for a readout"
             )
         if not rest or not constants:
-            raise ValueError("a neuron needs a constant and a part of its state at least, the potential")
+            raise ValueError("a neuron needs at least one constant and one state variable, the potential")
         self.dt, self._names, self._rest, self._threshold = dt, tuple(constants), rest, threshold
         self._step = _Named(step, self._names, inputs)
         for name, value in constants.items():

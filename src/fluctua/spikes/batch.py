@@ -51,7 +51,9 @@ class SpikeBatch:
             raise ValueError(f"spikes need one step, sample and unit each, got {[a.shape for a in lists]}")
         for name, indices, size in zip(("step", "sample", "unit"), lists, shape, strict=True):
             if indices.size and not 0 <= indices.min() <= indices.max() < size:
-                raise ValueError(f"a {name} must be in 0..{size - 1}, got {indices.min()}..{indices.max()}: mend shape")
+                raise ValueError(
+                    f"a {name} must be in 0..{size - 1}, got {indices.min()}..{indices.max()}: correct shape"
+                )
         t, b, n = shape
         words = np.zeros((b, t, _words(n)), np.uint64)
         np.bitwise_or.at(words, (lists[1], lists[0], lists[2] >> 6), np.uint64(1) << (lists[2] & 63).astype(np.uint64))

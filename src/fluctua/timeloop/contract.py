@@ -179,7 +179,7 @@ class LoopResult(NamedTuple):
         output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
         potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it where the
             population spikes.
-        state: the state after the last step, to go on from: a `State`, or a tuple of its parts as the step has them.
+        state: the state after the last step, to continue from: a `State`, or a tuple of its parts as the step has them.
     """
 
     output: Tensor

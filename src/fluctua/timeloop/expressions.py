@@ -55,7 +55,7 @@ class Graph:
         return self._once("leaf", (kind, number), frozenset([kind]))
 
     def unknown(self, why: str) -> Expression:
-        """What cannot be expressed, and nobody may ask for."""
+        """What cannot be expressed and must not be requested."""
         return self._once(UNKNOWN, (why,), frozenset())
 
     def __call__(self, op: str, *args: Value) -> Value:

@@ -69,7 +69,7 @@ class Traced:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
-    """Follow a step with so many inputs, parts of the state and constants.
+    """Follow a step with the given numbers of inputs, state parts and constants.
 
     Raises:
         ValueError: it does what no loop over neurons can do, such as to sum over them.

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: they go on where they broke off, and are checked."""
+"""Downloads from a server on this machine: they resume where they broke off, and are checked."""
 
 import hashlib
 import io
@@ -120,7 +120,7 @@ def test_a_download_goes_on_where_it_broke_off(serve: Serve, tmp_path: Path) -> 
     server, seen = serve(zipped()), []
     size = len(server.content)
     for server.stop in (1000, 700_000):
-        with pytest.raises(OSError, match=f"broke off after {server.stop} of {size} bytes: call again to go on"):
+        with pytest.raises(OSError, match=f"broke off after {server.stop} of {size} bytes: call again to resume"):
             obtain(archive(server), tmp_path, ignore)
     server.stop = size
     target = obtain(archive(server), tmp_path, lambda *progress: seen.append(progress))
@@ -170,7 +170,7 @@ def test_an_archive_does_not_write_outside_of_its_folder(serve: Serve, tmp_path:
 def test_a_server_out_of_reach_is_said_in_one_sentence(serve: Serve, tmp_path: Path) -> None:
     server = serve(zipped())
     nowhere = Archive(server.url.replace("127.0.0.1", "127.0.0.1:1/"), "a.zip", "0", "a")
-    with pytest.raises(OSError, match=r"cannot be read \(.*\): call again to go on with what is there") as raised:
+    with pytest.raises(OSError, match=r"cannot be read \(.*\): call again to resume") as raised:
         obtain(nowhere, tmp_path, ignore)
     assert "\n" not in str(raised.value)
 

@@ -186,12 +186,11 @@ def test_no_weight_decay_is_none_whatever_the_optimiser_would_take() -> None:
 def test_what_no_recipe_can_be_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown recipe 'old': choose one of plain, paper, modern"):
         recipe_by_name("old")
-    with pytest.raises(ValueError, match=r"smorms3 knows no weight decay, and 0.1 is asked for: set it to 0"):
+    with pytest.raises(ValueError, match=r"smorms3 has no weight decay, but 0.1 is asked for: set it to 0"):
         Ingredients(optimizer="smorms3", weight_decay=0.1).settings(epochs=1, seed=0)
 
 
-def test_the_command_line_knows_every_recipe() -> None:
-    assert {str(name) for name in cli.Recipe} == RECIPES.keys()
+def test_every_recipe_has_a_network() -> None:
     assert all(recipe.model in NETWORKS for recipe in RECIPES.values())
 
 

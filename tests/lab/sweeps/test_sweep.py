@@ -84,7 +84,7 @@ def test_a_missing_data_file_is_named_before_any_run(tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_seeds_is_refused() -> None:
-    with pytest.raises(ValueError, match="one seed or more, got 0"):
+    with pytest.raises(ValueError, match="at least one seed, got 0"):
         runs_of(Toy(), 0)
 
 

@@ -210,7 +210,7 @@ def cumulative(fractions: Sequence[float]) -> NDArray[np.float64]:
     total = float(np.sum(fractions))
     if min(fractions, default=-1.0) < 0 or not math.isclose(total, 1.0, abs_tol=1e-9):
         raise ValueError(
-            f"fractions {tuple(fractions)} must not be negative and must sum to 1, not {total:g}: mend them."
+            f"fractions {tuple(fractions)} must not be negative and must sum to 1, not {total:g}: correct them."
         )
     return np.cumsum(fractions, dtype=np.float64)
 

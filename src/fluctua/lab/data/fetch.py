@@ -1,4 +1,4 @@
-"""Downloads of the official data sets: they go on where they broke off, and are checked before they are used.
+"""Downloads of the official data sets: they resume where they broke off, and are checked before use.
 
 On the command line: `python -m fluctua.lab.data.fetch shd FOLDER`.
 """
@@ -155,9 +155,9 @@ def _continue(archive: Archive, part: Path, progress: Progress) -> None:
             raise OSError(f"{archive.url} cannot be downloaded (HTTP {error.code}): get it by hand.") from None
         return
     except (OSError, http.client.HTTPException) as error:
-        raise OSError(f"{archive.url} cannot be read ({error}): call again to go on with what is there.") from None
+        raise OSError(f"{archive.url} cannot be read ({error}): call again to resume.") from None
     if total is not None and there < total:
-        raise OSError(f"{archive.url} broke off after {there} of {total} bytes: call again to go on from there.")
+        raise OSError(f"{archive.url} broke off after {there} of {total} bytes: call again to resume.")
 
 
 def _unpack(packed: Path, folder: Path) -> None:

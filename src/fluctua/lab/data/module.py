@@ -180,7 +180,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         self.n_steps = step_count(dt, duration)
         self.shape = (self.n_units,) if shape is None else shape
         if math.prod(self.shape) != self.n_units:
-            raise ValueError(f"shape={shape} holds {math.prod(self.shape)} channels, not {self.n_units}: mend it.")
+            raise ValueError(f"shape={shape} holds {math.prod(self.shape)} channels, not {self.n_units}: correct it.")
         collate = _Collate(train.n_units, dt=dt, duration=duration, binary=binary, pool=pool, shape=self.shape)
         super().__init__(
             splits,

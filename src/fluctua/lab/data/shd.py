@@ -17,7 +17,7 @@ FETCH = "python -m fluctua.lab.data.fetch shd FOLDER"
 
 @dataclass(frozen=True)
 class SHDPaths:
-    """The files of SHD or SSC; None for what there is not."""
+    """The files of SHD or SSC; None for those that are missing."""
 
     train: Path
     val: Path | None = None

@@ -141,7 +141,9 @@ def _pairs(item: Any) -> Iterator[tuple[Recording, Any]]:
 def _layout(shape: Sequence[int]) -> tuple[int, int, int]:
     """Channels, rows and columns."""
     if len(shape) not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"shape={tuple(shape)} must be (units,) or (channels, rows, columns), all at least 1: mend it")
+        raise ValueError(
+            f"shape={tuple(shape)} must be (units,) or (channels, rows, columns), all at least 1: correct it"
+        )
     channels, rows, columns = shape if len(shape) == 3 else (1, 1, *shape)
     return channels, rows, columns
 

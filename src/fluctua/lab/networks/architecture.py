@@ -54,11 +54,11 @@ class Architecture(ABC):
         return FusedSequential(*layers, nn.Linear(features, n_out, bias=False), LI(duration, self.tau_syn, dt))
 
     def with_width(self, width: int) -> Self:
-        """The same network with so many neurons in a layer; of a convolutional one, filters in its first layer."""
+        """The same network with `width` neurons in a layer, or filters in the first layer of a convolutional one."""
         return replace(self, width=width)  # type: ignore[call-arg]
 
     def with_depth(self, depth: int) -> Self:
-        """The same network with so many layers or blocks.
+        """The same network with `depth` layers or blocks.
 
         Raises:
             ValueError: a network of fixed depth.

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from fluctua.lab.sweeps.study import Record, Setting, Study, Value
 
@@ -99,4 +98,6 @@ def student_quantile(dof: int, level: float = 0.95) -> float:
     """
     if dof < 1 or not 0 < level < 1:
         raise ValueError(f"Student's t needs dof >= 1 and a level in (0, 1), got dof={dof} and level={level}")
+    from scipy.special import stdtrit
+
     return float(stdtrit(dof, 0.5 + level / 2))

@@ -1,9 +1,12 @@
-"""The table of a study, as CSV for programs and as Markdown for people."""
+"""The table of a study: as CSV and JSON for programs, as Markdown and in a terminal for people."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
+from rich import box
+from rich.table import Table
 
 from fluctua.lab.results.aggregate import Summary
 from fluctua.lab.sweeps.study import Measure, Study
@@ -33,6 +36,51 @@ def as_csv(summaries: Sequence[Summary]) -> str:
     # Without a type of their own, numbers, words and nothing may share an axis and stay as they are.
     table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS], dtype=object)
     return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False, lineterminator="\n")
+
+
+def csv_as_json(text: str) -> str:
+    """The rows of a table in CSV as a JSON list of objects; what is empty is null."""
+    table = pd.read_csv(io.StringIO(text))
+    return str(table.astype(object).where(table.notna(), None).to_json(orient="records", indent=2))
+
+
+def as_printed(study: Study, summaries: Sequence[Summary], most: int = 3) -> Table:
+    """The first numbers of a study for a terminal of 80 columns: mean ± half the 95 % interval, and what is published.
+
+    A row for each setting, without the axes on which all settings agree.
+    """
+    settings = list({tuple(s.setting.items()): s.setting for s in summaries}.values())
+    names = list(dict.fromkeys(name for setting in settings for name in setting))
+    axes = [name for name in names if len({setting.get(name) for setting in settings}) > 1] or names[:1]
+    measures = [m for m in study.measures if any(s.measure == m.name and s.n for s in summaries)][:most]
+    found = {(tuple(s.setting.items()), s.measure): s for s in summaries}
+    cited = any(s.reference is not None for s in summaries if s.measure in {m.name for m in measures})
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=0, title=study.title, caption="± half the 95 % interval; more is in table.md"
+    )
+    for axis in axes:
+        table.add_column(axis, overflow="fold")
+    for measure in measures:
+        table.add_column(measure.label, justify="right", no_wrap=False)
+    if cited:
+        table.add_column("published", justify="right")
+    for setting in settings:
+        here = [(m, found.get((tuple(setting.items()), m.name))) for m in measures]
+        published = [cells(m, s)[-1] for m, s in here if s is not None and s.reference is not None]
+        table.add_row(
+            *(_value(setting.get(axis)) for axis in axes),
+            *(with_interval(m, s) for m, s in here),
+            *([", ".join(published)] if cited else []),
+        )
+    return table
+
+
+def with_interval(measure: Measure, s: Summary | None) -> str:
+    """Mean ± half the interval, and the number of failed runs."""
+    if s is None or not s.n:
+        return "failed" if s is not None and s.failed else "-"
+    mean, half = (format(measure.factor * value, measure.spec) for value in (s.mean, s.half))
+    return (f"{mean} ± {half}" if s.n > 1 else mean) + (f" ({s.failed} failed)" if s.failed else "")
 
 
 def as_markdown(study: Study, summaries: Sequence[Summary]) -> str:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,13 @@ from fluctua.lab.data.augmentations import DropEvents, RandomCrop
 from fluctua.lab.data.cifar10 import Images, read_cifar10
 from fluctua.lab.data.dvs_gesture import SENSOR, DVSGesture
 from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, partition
-from fluctua.lab.data.image_module import ImageDataModule
-from fluctua.lab.data.module import SpikeDataModule, SplitDataModule
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.shd import SHDFile
 from fluctua.lab.studies.task import Task
+
+if TYPE_CHECKING:
+    from fluctua.lab.data.image_module import ImageDataModule
+    from fluctua.lab.data.module import SpikeDataModule, SplitDataModule
 
 D = TypeVar("D", bound=LabelledDataset[Any])
 
@@ -45,7 +47,7 @@ class SampledTask(Task, Generic[D]):
         """See `Task.files`."""
         return (self.path,)
 
-    def load(self, seed: int, data: Path | None) -> SplitDataModule[D]:
+    def load(self, seed: int, data: Path | None) -> "SplitDataModule[D]":
         """See `Task.load`."""
         every, test = self.read(data or Path())
         every = self.subset(every, balanced(every.labels, self.per_class, seed))
@@ -64,7 +66,7 @@ class SampledTask(Task, Generic[D]):
         """Some samples of a data set."""
 
     @abstractmethod
-    def module(self, train: D, val: D, test: D, options: dict[str, Any]) -> SplitDataModule[D]:
+    def module(self, train: D, val: D, test: D, options: dict[str, Any]) -> "SplitDataModule[D]":
         """The data module of these parts; `options` are what all data modules take."""
 
 
@@ -103,8 +105,10 @@ class SpokenTask(EventTask):
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
-    ) -> SpikeDataModule:
+    ) -> "SpikeDataModule":
         """See `SampledTask.module`."""
+        from fluctua.lab.data.module import SpikeDataModule
+
         return SpikeDataModule(train, val, test, pool=self.pool, **options)
 
 
@@ -121,8 +125,10 @@ class NMNISTTask(EventTask):
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
-    ) -> SpikeDataModule:
+    ) -> "SpikeDataModule":
         """See `SampledTask.module`."""
+        from fluctua.lab.data.module import SpikeDataModule
+
         train, val, test = (Merged(part, NMNIST.shape, self.pool) for part in (train, val, test))
         return SpikeDataModule(train, val, test, shape=merged_shape(NMNIST.shape, self.pool), **options)
 
@@ -152,8 +158,10 @@ class GestureTask(EventTask):
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
-    ) -> SpikeDataModule:
+    ) -> "SpikeDataModule":
         """See `SampledTask.module`."""
+        from fluctua.lab.data.module import SpikeDataModule
+
         prepare = (DropEvents(self.drop), RandomCrop(self.duration))
         return SpikeDataModule(train, val, test, shape=self._shape, binary=False, prepare=prepare, **options)
 
@@ -173,14 +181,16 @@ class CIFAR10Task(SampledTask[Images]):
         """See `SampledTask.subset`."""
         return dataset.subset(indices)
 
-    def module(self, train: Images, val: Images, test: Images, options: dict[str, Any]) -> ImageDataModule:
+    def module(self, train: Images, val: Images, test: Images, options: dict[str, Any]) -> "ImageDataModule":
         """See `SampledTask.module`."""
+        from fluctua.lab.data.image_module import ImageDataModule
+
         train, val, test = (mean_pooled(part, self.pool) for part in (train, val, test))
         return ImageDataModule(train, val, test, **options)
 
 
 def balanced(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDArray[np.int64]:
-    """Indices of so many samples of each class, drawn at random; of all samples for None.
+    """Indices of `per_class` samples of each class, drawn at random; of all samples for None.
 
     Raises:
         ValueError: a class with fewer samples.

@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluctua.lab.data import Augmentation, Events, RandmanSettings, TimeStretch, UnitShift, make_randman
-from fluctua.lab.data.module import SpikeDataModule, SplitDataModule
+
+if TYPE_CHECKING:
+    from fluctua.lab.data.module import SpikeDataModule, SplitDataModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Task(ABC):
         return ()
 
     @abstractmethod
-    def load(self, seed: int, data: Path | None) -> SplitDataModule[Any]:
+    def load(self, seed: int, data: Path | None) -> "SplitDataModule[Any]":
         """The data; `data` is the folder of the files."""
 
 
@@ -58,8 +60,10 @@ class RandmanTask(Task):
         if self.heard is not None and not 0 < self.heard <= self.duration:
             raise ValueError(f"heard={self.heard} s must be in (0, {self.duration}], within the trial")
 
-    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+    def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
         """See `Task.load`."""
+        from fluctua.lab.data.module import SpikeDataModule
+
         settings = RandmanSettings(
             n_classes=self.n_classes,
             dim=self.dim,
@@ -79,9 +83,9 @@ class FileTask(Task):
     Attributes:
         train: name of the training file.
         test: name of the test file.
-        pool: merge so many neighbouring channels.
+        pool: number of neighbouring channels to merge.
         binary: 0 and 1, else numbers of spikes.
-        shift: move training samples by up to so many of the file's channels in either direction.
+        shift: largest shift of training samples in either direction, in channels of the file.
         stretch: slow them down or speed them up by a factor of up to the exponential of this.
     """
 
@@ -99,8 +103,10 @@ class FileTask(Task):
         """See `Task.files`."""
         return self.train, self.test
 
-    def load(self, seed: int, data: Path | None) -> SpikeDataModule:
+    def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
         """See `Task.load`."""
+        from fluctua.lab.data.module import SpikeDataModule
+
         folder = data or Path()
         return SpikeDataModule.from_shd_files(
             folder / self.train,

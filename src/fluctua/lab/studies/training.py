@@ -13,8 +13,8 @@ from fluctua.lab.studies.methods import start
 from fluctua.lab.studies.task import Task
 from fluctua.lab.sweeps.study import Measure, Outcome
 from fluctua.lab.training import loss_by_name
-from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.isolation import isolated_randomness, seed_all
+from fluctua.lab.training.settings import FitResult, TrainSettings
 from fluctua.state import Report
 from fluctua.theory import Target
 
@@ -94,6 +94,8 @@ def trained(
     The weights that are tested, once, are those of the epoch with the best validation accuracy. Further test sets of
     the task go by their own names.
     """
+    from fluctua.lab.training.fit import fit
+
     samples = task.load(seed, data)
     model = network.build(samples.shape, samples.n_classes, dt=task.dt, duration=task.duration)
     x, y = samples.batch(min(recipe.measured_on, len(samples.splits["train"])))

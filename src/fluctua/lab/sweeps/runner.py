@@ -21,7 +21,7 @@ Backend = Callable[[Sequence[Run], Path], Generator[Record, None, None]]
 
 
 class SweepInterrupted(KeyboardInterrupt):
-    """A sweep was interrupted by Ctrl-C; the message says how to go on."""
+    """A sweep was interrupted by Ctrl-C; the message says how to resume."""
 
 
 def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console) -> None:
@@ -52,7 +52,7 @@ def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console)
                 advance(record, clock.left(time.monotonic()))
     except KeyboardInterrupt:
         raise SweepInterrupted(
-            f"the sweep was interrupted with {len(todo) - ended} runs left: the same command goes on with them"
+            f"the sweep was interrupted with {len(todo) - ended} runs left: the same command resumes"
         ) from None
 
 
@@ -95,7 +95,9 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[Record, float]
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `8 s`, `3 min`, `2.5 h`."""
+    """A time for people: `8 s`, `3 min`, `2.5 h`, `400 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:.0f} h"

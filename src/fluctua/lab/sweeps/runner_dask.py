@@ -12,7 +12,7 @@ from fluctua.lab.sweeps.sweep import Run
 
 
 def dask_cluster(address: str, *, timeout: float = 30.0) -> Backend:
-    """A backend of the workers of the Dask scheduler at that address; waits for it so many seconds.
+    """A backend of the workers of the Dask scheduler at that address; waits for it up to `timeout` seconds.
 
     The backend raises RuntimeError without Dask, and OSError where no scheduler answers.
     """

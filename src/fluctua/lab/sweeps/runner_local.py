@@ -18,13 +18,13 @@ from fluctua.lab.sweeps.sweep import Run
 
 
 def local_processes(workers: int | None = None) -> Backend:
-    """A backend of so many processes (default: one for each core that this process may use).
+    """A backend of `workers` processes (default: one for each core that this process may use).
 
     Raises:
         ValueError: fewer than one process.
     """
     if workers is not None and workers < 1:
-        raise ValueError(f"a sweep needs one process or more, got {workers}")
+        raise ValueError(f"a sweep needs at least one process, got {workers}")
     return partial(_run_all, workers=workers or cores())
 
 
@@ -53,7 +53,7 @@ def _run_all(runs: Sequence[Run], root: Path, *, workers: int) -> Generator[Reco
                     Store(root).save(record)
                 idle.append(pool)
                 yield record
-    finally:  # files are written at one go, so a process may be killed whatever it does
+    finally:  # files are written in one step, so a process may be killed at any moment
         for pool in [*idle, *(pool for pool, _ in busy.values())]:
             pool.shutdown(kill_workers=True)
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -62,14 +62,14 @@ def grid(**axes: Sequence[Value]) -> list[Setting]:
 def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     """Every setting with seeds 0 to `seeds - 1`; all settings of a seed come before the next seed.
 
-    Whoever stops early then has all settings, with fewer seeds.
+    A sweep that is stopped early then has all settings, with fewer seeds.
 
     Raises:
         ValueError: no seed, or a data file that is not in the folder.
     """
     if seeds < 1:
-        raise ValueError(f"a sweep needs one seed or more, got {seeds}")
-    if missing := list(_missing(study, data)):
+        raise ValueError(f"a sweep needs at least one seed, got {seeds}")
+    if missing := missing_files(study, data):
         where = f"is not in {data}" if data else "is needed: give its folder with --data"
         raise ValueError(f"the file {missing[0]} {where} (docs/data.md says where to get it)")
     folder = None if data is None else data.absolute()  # a worker may have another working directory
@@ -99,8 +99,9 @@ def _printed(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _missing(study: Study, data: Path | None) -> Iterator[str]:
-    return (name for name in study.files if data is None or not (data / name).exists())
+def missing_files(study: Study, data: Path | None) -> list[str]:
+    """The files of a study that are not in the folder of the data; all of them without a folder."""
+    return [name for name in study.files if data is None or not (data / name).exists()]
 
 
 def in_words(setting: Mapping[str, Any]) -> str:

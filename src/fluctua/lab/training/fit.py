@@ -121,7 +121,7 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
 
 @contextmanager
 def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[None]:
-    """Turn an interruption into one error that says how to go on."""
+    """Turn an interruption into one error that says how to resume."""
     in_main = threading.current_thread() is threading.main_thread()
     on_interrupt = signal.getsignal(signal.SIGINT)
     if in_main:
@@ -136,7 +136,7 @@ def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[N
     if trainer.interrupted:
         raise TrainingInterrupted(
             f"training was interrupted with {recorder.saved} of {recorder.settings.epochs} epochs finished: "
-            f"pass resume=True to go on with the run in {recorder.folder.root}"
+            f"pass resume=True to continue the run in {recorder.folder.root}"
         )
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from safetensors.torch import load_model, save_model
 from torch import nn
 
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
@@ -98,16 +96,22 @@ class RunFolder:
 
     def save_metrics(self, history: Sequence[Row]) -> None:
         """Rewrite `metrics.csv`."""
+        import pandas as pd
+
         with replacing(self.metrics) as path:
             pd.DataFrame(history).to_csv(path, index=False, lineterminator="\n")
 
     def save_weights(self, model: nn.Module) -> None:
         """Rewrite `model.safetensors`."""
+        from safetensors.torch import save_model
+
         with replacing(self.weights) as path:
             save_model(model, str(path))
 
     def load_weights(self, model: nn.Module) -> None:
         """Give the model the weights of `model.safetensors`."""
+        from safetensors.torch import load_model
+
         load_model(model, self.weights)
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
@@ -126,10 +130,16 @@ class RunFolder:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place at the end, so that no reader ever meets half a file."""
+    """A temporary path beside `path` that takes its place at the end, so that no reader ever meets half a file.
+
+    Others may read it as far as the umask lets them, though some writers make their files private.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ class Schedule:
         return self.name == "constant" and self.warmup == 0
 
     def factor(self, done: float) -> float:
-        """The share of the largest learning rate when so many epochs are done."""
+        """The share of the largest learning rate after a number of epochs."""
         if done < self.warmup:
             return done / self.warmup
         if self.name == "constant":

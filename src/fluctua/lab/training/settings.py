@@ -1,4 +1,4 @@
-"""What a training run is told, what it returns, and how it fails; no Lightning here."""
+"""Settings of a training run, its result, and its errors; no Lightning here."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ Row = dict[str, float]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was interrupted by Ctrl-C or SIGTERM; the message says how to go on."""
+    """Training was interrupted by Ctrl-C or SIGTERM; the message says how to resume."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrainSettings:
         seed: not negative; all that is random in an epoch follows from seed and epoch.
         max_minutes: time limit. No epoch begins that would outlast it, judging by the one before; should not even
             the first fit in, then it is cut short.
-        patience: stop after so many epochs without a better validation accuracy.
+        patience: number of epochs without a better validation accuracy after which to stop.
         gradient_clip: largest 2-norm of the gradient.
         progress: show a progress bar.
     """

@@ -13,7 +13,7 @@ from fluctua.theory.target import Target
 
 
 class Baseline(Method):
-    """A method that knows no target, and looks at one population after the other, if at any."""
+    """A method without a target, which sets one population after another, or the whole model at once."""
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator

@@ -87,7 +87,7 @@ class Xavier(_WholeModel):
 
 @dataclass(frozen=True)
 class TorchDefault(_WholeModel):
-    """What torch starts every layer with, its biases included: `reset_parameters()` of all modules that have it.
+    """PyTorch's default weights and biases: `reset_parameters()` of all modules that have it.
 
     For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, weights and biases alike. Torch's
     own generators give the draws, and are put back. The batch is not looked at.

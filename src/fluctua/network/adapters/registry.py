@@ -253,7 +253,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class StepLoop:
-    """One call for each step of a batch, or so many with a static one, after the model was brought to rest."""
+    """One call for each step of a batch, or `steps` calls with a static one, after the model was brought to rest."""
 
     known: KnownNeurons
     time: Axis = 0
@@ -275,7 +275,7 @@ class StepLoop:
 
 
 def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, steps: int | None = None) -> Forward:
-    """How a model is run that nobody gave a `forward` for: as its neurons ask for.
+    """How to run a model without a given `forward`: as its neurons require.
 
     With `steps` a static input is shown so often, unless the model loops over time itself.
 
@@ -295,7 +295,7 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
         return whole
     if time is None and steps is None:
         raise WiringError(
-            "the model runs one time step in a call, and nobody says how often a static input is shown to it"
+            "the model runs one time step per call, and the number of steps of its static input is not given"
             f"{'' if failure is None else f' (called once it fails, {_said(failure)})'}: give steps="
         )
     loop = StepLoop(known, time, steps)

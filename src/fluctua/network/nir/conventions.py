@@ -122,7 +122,7 @@ def convention_of(name: str, dt: float | None) -> tuple[Convention, float]:
     """The convention of that name, and the time step under it.
 
     Raises:
-        ValueError: an unknown name, or a time step that nobody has given.
+        ValueError: an unknown name, or no time step.
     """
     if name not in CONVENTIONS:
         raise ValueError(f"unknown convention {name!r}: choose one of {', '.join(CONVENTIONS)}")
@@ -154,7 +154,7 @@ def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate
         if not np.all((decay >= 0) & (decay <= 1) & (ratio >= 0)):
             raise UnsupportedNeuronError(
                 f"the node {name} has a time constant of {1 / np.max(ratio):.3g} time steps, at which it is unstable: "
-                "is dt in the units of the file, or the convention another?"
+                "check the unit of dt and the convention"
             )
     constants = Node(a, b, x, y, numbers(node.r), numbers(getattr(node, "w_in", 1.0)), dt)
     return CurrentBased(

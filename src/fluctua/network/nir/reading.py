@@ -147,9 +147,13 @@ def _recurrences(flat: Flat) -> dict[str, str]:
     for neuron, weight in flat.edges:
         if type(flat.nodes[neuron]).__name__ in NEURONS and (weight, neuron) in edges:
             if neuron in back:
-                raise WiringError(f"the population {neuron} hears itself by {back[neuron]} and {weight}: join the two")
+                raise WiringError(
+                    f"the population {neuron} has two recurrent weights, {back[neuron]} and {weight}: join them"
+                )
             if type(flat.nodes[weight]).__name__ not in _SYNAPSES:
-                raise WiringError(f"the population {neuron} hears itself through {weight}, which has no weights")
+                raise WiringError(
+                    f"the population {neuron} feeds back on itself through {weight}, which has no weights"
+                )
             if [a for a, b in edges if b == weight] != [neuron] or [b for a, b in edges if a == weight] != [neuron]:
                 raise WiringError(f"the recurrent weight {weight} of {neuron} has other connections too")
             back[neuron] = weight

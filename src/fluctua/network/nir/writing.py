@@ -121,7 +121,7 @@ class _Draft:
     ) -> tuple[list[str], Tensor]:
         """A module behind nodes that send `x` `[*N]`: the nodes that its output comes from, and what it is.
 
-        The module itself takes so many axes in front: 2 for time and batch, 1 where they are folded into one.
+        The number of leading axes that the module itself takes: 2 for time and batch, 1 where they are folded into one.
         """
         if isinstance(module, nn.Sequential):
             for key, child in module.named_children():
@@ -178,7 +178,7 @@ def _as_current_based(module: LIF | LI) -> CurrentBased:
 
 
 def _layer(name: str, module: nn.Module, shape: tuple[int, ...], leading: int) -> Any:
-    """The node of a layer without state for an input of that shape behind so many leading axes."""
+    """The node of a layer without state, for an input of that shape behind `leading` axes."""
     if isinstance(module, OneToOne):
         weight = _numpy(module.weight).reshape(-1, *[1] * (len(shape) - 1))
         return nir().Scale(np.array(np.broadcast_to(weight, shape)))
