@@ -15,7 +15,10 @@ from fluctua.state.summary import SHARE, listed, of_whom
 Wanted = Literal["share"] | float | None
 
 _NEAR = 0.01  # distance from the share at which to stop, in parts of it
-_DOUBLINGS, _HALVINGS = 20, 20
+_FAR = 0.1  # likewise, from which on a user should know
+_SECANTS, _CALLS = 8, 16
+_FIRST, _LONGEST = math.log(2), math.log(8)  # steps of the logarithm of the sharpness
+_FLAT = 1e-3
 
 
 @dataclass
@@ -82,25 +85,39 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
     except (ValueError, UnsupportedNeuronError) as error:
         return [f"was left as it is, for its neurons cannot be followed step by step: {error}; give a number instead"]
 
-    def share(value: float) -> float:
-        knob.put(value)
-        return course.share()
+    seen: dict[float, float] = {}  # logarithm of the sharpness: that of the share over the one wanted
 
-    low = high = knob.value
-    at_low = at_high = share(knob.value)
-    for _ in range(_DOUBLINGS):  # outwards on both sides: some parameters are widths
-        if min(at_low, at_high) <= SHARE <= max(at_low, at_high):
-            break
-        low, high = low / 2, high * 2
-        at_low, at_high = share(low), share(high)
-    else:
-        nearest = min((abs(s - SHARE), s, v) for s, v in ((at_low, low), (at_high, high), (share(knob.value), knob.value)))
-        knob.put(nearest[2] if nearest[0] < 1e-3 else knob.value)
-        return [f"was left as it is, for no {knob.name} brings its participation share to {SHARE:g}"]
-    for _ in range(_HALVINGS):
-        middle = math.sqrt(low * high)
-        found = share(middle)
-        if abs(found / SHARE - 1) < _NEAR:
-            break
-        low, high = (middle, high) if (found > SHARE) == (at_low > at_high) else (low, middle)
+    def off(x: float) -> float:
+        knob.put(float(f"{math.exp(x):.3g}"))
+        seen[x] = math.log(max(course.share(), 1e-9) / SHARE)
+        return seen[x]
+
+    x = math.log(knob.value)
+    if abs(off(x)) >= _NEAR:
+        x += math.copysign(_FIRST, seen[x])  # the sharper, the fewer
+        while abs(off(x)) >= _NEAR and len(seen) < _CALLS:
+            if max(seen.values()) - min(seen.values()) < _FLAT:
+                break
+            x = _next(seen)
+    nearest = min(seen, key=lambda x: abs(seen[x]))
+    flat = max(seen.values()) - min(seen.values()) < _FLAT and len(seen) > 1
+    knob.put(knob.value if flat else float(f"{math.exp(nearest):.3g}"))
+    if flat:
+        return [f"was left as it is, for its {knob.name} does not change how many neurons take part"]
+    if abs(seen[nearest]) > _FAR:
+        share = SHARE * math.exp(seen[nearest])
+        return [f"brings its participation share no nearer to {SHARE:g} than {share:.2f}, whatever its {knob.name}"]
     return []
+
+
+def _next(seen: Mapping[float, float]) -> float:
+    """Where to look next: by a secant, or half-way where a sign changes and that leads out of there, or nowhere."""
+    (x1, f1), (x0, f0) = sorted(seen.items(), key=lambda entry: abs(entry[1]))[:2]
+    step = -f1 * (x1 - x0) / (f1 - f0) if f1 != f0 else _LONGEST
+    x = x1 + min(max(step, -_LONGEST), _LONGEST)
+    above, below = ([v for v, f in seen.items() if (f > 0) == side] for side in (True, False))
+    if above and below:
+        one, other = min(((a, b) for a in above for b in below), key=lambda pair: abs(pair[0] - pair[1]))
+        if not min(one, other) < x < max(one, other) or len(seen) > _SECANTS:
+            return (one + other) / 2
+    return x

@@ -100,7 +100,7 @@ class Course:
         return torch.zeros_like(self.states[0])
 
     def share(self) -> float:
-        """The participation share of the neurons and steps."""
+        """The participation share of the neurons and steps, with the surrogate that they have now."""
         return participation(self.slopes())
 
     def _leaves(self, dynamics: Dynamics) -> dict[tuple[str, int], Tensor]:

@@ -229,7 +229,7 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
             f"sigma_U misses its target by more than 10 %: {listed([p.name for p in missed])} "
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
-    return [*warnings, *_gradient_warnings(states), *_passage_warnings(states)]
+    return [*warnings, *_gradient_warnings(states)]
 
 
 def _wanted_sigma(p: PopulationState) -> float:
@@ -237,21 +237,22 @@ def _wanted_sigma(p: PopulationState) -> float:
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """Whether the gradient gets lost, or out of hand, on its way back through layers that all spike.
+    """Whether few neurons carry the gradient, or it gets lost, or out of hand, on its way through layers that all spike.
 
     The first population is left out: its weights hear the input, whose size is not that of spikes.
     """
+    if few := sharp(states):
+        return [f"{sharply(few)}: blunter surrogates, such as initialize(..., surrogate=\"share\") sets"]
     spiking = [p for p in states if p.threshold is not None and p.gradient_norm is not None]
     norms = [p.gradient_norm or 0.0 for p in spiking]
     if len(norms) < 3 or any(p.latency is None for p in spiking) or not 0 < norms[-1] < np.inf:
         return []
     if 1 / LOST < norms[1] / norms[-1] < LOST or np.isnan(norms[1]):
         return []
-    what, cure, size = ("fades", "blunter", "smaller") if norms[1] < norms[-1] else ("grows", "steeper", "larger")
-    return [
-        f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: "
-        f"give the neurons a {cure} surrogate, such as SuperSpike with a {size} beta"
-    ]
+    what, cure = "fades", "give the neurons a blunter surrogate, such as SuperSpike with a smaller beta"
+    if norms[1] > norms[-1]:
+        what, cure = "grows", "it does no harm under Adam and its like; under SGD or in half precision, clip it"
+    return [f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: {cure}"]
 
 
 def sharp(states: Iterable[PopulationState]) -> list[PopulationState]:
@@ -261,14 +262,13 @@ def sharp(states: Iterable[PopulationState]) -> list[PopulationState]:
     return few if len(spiking) >= DEEP else []
 
 
-def _passage_warnings(states: tuple[PopulationState, ...]) -> Iterator[str]:
-    if few := sharp(states):
-        worst = min(few, key=lambda p: p.participation or 0.0)
-        yield (
-            f"few neurons carry the gradient through {listed([p.name for p in few])} (participation share "
-            f"{worst.participation:.2f} in {worst.name}, {SHARE:g} is wanted in deep networks): blunter surrogates, "
-            'such as initialize(..., surrogate="share") sets'
-        )
+def sharply(few: list[PopulationState]) -> str:
+    """What is wrong with these."""
+    worst = min(few, key=lambda p: p.participation or 0.0)
+    return (
+        f"few neurons carry the gradient through {listed([p.name for p in few])}: the participation share is "
+        f"{worst.participation:.2f} in {worst.name}, and {SHARE:g} lets networks of {DEEP} layers and more learn better"
+    )
 
 
 def listed(names: list[str]) -> str:
