@@ -57,7 +57,7 @@ def of_entries(q: Pathway, value: Tensor) -> Tensor:
 
 
 def family_of(q: Pathway, law: Family) -> Family:
-    """The law of a pathway's weights: its own wish, or what is asked for; a relay leads from population to population."""
+    """The law of a pathway's weights: its own wish, or the one asked for. A relay is for those between populations."""
     if q.family is not None:
         return q.family
     hears_data = INPUT in q.sources or not q.sources

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.cells import cell_of, sharpness_of, step_of_cell
@@ -15,6 +16,8 @@ from fluctua.timeloop.contract import Dynamics, step_of
 from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import trace
+
+Array = NDArray[np.float64]
 
 UNITS = 2048  # neurons of samples that stand for all
 
@@ -170,17 +173,16 @@ def passages(populations: Iterable[Population], drives: Mapping[str, Drive]) -> 
     return found
 
 
-def _correlation(slopes: Tensor) -> np.ndarray:
+def _correlation(slopes: Tensor) -> Array:
     """`E[phi'(t) phi'(t + k)]` for all lags k of the trial."""
     steps = len(slopes)
     spectrum = torch.fft.rfft(slopes, 2 * steps, dim=0).abs().square().mean(1)
-    total: np.ndarray = torch.fft.irfft(spectrum, 2 * steps)[:steps].numpy() / np.arange(steps, 0, -1)
-    return total
+    total: Array = torch.fft.irfft(spectrum, 2 * steps)[:steps].numpy()
+    return np.asarray(total / np.arange(steps, 0, -1))
 
 
-def _response(p: Population, q: Pathway, steps: int) -> np.ndarray:
-    eps = p.neuron.kernels[q.port].response(steps)
-    return eps.reshape(steps, -1).mean(1)
+def _response(p: Population, q: Pathway, steps: int) -> Array:
+    return np.asarray(p.neuron.kernels[q.port].response(steps).reshape(steps, -1).mean(1))
 
 
 def _power(q: Pathway) -> float:

@@ -237,12 +237,12 @@ def _wanted_sigma(p: PopulationState) -> float:
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """Whether few neurons carry the gradient, or it gets lost, or out of hand, on its way through layers that all spike.
+    """Whether few neurons carry the gradient, or it gets lost, or out of hand, on its way back through them.
 
     The first population is left out: its weights hear the input, whose size is not that of spikes.
     """
     if few := sharp(states):
-        return [f"{sharply(few)}: blunter surrogates, such as initialize(..., surrogate=\"share\") sets"]
+        return [f'{sharply(few)}: blunter surrogates, such as initialize(..., surrogate="share") sets']
     spiking = [p for p in states if p.threshold is not None and p.gradient_norm is not None]
     norms = [p.gradient_norm or 0.0 for p in spiking]
     if len(norms) < 3 or any(p.latency is None for p in spiking) or not 0 < norms[-1] < np.inf:
@@ -252,7 +252,9 @@ def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
     what, cure = "fades", "give the neurons a blunter surrogate, such as SuperSpike with a smaller beta"
     if norms[1] > norms[-1]:
         what, cure = "grows", "it does no harm under Adam and its like; under SGD or in half precision, clip it"
-    return [f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: {cure}"]
+    return [
+        f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: {cure}"
+    ]
 
 
 def sharp(states: Iterable[PopulationState]) -> list[PopulationState]:

@@ -31,8 +31,9 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
 def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
     """The table in plain characters, with what was run above, and notes and warnings below.
 
-    How the gradient passes, where that was measured, is a table of its own. Pairs read actual/target. "across" is the part of sigma_U that lies between neurons and makes none fire; xi and the
+    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons and makes none fire; xi and the
     rate of the theory are those of the other, temporal part. "Saturated" neurons have a mean potential above threshold.
+    How the gradient passes, where that was measured, is a table of its own.
     """
     lines = [ran] if ran else []
     lines += [*_aligned(_rows(populations)), *_backward_text(populations)]

@@ -102,7 +102,8 @@ def slope_correlation(slope: Slope, rho: ArrayLike, mu_u: float, sigma_u: float,
 
     Given what they have in common, `|rho|` of their variance, the two are independent.
     """
-    return np.vectorize(lambda r: _product_mean(slope, float(r), mu_u, sigma_u, threshold), otypes=[float])(rho)
+    of = np.vectorize(lambda r: _product_mean(slope, float(r), mu_u, sigma_u, threshold), otypes=[float])
+    return np.asarray(of(rho))
 
 
 def _product_mean(slope: Slope, rho: float, mu_u: float, sigma_u: float, threshold: float) -> float:

@@ -10,7 +10,7 @@ integrators at `a = 1` (IAF).
 """
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,12 +77,13 @@ class Layers(Stepping):
 def sharpness(module: Any) -> Sharpness | None:
     """The width of its `surrogate_grad_fn`, which modules may share."""
     surrogate: Any = module.surrogate_grad_fn
-    name = next((n for n in ("grad_width", "sigma", "window") if hasattr(surrogate, n)), None)
-    if name is None or not is_dataclass(surrogate):
+    names = {f.name for f in fields(surrogate)} if is_dataclass(surrogate) else set[str]()
+    name = next((n for n in ("grad_width", "sigma", "window") if n in names), None)
+    if name is None:
         return None
 
     def put(value: float) -> None:
-        module.surrogate_grad_fn = replace(surrogate, **{name: value})
+        module.surrogate_grad_fn = replace(surrogate, **{str(name): value})
 
     return Sharpness(name, float(getattr(surrogate, name)), put)
 

@@ -154,9 +154,7 @@ def sharpness(module: Any) -> Sharpness | None:
 
     def put(value: float) -> None:
         closure = tuple((cells | {name: CellType(value)}).values())
-        twin = FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
-        )
+        twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
         twin.__qualname__, twin.__kwdefaults__ = function.__qualname__, function.__kwdefaults__
         module.spike_grad = twin
 
