@@ -115,7 +115,9 @@ def test_a_silent_population_is_left_alone_with_a_warning() -> None:
     model = stack(LIF(), LIF(threshold=100.0, surrogate=SuperSpike(11.0)))
     report = fluctua.initialize(model, X, populations=["1"], surrogate="share", seed=0)
     assert betas(model)[1] == 11.0
-    report = fluctua.initialize(stack(LIF(), LIF(threshold=100.0)), X, Target(xi=9.0), surrogate="share", method="poisson")
+    report = fluctua.initialize(
+        stack(LIF(), LIF(threshold=100.0)), X, Target(xi=9.0), surrogate="share", method="poisson"
+    )
     (warning,) = [w for w in report.warnings if "surrogate" in w]
     assert warning == "the surrogate of 1, 3 was left as it is, for no neuron fires on this batch"
 

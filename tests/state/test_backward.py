@@ -9,11 +9,11 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import Network
+from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.state.backward import Course, Drive, _power, participation, passages
 from fluctua.state.measure import watch
-from fluctua.network.run import hooked
 from fluctua.timeloop import surrogates
 from shared.spikes import spikes
 
@@ -167,8 +167,8 @@ def test_a_report_says_how_the_gradient_passes_where_it_was_asked_for() -> None:
     assert all(p.participation is p.sharpness is p.gradient_gain is None for p in plain)
     assert "participation" not in str(plain)
     report = fluctua.inspect(model, x, loss=lambda output: output.square().mean())
-    assert "population  participation  sharpness  gain of the gradient" in str(report)
-    assert "<th>population</th>" in report._repr_html_().split("gain of the gradient")[0]
+    assert "gradient at  participation  sharpness  gain of the gradient" in str(report)
+    assert "<th>gradient at</th>" in report._repr_html_()
     assert 0.01 < report["3"].participation < 0.1
     assert report["5"].participation is None
     assert [row["sharpness"] for row in report.rows()] == [20.0, 20.0, None]
