@@ -9,12 +9,15 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import Network
+from fluctua.network.cells import step_of_cell
+from fluctua.network.facts import Pathway
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.state.backward import Course, Drive, _power, participation, passages
 from fluctua.state.measure import watch
-from fluctua.timeloop import surrogates
+from fluctua.timeloop.contract import step_of
+from fluctua.timeloop.surrogates import Surrogate
 from shared.spikes import spikes
 
 N, T, B = 40, 150, 16
@@ -41,17 +44,24 @@ def initialised(*cells: nn.Module, seed: int = 0) -> tuple[nn.Sequential, Tensor
     return model, x
 
 
+def potential(model: nn.Sequential, k: int, x: Tensor) -> tuple[LIF, Tensor]:
+    """The neurons of layer k, and their potential in float64."""
+    cell = model[2 * k + 1]
+    assert isinstance(cell, LIF)
+    with torch.no_grad():
+        return cell, cell.simulate(model[: 2 * k + 1](x)).potential.double()
+
+
 SURROGATES = [SuperSpike(3.0), SuperSpike(20.0), SigmoidDerivative(5.0), ArcTan(2.0)]
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=repr)
-def test_the_slopes_are_the_surrogate_at_the_potential_of_the_run_itself(surrogate: surrogates.Surrogate) -> None:
+def test_the_slopes_are_the_surrogate_at_the_potential_of_the_run_itself(surrogate: Surrogate) -> None:
     model, x = initialised(LIF(surrogate=surrogate), LIF(surrogate=surrogate))
     network = Network.of(model, x)
     p, drive = network.populations[1], drives_of(network)["3"]
     slopes = Course.of(p, drive).slopes()
-    with torch.no_grad():
-        u = model[3].simulate(model[2](model[1](model[0](x)))).potential.double()
+    _, u = potential(model, 1, x)
     expected = surrogate.derivative(u - 1.0).reshape(T, -1)
     assert slopes.shape == expected.shape  # 16 samples of 40 neurons are few enough to take all
     assert (slopes - expected).abs().max() < 1e-4 * expected.max()
@@ -64,9 +74,8 @@ def test_of_many_neurons_some_stand_for_all() -> None:
     drive = drives_of(network)["1"]
     assert drive.currents[0].shape == (T, 2048)
     course = Course.of(network.populations[0], drive)
-    with torch.no_grad():
-        u = model[1].simulate(model[0](x)).potential.double()
-    expected = participation(model[1].surrogate.derivative(u - model[1].threshold))
+    cell, u = potential(model, 0, x)
+    expected = participation(cell.surrogate.derivative(u - cell.threshold))
     assert course.share() == pytest.approx(expected, rel=0.05)  # 2048 of 640 different, drawn with replacement
 
 
@@ -88,9 +97,6 @@ def test_neurons_of_all_kinds_are_followed_to_the_spikes_that_they_give(cell: nn
     p = network.populations[0]
     drive = drives_of(network)[p.name]
     course = Course.of(p, drive)
-    from fluctua.network.cells import step_of_cell
-    from fluctua.timeloop.contract import step_of
-
     dynamics, _ = step_of_cell(course.cell, drive.neurons)
     constants = tuple(map(drive.of_units, dynamics.constants))
     with torch.no_grad():
@@ -145,17 +151,16 @@ def test_the_gain_is_near_that_of_true_gradients(beta: float) -> None:
 )
 def test_the_power_of_weights_is_what_a_white_gradient_grows_by(layer: Any) -> None:
     torch.manual_seed(0)
+    layer.reset_parameters()
     size = {nn.Linear: (30,), nn.Conv1d: (layer.weight.shape[1], 400)}.get(
         type(layer), (getattr(layer, "in_channels", 0), 60, 60)
     )
-    x = torch.randn(40, *size, requires_grad=True)
+    x = torch.randn(4000 if len(size) == 1 else 40, *size, requires_grad=True)
     y = layer(x)
     g = torch.randn_like(y)
     y.backward(g)
     assert x.grad is not None
     rows = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    from fluctua.network.facts import Pathway
-
     power = _power(Pathway("w", layer, "weight", ("a",), rows=rows))
     edge = 0.1 if x.ndim > 2 else 0.0  # of borders, where some weights lead nowhere
     assert float(x.grad.square().mean() / g.square().mean()) == pytest.approx(power, rel=0.06 + edge)
