@@ -28,13 +28,17 @@ def stack(*cells: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(N, 3, bias=False), LI(0.2))
 
 
-def drives_of(network: Network) -> dict[str, Drive]:
+def watched(network: Network) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     modules = dict.fromkeys(p.module for p in network.populations)
     within = [[p for p in network.populations if p.module is module] for module in modules]
     with hooked([h for some in within for h in watch(some, "trial", measured, drives=True)]), torch.no_grad():
         network.run()
-    return {name: m.drive for name, m in measured.items()}
+    return measured
+
+
+def drives_of(network: Network) -> dict[str, Drive]:
+    return {name: m.drive for name, m in watched(network).items()}
 
 
 def initialised(*cells: nn.Module, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
@@ -112,7 +116,7 @@ def test_populations_of_a_circuit_have_their_own_passages() -> None:
     x = spikes(T, B, N, p=0.05).float()
     fluctua.initialize(model, x, seed=0)
     network = Network.of(model, x)
-    found = passages(network.populations, drives_of(network))
+    found = passages(network.populations, watched(network))
     assert set(found) == {p.name for p in network.spiking}
     assert all(0 < passage.participation < 0.2 for passage in found.values())
     assert all(passage.sharpness == 20.0 for passage in found.values())
@@ -123,7 +127,7 @@ def test_the_gain_is_near_that_of_true_gradients(beta: float) -> None:
     """Within a third: resets cut the way back, and a trial ends (docs/depth.md has the errors)."""
     model, x = initialised(*(LIF(surrogate=SuperSpike(beta)) for _ in range(5)))
     network = Network.of(model, x)
-    found = passages(network.populations, drives_of(network))
+    found = passages(network.populations, watched(network))
     h, out = x, []
     for layer in model:
         h = layer(h)
