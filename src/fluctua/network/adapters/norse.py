@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, State, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, State, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, numbers_of
 from fluctua.network.run import Layout
@@ -30,6 +30,29 @@ def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     kernel = PspKernel.two_poles(gain, 1 - gain, 1 - decay, module.dt)
     neuron = Neuron((kernel,), None, float(numbers_of(module.p.v_leak).mean()))
     return called_with_input(neuron, module, module.input_weights)
+
+
+def sharpness(module: Any) -> Sharpness | None:
+    """`alpha` of its parameters, or of those of the neuron within."""
+    path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
+    if path is None:
+        return None
+    held = module.p
+
+    def put(value: float) -> None:
+        inner = _inner(held, path)
+        p = inner._replace(alpha=torch.as_tensor(value).to(torch.as_tensor(inner.alpha)))
+        for name in path:
+            p = held._replace(**{name: p})
+        module.p = p
+
+    return Sharpness("alpha", float(torch.as_tensor(_inner(held, path).alpha).double().mean()), put)
+
+
+def _inner(p: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        p = getattr(p, name, None)
+    return p
 
 
 def layout(module: Any) -> Layout:
@@ -193,5 +216,6 @@ FRAMEWORK = Framework(
     timed=True,
     layout=layout,
     stepping=Cells(),
+    sharpness=sharpness,
     step=step,
 )

@@ -1,12 +1,13 @@
 """The facts of sinabs's neurons. Time constants count time steps."""
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, States, Stepping
+from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, States, Stepping
 from fluctua.network.run import Layout
 
 
@@ -56,6 +57,20 @@ class Layers(Stepping):
         return "it records its states (record_states)" if module.record_states else None
 
 
+def sharpness(module: Any) -> Sharpness | None:
+    """The width of its `surrogate_grad_fn`, which modules may share."""
+    surrogate: Any = module.surrogate_grad_fn
+    names = {f.name for f in fields(surrogate)} if is_dataclass(surrogate) else set[str]()
+    name = next((n for n in ("grad_width", "sigma", "window") if n in names), None)
+    if name is None:
+        return None
+
+    def put(value: float) -> None:
+        module.surrogate_grad_fn = replace(surrogate, **{str(name): value})
+
+    return Sharpness(name, float(getattr(surrogate, name)), put)
+
+
 def reset(module: Any) -> None:
     """All states to zero."""
     module.reset_states()
@@ -66,4 +81,12 @@ FACTS: Mapping[str, FactsOf | None] = dict.fromkeys(  # the Squeeze variants and
     for name in ("alif.ALIF", "alif.ALIFRecurrent", "iaf.IAFRecurrent", "lif.LIF", "lif.LIFRecurrent")
 )
 
-FRAMEWORK = Framework(package="sinabs", tested="3.1.3", facts=FACTS, layout=layout, reset=reset, stepping=Layers())
+FRAMEWORK = Framework(
+    package="sinabs",
+    tested="3.1.3",
+    facts=FACTS,
+    layout=layout,
+    reset=reset,
+    stepping=Layers(),
+    sharpness=sharpness,
+)

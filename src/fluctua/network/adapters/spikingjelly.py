@@ -3,12 +3,13 @@
 `tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and come back to it.
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
@@ -88,6 +89,20 @@ def _is_clock_driven(module: Any) -> bool:
     return not hasattr(module, "step_mode")
 
 
+def sharpness(module: Any) -> Sharpness | None:
+    """`alpha` of its `surrogate_function`, which is one for all neurons made by default."""
+    function = getattr(module, "surrogate_function", None)
+    if not isinstance(getattr(function, "alpha", None), int | float):
+        return None
+
+    def put(value: float) -> None:
+        own: Any = copy.deepcopy(function)
+        own.alpha = value
+        module.surrogate_function = own
+
+    return Sharpness("alpha", float(function.alpha), put)  # type: ignore[union-attr]
+
+
 def reset(module: Any) -> None:
     """All states to their initial values; readouts keep none."""
     if hasattr(module, "reset"):
@@ -158,6 +173,7 @@ FRAMEWORK = Framework(
     layout=layout,
     reset=reset,
     stepping=Nodes(),
+    sharpness=sharpness,
     stateful=frozenset(
         {"spikingjelly.activation_based.base.MemoryModule", "spikingjelly.clock_driven.base.MemoryModule"}
     ),
