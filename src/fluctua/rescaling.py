@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fluctua.hardware import Grid, rounded_to
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
 from fluctua.methods.measured import scale_for_rate
-from fluctua.methods.method import Method, initialize
+from fluctua.methods.method import READOUT, Method, initialize
 from fluctua.methods.population import adjustable, offsets_of
 from fluctua.methods.weights import affine, by_row, writable, write_all
 from fluctua.network.errors import Axis
@@ -30,7 +30,6 @@ __all__ = ["rescale"]
 
 Array = NDArray[np.float64]
 
-_READOUT = Target(sigma=1.0)  # as large as its threshold would be
 _ROUNDS = 16  # in which a population that hears itself answers to its new weights, and goes half the way to the next
 _ENOUGH = 0.02  # change of weights, in units of them, at which to stop
 
@@ -40,7 +39,7 @@ def rescale(
     batch: Any,
     target: Target | None = None,
     *,
-    readout: Target | None = _READOUT,
+    readout: Target | None = READOUT,
     per_neuron: bool = True,
     grid: Grid | None = None,
     window: Window = "trial",
@@ -94,7 +93,7 @@ def rescale(
         batch,
         target,
         method=Rescaling(per_neuron, window, grid, readout is not None),
-        readout=readout or _READOUT,
+        readout=readout or READOUT,
         seed=0,  # of nothing but dropout
         forward=forward,
         time=time,

@@ -30,8 +30,7 @@ from fluctua.theory.target import Target
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
-READOUT = Target(sigma=0.1)
-"""Of a readout, by default: differences that leave a softmax undecided."""
+READOUT = Target(sigma=1.0)
 
 
 class Method(ABC):
@@ -145,9 +144,8 @@ def initialize(
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
             compare with, which know no target.
-        readout: the wanted state of populations without threshold. By default their potentials begin with differences
-            that training soon outgrows: a sigma of 0.1, or of a tenth of the spread of y where the batch is `(x, y)`
-            with values y that are no classes.
+        readout: the wanted state of populations without threshold (default: sigma = 1, or a tenth of the spread of y
+            where the batch is `(x, y)` with values y that are no classes).
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         populations: names of those to initialise; default: all.
