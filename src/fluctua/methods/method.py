@@ -360,8 +360,8 @@ def _unreached(network: Network) -> Iterator[str]:
     names = {module: name for name, module in named_modules_of(network.model)}
     for module, (population, weight) in before.items():
         yield (
-            f"{names[module]} was skipped: it acts on {population} through {weight}, and no known neuron is between "
-            "the two, but perhaps a gate; an unknown neuron is named by neurons="
+            f"{names[module]} was skipped: it acts on {population} through {weight}; between the two may be a "
+            "gate, such as glu, or an unknown neuron, which is named by neurons="
         )
     if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
         verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")
