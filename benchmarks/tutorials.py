@@ -116,6 +116,29 @@ def rockpool() -> Built:
     return spread(Sequential(*layers), 0.7), spikes(SAMPLES, STEPS, SIZES[0]), 1
 
 
+def snntorch_recurrent() -> Built:
+    """Neurons that hear themselves, workload W2."""
+    import snntorch as snn
+    from snntorch import surrogate
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            grad = surrogate.fast_sigmoid(slope=25)
+            self.fc1, self.lif1 = nn.Linear(700, 256), snn.RLeaky(0.9, linear_features=256, spike_grad=grad)
+            self.fc2, self.lif2 = nn.Linear(256, 20), snn.Leaky(0.9, spike_grad=grad)
+
+        def forward(self, x: Tensor) -> Tensor:
+            (spk1, mem1), mem2, record = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+            for step in range(x.size(0)):
+                spk1, mem1 = self.lif1(self.fc1(x[step]), spk1, mem1)
+                spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+                record.append(spk2)
+            return torch.stack(record)
+
+    return spread(Net(), 1), spikes(STEPS, SAMPLES, 700), 0
+
+
 def snntorch_conv() -> Built:
     """Convolutions of N-MNIST's size, a loop over frames."""
     import snntorch as snn
@@ -159,6 +182,7 @@ def spikingjelly_conv() -> Built:
 NETWORKS: dict[str, tuple[str, Callable[[], Built], Callable[[], Built]]] = {
     "snnTorch Leaky": ("snntorch", lambda: snntorch("Leaky"), lambda: snntorch("Leaky", compiled=True)),
     "snnTorch Synaptic": ("snntorch", lambda: snntorch("Synaptic"), lambda: snntorch("Synaptic", compiled=True)),
+    "snnTorch RLeaky": ("snntorch", snntorch_recurrent, snntorch_recurrent),
     "Norse": ("norse", norse, norse),
     "SpikingJelly s": ("spikingjelly", lambda: spikingjelly("s"), lambda: spikingjelly("m")),
     "SpikingJelly m": ("spikingjelly", lambda: spikingjelly("m"), lambda: spikingjelly("m")),

@@ -50,8 +50,9 @@ TAKEN: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_users_have_gives_the_same_weights_as_the_tensor_and_a_note(kind: str) -> None:
     make, words = TAKEN[kind]
     plain, other = model(), model()
-    fluctua.initialize(plain, SEQUENCE, seed=0)
-    report = fluctua.initialize(other, make(), seed=0)
+    readout = fluctua.Target(sigma=0.5)  # else it is that of what is wanted
+    fluctua.initialize(plain, SEQUENCE, readout=readout, seed=0)
+    report = fluctua.initialize(other, make(), readout=readout, seed=0)
     assert any(words in note for note in report.notes)
     for expected, weight in zip(plain.parameters(), other.parameters(), strict=True):
         assert torch.equal(expected, weight)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import Recurrent
 from fluctua.network import Network
-from fluctua.neurons import LIF
+from fluctua.neurons import LI, LIF
 from shared.spikes import spikes
 
 snn = pytest.importorskip("snntorch")
@@ -155,3 +155,20 @@ def test_what_fires_by_its_bias_alone_is_no_readout() -> None:
     model = nn.Sequential(nn.Linear(40, 8), Recurrent(LIF(threshold=0.02), nn.Linear(8, 8)))
     network = Network.of(model, spikes(40, 4, 40))
     assert [p.neuron.threshold for p in network.populations] == [pytest.approx(0.02)]
+
+
+def test_the_default_target_of_a_readout_is_that_of_what_it_is_trained_for() -> None:
+    model = nn.Sequential(nn.Linear(40, 30), LIF(), nn.Linear(30, 2), LI())
+    values = 3.0 + 0.5 * torch.randn(BATCH.shape[1], 2, generator=torch.Generator().manual_seed(0))
+    wanted = {
+        "x alone": (BATCH, 1.0),
+        "classes": ((BATCH, torch.arange(BATCH.shape[1]) % 2), 1.0),
+        "values": ((BATCH, values), 0.1 * float(values.std(correction=0))),
+        "one value": ((BATCH, torch.ones(BATCH.shape[1])), 1.0),
+    }
+    for name, (batch, sigma) in wanted.items():
+        report = fluctua.initialize(model, batch, seed=0)
+        assert report["3"].sigma_u == pytest.approx(sigma, rel=0.01), name
+    assert "of the values only their spread was used" in fluctua.initialize(model, (BATCH, values), seed=0).notes[0]
+    report = fluctua.initialize(model, (BATCH, values), readout=fluctua.Target(sigma=0.5), seed=0)
+    assert report["3"].sigma_u == pytest.approx(0.5, rel=0.01)

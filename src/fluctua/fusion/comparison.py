@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fluctua.fusion.errors import Changed, FuseError
+from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Handle, reals
 from fluctua.network.run import hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
 from fluctua.timeloop.engines import engine
@@ -53,10 +53,10 @@ def compared(
             try:
                 mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
                 break
-            except Changed as change:  # perhaps by what the neurons hear of themselves
-                if change.name in twin.hearing:
+            except FuseError as error:
+                if error.changed is None or error.changed in twin.hearing:
                     raise
-                twin.hearing.add(change.name)
+                twin.hearing.add(error.changed)  # perhaps they hear themselves
     fast.hearing.update(twin.hearing)
     largest = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     differences = _differences(truth, mine, "an output")

@@ -4,6 +4,9 @@
 class FuseError(ValueError):
     """The model cannot run on fused loops; the message names the module and the reason.
 
+    Attributes:
+        changed: name of neurons for which it does not compute what they hear as at the first step, if that is it.
+
     Example:
         >>> import torch, fluctua
         >>> fluctua.fuse(torch.nn.Linear(3, 2), torch.rand(10, 4, 3))
@@ -11,14 +14,4 @@ class FuseError(ValueError):
         fluctua.fusion.errors.FuseError: no neuron of a known framework in the model: ...
     """
 
-
-class Changed(FuseError):
-    """What neurons hear is not computed as at the first step.
-
-    Attributes:
-        name: of their module.
-    """
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.name = name
+    changed: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fluctua.fusion.errors import Changed, FuseError
+from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, forget, reals, returned
 from fluctua.fusion.nodes import Given, Node, Part, Product, Spikes, left_behind
@@ -189,12 +189,13 @@ class Session:
         return self._shown[name]
 
 
-def _changed(member: _Member) -> Changed:
-    return Changed(
-        member.population.name,
+def _changed(member: _Member) -> FuseError:
+    error = FuseError(
         f"what {member} hears at step {member.calls} is not computed as at step 0: by what happened before (recurrence "
-        "or feedback), or on another way through the model (a branch)",
+        "or feedback), or on another way through the model (a branch)"
     )
+    error.changed = member.population.name
+    return error
 
 
 def _begun(member: _Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:

@@ -123,7 +123,7 @@ def initialize(
     target: Target | None = None,
     *,
     method: Method | str = "measured",
-    readout: Target = READOUT,
+    readout: Target | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     surrogate: "Wanted" = None,
@@ -146,7 +146,8 @@ def initialize(
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
             compare with, which know no target.
-        readout: the wanted state of populations without threshold.
+        readout: the wanted state of populations without threshold (default: sigma = 1, or a tenth of the spread of y
+            where the batch is `(x, y)` with values y that are no classes).
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps
@@ -207,6 +208,8 @@ def initialize(
     )
     draws = new_generator(seed, generator)
     chosen = network.chosen(populations)
+    if readout is None:
+        readout = READOUT if network.spread is None else Target(sigma=0.1 * network.spread)
     _check_unit(chosen, target or Target())
     wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
     with _others_kept(network, None if populations is None else chosen):
@@ -376,8 +379,8 @@ def _unreached(network: Network) -> Iterator[str]:
     names = {module: name for name, module in named_modules_of(network.model)}
     for module, (population, weight) in before.items():
         yield (
-            f"{names[module]} was skipped: it acts on {population} through {weight}; an unknown neuron between the two "
-            "is named by neurons="
+            f"{names[module]} was skipped: it acts on {population} through {weight}; between the two may be a "
+            "gate, such as glu, or an unknown neuron, which is named by neurons="
         )
     if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
         verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")

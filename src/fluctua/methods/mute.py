@@ -34,8 +34,9 @@ def mute_sources(population: Population, replay: Replay) -> dict[str, tuple[Popu
 
 
 def poisson_spikes(population: Population, wanted: Moments, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Spikes in the shape of `like` at the rate that the theory predicts for a population in the wanted state."""
+    """Spikes, as large as the population's, in the shape of `like` at the rate that the theory predicts for it."""
     assert population.neuron.theta is not None
     rate = crossing_rate(wanted.xi(population.neuron.theta), population.neuron.kernel)
     probability = float(np.mean(rate)) * population.neuron.kernel.dt
-    return population.neuron.emitted((torch.rand(like.shape, generator=generator) < probability).to(like))
+    fired = (torch.rand(like.shape, generator=generator) < probability).to(like)
+    return fired * torch.as_tensor(population.neuron.size).to(fired)

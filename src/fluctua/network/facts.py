@@ -71,10 +71,6 @@ class Neuron:
         """Numbers of spikes, from what the module emits `[T, B, *N]`."""
         return emitted if np.all(self.size == 1) else emitted / torch.as_tensor(self.size).to(emitted)
 
-    def emitted(self, fired: Tensor) -> Tensor:
-        """What the module emits, of numbers of spikes `[T, B, *N]`."""
-        return fired if np.all(self.size == 1) else fired * torch.as_tensor(self.size).to(fired)
-
     @property
     def theta(self) -> float | Array | None:
         """The threshold, of each neuron where they differ."""

@@ -21,6 +21,7 @@ class Input:
 
     batch: Any
     labels: int | None = None  # how many samples have one
+    spread: float | None = None  # standard deviation of what is wanted, where that is values and no classes
     notes: tuple[str, ...] = ()  # what was done, a sentence each
 
 
@@ -45,10 +46,11 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
             f"the batch is an iterator ({type(batch).__name__}), which can be gone through only once: pass the "
             "DataLoader itself, or next(iterator)"
         )
-    labels = None
+    labels = spread = None
     if _has_labels(model, batch, known):
-        batch, labels = batch[0], _count(batch[1])
-        notes.append("the batch is a pair, of which the first item was taken; the labels were ignored")
+        batch, labels, spread = batch[0], _count(batch[1]), _spread(batch[1])
+        rest = "the labels were ignored" if spread is None else "of the values only their spread was used"
+        notes.append(f"the batch is a pair, of which the first item was taken; {rest}")
     if isinstance(batch, np.ndarray):
         if batch.dtype.kind not in "biuf":
             raise BatchError(
@@ -61,7 +63,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
     if isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex() or looked_up):
         notes.append(f"the batch was converted from {batch.dtype} to {_precision(model)}")
         batch = batch.to(_precision(model))
-    return Input(batch, labels, tuple(notes))
+    return Input(batch, labels, spread, tuple(notes))
 
 
 def alike(batch: Any, first: Any) -> Any:
@@ -105,6 +107,14 @@ def _count(labels: Any) -> int | None:
     """How many samples have labels, where they are one axis of them."""
     one_axis = getattr(labels, "ndim", 1) == 1 and hasattr(labels, "__len__")
     return len(labels) if one_axis else None
+
+
+def _spread(wanted: Any) -> float | None:
+    """The standard deviation of floating-point numbers that differ; None of anything else."""
+    values = torch.as_tensor(wanted) if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f" else wanted
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        return None
+    return float(values.detach().double().std(correction=0)) or None
 
 
 def _precision(model: nn.Module) -> torch.dtype:

@@ -44,6 +44,7 @@ class Network:
         left: neurons that cannot be served and stay as they are, with what feeds them.
         notes: what was done to the batch, and what is left, a sentence each.
         time: axis of the batch that was taken for time, None of a static input, "own" where the user runs the model.
+        spread: standard deviation of the values that came with the batch, where these are no classes.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -62,6 +63,7 @@ class Network:
     left: tuple[Left, ...] = ()
     notes: tuple[str, ...] = ()
     time: Axis | Literal["own"] = "own"
+    spread: float | None = None
 
     @classmethod
     def of(
@@ -115,9 +117,8 @@ class Network:
         if found:
             _check_reading(found[0], taken, chosen, time, steps)
         notes = (*taken.notes, *(one.note for one in left))
-        return cls(
-            model, taken.batch, chosen, tuple(with_recurrence(found)), left, notes, time if by_default else "own"
-        )
+        axis = time if by_default else "own"
+        return cls(model, taken.batch, chosen, tuple(with_recurrence(found)), left, notes, axis, spread=taken.spread)
 
     @property
     def groups(self) -> list[Group]:
