@@ -8,7 +8,8 @@ from fluctua.network.adapters.framework import Sharpness
 from fluctua.network.cells import sharpness_of
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Population
-from fluctua.state.backward import Course, Drive
+from fluctua.state.backward import Course
+from fluctua.state.drive import Drive
 from fluctua.state.measure import Measurements
 from fluctua.state.summary import SHARE, listed, of_whom
 

@@ -47,7 +47,7 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
             step = followed(module, stepping)
             start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))[: step.states]]
             neuron = linear_neuron(step.dynamics(), start, timing)
-        return replace(neuron, note="; it ".join(filter(None, (left_out, neuron.note))) or None)
+        return replace(neuron, note="; ".join(filter(None, (left_out, neuron.note))) or None)
     except (ValueError, UnsupportedNeuronError) as error:
         name = type(module).__name__
         raise UnsupportedNeuronError(
@@ -99,23 +99,23 @@ def linear_neuron(
     notes = []
     if (growth > 1 - _ENDLESS).any():
         kernels = [kernel.over_trial(timing.trial) for kernel in kernels]
-        notes.append("never settles, so its sigma_U grows along the trial and meets the target on average over it")
+        notes.append("it never settles, so its sigma_U grows along the trial and meets the target on average over it")
     away = [_linearised(run, [part + k * at_rest.abs() for part in state], dynamics.inputs)[0] for k in _AWAY]
     if not all(_alike(kernels, _kernels(other, unit, dynamics.inputs, timing.unit)) for other in away):
-        notes.append("is linear only near rest; mu_U and sigma_U are those of a linear neuron")
+        notes.append("it is linear only near rest; mu_U and sigma_U are those of a linear neuron")
     if compared is None:
-        return Neuron(tuple(kernels), None, float((at_rest + drift).mean()), note="; it ".join(notes) or None)
+        return Neuron(tuple(kernels), None, float((at_rest + drift).mean()), note="; ".join(notes) or None)
     level = torch.zeros_like(at_rest) if scale is None else state[0]
     theta = (level - at_rest / unit).round(decimals=_DIGITS) if threshold is None else threshold.double()
     rest = theta + (at_rest + drift) / unit
     resets, size = (True, 1.0) if scale is None else _spikes(run, emits, state, system, dynamics.inputs)
     if size is None:
-        notes.append("emits numbers of any size, so its rate and silence in the report are those of a mean output")
+        notes.append("it emits numbers of any size, so its rate and silence in the report are those of a mean output")
     return Neuron.spiking(
         tuple(kernels),
         theta,
         float(rest.mean()),
-        note="; it ".join(notes) or None,
+        note="; ".join(notes) or None,
         resets=resets,
         size=1.0 if size is None else size,
     )

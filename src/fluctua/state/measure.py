@@ -14,7 +14,7 @@ from fluctua.network.run import emitted, heard
 from fluctua.theory.membrane import Moments
 
 if TYPE_CHECKING:
-    from fluctua.state.backward import Drive
+    from fluctua.state.drive import Drive
 
 Window = Literal["trial", "arrival"]
 OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
@@ -126,7 +126,7 @@ def watch(
             if p.name not in measured:
                 measured[p.name] = _measure(p, arrived[p.name], fired, window)
                 if drives:
-                    from fluctua.state.backward import Drive
+                    from fluctua.state.drive import Drive
 
                     with torch.no_grad():
                         measured[p.name].drive = Drive.of(p, arrived[p.name], fired)

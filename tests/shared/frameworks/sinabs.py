@@ -139,11 +139,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 NOTED: dict[str, tuple[Callable[[], Any], str | None]] = {
     "none": (lambda: sl.LIF(tau_mem=10.0), None),
-    "lower limit": (lambda: sl.LIF(tau_mem=10.0, min_v_mem=-1.0), "is linear only near rest; "),
-    "no leak": (sl.IAF, "never settles"),
+    "lower limit": (lambda: sl.LIF(tau_mem=10.0, min_v_mem=-1.0), "it is linear only near rest; "),
+    "no leak": (sl.IAF, "it never settles"),
     "both": (
         lambda: sl.IAF(min_v_mem=-2.0),
-        "never settles.*; it is linear only near rest; ",
+        "it never settles.*; it is linear only near rest; ",
     ),
 }
 

@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 NOTED: dict[str, tuple[Callable[[], Any], str | None]] = {
     **{name: (SPIKING[name], ".") for name in ("IF", "quadratic")},
-    "graded": (lambda: neuron.LIAFNode(torch.relu, threshold_related=True, tau=3.0), "emits numbers of any size"),
+    "graded": (lambda: neuron.LIAFNode(torch.relu, threshold_related=True, tau=3.0), "it emits numbers of any size"),
     "LIF": (neuron.LIFNode, None),
 }
 

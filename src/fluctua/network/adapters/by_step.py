@@ -22,7 +22,7 @@ def by_step(framework: Framework, note: str | None, module: Any, timing: Timing)
     assert framework.stepping is not None
     timing = replace(timing, dt=float(module.dt)) if framework.timed else timing
     neuron, hearing = linear_module(module, framework.stepping, timing), framework.stepping.hearing(module)
-    neuron = replace(neuron, note="; it ".join(filter(None, (note, neuron.note))) or None)
+    neuron = replace(neuron, note="; ".join(filter(None, (note, neuron.note))) or None)
     if hearing is None:
         return {"": PopulationSpec(neuron, module, (0,))}
     if hearing.incoming is None:

@@ -76,7 +76,7 @@ class Cells(Stepping):
     def simplify(self, module: Any) -> str | None:
         """See `Stepping.simplify`."""
         rounds, module.state_quant = module.state_quant, False
-        return "rounds its potential by `state_quant`, which is not foreseen" if rounds else None
+        return "it rounds its potential by `state_quant`, which is not foreseen" if rounds else None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
