@@ -99,6 +99,7 @@ WITH_NEEDED = {"llvmlite"}
 """What the needed packages bring along and the library uses itself: numba compiles with llvmlite."""
 
 OPTIONAL = {
+    ("files.py", "h5py"): "function",
     ("state/table.py", "rich"): "function",
     ("state/style.py", "matplotlib"): "function",
     ("state/style.py", "cycler"): "function",

@@ -21,6 +21,7 @@ PICTURE = ROOT / "docs" / "img" / "house.svg"
 
 CAPTIONS = {
     "theory": "kernels, moments, weight laws, rates",
+    "files": "files from outside",
     "simd": "vector code for numba",
     "spikes": "sparse spikes as bits",
     "timeloop": "the loops over time",

@@ -1,0 +1,89 @@
+"""Files from outside: one that cannot be read is refused in a sentence that begins with its name.
+
+No more memory is taken than the bytes of a file can fill: what it declares beyond that is a fault of it.
+"""
+
+import errno
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_RATIO, _LITTLE = 16, 1 << 20  # bytes in memory for a byte of a compressed file, and those that any file may take
+_FOREIGN = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EISDIR)  # no fault of the content
+
+
+class FileError(OSError, ValueError):
+    """A file that cannot be used; the message begins with its name, and says what is wrong and what to do."""
+
+
+@contextmanager
+def reading(path: Path, kind: str, remedy: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever is raised while a file is read into one sentence about it.
+
+    Args:
+        path: of the file.
+        kind: what it is to be, in words.
+        remedy: what to do where it is not.
+        passing: errors that say enough as they are.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it is no regular file, is empty, or cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: {remedy}.")
+    if not path.is_file():
+        raise FileError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}, not a file: {remedy}.")
+    if path.stat().st_size == 0:
+        raise FileError(f"{path} is empty: {remedy}.")
+    try:
+        yield
+    except (FileError, ImportError, *passing):
+        raise
+    except OSError as error:
+        if error.errno in _FOREIGN:
+            raise FileError(f"{path} cannot be read ({error.strerror}): mend that and try again.") from error
+        raise FileError(_sentence(path, kind, remedy, error)) from error
+    except Exception as error:  # libraries raise whatever their parsers happen upon
+        raise FileError(_sentence(path, kind, remedy, error)) from error
+
+
+def _sentence(path: Path, kind: str, remedy: str, error: Exception) -> str:
+    said = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()).rstrip(".:")
+    reason = f"{said[:200]}..." if len(said) > 200 else said or type(error).__name__
+    reason = f"no {reason}" if isinstance(error, KeyError) else reason
+    return f"{path} cannot be read as {kind} ({reason}): {remedy}."
+
+
+def self_contained(file: Any, path: Path) -> Any:
+    """An open HDF5 file, if all that is in it lies in it once and is no larger than it may be.
+
+    Raises:
+        FileError: links, external or virtual storage, or arrays that are too large for the file.
+    """
+    import h5py
+
+    room, seen, waiting = _RATIO * path.stat().st_size + _LITTLE, set[Any](), [file]
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            where = f"{group.name.rstrip('/')}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise FileError(f"{path} has a link at {where}, which may lead anywhere: store the data itself.")
+            item = group[name]
+            if (address := h5py.h5o.get_info(item.id).addr) in seen:
+                raise FileError(f"{path} has one object in two places, one of them {where}: store it twice.")
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                waiting.append(item)
+            elif isinstance(item, h5py.Dataset):
+                if item.is_virtual or item.external:
+                    raise FileError(f"{path} keeps {where} in another file: store the data itself.")
+                claimed = max(item.size or 0, math.prod(item.chunks or ())) * item.dtype.itemsize
+                room -= claimed
+                if room < 0:
+                    raise FileError(f"{path} says that {where} has {claimed} bytes, more than it can hold: get it anew.")
+    return file
+
