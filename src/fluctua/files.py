@@ -19,14 +19,13 @@ class FileError(OSError, ValueError):
 
 
 @contextmanager
-def reading(path: Path, kind: str, remedy: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
     """Turn whatever is raised while a file is read into one sentence about it.
 
     Args:
         path: of the file.
         kind: what it is to be, in words.
         remedy: what to do where it is not.
-        passing: errors that say enough as they are.
 
     Raises:
         FileNotFoundError: there is none.
@@ -40,21 +39,19 @@ def reading(path: Path, kind: str, remedy: str, passing: tuple[type[Exception], 
         raise FileError(f"{path} is empty: {remedy}.")
     try:
         yield
-    except (FileError, ImportError, *passing):
+    except (FileError, ImportError):
         raise
-    except OSError as error:
-        if error.errno in _FOREIGN:
-            raise FileError(f"{path} cannot be read ({error.strerror}): mend that and try again.") from error
-        raise FileError(_sentence(path, kind, remedy, error)) from error
     except Exception as error:  # libraries raise whatever their parsers happen upon
-        raise FileError(_sentence(path, kind, remedy, error)) from error
+        if isinstance(error, OSError) and error.errno in _FOREIGN:
+            raise FileError(f"{path} cannot be read ({error.strerror}): mend that and try again.") from error
+        raise FileError(f"{path} cannot be read as {kind} ({reason(error)}): {remedy}.") from error
 
 
-def _sentence(path: Path, kind: str, remedy: str, error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What a library's error says, in one short line."""
     said = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()).rstrip(".:")
-    reason = f"{said[:200]}..." if len(said) > 200 else said or type(error).__name__
-    reason = f"no {reason}" if isinstance(error, KeyError) else reason
-    return f"{path} cannot be read as {kind} ({reason}): {remedy}."
+    said = f"{said[:200]}..." if len(said) > 200 else said or type(error).__name__
+    return f"no {said}" if isinstance(error, KeyError) else said
 
 
 def self_contained(file: Any, path: Path) -> Any:
