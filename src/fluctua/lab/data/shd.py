@@ -87,6 +87,7 @@ class SHDFile(EventDataset):
         self.path, self.n_units = Path(path), n_units
         self._handle: tuple[int, Any, Any] | None = None
         with self._reading(), _open(self.path) as file:
+            self_contained(file, self.path)
             _check_rows(self.path, file)
             self.labels = _integers(self.path, file, "labels")
             self.speakers = _integers(self.path, file, "extra/speaker") if "extra/speaker" in file else None
@@ -141,7 +142,7 @@ def _open(path: Path) -> Any:
         start = file.read(4)
     if start[:2] == b"\x1f\x8b" or start == b"PK\x03\x04":
         raise FileError(f"{path} is still compressed: gunzip or unzip it and pass the .h5 file.")
-    return self_contained(h5py.File(path, "r"), path)
+    return h5py.File(path, "r")
 
 
 def _check_rows(path: Path, file: Any) -> None:
