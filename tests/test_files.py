@@ -107,6 +107,17 @@ def endless(folder: Path) -> None:
     SHDFile(path)
 
 
+def long_row(folder: Path) -> None:
+    """The first row says that it has 671 MB."""
+    path = write_shd(folder / "made.h5", [0, 1], n=20)
+    with importlib.import_module("h5py").File(path) as file:
+        start = file["spikes/times"].id.get_offset()
+    raw = bytearray(path.read_bytes())
+    raw[start : start + 4] = struct.pack("<I", 0x14000000)
+    path.write_bytes(raw)
+    SHDFile(path)
+
+
 def pickled(raw: bytes) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
         (folder / "data_batch_1").write_bytes(raw)
@@ -163,6 +174,15 @@ MADE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a circle": (hdf5(lambda file: file.__setitem__("spikes/loop", file["spikes"])), "one object in two places"),
     "a heap without end": (endless, "is damaged at byte .*, in a heap of HDF5"),
+    "a row of 671 MB": (long_row, "a row of /spikes/times has 671088640 bytes, more than it can hold"),
+    "rows that are compressed otherwise": (
+        hdf5(
+            lambda file: file.create_dataset(
+                "a", data=[b"x", b"yy"], dtype=importlib.import_module("h5py").string_dtype(), compression="lzf"
+            )
+        ),
+        "has /a compressed in a way that is not read here",
+    ),
     "labels of floating point": (
         without_labels(lambda file, _: file.__setitem__("labels", np.array([0.0, 1.5, 2.0, 1.0]))),
         r"has float64 of the shape \(4,\) in 'labels'.*one whole number a sample: write .astype\('uint16'\)",

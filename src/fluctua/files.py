@@ -1,20 +1,10 @@
-"""Files from outside: one that cannot be read is refused in a sentence that begins with its name.
-
-No more memory is taken than the bytes of a file can fill: what it declares beyond that is a fault of it.
-"""
+"""Files from outside: one that cannot be read is refused in a sentence that begins with its name."""
 
 import errno
-import math
-import mmap
-import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-_RATIO, _LITTLE = 16, 1 << 20  # bytes in memory for a byte of a compressed file, and those that any file may take
-_HEAP, _OBJECT = b"GCOL\x01", struct.Struct("<H6xQ")  # of HDF5: how it begins; number and size of what is in it
 _FOREIGN = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EISDIR)  # no fault of the content
 
 
@@ -56,50 +46,3 @@ def reason(error: Exception) -> str:
     said = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()).rstrip(".:")
     said = f"{said[:200]}..." if len(said) > 200 else said or type(error).__name__
     return f"no {said}" if isinstance(error, KeyError) else said
-
-
-def self_contained(file: Any, path: Path) -> Any:
-    """An open HDF5 file, if all that is in it lies in it once and is no larger than it may be.
-
-    Raises:
-        FileError: links, external or virtual storage, or arrays that are too large for the file.
-    """
-    import h5py
-
-    _check_heaps(file, path)
-    room, seen, waiting = _RATIO * path.stat().st_size + _LITTLE, set[Any](), [file]
-    while waiting:
-        group = waiting.pop()
-        for name in group:
-            where = f"{group.name.rstrip('/')}/{name}"
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise FileError(f"{path} has a link at {where}, which may lead anywhere: store the data itself.")
-            item = group[name]
-            if (address := h5py.h5o.get_info(item.id).addr) in seen:
-                raise FileError(f"{path} has one object in two places, one of them {where}: store it twice.")
-            seen.add(address)
-            if isinstance(item, h5py.Group):
-                waiting.append(item)
-            elif isinstance(item, h5py.Dataset):
-                if item.is_virtual or item.external:
-                    raise FileError(f"{path} keeps {where} in another file: store the data itself.")
-                claimed = max(item.size or 0, math.prod(item.chunks or ())) * item.dtype.itemsize
-                room -= claimed
-                if room < 0:
-                    raise FileError(f"{path} says that {where} has {claimed} bytes, more than it can hold: get it anew.")
-    return file
-
-
-
-def _check_heaps(file: Any, path: Path) -> None:
-    """Refuse a heap, where rows of different lengths lie, with free space of no size: HDF5 never comes to its end."""
-    if file.id.get_create_plist().get_sizes() != (8, 8):
-        raise FileError(f"{path} has addresses of other than 8 bytes: have it written by h5py.")
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        for heap in (found.start() for found in re.finditer(_HEAP, raw)):
-            end, at = min(heap + int.from_bytes(raw[heap + 8 : heap + 16], "little"), len(raw)), heap + 16
-            while at + _OBJECT.size <= end:
-                number, size = _OBJECT.unpack_from(raw, at)
-                if number == size == 0:
-                    raise FileError(f"{path} is damaged at byte {at}, in a heap of HDF5: get it anew.")
-                at += size if number == 0 else _OBJECT.size + -(-size // 8) * 8

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluctua.files import FileError, reading, self_contained
+from fluctua.files import FileError, reading
+from fluctua.hdf5 import self_contained
 from fluctua.lab.data.events import EventDataset, Events, check_range
 
 SOURCE = "https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/"

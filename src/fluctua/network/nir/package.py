@@ -5,7 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fluctua.files import reading, self_contained
+from fluctua.files import reading
+from fluctua.hdf5 import self_contained
 from fluctua.network.errors import WiringError
 
 
