@@ -48,7 +48,9 @@ def spoil(reader: Reader, folder: Path, n: int, seed: int) -> dict[str, int]:
             counts["refused"] += 1
             sentence = str(error)
             assert "\n" not in sentence
-            assert reader.refusals[0] is ValueError or path.stem in sentence, sentence  # the file, or its part, is named
+            assert reader.refusals[0] is ValueError or path.stem in sentence, (
+                sentence
+            )  # the file, or its part, is named
         finally:
             faulthandler.cancel_dump_traceback_later()
     return counts
@@ -222,7 +224,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MADE if "B" in name])
 def test_no_memory_is_taken_for_what_is_not_there(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", TAKES, name, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", TAKES, name, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     assert int(done.stdout) < 100, done
 
 
@@ -258,7 +262,11 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 def test_what_a_library_says_becomes_part_of_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("x")
-    for error, said in [(KeyError("key"), "no 'key'"), (ValueError("two\nlines."), "two lines"), (MemoryError(), "MemoryError")]:
+    for error, said in [
+        (KeyError("key"), "no 'key'"),
+        (ValueError("two\nlines."), "two lines"),
+        (MemoryError(), "MemoryError"),
+    ]:
         with pytest.raises(FileError, match=rf"a cannot be read as b \({said}\): c\.$"), reading(path, "b", "c"):
             raise error
     with pytest.raises(KeyboardInterrupt), reading(path, "b", "c"):

@@ -99,7 +99,6 @@ WITH_NEEDED = {"llvmlite"}
 """What the needed packages bring along and the library uses itself: numba compiles with llvmlite."""
 
 OPTIONAL = {
-    ("hdf5.py", "h5py"): "function",
     ("state/table.py", "rich"): "function",
     ("state/style.py", "matplotlib"): "function",
     ("state/style.py", "cycler"): "function",

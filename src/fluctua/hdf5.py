@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def self_contained(file: Any, path: Path) -> None:
     Raises:
         FileError: the first of them.
     """
-    import h5py
+    h5py: Any = import_module("h5py")
 
     if file.id.get_create_plist().get_sizes() != (8, 8):
         raise FileError(f"{path} has addresses of other than 8 bytes: have it written by h5py.")
@@ -49,7 +50,9 @@ def self_contained(file: Any, path: Path) -> None:
                 claimed = max(item.size or 0, math.prod(item.chunks or ())) * item.dtype.itemsize
                 room -= claimed
                 if room < 0:
-                    raise FileError(f"{path} says that {where} has {claimed} bytes, more than it can hold: get it anew.")
+                    raise FileError(
+                        f"{path} says that {where} has {claimed} bytes, more than it can hold: get it anew."
+                    )
                 if item.dtype.hasobject:
                     _check_rows(item, where, path)
 
@@ -68,7 +71,7 @@ def _check_heaps(path: Path) -> None:
 
 def _check_rows(item: Any, where: str, path: Path) -> None:
     """Refuse rows that say they are longer than the file, for which HDF5 would take memory."""
-    import h5py
+    h5py: Any = import_module("h5py")
 
     row = h5py.check_vlen_dtype(item.dtype)
     width = 1 if h5py.check_string_dtype(item.dtype) else row.itemsize if isinstance(row, np.dtype) else 0
@@ -77,7 +80,9 @@ def _check_rows(item: Any, where: str, path: Path) -> None:
     for stored in _stored(item, where, path):
         rows = np.frombuffer(stored[: len(stored) // _ROW.itemsize * _ROW.itemsize], _ROW)
         if (longest := int(rows["length"].max(initial=0)) * width) > path.stat().st_size:
-            raise FileError(f"{path} says that a row of {where} has {longest} bytes, more than it can hold: get it anew.")
+            raise FileError(
+                f"{path} says that a row of {where} has {longest} bytes, more than it can hold: get it anew."
+            )
 
 
 def _stored(item: Any, where: str, path: Path) -> Iterator[bytes]:

@@ -151,7 +151,8 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "gesture labels": Reader(_gesture_labels, lambda path: _every(DVSGesture(path.parent))),
         "arrays": Reader(_tonic, _read_tonic),
         "N-MNIST tar": Reader(
-            lambda folder: write_tar(folder / "n.tar", dict(list(nmnist(1).items())[:3])), lambda path: _every(NMNIST(path))
+            lambda folder: write_tar(folder / "n.tar", dict(list(nmnist(1).items())[:3])),
+            lambda path: _every(NMNIST(path)),
         ),
         "N-MNIST file": Reader(
             lambda folder: write_folder(folder, {"Train/0/1.bin": nmnist(1)["Train/0/00000.bin"]}) / "Train/0/1.bin",
@@ -168,7 +169,15 @@ READERS: Mapping[str, Reader] = MappingProxyType(
 def mutated(raw: bytes, n: int, seed: int) -> Iterator[bytes]:
     """`n` mutations of a file: bits flipped, bytes replaced, cut, repeated, moved, and numbers made extreme."""
     rng = np.random.default_rng(seed)
-    extremes = [b"\xff" * 4, b"\0" * 4, b"\xff" * 8, b"\0" * 8, b"\x7f" + b"\xff" * 3, b"\0\0\0\x80", b"\xff\xff\xff\x7f"]
+    extremes = [
+        b"\xff" * 4,
+        b"\0" * 4,
+        b"\xff" * 8,
+        b"\0" * 8,
+        b"\x7f" + b"\xff" * 3,
+        b"\0\0\0\x80",
+        b"\xff\xff\xff\x7f",
+    ]
     for _ in range(n):
         new = bytearray(raw)
         for _ in range(rng.integers(1, 4)):

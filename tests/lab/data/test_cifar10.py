@@ -86,7 +86,9 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_run(name: str, tmp_path: P
     folder = write_cifar10(tmp_path / "batches", per_class=1)
     mark = tmp_path / "mark"
     (folder / "data_batch_3").write_bytes(touched(mark)[name]())
-    with pytest.raises(ValueError, match=r"data_batch_3 cannot be read as a batch of CIFAR-10 \(.+\): unpack") as refusal:
+    with pytest.raises(
+        ValueError, match=r"data_batch_3 cannot be read as a batch of CIFAR-10 \(.+\): unpack"
+    ) as refusal:
         read_cifar10(folder)
     assert not mark.exists()
     assert "\n" not in str(refusal.value)

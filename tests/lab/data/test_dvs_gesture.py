@@ -206,7 +206,10 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "cut short": (lambda path: saved(path, GOOD)[:-3], "0.npy cannot be read as an array"),
     "no array": (lambda _: b"PK\x03\x04 and so on", "0.npy cannot be read as an array"),
     "pickled": (lambda path: saved(path, np.array([Fuse(path.with_name("trace"))], object)), "cannot be read as an"),
-    "a column missing": (lambda path: saved(path, GOOD[:, :3]), r"no array of whole numbers \[events, 4\] but .* \[5, 3\]"),
+    "a column missing": (
+        lambda path: saved(path, GOOD[:, :3]),
+        r"no array of whole numbers \[events, 4\] but .* \[5, 3\]",
+    ),
     "text": (lambda path: saved(path, np.full((2, 4), "a")), "no array of whole numbers"),
     "not finite": (lambda path: saved(path, GOOD + np.nan), "no array of whole numbers"),
     "not whole": (lambda path: saved(path, GOOD + 0.5), "no array of whole numbers"),

@@ -168,8 +168,8 @@ def _labels(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
             number, start, end = 0, 0, 0
         if not (1 <= number <= N_CLASSES and 0 <= start < end < _ENDLESS):
             raise FileError(
-                f"{path}: {','.join(row)[:80]!r} is no class from 1 to {N_CLASSES} with start and end in microseconds: get "
-                f"it again from {SOURCE}."
+                f"{path}: {','.join(row)[:80]!r} is no class from 1 to {N_CLASSES} with start and end in microseconds: "
+                f"get it again from {SOURCE}."
             )
         yield number - 1, (start, end)
 

@@ -52,7 +52,8 @@ def structured_events(recording: Recording, shape: Sequence[int], *, time_unit: 
     times = _named(recording, "t")
     if times.dtype.kind not in "iuf":
         raise ValueError(f"field 't' must hold numbers, not {times.dtype}: cast it.")
-    return Events(times.astype(np.float64) * time_unit, (p * rows + y) * columns + x)
+    seconds: NDArray[Any] = times.astype(np.float64) * time_unit
+    return Events(seconds, (p * rows + y) * columns + x)
 
 
 class StructuredEvents(EventDataset):

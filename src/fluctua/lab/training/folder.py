@@ -16,7 +16,7 @@ from torch import nn
 
 from fluctua.files import reading
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
-from fluctua.network.network import all_or_nothing
+from fluctua.network.atomic import all_or_nothing
 
 FORMAT = 2
 """Of what `fit` keeps in a checkpoint; a run that began with another cannot be gone on with."""
