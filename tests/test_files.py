@@ -24,7 +24,7 @@ from fluctua.lab.data import NMNIST, DVSGesture, SHDFile, read_cifar10
 from fluctua.lab.training.folder import RunFolder
 from fluctua.network.nir import from_nir
 from shared.data_files import write_shd
-from shared.mutations import READERS, Reader, mutated
+from shared.spoiled_files import READERS, Reader, mutated
 
 SECONDS = 60  # of one file, after which it hangs
 

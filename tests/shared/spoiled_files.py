@@ -35,7 +35,7 @@ class Reader:
     Attributes:
         write: a whole one into a folder; returns its path, that which is spoiled.
         read: all that is in it, from its path.
-        alone: errors that are no `FileError` and a clear refusal all the same.
+        refusals: the errors that are a clear refusal.
     """
 
     write: Callable[[Path], Path]
