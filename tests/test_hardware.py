@@ -227,10 +227,11 @@ def test_neurons_of_unknown_decays_are_refused_and_nothing_is_changed() -> None:
 
 def test_a_pruned_layer_keeps_its_mask_and_lies_on_the_grid() -> None:
     model = network()
-    prune.l1_unstructured(model[0], "weight", 0.5)
-    mask = model[0].weight_mask.bool()
+    layer: Any = model[0]
+    prune.l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+    mask = layer.weight_mask.bool()
     report, scales = quantize(model, batch(), Grid(4))
-    effective = model[0].weight  # as the module shows it, before another pass
+    effective = layer.weight  # as the module shows it, before another pass
     assert torch.equal(effective != 0, mask & (effective != 0))
     integers = effective.detach().double() / scales["0.weight_orig"]
     assert float((integers - integers.round()).abs().max()) < 1e-4
@@ -238,7 +239,7 @@ def test_a_pruned_layer_keeps_its_mask_and_lies_on_the_grid() -> None:
     # What is cut off has no say in the scale.
     assert scales["0.weight_orig"] == Grid(4).fit(before_rounding()[mask])
     model(batch())
-    assert torch.equal(model[0].weight, effective)
+    assert torch.equal(layer.weight, effective)
 
 
 def before_rounding() -> torch.Tensor:

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,34 +219,46 @@ def test_after_an_error_all_is_as_it_was(call: Any, last: str, monkeypatch: pyte
     assert bool((gradient == 1).all())
 
 
+untyped: Any = SimpleNamespace(
+    initialize=fluctua.initialize,
+    rescale=fluctua.rescale,
+    inspect=fluctua.inspect,
+    quantize=quantize,
+    Poisson=Poisson,
+    Measured=Measured,
+    Grid=Grid,
+)
+"""What a type checker would refuse too."""
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fluctua.initialize(model(), batch(), 1.0), r"target must be a Target, such as .*, got 1\.0"),
-        (lambda: fluctua.initialize(model(), batch(), readout=0.1), "readout must be a Target"),
-        (lambda: fluctua.rescale(model(), batch(), 1.0), "target must be a Target"),
+        (lambda: untyped.initialize(model(), batch(), 1.0), r"target must be a Target, such as .*, got 1\.0"),
+        (lambda: untyped.initialize(model(), batch(), readout=0.1), "readout must be a Target"),
+        (lambda: untyped.rescale(model(), batch(), 1.0), "target must be a Target"),
         (
-            lambda: fluctua.rescale(model(), batch(), grid=8),
+            lambda: untyped.rescale(model(), batch(), grid=8),
             r"grid must be a Grid, such as Grid\(bits=8\), or None, got 8",
         ),
-        (lambda: quantize(model(), batch(), 8), "grid must be a Grid, such as"),
-        (lambda: Poisson(nu=-5), "nu must be a positive rate in Hz, .* got -5"),
-        (lambda: Poisson(nu=math.nan), "nu must be a positive rate in Hz"),
-        (lambda: Measured(balance="yes"), 'balance must be True, False or "auto"'),
-        (lambda: Grid(8.5), r"a grid has 2 to 16 bits, got 8\.5"),
+        (lambda: untyped.quantize(model(), batch(), 8), "grid must be a Grid, such as"),
+        (lambda: untyped.Poisson(nu=-5), "nu must be a positive rate in Hz, .* got -5"),
+        (lambda: untyped.Poisson(nu=math.nan), "nu must be a positive rate in Hz"),
+        (lambda: untyped.Measured(balance="yes"), 'balance must be True, False or "auto"'),
+        (lambda: untyped.Grid(8.5), r"a grid has 2 to 16 bits, got 8\.5"),
         (
-            lambda: fluctua.inspect(model(), batch(), dt=math.nan),
+            lambda: untyped.inspect(model(), batch(), dt=math.nan),
             "the time step dt must be a positive number of seconds",
         ),
-        (lambda: fluctua.inspect(model(), batch()[0], time=None, steps=2.5), r"one or more .* got steps=2\.5"),
-        (lambda: fluctua.initialize(model(), batch(), seed=1.5), "a seed is a whole number of 64 bits, got 1.5"),
-        (lambda: fluctua.initialize(None, batch()), "the model must be a module of torch, got NoneType"),
+        (lambda: untyped.inspect(model(), batch()[0], time=None, steps=2.5), r"one or more .* got steps=2\.5"),
+        (lambda: untyped.initialize(model(), batch(), seed=1.5), "a seed is a whole number of 64 bits, got 1.5"),
+        (lambda: untyped.initialize(None, batch()), "the model must be a module of torch, got NoneType"),
         (
-            lambda: fluctua.inspect(of_nobody(), batch()),
+            lambda: untyped.inspect(of_nobody(), batch()),
             r"0\.weight has the shape \[0, 30\]: a population needs a neuron",
         ),
-        (lambda: quantize(model(), batch()[:1]), "at least 2 steps"),
-        (lambda: quantize(with_nan(), batch()), r"0\.weight has NaN or infinite values, which lie on no grid"),
+        (lambda: untyped.quantize(model(), batch()[:1]), "at least 2 steps"),
+        (lambda: untyped.quantize(with_nan(), batch()), r"0\.weight has NaN or infinite values, which lie on no grid"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_with_its_cause(call: Any, message: str) -> None:

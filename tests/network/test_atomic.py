@@ -73,7 +73,7 @@ def state(net: nn.Module, generator: torch.Generator) -> Any:
         generator.get_state(),
         torch.get_rng_state(),
         random.getstate(),
-        [np.asarray(part) for part in np.random.get_state()[1:3]],  # noqa: NPY002
+        np.asarray(np.random.get_state(legacy=False)["state"]["key"]),  # noqa: NPY002
     )
 
 

@@ -121,5 +121,5 @@ def test_torch_jit_traces_the_reference_loop() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 6), LIF(), nn.Linear(6, 2), LI())
     x, other = ((torch.rand(15, 3, 8) < 0.3).float() for _ in range(2))
-    traced = torch.jit.trace(model, x)
+    traced: Callable[[Tensor], Tensor] = torch.jit.trace(model, x)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(traced(other), model(other))

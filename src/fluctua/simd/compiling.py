@@ -8,10 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+import numba
+from numba import njit
 from numba.core.caching import FunctionCache
 
 log = logging.getLogger(__name__)
+config: Any = numba.config
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without the interpreter's lock
 
@@ -55,7 +57,8 @@ def generated(function: Callable[..., Any]) -> Any:
     """As `kernel`, of a file whose name changes with all that it is made of."""
     made = _compiled(function)
     try:
-        made._cache = _Cache(function)  # as `cache=True` sets it, but for what happens where files cannot be used
+        # As `cache=True` sets it, but for what happens where files cannot be used.
+        made._cache = _Cache(function)  # type: ignore[no-untyped-call]
     except Exception:
         _say_once("there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written")
     return made
@@ -66,7 +69,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, *arguments: Any) -> Any:
         try:
-            return super().load_overload(*arguments)
+            return super().load_overload(*arguments)  # type: ignore[no-untyped-call]
         except Exception:  # a file that is cut short or spoiled: whatever its parsers happen upon
             log.info("a file of kernels in %s is damaged and made anew", self.cache_path)
             self._try(self.flush)
