@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import fluctua
 from fluctua.hardware import Grid, quantize
@@ -222,3 +223,24 @@ def test_neurons_of_unknown_decays_are_refused_and_nothing_is_changed() -> None:
     assert torch.equal(model.get_parameter("0.weight"), before)
     with pytest.raises(ValueError, match="a decay has 2 to 24 bits, got decay_bits=1"):
         quantize(network(), batch(), decay_bits=1)
+
+
+def test_a_pruned_layer_keeps_its_mask_and_lies_on_the_grid() -> None:
+    model = network()
+    layer: Any = model[0]
+    prune.l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+    mask = layer.weight_mask.bool()
+    report, scales = quantize(model, batch(), Grid(4))
+    effective = layer.weight  # as the module shows it, before another pass
+    assert torch.equal(effective != 0, mask & (effective != 0))
+    integers = effective.detach().double() / scales["0.weight_orig"]
+    assert float((integers - integers.round()).abs().max()) < 1e-4
+    assert "0.weight_orig keeps its mask: 50% of its entries count" in report.notes
+    # What is cut off has no say in the scale.
+    assert scales["0.weight_orig"] == Grid(4).fit(before_rounding()[mask])
+    model(batch())
+    assert torch.equal(layer.weight, effective)
+
+
+def before_rounding() -> torch.Tensor:
+    return network().get_parameter("0.weight").detach()

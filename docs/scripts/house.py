@@ -21,6 +21,8 @@ PICTURE = ROOT / "docs" / "img" / "house.svg"
 
 CAPTIONS = {
     "theory": "kernels, moments, weight laws, rates",
+    "files": "files from outside",
+    "hdf5": "what HDF5 may hold",
     "simd": "vector code for numba",
     "spikes": "sparse spikes as bits",
     "timeloop": "the loops over time",

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
+from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
-from fluctua.network.network import Network, all_or_nothing
+from fluctua.network.network import Network
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network
@@ -46,10 +49,10 @@ class Grid:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 16:
-            raise ValueError(f"a grid has 2 to 16 bits, got {self.bits}")
-        if self.scale is not None and not 0 < self.scale < float("inf"):
-            raise ValueError(f"the scale of a grid must be positive and finite, got {self.scale}")
+        if not (type(self.bits) is int and 2 <= self.bits <= 16):
+            raise ValueError(f"a grid has 2 to 16 bits, got {self.bits!r}")
+        if self.scale is not None and not (isinstance(self.scale, Real) and 0 < self.scale < float("inf")):
+            raise ValueError(f"the scale of a grid must be positive and finite, got {self.scale!r}")
 
     def range(self, signed: bool = True) -> tuple[int, int]:
         """The smallest and the largest integer."""
@@ -114,7 +117,9 @@ def quantize(
 
     Raises:
         WiringError: see `Network.of`.
-        ValueError: `decay_bits` out of range, or of neurons whose decays fluctua does not know how to write.
+        BatchError: a batch that nothing can be measured on.
+        ValueError: weights that are not finite; `decay_bits` out of range, or of neurons whose decays fluctua does not
+            know how to write. After any error the model is as it was.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -125,16 +130,23 @@ def quantize(
     """
 
     def read() -> Network:
-        return Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons)
+        return Network.of(model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, active=True)
 
+    if not isinstance(grid, Grid):
+        raise ValueError(f"grid must be a Grid, such as Grid(bits=8), got {grid!r}")
     network = read()
-    targets = _targets(report or inspect_network(network, window=window))
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
+    for name, q in written.items():
+        if not q.weight.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite values, which lie on no grid: mend or restore them first")
+    targets = _targets(report or inspect_network(network, window=window))
     decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
     rounded = {name: rounded_to(grid, q) for name, q in written.items()}
     scales = {name: r.scale for name, r in rounded.items()}
     levels = list(round_thresholds(network.populations, scales)) if thresholds else []
     notes = [f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()]
+    masks = {name: q.mask.double() for name, q in written.items() if q.mask is not None}
+    notes += [f"{name} keeps its mask: {mask.mean():.0%} of its entries count" for name, mask in masks.items()]
     state = inspect_network(
         read(),  # thresholds and kernels are others now
         window=window,
@@ -154,8 +166,10 @@ class Rounded:
 
 
 def rounded_to(grid: Grid, q: Pathway) -> Rounded:
-    """Round a weight in place; what Dale's law keeps positive, by its size."""
-    weight, signed = q.weight.detach(), q.family is None
+    """Round a weight in place, where it has entries; what Dale's law keeps positive, by its size."""
+    whole, signed = q.weight.detach(), q.family is None
+    there = torch.ones_like(whole, dtype=torch.bool) if q.mask is None else (q.mask != 0).expand_as(whole)
+    weight = whole[there]
     scale = grid.fit(weight, signed)
     new = (grid.integers(weight.double(), scale, signed) * scale).to(weight)
     spread = float(weight.double().std(correction=0))
@@ -163,7 +177,10 @@ def rounded_to(grid: Grid, q: Pathway) -> Rounded:
     low, high = (edge * scale for edge in grid.range(signed))
     cut = float(((weight < low) | (weight > high)).double().mean())
     with torch.no_grad():
-        q.weight.copy_(new)
+        q.weight[there] = new
+        for hook in q.synapse._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):  # its module shows the weight of its last pass
+                hook(q.synapse, None)
     if error <= _COARSE * spread:
         return Rounded(scale, None)
     lost = "" if spread == 0 else f" by {error / spread:.0%} of their standard deviation"
@@ -199,8 +216,8 @@ def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
     Raises:
         ValueError: bits out of range, or neurons of an unknown kind; then nothing is written.
     """
-    if not 2 <= bits <= 24:
-        raise ValueError(f"a decay has 2 to 24 bits, got decay_bits={bits}")
+    if not (type(bits) is int and 2 <= bits <= 24):
+        raise ValueError(f"a decay has 2 to 24 bits, got decay_bits={bits!r}")
     for name, module, (attribute, decay_of, value_of) in [found for p in populations for found in _decays_of(p)]:
         dt = getattr(module, "dt", 1.0)
         before = decay_of(torch.as_tensor(getattr(module, attribute)).detach().double(), dt)

@@ -114,6 +114,10 @@ class Rescaling(Method):
     grid: Grid | None = None
     readouts: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.grid, Grid | None):
+            raise ValueError(f"grid must be a Grid, such as Grid(bits=8), or None, got {self.grid!r}")
+
     def serves(self, population: Population) -> bool:
         """See `Method.serves`: also where norms alone may be set."""
         return bool(adjustable(population))

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
-from fluctua.hardware import quantize
+from fluctua.hardware import Grid, quantize
 from fluctua.homeostasis import prime, scale_synapses
-from fluctua.methods import Poisson
+from fluctua.methods import Measured, Poisson
 from fluctua.methods.components import SilentInputError, _told_apart
 from fluctua.neurons import LI, LIF
 
@@ -215,3 +217,62 @@ def test_after_an_error_all_is_as_it_was(call: Any, last: str, monkeypatch: pyte
     assert all(vars(m) == before for m, before in zip(net.modules(), attributes, strict=True))
     assert weight_of(net).grad is gradient
     assert bool((gradient == 1).all())
+
+
+untyped: Any = SimpleNamespace(
+    initialize=fluctua.initialize,
+    rescale=fluctua.rescale,
+    inspect=fluctua.inspect,
+    quantize=quantize,
+    Poisson=Poisson,
+    Measured=Measured,
+    Grid=Grid,
+)
+"""What a type checker would refuse too."""
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: untyped.initialize(model(), batch(), 1.0), r"target must be a Target, such as .*, got 1\.0"),
+        (lambda: untyped.initialize(model(), batch(), readout=0.1), "readout must be a Target"),
+        (lambda: untyped.rescale(model(), batch(), 1.0), "target must be a Target"),
+        (
+            lambda: untyped.rescale(model(), batch(), grid=8),
+            r"grid must be a Grid, such as Grid\(bits=8\), or None, got 8",
+        ),
+        (lambda: untyped.quantize(model(), batch(), 8), "grid must be a Grid, such as"),
+        (lambda: untyped.Poisson(nu=-5), "nu must be a positive rate in Hz, .* got -5"),
+        (lambda: untyped.Poisson(nu=math.nan), "nu must be a positive rate in Hz"),
+        (lambda: untyped.Measured(balance="yes"), 'balance must be True, False or "auto"'),
+        (lambda: untyped.Grid(8.5), r"a grid has 2 to 16 bits, got 8\.5"),
+        (
+            lambda: untyped.inspect(model(), batch(), dt=math.nan),
+            "the time step dt must be a positive number of seconds",
+        ),
+        (lambda: untyped.inspect(model(), batch()[0], time=None, steps=2.5), r"one or more .* got steps=2\.5"),
+        (lambda: untyped.initialize(model(), batch(), seed=1.5), "a seed is a whole number of 64 bits, got 1.5"),
+        (lambda: untyped.initialize(None, batch()), "the model must be a module of torch, got NoneType"),
+        (
+            lambda: untyped.inspect(of_nobody(), batch()),
+            r"0\.weight has the shape \[0, 30\]: a population needs a neuron",
+        ),
+        (lambda: untyped.quantize(model(), batch()[:1]), "at least 2 steps"),
+        (lambda: untyped.quantize(with_nan(), batch()), r"0\.weight has NaN or infinite values, which lie on no grid"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_with_its_cause(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def of_nobody() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that there is nothing to fill
+        return nn.Sequential(nn.Linear(30, 0), LIF(), nn.Linear(0, 5), LI(0.2))
+
+
+def with_nan() -> nn.Module:
+    net = model()
+    weight_of(net).data[3, 2] = math.nan
+    return net

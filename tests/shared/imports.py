@@ -12,6 +12,8 @@ SOURCES = ROOT / "src" / "fluctua"
 
 FLOORS = {
     "theory": 1,
+    "files": 1,
+    "hdf5": 1,
     "spikes": 1,
     "simd": 1,
     "neurons": 2,

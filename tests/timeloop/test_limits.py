@@ -114,3 +114,12 @@ def test_those_of_a_readout_are_those_of_finite_differences() -> None:
         )
     # Exact but for rounding, since the penalty is quadratic.
     torch.testing.assert_close((second * step).sum(), ((ahead - back) / 2).detach(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_torch_jit_traces_the_reference_loop() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), LIF(), nn.Linear(6, 2), LI())
+    x, other = ((torch.rand(15, 3, 8) < 0.3).float() for _ in range(2))
+    traced: Callable[[Tensor], Tensor] = torch.jit.trace(model, x)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(traced(other), model(other))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fluctua.explain import checks, learning
 from fluctua.explain.evidence import Evidence, Loss, gather
 from fluctua.explain.finding import KINDS, Diagnosis, Finding
+from fluctua.network.atomic import in_turn
 from fluctua.network.errors import Axis, BatchError, WiringError
 from fluctua.network.network import Network, check_values
 from fluctua.network.probe import ProbedNeuron
@@ -32,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+@in_turn
 def diagnose(
     model: nn.Module,
     batch: Any,

@@ -1,6 +1,5 @@
 """Train a network on files of spikes or images."""
 
-import tarfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fluctua.lab.data.dvs_gesture import holds_gestures
 from fluctua.lab.data.image_module import ImageDataModule
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.data.nmnist import NMNIST as NMNISTFiles
+from fluctua.lab.data.nmnist import is_tar
 from fluctua.lab.data.shd import SHDPaths, find_shd
 from fluctua.lab.networks import LABELS, Architecture, bring_up, network
 from fluctua.lab.recipes import Ingredients, recipe_by_name
@@ -188,7 +188,7 @@ def _kind_found(path: Path) -> Kind | None:
         with path.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
                 return SHD
-        if tarfile.is_tarfile(path):
+        if is_tar(path):
             return NMNIST
     return None
 

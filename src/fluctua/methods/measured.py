@@ -59,6 +59,10 @@ class Measured(Method):
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
 
+    def __post_init__(self) -> None:
+        if self.balance not in (True, False, "auto"):
+            raise ValueError(f'balance must be True, False or "auto", got {self.balance!r}')
+
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:

@@ -16,9 +16,10 @@ from torch import nn
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
 from fluctua.methods.weights import affine, new_generator, writable
+from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
-from fluctua.network.network import Group, Network, all_or_nothing
+from fluctua.network.network import Group, Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
@@ -189,6 +190,8 @@ def initialize(
         >>> print(f"{report['1'].sigma_u:.2f}")
         0.50
     """
+    check_target(target, "target")
+    check_target(readout, "readout")
     method = _with_moved(method, moved)
     if surrogate is not None:
         from fluctua.methods.surrogate import checked, set_surrogates  # only where they are to be set
@@ -252,6 +255,12 @@ def initialize(
     )
 
 
+def check_target(given: Target | None, name: str) -> None:
+    """Refuse what is no `Target`, if anything is given."""
+    if not isinstance(given, Target | None):
+        raise ValueError(f"{name} must be a Target, such as Target(xi=1.0) or Target(sigma=0.1), got {given!r}")
+
+
 def _ran(method: Method, seed: int | None) -> Iterator[str]:
     """What the head of the report says of the method and its draws."""
     yield f"window = {getattr(method, 'window', 'trial')}"
@@ -272,7 +281,7 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
         warnings.warn(
             f"these are fields of the method now: method={type(found).__name__}({given})",
             DeprecationWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return method_of(method, **moved)
 

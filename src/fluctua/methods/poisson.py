@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method
+from fluctua.methods.method import Method, check_target
 from fluctua.methods.population import Goal
 from fluctua.methods.weights import draw, family_of, of_entries, shares, write
 from fluctua.network.facts import Population
@@ -48,6 +49,11 @@ class Poisson(Method):
     nu: float | Literal["per-layer"] | None = None
     alpha: float = 0.9
     law: Family = Normal()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        rate = self.nu in (None, "per-layer") or (isinstance(self.nu, Real) and 0 < self.nu < float("inf"))
+        if not rate:
+            raise ValueError(f'nu must be a positive rate in Hz, "per-layer" or None, got {self.nu!r}')
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
@@ -96,6 +102,7 @@ def fluctuation_driven_(
     """
     if tensor.ndim < 2:
         raise ValueError(f"fluctuation_driven_ needs a weight [out, in, ...], got the shape {tuple(tensor.shape)}")
+    check_target(target or Target(), "target")
     drive = Drive.poisson(tensor[0].numel(), nu, kernel)
     (law,) = solve(target or Target(), threshold, kernel, [Afferent(drive)])
     write(tensor, draw(law, tensor, generator))

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from fluctua.methods.balance import Balance
 from fluctua.methods.measured import fit
+from fluctua.methods.method import check_target
 from fluctua.methods.population import Goal
 from fluctua.methods.weights import new_generator
+from fluctua.network.atomic import all_or_nothing
 from fluctua.network.facts import INPUT, Neuron, Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call
@@ -27,6 +29,7 @@ class _Layer(nn.Module):
         return current if self.bias is None else current + self.bias
 
 
+@all_or_nothing
 def measured_(
     weight: Tensor,
     x: Tensor,
@@ -89,21 +92,15 @@ def measured_(
     if bias is not None and bias.shape != (weight.shape[rows],):
         raise ValueError(f"a bias has one entry for each of {weight.shape[rows]} units, got {[*bias.shape]}")
     wanted = target or Target()
+    check_target(wanted, "target")
     sigma = wanted.sigma_u(threshold, kernel) * math.sqrt(share)
     layer, neurons = _Layer(weight, bias, rows), nn.Identity()
     pathway = Pathway("weight", layer, "weight", (INPUT,), rows=rows)
     population = Population("the potential", neurons, Neuron((kernel,), threshold), (pathway,), (), neurons)
     goal = Goal(Target(wanted.mean, sigma=float(sigma)), balance)
     batch = x.detach().transpose(0, time).to(weight)
-    kept = [p.detach().clone() for p in layer.parameters()]
-    try:
-        replay = Replay(nn.Sequential(layer, neurons), batch, plain_call, [population])
-        fit(population, goal, replay, new_generator(seed, generator))
-    except BaseException:
-        with torch.no_grad():
-            for parameter, value in zip(layer.parameters(), kept, strict=True):
-                parameter.copy_(value)
-        raise
+    replay = Replay(nn.Sequential(layer, neurons), batch, plain_call, [population])
+    fit(population, goal, replay, new_generator(seed, generator))
     return weight
 
 

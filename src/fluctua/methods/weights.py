@@ -1,6 +1,7 @@
 """Weights: how they are drawn and written, and what share of the variance each pathway is to supply."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,9 @@ def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.
         return generator
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
-    return torch.Generator().manual_seed(seed)
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"a seed is a whole number of 64 bits, got {seed!r}")
+    return torch.Generator().manual_seed(int(seed))
 
 
 def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: int = 0) -> Tensor:

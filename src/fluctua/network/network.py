@@ -1,31 +1,29 @@
 """A model on a batch: how it runs over time, its populations in order, and passes of it that leave nothing behind."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
-from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError
+from fluctua.network.atomic import in_turn
+from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Population
 from fluctua.network.hooks import silent_gradients
 from fluctua.network.intake import Input, take
 from fluctua.network.replay import Replay
-from fluctua.network.run import Forward, modules_of, parameters_of, plain_call, preserved, recorded, tensors_in
+from fluctua.network.run import Forward, plain_call, preserved, recorded, tensors_in
 from fluctua.network.trace import Left, trace
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 Group = tuple[Population, ...]
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +102,10 @@ class Network:
         """
         by_default = forward is None or forward is plain_call
         _check_time(time, steps, by_default)
+        if not isinstance(model, nn.Module):
+            raise WiringError(f"the model must be a module of torch, got {type(model).__name__}: pass the model itself")
+        if dt is not None and not (isinstance(dt, Real) and 0 < dt < float("inf")):
+            raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
         known = KnownNeurons(dt, neurons or {}, readouts)
         ready = isinstance(batch, Tensor) and batch.is_floating_point()
         taken = Input(batch) if ready else take(model, batch, known, by_default)
@@ -114,6 +116,8 @@ class Network:
         if active and by_default and not isinstance(chosen, WholeCall):
             _check_sequence(taken.batch, time)
         found, left = _traced(model, taken, chosen, known, time)
+        for q in (q for p in found for q in p.pathways if q.weight.numel() == 0):
+            raise WiringError(f"{q.name} has the shape {[*q.weight.shape]}: a population needs a neuron and an input")
         if found:
             _check_reading(found[0], taken, chosen, time, steps)
         notes = (*taken.notes, *(one.note for one in left))
@@ -187,6 +191,7 @@ class Network:
         with self.preserved():
             return self.forward(self.model, self.batch)
 
+    @in_turn
     def spikes(self, populations: Sequence[Population] | None = None) -> dict[str, Tensor]:
         """The spikes `[T, B, *N]` of populations (default: those that spike) on the batch, by name."""
         with recorded(self.spiking if populations is None else populations) as spikes, torch.no_grad():
@@ -204,38 +209,6 @@ class Network:
             if seed is not None:
                 torch.manual_seed(seed)
             yield Replay(self.model, self.batch, self.forward, self.populations)
-
-
-def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Of a function of a model: where it ends with an error, the model is as it was before, bit by bit.
-
-    That is values and gradients of parameters, buffers, attributes of its modules, and which modules they hold.
-    """
-
-    @wraps(call)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        model: Any = args[0] if args else kwargs.get("model")
-        if not isinstance(model, nn.Module):
-            return call(*args, **kwargs)
-        tensors = [tensor for tensor in (*parameters_of(model), *nn.Module.buffers(model)) if not is_lazy(tensor)]
-        values = [tensor.detach().clone() for tensor in tensors]
-        held = (kept for m in modules_of(model) for kept in (vars(m), m._modules, m._buffers))
-        attributes = [(now, dict(now)) for now in held]
-        gradients = [(parameter, parameter.grad) for parameter in parameters_of(model)]
-        try:
-            return call(*args, **kwargs)
-        except BaseException:
-            for now, before in attributes:
-                now.clear()
-                now.update(before)
-            with torch.no_grad():
-                for tensor, value in zip(tensors, values, strict=True):
-                    tensor.copy_(value)
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-            raise
-
-    return wrapped
 
 
 def _traced(
@@ -261,7 +234,7 @@ def populations_of(model: nn.Module, batch: Any, forward: Forward | None = None,
 def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
     if time not in (0, 1, None):
         raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
-    if steps is not None and (time is not None or not by_default or steps < 1):
+    if steps is not None and (time is not None or not by_default or not isinstance(steps, Integral) or steps < 1):
         said = f"time={time}" if by_default else "forward="
         raise ValueError(
             "steps= is how often a static input is shown, one or more with time=None and without forward=, got "

@@ -1,10 +1,12 @@
 """How a user's modules are called, run without leaving a trace in them, and listened to."""
 
 import copy
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -157,6 +159,12 @@ def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 # -- leaving no trace ------------------------------------------------------------------------------------------------
 
+TURN = RLock()
+"""Held by the thread whose turn it is: generators of random numbers belong to the whole process, hooks to a model."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release)
+
 
 def _as_it_is(module: nn.Module) -> None:
     """Torch's hooks see it."""
@@ -178,7 +186,7 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     copies = Copies(model)
     originals = [(vars(module), state_of(module)) for module in modules_of(model)]
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
-    with torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
+    with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
         try:
             twins = copies.of([state for _, state in originals])
             for (attributes, _), twin in zip(originals, twins, strict=True):

@@ -1,17 +1,49 @@
 """Machine code of kernels, kept on disk where that is possible."""
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
+from numba.core.caching import FunctionCache
+
+log = logging.getLogger(__name__)
+config: Any = numba.config
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without the interpreter's lock
 
-helper = njit(**_OPTIONS)  # a part of kernels
-inlined = njit(**_OPTIONS, forceinline=True)  # a part that is never called but written out where it is used
+
+@contextmanager
+def _enabled() -> Iterator[None]:
+    """Numba compiles, also where NUMBA_DISABLE_JIT is set to look into other kernels: ours have no form in Python."""
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = disabled
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    with _enabled():
+        made = njit(**_OPTIONS, **options)(function)
+    if config.DISABLE_JIT:
+        made.compile = _enabled()(made.compile)
+    return made
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A part of kernels."""
+    return _compiled(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A part that is never called but written out where it is used."""
+    return _compiled(function, forceinline=True)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -23,10 +55,39 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def generated(function: Callable[..., Any]) -> Any:
     """As `kernel`, of a file whose name changes with all that it is made of."""
+    made = _compiled(function)
     try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except (OSError, RuntimeError):  # the cache folder cannot be written, or the disk is full
-        return njit(**_OPTIONS)(function)
+        # As `cache=True` sets it, but for what happens where files cannot be used.
+        made._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    except Exception:
+        _say_once("there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written")
+    return made
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache; what cannot be read is written anew, and where nothing can be written code stays in memory."""
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return super().load_overload(*arguments)  # type: ignore[no-untyped-call]
+        except Exception:  # a file that is cut short or spoiled: whatever its parsers happen upon
+            log.info("a file of kernels in %s is damaged and made anew", self.cache_path)
+            self._try(self.flush)
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        self._try(super().save_overload, *arguments)
+
+    def _try(self, call: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # the disk is full, the folder gone
+            _say_once(f"{self.cache_path} cannot be written ({getattr(error, 'strerror', None) or error})")
+
+
+@cache
+def _say_once(why: str) -> None:
+    log.warning("kernels are not kept for the next process: %s", why)
 
 
 @cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fluctua.network.atomic import in_turn
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population, currents_from_outside, response
 from fluctua.network.network import Network
@@ -20,6 +21,7 @@ from fluctua.state.summary import DEEP, needs_passes, report_of
 from fluctua.theory.membrane import Moments
 
 
+@in_turn
 def inspect(
     model: nn.Module,
     batch: Any,

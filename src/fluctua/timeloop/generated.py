@@ -2,15 +2,13 @@
 
 So numba and Triton find the machine code that they keep beside a file, in every later process. Processes at the same
 moment write the same file under a name of their own and move it into place. Where nothing can be written, kernels are
-made in a folder that ends with the process.
+made in memory.
 """
 
-import atexit
 import hashlib
-import importlib.util
+import linecache
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from functools import cache
@@ -26,32 +24,44 @@ _PREFIX = "fluctua_kernel_"
 def loaded(source: str) -> ModuleType:
     """The module of this source."""
     name = _PREFIX + hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = _folder() / f"{name}.py"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as own:
-            own.write(source)
-        Path(own.name).replace(path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    folder = _folder()
+    path = None if folder is None else _written(source, folder / f"{name}.py")
+    module = ModuleType(name)
+    module.__file__ = file = f"<{name}>" if path is None else str(path)
+    if path is None:  # for who asks for the text of a function, as Triton does
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
     sys.modules[name] = module  # numba pickles what it finds there
-    spec.loader.exec_module(module)
+    exec(compile(source, file, "exec"), vars(module))
     return module
 
 
-@cache
-def _folder() -> Path:
-    """Where the files are: $FLUCTUA_CACHE, or fluctua's folder in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    base = Path(home) if home else Path("~/.cache").expanduser()
-    folder = Path(os.environ.get("FLUCTUA_CACHE") or base / "fluctua") / "kernels"
+def _written(source: str, path: Path) -> Path | None:
+    """The file of this source; None where it cannot be written."""
     try:
+        if not path.exists() or path.read_text() != source:  # a full disk or a power cut may have left a part
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as own:
+                own.write(source)
+            Path(own.name).replace(path)
+    except OSError as error:
+        _say_once(path.parent, error.strerror)
+        return None
+    return path
+
+
+@cache
+def _folder() -> Path | None:
+    """Where the files are: $FLUCTUA_CACHE, or fluctua's folder in the user's cache; None where it cannot be written."""
+    folder = Path(os.environ.get("FLUCTUA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fluctua"))
+    try:
+        folder = folder.expanduser() / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
-        log.warning("kernels are not kept for the next process: %s cannot be written (%s)", folder, error)
-        passing = Path(tempfile.mkdtemp(prefix="fluctua-"))
-        atexit.register(shutil.rmtree, passing, ignore_errors=True)
-        return passing
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
+        _say_once(folder, getattr(error, "strerror", None) or str(error))
+        return None
+
+
+@cache
+def _say_once(folder: Path, why: str) -> None:
+    log.warning("kernels are not kept for the next process: %s cannot be written (%s)", folder, why)

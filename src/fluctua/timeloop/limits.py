@@ -24,6 +24,8 @@ def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size
         dynamics: of the population.
         neurons: its shape, by default that of the inputs.
     """
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "torch.jit traces the network, which sees no more of it than plain operations"
     current = inputs[0]
     neurons = current.shape[2:] if neurons is None else neurons
     if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):

@@ -148,11 +148,11 @@ CSV, AEDAT = "user01_led_labels.csv", "user01_led.aedat"
 REFUSED: dict[str, tuple[Write, type[Exception], str]] = {
     "nothing there": (lambda root: root / "none", FileNotFoundError, "none has neither trials_to_train.txt .* get it"),
     "an empty folder": (lambda root: root, FileNotFoundError, "or run `python -m fluctua.lab.data.fetch dvs-gesture"),
-    "no list": (spoiled(official, "trials_to_train.txt", None), FileNotFoundError, "has no trials_to_train.txt"),
+    "no list": (spoiled(official, "trials_to_train.txt", None), FileNotFoundError, "trials_to_train.txt is missing"),
     "an empty list": (spoiled(official, "trials_to_train.txt", b"\n"), ValueError, "has no gesture of the part train"),
     "no recording": (spoiled(official, AEDAT, None), FileNotFoundError, "user01_led.aedat is listed in"),
     "no labels": (spoiled(official, CSV, None), FileNotFoundError, "user01_led_labels.csv is missing"),
-    "empty labels": (spoiled(official, CSV, b""), ValueError, "labels.csv has no gesture"),
+    "empty labels": (spoiled(official, CSV, b""), ValueError, "labels.csv is empty"),
     "a class of none": (spoiled(official, CSV, labels("12,1,2")), ValueError, "'12,1,2' is no class from 1 to 11"),
     "a span without end": (spoiled(official, CSV, labels("3,9")), ValueError, "'3,9' is no class"),
     "a span backwards": (spoiled(official, CSV, labels("3,9,4")), ValueError, "with start and end in micros"),
@@ -193,15 +193,27 @@ def saved(path: Path, array: Any) -> bytes:
     return path.read_bytes()
 
 
+def huge(path: Path) -> bytes:
+    """A header of 2.2 GB, and no more."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (7 * 10**7, 4)})
+    return path.read_bytes()
+
+
 GOOD = np.zeros((5, 4))
 BAD_ARRAYS: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "empty": (lambda _: b"", "0.npy cannot be read as an array"),
+    "empty": (lambda _: b"", "0.npy is empty"),
     "cut short": (lambda path: saved(path, GOOD)[:-3], "0.npy cannot be read as an array"),
     "no array": (lambda _: b"PK\x03\x04 and so on", "0.npy cannot be read as an array"),
     "pickled": (lambda path: saved(path, np.array([Fuse(path.with_name("trace"))], object)), "cannot be read as an"),
-    "a column missing": (lambda path: saved(path, GOOD[:, :3]), r"no array of numbers \[events, 4\] but .* \[5, 3\]"),
-    "text": (lambda path: saved(path, np.full((2, 4), "a")), "no array of numbers"),
-    "not finite": (lambda path: saved(path, GOOD + np.nan), "no array of numbers"),
+    "a column missing": (
+        lambda path: saved(path, GOOD[:, :3]),
+        r"no array of whole numbers \[events, 4\] but .* \[5, 3\]",
+    ),
+    "text": (lambda path: saved(path, np.full((2, 4), "a")), "no array of whole numbers"),
+    "not finite": (lambda path: saved(path, GOOD + np.nan), "no array of whole numbers"),
+    "not whole": (lambda path: saved(path, GOOD + 0.5), "no array of whole numbers"),
+    "a size that it does not have": (lambda path: huge(path), "0.npy cannot be read as an array"),
     "a pixel outside": (lambda path: saved(path, GOOD + 128), "event 0 at x=128, y=128 is outside of 128 x 128 pixels"),
 }
 

@@ -101,14 +101,14 @@ def test_a_tar_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     for length in [*range(512, last + 1, 512), 700, 1500, last + 100]:
         path = tmp_path / "short.tar"
         path.write_bytes(raw[:length])
-        with pytest.raises(ValueError, match=r"cannot be read as a tar file \(.*\): get it again"):
+        with pytest.raises(ValueError, match=r"cannot be read as a tar file \(.*\): get N-MNIST"):
             NMNIST(path)
     path.write_bytes(raw[: last + 512])
     assert len(NMNIST(path)) == 3
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
-    "nothing there": (lambda root: root / "none", FileNotFoundError, "none does not exist: get N-MNIST from https://"),
+    "nothing there": (lambda root: root / "none", FileNotFoundError, "none is missing: get N-MNIST from https://"),
     "an empty folder": (lambda root: root, ValueError, r"has no recording Train/<digit>/<id>\.bin: get N-MNIST"),
     "a compressed tar file": (lambda root: write_tar(root / "a.tgz", SMALL, "w:gz"), ValueError, "or gunzip it"),
     "no tar file": (lambda root: write_folder(root, {"a.txt": b"x" * 2000}) / "a.txt", ValueError, "as a tar file"),

@@ -86,5 +86,5 @@ def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_file_says_how_to_fetch_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"shd_train\.h5 is not a file: .*`python -m fluctua\.lab\.data\.fetch"):
+    with pytest.raises(FileNotFoundError, match=r"shd_train\.h5 is missing: .*`python -m fluctua\.lab\.data\.fetch"):
         SHDFile(tmp_path / "shd_train.h5")

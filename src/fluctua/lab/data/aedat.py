@@ -6,11 +6,14 @@ are little-endian.
 
 import mmap
 import struct
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fluctua.files import FileError, reading
 
 _FIRST, _LAST = b"#!AER-DAT3.", b"#!END-HEADER\r\n"
 _HEADER = struct.Struct("<hhiiiiii")  # type, source, size, offset of the time, its overflow, capacity, number, valid
@@ -46,18 +49,10 @@ class Recording:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no AEDAT 3.1, or is cut short.
+            FileError: if it is no AEDAT 3.1, or is cut short.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: get the recordings again.")
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty: get it again.")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            try:
-                packets = _packets(raw)
-            except ValueError as error:
-                raise ValueError(f"{path} cannot be read as AEDAT 3.1 ({error}): get it again.") from None
-        columns = np.array(packets, dtype=np.int64).reshape(-1, 5).T
+        with _reading(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            columns = np.array(_packets(raw), dtype=np.int64).reshape(-1, 5).T
         return cls(path, *columns)
 
     def between(self, start: int, end: int) -> tuple[Times, Times, Times, Times]:
@@ -69,18 +64,27 @@ class Recording:
 
         Returns:
             Times in microseconds, columns x, rows y and polarities (1: brighter), each int64 `[events]`.
+
+        Raises:
+            FileError: if the file is no longer what it was.
         """
         times, data = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-        with self.path.open("rb") as file:
+        with _reading(self.path), self.path.open("rb") as file:
             for k in np.flatnonzero((self.first < end) & (self.last >= start)):
                 file.seek(self.starts[k])
                 events = np.frombuffer(file.read(self.counts[k] * _EVENT.itemsize), dtype=_EVENT)
+                if len(events) < self.counts[k]:
+                    raise FileError(f"{self.path} has become shorter since it was opened: get it again.")
                 times.append(events["time"].astype(np.int64) + self.offsets[k])
                 data.append(events["data"])
         time, word = np.concatenate(times), np.concatenate(data).astype(np.int64)
         chosen = (time >= start) & (time < end) & (word & 1 == 1)
         time, word = time[chosen], word[chosen]
         return time, word >> 17 & 0x7FFF, word >> 2 & 0x7FFF, word >> 1 & 1
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "AEDAT 3.1", "get it again")
 
 
 def _packets(raw: mmap.mmap) -> list[tuple[int, int, int, int, int]]:

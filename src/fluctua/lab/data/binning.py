@@ -12,6 +12,7 @@ from fluctua.spikes.batch import SpikeBatch
 
 # A float32 time lies up to half a unit in the last place below the number it stands for.
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
+_FEW, _NEARLY_ALL = 20, 0.98  # events that tell no unit; share of them that is not there by chance
 
 
 def binned(
@@ -104,6 +105,22 @@ def step_count(dt: float, duration: float) -> int:
     if not (math.isfinite(duration) and duration >= dt):
         raise ValueError(f"duration={duration} s must be finite and at least one time step, dt={dt} s: lengthen it.")
     return math.ceil(duration / dt * (1 - 1e-9))  # 0.7 / 0.002 is 350, however it rounds
+
+
+def check_times(times: NDArray[np.float32], dt: float, duration: float) -> None:
+    """Refuse the times of some samples if they are plainly not in the unit of `dt` and `duration`.
+
+    Raises:
+        ValueError: if nearly all come too late, or all fall into the first of several time steps.
+    """
+    if len(times) < _FEW:
+        return
+    late, last = float(np.mean(times >= duration)), float(times.max())
+    if late > _NEARLY_ALL or (last < dt and step_count(dt, duration) > 1):
+        raise ValueError(
+            f"of the events of some training samples {late:.0%} come at duration={duration:g} s or later, and the last "
+            f"at {last:g} s with dt={dt:g} s: give all times in seconds, or change duration or dt."
+        )
 
 
 def channel_count(n_units: int, pool: int) -> int:

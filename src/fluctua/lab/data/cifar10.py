@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fluctua.files import reading
 from fluctua.lab.data.events import LabelledDataset
 
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -49,7 +51,7 @@ def read_cifar10(folder: str | Path) -> tuple[Images, Images]:
 
     Raises:
         FileNotFoundError: if a batch file is missing.
-        ValueError: if a file is cut short, or holds anything but images and labels.
+        FileError: if a file is cut short, or holds anything but images and labels.
     """
     return _read(Path(folder), TRAIN), _read(Path(folder), TEST)
 
@@ -58,14 +60,8 @@ def _read(folder: Path, names: Sequence[str]) -> Images:
     batches = []
     for name in names:
         path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder} has no file {name}: unpack cifar-10-python.tar.gz from {SOURCE}, or run `{FETCH}`."
-            )
-        try:
+        with reading(path, "a batch of CIFAR-10", f"unpack cifar-10-python.tar.gz from {SOURCE}, or run `{FETCH}`"):
             batches.append(_images_and_labels(_unpickled(path.read_bytes())))
-        except ValueError as error:
-            raise ValueError(f"{path} is no batch of CIFAR-10 ({error}): get it again from {SOURCE}.") from None
     pixels, labels = zip(*batches, strict=True)
     return Images(np.concatenate(pixels), np.concatenate(labels))
 
@@ -90,10 +86,10 @@ def _images_and_labels(content: Any) -> tuple[Pixels, NDArray[np.int64]]:
 
 def _unpickled(raw: bytes) -> Any:
     """The content of a pickle of plain data and NumPy arrays; of arrays only a description, an `_Array`."""
-    try:
-        return _Restricted(io.BytesIO(raw), encoding="bytes").load()
-    except Exception as error:  # a broken pickle raises whatever it happens upon
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    for step, argument, _ in pickletools.genops(raw):
+        if "PUT" in step.name and isinstance(argument, int) and argument > len(raw):  # for which memory is taken
+            raise ValueError(f"it keeps an object as number {argument}, and has {len(raw)} bytes")
+    return _Restricted(io.BytesIO(raw), encoding="bytes").load()
 
 
 class _DType:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from fluctua.files import FileError, reading
 from fluctua.lab.data.aedat import Recording, Times
 from fluctua.lab.data.events import EventDataset, Events
 
@@ -20,6 +21,7 @@ Part = Literal["train", "test"]
 
 _LISTS = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}  # of the official release
 _FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}  # of tonic
+_ENDLESS = 1 << 50  # microseconds, some 36 years: longer than any recording
 _USER = re.compile(r"user(\d+)_")
 
 
@@ -61,7 +63,7 @@ class DVSGesture(EventDataset):
 
         Raises:
             FileNotFoundError: if the folder has neither layout, or a listed recording is missing.
-            ValueError: if `side` does not divide 128, or labels cannot be read.
+            ValueError: if `side` does not divide 128; FileError if labels cannot be read.
         """
         if not (1 <= side <= SENSOR and SENSOR % side == 0):
             raise ValueError(
@@ -83,7 +85,7 @@ class DVSGesture(EventDataset):
 
         Raises:
             FileNotFoundError: if its file is gone.
-            ValueError: if its file is cut short, of another kind, or has an event outside of the 128 x 128 pixels.
+            FileError: if its file is cut short, of another kind, or has an event outside of the 128 x 128 pixels.
         """
         trial = self._trials[i]
         if trial.span is None:
@@ -94,12 +96,13 @@ class DVSGesture(EventDataset):
             start = trial.span[0]
         if (outside := (x < 0) | (x >= SENSOR) | (y < 0) | (y >= SENSOR)).any():
             k = int(np.argmax(outside))
-            raise ValueError(
+            raise FileError(
                 f"{trial.file}: event {k} at x={x[k]}, y={y[k]} is outside of {SENSOR} x {SENSOR} pixels: get it again."
             )
         merged = SENSOR // self.side
         units = (polarity * self.side + y // merged) * self.side + x // merged
-        return Events(((time - start) * 1e-6).astype(np.float32), units)
+        with reading(trial.file, "events", f"`{FETCH}` gets it again"):
+            return Events(((time - start) * 1e-6).astype(np.float32), units)
 
     def _recording(self, file: Path) -> Recording:
         """Where the packets of a file are: found once, and small."""
@@ -142,9 +145,9 @@ def _user(name: str) -> int:
 
 def _official(root: Path, part: Part) -> Iterator[_Trial]:
     path = root / _LISTS[part]
-    if not path.is_file():
-        raise FileNotFoundError(f"{root} has no {path.name}: get DVS128 Gesture again from {SOURCE}.")
-    for name in filter(None, map(str.strip, path.read_text("utf-8", "replace").splitlines())):
+    with reading(path, "a list of recordings", f"get DVS128 Gesture again from {SOURCE}"):
+        names = path.read_text("utf-8", "replace").replace("\0", "").splitlines()
+    for name in filter(None, map(str.strip, names)):
         file = root / Path(name).name
         if not file.is_file():
             raise FileNotFoundError(f"{file} is listed in {path.name} and missing: get it again from {SOURCE}.")
@@ -154,20 +157,19 @@ def _official(root: Path, part: Part) -> Iterator[_Trial]:
 
 def _labels(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
     """Label from 0 and span in microseconds of each line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: get DVS128 Gesture again from {SOURCE}.")
-    rows = list(csv.reader(path.read_text("utf-8", "replace").splitlines()))
+    with reading(path, "a table of gestures", f"get DVS128 Gesture again from {SOURCE}"):
+        rows = list(csv.reader(path.read_text("utf-8", "replace").splitlines()))
     if len(rows) < 2:
-        raise ValueError(f"{path} has no gesture: get it again from {SOURCE}.")
+        raise FileError(f"{path} has no gesture: get it again from {SOURCE}.")
     for row in rows[1:]:
         try:
             number, start, end = map(int, row)
         except ValueError:
             number, start, end = 0, 0, 0
-        if not (1 <= number <= N_CLASSES and 0 <= start < end):
-            raise ValueError(
-                f"{path}: {','.join(row)!r} is no class from 1 to {N_CLASSES} with start and end in microseconds: get "
-                f"it again from {SOURCE}."
+        if not (1 <= number <= N_CLASSES and 0 <= start < end < _ENDLESS):
+            raise FileError(
+                f"{path}: {','.join(row)[:80]!r} is no class from 1 to {N_CLASSES} with start and end in microseconds: "
+                f"get it again from {SOURCE}."
             )
         yield number - 1, (start, end)
 
@@ -184,16 +186,13 @@ def _of_tonic(root: Path, part: Part) -> Iterator[_Trial]:
 
 def _array(file: Path) -> tuple[Times, Times, Times, Times]:
     """Times in microseconds, columns, rows and polarities, as from `Recording.between`."""
-    try:
-        with file.open("rb") as opened:
-            array = np.lib.format.read_array(opened, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        raise ValueError(
-            f"{file} cannot be read as an array ({' '.join(str(error).split())}): `{FETCH}` gets it again."
-        ) from None
-    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(
-            f"{file} is no array of numbers [events, 4] but {array.dtype} {list(array.shape)}: `{FETCH}` gets it again."
-        )
-    x, y, polarity, time = array.astype(np.int64).T
+    with reading(file, "an array", f"`{FETCH}` gets it again"):
+        array = np.lib.format.open_memmap(file, "r")  # takes no memory for more than the file has
+        whole = array.ndim == 2 and array.shape[1] == 4 and array.dtype.kind in "iuf"
+        if not (whole and ((np.abs(array) < _ENDLESS) & (array == np.rint(array))).all()):
+            raise FileError(
+                f"{file} is no array of whole numbers [events, 4] but {array.dtype} {list(array.shape)}: `{FETCH}` "
+                "gets it again."
+            )
+        x, y, polarity, time = array.astype(np.int64).T
     return time * 1000, x, y, (polarity > 0).astype(np.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
 Sample = TypeVar("Sample", covariant=True)
@@ -32,11 +32,14 @@ class Events:
     units: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        times, units = np.asarray(self.times, dtype=np.float32), np.asarray(self.units)
+        times, units = np.asarray(self.times), np.asarray(self.units)
+        if times.dtype.kind not in "fiu":
+            raise ValueError(f"times must be seconds, not {times.dtype}: cast them with .astype('float32').")
+        with np.errstate(over="ignore"):  # which is refused below
+            times = times.astype(np.float32, copy=False)
         if times.ndim != 1 or times.shape != units.shape:
             raise ValueError(f"times {times.shape} and units {units.shape} must be vectors of one length: pair them.")
-        if units.size and not np.issubdtype(units.dtype, np.integer):
-            raise ValueError(f"units must be integers, not {units.dtype}: cast them with .astype('int64').")
+        units = whole(units, "units")
         if not np.isfinite(times).all():
             raise ValueError(
                 f"{np.sum(~np.isfinite(times))} of {times.size} times are not finite: remove those events."
@@ -44,7 +47,7 @@ class Events:
         if times.size and times.min() < 0:
             raise ValueError(f"time {times.min():g} s is negative, events start at 0 s: shift or drop them.")
         object.__setattr__(self, "times", times)
-        object.__setattr__(self, "units", units.astype(np.int64, copy=False))
+        object.__setattr__(self, "units", units)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -113,14 +116,16 @@ class EventArrays(EventDataset):
     def __post_init__(self) -> None:
         every = Events(self.times, self.units)
         check_range(every.units, self.n_units, name="unit", limit="n_units")
-        check_range(self.labels, self.n_classes, name="label", limit="n_classes")
+        labels, offsets = whole(self.labels, "labels"), whole(self.offsets, "offsets")
+        check_range(labels, self.n_classes, name="label", limit="n_classes")
         if len(self.offsets) != len(self.labels) + 1:
             raise ValueError(f"{len(self.labels)} labels need {len(self.labels) + 1} offsets, not {len(self.offsets)}.")
         if self.offsets[0] != 0 or self.offsets[-1] != len(every) or (np.diff(self.offsets) < 0).any():
             raise ValueError(f"offsets must rise from 0 to the number of events, {len(every)}: use a cumulative sum.")
         object.__setattr__(self, "times", every.times)
         object.__setattr__(self, "units", every.units)
-        object.__setattr__(self, "labels", self.labels.astype(np.int64, copy=False))
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "offsets", offsets)
 
     @classmethod
     def from_events(cls, samples: Sequence[Events], labels: Sequence[int], *, n_units: int, n_classes: int) -> Self:
@@ -129,7 +134,7 @@ class EventArrays(EventDataset):
             times=np.concatenate([sample.times for sample in samples]),
             units=np.concatenate([sample.units for sample in samples]),
             offsets=np.cumsum([0, *map(len, samples)]),
-            labels=np.asarray(labels, dtype=np.int64),
+            labels=whole(labels, "labels"),
             n_units=n_units,
             n_classes=n_classes,
         )
@@ -145,10 +150,7 @@ class Subset(EventDataset):
     """Some samples of a data set, in the order of `indices`; nothing is copied but the labels."""
 
     def __init__(self, dataset: EventDataset, indices: NDArray[np.int64] | Sequence[int]) -> None:
-        chosen = np.asarray(indices)
-        if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
-            raise ValueError(f"indices must be integers, not {chosen.dtype}: use np.flatnonzero on a mask.")
-        self.dataset, self.indices = dataset, chosen.astype(np.int64)
+        self.dataset, self.indices = dataset, whole(indices, "indices")
         check_range(self.indices, len(dataset), name="index", limit="the number of samples")
         self.n_units, self.n_classes = dataset.n_units, dataset.n_classes
         self.labels = dataset.labels[self.indices]
@@ -194,6 +196,19 @@ def partition(
     quantile = (occurrence(groups) + 0.5) / np.bincount(groups)[groups]
     part = np.searchsorted(inner_bounds, quantile, side="right")
     return tuple(order[part == k] for k in range(len(fractions)))
+
+
+def whole(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """As int64, if the numbers are of an integer type: nothing is truncated.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    array = np.asarray(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        way = "np.flatnonzero on a mask" if array.dtype == np.bool_ else ".astype('int64') once they are whole"
+        raise ValueError(f"{name} must be integers, not {array.dtype}: use {way}.")
+    return array.astype(np.int64, copy=False)
 
 
 def check_range(values: NDArray[np.int64], size: int, *, name: str, limit: str) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from fluctua.lab.data.augmentations import Augmentation, Augmented, DropEvents, RandomCrop
-from fluctua.lab.data.binning import bin_events, channel_count, step_count
+from fluctua.lab.data.binning import bin_events, channel_count, check_times, step_count
 from fluctua.lab.data.dvs_gesture import DVSGesture
-from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, split
+from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, split, whole
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.order import EpochKeys, EpochShuffle
 from fluctua.lab.data.shd import SHDFile
@@ -22,6 +22,8 @@ try:
     import lightning
 except ImportError as error:
     raise ImportError('Data modules need lightning, which is missing: pip install "fluctua[train]".') from error
+
+_LOOKED_AT = 8  # samples, for the unit of their times
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 D = TypeVar("D", bound=LabelledDataset[Any])
@@ -61,11 +63,13 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         the other sets, and `batch`, keep the draws of epoch 0.
 
         Raises:
-            ValueError: if `batch_size` is out of range.
+            ValueError: if `batch_size` is out of range, or labels are not whole.
         """
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1: raise it.")
+        for name, dataset in splits.items():
+            whole(dataset.labels, f"labels of {name}")
         self.splits = dict(splits)
         self.test_names = tuple(name for name in splits if name not in ("train", "val"))
         self.n_classes = max(dataset.n_classes for dataset in splits.values())
@@ -165,7 +169,9 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             num_workers: processes which bin; 0 bins in this one.
 
         Raises:
-            ValueError: if the data sets differ in `n_units`, names collide, or a setting is out of range.
+            ValueError: if the data sets differ in `n_units`, names collide, a setting is out of range, or nearly all
+                events of the training samples lie beyond `duration` or in the first time step, as where times are in
+                another unit.
         """
         further = dict(further_tests or {})
         if taken := {"train", "val", "test"} & further.keys():
@@ -191,6 +197,14 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             prepare=prepare,
             augment=augment,
         )
+        self._check_times(dt, duration)
+
+    def _check_times(self, dt: float, duration: float) -> None:
+        """Refuse times that are plainly not in the unit of `dt` and `duration`."""
+        samples = self._drawn("train")
+        chosen = np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).astype(int)
+        times = np.concatenate([np.zeros(0, np.float32), *(samples[int(i)][0].times for i in chosen)])
+        check_times(times, dt, duration)
 
     @classmethod
     def from_shd_files(

@@ -1,17 +1,19 @@
 """Reader for N-MNIST, handwritten digits in front of a moving event camera (Orchard et al. 2015)."""
 
+import mmap
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
+from fluctua.files import FileError, reading
 from fluctua.lab.data.events import EventDataset, Events
 
-SOURCE = "https://www.garrickorchard.com/datasets/n-mnist, or run `python -m fluctua.lab.data.fetch nmnist FOLDER`"
+SOURCE = "https://www.garrickorchard.com/datasets/n-mnist or by `python -m fluctua.lab.data.fetch nmnist FOLDER`"
 SIDE = 34
 
 _MEMBER = re.compile(r"(?:^|/)(Train|Test)/([0-9])/[^/]+\.bin$")
@@ -53,31 +55,33 @@ class NMNIST(EventDataset):
 
         Raises:
             FileNotFoundError: if there is no such folder or file.
-            ValueError: if it holds no recording of that part, or is a damaged or compressed tar file.
+            FileError: if it holds no recording of that part, or is a damaged or compressed tar file.
         """
         self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(f"{path} does not exist: get N-MNIST from {SOURCE}.")
         found = _in_folder(self.path, part) if self.path.is_dir() else _in_tar(self.path, part)
         self._recordings = sorted(found)
         if not self._recordings:
-            raise ValueError(f"{path} has no recording {part}/<digit>/<id>.bin: get N-MNIST from {SOURCE}.")
+            raise FileError(f"{path} has no recording {part}/<digit>/<id>.bin: get N-MNIST from {SOURCE}.")
         self.labels = np.array([recording.digit for recording in self._recordings], dtype=np.int64)
 
     def events(self, i: int) -> Events:
         """Read the events of sample `i`.
 
         Raises:
-            ValueError: if the recording is cut short, or an event lies outside of the 34 x 34 pixels.
+            FileError: if the recording is cut short, or an event lies outside of the 34 x 34 pixels.
         """
         recording = self._recordings[i]
-        with recording.file.open("rb") as file:
+        if recording.size == 0:
+            return _decode(b"")
+        with reading(recording.file, "events", "get the file again"), recording.file.open("rb") as file:
             file.seek(recording.start)
             raw = file.read(recording.size)
         try:
+            if len(raw) < recording.size:
+                raise ValueError("the file has become shorter since it was opened: get it again.")
             return _decode(raw)
         except ValueError as error:
-            raise ValueError(f"{recording.name} of {self.path}: {error}") from None
+            raise FileError(f"{recording.name} of {self.path}: {error}") from None
 
 
 def _decode(raw: bytes) -> Events:
@@ -99,17 +103,39 @@ def _in_folder(root: Path, part: str) -> Iterator[_Recording]:
         yield _Recording(int(file.parent.name), str(file.relative_to(root)), file, 0, file.stat().st_size)
 
 
-def _in_tar(path: Path, part: str) -> Iterator[_Recording]:
-    try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
-            for member in tar:
-                match = _MEMBER.search(member.name)
-                if match and match[1] == part and member.isreg() and not member.issparse():
-                    yield _Recording(int(match[2]), match[0].lstrip("/"), path, member.offset_data, member.size)
-            file.seek(tar.offset)
-            if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile is content with the end of the file
+def is_tar(path: Path) -> bool:
+    """Whether a file begins as a tar file does."""
+    with path.open("rb") as file:
+        return file.read(_BLOCK)[257:262] == b"ustar"
+
+
+def _in_tar(path: Path, part: str) -> list[_Recording]:
+    """The recordings of a part, from the headers alone."""
+    found = []
+    with (
+        reading(path, "a tar file", f"get N-MNIST from {SOURCE}, or gunzip it if it is compressed"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw,  # which gives no more than there is
+        tarfile.open(fileobj=raw, mode="r:", tarinfo=_Member) as tar,  # type: ignore[call-overload]
+    ):
+        for member in tar:
+            if member.size < 0 or member.offset_data + member.size > len(raw):
                 raise tarfile.ReadError("unexpected end of data")
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"{path} cannot be read as a tar file ({error}): get it again, or gunzip it if it is compressed."
-        ) from None
+            match = _MEMBER.search(member.name)
+            if match and match[1] == part and member.isreg() and not member.issparse():
+                name = match[0].lstrip("/")
+                found.append(_Recording(int(match[2]), name, path, member.offset_data, member.size))
+        if raw[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):  # tarfile is content with the end of the file
+            raise tarfile.ReadError("unexpected end of data")
+    return found
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar file; with a negative size, which leads back to itself, Python before 3.11.14 never ends."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:
+            raise tarfile.ReadError("a member of negative size")
+        return member

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluctua.files import FileError, reading
+from fluctua.hdf5 import self_contained
 from fluctua.lab.data.events import EventDataset, Events, check_range
 
 SOURCE = "https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/"
 FETCH = "python -m fluctua.lab.data.fetch shd FOLDER"
+
+_ROWS = {
+    "spikes/times": ("f", "rows of float16, in seconds"),
+    "spikes/units": ("iu", "rows of uint16, from 0"),
+}
+"""Kinds of numbers that each has, and what that is in words."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class SHDFile(EventDataset):
     """One file of SHD, SSC or any other data set in their layout, read sample by sample.
 
     The layout: `spikes/times` (float16, seconds) and `spikes/units` (uint16), one variable-length row per sample;
-    `labels`; and, if there, `extra/keys` (names of the classes), `extra/speaker` (one per sample) and
+    `labels` (uint16); and, if there, `extra/keys` (names of the classes), `extra/speaker` (one per sample) and
     `extra/meta_info/speaker` (their names). Only labels and speakers are held in memory. The file is opened where it
     is read, so the data set can be pickled and used in worker processes.
 
@@ -73,39 +82,46 @@ class SHDFile(EventDataset):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            OSError: if it cannot be read as HDF5.
-            ValueError: if it is still compressed, or not in the layout.
+            FileError: if it is still compressed, damaged, or not in the layout; an OSError and a ValueError.
             ImportError: if h5py is missing.
         """
         self.path, self.n_units = Path(path), n_units
         self._handle: tuple[int, Any, Any] | None = None
-        with _open(self.path) as file:
-            n_samples = {name: len(_dataset(file, name)) for name in ("labels", "spikes/times", "spikes/units")}
-            self.labels = _integers(file, "labels")
-            self.speakers = _integers(file, "extra/speaker") if "extra/speaker" in file else None
+        with self._reading(), _open(self.path) as file:
+            self_contained(file, self.path)
+            _check_rows(self.path, file)
+            self.labels = _integers(self.path, file, "labels")
+            self.speakers = _integers(self.path, file, "extra/speaker") if "extra/speaker" in file else None
             self.class_names = _names(file, "extra/keys")
             self.speaker_names = _names(file, "extra/meta_info/speaker")
+            n_samples = {name: len(file[name]) for name in ("labels", *_ROWS)}
         if self.speakers is not None:
             n_samples["extra/speaker"] = len(self.speakers)
         if len(set(n_samples.values())) > 1:
             counts = ", ".join(f"{name} {count}" for name, count in n_samples.items())
-            raise ValueError(f"{self.path} has unequal numbers of samples ({counts}): get it again from {SOURCE}.")
+            raise FileError(f"{self.path} has unequal numbers of samples ({counts}): get it again from {SOURCE}.")
         self.n_classes = max(len(self.class_names or ()), int(self.labels.max(initial=-1)) + 1)
 
     def events(self, i: int) -> Events:
         """Read the events of sample `i` from the file.
 
         Raises:
-            ValueError: if times and units do not pair, a time is not finite, or a unit is not below `n_units`.
+            FileError: if the file has gone bad, times and units do not pair, a time is not finite, or a unit is not
+                below `n_units`.
         """
         i = range(len(self))[i]
-        times, units = self._spikes()
+        with self._reading():
+            times, units = self._spikes()
+            found = times[i], units[i]
         try:
-            events = Events(times[i], units[i])
+            events = Events(*found)
             check_range(events.units, self.n_units, name="unit", limit="n_units")
         except ValueError as error:
-            raise ValueError(f"sample {i} of {self.path}: {error}") from None
+            raise FileError(f"sample {i} of {self.path}: {error}") from None
         return events
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "HDF5", f"get it again from {SOURCE} and gunzip it, or run `{FETCH}`")
 
     def _spikes(self) -> tuple[Any, Any]:
         """Return the open data sets of times and units; after a fork the child opens its own."""
@@ -123,28 +139,36 @@ def _open(path: Path) -> Any:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
         raise ImportError('h5py reads these files and is missing: pip install "fluctua[train]".') from error
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file: get SHD or SSC from {SOURCE} and gunzip it, or run `{FETCH}`.")
     with path.open("rb") as file:
         start = file.read(4)
-    if not start:
-        raise ValueError(f"{path} is empty: get it again from {SOURCE}.")
     if start[:2] == b"\x1f\x8b" or start == b"PK\x03\x04":
-        raise ValueError(f"{path} is still compressed: gunzip or unzip it and pass the .h5 file.")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise OSError(f"{path} cannot be read as HDF5 ({error}): get it again from {SOURCE}.") from error
+        raise FileError(f"{path} is still compressed: gunzip or unzip it and pass the .h5 file.")
+    return h5py.File(path, "r")
 
 
-def _dataset(file: Any, name: str) -> Any:
-    if name not in file:
-        raise ValueError(f"{file.filename} has no '{name}': SHD's layout is spikes/times, spikes/units and labels.")
-    return file[name]
+def _check_rows(path: Path, file: Any) -> None:
+    """Refuse a file without rows of times in seconds and of whole units."""
+    for name in ("labels", *_ROWS):
+        if name not in file:
+            raise FileError(f"{path} has no '{name}': SHD's layout is spikes/times, spikes/units and labels.")
+    for name, (kinds, wanted) in _ROWS.items():
+        row = importlib.import_module("h5py").check_vlen_dtype(file[name].dtype)
+        if not isinstance(row, np.dtype) or row.kind not in kinds or file[name].ndim != 1:
+            found = f"{'rows of ' if row else ''}{row or file[name].dtype}"
+            raise FileError(f"{path} has {found} in '{name}', where SHD's layout has {wanted}: convert them.")
 
 
-def _integers(file: Any, name: str) -> NDArray[np.int64]:
-    values: NDArray[np.int64] = file[name][()].astype(np.int64)
+def _integers(path: Path, file: Any, name: str) -> NDArray[np.int64]:
+    dataset = file[name]
+    if dataset.dtype.kind not in "iu" or dataset.ndim != 1:
+        raise FileError(
+            f"{path} has {dataset.dtype} of the shape {dataset.shape} in '{name}', where SHD's layout has one whole "
+            f"number a sample: write .astype('uint16') of them."
+        )
+    values: NDArray[np.int64] = dataset[()].astype(np.int64)
+    outside = values[(values < 0) | (values > np.iinfo(np.uint16).max)]
+    if outside.size:
+        raise FileError(f"{path} has {outside[0]} in '{name}', which is not in 0..65535: number them from 0.")
     return values
 
 

@@ -4,13 +4,14 @@ Nothing but the fields is asked for; `y` and `p` may be missing. No other librar
 """
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range
+from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range, whole
 
 Recording = NDArray[Any]
 """A structured array `[events]` with the fields `x`, `t` and, if there are rows and channels, `y` and `p`."""
@@ -48,8 +49,11 @@ def structured_events(recording: Recording, shape: Sequence[int], *, time_unit: 
     x = _field(recording, "x", columns)
     y = _field(recording, "y", rows) if rows > 1 else 0
     p = _field(recording, "p", channels) if channels > 1 else 0
-    times = _named(recording, "t").astype(np.float64) * time_unit
-    return Events(times.astype(np.float32), (p * rows + y) * columns + x)
+    times = _named(recording, "t")
+    if times.dtype.kind not in "iuf":
+        raise ValueError(f"field 't' must hold numbers, not {times.dtype}: cast it.")
+    seconds: NDArray[Any] = times.astype(np.float64) * time_unit
+    return Events(seconds, (p * rows + y) * columns + x)
 
 
 class StructuredEvents(EventDataset):
@@ -86,10 +90,11 @@ class StructuredEvents(EventDataset):
         self.n_units = math.prod(_layout(shape))
         if labels is None:
             targets = getattr(dataset, "targets", ())
-            labels = targets if len(targets) == len(dataset) else [int(dataset[i][1]) for i in range(len(dataset))]
+            every = range(len(dataset))
+            labels = targets if len(targets) == len(every) else [_label(i, dataset[i][1]) for i in every]
         if len(labels) != len(dataset):
             raise ValueError(f"{len(dataset)} samples need as many labels, not {len(labels)}: pass one for each.")
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels = whole(labels, "labels")
         self.n_classes = _class_count(self.labels)
 
     def events(self, i: int) -> Events:
@@ -117,7 +122,7 @@ def read_structured(
     if not pairs:
         raise ValueError("there is no sample to read: pass what yields (recording, label).")
     events = [_numbered(i, recording, shape, time_unit) for i, (recording, _) in enumerate(pairs)]
-    labels = np.array([int(label) for _, label in pairs], dtype=np.int64)
+    labels = np.array([_label(i, label) for i, (_, label) in enumerate(pairs)], dtype=np.int64)
     return EventArrays.from_events(
         events,
         labels.tolist(),
@@ -153,6 +158,13 @@ def _numbered(i: int, recording: Recording, shape: Sequence[int], time_unit: flo
         return structured_events(recording, shape, time_unit=time_unit)
     except ValueError as error:
         raise ValueError(f"sample {i}: {error}") from None
+
+
+def _label(i: int, label: Any) -> int:
+    try:
+        return operator.index(label)
+    except (TypeError, ValueError):
+        raise ValueError(f"sample {i}: the label {label!r:.80} is no integer: number the classes from 0.") from None
 
 
 def _named(recording: Recording, name: str) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
 from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.callbacks import BestWeights, Patience, Recorder, TimeLimit
 from fluctua.lab.training.folder import RunFolder, load_checkpoint, save_checkpoint

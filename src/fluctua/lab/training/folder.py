@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fluctua.files import reading
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
+from fluctua.network.atomic import all_or_nothing
 
 FORMAT = 2
 """Of what `fit` keeps in a checkpoint; a run that began with another cannot be gone on with."""
@@ -109,10 +111,16 @@ class RunFolder:
             save_model(model, str(path))
 
     def load_weights(self, model: nn.Module) -> None:
-        """Give the model the weights of `model.safetensors`."""
+        """Give the model the weights of `model.safetensors`, all or none.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FileError: it is damaged, or of another model.
+        """
         from safetensors.torch import load_model
 
-        load_model(model, self.weights)
+        with reading(self.weights, "the weights of this model", "train it anew, or build the model that it is of"):
+            all_or_nothing(load_model)(model, self.weights)
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
         """Rewrite `result.json`."""

@@ -130,7 +130,9 @@ def convention_of(name: str, dt: float | None) -> tuple[Convention, float]:
     step = convention.dt if dt is None else dt
     if step is None:
         raise ValueError(f"a NIR graph has no time step: give dt= in seconds (convention {name!r} implies none)")
-    return convention, step
+    if not 0 < float(step) < float("inf"):
+        raise ValueError(f"the time step of a NIR graph must be positive and finite, got dt={step}: give it in seconds")
+    return convention, float(step)
 
 
 def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate: Surrogate | None) -> CurrentBased:

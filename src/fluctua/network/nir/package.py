@@ -2,8 +2,11 @@
 
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from fluctua.files import reading
+from fluctua.hdf5 import self_contained
 from fluctua.network.errors import WiringError
 
 
@@ -23,10 +26,15 @@ def graph_of(graph: Any) -> Any:
     """A graph that is given as such, or as a file.
 
     Raises:
+        FileError: the file cannot be read.
         WiringError: something else.
     """
     if isinstance(graph, str | PathLike):
-        graph = nir().read(graph, type_check=False)  # some exporters count batch and time among the input's axes
+        read, path = nir().read, Path(graph)
+        with reading(path, "a NIR graph", "have it written anew"):
+            with import_module("h5py").File(path, "r") as file:
+                self_contained(file, path)
+            graph = read(path, type_check=False)  # some exporters count batch and time among the input's axes
     if type(graph).__name__ != "NIRGraph":
         raise WiringError(f"a NIR graph, or the path of its file, is needed, got a {type(graph).__name__}")
     return graph

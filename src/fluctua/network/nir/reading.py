@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fluctua.files import reason
 from fluctua.layers import OverTime, Recurrent
-from fluctua.network.errors import WiringError
-from fluctua.network.nir.conventions import NEURONS, convention_of, neuron_of
+from fluctua.network.errors import UnsupportedNeuronError, WiringError
+from fluctua.network.nir.conventions import NEURONS, Convention, convention_of, neuron_of
 from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex
 from fluctua.network.nir.package import graph_of
 from fluctua.timeloop.surrogates import Surrogate
@@ -40,6 +41,7 @@ def from_nir(
         surrogate: of all neurons, for training.
 
     Raises:
+        FileError: a file that cannot be read.
         WiringError: a graph with nodes that cannot be run, without input or output, or with a cycle other than that of
             a population through one weight to itself.
         UnsupportedNeuronError: a neuron class that the convention does not know, or unstable constants.
@@ -58,7 +60,17 @@ def from_nir(
         str(told.get("convention", "euler")) if convention is None else convention,
         float(told["dt"]) if dt is None and convention is None and "dt" in told else dt,
     )
-    flat = flattened(found)
+    named = f"{graph}: " if isinstance(graph, str | PathLike) else ""
+    try:
+        return _model(found, rule, step, surrogate)
+    except (WiringError, UnsupportedNeuronError) as error:
+        raise type(error)(f"{named}{error}") from error
+    except Exception as error:  # whatever the fields of a node lead to
+        raise WiringError(f"{named}the graph cannot be built ({reason(error)}): have it written anew") from error
+
+
+def _model(graph: Any, rule: Convention, step: float, surrogate: Surrogate | None) -> NirModel:
+    flat = flattened(graph)
 
     def module_of(name: str) -> nn.Module | None:
         node = flat.nodes[name]
@@ -92,7 +104,7 @@ def from_nir(
     lonely = [v.name for v in vertices if not v.sources and v.name not in inputs]
     if lonely:
         raise WiringError(f"nothing leads to the node {lonely[0]}: connect it or leave it out")
-    return NirModel(vertices, inputs, outputs, found)
+    return NirModel(vertices, inputs, outputs, graph)
 
 
 @dataclass(frozen=True)

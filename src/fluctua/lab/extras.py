@@ -1,0 +1,8 @@
+"""What training and studies need besides the library; imported first, it says what to install."""
+
+from importlib.util import find_spec
+
+NEEDED = ("lightning", "rich", "pandas", "safetensors", "scipy", "matplotlib", "joblib", "jinja2", "h5py")
+
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise ImportError(f'training and studies need {", ".join(missing)}: pip install "fluctua[train]".')
