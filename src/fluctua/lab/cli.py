@@ -145,13 +145,14 @@ def diagnose(where: Where, json: Json = False) -> None:
 
 @app.command()
 def train(
+    ctx: typer.Context,
     data: Annotated[
-        Path,
+        Path | None,
         Option(
             help="Training file in the layout of SHD, such as shd_train.h5, or a folder of SHD or SSC; for models of "
             "images the folder or tar file of N-MNIST or DVS128 Gesture, or the folder cifar-10-batches-py."
         ),
-    ],
+    ] = None,
     test: Annotated[Path | None, Option(help="Test file; default: a tenth of the training file.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/train"),
     recipe: Annotated[
@@ -194,10 +195,12 @@ def train(
     ] = None,
     minutes: Annotated[float | None, Option(help="Limit for the training.")] = None,
     seed: Annotated[int, Option(help="Same seed, same result.")] = 0,
-    resume: Annotated[bool, Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on with the run in the folder, which knows data and settings.")
+    ] = False,
 ) -> None:
     """Initialise and train a network on spike trains or images, and show its state before and after."""
-    from fluctua.lab.train_file import FileSettings, train_file
+    from fluctua.lab.train_file import FileSettings, resumed, train_file
     from fluctua.theory import Target
 
     settings = FileSettings(
@@ -223,7 +226,19 @@ def train(
         seed=seed,
         minutes=minutes,
     )
+    if resume:
+        run = resumed(out, data, test, settings, said=_said(ctx))
+        data, test, settings = run.train, run.test, run.settings
+    if data is None:
+        raise ValueError("a run needs --data, the file or folder to learn from; only --resume does without")
     train_file(data, test, out, _console(), settings, resume=resume)
+
+
+def _said(ctx: typer.Context) -> set[str]:
+    """Names of the settings that the command line has, and not by default."""
+    said = {name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")}
+    target = {"target"} if said & {"xi", "rate"} else set[str]()
+    return said - {"data", "test", "out", "resume", "xi", "rate"} | target
 
 
 @app.command()
