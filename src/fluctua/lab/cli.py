@@ -293,7 +293,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, no traceback."""
-    extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "jinja2", "joblib", "pooch")
+    extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "jinja2", "joblib")
     if missing := [name for name in extra if find_spec(name) is None]:
         sys.exit(f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"')
     try:

@@ -121,7 +121,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise BlockingIOError(
-            f"{folder} is in use by another process: wait until it ends, or choose another out_dir"
+            f"{folder} is in use by another process: wait until it ends, or choose another folder"
         ) from None
     try:
         yield
