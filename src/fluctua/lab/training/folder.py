@@ -124,7 +124,7 @@ class RunFolder:
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Rewrite `model.safetensors`."""
         with replacing(self.weights) as file:
-            file.write(save(dict(weights), {"format": "pt", "checksum": UNSEALED}))
+            file.write(save(dict(weights), {"checksum": UNSEALED}))
             seal(file)
 
     def load_weights(self, model: nn.Module) -> None:
