@@ -1,7 +1,9 @@
 """What docs/trust.md promises of runs and files; `pytest -m slow -s tests/lab/test_trust.py` prints its table."""
 
 import multiprocessing
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -111,12 +113,18 @@ def test_no_damaged_record_counts(times: int, tmp_path: Path) -> None:
 def processes() -> Any:
     """Where processes come from that have everything imported and nothing else."""
     context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        start_server(context)
+    return context
+
+
+def start_server(context: Any) -> None:
     context.set_forkserver_preload(["shared.killed_runs"])
     first = context.Process(target=killed_runs.network)  # it takes seconds to import all of it
     first.start()
     first.join()
     assert first.exitcode == 0
-    return context
 
 
 @pytest.mark.slow

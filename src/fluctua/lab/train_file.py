@@ -165,7 +165,7 @@ def resumed(out: Path, train: Path | None, test: Path | None, settings: FileSett
     description = RunFolder(out).describe()
     if description is None:
         if train is None:
-            raise ValueError(f"{out} holds no run to resume: say what to learn from, with data")
+            raise ValueError(f"{out} holds no run to resume: give --data to begin one")
         return FileRun(train, test, settings)
     if "train" not in description.origin:
         raise ValueError(f"the run in {out} was not begun by `fluctua train`: resume it by what began it")
@@ -181,7 +181,8 @@ def resumed(out: Path, train: Path | None, test: Path | None, settings: FileSett
 
 
 def _decisive(settings: FileSettings) -> dict[str, Any]:
-    return asdict(settings) | asdict(settings.ingredients)
+    facts = asdict(settings) | asdict(settings.ingredients)
+    return facts | facts.pop("target")
 
 
 def train_file(
