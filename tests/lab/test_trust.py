@@ -256,7 +256,7 @@ def test_a_run_resumed_after_a_power_cut_ends_as_if_nothing_had_happened(
 def test_a_full_disk_is_said_in_a_sentence_and_costs_nothing(disk: Disk, whole: Path) -> None:
     folder, filler = disk.mount / "run", disk.mount / "filler"
     said = []
-    for room in range(40, 0, -2):  # blocks of 1 kB
+    for room in range(2, 40, 2):  # blocks of 1 kB
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1024))

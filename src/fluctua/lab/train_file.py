@@ -182,7 +182,7 @@ def resumed(out: Path, train: Path | None, test: Path | None, settings: FileSett
 
 def _decisive(settings: FileSettings) -> dict[str, Any]:
     facts = asdict(settings) | asdict(settings.ingredients)
-    return facts | facts.pop("target")
+    return {**facts, **facts.pop("target")}
 
 
 def train_file(
