@@ -87,7 +87,6 @@ def test_what_the_system_says_is_found_behind_what_a_library_makes_of_it(tmp_pat
 
     with pytest.raises(OSError, match=r"cannot write .*a.txt \(No space left on device\): mend that") as raised:
         fail()
-    assert raised.value.errno == errno.ENOSPC
     assert "\n" not in str(raised.value)
 
 

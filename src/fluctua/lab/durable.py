@@ -55,9 +55,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except Exception as error:
         if (cause := _system_error(error)) is None:
             raise
-        raise OSError(
-            cause.errno, f"cannot write {path} ({cause.strerror}): mend that and go on, what was there before is kept"
-        ) from error
+        why = f"cannot write {path} ({cause.strerror})"
+        raise OSError(f"{why}: mend that and go on, what was there before is kept") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -182,7 +182,8 @@ def resumed(out: Path, train: Path | None, test: Path | None, settings: FileSett
 
 def _decisive(settings: FileSettings) -> dict[str, Any]:
     facts = asdict(settings) | asdict(settings.ingredients)
-    return {**facts, **facts.pop("target")}
+    target = facts.pop("target")
+    return {**facts, **target}
 
 
 def train_file(
