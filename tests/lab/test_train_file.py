@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from fluctua.lab.networks import LABELS, NETWORKS  # noqa: E402
 from fluctua.lab.train_file import FileSettings, train_file  # noqa: E402
 from fluctua.lab.training.fit import fit  # noqa: E402
 from fluctua.lab.training.folder import RunFolder  # noqa: E402
+from fluctua.theory import Target  # noqa: E402
 from shared import killed_runs  # noqa: E402
 
 
@@ -228,6 +230,14 @@ def test_other_settings_are_refused_in_one_sentence(case: str, train: Train, run
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_what_python_asks_for_is_compared_too(run: Path) -> None:
+    settings = FileSettings(width=4, depth=1, dt=4e-3, epochs=2, target=Target(xi=2.0))
+    with pytest.raises(ValueError, match=r"was trained with xi 1\.0, not 2\.0: leave out what differs, or choose"):
+        train_file(None, None, run, Console(quiet=True), settings, resume=True)
+    result = train_file(None, None, run, Console(quiet=True), replace(settings, target=Target()), resume=True)
+    assert len(result.history) == 2
+
+
 def test_the_same_settings_may_be_said_again(train: Train, run: Path, words: Path) -> None:
     same = ("--data", words, "--dt", 4e-3, "--lr", 0.02, "--method", "measured", "--xi", 1, "--augment", "--depth", 1)
     assert train("--out", run, "--resume", *same)[1] == ""
@@ -252,7 +262,7 @@ def test_where_there_is_nothing_to_resume_data_are_asked_for(train: Train, words
     _, said = train("--out", tmp_path / "none", "--resume")
     assert said == f"fluctua: {tmp_path / 'none'} holds no run to resume: give --data to begin one"
     _, said = train("--out", tmp_path / "none")
-    assert said == "fluctua: a run needs --data, the file or folder to learn from; only --resume does without"
+    assert said == "fluctua: a run needs something to learn from: give --data to begin one"
     assert not (tmp_path / "none").exists()
 
 

@@ -200,7 +200,7 @@ def train(
     ] = False,
 ) -> None:
     """Initialise and train a network on spike trains or images, and show its state before and after."""
-    from fluctua.lab.train_file import FileSettings, resumed, train_file
+    from fluctua.lab.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
     settings = FileSettings(
@@ -226,12 +226,7 @@ def train(
         seed=seed,
         minutes=minutes,
     )
-    if resume:
-        run = resumed(out, data, test, settings, said=_said(ctx))
-        data, test, settings = run.train, run.test, run.settings
-    if data is None:
-        raise ValueError("a run needs --data, the file or folder to learn from; only --resume does without")
-    train_file(data, test, out, _console(), settings, resume=resume)
+    train_file(data, test, out, _console(), settings, resume=resume, said=_said(ctx))
 
 
 def _said(ctx: typer.Context) -> set[str]:

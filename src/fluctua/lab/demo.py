@@ -123,6 +123,8 @@ def _run(s: DemoSettings, train: TrainSettings, out: Path, console: Console) -> 
     for method in METHODS:
         run = DemoRun(method, s)
         model = run.build(data)
+        if (held := RunFolder(out / method).describe()) and held.origin != {"demo": run.plain()}:
+            raise ValueError(f"{out} holds a demo with other settings: choose another out_dir")
         before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
         console.rule(LABELS[method], align="left")
         console.print(before)

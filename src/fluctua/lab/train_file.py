@@ -148,32 +148,21 @@ class FileRun:
         return _architecture(s).build(data.shape, data.n_classes, dt=s.dt, duration=s.duration)
 
 
-def resumed(out: Path, train: Path | None, test: Path | None, settings: FileSettings, said: Collection[str]) -> FileRun:
-    """The run to go on with: that of the folder `out`, or the one that is told where the folder has none.
-
-    Args:
-        out: folder of the run.
-        train: where the training data are now; None if they are where they were.
-        test: likewise.
-        settings: as told.
-        said: names of those settings that were said, and not taken by default. Of these, `epochs` and `minutes` may be
-            others than before.
-
-    Raises:
-        ValueError: other settings than before, nothing to resume and no data to begin with, or a damaged folder.
-    """
+def _resumed(
+    out: Path, train: Path | None, test: Path | None, settings: FileSettings, said: Collection[str] | None
+) -> FileRun | None:
+    """The run of a folder, with the settings that may change; None where there is none."""
     description = RunFolder(out).describe()
     if description is None:
-        if train is None:
-            raise ValueError(f"{out} holds no run to resume: give --data to begin one")
-        return FileRun(train, test, settings)
+        return None
     if "train" not in description.origin:
         raise ValueError(f"the run in {out} was not begun by `fluctua train`: resume it by what began it")
     before = FileRun.from_plain(description.origin["train"])
-    limits = {name: getattr(settings, name) for name in ("epochs", "minutes") if name in said}
-    now = replace(before.settings, **limits)
-    told = replace(now, **{name: getattr(settings, name) for name in said})
-    if changed := different(_decisive(now), _decisive(told)):
+    told = {
+        name: value for name, value in vars(settings).items() if value is not None and (said is None or name in said)
+    }
+    now = replace(before.settings, **{name: told[name] for name in ("epochs", "minutes") if name in told})
+    if changed := different(_decisive(now), _decisive(replace(now, **told))):
         raise ValueError(
             f"{out} was trained with {' and '.join(changed)}: leave out what differs, or choose another out_dir"
         )
@@ -187,7 +176,14 @@ def _decisive(settings: FileSettings) -> dict[str, Any]:
 
 
 def train_file(
-    train_path: Path, test_path: Path | None, out: Path, console: Console, settings: FileSettings, *, resume: bool
+    train_path: Path | None,
+    test_path: Path | None,
+    out: Path,
+    console: Console,
+    settings: FileSettings,
+    *,
+    resume: bool,
+    said: Collection[str] | None = None,
 ) -> FitResult:
     """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
 
@@ -196,11 +192,14 @@ def train_file(
             folder or tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is kept for
             validation, unless SSC's validation file is there.
         test_path: another file in the layout of SHD; None for the test file in the folder, or where there is none to
-            keep another tenth of the training file. The image data have a test set of their own.
+            keep another tenth of the training file. The image data have a test set of their own. A run that is resumed
+            knows both paths; they are given where the data have moved.
         out: folder of the run.
         console: to print to.
         settings: of network and training.
-        resume: go on with the run that `out` holds.
+        resume: go on with the run that `out` holds, or begin where it holds none.
+        said: names of the settings that a resumed run must have had, but for `epochs` and `minutes`, which may differ;
+            default: all. The others, and those that are None, are taken from `out`.
 
     Raises:
         OSError: a file cannot be read, `out` not written, or another process is in it; FileExistsError if it holds a
@@ -209,7 +208,13 @@ def train_file(
             to resume that had other settings or other data.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
-    run = FileRun(train_path, test_path, settings).settled()
+    run = _resumed(out, train_path, test_path, settings, said) if resume else None
+    if run is None:
+        if train_path is None:
+            what = f"{out} holds no run to resume" if resume else "a run needs something to learn from"
+            raise ValueError(f"{what}: give --data to begin one")
+        run = FileRun(train_path, test_path, settings)
+    run = run.settled()
     data = run.load_data()
     model = run.build(data)
     with RunFolder(out).claimed(resume=resume):

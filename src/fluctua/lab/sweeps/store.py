@@ -11,6 +11,7 @@ The files of the runs are the truth; every table can be made from them again.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ class Store:
     def _put_aside(self, path: Path) -> Path:
         aside = self.root / "damaged" / path.parent.name / path.name
         make_folder(aside.parent)
-        return path.replace(aside)
+        with suppress(FileNotFoundError):  # another sweep has done so
+            path.replace(aside)
+        return aside
 
     def describe(self) -> dict[str, Any]:
         """What `open` was told.
