@@ -203,6 +203,8 @@ def train(
     from fluctua.lab.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
+    if data is None and not resume:
+        ctx.fail("Missing option '--data', which only --resume does without.")
     settings = FileSettings(
         recipe=recipe.value,
         model=None if model is None else model.value,

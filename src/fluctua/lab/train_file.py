@@ -21,7 +21,7 @@ from fluctua.lab.networks import LABELS, Architecture, bring_up, network
 from fluctua.lab.recipes import Ingredients, recipe_by_name
 from fluctua.lab.results.figures import learning_figure, save
 from fluctua.lab.training.description import different
-from fluctua.lab.training.fit import FitResult, fit
+from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder
 from fluctua.lab.training.isolation import isolated_randomness, seed_all
 from fluctua.theory import Target
@@ -130,6 +130,15 @@ class FileRun:
             ),
         )
 
+    def train_settings(self) -> TrainSettings:
+        """For `fit`.
+
+        Raises:
+            ValueError: settings out of range.
+        """
+        s = self.settings
+        return s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
+
     def load_data(self) -> Data:
         """The data of a settled run; errors as of `train_file`."""
         s = self.settings
@@ -211,9 +220,9 @@ def train_file(
     run = _resumed(out, train_path, test_path, settings, said) if resume else None
     if run is None:
         if train_path is None:
-            what = f"{out} holds no run to resume" if resume else "a run needs something to learn from"
-            raise ValueError(f"{what}: give --data to begin one")
+            raise ValueError(f"{out} holds no run to resume: give --data to begin one")
         run = FileRun(train_path, test_path, settings)
+    run.train_settings()  # refused before data are read
     run = run.settled()
     data = run.load_data()
     model = run.build(data)
@@ -223,14 +232,14 @@ def train_file(
 
 def _train(run: FileRun, model: nn.Sequential, data: Data, out: Path, console: Console, *, resume: bool) -> FitResult:
     s = run.settings
-    train = s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
     x, _ = data.batch(min(_architecture(s).measured_on, len(data.splits["train"])))
     with isolated_randomness():
         seed_all(s.seed)  # dropout is on, as it will be in training
         before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
-    result = fit(model, data, out_dir=out, settings=train, resume=resume, origin={"train": run.plain()})
+    origin = {"train": run.plain()}
+    result = fit(model, data, out_dir=out, settings=run.train_settings(), resume=resume, origin=origin)
     console.rule("After training", align="left")
     after = fluctua.inspect(model, x)
     console.print(after)
