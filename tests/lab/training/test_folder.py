@@ -103,8 +103,14 @@ def test_tensors_that_are_one_are_written_once_and_come_back_as_one(tmp_path: Pa
     folder.load_weights(other)
     assert other[1].weight is other[0].weight
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="has the weights of another model: build the same"):
-        folder.load_weights(nn.Linear(3, 3))
+
+
+def test_a_model_that_the_weights_are_not_of_stays_as_it_was(whole: Path) -> None:
+    for other in (nn.Sequential(*list(network())[:3], nn.Linear(16, 4)), network()[:1], nn.Linear(3, 3)):
+        before = {name: value.clone() for name, value in other.state_dict().items()}
+        with pytest.raises(ValueError, match="has the weights of another model: build the same"):
+            RunFolder(whole).load_weights(other)
+        assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
 
 
 # --- what may not differ ---

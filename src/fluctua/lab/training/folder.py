@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save
+from safetensors.torch import load_file, load_model, save
 from torch import Tensor, nn
 
 from fluctua.lab.durable import (
@@ -128,17 +127,20 @@ class RunFolder:
             seal(file)
 
     def load_weights(self, model: nn.Module) -> None:
-        """Give the model the weights of `model.safetensors`.
+        """Give the model the weights of `model.safetensors`, all or none.
 
         Raises:
             ValueError: the file is damaged, or of another model.
         """
         if not is_whole(self.weights):
             raise DamagedFile(f"{self.weights} is damaged: resume=True writes it again from {self.checkpoint.name}")
-        try:
-            load_model(model, self.weights)
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{self.weights} has the weights of another model: build the same") from error
+        shapes = [
+            {name: value.shape for name, value in weights.items()}
+            for weights in (load_file(self.weights), weights_of(model))
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{self.weights} has the weights of another model: build the same")
+        load_model(model, self.weights)
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
         """Rewrite `result.json`."""
