@@ -191,6 +191,13 @@ def test_a_runner_killed_twice_ends_with_the_same_table_and_does_no_run_twice(st
     assert table(Store(out), runs) == table(store, runs)
 
 
+def test_two_runners_at_once_end_with_the_same_table(store: Store, tmp_path: Path) -> None:
+    out, runs = tmp_path / "shared", runs_of(SLOW, 2)
+    assert [runner.wait(120) for runner in [start_runner(out) for _ in range(2)]] == [0, 0]
+    assert values(Store(out).finished(runs)) == expected(runs)
+    assert Store(out).open({}) == []
+
+
 # --- Dask ---
 
 

@@ -302,7 +302,7 @@ def test_a_checkpoint_is_data_and_never_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "executed",)
 
-    torch.save({"fluctua": Evil()}, tmp_path / "last.ckpt")
+    save_checkpoint({"fluctua": Evil()}, tmp_path / "last.ckpt")  # with the right checksum
     with pytest.raises(ValueError, match="damaged"):
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
     assert not (tmp_path / "executed").exists()
