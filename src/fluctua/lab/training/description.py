@@ -56,7 +56,9 @@ class Description:
             ValueError: they differ in what decides the numbers.
         """
         way_out = "resume it with the same, or choose another out_dir"
-        before, after = (TrainSettings.from_plain(one.settings).decisive() for one in (self, now))
+        both = [TrainSettings.from_plain(one.settings) for one in (self, now)]
+        decisive = {key for settings in both for key in settings.decisive()}
+        before, after = ({key: settings.plain()[key] for key in decisive} for settings in both)
         if changed := different(before, after):
             raise ValueError(f"{folder} was trained with {' and '.join(changed)}: {way_out}")
         if others := other_data(self.data, now.data):
