@@ -341,6 +341,7 @@ def test_the_examples_of_a_public_name_print_what_they_say(name: str) -> None:
 WITHOUT_A_SOURCE = {
     "lab/data/test_ssc.py": "the Spiking Speech Commands, which shd.py reads too",
     "lab/networks/test_architectures.py": "all networks by name, trained",
+    "lab/test_trust.py": "what docs/trust.md promises of runs and files",
     "lab/training/test_ddp.py": "training on several processes",
     "layers/test_adaptive_fused.py": "adaptation in every fused layer",
     "methods/test_deep.py": "all of measured initialisation, at depth",

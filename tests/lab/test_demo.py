@@ -34,7 +34,7 @@ TINY = DemoSettings(width=24, depth=2, dt=4e-3, epochs=2, samples_per_class=60, 
 FILES = {"membrane.png", "rasters.png", "learning.png", "results.csv"}
 
 
-def run(out: Path, settings: DemoSettings = TINY, minutes: float = 1.0) -> tuple[list[Path], str]:
+def run(out: Path, settings: DemoSettings = TINY, minutes: float = 60.0) -> tuple[list[Path], str]:
     console = Console(file=io.StringIO(), width=80)
     files = run_demo(out, console, minutes=minutes, settings=settings)
     assert isinstance(console.file, io.StringIO)
@@ -62,7 +62,7 @@ Demo = tuple[Path, list[Path], str]
 def test_all_files_are_written_and_named(demo: Demo) -> None:
     out, files, text = demo
     assert {path.name for path in files} == FILES
-    assert {path.name for path in out.iterdir()} == FILES | set(METHODS)
+    assert {path.name for path in out.iterdir()} == FILES | set(METHODS) | {".lock"}
     assert all(path.stat().st_size > 0 and str(path) in text for path in files)
 
 
@@ -141,7 +141,7 @@ def test_a_demo_stopped_half_way_ends_like_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     monkeypatch.undo()
-    assert {path.name for path in tmp_path.iterdir()} == {"kaiming"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kaiming", ".lock"}
     first = (tmp_path / "kaiming" / "last.ckpt").stat().st_mtime_ns
     run(tmp_path)
     assert (tmp_path / "kaiming" / "last.ckpt").stat().st_mtime_ns == first
@@ -151,10 +151,11 @@ def test_a_demo_stopped_half_way_ends_like_one_that_was_not(
     assert resumed == whole
 
 
-def test_another_network_does_not_go_on_in_the_same_folder(demo: Demo) -> None:
+def test_another_demo_does_not_go_on_in_the_same_folder(demo: Demo) -> None:
     out, _, _ = demo
-    with pytest.raises(ValueError, match="was trained with another model"):
-        run(out, DemoSettings(**{**vars(TINY), "width": 16}))
+    for other in ({"width": 16}, {"xi": 2.0}):
+        with pytest.raises(ValueError, match="holds a demo with other settings: choose another out_dir"):
+            run(out, DemoSettings(**{**vars(TINY), **other}))
 
 
 def test_a_demo_cut_short_says_so(demo: Demo) -> None:

@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from rich.console import Console  # noqa: E402
 
 from fluctua.lab import cli  # noqa: E402
 from fluctua.lab.train_file import FileSettings, train_file  # noqa: E402
+from fluctua.lab.training.fit import fit  # noqa: E402
+from fluctua.lab.training.folder import RunFolder  # noqa: E402
+from fluctua.theory import Target  # noqa: E402
+from shared import killed_runs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +98,7 @@ def test_a_network_of_sound_learns_a_file_in_the_layout_of_shd(train: Train, wor
     assert "Initial state: measured + balanced" in out
     assert facts(tmp_path / "run")["best"]["train_accuracy"] > 0.8  # 32 samples, chance 0.5 +- 0.09
     _, sentence = train(*run, "--resume", "--model", "recurrent")
-    assert "was trained with another model: resume it with the same architecture" in sentence
+    assert "was trained with model shd-conv, not recurrent: leave out what differs" in sentence
 
 
 def test_a_network_of_images_learns_nmnist(train: Train, digits: Path, tmp_path: Path) -> None:
@@ -165,6 +171,107 @@ def test_real_recordings_of_an_event_camera(train: Train, data_dir: Path, tmp_pa
     assert train(*run)[1] == ""
     # 100 test samples of 10 classes: chance is 10 % with a standard deviation of 3 %
     assert facts(tmp_path / "run")["test"]["test"] > 0.25
+
+
+# --- what is resumed ---
+
+
+@pytest.fixture(scope="module")
+def stopped(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, which is to be one of two."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    settings = FileSettings(width=4, depth=1, dt=4e-3, duration=0.1, epochs=1, batch_size=8, lr=0.02, augment=True)
+    train_file(words, None, out, Console(quiet=True), settings, resume=False)
+    return out
+
+
+@pytest.fixture
+def run(stopped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def test_resuming_needs_nothing_but_the_folder(train: Train, run: Path, words: Path, tmp_path: Path) -> None:
+    settings = FileSettings(width=4, depth=1, dt=4e-3, duration=0.1, epochs=2, batch_size=8, lr=0.02, augment=True)
+    whole = train_file(words, None, tmp_path / "whole", Console(quiet=True), settings, resume=False)
+    assert train("--out", run, "--resume", "--epochs", 2)[1] == ""
+    assert (run / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+    assert facts(run)["test"] == whole.test
+    assert train("--out", run, "--resume")[1] == "", "and the new number of epochs is known from now on"
+    assert facts(run)["epochs"] == 2
+
+
+OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "dt": (("--dt", 2e-3), "dt 0.004, not 0.002"),
+    "duration": (("--duration", 0.2), "duration 0.1, not 0.2"),
+    "batch size": (("--batch-size", 16), "batch_size 8, not 16"),
+    "method": (("--method", "kaiming"), "method measured, not kaiming"),
+    "xi": (("--xi", 2), "xi 1.0, not 2.0"),
+    "augmentation": (("--no-augment",), "augment True, not False"),
+    "seed and lr": (("--seed", 1, "--lr", 0.1), "lr 0.02, not 0.1 and seed 0, not 1"),
+    "recipe": (("--recipe", "paper"), "optimizer adam, not smorms3 and recipe plain, not paper"),
+    "network": (("--width", 5), "width 4, not 5"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_settings_are_refused_in_one_sentence(case: str, train: Train, run: Path) -> None:
+    options, sentence = OTHERS[case]
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    _, said = train("--out", run, "--resume", "--epochs", 2, *options)
+    way_out = "leave out what differs, or choose another --out"
+    assert said == f"fluctua: {run} was trained with {sentence}: {way_out}"
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_what_python_asks_for_is_compared_too(run: Path) -> None:
+    settings = FileSettings(width=4, depth=1, dt=4e-3, epochs=2, target=Target(xi=2.0))
+    with pytest.raises(ValueError, match=r"was trained with xi 1\.0, not 2\.0: leave out what differs, or choose"):
+        train_file(None, None, run, Console(quiet=True), settings, resume=True)
+    result = train_file(None, None, run, Console(quiet=True), replace(settings, target=Target()), resume=True)
+    assert len(result.history) == 2
+
+
+def test_the_same_settings_may_be_said_again(train: Train, run: Path, words: Path) -> None:
+    same = ("--data", words, "--dt", 4e-3, "--lr", 0.02, "--method", "measured", "--xi", 1, "--augment", "--depth", 1)
+    assert train("--out", run, "--resume", *same)[1] == ""
+
+
+def test_other_data_are_refused_wherever_they_are_and_the_same_are_not(train: Train, run: Path, tmp_path: Path) -> None:
+    same = tmp_path / "moved.h5"
+    same.write_bytes(Path(RunFolder(run).describe().origin["train"]["train"]).read_bytes())  # type: ignore[union-attr]
+    assert train("--out", run, "--resume", "--data", same)[1] == ""
+    other = write_shd(tmp_path / "other.h5", [k % 2 for k in range(40)])
+    _, said = train("--out", run, "--resume", "--epochs", 2, "--data", other)
+    assert f"{run} was trained on other data (samples of train, samples of val, samples of test): resume" in said
+
+
+def test_a_test_file_that_was_not_there_is_other_data(train: Train, run: Path, words: Path) -> None:
+    """Samples that training has seen would be tested."""
+    _, said = train("--out", run, "--resume", "--test", words)
+    assert "was trained on other data" in said
+
+
+def test_where_there_is_nothing_to_resume_data_are_asked_for(train: Train, words: Path, tmp_path: Path) -> None:
+    _, said = train("--out", tmp_path / "none", "--resume")
+    assert said == f"fluctua: {tmp_path / 'none'} holds no run to resume: give --data to begin one"
+    _, said = train("--out", tmp_path / "none")
+    assert "Missing option '--data', which only --resume does without" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_of_another_command_is_not_gone_on_with(train: Train, tmp_path: Path) -> None:
+    fit(killed_runs.network(), killed_runs.data(), out_dir=tmp_path, settings=killed_runs.SETTINGS)
+    _, said = train("--out", tmp_path, "--resume")
+    assert "was not begun by `fluctua train`: resume it by what began it" in said
+
+
+def test_a_folder_may_be_called_anything(train: Train, words: Path, tmp_path: Path) -> None:
+    """Square brackets are markup to what prints."""
+    out = tmp_path / "run[/b] [bold]" / "{x}"
+    printed, sentence = train("--model", "fc", "--depth", 1, "--data", words, "--out", out, "--epochs", 1, *TINY)
+    assert sentence == ""
+    assert str(out / "metrics.csv") in printed.replace("\n", "")
+    assert facts(out)["epochs"] == 1
 
 
 # --- what does not match ---

@@ -145,7 +145,8 @@ _data, _network, _start, _training, _run = (
     epilog=f"[b]Networks[/b]: {in_order(Model)}. [b]Methods[/b]: {in_order(Method)}. [b]Losses[/b]: {in_order(Loss)}."
 )
 def train(
-    data: Annotated[Path, _data(metavar="PATH", help="A data set: see docs/data.md.")],
+    ctx: typer.Context,
+    data: Annotated[Path | None, _data(metavar="PATH", help="A data set: see docs/data.md.")] = None,
     test: Annotated[Path | None, _data(metavar="FILE", help="Test file, if apart.")] = None,
     dt: Annotated[float, _data(metavar="SECONDS", help="Time step: 2e-3.")] = 2e-3,
     duration: Annotated[float | None, _data(metavar="SECONDS", help="Length of a trial.")] = None,
@@ -170,13 +171,15 @@ def train(
     optimizer: Annotated[str | None, _training(metavar="NAME", help="adam (paper: smorms3, modern: adamw).")] = None,
     weight_decay: Annotated[float | None, _training(min=0, metavar="X", help="0 (modern: 1e-2).")] = None,
     out: Annotated[Path, _run(metavar="FOLDER", help="Where the run is kept: runs/train.")] = Path("runs/train"),
-    resume: Annotated[bool, _run("--resume", help="Continue the run in the folder.")] = False,
+    resume: Annotated[bool, _run("--resume", help="Continue the run in the folder, all from there.")] = False,
     minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
     seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
     json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Initialise and train a network on a data set; show its state before and after."""
-    if not data.exists():
+    if data is None and not resume:
+        ctx.fail("Missing option '--data', which only --resume does without.")
+    if data is not None and not data.exists():
         raise FileNotFoundError(
             f"{data} does not exist: give the path of a data set, or get one with "
             "python -m fluctua.lab.data.fetch shd FOLDER"
@@ -186,6 +189,8 @@ def train(
     from fluctua.lab.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
+    if data is None and not resume:
+        ctx.fail("Missing option '--data', which only --resume does without.")
     settings = FileSettings(
         recipe=recipe.value,
         model=None if model is None else model.value,
@@ -210,12 +215,19 @@ def train(
         minutes=minutes,
     )
     with _stdout_kept_for(json):
-        result = train_file(data, test, out, console, settings, resume=resume)
+        result = train_file(data, test, out, console, settings, resume=resume, said=_said(ctx))
     if json:
         from json import dumps
 
         facts = {"out": str(out), "best_epoch": result.best_epoch, "epochs": len(result.history), "test": result.test}
         typer.echo(dumps({**facts, "seconds": result.seconds, "history": result.history}, indent=2))
+
+
+def _said(ctx: typer.Context) -> set[str]:
+    """Names of the settings that the command line has, and not by default."""
+    said = {name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")}
+    target = {"target"} if said & {"xi", "rate"} else set[str]()
+    return said - {"data", "test", "out", "resume", "json", "xi", "rate"} | target
 
 
 def _experiments(incomplete: str) -> list[str]:
@@ -318,7 +330,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, no traceback."""
-    extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "jinja2", "joblib", "pooch")
+    extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "jinja2", "joblib")
     if missing := [name for name in extra if find_spec(name) is None]:
         sys.exit(f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"')
     try:

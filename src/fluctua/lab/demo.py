@@ -1,20 +1,22 @@
 """The demo: one task, one network, three initial states."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from torch import nn
 
 import fluctua
 from fluctua.lab.data import RandmanSettings, make_randman
 from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.durable import replacing
 from fluctua.lab.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.lab.results.figures import learning_figure, membrane_figure, raster_figure, save
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
-from fluctua.lab.training.folder import RunFolder, replacing
+from fluctua.lab.training.folder import RunFolder
 from fluctua.state import Report
 from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
@@ -35,6 +37,35 @@ class DemoSettings:
     measured_on: int = 250
     samples_per_class: int = 1000
     seed: int = 1
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """One of its three trainings: the method, and the settings of all."""
+
+    method: str
+    settings: DemoSettings
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON knows it, for `fit(origin=...)`."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "DemoRun":
+        """What `plain` gave."""
+        return cls(plain["method"], DemoSettings(**plain["settings"]))
+
+    def load_data(self) -> SpikeDataModule:
+        """The data, drawn from the seed."""
+        s = self.settings
+        task = RandmanSettings(duration=s.duration, samples_per_class=s.samples_per_class)
+        train, val, test = make_randman(task, seed=s.seed)
+        return SpikeDataModule(train, val, test, dt=s.dt, duration=s.duration, batch_size=s.batch_size, seed=s.seed)
+
+    def build(self, data: SpikeDataModule) -> nn.Sequential:
+        """The network, not yet initialised."""
+        s = self.settings
+        return feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
 
 
 @dataclass(frozen=True)
@@ -71,14 +102,18 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
         The files written.
 
     Raises:
-        OSError: `out` cannot be made or written.
+        OSError: `out` cannot be made or written, or another process is in it.
         ValueError: settings out of range, or other than those of the demo that `out` holds.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     s = settings or DemoSettings()
     train = TrainSettings(epochs=s.epochs, lr=s.lr, optimizer="adam", seed=s.seed, max_minutes=minutes / len(METHODS))
-    RunFolder(out).claim(resume=True)
-    data = _data(s)
+    with RunFolder(out).claimed(resume=True):
+        return _run(s, train, out, console)
+
+
+def _run(s: DemoSettings, train: TrainSettings, out: Path, console: Console) -> list[Path]:
+    data = DemoRun(METHODS[0], s).load_data()
     x, _ = data.batch(min(s.measured_on, len(data.splits["train"])))
     console.print(
         f"\n[bold]Randman[/bold]: {data.n_classes} classes, {data.n_units} inputs, {s.duration:g} s; "
@@ -86,16 +121,19 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
     )
     outcomes = {}
     for method in METHODS:
-        model = feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
+        run = DemoRun(method, s)
+        model = run.build(data)
+        if (held := RunFolder(out / method).describe()) and held.origin != {"demo": run.plain()}:
+            raise ValueError(f"{out} holds a demo with other settings: choose another out_dir")
         before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
         console.rule(LABELS[method], align="left")
         console.print(before)
-        result = fit(model, data, out_dir=out / method, settings=train, resume=True)
+        result = fit(model, data, out_dir=out / method, settings=train, resume=True, origin={"demo": run.plain()})
         outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result)
     files = _write(out, outcomes, 1 / data.n_classes)
     console.rule("Result", align="left")
     console.print(_table(outcomes))
-    console.print("Written: " + ", ".join(str(path) for path in files), soft_wrap=True)
+    console.print("Written: " + ", ".join(str(path) for path in files), soft_wrap=True, markup=False)
     for sentence in conclusions(outcomes):
         console.print(f"\n[bold]{sentence}[/bold]")
     return files
@@ -124,12 +162,6 @@ def conclusions(outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
 def _and(numbers: Sequence[int]) -> str:
     *most, last = map(str, numbers)
     return f"{', '.join(most)} and {last}"
-
-
-def _data(s: DemoSettings) -> SpikeDataModule:
-    task = RandmanSettings(duration=s.duration, samples_per_class=s.samples_per_class)
-    train, val, test = make_randman(task, seed=s.seed)
-    return SpikeDataModule(train, val, test, dt=s.dt, duration=s.duration, batch_size=s.batch_size, seed=s.seed)
 
 
 def _rows(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -176,8 +208,8 @@ def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Pa
     before = {label: o.before for label, o in outcomes.items()}
     after = {label: o.after for label, o in outcomes.items()}
     table = out / "results.csv"
-    with replacing(table) as partial:
-        pd.DataFrame(_rows(outcomes)).to_csv(partial, index=False)
+    with replacing(table) as file:
+        pd.DataFrame(_rows(outcomes)).to_csv(file, index=False)
     return [
         save(membrane_figure(before), out / "membrane.png"),
         save(raster_figure(before, after), out / "rasters.png"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fluctua.lab.durable import replacing
 from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
 from fluctua.lab.results.table import as_csv, as_markdown, as_printed
@@ -13,7 +14,6 @@ from fluctua.lab.sweeps.runner import Backend, sweep
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import only, runs_of
-from fluctua.lab.training.folder import replacing
 
 
 class SweepFailed(RuntimeError):
@@ -65,16 +65,23 @@ def reproduce(
     """
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
-    store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
+    description = {"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)}
+    if aside := store.open(description):
+        console.print(
+            f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
+            markup=False,
+        )
     sweep(only(runs, wanted), store, backend, console)
     finished, failed = store.finished(runs), store.failed(runs)
     if failed:
-        console.print(f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}")
+        console.print(
+            f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}", markup=False
+        )
     if not finished:
         raise SweepFailed(f"no run of {name} ended well; the first error: {failed[0].error}")
     files = write_results(study, store, finished, failed)
     console.print(as_printed(study, summarise(study, finished, failed)))
-    console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True)
+    console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
     return files
 
 
@@ -83,8 +90,8 @@ def write_results(study: Study, store: Store, finished: Sequence[Record], failed
     summaries = summarise(study, finished, failed)
     texts = {"table.csv": as_csv(summaries), "table.md": as_markdown(study, summaries)}
     for file, text in texts.items():
-        with replacing(store.root / file) as partial:
-            partial.write_text(text, encoding="utf-8")
+        with replacing(store.root / file) as opened:
+            opened.write(text.encode())
     settings = chosen_settings(study, finished)
     figure = study.figure([record for record in finished if record.setting in settings])
     pictures = [save(figure, store.root / f"figure.{kind}") for kind in ("png", "pdf")]

@@ -1,10 +1,13 @@
 """Train a network on files of spikes or images."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from torch import nn
 
 import fluctua
 from fluctua.lab.data.augmentations import Augmentation, Mirror, PixelShift, SpatialShift, UnitShift
@@ -17,7 +20,8 @@ from fluctua.lab.data.shd import SHDPaths, find_shd
 from fluctua.lab.networks import LABELS, Architecture, bring_up, network
 from fluctua.lab.recipes import Ingredients, recipe_by_name
 from fluctua.lab.results.figures import learning_figure, save
-from fluctua.lab.training.fit import FitResult, fit
+from fluctua.lab.training.description import different
+from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder
 from fluctua.lab.training.isolation import isolated_randomness, seed_all
 from fluctua.theory import Target
@@ -89,8 +93,106 @@ class FileSettings:
         return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
 
+@dataclass(frozen=True)
+class FileRun:
+    """What `fluctua train` is told: a training file or folder, a test file if there is one, and settings."""
+
+    train: Path
+    test: Path | None
+    settings: FileSettings
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON knows it, for `fit(origin=...)`."""
+        test = None if self.test is None else str(self.test.absolute())
+        return {"train": str(self.train.absolute()), "test": test, "settings": asdict(self.settings)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "FileRun":
+        """What `plain` gave."""
+        settings = {**plain["settings"], "target": Target(**plain["settings"]["target"])}
+        return cls(Path(plain["train"]), plain["test"] and Path(plain["test"]), FileSettings(**settings))
+
+    def settled(self) -> "FileRun":
+        """With what its kind of data brings in the place of None.
+
+        Raises:
+            ValueError: the data are not of the model's kind.
+        """
+        s = self.settings
+        kind = _kind(self.train, _architecture(s), s.ingredients.model)
+        return replace(
+            self,
+            settings=replace(
+                s,
+                duration=kind.duration if s.duration is None else s.duration,
+                batch_size=kind.batch_size if s.batch_size is None else s.batch_size,
+                nu=kind.nu if s.nu is None else s.nu,
+            ),
+        )
+
+    def train_settings(self) -> TrainSettings:
+        """For `fit`.
+
+        Raises:
+            ValueError: settings out of range.
+        """
+        s = self.settings
+        return s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
+
+    def load_data(self) -> Data:
+        """The data of a settled run; errors as of `train_file`."""
+        s = self.settings
+        data = _data(_kind(self.train, _architecture(s), s.ingredients.model), self.train, self.test, s)
+        if empty := [name for name, part in data.splits.items() if len(part) == 0]:
+            raise ValueError(
+                f"no sample of {self.train} is left for {' and '.join(empty)}: a tenth of each class is held out, so "
+                "give ten samples of each or more"
+            )
+        return data
+
+    def build(self, data: Data) -> nn.Sequential:
+        """The network of a settled run, not yet initialised."""
+        s = self.settings
+        assert s.duration is not None
+        return _architecture(s).build(data.shape, data.n_classes, dt=s.dt, duration=s.duration)
+
+
+def _resumed(
+    out: Path, train: Path | None, test: Path | None, settings: FileSettings, said: Collection[str] | None
+) -> FileRun | None:
+    """The run of a folder, with the settings that may change; None where there is none."""
+    description = RunFolder(out).describe()
+    if description is None:
+        return None
+    if "train" not in description.origin:
+        raise ValueError(f"the run in {out} was not begun by `fluctua train`: resume it by what began it")
+    before = FileRun.from_plain(description.origin["train"])
+    told = {
+        name: value for name, value in vars(settings).items() if value is not None and (said is None or name in said)
+    }
+    now = replace(before.settings, **{name: told[name] for name in ("epochs", "minutes") if name in told})
+    if changed := different(_decisive(now), _decisive(replace(now, **told))):
+        raise ValueError(
+            f"{out} was trained with {' and '.join(changed)}: leave out what differs, or choose another out_dir"
+        )
+    return FileRun(train or before.train, test or before.test, now)
+
+
+def _decisive(settings: FileSettings) -> dict[str, Any]:
+    facts = asdict(settings) | asdict(settings.ingredients)
+    target = facts.pop("target")
+    return {**facts, **target}
+
+
 def train_file(
-    train_path: Path, test_path: Path | None, out: Path, console: Console, settings: FileSettings, *, resume: bool
+    train_path: Path | None,
+    test_path: Path | None,
+    out: Path,
+    console: Console,
+    settings: FileSettings,
+    *,
+    resume: bool,
+    said: Collection[str] | None = None,
 ) -> FitResult:
     """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
 
@@ -99,37 +201,45 @@ def train_file(
             folder or tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is kept for
             validation, unless SSC's validation file is there.
         test_path: another file in the layout of SHD; None for the test file in the folder, or where there is none to
-            keep another tenth of the training file. The image data have a test set of their own.
+            keep another tenth of the training file. The image data have a test set of their own. A run that is resumed
+            knows both paths; they are given where the data have moved.
         out: folder of the run.
         console: to print to.
         settings: of network and training.
-        resume: go on with the run that `out` holds.
+        resume: go on with the run that `out` holds, or begin where it holds none.
+        said: names of the settings that a resumed run must have had, but for `epochs` and `minutes`, which may differ;
+            default: all. The others, and those that are None, are taken from `out`.
 
     Raises:
-        OSError: a file cannot be read, or `out` not written; FileExistsError if it holds a run and `resume` is false.
-        ValueError: settings out of range, data of another layout or not of the model's kind, or too few samples.
+        OSError: a file cannot be read, `out` not written, or another process is in it; FileExistsError if it holds a
+            run and `resume` is false.
+        ValueError: settings out of range, data of another layout or not of the model's kind, too few samples, or a run
+            to resume that had other settings or other data.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
-    s, ingredients = settings, settings.ingredients
-    train = ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
-    architecture = _architecture(s)
-    kind = _kind(train_path, architecture, ingredients.model)
-    duration = kind.duration if s.duration is None else s.duration
-    data = _data(kind, train_path, test_path, s, duration)
-    if empty := [name for name, part in data.splits.items() if len(part) == 0]:
-        raise ValueError(
-            f"no sample of {train_path} is left for {' and '.join(empty)}: a tenth of each class is held out, so give "
-            "ten samples of each or more"
-        )
-    model = architecture.build(data.shape, data.n_classes, dt=s.dt, duration=duration)
-    RunFolder(out).claim(resume=resume)
-    x, _ = data.batch(min(architecture.measured_on, len(data.splits["train"])))
+    run = _resumed(out, train_path, test_path, settings, said) if resume else None
+    if run is None:
+        if train_path is None:
+            raise ValueError(f"{out} holds no run to resume: give --data to begin one")
+        run = FileRun(train_path, test_path, settings)
+    run.train_settings()  # refused before data are read
+    run = run.settled()
+    data = run.load_data()
+    model = run.build(data)
+    with RunFolder(out).claimed(resume=resume):
+        return _train(run, model, data, out, console, resume=resume)
+
+
+def _train(run: FileRun, model: nn.Sequential, data: Data, out: Path, console: Console, *, resume: bool) -> FitResult:
+    s = run.settings
+    x, _ = data.batch(min(_architecture(s).measured_on, len(data.splits["train"])))
     with isolated_randomness():
         seed_all(s.seed)  # dropout is on, as it will be in training
-        before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=kind.nu if s.nu is None else s.nu)
+        before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
-    result = fit(model, data, out_dir=out, settings=train, resume=resume)
+    origin = {"train": run.plain()}
+    result = fit(model, data, out_dir=out, settings=run.train_settings(), resume=resume, origin=origin)
     console.rule("After training", align="left")
     after = fluctua.inspect(model, x)
     console.print(after)
@@ -140,10 +250,9 @@ def train_file(
     ]
     console.print(f"Best epoch {result.best_epoch} of {len(result.history)}, by validation. Accuracy on:")
     for name, accuracy in result.test.items():
-        console.print(f"  {name}: [bold]{accuracy:.1%}[/bold]")
-    console.print(
-        "Written: " + ", ".join(map(str, [*files, out / "metrics.csv", out / "model.safetensors"])), soft_wrap=True
-    )
+        console.print(f"  {escape(name)}: [bold]{accuracy:.1%}[/bold]")
+    files += [out / "metrics.csv", out / "model.safetensors"]
+    console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
     return result
 
 
@@ -193,9 +302,8 @@ def _kind_found(path: Path) -> Kind | None:
     return None
 
 
-def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings, duration: float) -> Data:
-    batch_size = kind.batch_size if s.batch_size is None else s.batch_size
-    options: dict[str, Any] = {"dt": s.dt, "duration": duration, "batch_size": batch_size, "seed": s.seed}
+def _data(kind: Kind, path: Path, test_path: Path | None, s: FileSettings) -> Data:
+    options: dict[str, Any] = {"dt": s.dt, "duration": s.duration, "batch_size": s.batch_size, "seed": s.seed}
     options["augment"] = kind.augment if s.ingredients.augment else ()
     if kind is SHD:
         files = find_shd(path) or SHDPaths(path)

@@ -149,9 +149,68 @@ def test_a_wrong_checksum_is_refused_and_the_file_deleted(serve: Serve, tmp_path
     server = serve(zipped())
     wanted = archive(server)
     server.content = server.content[:-1] + b"?"
-    with pytest.raises(ValueError, match=f"expected md5:{wanted.md5} but got .* Deleted download"):
+    with pytest.raises(ValueError, match=f"has the checksum .* and not {wanted.md5}, so it was deleted: call again"):
         obtain(wanted, tmp_path, ignore)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [zipped()[:-9], b"", zipped("other.h5")], ids=["cut", "empty", "another"])
+@pytest.mark.parametrize("name", ["words.h5.zip", "words.h5.zip.part"])
+def test_a_wrong_archive_that_is_there_already_is_never_unpacked(
+    there: bytes, name: str, serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(zipped())
+    server.ranges = False
+    (tmp_path / name).write_bytes(there)
+    assert obtain(archive(server), tmp_path, ignore).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["words.h5"]
+
+
+def test_a_wrong_part_that_the_server_takes_for_the_whole_is_deleted(serve: Serve, tmp_path: Path) -> None:
+    server = serve(zipped())
+    (tmp_path / "words.h5.zip.part").write_bytes(b"?" * len(server.content))
+    with pytest.raises(ValueError, match="so it was deleted: call again"):
+        obtain(archive(server), tmp_path, ignore)
+    assert obtain(archive(server), tmp_path, ignore).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (zipped()[:-9], "words.h5.zip"),
+        (zipped().replace(CONTENT[:300], bytes(300), 1), "words.h5.zip"),
+        (tarred()[:2000], "g.tar.gz"),
+    ],
+    ids=["a zip cut short", "a flipped zip", "a tar cut short"],
+)
+def test_a_damaged_archive_is_one_sentence(content: bytes, name: str, serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot be unpacked \(.*\): delete it and call again") as raised:
+        obtain(archive(serve(content), name, "gestures"), tmp_path, ignore)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_two_at_once_are_one_and_a_sentence(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(zipped())
+    monkeypatch.setattr(fetch, "ARCHIVES", {"words": (archive(server),)})
+    found: list[str] = []
+
+    def another(*_: object) -> None:
+        def call() -> None:
+            try:
+                fetch.fetch("words", tmp_path)
+            except OSError as error:
+                found.append(str(error))
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    (path,) = fetch.fetch("words", tmp_path, progress=another)
+    assert path.read_bytes() == CONTENT
+    assert found
+    assert all(f"{tmp_path} is in use by another process: wait until it ends" in said for said in found)
+    assert len(server.asked) == 1
 
 
 def test_an_archive_of_something_else_is_refused(serve: Serve, tmp_path: Path) -> None:
@@ -162,7 +221,7 @@ def test_an_archive_of_something_else_is_refused(serve: Serve, tmp_path: Path) -
 def test_an_archive_does_not_write_outside_of_its_folder(serve: Serve, tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
-    with pytest.raises(tarfile.TarError):
+    with pytest.raises(ValueError, match=r"cannot be unpacked .*outside"):
         obtain(archive(serve(tarred("../../evil")), "g.tar.gz", "gestures"), inside, ignore)
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 

@@ -1,6 +1,7 @@
 """Laws of the runner: whatever dies or fails on the way, the sweep ends with the same results."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -190,6 +191,13 @@ def test_a_runner_killed_twice_ends_with_the_same_table_and_does_no_run_twice(st
     assert table(Store(out), runs) == table(store, runs)
 
 
+def test_two_runners_at_once_end_with_the_same_table(store: Store, tmp_path: Path) -> None:
+    out, runs = tmp_path / "shared", runs_of(SLOW, 2)
+    assert [runner.wait(120) for runner in [start_runner(out) for _ in range(2)]] == [0, 0]
+    assert values(Store(out).finished(runs)) == expected(runs)
+    assert Store(out).open({}) == []
+
+
 # --- Dask ---
 
 
@@ -211,6 +219,48 @@ def test_dask_workers_give_what_one_process_gives_though_one_dies_on_the_way(sto
     assert {r.error for r in store.failed(runs)} == {"ArithmeticError: x = 2 is not to be had"}
     (died,) = store.failed(mortal)
     assert (died.error or "").startswith("KilledWorker: ")
+
+
+def test_a_scheduler_that_is_killed_ends_the_sweep_in_one_sentence(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    from fluctua.lab.sweeps.runner_dask import dask_cluster
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    said = tmp_path / "scheduler.json"  # where it says its address
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    scheduler = subprocess.Popen(
+        [*command, "--port", "0", "--no-dashboard", "--scheduler-file", str(said)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    worker = None
+    try:
+        assert soon(lambda: said.exists() and bool(said.read_text()))
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(said), "--nthreads", "1",
+             "--no-dashboard", "--no-nanny"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        runs = runs_of(Toy(pause=0.1), 20)
+        address = json.loads(said.read_text())["address"]
+        backend = dask_cluster(address)
+
+        def killing(runs: Sequence[Run], root: Path) -> Generator[Record, None, None]:
+            for record in backend(runs, root):
+                scheduler.kill()
+                yield record
+
+        with pytest.raises(OSError, match=f"the Dask scheduler at {address} is gone: what is finished is kept"):
+            sweep(runs, store, killing, quiet())
+        assert store.failed(runs) == []
+        done = store.finished(runs)
+        assert 1 <= len(done) < len(runs)
+        assert all(dict(r.values) == truth(int(r.setting["x"] or 0), r.seed) for r in done)
+    finally:
+        for process in filter(None, (scheduler, worker)):
+            process.kill()
+            process.wait()
 
 
 def test_a_scheduler_that_does_not_answer_is_named_with_the_way_out(store: Store) -> None:

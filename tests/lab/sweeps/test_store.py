@@ -1,12 +1,18 @@
 """Laws of the store: what is saved comes back, at one go, and a failure never hides a result."""
 
+import errno
+import json
 import math
+import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 pytest.importorskip("rich")
 
+from fluctua.lab import durable
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, runs_of
@@ -72,12 +78,11 @@ def test_there_is_one_file_per_run_and_no_other(store: Store) -> None:
 def test_a_file_is_never_half_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(finished(RUNS[0]))
 
-    def full_disk(self: Path, text: str) -> int:
-        with self.open("w") as file:
-            file.write(text[: len(text) // 2])
-        raise OSError("no space left on device")
+    def full_disk(file: BinaryIO) -> None:
+        file.truncate(10)
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(durable, "seal", full_disk)
     for run in RUNS[:2]:
         with pytest.raises(OSError, match="no space left"):
             store.save(finished(run, score=2.0))
@@ -86,13 +91,47 @@ def test_a_file_is_never_half_written(store: Store, monkeypatch: pytest.MonkeyPa
     assert files(store) == ["runs/" + RUNS[0].key + ".json", "study.json"]
 
 
-@pytest.mark.parametrize("text", ["", '{"key": "x"', '{"stranger": 1}', "[1, 2]"])
-def test_a_damaged_file_is_named_with_the_way_out(store: Store, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", '{"key": "x"', '{"stranger": 1}', "[1, 2]", '{"key": "x", "setting": {}, "seed": 0}']
+)
+def test_a_damaged_file_is_named_and_put_aside_when_the_sweep_goes_on(store: Store, text: str) -> None:
+    for run in RUNS[:2]:
+        store.save(finished(run))
     path = store.root / "runs" / f"{RUNS[0].key}.json"
     path.write_text(text)
-    with pytest.raises(StoreError, match="delete it to do the run again") as caught:
+    with pytest.raises(StoreError, match="to do ") as caught:
         store.finished(RUNS)
     assert str(path) in str(caught.value)
+    assert store.open({"title": "toy"}) == [store.root / "damaged" / "runs" / path.name]
+    assert [store.has(run) for run in RUNS[:2]] == [False, True]
+    assert store.finished(RUNS) == [finished(RUNS[1])]
+    assert (store.root / "damaged" / "runs" / path.name).read_text() == text
+
+
+def test_a_damaged_failure_is_told_as_one(store: Store) -> None:
+    store.save(broken(RUNS[0]))
+    (path,) = (store.root / "failed").glob("*.json")
+    path.write_bytes(b"")
+    (record,) = store.all_failed()
+    assert record.key == RUNS[0].key
+    assert "damaged: repeat the command" in (record.error or "")
+
+
+def test_a_store_of_an_older_version_is_read(store: Store) -> None:
+    """Its files had no checksums."""
+    path = store.root / "runs" / f"{RUNS[0].key}.json"
+    path.write_text(json.dumps(asdict(finished(RUNS[0]))))
+    assert store.open({}) == []
+    assert store.finished(RUNS) == [finished(RUNS[0])]
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_another_writes_is_not(store: Store) -> None:
+    old, new = (store.root / "runs" / f".x.json.{number}.tmp" for number in ("0123abcd", "4567abcd"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    store.open({})
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:

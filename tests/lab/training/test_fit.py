@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import timer
 import fluctua
 from fluctua.homeostasis import ActivityBound
 from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
-from fluctua.lab.training.folder import load_checkpoint
+from fluctua.lab.training.folder import load_checkpoint, save_checkpoint
 from fluctua.lab.training.module import SpikingClassifier
 from fluctua.layers import Recurrent
 from fluctua.network import Network
@@ -229,7 +229,9 @@ def test_a_run_is_neither_overwritten_nor_mixed(whole: tuple[FitResult, nn.Modul
     folder = whole[0].out_dir
     with pytest.raises(FileExistsError, match="resume=True"):
         fit(network(), TinyData(), out_dir=folder, settings=SETTINGS)
-    with pytest.raises(ValueError, match="another lr, seed"):
+    with pytest.raises(
+        ValueError, match=r"was trained with lr 0.05, not 1.0 and seed 3, not 9: resume it with the same"
+    ):
         fit(network(), TinyData(), out_dir=folder, resume=True, settings=dataclasses.replace(SETTINGS, lr=1.0, seed=9))
     with pytest.raises(ValueError, match="another model"):
         fit(nn.Linear(N, C), TinyData(), out_dir=folder, settings=SETTINGS, resume=True)
@@ -245,8 +247,11 @@ def test_a_run_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
     fit(network(), TinyData(), out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
     checkpoint = load_checkpoint(tmp_path / "last.ckpt")
     del checkpoint["fluctua"]["format"]
-    torch.save(checkpoint, tmp_path / "last.ckpt")
+    save_checkpoint(checkpoint, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="another version of fluctua: choose another out_dir"):
+        fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
+    torch.save(checkpoint, tmp_path / "last.ckpt")  # as fluctua 0.1 did
+    with pytest.raises(ValueError, match="damaged, or not of this version of fluctua"):
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
 
 
@@ -297,7 +302,7 @@ def test_a_checkpoint_is_data_and_never_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "executed",)
 
-    torch.save({"fluctua": Evil()}, tmp_path / "last.ckpt")
+    save_checkpoint({"fluctua": Evil()}, tmp_path / "last.ckpt")  # with the right checksum
     with pytest.raises(ValueError, match="damaged"):
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
     assert not (tmp_path / "executed").exists()
@@ -463,10 +468,12 @@ def test_nothing_outside_is_changed_and_nothing_is_said(tmp_path: Path, capfd: p
     assert random.getstate() == states[1]
     assert np.random.get_state()[1].tolist() == states[2]  # type: ignore[index, union-attr]  # noqa: NPY002
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
         "last.ckpt",
         "metrics.csv",
         "model.safetensors",
         "result.json",
+        "run.json",
     ]
 
 

@@ -152,7 +152,7 @@ def test_a_schedule_that_was_killed_and_resumed_ends_with_the_same_weights(tmp_p
 
 def test_a_run_whose_learning_rate_falls_cannot_be_made_longer(tmp_path: Path) -> None:
     fit(model(), Data(), out_dir=tmp_path, settings=SETTINGS)
-    with pytest.raises(ValueError, match="was trained with another epochs"):
+    with pytest.raises(ValueError, match="was trained with epochs 4, not 6: resume it"):
         fit(model(), Data(), out_dir=tmp_path, settings=replace(SETTINGS, epochs=6), resume=True)
-    with pytest.raises(ValueError, match="was trained with another epochs, schedule, warmup"):
+    with pytest.raises(ValueError, match=r"was trained with schedule cosine, not constant and warmup 1\.5, not 0\.0"):
         fit(model(), Data(), out_dir=tmp_path, settings=replace(SETTINGS, schedule="constant", warmup=0.0), resume=True)

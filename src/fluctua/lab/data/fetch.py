@@ -4,19 +4,25 @@ On the command line: `python -m fluctua.lab.data.fetch shd FOLDER`.
 """
 
 import argparse
+import gzip
+import hashlib
 import http.client
+import lzma
+import os
 import shutil
 import sys
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
-import pooch
+from fluctua.lab.durable import locked, make_folder, sync_folder
 
 Progress = Callable[[str, int, int | None], None]  # name, bytes there, bytes in all if known
 
@@ -98,14 +104,16 @@ def fetch(name: str, folder: str | Path, *, progress: Progress | None = None) ->
         The files or folders unpacked, in the order of `ARCHIVES[name]`.
 
     Raises:
-        ValueError: for an unknown name, or a download whose checksum is wrong.
-        OSError: if the server cannot be reached or breaks off; another call goes on from there.
+        ValueError: for an unknown name, a download whose checksum is wrong, or an archive that cannot be unpacked.
+        OSError: if the server cannot be reached or breaks off, or the folder cannot be written, from where another call
+            goes on; or if another process fetches into the folder.
     """
     if name not in ARCHIVES:
         raise ValueError(f"no data set {name!r} is known: choose one of {', '.join(ARCHIVES)}.")
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    return tuple(obtain(archive, root, progress or _silent) for archive in ARCHIVES[name])
+    make_folder(root)
+    with locked(root):
+        return tuple(obtain(archive, root, progress or _silent) for archive in ARCHIVES[name])
 
 
 def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
@@ -115,24 +123,41 @@ def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
         packed = _download(archive, folder, progress)
         unpacked = folder / f".{archive.name}.unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
-        _unpack(packed, unpacked)
-        if not (unpacked / archive.holds).exists():
-            raise ValueError(f"{packed} holds no {archive.holds}: unpack it by hand.")
-        (unpacked / archive.holds).replace(target)  # at once, so that a half is never taken for the whole
-        shutil.rmtree(unpacked)
+        try:
+            _unpack(packed, unpacked)
+            if not (unpacked / archive.holds).exists():
+                raise ValueError(f"{packed} holds no {archive.holds}: unpack it by hand.")
+            _bring_to_disk(unpacked)
+            (unpacked / archive.holds).replace(target)  # at once, so that a half is never taken for the whole
+            sync_folder(folder)
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
         packed.unlink()
     return target
 
 
 def _download(archive: Archive, folder: Path, progress: Progress) -> Path:
-    """Have pooch download, check and keep a file, unless it is there; what broke off stays as `<name>.part`."""
+    """Download a file, unless it is there with the right checksum; what broke off stays as `<name>.part`.
 
-    def go_on(url: str, output_file: str, _: object) -> None:  # pooch's own downloader begins again
-        part = folder / f"{archive.name}.part"
+    Raises:
+        ValueError: the checksum is wrong.
+    """
+    packed, part = folder / archive.name, folder / f"{archive.name}.part"
+    if not packed.exists() or _md5(packed) != archive.md5:
         _continue(archive, part, progress)
-        part.replace(output_file)
+        if (found := _md5(part)) != archive.md5:
+            part.unlink()
+            raise ValueError(
+                f"{archive.url} has the checksum {found} and not {archive.md5}, so it was deleted: call again, and if "
+                "that does not help, get it by hand."
+            )
+        part.replace(packed)
+    return packed
 
-    return Path(pooch.retrieve(archive.url, f"md5:{archive.md5}", archive.name, folder, downloader=go_on))
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _continue(archive: Archive, part: Path, progress: Progress) -> None:
@@ -147,26 +172,77 @@ def _continue(archive: Archive, part: Path, progress: Progress) -> None:
             total = there + int(size) if size else None
             with part.open("ab" if goes_on else "wb") as file:
                 while chunk := answer.read(_CHUNK):
-                    file.write(chunk)
+                    _write(file, chunk)
                     there += len(chunk)
                     progress(archive.name, there, total)
     except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:  # else all of it is there
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not there:  # else all of it is there
             raise OSError(f"{archive.url} cannot be downloaded (HTTP {error.code}): get it by hand.") from None
         return
+    except _CannotWrite:
+        raise
     except (OSError, http.client.HTTPException) as error:
         raise OSError(f"{archive.url} cannot be read ({error}): call again to resume.") from None
     if total is not None and there < total:
         raise OSError(f"{archive.url} broke off after {there} of {total} bytes: call again to resume.")
 
 
+class _CannotWrite(OSError):
+    pass
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise _CannotWrite(
+            f"cannot write {file.name} ({error.strerror}): mend that and call again to go on."
+        ) from error
+
+
 def _unpack(packed: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(packed):
-        with zipfile.ZipFile(packed) as archive:
-            archive.extractall(folder)
-    else:
-        with tarfile.open(packed) as tar:
-            tar.extractall(folder, filter="data")
+    """Unpack an archive.
+
+    Raises:
+        ValueError: it is damaged, or would write outside of the folder.
+        OSError: the folder cannot be written.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise ValueError(
+            f"this Python cannot unpack {packed} safely: unpack it by hand, or take Python 3.11.4 or newer."
+        )
+    try:
+        if zipfile.is_zipfile(packed):
+            with zipfile.ZipFile(packed) as archive:
+                archive.extractall(folder)
+        else:
+            with tarfile.open(packed) as tar:
+                tar.extractall(folder, filter="data")
+    except OSError as error:
+        if error.strerror is None or isinstance(error, gzip.BadGzipFile):
+            raise ValueError(_damaged(packed, error)) from error
+        raise OSError(
+            f"cannot unpack {packed} into {folder.parent} ({error.strerror}): mend that and call again."
+        ) from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise ValueError(_damaged(packed, error)) from error
+
+
+def _damaged(packed: Path, error: Exception) -> str:
+    why = str(error).partition(":\n")[0]  # tarfile says what every one of its methods says
+    return f"{packed} cannot be unpacked ({why}): delete it and call again, or unpack it by hand."
+
+
+def _bring_to_disk(folder: Path) -> None:
+    """So that a power cut after the archive is deleted does not find empty files."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
 
 
 def _silent(name: str, there: int, total: int | None) -> None:

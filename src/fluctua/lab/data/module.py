@@ -14,6 +14,7 @@ from fluctua.lab.data.augmentations import Augmentation, Augmented, DropEvents, 
 from fluctua.lab.data.binning import bin_events, channel_count, check_times, step_count
 from fluctua.lab.data.dvs_gesture import DVSGesture
 from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, split, whole
+from fluctua.lab.data.fingerprint import checksum, in_text
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.order import EpochKeys, EpochShuffle
 from fluctua.lab.data.shd import SHDFile
@@ -93,6 +94,21 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         rounds = occurrence(dataset.labels[order])  # the first of every class, then the second of every class, ...
         samples = self._drawn(split)
         return self._collate([samples[int(i)] for i in order[np.argsort(rounds, kind="stable")[:n]]])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the numbers of a run on these data, as plain data: settings, and under "samples" checksums.
+
+        Reads every sample once.
+        """
+        return {
+            **vars(self._collate),
+            "shape": list(self.shape),
+            "batch_size": self._batch_size,
+            "data_seed": self._seed,
+            "prepare": [in_text(step) for step in self._prepare],
+            "augment": [in_text(step) for step in self._augment],
+            "samples": {name: checksum(dataset) for name, dataset in self.splits.items()},
+        }
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, in an order that follows from seed and epoch."""

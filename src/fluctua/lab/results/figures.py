@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.lab.training.folder import replacing
+from fluctua.lab.durable import replacing
 from fluctua.state import Report
 from fluctua.state.figure import plot_distribution, shared_legend
 from fluctua.state.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
@@ -85,8 +85,8 @@ def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chan
 
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure, leaving nothing half written."""
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix.removeprefix("."))
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))
     return path
 
 

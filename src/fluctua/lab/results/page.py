@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from fluctua.lab.durable import replacing
 from fluctua.lab.sweeps.store import Store, StoreError
-from fluctua.lab.training.folder import replacing
 
 
 def report(folder: Path) -> Path:
@@ -26,8 +26,8 @@ def report(folder: Path) -> Path:
     if not stores:
         raise StoreError(f"{folder} holds no results: give the folder that `fluctua reproduce` wrote to (--out)")
     path = folder / "report.html"
-    with replacing(path) as partial:
-        partial.write_text(_template().render(sections=map(_section, stores)), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(_template().render(sections=map(_section, stores)).encode())
     return path
 
 

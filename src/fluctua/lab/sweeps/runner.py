@@ -38,7 +38,9 @@ def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console)
     """
     todo = [run for run in runs if not store.has(run)]
     if len(todo) < len(runs):
-        console.print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already, in {store.root}")
+        console.print(
+            f"{len(runs) - len(todo)} of {len(runs)} runs are finished already, in {store.root}", markup=False
+        )
     if not todo:
         return
     by_key = {run.key: run for run in todo}

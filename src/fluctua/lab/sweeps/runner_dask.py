@@ -14,14 +14,14 @@ from fluctua.lab.sweeps.sweep import Run
 def dask_cluster(address: str, *, timeout: float = 30.0) -> Backend:
     """A backend of the workers of the Dask scheduler at that address; waits for it up to `timeout` seconds.
 
-    The backend raises RuntimeError without Dask, and OSError where no scheduler answers.
+    The backend raises RuntimeError without Dask, and OSError where no scheduler answers or it dies on the way.
     """
     return partial(_run_all, address=address, timeout=timeout)
 
 
 def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -> Generator[Record, None, None]:
     try:
-        from distributed import Client, as_completed
+        from distributed import CancelledError, Client, as_completed
     except ImportError as error:
         raise RuntimeError('--scheduler needs Dask, which is missing: pip install "fluctua[cluster]"') from error
     try:
@@ -38,8 +38,15 @@ def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -
         try:
             for future in as_completed(list(by_future), loop=client.loop):
                 run = by_future.pop(future)
-                died = future.exception()  # of the worker, more often than Dask tries again
-                record = future.result() if died is None else failure(run, died)
+                try:
+                    record = future.result()
+                except CancelledError as error:
+                    raise OSError(
+                        f"the Dask scheduler at {address} is gone: what is finished is kept, so start it again and "
+                        "repeat the command"
+                    ) from error
+                except Exception as died:  # the worker did, more often than Dask tries again
+                    record = failure(run, died)
                 if not store.has(run):  # the workers may have another file system
                     store.save(record)
                 yield record

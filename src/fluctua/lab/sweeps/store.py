@@ -1,23 +1,26 @@
-"""The store of a sweep: a folder with one small file per run, each written at one go.
+"""The store of a sweep: a folder with one small file per run, each written at one go and with a checksum.
 
 ::
 
     <root>/study.json        what the sweep is, for readers
     <root>/runs/<key>.json   a finished run: setting, seed, values, curves, seconds
     <root>/failed/<key>.json a run that failed: setting, seed and the error
+    <root>/damaged/          files that were no longer what was written, out of the way
 
 The files of the runs are the truth; every table can be made from them again.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fluctua.lab.durable import DamagedFile, make_folder, read_json, sweep, write_json
 from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
-from fluctua.lab.training.folder import RunFolder, replacing
+
+_ABANDONED = 60.0  # seconds after which a small file that is still not finished never will be
 
 
 class StoreError(ValueError):
@@ -35,16 +38,28 @@ class Store:
         """What the sweep is, for readers."""
         return self.root / "study.json"
 
-    def open(self, description: Mapping[str, Any]) -> None:
-        """Make the folder, and say in it what it holds.
+    def open(self, description: Mapping[str, Any]) -> list[Path]:
+        """Make the folder, say in it what it holds, and put damaged files out of the way, so that their runs are done.
+
+        Returns:
+            Where the damaged files are now.
 
         Raises:
             OSError: the folder cannot be made or written.
         """
-        RunFolder(self.root).claim(resume=True)
-        for folder in ("runs", "failed"):
-            (self.root / folder).mkdir(exist_ok=True)
-        _write(self.description, dict(description))
+        for folder in (self.root, self.root / "runs", self.root / "failed"):
+            make_folder(folder)
+            sweep(folder, idle=_ABANDONED)
+        write_json(self.description, description)
+        records = [path for folder in ("runs", "failed") for path in sorted((self.root / folder).glob("*.json"))]
+        return [self._put_aside(path) for path in records if not _is_record(path)]
+
+    def _put_aside(self, path: Path) -> Path:
+        aside = self.root / "damaged" / path.parent.name / path.name
+        make_folder(aside.parent)
+        with suppress(FileNotFoundError):  # another sweep has done so
+            path.replace(aside)
+        return aside
 
     def describe(self) -> dict[str, Any]:
         """What `open` was told.
@@ -54,12 +69,15 @@ class Store:
         """
         if not self.description.is_file():
             raise StoreError(f"{self.root} is no store of runs, it has no study.json: give what `reproduce` wrote to")
-        return _read(self.description)
+        try:
+            return read_json(self.description, unsealed=True)
+        except DamagedFile as error:
+            raise StoreError(f"{error}: `fluctua reproduce` writes it again") from error
 
     def save(self, record: Record) -> None:
         """Keep a run. A finished one takes the place of its earlier failures, and no failure that of a finished one."""
         finished, failed = self._path(record.key), self._path(record.key, failed=True)
-        _write(finished if record.error is None else failed, asdict(record))
+        write_json(finished if record.error is None else failed, asdict(record))
         if finished.exists():
             failed.unlink(missing_ok=True)
 
@@ -84,12 +102,9 @@ class Store:
         return self._load(runs, failed=True)
 
     def all_failed(self) -> list[Record]:
-        """Every run that failed, by name, also those of other settings.
-
-        Raises:
-            StoreError: a file of a run is damaged; names it.
-        """
-        return [_record(path) for path in sorted((self.root / "failed").glob("*.json"))]
+        """Every run that failed, by name, also those of other settings, and those whose file is damaged."""
+        paths = sorted((self.root / "failed").glob("*.json"))
+        return [_record(path) if _is_record(path) else Record(path.stem, {}, 0, error=_DAMAGED) for path in paths]
 
     def _load(self, runs: Sequence[Run], *, failed: bool) -> list[Record]:
         paths = [self._path(run.key, failed=failed) for run in runs]
@@ -99,21 +114,24 @@ class Store:
         return self.root / ("failed" if failed else "runs") / f"{key}.json"
 
 
+_DAMAGED = "its file is damaged: repeat the command to do the run again"
+
+
 def _record(path: Path) -> Record:
-    facts = _read(path)
     try:
-        return Record(**facts)
-    except TypeError as error:
-        raise StoreError(f"{path} is not the file of a run: delete it to do the run again") from error
+        record = Record(**read_json(path, unsealed=True))  # stores of fluctua 0.1 have no checksums
+        if record.key == path.stem:
+            return record
+    except (DamagedFile, TypeError) as error:
+        raise StoreError(f"{path}: {_DAMAGED}") from error
+    raise StoreError(f"{path} is the file of another run, {record.key}: delete it to do this one")
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(facts, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _is_record(path: Path) -> bool:
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: delete it to do the run again") from error
+        _record(path)
+    except StoreError:
+        return False
+    except FileNotFoundError:  # another process has finished the run since
+        return True
+    return True

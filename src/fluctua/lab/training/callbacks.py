@@ -1,4 +1,4 @@
-"""What watches a run: checkpoints, the best weights, patience and a time limit; each Lightning's own, where it differs.
+"""What watches a run: checkpoints, patience and a time limit; each Lightning's own, where it differs.
 
 They are made for one process and passes over data that `Recorder.begin_pass` has seeded.
 """
@@ -7,12 +7,14 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+from torch import Tensor
 from typing_extensions import override
 
-from fluctua.lab.training.folder import FORMAT, RunFolder
+from fluctua.lab.training.description import Description
+from fluctua.lab.training.folder import FORMAT, RunFolder, weights_of
 from fluctua.lab.training.isolation import seed_all
 from fluctua.lab.training.module import SpikingClassifier
-from fluctua.lab.training.settings import Row, TrainSettings
+from fluctua.lab.training.settings import Row, TrainSettings, best_epoch
 
 try:
     import lightning
@@ -22,9 +24,16 @@ except ImportError as error:
 
 
 class Recorder(ModelCheckpoint):
-    """Puts every finished epoch on disk, `last.ckpt` and then its row, and makes each pass over data repeatable."""
+    """Puts every finished epoch on disk, at one go as `last.ckpt`, and makes each pass over data repeatable."""
 
-    def __init__(self, folder: RunFolder, settings: TrainSettings, record: dict[str, Any] | None, timer: Timer) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: TrainSettings,
+        description: Description,
+        record: dict[str, Any] | None,
+        timer: Timer,
+    ) -> None:
         super().__init__(
             folder.root,
             folder.checkpoint.stem,
@@ -32,8 +41,9 @@ class Recorder(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self.folder, self.settings, self.timer = folder, settings, timer
+        self.folder, self.settings, self.description, self.timer = folder, settings, description, timer
         self.history: list[Row] = record["history"] if record else []
+        self.best: dict[str, Tensor] = record["best"] if record else {}
         self.seconds: float = record["seconds"] if record else 0.0
         self.resume_from = folder.checkpoint if record else None
         self.saved = len(self.history)  # epochs that a resumed run need not do again
@@ -67,12 +77,6 @@ class Recorder(ModelCheckpoint):
                     set_epoch(epoch)
 
     @override
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if self.history:
-            self.folder.save_metrics(self.history)  # a kill may have come between checkpoint and table
-
-    @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(*args, **kwargs)
         self._stop_if_interrupted()
@@ -89,8 +93,18 @@ class Recorder(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": len(self.history) + 1} | {key: metrics[key] for key in _columns(metrics)})
+        is_best = best_epoch(self.history) == len(self.history)
+        if is_best:
+            assert isinstance(pl_module, SpikingClassifier)
+            self.best = weights_of(pl_module.model)
         super().on_train_epoch_end(trainer, pl_module)
         self.saved = len(self.history)
+        self.write_what_follows(weights=is_best)
+
+    def write_what_follows(self, *, weights: bool = True) -> None:
+        """Write the files that follow from the record; a kill may have come between it and them."""
+        if weights:
+            self.folder.save_weights(self.best)
         self.folder.save_metrics(self.history)
 
     @override
@@ -101,42 +115,10 @@ class Recorder(ModelCheckpoint):
             "format": FORMAT,
             "history": self.history,
             "seconds": self.timer.time_elapsed(),
-            "settings": self.settings.decisive(),
+            "run": self.description.plain(),
+            "best": self.best,
         }
         checkpoint.pop("datamodule_hyper_parameters", None)  # may be objects, which a safe load refuses
-
-
-class BestWeights(ModelCheckpoint):
-    """Keeps the weights of the first epoch with the best validation accuracy; without validation, of the last epoch."""
-
-    FILE_EXTENSION = ".safetensors"
-
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(
-            folder.root,
-            folder.weights.stem,
-            monitor="val_accuracy",
-            mode="max",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        self._folder = folder
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score so far; Lightning forgets it where the folder was moved."""
-        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
-
-    @override
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.monitor = "val_accuracy" if "val_accuracy" in trainer.callback_metrics else None
-        super().on_train_epoch_end(trainer, pl_module)
-
-    @override
-    def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
-        """Write the model alone, in a format that anyone reads; Lightning would pickle its module's weights."""
-        assert isinstance(trainer.lightning_module, SpikingClassifier)
-        self._folder.save_weights(trainer.lightning_module.model)
 
 
 class Patience(EarlyStopping):

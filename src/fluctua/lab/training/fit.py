@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch import nn
 
 import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
 from fluctua.homeostasis.refinement import TrainingDiverged
-from fluctua.lab.training.callbacks import BestWeights, Patience, Recorder, TimeLimit
+from fluctua.lab.training.callbacks import Patience, Recorder, TimeLimit
+from fluctua.lab.training.description import Description
 from fluctua.lab.training.folder import RunFolder, load_checkpoint, save_checkpoint
 from fluctua.lab.training.isolation import isolated_randomness, quiet_lightning
 from fluctua.lab.training.module import SpikingClassifier
@@ -43,32 +44,51 @@ def fit(
     out_dir: str | Path,
     settings: TrainSettings,
     resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train, keep the weights of the best epoch, and test them once.
 
-    After every epoch `out_dir` holds its row in `metrics.csv`, `last.ckpt` to resume from, and the best weights so far
-    as `model.safetensors`; at the end `result.json`. A resumed run ends with the same weights as an uninterrupted one
-    as long as what is random in the data comes from the global generators, or from the epoch that is told by
-    `set_epoch(epoch)` (0, 1, ...) to the data module or its sampler where they have that method.
+    After every epoch `out_dir` holds `last.ckpt` to resume from, its row in `metrics.csv`, and the best weights so far
+    as `model.safetensors`; `run.json` says what decides the numbers, and at the end `result.json` what came of it. A
+    resumed run ends with the same weights as an uninterrupted one as long as what is random in the data comes from the
+    global generators, or from the epoch that is told by `set_epoch(epoch)` (0, 1, ...) to the data module or its
+    sampler where they have that method.
 
     Args:
         model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it comes back with the
             weights of the best epoch, in evaluation mode, on the device where it was.
         data: batches `(x [T, B, ...], y [B])` for training, validation and, if it has any, for testing; several test
-            loaders are named by `data.test_names`.
+            loaders are named by `data.test_names`. If it has a method `fingerprint()`, plain data that tells it from
+            other data, a run is not resumed on another; `SplitDataModule` has one.
         out_dir: folder for the run's files, made if need be.
         settings: how to train.
         resume: go on after the last finished epoch in `out_dir`; if there is none, begin.
+        origin: plain data kept in `run.json`, by which `fluctua.lab.load` makes model and data again.
 
     Raises:
-        OSError: `out_dir` cannot be written; FileExistsError if it holds a run and `resume` is false.
-        ValueError: the run to be resumed had other settings or another model, or its checkpoint is damaged.
+        OSError: `out_dir` cannot be written, or another process is in it; FileExistsError if it holds a run and
+            `resume` is false.
+        ValueError: the run to be resumed had other settings, other data or another model, or its checkpoint is damaged.
         TrainingDiverged: the loss or its gradient is no longer finite.
         TrainingInterrupted: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     folder = RunFolder(Path(out_dir))
-    folder.claim(resume=resume)
-    record = folder.load_record(model, settings) if resume else None
+    with folder.claimed(resume=resume):
+        return _fit(model, data, folder, settings, origin or {}, resume=resume)
+
+
+def _fit(
+    model: nn.Module,
+    data: lightning.LightningDataModule,
+    folder: RunFolder,
+    settings: TrainSettings,
+    origin: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> FitResult:
+    description = Description.of(model, data, settings, origin)
+    if record := folder.load_record() if resume else None:
+        Description(**record["run"]).refuse_other(description, folder.root)
     classifier = SpikingClassifier(
         model,
         loss=settings.loss,
@@ -78,11 +98,15 @@ def fit(
         optimizer_options=settings.optimizer_options,
         schedule=settings.lr_schedule,
     )
-    recorder = Recorder(folder, settings, record, TimeLimit(settings.max_minutes))
+    folder.save_description(description)
+    recorder = Recorder(folder, settings, description, record, TimeLimit(settings.max_minutes))
+    if record:
+        recorder.write_what_follows()
     with quiet_lightning(), isolated_randomness(), _handed_back(model):
         trainer = _trainer(recorder)
         with _interruptible(trainer, recorder):
             if len(recorder.history) < settings.epochs:
+                folder.result.unlink(missing_ok=True)  # that of fewer epochs
                 classifier.train()
                 trainer.fit(classifier, datamodule=data, ckpt_path=recorder.resume_from)
                 recorder.seconds = recorder.timer.time_elapsed()
@@ -106,7 +130,6 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
         callbacks=[
             recorder.timer,
             Patience(settings.patience),
-            BestWeights(recorder.folder),  # before the checkpoint: a kill in between then repeats both
             recorder,
             *([RichProgressBar()] if settings.progress else []),
         ],

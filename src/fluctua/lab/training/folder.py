@@ -1,22 +1,32 @@
-"""The folder of a training run: what its files are called, and how they are written so that none is ever half."""
+"""The folder of a training run: what its files are called, and which of them is the record of all others."""
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, load_model, save
+from torch import Tensor, nn
 
-from fluctua.files import reading
+from fluctua.lab.durable import (
+    UNSEALED,
+    DamagedFile,
+    is_whole,
+    locked,
+    make_folder,
+    read_json,
+    replacing,
+    seal,
+    sweep,
+    write_json,
+)
+from fluctua.lab.training.description import Description
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
-from fluctua.network.atomic import all_or_nothing
 
-FORMAT = 2
+FORMAT = 3
 """Of what `fit` keeps in a checkpoint; a run that began with another cannot be gone on with."""
 
 
@@ -24,11 +34,18 @@ FORMAT = 2
 class RunFolder:
     """The files of one run.
 
-    `metrics.csv` has one row per finished epoch, `last.ckpt` all that is needed to go on from the last of them,
-    `model.safetensors` the weights of the best one so far, `result.json` the outcome.
+    `last.ckpt` is the record: all that is needed to go on from the last finished epoch, with the history and the best
+    weights so far. An epoch is finished when it is in place. `run.json`, `metrics.csv` (a row per finished epoch) and
+    `model.safetensors` (the best weights) follow from it, and are written again from it when a run is resumed;
+    `result.json` is the outcome.
     """
 
     root: Path
+
+    @property
+    def description(self) -> Path:
+        """What decides the numbers of the run."""
+        return self.root / "run.json"
 
     @property
     def metrics(self) -> Path:
@@ -37,7 +54,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Weights, optimiser state and history after the last finished epoch."""
+        """Weights, optimiser state, history and best weights after the last finished epoch."""
         return self.root / "last.ckpt"
 
     @property
@@ -50,77 +67,81 @@ class RunFolder:
         """Test accuracy and settings of a finished run."""
         return self.root / "result.json"
 
-    def claim(self, *, resume: bool) -> None:
-        """Make the folder and see that it can be written and, unless resuming, holds no run.
+    @contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Make the folder and keep others out of it; see that it can be written and, unless resuming, holds no run.
 
         Raises:
-            OSError: the folder cannot be made or written.
+            OSError: the folder cannot be made or written, or another process is in it.
             FileExistsError: the folder holds a run already.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise OSError(f"cannot write to {self.root} ({error.strerror}): choose another out_dir") from error
-        if not resume and self.checkpoint.exists():
-            raise FileExistsError(
-                f"{self.root} holds a training run already: pass resume=True to continue it, or choose another out_dir"
-            )
+        make_folder(self.root)
+        with locked(self.root):
+            sweep(self.root)
+            if not resume and self.checkpoint.exists():
+                raise FileExistsError(
+                    f"{self.root} holds a training run already: pass resume=True to continue it, or choose another "
+                    "out_dir"
+                )
+            yield
 
-    def load_record(self, model: nn.Module, settings: TrainSettings) -> dict[str, Any] | None:
+    def load_record(self) -> dict[str, Any] | None:
         """What `fit` noted in the last checkpoint; None if there is none.
 
         Raises:
-            ValueError: the checkpoint is damaged, not `fit`'s, or of another model or other settings.
+            ValueError: the checkpoint is damaged, or not `fit`'s.
         """
         if not self.checkpoint.exists():
             return None
-        try:
-            checkpoint = load_checkpoint(self.checkpoint)
-        except Exception as error:  # torch raises whatever its parsers happen to raise
-            raise ValueError(f"{self.checkpoint} is damaged: delete it to train afresh") from error
-        if "fluctua" not in checkpoint:
-            raise ValueError(f"{self.checkpoint} was not written by fluctua: choose another out_dir")
-        record: dict[str, Any] = checkpoint["fluctua"]
+        record = load_checkpoint(self.checkpoint).get("fluctua", {})
         if record.get("format") != FORMAT:
             raise ValueError(f"{self.root} was begun by another version of fluctua: choose another out_dir")
-        before, now = record["settings"], settings.decisive()
-        if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
-            raise ValueError(
-                f"{self.root} was trained with another {', '.join(changed)}: resume it with the same, or choose "
-                "another out_dir"
-            )
-        shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        if shapes != {f"model.{name}": tuple(value.shape) for name, value in model.state_dict().items()}:
-            raise ValueError(f"{self.root} was trained with another model: resume it with the same architecture")
-        return record
+        return dict(record)
+
+    def describe(self) -> Description | None:
+        """What decides the numbers of the run in the folder; None if there is none.
+
+        Raises:
+            ValueError: its files are damaged.
+        """
+        try:
+            return Description(**read_json(self.description))
+        except (FileNotFoundError, DamagedFile, TypeError):  # what the last epoch was trained with does as well
+            record = self.load_record()
+            return Description(**record["run"]) if record else None
+
+    def save_description(self, description: Description) -> None:
+        """Rewrite `run.json`."""
+        write_json(self.description, description.plain())
 
     def save_metrics(self, history: Sequence[Row]) -> None:
         """Rewrite `metrics.csv`."""
         import pandas as pd
 
-        with replacing(self.metrics) as path:
-            pd.DataFrame(history).to_csv(path, index=False, lineterminator="\n")
+        with replacing(self.metrics) as file:
+            pd.DataFrame(history).to_csv(file, index=False, lineterminator="\n")
 
-    def save_weights(self, model: nn.Module) -> None:
+    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Rewrite `model.safetensors`."""
-        from safetensors.torch import save_model
-
-        with replacing(self.weights) as path:
-            save_model(model, str(path))
+        with replacing(self.weights) as file:
+            file.write(save(dict(weights), {"checksum": UNSEALED}))
+            seal(file)
 
     def load_weights(self, model: nn.Module) -> None:
         """Give the model the weights of `model.safetensors`, all or none.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            FileError: it is damaged, or of another model.
+            ValueError: the file is damaged, or of another model.
         """
-        from safetensors.torch import load_model
-
-        with reading(self.weights, "the weights of this model", "train it anew, or build the model that it is of"):
-            all_or_nothing(load_model)(model, self.weights)
+        if not is_whole(self.weights):
+            raise DamagedFile(f"{self.weights} is damaged: resume=True writes it again from {self.checkpoint.name}")
+        shapes = [
+            {name: value.shape for name, value in weights.items()}
+            for weights in (load_file(self.weights), weights_of(model))
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{self.weights} has the weights of another model: build the same")
+        load_model(model, self.weights)
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
         """Rewrite `result.json`."""
@@ -132,33 +153,46 @@ class RunFolder:
             "seconds": round(result.seconds, 3),
             "settings": settings.plain(),
         }
-        with replacing(self.result) as path:
-            path.write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(self.result, facts)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place at the end, so that no reader ever meets half a file.
-
-    Others may read it as far as the umask lets them, though some writers make their files private.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all that a model's state holds, on the CPU; of names that share one tensor, the first."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, value in model.state_dict().items():
+        place = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
+        first.setdefault(place if value.numel() else (name,), name)
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in first.values()}
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint of plain data and tensors."""
-    with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+    """Write a checkpoint of plain data and tensors, sealed."""
+    with replacing(path) as file:
+        torch.save(checkpoint, file)
+        _comment(file, UNSEALED.encode())
+        seal(file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; anything but plain data and tensors is refused."""
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    """Read a checkpoint onto the CPU; anything but plain data and tensors is refused.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    damaged = (
+        f"{path} is damaged, or not of this version of fluctua: delete it to train afresh, or choose another out_dir"
+    )
+    if not is_whole(path):
+        raise DamagedFile(damaged)
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever its parsers happen to raise
+        raise DamagedFile(damaged) from error
+
+
+def _comment(file: BinaryIO, text: bytes) -> None:
+    """Give a zip archive without a comment that comment: its last two bytes are the comment's length."""
+    end = file.seek(0, 2)
+    file.seek(end - 2)
+    file.write(struct.pack("<H", len(text)) + text)

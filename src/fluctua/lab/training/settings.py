@@ -79,6 +79,11 @@ class TrainSettings:
         """All settings as JSON knows them."""
         return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "TrainSettings":
+        """The settings that `plain` gave."""
+        return cls(**{**plain, "regularizers": [ActivityBound(**bound) for bound in plain["regularizers"]]})
+
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what the weights are after each epoch."""
         idle = {"epochs", "schedule", "warmup"} if self.lr_schedule.constant else set[str]()

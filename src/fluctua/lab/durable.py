@@ -1,0 +1,183 @@
+"""Files that outlive a kill, a power cut and a flipped bit: written whole or not at all, sealed, and by one process.
+
+A file is sealed by `fluctua-sha256:` and 64 digits somewhere in it: the SHA-256 of all its bytes, with zeros in the
+place of the digits. In a checkpoint that is the comment of the zip archive, in weights the metadata of safetensors, in
+a record a field of the JSON: other programs read all of them as before.
+"""
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+UNSEALED = "fluctua-sha256:" + "0" * 64
+"""What a file holds where `seal` will write."""
+
+_SEAL = re.compile(rb"fluctua-sha256:[0-9a-f]{64}")
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|\d+)")  # with a number only: of fluctua 0.1
+
+
+class DamagedFile(ValueError):
+    """A file is not what was written: bits have flipped, or some of it is missing."""
+
+
+# --- writing ---
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` at the end, when it is whole and on the disk.
+
+    After that a power cut cannot undo it; before, `path` is what it was, or is not there.
+
+    Raises:
+        OSError: it cannot be written; `path` is what it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except Exception as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        why = f"cannot write {path} ({cause.strerror})"
+        raise OSError(f"{why}: mend that and go on, what was there before is kept") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write plain data as a sealed file of JSON; errors as in `replacing`."""
+    with replacing(path) as file:
+        file.write(json.dumps({**facts, "checksum": UNSEALED}, indent=1).encode() + b"\n")
+        seal(file)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, on the disk, and see that it can be written.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    try:
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            sync_folder(path.parent)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another out_dir") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    if os.name == "nt":  # which has no such call
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have none either
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, *, idle: float = 0.0) -> None:
+    """Delete what killed writers left in a folder and nobody has touched for so many seconds."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= idle:
+                path.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes, and other threads, out of a folder; the lock of a process ends with it, however it ends.
+
+    Raises:
+        OSError: another process is in it.
+    """
+    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"{folder} is in use by another process: wait until it ends, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- the seal ---
+
+
+def seal(file: BinaryIO) -> None:
+    """Write the checksum of a file that holds `UNSEALED` into it."""
+    file.flush()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        at, digest = view.rfind(UNSEALED.encode()), hashlib.sha256(view).hexdigest()
+    file.seek(at + len(UNSEALED) - len(digest))
+    file.write(digest.encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte of a sealed file is as it was written; False if it was never sealed."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < len(UNSEALED):
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            at = view.rfind(UNSEALED[:-64].encode())
+            end = at + len(UNSEALED)
+            if at < 0 or not _SEAL.fullmatch(view[at:end]):
+                return False
+            with memoryview(view) as every:
+                digest = hashlib.sha256(every[: end - 64])
+                digest.update(b"0" * 64)
+                digest.update(every[end:])
+            return digest.hexdigest().encode() == view[end - 64 : end]
+
+
+def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
+    """What `write_json` wrote; with `unsealed`, also JSON that has no checksum.
+
+    Raises:
+        DamagedFile: the file is not what was written.
+    """
+    try:
+        facts = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} is damaged: it is no JSON") from error
+    if "checksum" not in facts and unsealed:
+        return facts
+    if not is_whole(path):
+        raise DamagedFile(f"{path} is damaged: its checksum is not that of its content")
+    del facts["checksum"]
+    return facts
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said, behind whatever a library made of it."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    return cause

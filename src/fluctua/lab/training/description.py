@@ -1,0 +1,91 @@
+"""What decides the numbers of a run: kept in its folder, and compared when it is resumed or loaded."""
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import fluctua
+from fluctua.lab.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Description:
+    """A run in plain data.
+
+    Attributes:
+        settings: all of `TrainSettings`.
+        data: what `data.fingerprint()` says: settings by name, and under "samples" a checksum of each set; empty for
+            data that have no such method.
+        model: its modules and their constants, as `print(model)` shows them.
+        origin: how model and data are made again, for `fluctua.lab.load`; empty where only the caller knows.
+        versions: of what computed the numbers.
+    """
+
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    model: str
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, data: Any, settings: TrainSettings, origin: Mapping[str, Any]) -> "Description":
+        """Of the run that is to begin."""
+        versions = {
+            "fluctua": fluctua.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
+        return cls(settings.plain(), fingerprint_of(data), modules_of(model), dict(origin), versions)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return asdict(self)
+
+    def refuse_other(self, now: "Description", folder: object) -> None:
+        """Compare the run in a folder with what it is to go on with.
+
+        Raises:
+            ValueError: they differ in what decides the numbers.
+        """
+        way_out = "resume it with the same, or choose another out_dir"
+        both = [TrainSettings.from_plain(one.settings) for one in (self, now)]
+        decisive = {key for settings in both for key in settings.decisive()}
+        before, after = ({key: settings.plain()[key] for key in decisive} for settings in both)
+        if changed := different(before, after):
+            raise ValueError(f"{folder} was trained with {' and '.join(changed)}: {way_out}")
+        if others := other_data(self.data, now.data):
+            raise ValueError(f"{folder} was trained on other data ({', '.join(others)}): {way_out}")
+        if self.model != now.model:
+            raise ValueError(f"{folder} was trained with another model: resume it with the same architecture")
+
+
+def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, in words: `lr 0.05, not 0.1`."""
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key} {before.get(key)}, not {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+
+
+def other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two fingerprints differ: settings, and names of the sets that have other samples."""
+    old, new = ({**told} for told in (before, now))
+    sets, others = (told.pop("samples", {}) for told in (old, new))
+    names = dict.fromkeys([*sets, *others])
+    return different(old, new) + [f"samples of {name}" for name in names if sets.get(name) != others.get(name)]
+
+
+def fingerprint_of(data: Any) -> dict[str, Any]:
+    """What tells the data from others, as JSON gives it back; empty for a data module that cannot say."""
+    return dict(json.loads(json.dumps(data.fingerprint()))) if hasattr(data, "fingerprint") else {}
+
+
+def modules_of(model: nn.Module) -> str:
+    """The modules and their constants, without what differs from process to process."""
+    return re.sub(r"0x[0-9a-f]+", "0x", str(model))
