@@ -357,6 +357,7 @@ WITHOUT_A_SOURCE = {
     "test_docs.py": "the pages of docs",
     "test_house.py": "the package as a whole",
     "test_package.py": "the package as a whole",
+    "test_playground.py": "the page docs/playground",
 }
 """Test files that test something else than one file or folder of the sources."""
 
