@@ -13,6 +13,7 @@ from fluctua.lab.data import RandmanSettings, make_randman
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.lab.results.figures import learning_figure, membrane_figure, raster_figure, save
+from fluctua.lab.results.overview import Traces, overview_figure, traces_of
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder, replacing
 from fluctua.state import Report
@@ -39,11 +40,12 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network of the demo: its state before and after training, and what training gave."""
+    """One network of the demo: its state before and after training, what training gave, and potentials before it."""
 
     before: Report
     after: Report
     result: FitResult
+    traces: Sequence[Traces]
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
@@ -88,10 +90,11 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
     for method in METHODS:
         model = feed_forward(data.n_units, data.n_classes, width=s.width, depth=s.depth, dt=s.dt, duration=s.duration)
         before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
+        traces = traces_of(model, x)
         console.rule(LABELS[method], align="left")
         console.print(before)
         result = fit(model, data, out_dir=out / method, settings=train, resume=True)
-        outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result)
+        outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result, traces)
     files = _write(out, outcomes, 1 / data.n_classes)
     console.rule("Result", align="left")
     console.print(_table(outcomes))
@@ -178,9 +181,12 @@ def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Pa
     table = out / "results.csv"
     with replacing(table) as partial:
         pd.DataFrame(_rows(outcomes)).to_csv(partial, index=False)
+    histories = {label: o.history for label, o in outcomes.items()}
+    shown = {label: outcomes[label].traces for label in (LABELS["kaiming"], LABELS["measured"])}
     return [
+        save(overview_figure(shown, histories, chance), out / "overview.png"),
         save(membrane_figure(before), out / "membrane.png"),
         save(raster_figure(before, after), out / "rasters.png"),
-        save(learning_figure({k: o.history for k, o in outcomes.items()}, chance), out / "learning.png"),
+        save(learning_figure(histories, chance), out / "learning.png"),
         table,
     ]

@@ -23,7 +23,7 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
     chosen = np.unique(np.linspace(0, len(report) - 1, min(len(report), MOST_ROWS)).round().astype(int))
     populations = [report[int(index)] for index in chosen]
     with style():
-        figure = new_figure(9.5, 1.75 * len(chosen) + 0.9)
+        figure = new_figure(7.5, 1.75 * len(chosen) + 0.9)
         axes = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(1.1, 0.8, 1.5))
         for row, population in zip(axes, populations, strict=True):
             plot_distribution(row[0], population)
@@ -33,8 +33,8 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
         axes[-1, 0].set_xlabel("U (in the unit of the threshold)")
         spiking = [row for row, population in zip(axes, populations, strict=True) if population.rate is not None]
         for row in spiking[:1]:
-            row[1].set_title("firing rate of the neurons")
-            row[2].set_title("spikes of some neurons, one sample")
+            row[1].set_title("firing rates")
+            row[2].set_title("spikes, one sample")
         in_steps = any(population.in_steps for population in populations)
         for row in spiking[-1:]:  # readouts, often the last rows, have neither
             row[1].set_xlabel(f"rate ({'per step' if in_steps else 'Hz'})")
