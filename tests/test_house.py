@@ -344,6 +344,7 @@ WITHOUT_A_SOURCE = {
     "test_house.py": "the package as a whole",
     "test_package.py": "the package as a whole",
     "test_playground.py": "the page docs/playground",
+    "test_site.py": "the site, built of docs",
 }
 """Test files that test something else than one file or folder of the sources."""
 

@@ -185,11 +185,12 @@ def test_a_browser_gives_lines_that_do_what_they_say() -> None:
     assert float(weights.mean()) == pytest.approx(expected["weightMean"], abs=4 * error)
     assert float(weights.std()) == pytest.approx(expected["weightStd"], rel=4 / (2 * weights.size) ** 0.5)
 
-    model = nn.Sequential(nn.Linear(300, 100, bias=False), LIF(), nn.Linear(100, 2), LI())
+    layer = nn.Linear(300, 100, bias=False)
+    model = nn.Sequential(layer, LIF(), nn.Linear(100, 2), LI())
     x = (torch.rand(200, 8, 300) < 0.03).float()
     report = eval(page.texts["fluctua"], {"fluctua": fluctua, "model": model, "x": x})
     assert report[0].target_mu_u == 0.25
-    assert float(model[0].weight.detach().std()) == pytest.approx(expected["weightStd"], rel=0.05)
+    assert float(layer.weight.detach().std()) == pytest.approx(expected["weightStd"], rel=0.05)
 
 
 def test_a_browser_says_why_a_target_is_out_of_reach() -> None:

@@ -91,11 +91,13 @@ def looks_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _plot_epochs(
     axis: "Axes", histories: Mapping[str, Sequence[Mapping[str, float]]], column: str, factor: float = 1.0
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for label, look in looks_of(histories).items():
         epochs = [row["epoch"] for row in histories[label]]
         axis.plot(epochs, [factor * row[column] for row in histories[label]], ms=4, label=label, **look)
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def save(figure: "Figure", path: Path) -> Path:

@@ -53,11 +53,10 @@ def traces_of(model: nn.Sequential, x: Tensor) -> list[Traces]:
                 x = module(x)
                 continue
             run, state = module.simulate(x), next(states)
-            shown = [
-                (part[:, 0, :NEURONS] / unit).numpy()
-                for part, unit in ((run.potential, module.threshold), (run.output, 1))
-            ]
-            found.append(Traces(*shown, module.dt, state.sigma_u, state.rate or 0.0, state.silent or 0.0))
+            potential, spikes = (
+                part[:, 0, :NEURONS].numpy() for part in (run.potential / module.threshold, run.output)
+            )
+            found.append(Traces(potential, spikes, module.dt, state.sigma_u, state.rate or 0.0, state.silent or 0.0))
             x = run.output
     return found
 
@@ -75,7 +74,8 @@ def overview_figure(
     depth, columns = len(next(iter(states.values()))), len(states)
     with style():
         figure = new_figure(7.5, 1.4 * depth + 3.0)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1.4 * depth + 0.7, 2.3))
+        parts = figure.subfigures(2, 1, height_ratios=(1.4 * depth + 0.7, 2.3), squeeze=False)
+        upper, lower = parts.ravel().tolist()
         axes = np.asarray(upper.subplots(depth, columns, squeeze=False, sharex=True, sharey=True))
         for column, (label, layers) in zip(axes.T, states.items(), strict=True):
             for axis, traces in zip(column, layers, strict=True):
