@@ -1,6 +1,7 @@
 """`fluctua reproduce`: do a study's sweep, and write its table and figure."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
@@ -68,7 +69,9 @@ def reproduce(
     """
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
-    store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
+    printed = [asdict(measure) for measure in study.measures]  # how a page of the results prints them
+    facts = {"title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study), "measures": printed}
+    store.open({"name": name, **facts})
     sweep(only(runs, wanted), store, backend, console)
     finished, failed = store.finished(runs), store.failed(runs)
     if failed:
