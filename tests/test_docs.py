@@ -90,7 +90,7 @@ def test_every_public_name_is_on_a_page_of_the_api() -> None:
     documented = {id(value_of(name)) for name in listed}
     assert len(set(listed)) == len(listed)
     assert sorted(name for name, value in public().items() if id(value) not in documented) == []
-    overview = (DOCS / "api.md").read_text()
+    overview = (DOCS / "api" / "index.md").read_text()
     assert [name for name in listed if f"[{name}]" not in overview] == []
 
 
@@ -123,3 +123,15 @@ def test_every_error_of_the_package_is_explained() -> None:
     text = (DOCS / "errors.md").read_text()
     assert errors, "none found: has the layout of the package changed?"
     assert sorted(error for error in errors if f"`{error}`" not in text) == []
+
+
+@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
+def test_no_table_is_broken_by_a_blank_line(page: Path) -> None:
+    lines = [*page.read_text().splitlines(), "", ""]
+    heads = re.compile(r"\|[-:| ]+\|?")
+    broken = [
+        k + 2
+        for k, (before, line, after, then) in enumerate(zip(lines, lines[1:], lines[2:], lines[3:], strict=False))
+        if before.startswith("|") and not line and after.startswith("|") and not heads.fullmatch(then)
+    ]
+    assert broken == []
