@@ -97,8 +97,10 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
             axis.plot(u, gauss, color=BLACK, lw=1.2, ls=":", label="Gaussian of the same moments")
         else:
             axis.plot(u, gauss, color=BLACK, lw=1.2, label="target")
-        peak = float(gauss.max())  # that of a population mostly at rest may be far higher
-        axis.set_ylim(0, 1.1 * max(peak, min(float(p.plot_data.density.max()), 2.5 * peak)))
+        peak, found = float(gauss.max()), float(p.plot_data.density.max())
+        axis.set_ylim(0, 1.1 * max(peak, min(found, 2.5 * peak)))
+        if found > 2.75 * peak:  # as that of a population mostly at rest
+            axis.text(0.02, 0.97, "cut off", transform=axis.transAxes, va="top", fontsize=7.5, color=RED)
     if p.threshold is not None:
         axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
     axis.set_xlim(_range(p, mu, sigma))

@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
 )
 COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK, GREY)
 """For lines that are no methods, in turn."""
-MARKERS = "vsoD^XP*"
+MARKERS = "osvD^XP*"
 
 LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
@@ -32,11 +32,14 @@ LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "measured-full": (BLUE, "*", ":"),
         "measured-unbalanced": (SKY, "^", "-"),
         "measured-loud": (SKY, "P", ":"),
+        "measured-share": (BLUE, "P", "--"),
+        "measured-relay": (GREEN, "^", "--"),
         "poisson": (PURPLE, "s", "-"),
         "poisson-primed": (PURPLE, "P", "--"),
         "poisson-per-layer": (PURPLE, "^", ":"),
         "poisson-continuous": (PURPLE, "d", "-."),
-        "kaiming": (ORANGE, "v", "-"),
+        "poisson-share": (PURPLE, "*", "-."),
+        "kaiming": (ORANGE, "o", "-"),
         "kaiming-relu": (ORANGE, ">", "--"),
         "kaiming-folded": (ORANGE, "<", ":"),
         "xavier": (GREY, "h", "-"),
