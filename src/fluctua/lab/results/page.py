@@ -138,6 +138,8 @@ def _printed(measure: Measure, column: str, cell: str) -> str:
     """A cell as the tables have it: values of the measure in its unit, methods as they are called in print."""
     if column == "method":
         return LABELS.get(cell, cell)
+    if column == "failed":
+        return cell.removeprefix("0")
     try:
         number = float(cell)
     except ValueError:

@@ -26,15 +26,15 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
     with style():
         figure = Figure(figsize=(max(3.7 * columns, 5.5), 3.0 * rows + 0.9))
         FigureCanvasAgg(figure)
-        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
+        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel().tolist()
         for axis, function in zip(axes, draw, strict=False):
             function(axis)
             _from_zero(axis)
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
-        for axis in list(axes)[len(draw) :]:
+        for axis in axes[len(draw) :]:
             axis.set_axis_off()
-        _legend(figure, list(axes)[len(draw) :])
+        _legend(figure, axes[len(draw) :])
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
