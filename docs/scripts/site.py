@@ -10,7 +10,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-_FROM_ROOT = re.compile(r'href="docs/([\w/-]+)\.md')
+_FROM_ROOT = re.compile(r'href="docs/([\w/-]+?)(?:\.md|/index\.html)')
 
 
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:

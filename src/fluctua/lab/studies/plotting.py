@@ -33,8 +33,8 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
         for axis in axes[len(draw) :]:
-            axis.set_axis_off()
-        _legend(figure, axes[len(draw) :])
+            axis.remove()
+        _legend(figure, free=None if len(draw) == len(axes) else (0.75, 0.5 / rows))
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
@@ -50,12 +50,12 @@ def _from_zero(axis: "Axes") -> None:
         axis.set_ylim(bottom=0)
 
 
-def _legend(figure: "Figure", free: Sequence["Axes"]) -> None:
-    """One legend for whatever any panel has labelled: in a free place of the grid, or at the foot."""
+def _legend(figure: "Figure", free: tuple[float, float] | None) -> None:
+    """One legend for whatever any panel has labelled: around a free place of the figure, or at its foot."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
     if free:
-        free[0].legend(by_label.values(), by_label.keys(), loc="center")
+        figure.legend(by_label.values(), by_label.keys(), loc="center", bbox_to_anchor=free)
     else:
         figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
 
