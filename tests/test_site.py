@@ -70,6 +70,6 @@ def test_the_site_builds_strictly_and_its_links_are_sound(tmp_path: Path) -> Non
     for package in ("material", "mkdocstrings", "latex2mathml"):
         pytest.importorskip(package, reason='needs the extra "docs"')
     built = tmp_path / "site"
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(built)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-d", str(built)], cwd=ROOT, check=True)
     assert list(script("links").complaints(built)) == []
     assert "<math" in (built / "theory" / "index.html").read_text()

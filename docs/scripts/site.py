@@ -5,18 +5,22 @@ No browser fetches a renderer for the formulas. The changelog is written for the
 
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 
+CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-_FROM_ROOT = re.compile(r'href="docs/([\w/-]+?)(?:\.md|/index\.html)')
 
 
-def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """The changelog is that of the repository, whose links begin at its root."""
+    return CHANGELOG.read_text().replace("](docs/", "](") if page.file.src_uri == "changelog.md" else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
     """The page with every formula that `pymdownx.arithmatex` marks as MathML."""
-    if page.file.src_uri == "changelog.md":
-        html = _FROM_ROOT.sub(r'href="../\1/', html)
     return _FORMULA.sub(rendered, html)
 
 
