@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= auto
 
-.PHONY: install frameworks demo test lint bench clean
+.PHONY: install frameworks demo test lint docs bench clean
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -29,6 +29,15 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into build/site: a strict build, and every link of it checked.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python docs/scripts/links.py build/site
+
+.venv/.docs: .venv/.installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,docs]"
+	touch $@
 
 # LIBRARIES: interpreters of environments with other libraries; `make frameworks` brings most of them into .venv.
 bench: install

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from contestants import CHAIN, CONTESTANTS, EVENTS, MATMUL_ONLY, PLAIN
-from results import UNITS, Results
+from results import UNITS, Ratio, Results
+from workloads import WORKLOADS
 
 from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
 
@@ -17,26 +18,30 @@ LIBRARIES = frozenset(c.name for c in CONTESTANTS if c.library)
 
 
 def comparison_figure(results: Results, threads: int) -> "Figure":
-    """Time of a step as a multiple of the unit's, a panel for each workload; whiskers are the quartiles."""
-    workloads = [name for name, count in results.groups if count == threads and results.unit(name, count)]
+    """Time of a step as a multiple of the unit's, a panel for each workload, in order; whiskers are the quartiles."""
+    workloads = [name for name in WORKLOADS if (name, threads) in results.groups and results.unit(name, threads)]
+    bars = {name: _ratios(results, name, threads) for name in workloads}
     with style():
-        figure = _figure(4.4 * -(-len(workloads) // 2) + 0.6, 6.0)
-        axes = figure.subplots(2, -(-len(workloads) // 2), squeeze=False).flatten()
-        for axis, workload in zip(axes, workloads, strict=False):
-            bars = {name: results.ratio(run) for name, run in results.of(workload, threads).items()}
-            known = {name: ratio for name, ratio in bars.items() if ratio is not None}
+        figure = _figure(7.0, sum(0.24 * len(known) + 0.9 for known in bars.values()))
+        sizes = [len(known) + 2 for known in bars.values()]
+        axes = figure.subplots(len(workloads), 1, squeeze=False, height_ratios=sizes).flatten()
+        for axis, (workload, known) in zip(axes, bars.items(), strict=True):
             middle = np.array([ratio.median for ratio in known.values()])
             spread = [middle - [r.low for r in known.values()], [r.high for r in known.values()] - middle]
             colours = [ORANGE if name in LIBRARIES else COLOURS.get(name, "0.6") for name in known]
             axis.barh(list(known), middle, xerr=np.abs(spread), color=colours, height=0.7, ecolor="0.4")
             axis.axvline(1.0, color=BLACK, lw=1, ls=":")
             axis.invert_yaxis()
-            axis.set_title(workload)
+            axis.set_title(f"{workload}: {WORKLOADS[workload].title}", loc="left")
             axis.set_xlabel(f"time of a step / {' or '.join(UNITS[workload][-1:])}")
-        for axis in axes[len(workloads) :]:
-            axis.axis("off")
         _lay_out(figure)
     return figure
+
+
+def _ratios(results: Results, workload: str, threads: int) -> dict[str, Ratio]:
+    """Of every contestant that took part, in the order of the tables."""
+    ratios = {name: results.ratio(run) for name, run in results.of(workload, threads).items()}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> "Figure":
@@ -44,8 +49,8 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> "Figure":
     from matplotlib.ticker import NullFormatter
 
     with style():
-        figure = _figure(10.5, 6.0)
-        grid = figure.subplots(2, 3, squeeze=False).flatten()
+        figure = _figure(7.4, 8.0)
+        grid = figure.subplots(3, 2, squeeze=False).flatten()
         for panel, facts in zip(grid, axes.values(), strict=False):
             for name, seconds in facts["curves"].items():
                 panel.loglog(facts["values"], 1e3 * np.array(seconds), "o-", ms=3.5, color=COLOURS[name], label=name)

@@ -4,6 +4,7 @@ import ast
 import doctest
 import math
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 
 from fluctua.theory import Afferent, Drive, PspKernel, Target, solve
+from shared.public import public
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+README = ROOT / "README.md"
 
 
 def names(paths: list[Path]) -> list[str]:
-    return [str(path.relative_to(DOCS)) for path in paths]
+    return [str(path.relative_to(DOCS)) if path.is_relative_to(DOCS) else path.name for path in paths]
 
 
 def blocks(page: Path) -> list[str]:
@@ -33,7 +36,10 @@ def packages(code: list[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+LINKING = [*PAGES, README]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)]+)\)", page.read_text())
     local = [target.partition("#")[0] for target in targets if "://" not in target and target[0] != "#"]
@@ -48,8 +54,7 @@ def test_every_script_that_a_page_names_is_there(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
-    to_be_merged = {"trust-input.md"}  # a section of the page on trust
-    assert [name for name in names(PAGES) if name not in navigation and name not in to_be_merged] == []
+    assert [name for name in names(PAGES) if name not in navigation] == []
 
 
 def test_the_theory_page_prints_what_it_says() -> None:
@@ -57,7 +62,7 @@ def test_the_theory_page_prints_what_it_says() -> None:
     assert (failed, tried > 10) == (0, True)
 
 
-RUNNABLE = [page for page in PAGES if blocks(page)]
+RUNNABLE = [page for page in LINKING if blocks(page)]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=names(RUNNABLE))
@@ -95,6 +100,47 @@ def test_the_recipes_for_other_simulators_give_the_weights_of_the_theory(package
     assert found == pytest.approx(float(law.std), rel=1e-6)
 
 
+def test_the_readme_and_the_start_page_begin_with_the_same_example() -> None:
+    assert blocks(README)[0] == blocks(DOCS / "index.md")[0]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
+def test_every_picture_says_what_is_to_be_seen(page: Path) -> None:
+    described = re.findall(r"!\[([^\]]*)\]\(", page.read_text())
+    assert [text for text in described if len(text) < 20] == []
+
+
+API = sorted((DOCS / "api").glob("*.md"))
+
+
+def test_every_public_name_is_on_a_page_of_the_api() -> None:
+    """Of the library; the laboratory's are those that the pages list."""
+    listed = re.findall(r"^::: (\S+)$", "\n".join(page.read_text() for page in API), re.MULTILINE)
+    documented = {id(value_of(name)) for name in listed}
+    assert len(set(listed)) == len(listed)
+    assert sorted(name for name, value in public().items() if id(value) not in documented) == []
+    overview = (DOCS / "api" / "index.md").read_text()
+    assert [name for name in listed if f"[{name}]" not in overview] == []
+
+
+@pytest.mark.parametrize("page", API, ids=names(API))
+def test_every_name_of_the_api_has_an_example(page: Path) -> None:
+    """In its docstring, or in the code of its page."""
+    code = "\n".join(re.findall(r"^```py(?:thon)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    without = [
+        name
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+        if ">>>" not in (value_of(name).__doc__ or "") and not re.search(rf"\b{name.rpartition('.')[2]}\b", code)
+    ]
+    assert without == []
+
+
+def value_of(path: str) -> Any:
+    """The object of that path."""
+    home, _, name = path.rpartition(".")
+    return getattr(import_module(home), name)
+
+
 def test_every_error_of_the_package_is_explained() -> None:
     errors = {
         node.name
@@ -106,3 +152,15 @@ def test_every_error_of_the_package_is_explained() -> None:
     text = (DOCS / "errors.md").read_text()
     assert errors, "none found: has the layout of the package changed?"
     assert sorted(error for error in errors if f"`{error}`" not in text) == []
+
+
+@pytest.mark.parametrize("page", LINKING, ids=names(LINKING))
+def test_no_table_is_broken_by_a_blank_line(page: Path) -> None:
+    lines = [*page.read_text().splitlines(), "", ""]
+    heads = re.compile(r"\|[-:| ]+\|?")
+    broken = [
+        k + 2
+        for k, (before, line, after, then) in enumerate(zip(lines, lines[1:], lines[2:], lines[3:], strict=False))
+        if before.startswith("|") and not line and after.startswith("|") and not heads.fullmatch(then)
+    ]
+    assert broken == []

@@ -10,7 +10,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from typing import Any
 
@@ -18,11 +17,11 @@ import pytest
 import torch
 
 from shared.imports import FACE, FLOORS, NEEDED, ROOT, SOURCES, files_by_module, imports, outside_lab, top
+from shared.public import public
 
 TESTS = ROOT / "tests"
 FILES = sorted(files_by_module().values())
 LIBRARY = [file for file in FILES if outside_lab(file)]
-PACKAGES = [name for name, file in files_by_module().items() if file.endswith("__init__.py") and outside_lab(file)]
 
 
 def listed(offenders: list[Any]) -> str:
@@ -300,19 +299,6 @@ def test_an_init_defines_nothing() -> None:
     assert not offenders, f"statements that belong into a file of their own:{listed(offenders)}"
 
 
-def public() -> dict[str, Any]:
-    """Every public object outside the laboratory, by the longest of the names under which a package lists it."""
-    found: dict[int, tuple[str, Any]] = {}
-    beside = [name for name, file in files_by_module().items() if "/" not in file and file not in FACE]
-    for module in sorted([*PACKAGES, *beside], key=len, reverse=True):
-        home = import_module(module)
-        for name in getattr(home, "__all__", []):
-            if name != "__version__":
-                value = getattr(home, name)
-                found.setdefault(id(value), (f"{module}.{name}", value))
-    return dict(sorted(found.values(), key=lambda entry: entry[0]))
-
-
 PUBLIC = public()
 
 
@@ -359,6 +345,8 @@ WITHOUT_A_SOURCE = {
     "test_house.py": "the package as a whole",
     "test_notebooks.py": "the notebooks",
     "test_package.py": "the package as a whole",
+    "test_playground.py": "the page docs/playground",
+    "test_site.py": "the site, built of docs",
 }
 """Test files that test something else than one file or folder of the sources."""
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import fluctua
 from fluctua.state import Report
-from fluctua.state.style import BLUE, ORANGE, RED, style
+from fluctua.state.style import looks, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ METHODS: dict[str, Callable[[Net, Tensor], None]] = {
     "PR #457": pull_request,
     "fluctua": by_fluctua,
 }
-COLOURS = (ORANGE, RED, BLUE)
+LOOKS = looks(("torch", "poisson-continuous", "measured")).values()  # what the three are, in the order of `METHODS`
 
 
 def train(net: Net, data: "SpikeDataModule", epochs: int) -> list[float]:
@@ -115,21 +115,21 @@ def accuracy(net: Net, data: "SpikeDataModule") -> float:
 
 
 def figure(states: dict[str, Report], curves: dict[str, list[list[float]]]) -> "Figure":
-    """Free `sigma_U` by layer, and accuracy by epoch (every seed a thin line, the mean a thick one)."""
+    """Free `sigma_U` by layer, and accuracy by epoch (every seed a dot, the mean a line)."""
     import matplotlib.pyplot as plt
 
     with style():
         fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9))
-        for (name, report), colour in zip(states.items(), COLOURS, strict=True):
-            left.plot([1, 2, 3], [p.sigma_u for p in report], "o-", color=colour, label=name)
-            runs = torch.tensor(curves[name])
+        for (name, report), look in zip(states.items(), LOOKS, strict=True):
+            left.plot([1, 2, 3], [p.sigma_u for p in report], label=name, **look)
+            runs = 100 * torch.tensor(curves[name])
             for run in runs:
-                right.plot(run, color=colour, alpha=0.3, linewidth=0.8)
-            right.plot(runs.mean(0), color=colour, linewidth=1.8)
+                right.plot(run, ls="", marker=".", ms=3, color=look["color"], alpha=0.45)
+            right.plot(runs.mean(0), ms=4, **look)
         left.axhline(1.0, color="0.6", linestyle=":", zorder=0)
         left.set(yscale="log", xticks=[1, 2, 3], xlabel="layer", ylabel=r"$\sigma_U$ before training (target 1)")
         left.legend()
-        right.set(xlabel="epoch", ylabel="accuracy, held-out recordings", ylim=(0, 1))
+        right.set(xlabel="epoch", ylabel="accuracy, held-out recordings (%)", ylim=(0, 102))
     return fig
 
 

@@ -78,7 +78,7 @@ def rescale(
         InfeasibleTargetError: a mean so far below threshold that no factor brings it to xi, without a bias to move it;
             or fluctuations through weights that must not be written which are larger than wanted.
 
-        After any error of this call the model is as it was; the others are those of `fluctua.initialize`.
+    After any error of this call the model is as it was; the others are those of `fluctua.initialize`.
 
     Example:
         >>> from fluctua.neurons import LI, LIF

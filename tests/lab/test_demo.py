@@ -31,7 +31,7 @@ from shared.layout import assert_legible, texts
 from shared.spikes import spikes
 
 TINY = DemoSettings(width=24, depth=2, dt=4e-3, epochs=2, samples_per_class=60, measured_on=100, batch_size=60)
-FILES = {"membrane.png", "rasters.png", "learning.png", "results.csv"}
+FILES = {"overview.png", "membrane.png", "rasters.png", "learning.png", "results.csv"}
 
 
 def run(out: Path, settings: DemoSettings = TINY, minutes: float = 60.0) -> tuple[list[Path], str]:
@@ -165,7 +165,7 @@ def test_a_demo_cut_short_says_so(demo: Demo) -> None:
 
     def outcome(epochs: int) -> Outcome:
         history = [{"epoch": float(k + 1), "val_accuracy": 0.25} for k in range(epochs)]
-        return Outcome(states, states, FitResult(history, {"test": 0.5}, 1, Path(), 1.0))
+        return Outcome(states, states, FitResult(history, {"test": 0.5}, 1, Path(), 1.0), [])
 
     _, equal = conclusions({"a": outcome(1), "b": outcome(1)})
     assert equal.startswith("With 1 epoch of the same training they reached: a 25.0% after one epoch and 50.0% on")

@@ -15,7 +15,7 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def assert_legible(figure: Figure) -> None:
-    """No text lies on another, none leaves the figure, every number on an axis has a label."""
+    """No text lies on another, none leaves the figure, every number on an axis has a label, no panel is empty."""
     figure.draw_without_rendering()  # lays everything out
     boxes = [(t.get_text(), t.get_window_extent()) for t in texts(figure)]
     for (a, box_a), (b, box_b) in combinations(boxes, 2):
@@ -26,6 +26,7 @@ def assert_legible(figure: Figure) -> None:
         assert page.contains(box.x0, box.y0), text
         assert page.contains(box.x1, box.y1), text
     for axis in figure.axes:
+        assert axis.has_data() or not axis.axison, "an empty panel"
         assert not (axis.axison and axis.get_xticks().size and not _column_label(figure, axis)), "no label for x"
 
 

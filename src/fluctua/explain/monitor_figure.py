@@ -23,6 +23,7 @@ LABELS: Mapping[str, str] = {
     "update_ratio": "update / weight",
     "surrogate": "neurons with a gradient (share)",
 }
+ALT = "The state of each population over the steps of training: " + ", ".join(LABELS.values())
 LOGARITHMIC = {"gradient_norm", "update_ratio"}
 SHARES = {"silent", "saturated", "surrogate"}
 
@@ -33,8 +34,8 @@ def plot_rows(rows: Rows) -> "Figure":
         from matplotlib import colormaps
 
         names = list(dict.fromkeys(row["population"] for row in rows))
-        figure = new_figure(9.5, 7.0)
-        axes = figure.subplots(3, 3, sharex=True).ravel()
+        figure = new_figure(7.0, 9.6)
+        *axes, rest = figure.subplots(5, 2, sharex=True).ravel()
         for axis, (key, label) in zip(axes, LABELS.items(), strict=True):
             for k, name in enumerate(names):
                 seen = [(row["step"], row[key]) for row in rows if row["population"] == name and row[key] is not None]
@@ -48,11 +49,13 @@ def plot_rows(rows: Rows) -> "Figure":
                 axis.yaxis.set_minor_formatter("")
             if key in SHARES:
                 axis.set_ylim(-0.05, 1.05)
-        for axis in axes[-3:]:
+        for axis in axes[-2:]:
             axis.set_xlabel("step")
+            axis.tick_params(labelbottom=True)  # the last of its column, or above the legend
         lines = {line.get_label(): line for axis in axes for line in axis.lines}
         shown = [name for name in names if name in lines]
-        figure.legend([lines[n] for n in shown], shown, loc="outside lower center", ncols=min(max(len(shown), 1), 8))
+        rest.set_axis_off()
+        rest.legend([lines[n] for n in shown], shown, loc="center", ncols=1 + (len(shown) - 1) // 8)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
 
@@ -77,4 +80,4 @@ def table_of(rows: Rows) -> str:
 def html_of(rows: Rows) -> str:
     """Table and figure for a notebook."""
     lines = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in line)}</tr>" for line in cells_of(rows))
-    return f"<table>{lines}</table>" + (as_html(plot_rows(rows)) if rows and find_spec("matplotlib") else "")
+    return f"<table>{lines}</table>" + (as_html(plot_rows(rows), ALT) if rows and find_spec("matplotlib") else "")

@@ -15,6 +15,7 @@ from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.durable import replacing
 from fluctua.lab.networks import LABELS, METHODS, bring_up, feed_forward
 from fluctua.lab.results.figures import learning_figure, membrane_figure, raster_figure, save
+from fluctua.lab.results.overview import Traces, overview_figure, traces_of
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder
 from fluctua.state import Report
@@ -70,11 +71,12 @@ class DemoRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network of the demo: its state before and after training, and what training gave."""
+    """One network of the demo: its state before and after training, what training gave, and potentials before it."""
 
     before: Report
     after: Report
     result: FitResult
+    traces: Sequence[Traces]
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
@@ -126,10 +128,11 @@ def _run(s: DemoSettings, train: TrainSettings, out: Path, console: Console) -> 
         if (held := RunFolder(out / method).describe()) and held.origin != {"demo": run.plain()}:
             raise ValueError(f"{out} holds a demo with other settings: choose another out_dir")
         before = bring_up(model, x, method, target=Target(xi=s.xi), seed=s.seed)
+        traces = traces_of(model, x)
         console.rule(LABELS[method], align="left")
         console.print(before)
         result = fit(model, data, out_dir=out / method, settings=train, resume=True, origin={"demo": run.plain()})
-        outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result)
+        outcomes[LABELS[method]] = Outcome(before, fluctua.inspect(model, x), result, traces)
     files = _write(out, outcomes, 1 / data.n_classes)
     console.rule("Result", align="left")
     console.print(_table(outcomes))
@@ -210,9 +213,12 @@ def _write(out: Path, outcomes: Mapping[str, Outcome], chance: float) -> list[Pa
     table = out / "results.csv"
     with replacing(table) as file:
         pd.DataFrame(_rows(outcomes)).to_csv(file, index=False)
+    histories = {label: o.history for label, o in outcomes.items()}
+    shown = {label: outcomes[label].traces for label in (LABELS["kaiming"], LABELS["measured"])}
     return [
+        save(overview_figure(shown, histories, chance), out / "overview.png"),
         save(membrane_figure(before), out / "membrane.png"),
         save(raster_figure(before, after), out / "rasters.png"),
-        save(learning_figure({k: o.history for k, o in outcomes.items()}, chance), out / "learning.png"),
+        save(learning_figure(histories, chance), out / "learning.png"),
         table,
     ]

@@ -1,6 +1,7 @@
 """`fluctua reproduce`: do a study's sweep, print and write its table, and draw its figure."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -65,8 +66,9 @@ def reproduce(
     """
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
-    description = {"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)}
-    if aside := store.open(description):
+    printed = [asdict(measure) for measure in study.measures]  # how a page of the results prints them
+    facts = {"title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study), "measures": printed}
+    if aside := store.open({"name": name, **facts}):
         console.print(
             f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
             markup=False,

@@ -180,7 +180,7 @@ def initialize(
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
         ValueError: an unknown method or population, another `surrogate`, or a rate in Hz where nobody gives `dt`.
 
-        After any of them the model is as it was.
+    After any of them the model is as it was.
 
     Example:
         >>> from fluctua.neurons import LI, LIF

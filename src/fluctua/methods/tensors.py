@@ -72,7 +72,7 @@ def measured_(
         SilentInputError: no input, or none in time.
         InfeasibleTargetError: a target out of reach.
 
-        After any of them weight and bias are as they were.
+    After any of them weight and bias are as they were.
 
     Example:
         >>> from fluctua import PspKernel

@@ -23,7 +23,7 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
     chosen = np.unique(np.linspace(0, len(report) - 1, min(len(report), MOST_ROWS)).round().astype(int))
     populations = [report[int(index)] for index in chosen]
     with style():
-        figure = new_figure(9.5, 1.75 * len(chosen) + 0.9)
+        figure = new_figure(7.5, 1.75 * len(chosen) + 0.9)
         axes = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(1.1, 0.8, 1.5))
         for row, population in zip(axes, populations, strict=True):
             plot_distribution(row[0], population)
@@ -33,8 +33,8 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
         axes[-1, 0].set_xlabel("U (in the unit of the threshold)")
         spiking = [row for row, population in zip(axes, populations, strict=True) if population.rate is not None]
         for row in spiking[:1]:
-            row[1].set_title("firing rate of the neurons")
-            row[2].set_title("spikes of some neurons, one sample")
+            row[1].set_title("firing rates")
+            row[2].set_title("spikes, one sample")
         in_steps = any(population.in_steps for population in populations)
         for row in spiking[-1:]:  # readouts, often the last rows, have neither
             row[1].set_xlabel(f"rate ({'per step' if in_steps else 'Hz'})")
@@ -97,8 +97,10 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
             axis.plot(u, gauss, color=BLACK, lw=1.2, ls=":", label="Gaussian of the same moments")
         else:
             axis.plot(u, gauss, color=BLACK, lw=1.2, label="target")
-        peak = float(gauss.max())  # that of a population mostly at rest may be far higher
-        axis.set_ylim(0, 1.1 * max(peak, min(float(p.plot_data.density.max()), 2.5 * peak)))
+        peak, found = float(gauss.max()), float(p.plot_data.density.max())
+        axis.set_ylim(0, 1.1 * max(peak, min(found, 2.5 * peak)))
+        if found > 2.75 * peak:  # as that of a population mostly at rest
+            axis.text(0.02, 0.97, "cut off", transform=axis.transAxes, va="top", fontsize=7.5, color=RED)
     if p.threshold is not None:
         axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
     axis.set_xlim(_range(p, mu, sigma))

@@ -105,7 +105,7 @@ class Report(Sequence[PopulationState]):
         if self.populations and find_spec("matplotlib"):
             from fluctua.state.style import as_html
 
-            figure = as_html(self.plot())
+            figure = as_html(self.plot(), "The populations one by one: free membrane potential, firing rates, spikes")
         return html_table(self.populations, self.notes, self.warnings, self.ran) + figure
 
     def __str__(self) -> str:

@@ -1,16 +1,18 @@
 """One look for every figure: colours that the colour-blind can tell apart (Okabe & Ito), quiet axes."""
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from html import escape
 from io import BytesIO
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
     "#0072B2",
     "#E69F00",
     "#009E73",
@@ -18,7 +20,47 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#CC79A7",
     "#56B4E9",
     "#222222",
+    "#7F7F7F",
 )
+COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK, GREY)
+"""For lines that are no methods, in turn."""
+MARKERS = "osvD^XP*"
+
+LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "measured": (BLUE, "o", "-"),
+        "measured-full": (BLUE, "*", ":"),
+        "measured-unbalanced": (SKY, "^", "-"),
+        "measured-loud": (SKY, "P", ":"),
+        "measured-share": (BLUE, "P", "--"),
+        "measured-relay": (GREEN, "^", "--"),
+        "poisson": (PURPLE, "s", "-"),
+        "poisson-primed": (PURPLE, "P", "--"),
+        "poisson-per-layer": (PURPLE, "^", ":"),
+        "poisson-continuous": (PURPLE, "d", "-."),
+        "poisson-share": (PURPLE, "*", "-."),
+        "kaiming": (ORANGE, "o", "-"),
+        "kaiming-relu": (ORANGE, ">", "--"),
+        "kaiming-folded": (ORANGE, "<", ":"),
+        "xavier": (GREY, "h", "-"),
+        "torch": (BLACK, "X", "-"),
+        "spikeinit": (GREEN, "D", "-"),
+        "spikeinit-sim": (GREEN, "d", "--"),
+        "ei-init": (GREEN, "p", "-"),
+        "ding": (RED, "p", "-"),
+        "micheli": (BLACK, "H", "--"),
+        "lsuv": (RED, "v", "--"),
+        "tdbn": (GREY, "*", "--"),
+    }
+)
+"""Colour, marker and line of each method, by its name: the same in every figure."""
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Arguments for a line of each name: those of the method, or for what is no method, the next that are free."""
+    free = ((colour, marker, "-") for _ in iter(int, 1) for colour, marker in zip(COLOURS, MARKERS, strict=True))
+    chosen = {name: LOOKS.get(name) or next(free) for name in names}
+    return {name: dict(zip(("color", "marker", "ls"), look, strict=True)) for name, look in chosen.items()}
 
 
 @contextmanager
@@ -35,10 +77,10 @@ def style() -> Iterator[None]:
         "axes.spines.right": False,
         "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
         "axes.titlesize": 10,
-        "axes.labelsize": 9,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
         "figure.dpi": 110,
@@ -66,6 +108,7 @@ def as_png(figure: "Figure") -> bytes:
     return written.getvalue()
 
 
-def as_html(figure: "Figure") -> str:
-    """The picture as an element of a page, on white also where that is dark."""
-    return f'<img style="max-width:100%" src="data:image/png;base64,{b64encode(as_png(figure)).decode()}">'
+def as_html(figure: "Figure", alt: str) -> str:
+    """The picture as an element of a page, on white also where that is dark; `alt` says what is to be seen."""
+    data = b64encode(as_png(figure)).decode()
+    return f'<img style="max-width:100%" alt="{escape(alt)}" src="data:image/png;base64,{data}">'

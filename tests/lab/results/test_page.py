@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,12 +11,17 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
+import torch
+from torch import nn
+
+import fluctua
 from fluctua.lab.reproduce import write_results
 from fluctua.lab.results.page import report
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import runs_of
+from fluctua.neurons import LI, LIF
 from shared.toy_study import Toy
 
 
@@ -50,7 +56,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
     for name, study in (("one", Toy()), ("two", Toy(fails_at=2))):
         store, runs = Store(folder / name), runs_of(study, 2)
-        store.open({"name": name, "title": study.title, "about": study.about, "settings": repr(study)})
+        printed = [asdict(measure) for measure in study.measures]
+        facts = {"title": study.title, "about": study.about, "settings": repr(study), "measures": printed}
+        store.open({"name": name, **facts})
         for run in runs:
             perform(run, store.root)
         write_results(study, store, store.finished(runs), store.failed(runs))
@@ -62,7 +70,8 @@ def test_the_page_shows_every_store_with_its_figure_table_and_failures(stores: P
     page = Page(path.read_text(encoding="utf-8"))
     assert (path, page.open) == (stores / "report.html", [])
     assert [s["id"] for s in page.attributes("section")] == ["one", "two"]
-    assert page.texts.count(Toy.title) == 2
+    assert page.texts.count(Toy.title) == 4  # headings, and links to them
+    assert page.texts.count("Score (%)") == 2
     assert len(page.attributes("tr")) == 2 + 6 + 6  # two heads; two settings of the second have failures only
     assert "4 failed runs" in page.texts
     assert any("ArithmeticError: x = 2 is not to be had" in text for text in page.texts)
@@ -111,5 +120,38 @@ def test_whatever_a_store_says_is_shown_as_text(tmp_path: Path) -> None:
     page = Page(report(tmp_path).read_text(encoding="utf-8"))
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert not any("onload" in name for _, attributes in page.tags for name in attributes)
-    assert "".join(page.texts).count(evil) == 6  # link, title, about, settings, failure, cell
+    assert "".join(page.texts).count(evil) == 7  # link, title, about, name, settings, failure, cell
     assert page.attributes("td")[1] == {"class": "<b>"}
+
+
+def test_numbers_titles_and_intervals_are_those_of_the_tables(stores: Path) -> None:
+    """What table.md prints of a row is in the page."""
+    page = Page(report(stores / "one").read_text(encoding="utf-8"))
+    lines = (stores / "one" / "table.md").read_text().splitlines()
+    assert "## Score (%)" in lines
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    for row in rows[1:]:
+        assert all(cell in page.texts for cell in row if cell), row
+
+
+def test_every_picture_says_what_is_to_be_seen(stores: Path) -> None:
+    images = Page(report(stores).read_text(encoding="utf-8")).attributes("img")
+    assert [image["alt"] for image in images] == [f"{Toy.title}: Score (%)"] * 2
+
+
+def test_a_training_that_a_monitor_watched_is_shown_layer_by_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+    optimizer = torch.optim.Adam(model.parameters())
+    with fluctua.Monitor(model, every=1, out=tmp_path / "runs" / "own") as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model((torch.rand(50, 4, 30) < 0.1).float()).square().mean().backward()
+            optimizer.step()
+    page = Page(report(tmp_path).read_text(encoding="utf-8"))
+    assert [s["id"] for s in page.attributes("section")] == ["training"]
+    assert "own" in page.texts
+    (image,) = page.attributes("img")
+    assert "firing rate" in str(image["alt"])
+    last = {row["population"]: row for row in monitor.rows()}
+    assert all(f"{row['sigma_u']:.3g}" in page.texts for row in last.values())

@@ -1,22 +1,22 @@
 """Figures that compare networks: states side by side, spikes before and after training, learning curves."""
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fluctua.lab.durable import replacing
+from fluctua.lab.networks import LABELS
 from fluctua.state import Report
 from fluctua.state.figure import plot_distribution, shared_legend
-from fluctua.state.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
+from fluctua.state.style import BLACK, RED, looks, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED)
+METHODS = {label: method for method, label in LABELS.items()}
 
 
 def membrane_figure(reports: Mapping[str, Report]) -> "Figure":
@@ -56,7 +56,7 @@ def raster_figure(before: Mapping[str, Report], after: Mapping[str, Report]) -> 
         for axis in axes[-1]:
             axis.set_xlabel("time (s)")
 
-    return _grid(len(before), 2, (9.5, 2.1 * len(before) + 0.6), "Spikes of up to 40 neurons a layer, one sample", draw)
+    return _grid(len(before), 2, (7.5, 2.1 * len(before) + 0.6), "Spikes of up to 40 neurons a layer, one sample", draw)
 
 
 def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chance: float) -> "Figure":
@@ -64,23 +64,40 @@ def learning_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], chan
 
     def draw(axes: Any) -> None:
         accuracy, loss = axes[0]
-        for colour, (label, history) in zip(cycle(COLOURS), histories.items(), strict=False):
-            epochs = [row["epoch"] for row in history]
-            accuracy.plot(
-                epochs, [100 * row["val_accuracy"] for row in history], "o-", ms=3.5, color=colour, label=label
-            )
-            loss.plot(epochs, [row["train_loss"] for row in history], "o-", ms=3.5, color=colour)
-        accuracy.axhline(100 * chance, color="0.3", lw=1, ls=":", zorder=3, label="chance")
-        accuracy.set_ylim(0, 102)
-        accuracy.set_ylabel("validation accuracy (%)")
+        plot_accuracy(accuracy, histories, chance)
+        _plot_epochs(loss, histories, "train_loss")
         loss.set_ylabel("training loss (nats)")
         loss.set_ylim(bottom=0)
-        for axis in axes[0]:
-            axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         accuracy.legend()
 
-    return _grid(1, 2, (9.5, 3.6), "Learning", draw)
+    return _grid(1, 2, (7.5, 3.6), "Learning", draw)
+
+
+def plot_accuracy(axis: "Axes", histories: Mapping[str, Sequence[Mapping[str, float]]], chance: float) -> None:
+    """Validation accuracy against the epoch, one line per network, and chance."""
+    _plot_epochs(axis, histories, "val_accuracy", 100)
+    axis.axhline(100 * chance, color="0.3", lw=1, ls=":", zorder=3, label="chance")
+    axis.set_ylim(0, 102)
+    axis.set_ylabel("validation accuracy (%)")
+
+
+def looks_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Arguments for a line of each label: those of the method that is called so in print."""
+    names = {label: METHODS.get(label, label) for label in labels}
+    found = looks(names.values())
+    return {label: found[name] for label, name in names.items()}
+
+
+def _plot_epochs(
+    axis: "Axes", histories: Mapping[str, Sequence[Mapping[str, float]]], column: str, factor: float = 1.0
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for label, look in looks_of(histories).items():
+        epochs = [row["epoch"] for row in histories[label]]
+        axis.plot(epochs, [factor * row[column] for row in histories[label]], ms=4, label=label, **look)
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def save(figure: "Figure", path: Path) -> Path:
@@ -94,10 +111,10 @@ def _plot_layers(axis: "Axes", report: Report) -> None:
     """One band of neurons per layer, the first at the top."""
     layers = [p for p in report if p.rate is not None]
     ticks = []
-    for k, (colour, p) in enumerate(zip(cycle((BLUE, GREEN, ORANGE, PURPLE, SKY, RED)), layers, strict=False)):
+    for k, p in enumerate(layers):
         floor = (len(layers) - 1 - k) * 1.15
         spikes = p.plot_data.raster
-        axis.plot(spikes[:, 0], floor + spikes[:, 1] / p.plot_data.shown, "|", color=colour, ms=2.2, mew=0.7)
+        axis.plot(spikes[:, 0], floor + spikes[:, 1] / p.plot_data.shown, "|", color=BLACK, ms=2.2, mew=0.7)
         ticks.append(floor + 0.5)
         if len(spikes) == 0:
             axis.text(p.plot_data.duration / 2, floor + 0.5, "silent", color=RED, ha="center", va="center", fontsize=8)

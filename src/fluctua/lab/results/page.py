@@ -1,19 +1,30 @@
 """`fluctua report`: all results of a folder of stores as one HTML page that needs nothing but itself."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
+from fluctua.explain.monitor import FILE, Row, read_rows
+from fluctua.explain.monitor_figure import ALT, cells_of, plot_rows
 from fluctua.lab.durable import replacing
+from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.store import Store, StoreError
+from fluctua.lab.sweeps.study import Measure
+from fluctua.state.style import as_png
+
+VALUES = {"mean", "std", "low", "high", "reference", "difference", "difference_low", "difference_high"}
+"""Columns of `table.csv` in the unit of the measure."""
+HEADS = {"reference": "published"}
 
 
 def report(folder: Path) -> Path:
-    """Build `report.html` in a store, or in a folder of stores; returns its path.
+    """Build `report.html` in a store, or in a folder of stores and of runs that a monitor watched; returns its path.
 
     The page has the figures inside, fetches nothing, and is laid out for narrow screens too.
 
@@ -23,11 +34,12 @@ def report(folder: Path) -> Path:
     """
     candidates = [folder, *sorted(folder.glob("*/"))]
     stores = [store for path in candidates if (store := Store(path)).description.is_file()]
-    if not stores:
+    runs = _runs(folder)
+    if not stores and not runs:
         raise StoreError(f"{folder} holds no results: give the folder that `fluctua reproduce` wrote to (--out)")
     path = folder / "report.html"
     with replacing(path) as file:
-        file.write(_template().render(sections=map(_section, stores)).encode())
+        file.write(_template().render(sections=[_section(store) for store in stores], runs=runs).encode())
     return path
 
 
@@ -40,47 +52,107 @@ def _template() -> jinja2.Template:
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """A picture in base64, and what is to be seen, for those who do not see it."""
+
+    data: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One number of a study, as it is printed: what it is, the names of the columns, and the rows."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
 class _Section:
     """What the page shows of a store.
 
     Attributes:
         id: its folder.
         facts: what it says of itself.
-        figures: pictures in base64, by name.
-        tables: of each measure, its columns and rows; None if there is no table yet.
+        figures: its pictures.
+        tables: one for each measure; None if there is no table yet.
         failures: name and error of each run that failed.
     """
 
     id: str
     facts: dict[str, Any]
-    figures: dict[str, str]
-    tables: dict[str, pd.DataFrame] | None
+    figures: list[_Picture]
+    tables: list[_Table] | None
     failures: list[tuple[str, str | None]]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a monitor has seen of a training: where its rows are, the picture, and the last state as a table."""
+
+    name: str
+    figure: _Picture
+    table: _Table
+
+
 def _section(store: Store) -> _Section:
-    root = store.root
+    root, facts = store.root, {"name": store.root.name, "title": store.root.name, **store.describe()}
+    tables = _tables(root / "table.csv", {known["name"]: Measure(**known) for known in facts.get("measures", ())})
+    seen = "; ".join(table.title for table in tables or [])
     return _Section(
         id=root.name,
-        facts={"name": root.name, "title": root.name, **store.describe()},
-        figures={path.stem: base64.b64encode(path.read_bytes()).decode() for path in sorted(root.glob("*.png"))},
-        tables=_tables(root / "table.csv"),
+        facts=facts,
+        figures=[_picture(path.read_bytes(), f"{facts['title']}: {seen}") for path in sorted(root.glob("*.png"))],
+        tables=tables,
         failures=[(record.key, record.error) for record in store.all_failed()],
     )
 
 
-def _tables(path: Path) -> dict[str, pd.DataFrame] | None:
-    """The rows of each measure, as text, without the columns that are empty there."""
+def _picture(png: bytes, alt: str) -> _Picture:
+    return _Picture(base64.b64encode(png).decode(), alt)
+
+
+def _tables(path: Path, measures: Mapping[str, Measure]) -> list[_Table] | None:
+    """The rows of each measure, without columns that are empty; a measure that is not known is printed as it is."""
     if not path.is_file():
         return None
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").map(_short)
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     groups = rows.groupby("measure", sort=False)
-    return {str(measure): of_it.drop(columns="measure").loc[:, lambda t: (t != "").any()] for measure, of_it in groups}
+    return [_table(measures.get(str(name), Measure(str(name), str(name), spec=".4g")), of_it) for name, of_it in groups]
 
 
-def _short(cell: str) -> str:
-    """A number in four digits, anything else as it is."""
+def _table(measure: Measure, rows: pd.DataFrame) -> _Table:
+    cells = rows.drop(columns="measure").apply(lambda column: column.map(partial(_printed, measure, str(column.name))))
+    cells = cells.loc[:, lambda t: (t != "").any()]
+    if {"low", "high"} <= set(cells):
+        low, high = (cells.pop(name) for name in ("low", "high"))
+        both = [f"{a} to {b}" if a else "" for a, b in zip(low, high, strict=True)]
+        cells.insert(cells.columns.get_loc("n") + 1, "95 % interval", both)
+    title = f"{measure.label[0].upper()}{measure.label[1:]}"
+    return _Table(title, [HEADS.get(name, name) for name in cells], cells.to_numpy().tolist())
+
+
+def _printed(measure: Measure, column: str, cell: str) -> str:
+    """A cell as the tables have it: values of the measure in its unit, methods as they are called in print."""
+    if column == "method":
+        return LABELS.get(cell, cell)
+    if column == "failed":
+        return cell.removeprefix("0")
     try:
-        return cell if cell.lstrip("-").isdigit() else f"{float(cell):.4g}"
+        number = float(cell)
     except ValueError:
         return cell
+    if column in VALUES:
+        return format(measure.factor * number, measure.spec)
+    return cell if cell.lstrip("-").isdigit() else f"{number:.4g}"
+
+
+def _runs(folder: Path) -> list[_Run]:
+    """What monitors have left in a folder and those within it."""
+    return [_run(path.parent, rows) for path in sorted(folder.rglob(FILE)) if (rows := read_rows(path))]
+
+
+def _run(folder: Path, rows: list[Row]) -> _Run:
+    heads, *cells = cells_of(rows)
+    return _Run(folder.name, _picture(as_png(plot_rows(rows)), ALT), _Table("Last state", heads, cells))

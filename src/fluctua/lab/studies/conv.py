@@ -11,12 +11,13 @@ from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS, UNBALANCED
-from fluctua.lab.studies.plotting import curves_per_method, looks, panels
+from fluctua.lab.studies.plotting import curves_per_method, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.study import Record, Reference, Setting
 from fluctua.lab.sweeps.sweep import grid
 from fluctua.neurons import SuperSpike
+from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 
 from fluctua.lab.networks import Architecture, FullyConnected, ModernRecurrent
 from fluctua.lab.recipes import RECIPES, Ingredients
-from fluctua.lab.results.aggregate import interval
-from fluctua.lab.studies.plotting import looks, panels
+from fluctua.lab.studies.plotting import panels
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.task import SHD, FileTask
 from fluctua.lab.studies.training import MEASURES, MixedRecipe, trained
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Reference, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
+from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -144,10 +144,11 @@ class Modern(Study):
         def accuracy(axis: "Axes") -> None:
             for k, (measure, look) in enumerate(looks(measures).items()):
                 rows = [_values(records, recipe, measure) for recipe in recipes]
-                means, _, halves = zip(*map(interval, rows), strict=True)
                 places = np.arange(len(recipes)) + 0.2 * (k - (len(measures) - 1) / 2)
+                seeds = [(value, place) for row, place in zip(rows, places, strict=True) for value in row]
+                axis.plot(*zip(*seeds, strict=True), ls="", marker=".", ms=3, alpha=0.45, color=look["color"])
                 label = "all test samples" if measure == "test" else measure
-                axis.errorbar(means, places, xerr=np.nan_to_num(halves), ls="", ms=4, capsize=2, label=label, **look)
+                axis.plot([np.mean(row) for row in rows], places, ms=5, label=label, **look | {"ls": ""})
             axis.set_yticks(range(len(recipes)), recipes)
             axis.invert_yaxis()
             axis.set_xlabel("test accuracy (%)")

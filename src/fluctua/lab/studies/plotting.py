@@ -8,57 +8,56 @@ import numpy as np
 from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.study import Record
-from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
+from fluctua.state.style import looks, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK)
-MARKERS = "os^Dv<>"
-
 
 def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
-    """A figure of one panel for each function, in rows of two where there are more than three; one legend for all."""
+    """A figure of one panel for each function, in rows of two; one legend for all, in a place that is free."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    columns = len(draw) if len(draw) <= 3 else 2
+    columns = min(len(draw), 2)  # more would be too small to read on a phone
     rows = -(-len(draw) // columns)
     with style():
-        figure = Figure(figsize=(3.7 * columns, 3.0 * rows + 0.9))
+        figure = Figure(figsize=(max(3.7 * columns, 5.5), 3.0 * rows + 0.9))
         FigureCanvasAgg(figure)
-        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
+        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel().tolist()
         for axis, function in zip(axes, draw, strict=False):
             function(axis)
-            _within_percent(axis)
+            _from_zero(axis)
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
-        for axis in list(axes)[len(draw) :]:
-            axis.set_axis_off()
-        _legend(figure, max(2, 3 * (columns - 1)))
+        for axis in axes[len(draw) :]:
+            axis.remove()
+        _legend(figure, free=None if len(draw) == len(axes) else (0.75, 0.5 / rows))
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
 
 
-def _within_percent(axis: "Axes") -> None:
-    """No room below 0 and above 100 % but for a marker, however wide an interval is."""
-    for label, limits, limit in (
-        (axis.get_xlabel(), axis.get_xlim(), axis.set_xlim),
-        (axis.get_ylabel(), axis.get_ylim(), axis.set_ylim),
-    ):
+def _from_zero(axis: "Axes") -> None:
+    """No axis that begins where it suits: per cent are from 0 to 100, with room for a marker, all else from 0."""
+    for label, limit in ((axis.get_xlabel(), axis.set_xlim), (axis.get_ylabel(), axis.set_ylim)):
         if label.endswith("(%)"):
-            low, high = limits
-            limit(max(low, -3), min(high, 103))
+            limit(-3, 103)
+    low, high = axis.get_ylim()
+    if axis.get_yscale() == "linear" and 0 < low < high:
+        axis.set_ylim(bottom=0)
 
 
-def _legend(figure: "Figure", columns: int) -> None:
-    """One legend at the foot, in rows of so many, for whatever any panel has labelled."""
+def _legend(figure: "Figure", free: tuple[float, float] | None) -> None:
+    """One legend for whatever any panel has labelled: around a free place of the figure, or at its foot."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
-    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=columns)
+    if free:
+        figure.legend(by_label.values(), by_label.keys(), loc="center", bbox_to_anchor=free)
+    else:
+        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
 
 
 def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, factor: float = 1.0, **look: Any) -> None:
@@ -137,7 +136,7 @@ def dots(
     axis.set_xlim(-0.3, len(names) - 0.3)
     if found:
         places, means, _, halves = (np.array(column, dtype=float) for column in zip(*found, strict=True))
-        axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ls="", ms=5, capsize=2, **look)
+        axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ms=5, capsize=2, **look | {"ls": ""})
 
 
 def dots_per_method(
@@ -160,10 +159,3 @@ def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: floa
     """The mean of a measure of what has no place on the axis, as a level line; nothing without values."""
     if values := [factor * r.values[measure] for r in records if measure in r.values]:
         axis.axhline(float(np.mean(values)), lw=1, ls="--", **look)
-
-
-def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each name; no two the same among the first seven."""
-    return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
-    }

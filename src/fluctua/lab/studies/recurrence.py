@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
-from fluctua.lab.studies.plotting import level, line, looks, panels
+from fluctua.lab.studies.plotting import level, line, panels
 from fluctua.lab.sweeps.study import Record, Setting
 from fluctua.lab.sweeps.sweep import grid
+from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

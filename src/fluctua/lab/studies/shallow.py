@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
-from fluctua.lab.studies.plotting import line, looks, panels
+from fluctua.lab.studies.plotting import line, panels
 from fluctua.lab.sweeps.study import Record, Reference, Setting
 from fluctua.lab.sweeps.sweep import grid
+from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -95,6 +96,6 @@ class Shallow(LearningStudy):
             else:
                 x = [r.values["sigma_u"] for r in here]
                 y = [factor * r.values[measure] for r in here]
-                axis.plot(x, y, ls="", ms=4, **look, **face, **label)
+                axis.plot(x, y, ms=4, **look | face | label | {"ls": ""})
         axis.set_xscale("log")
         axis.set_xlabel("$\\sigma_U$ before training")

@@ -10,10 +10,11 @@ import torch
 
 import fluctua
 from fluctua.lab.networks import FullyConnected
-from fluctua.lab.studies.plotting import COLOURS, line, panels
+from fluctua.lab.studies.plotting import line, panels
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
 from fluctua.methods import Poisson
+from fluctua.state.style import BLUE, COLOURS, GREEN, RED
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 if TYPE_CHECKING:
@@ -151,14 +152,14 @@ class Theory(Study):
         axis.plot(xi, crossing_rate(xi, kernel), "--", color="0.25", lw=1, label="theory, neurons alike")
         axis.plot(xi, each, "-", color="0.25", lw=1, label="each with its own mean")
         here = self._at(records, mu_u=0.0, dt=self.dt)
-        line(axis, here, "xi", "rate", color=COLOURS[2], marker="o", ls="", label="simulated")
+        line(axis, here, "xi", "rate", color=BLUE, marker="o", ls="", label="simulated")
         axis.set_yscale("log")
         axis.set(xlabel="target $\\xi$", ylabel="firing rate (Hz)", title="rate of spikes and of crossings")
 
     def _time_steps(self, axis: "Axes", records: Sequence[Record]) -> None:
         here = self._at(records, mu_u=0.0, xi=1.0)
-        line(axis, here, "dt", "sigma_ratio", color=COLOURS[3], marker="s", label="discrete kernel sums")
-        line(axis, here, "dt", "sigma_ratio_continuous", color=COLOURS[5], marker="D", label="continuous ones")
+        line(axis, here, "dt", "sigma_ratio", color=GREEN, marker="s", label="discrete kernel sums")
+        line(axis, here, "dt", "sigma_ratio_continuous", color=RED, marker="D", label="continuous ones")
         axis.axhline(1.0, color="0.5", lw=1, ls=":")
         axis.set_xscale("log")
         axis.set(xlabel="time step (s)", ylabel="$\\sigma_U$ / target", title="effect of the time step")
