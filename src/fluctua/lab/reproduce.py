@@ -1,5 +1,6 @@
 """`fluctua reproduce`: do a study's sweep, and write its table and figure."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fluctua.lab.sweeps.runner import Backend, duration, sweep
 from fluctua.lab.sweeps.runner_local import cores
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record, Study
-from fluctua.lab.sweeps.sweep import only, runs_of
+from fluctua.lab.sweeps.sweep import Run, only, runs_of
 from fluctua.lab.training.folder import replacing
 
 
@@ -69,7 +70,11 @@ def reproduce(
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
     store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
-    sweep(only(runs, wanted), store, backend, console)
+    first, rest = choosing(study, only(runs, wanted))
+    sweep(first, store, backend, console)
+    if rest:
+        chosen = chosen_settings(study, store.finished(runs))
+        sweep([run for run in rest if run.setting in chosen], store, backend, console)
     finished, failed = store.finished(runs), store.failed(runs)
     if failed:
         console.print(f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}")
@@ -78,6 +83,12 @@ def reproduce(
     files = write_results(study, store, finished, failed)
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True)
     return files
+
+
+def choosing(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the seeds that choose among the values of `Study.chosen`, and those of the others."""
+    limit = math.inf if study.choose_by is None else study.choose_by
+    return [run for run in runs if run.seed < limit], [run for run in runs if run.seed >= limit]
 
 
 def write_results(study: Study, store: Store, finished: Sequence[Record], failed: Sequence[Record]) -> list[Path]:
@@ -111,8 +122,11 @@ def catalogue(seeds: int) -> Table:
 
 def _expected(study: Study, seeds: int) -> tuple[int, str, str]:
     settings = study.grid()
-    seconds = seeds * sum(map(study.seconds, settings)) / cores()
-    return seeds * len(settings), duration(seconds), ", ".join(study.files)
+    kept = list({tuple((k, v) for k, v in s.items() if k not in study.chosen): s for s in settings}.values())
+    choose = seeds if study.choose_by is None else min(seeds, study.choose_by)
+    count = choose * len(settings) + (seeds - choose) * len(kept)
+    seconds = (choose * sum(map(study.seconds, settings)) + (seeds - choose) * sum(map(study.seconds, kept))) / cores()
+    return count, duration(seconds), ", ".join(study.files)
 
 
 def _both(full: str, small: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
@@ -9,7 +10,9 @@ from fluctua.lab.results.aggregate import Summary
 from fluctua.lab.sweeps.study import Measure, Study
 
 NUMBERS = ("mean", "std", "n", "low", "high", "failed", "reference", "source")
-"""The columns of the CSV behind those of the setting and the measure; `low` and `high` end the 95 % interval."""
+VERSUS = ("difference", "difference_low", "difference_high", "pairs", "more", "less", "p")
+"""The columns of the CSV behind those of the setting and the measure: of the mean, `low` and `high` end its 95 %
+interval; of the differences to the method that the study compares with, see `Paired`."""
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
@@ -22,16 +25,17 @@ def as_csv(summaries: Sequence[Summary]) -> str:
             "mean": s.mean,
             "std": s.std,
             "n": s.n,
-            "low": s.mean - s.half,
-            "high": s.mean + s.half,
+            "low": s.low,
+            "high": s.high,
             "failed": s.failed,
             "reference": s.reference,
             "source": s.source,
+            **dict(zip(VERSUS, () if s.versus is None else astuple(s.versus), strict=False)),
         }
         for s in summaries
     ]
     # Without a type of their own, numbers, words and nothing may share an axis and stay as they are.
-    table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS], dtype=object)
+    table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS, *VERSUS], dtype=object)
     return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False, lineterminator="\n")
 
 
@@ -47,17 +51,22 @@ def as_markdown(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 def cells(measure: Measure, s: Summary) -> list[str]:
-    """What is printed of a row: mean, standard deviation, n, interval, failures, and a published number."""
+    """What is printed of a row: mean, standard deviation, n, interval, failures, a published number, differences."""
 
     def printed(value: float | None) -> str:
         known = value is not None and math.isfinite(value)
         return format(measure.factor * value, measure.spec) if known and value is not None else ""
 
-    interval = f"{printed(s.mean - s.half)} to {printed(s.mean + s.half)}" if s.n > 1 else ""
-    return [printed(s.mean), printed(s.std), str(s.n), interval, str(s.failed or ""), printed(s.reference)]
+    def between(low: float, high: float) -> str:
+        return f"{printed(low)} to {printed(high)}" if math.isfinite(low + high) else ""
+
+    d = s.versus
+    difference = [] if d is None else [printed(d.mean), between(d.low, d.high), f"{d.more}:{d.less}", f"{d.p:.3g}"]
+    numbers = [printed(s.mean), printed(s.std), str(s.n), between(s.low, s.high), str(s.failed or "")]
+    return [*numbers, printed(s.reference), *(difference or [""] * 4)]
 
 
-HEADS = ("mean", "std", "n", "95 % interval", "failed", "published")
+HEADS = ("mean", "std", "n", "95 % interval", "failed", "published", "difference", "its interval", "ahead", "p")
 
 
 def _table(measure: Measure, summaries: Sequence[Summary]) -> Iterator[str]:

@@ -4,14 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from fluctua.lab.networks import Architecture, AudioConv, ImageConv, network
-from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import LABELS, UNBALANCED
-from fluctua.lab.studies.plotting import curves_per_method, looks, panels
+from fluctua.lab.studies.methods import UNBALANCED
+from fluctua.lab.studies.plotting import across, curves_per_method, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.study import Record, Reference, Setting
@@ -114,15 +111,8 @@ class Conv(LearningStudy):
 
     def _accuracy(self, name: str, records: Sequence[Record]) -> "Draw":
         def draw(axis: "Axes") -> None:
-            for place, (method, look) in enumerate(looks(self.methods).items()):
-                values = [100 * r.values["test"] for r in records if r.axis("method") == method]
-                axis.plot(values, [place + 0.25] * len(values), ".", ms=3, color="0.6")
-                if values:
-                    mean, _, half = interval(values)
-                    axis.errorbar([mean], [place], xerr=np.nan_to_num(half), ms=5, capsize=2, **look)
+            across(axis, records, self.methods, "test", factor=100)
             self._mark_chance(axis.axvline)
-            axis.set_yticks(range(len(self.methods)), [LABELS[method] for method in self.methods], fontsize=8)
-            axis.set_ylim(len(self.methods) - 0.5, -0.5)
             axis.set_xlim(0, 100)
             axis.set(xlabel="test accuracy (%)", title=name)
 

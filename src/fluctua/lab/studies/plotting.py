@@ -1,12 +1,12 @@
 """What the figures of the studies have in common: panels in a row, and lines of means with 95 % intervals."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.lab.results.aggregate import interval
-from fluctua.lab.studies.methods import LABELS
+from fluctua.lab.studies.methods import FULL, LABELS, PER_LAYER, PRIMED, UNBALANCED
 from fluctua.lab.sweeps.study import Record
 from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
 
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 
 COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK)
 MARKERS = "os^Dv<>"
+LOOKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "kaiming": {"color": ORANGE, "marker": "o"},
+        "kaiming-folded": {"color": ORANGE, "marker": "o"},
+        "torch": {"color": BLACK, "marker": "X"},
+        "lsuv": {"color": RED, "marker": "v"},
+        "spikeinit": {"color": GREEN, "marker": "D"},
+        "ei-init": {"color": GREEN, "marker": "D"},
+        "poisson": {"color": PURPLE, "marker": "s"},
+        PRIMED: {"color": PURPLE, "marker": "P", "ls": "--"},
+        PER_LAYER: {"color": PURPLE, "marker": "^", "ls": ":"},
+        UNBALANCED: {"color": SKY, "marker": "^"},
+        "measured": {"color": BLUE, "marker": "o"},
+        FULL: {"color": BLUE, "marker": "*", "ls": ":"},
+    }
+)
+"""Of each method the same look in every figure."""
 
 
 def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
@@ -61,8 +78,20 @@ def _legend(figure: "Figure", columns: int) -> None:
     figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=columns)
 
 
-def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, factor: float = 1.0, **look: Any) -> None:
-    """Mean of a measure against an axis of the grid, with its 95 % interval; nothing without values."""
+def line(
+    axis: "Axes",
+    records: Iterable[Record],
+    x: str,
+    measure: str,
+    *,
+    factor: float = 1.0,
+    shift: float = 0.0,
+    **look: Any,
+) -> None:
+    """Every seed as a dot, and the mean of each place on an axis of the grid as a line; nothing without values.
+
+    `shift` sets all of it aside, in the unit of the axis, so that methods do not hide each other.
+    """
     values: dict[float, list[float]] = {}
     for r in records:
         at = r.axis(x)
@@ -71,17 +100,22 @@ def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, facto
     if not values:
         return
     points = sorted(values)
-    means, _, halves = (np.array(column) for column in zip(*(interval(values[p]) for p in points), strict=True))
-    axis.errorbar(points, means, np.nan_to_num(halves), ms=4, lw=1.2, capsize=2, **look)
+    axis.plot([p + shift for p in points], [float(np.mean(values[p])) for p in points], ms=4, lw=1.4, **look)
+    seeds = [(p + shift, value) for p in points for value in values[p]]
+    axis.plot(*zip(*seeds, strict=True), ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
 
 
 def line_per_method(
     axis: "Axes", records: Sequence[Record], methods: Iterable[str], x: str, measure: str, *, factor: float = 1.0
 ) -> None:
     """`line` for each method, in its look and with its label."""
-    for method, look in looks(methods).items():
+    places = [float(at) for r in records if isinstance(at := r.axis(x), int | float)]
+    span = max(places, default=0.0) - min(places, default=0.0)
+    shown = list(looks(methods).items())
+    for i, (method, look) in enumerate(shown):
         here = [r for r in records if r.axis("method") == method]
-        line(axis, here, x, measure, factor=factor, label=LABELS[method], **look)
+        shift = 0.0 if axis.get_xscale() == "log" else 0.006 * span * (i - (len(shown) - 1) / 2)
+        line(axis, here, x, measure, factor=factor, shift=shift, label=LABELS[method], **look)
 
 
 def against(
@@ -130,14 +164,18 @@ def dots(
     shift: int = 0,
     **look: Any,
 ) -> None:
-    """Mean of a measure, with its 95 % interval, at each name on an axis of the grid; `shift` sets it beside others."""
-    values = [[factor * r.values[measure] for r in records if r.axis(by) == name] for name in names]
-    found = [(i, *interval(v)) for i, v in enumerate(values) if v]
+    """Every seed as a dot, and their mean, at each name on an axis of the grid; `shift` sets it beside others."""
+    values = [
+        [factor * r.values[measure] for r in records if r.axis(by) == name and measure in r.values] for name in names
+    ]
     axis.set_xticks(range(len(names)), names)
     axis.set_xlim(-0.3, len(names) - 0.3)
-    if found:
-        places, means, _, halves = (np.array(column, dtype=float) for column in zip(*found, strict=True))
-        axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ls="", ms=5, capsize=2, **look)
+    for i, found in enumerate(values):
+        at = i + 0.08 * shift
+        axis.plot([at] * len(found), found, ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
+        if found:
+            axis.plot([at], [float(np.mean(found))], ms=5, **look | {"ls": ""})
+            look.pop("label", None)  # once is enough
 
 
 def dots_per_method(
@@ -156,6 +194,19 @@ def dots_per_method(
         dots(axis, here, by, names, measure, factor=factor, shift=i, label=LABELS[method], **look)
 
 
+def across(
+    axis: "Axes", records: Sequence[Record], methods: Sequence[str], measure: str, *, factor: float = 1.0
+) -> None:
+    """A line of the panel for each method: every seed as a dot, and their mean above."""
+    for place, (method, look) in enumerate(looks(methods).items()):
+        values = [factor * r.values[measure] for r in records if r.axis("method") == method]
+        axis.plot(values, [place + 0.25] * len(values), ls="", marker=".", ms=3, alpha=0.45, color=look["color"])
+        if values:
+            axis.plot([float(np.mean(values))], [place], ms=5, **look)
+    axis.set_yticks(range(len(methods)), [LABELS[method] for method in methods], fontsize=8)
+    axis.set_ylim(len(methods) - 0.5, -0.5)
+
+
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:
     """The mean of a measure of what has no place on the axis, as a level line; nothing without values."""
     if values := [factor * r.values[measure] for r in records if measure in r.values]:
@@ -163,7 +214,8 @@ def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: floa
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each name; no two the same among the first seven."""
+    """Colour, marker and line of each name: those of `LOOKS`, others in the order in which they come."""
     return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} | LOOKS.get(name, {})
+        for i, name in enumerate(names)
     }

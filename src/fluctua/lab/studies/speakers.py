@@ -40,8 +40,8 @@ class Speakers(LearningStudy):
         "of the training data, the epoch of each run too; the test data are looked at once."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
-        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f"),
-        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f"),
+        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f", within=(0, 1)),
+        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f", within=(0, 1)),
         *MEASURES,
     )
 
