@@ -2,8 +2,8 @@
 
     python docs/scripts/results.py
 
-Of a study whose runs are there (NAME.jsonl.gz, which docs/scripts/evidence.py writes) the whole table is made again from
-them as NAME.csv, and the figure drawn; of older ones the CSV is all there is. A table of the page stands between
+Of a study whose runs are there (NAME.jsonl.gz, which docs/scripts/evidence.py writes) the whole table is made again
+from them as NAME.csv, and the figure drawn; of older ones the CSV is all there is. A table of the page stands between
 `<!-- begin NAME -->` and `<!-- end NAME -->`; the text around is written by hand.
 """
 

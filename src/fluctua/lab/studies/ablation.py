@@ -1,4 +1,4 @@
-"""What each ingredient of the default brings: from the formula on paper to measured and balanced weights, step by step."""
+"""What each ingredient of the default brings: from the formula on paper to measured, balanced weights, step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +71,6 @@ class Ablation(LearningStudy):
             self.title,
             [
                 panel("test", "test accuracy (%)", 100),
-                panel("sigma_u", "$\\sigma_U$ of the last layer at the start", 1),
+                panel("sigma_u", "$\\sigma_U$ of the last layer", 1),
             ],
         )

@@ -33,8 +33,8 @@ P = 0.1
 class DirectVGGs(Conv):
     """A VGG in SpikeInit's regime on images.
 
-    A step counts as a second, so that rates are spikes per step; the formula gets P = 0.1 for the rate of every layer, as
-    in SpikeInit's harness. SpikeInit is without its surrogate, like every other method.
+    A step counts as a second, so that rates are spikes per step; the formula gets P = 0.1 for the rate of every layer,
+    as in SpikeInit's harness. SpikeInit is without its surrogate, like every other method.
     """
 
     title: ClassVar[str] = "A VGG in four steps: accuracy by initialiser on SpikeInit's ground"
@@ -64,8 +64,8 @@ class DirectStates(Study):
 
     title: ClassVar[str] = "Four steps, synapses that act at once: the last of many layers by initialiser"
     about: ClassVar[str] = (
-        "Deep chains in the regime of SpikeInit, on constant random input, are initialised on a batch and shown another "
-        "one. The numbers are those of the last layer. The gradient is that of the mean square of the readout, at the "
+        "Deep chains in the regime of SpikeInit, on constant random input, are initialised on a batch and shown "
+        "another one. The numbers are those of the last layer. The gradient is that of the mean square of the readout, at the "
         "weights of the first layer over those of the last; the surrogate is the same for all (SuperSpike, beta = 20)."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
