@@ -89,7 +89,9 @@ def go_on(name: str, out: Path, data: Path | None, seeds: int, wanted: Sequence[
     runs = only(runs_of(study, seeds, data), wanted)
     store = Store(out / f"{name}-small")
     store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
-    archive_of(name).fill(store, runs)
+    archive = archive_of(name)
+    archive.fill(store, runs)
+    archive.add(study, store.finished(runs))  # what a sweep left that was killed
     backend = keeping(name, until(end, local_processes(1)))
     first, rest = choosing(study, runs)
     console.print(f"{name}: {len(runs)} runs at most")

@@ -2,7 +2,9 @@
 
 import csv
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +18,7 @@ from fluctua.lab import reproduce as module
 from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
 from fluctua.lab.studies import STUDIES, Pair, Theory
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.study import Record
+from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import Run
 from shared.toy_study import Toy, quiet, truth
 
@@ -77,6 +79,27 @@ def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
         reproduce("toy", Toy(xs=(2,), fails_at=2), seeds=1, data=None, out=tmp_path, backend=here, console=quiet())
 
 
+def expected(study: Study, seeds: int) -> int:
+    """Runs: the first seeds try all values of what is chosen, the others one."""
+    kept = {tuple((k, v) for k, v in setting.items() if k not in study.chosen) for setting in study.grid()}
+    first = seeds if study.choose_by is None else study.choose_by
+    return first * len(study.grid()) + (seeds - first) * len(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Toy):
+    chosen: ClassVar[tuple[str, ...]] = ("x",)
+    criterion: ClassVar[str] = "score"
+    choose_by: ClassVar[int | None] = 2
+
+
+def test_seeds_after_the_first_are_run_with_what_those_chose(tmp_path: Path) -> None:
+    reproduce("toy", Choosing(), seeds=4, data=None, out=tmp_path, backend=here, console=quiet())
+    assert len(list((tmp_path / "toy" / "runs").iterdir())) == expected(Choosing(), 4) == 2 * 6 + 2 * 2
+    with (tmp_path / "toy" / "table.csv").open() as file:
+        assert {(row["x"], row["n"]) for row in csv.DictReader(file)} == {("2", "4")}
+
+
 @pytest.mark.usefixtures("toys")
 def test_the_command_does_the_sweep_and_prints_where_its_results_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -123,7 +146,7 @@ def test_the_list_shows_every_experiment_with_its_runs_time_and_files(
     lines = {line.split()[0]: line for line in out.splitlines() if line.split()[:1] and line.split()[0] in STUDIES}
     assert (code, list(lines)) == ("0", list(STUDIES))
     for name, pair in STUDIES.items():
-        assert f"{3 * len(pair.full.grid())} ({3 * len(pair.small.grid())})" in lines[name]
+        assert f"{expected(pair.full, 3)} ({expected(pair.small, 3)})" in lines[name]
         assert all(file in out for file in (*pair.full.files, *pair.small.files))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap  # type: ignore[attr-defined]
 
 _FEWEST = 5  # differences of fewer seeds say nothing about their spread
 _RESAMPLES = 9999

@@ -65,8 +65,9 @@ class DirectStates(Study):
     title: ClassVar[str] = "Four steps, synapses that act at once: the last of many layers by initialiser"
     about: ClassVar[str] = (
         "Deep chains in the regime of SpikeInit, on constant random input, are initialised on a batch and shown "
-        "another one. The numbers are those of the last layer. The gradient is that of the mean square of the readout, at the "
-        "weights of the first layer over those of the last; the surrogate is the same for all (SuperSpike, beta = 20)."
+        "another one. The numbers are those of the last layer. The gradient is that of the mean square of the readout, "
+        "at the weights of the first layer over those of the last; the surrogate is the same for all (SuperSpike, "
+        "beta = 20)."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure("sigma_u", "sigma_U of the last layer", spec=".3g", within=POSITIVE),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.plotting import dots_per_method, panels
+from fluctua.lab.studies.plotting import cases_across, panels
 from fluctua.lab.studies.task import RandmanTask
 from fluctua.lab.sweeps.study import Outcome, Record, Setting
 from fluctua.lab.sweeps.sweep import grid
@@ -89,8 +89,8 @@ class Obstacles(LearningStudy):
         """See `Study.figure`."""
 
         def accuracy(axis: "Axes") -> None:
-            dots_per_method(axis, records, self.methods, "case", self.cases, "test", factor=100)
-            axis.tick_params(axis="x", labelrotation=60)
-            axis.set(ylabel="test accuracy (%)")
+            cases_across(axis, records, self.methods, self.cases, "test", factor=100)
+            axis.set_xlim(0, 100)
+            axis.set(xlabel="test accuracy (%)")
 
         return panels(self.title, [accuracy])

@@ -199,12 +199,41 @@ def across(
 ) -> None:
     """A line of the panel for each method: every seed as a dot, and their mean above."""
     for place, (method, look) in enumerate(looks(methods).items()):
-        values = [factor * r.values[measure] for r in records if r.axis("method") == method]
-        axis.plot(values, [place + 0.25] * len(values), ls="", marker=".", ms=3, alpha=0.45, color=look["color"])
-        if values:
-            axis.plot([float(np.mean(values))], [place], ms=5, **look)
-    axis.set_yticks(range(len(methods)), [LABELS[method] for method in methods], fontsize=8)
-    axis.set_ylim(len(methods) - 0.5, -0.5)
+        _seeds(axis, [r for r in records if r.axis("method") == method], measure, factor, place, 0.25, look)
+    _names(axis, [LABELS[method] for method in methods])
+
+
+def cases_across(
+    axis: "Axes",
+    records: Sequence[Record],
+    methods: Sequence[str],
+    cases: Sequence[str],
+    measure: str,
+    *,
+    factor: float = 1.0,
+) -> None:
+    """A line of the panel for each case, with the methods one above the other: every seed as a dot, and their mean."""
+    shown = looks(methods)
+    for place, case in enumerate(cases):
+        for i, (method, look) in enumerate(shown.items()):
+            here = [r for r in records if r.axis("case") == case and r.axis("method") == method]
+            label = {"label": LABELS[method]} if place == 0 else {}
+            _seeds(axis, here, measure, factor, place + 0.7 * (i / max(len(shown) - 1, 1) - 0.5), 0.0, look | label)
+    _names(axis, cases)
+
+
+def _seeds(
+    axis: "Axes", records: Iterable[Record], measure: str, factor: float, at: float, below: float, look: dict[str, Any]
+) -> None:
+    values = [factor * r.values[measure] for r in records]
+    axis.plot(values, [at + below] * len(values), ls="", marker=".", ms=3, alpha=0.45, color=look["color"])
+    if values:
+        axis.plot([float(np.mean(values))], [at], ms=5, **look | {"ls": ""})
+
+
+def _names(axis: "Axes", names: Sequence[str]) -> None:
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:
@@ -216,6 +245,6 @@ def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: floa
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of each name: those of `LOOKS`, others in the order in which they come."""
     return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} | LOOKS.get(name, {})
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], **LOOKS.get(name, {})}
         for i, name in enumerate(names)
     }

@@ -15,7 +15,7 @@ import fluctua
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import BASELINES, UNBALANCED, start
-from fluctua.lab.studies.plotting import dots_per_method, panels
+from fluctua.lab.studies.plotting import cases_across, panels
 from fluctua.lab.studies.speakers import UNHEARD
 from fluctua.lab.studies.task import FSDD, FileTask
 from fluctua.lab.studies.training import POSITIVE, Recipe
@@ -74,6 +74,7 @@ class Robustness(LearningStudy):
         Measure("silent", "silent neurons of the hidden layers (%)", factor=100, spec=".1f", within=(0, 1)),
     )
     chosen: ClassVar[tuple[str, ...]] = ()
+    criterion: ClassVar[str] = ""
     choose_by: ClassVar[int | None] = None
 
     task: FileTask = replace(FSDD, dt=4e-3, pool=7, batch_size=64)  # noqa: RUF009 - frozen
@@ -116,7 +117,7 @@ class Robustness(LearningStudy):
             with tempfile.TemporaryDirectory() as folder:
                 fit(model, samples, out_dir=folder, settings=settings)
         elif case == SPEAKER:
-            other = samples.batch(n, UNHEARD)[0]
+            other = samples.batch(min(n, len(samples.splits[UNHEARD])), UNHEARD)[0]
         elif case == COARSE:
             coarse = replace(self.task, dt=2 * self.task.dt).load(seed, data)
             other = coarse.batch(2 * n)[0][:, n:]
@@ -141,9 +142,8 @@ class Robustness(LearningStudy):
 
         def panel(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:
-                dots_per_method(axis, records, self.methods, "case", self.cases, measure, factor=factor)
-                axis.tick_params(axis="x", labelrotation=60)
-                axis.set(ylabel=label)
+                cases_across(axis, records, self.methods, self.cases, measure, factor=factor)
+                axis.set(xlabel=label)
 
             return draw
 

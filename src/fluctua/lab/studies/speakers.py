@@ -55,7 +55,7 @@ class Speakers(LearningStudy):
         return [setting for name in self.networks for setting in self._of(name)]
 
     def _of(self, name: str) -> Iterator[Setting]:
-        methods = self.dale_methods if isinstance(NETWORKS[name], Dale) else self.methods
+        methods = self.dale_methods if isinstance(self.network({"network": name}), Dale) else self.methods
         yield from grid(network=(name,), method=methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:
