@@ -12,7 +12,6 @@ the page.
 import argparse
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +20,7 @@ from fluctua.lab.reproduce import choosing, study_named
 from fluctua.lab.results.aggregate import chosen_settings
 from fluctua.lab.sweeps.archive import Archive
 from fluctua.lab.sweeps.runner import Backend, sweep
-from fluctua.lab.sweeps.runner_local import local_processes
+from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, only, runs_of
@@ -50,15 +49,14 @@ def archive_of(name: str) -> Archive:
     return Archive(DOCS / "results" / f"{name}-small.jsonl.gz")
 
 
-def until(end: float, backend: Backend) -> Backend:
-    """A backend that begins no run after that moment."""
+def until(end: float) -> Backend:
+    """A backend of this process alone, which begins no run after that moment."""
 
     def runs(todo: Sequence[Run], root: Path) -> Generator[Record, None, None]:
-        with closing(backend(todo, root)) as records:
-            for record in records:  # of a single process: while this one is looked at, no other is under way
-                yield record
-                if time.monotonic() >= end:
-                    return
+        for run in todo:
+            if time.monotonic() >= end:
+                return
+            yield perform(run, root)
 
     return runs
 
@@ -92,7 +90,7 @@ def go_on(name: str, out: Path, data: Path | None, seeds: int, wanted: Sequence[
     archive = archive_of(name)
     archive.fill(store, runs)
     archive.add(study, store.finished(runs))  # what a sweep left that was killed
-    backend = keeping(name, until(end, local_processes(1)))
+    backend = keeping(name, until(end))
     first, rest = choosing(study, runs)
     console.print(f"{name}: {len(runs)} runs at most")
     sweep(first, store, backend, console)

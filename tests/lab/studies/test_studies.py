@@ -68,7 +68,7 @@ OBSTACLES = Obstacles(
     recipe=SHORT,
     width=16,
     lrs=(5e-3,),
-    cases=("3 layers, the paper's", "time, gradient"),
+    cases=("3 layers", "time + gradient"),
     methods=("measured",),
 )
 DIRECT = DirectStates(width=16, samples=16, depths=(1, 4), methods=("kaiming", "poisson", "measured"))

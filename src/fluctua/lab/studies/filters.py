@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WHOLE: Mapping[str, Any] = {"duration": 0.7, "pool": 1}
 CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "narrow, 0.3 s, pooled, 5 ms": {"width": 4},
+        "narrow and short": {"width": 4},
         "the paper's filters": {},
         "and 0.7 s of all channels": {**_WHOLE},
         "and 2 ms": {**_WHOLE, "dt": 2e-3},

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _LONG: Mapping[str, Any] = {"duration": 0.6, "heard": 0.2}
 CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "3 layers, the paper's": {"depth": 3},
-        "20 layers, the paper's": {},
+        "3 layers": {"depth": 3},
+        "20 layers": {},
         "time": _LONG,
         "gradient": {"beta": 9.0},
-        "time, gradient": {**_LONG, "beta": 9.0},
-        "time, gradient, xi = 0.5": {**_LONG, "beta": 9.0, "xi": 0.5},
-        "time, gradient, xi = 0.5, smooth": {**_LONG, "beta": 9.0, "xi": 0.5, "alpha": 3.0},
+        "time + gradient": {**_LONG, "beta": 9.0},
+        "time + gradient + xi = 0.5": {**_LONG, "beta": 9.0, "xi": 0.5},
+        "time + gradient + xi = 0.5 + smooth": {**_LONG, "beta": 9.0, "xi": 0.5, "alpha": 3.0},
     }
 )
 """What is other than in the paper's setting: 20 layers, 0.2 s, a surrogate of beta = 20, xi = 1, alpha = 1."""
