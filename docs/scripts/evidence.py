@@ -35,6 +35,7 @@ PLAN = (
     "states",
     "digits",
     "obstacles",
+    "conv-shd-wide",
     "conv-shd",
     "conv-cifar10",
     "conv-dvs",

@@ -59,24 +59,31 @@ class Block:
         ]
         here = [r for r in here if not self.differences or r.get("difference")]
         columns, rows = (sorted(dict.fromkeys(r[axis] for r in here), key=_place) for axis in (self.columns, self.rows))
+        numbers = {r["pairs" if self.differences else "n"] for r in here} - {"0"}
+        same = len(numbers) == 1
         yield "| " + " | ".join([self.rows, *(_plain(value) for value in columns)]) + " |"
         yield "|---" * (len(columns) + 1) + "|"
         for row in rows:
-            cells = [[self._cell(r) for r in here if (r[self.rows], r[self.columns]) == (row, c)] for c in columns]
+            cells = [
+                [self._cell(r, same) for r in here if (r[self.rows], r[self.columns]) == (row, c)] for c in columns
+            ]
             yield "| " + " | ".join([LABELS.get(row, _plain(row)), *(", ".join(cell) for cell in cells)]) + " |"
+        if same:
+            yield f"\nn = {numbers.pop()}"
 
-    def _cell(self, r: Row) -> str:
+    def _cell(self, r: Row, same: bool) -> str:
         if self.differences:
             return f"{self._printed(r['difference'], '+')}{self._between(r, 'difference_')}, {r['more']}:{r['less']}"
         if not r["mean"]:
             return "failed"
         told = f", {r['failed']} failed" if int(r["failed"] or 0) else ""
-        return f"{self._printed(r['mean'])}{self._between(r, '')}, n = {r['n']}{told}"
+        return f"{self._printed(r['mean'])}{self._between(r, '')}{'' if same else ', n = ' + r['n']}{told}"
 
     def _between(self, r: Row, which: str) -> str:
-        low, high = r[f"{which}low"], r[f"{which}high"]
-        sign = "+" if which else ""
-        return f" ({self._printed(low, sign)} to {self._printed(high, sign)})" if low and high else ""
+        if not r[f"{which}low"]:
+            return ""
+        low, high = (self._printed(r[f"{which}{end}"], "+" if which else "") for end in ("low", "high"))
+        return f" ({low} to {high})" if low != high else ""
 
     def _printed(self, value: str, sign: str = "") -> str:
         number = float(value) if sign else min(max(float(value), self.within[0]), self.within[1])
@@ -114,7 +121,14 @@ BLOCKS: Mapping[str, Block] = {
     "states batch": Block("states-small", "on_batch", "depth", factor=1.0, digits=2, within=_POSITIVE),
     "states rate": Block("states-small", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
     "states silent": Block("states-small", "silent", "depth", digits=0),
+    "conv-shd-wide": Block("conv-shd-wide-small", "test", "network"),
+    "conv-shd-wide differences": Block("conv-shd-wide-small", "test", "network", differences=True),
+    "conv-shd-wide first": Block("conv-shd-wide-small", "first", "network"),
     "conv-shd": Block("conv-shd-small", "test", "network"),
+    "conv-shd before": Block("conv-shd-before", "test", "network"),
+    "depth before": Block("depth-before", "test", "depth"),
+    "states rate before": Block("states-before", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "states silent before": Block("states-before", "silent", "depth", digits=0),
     "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
     "conv-dvs": Block("conv-dvs-small", "test", "network"),
     "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),

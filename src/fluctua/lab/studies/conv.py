@@ -207,6 +207,15 @@ SMALL_CONV_SHD = Conv(
     lrs=(1e-2,),
     seconds_per_epoch=0.55,
 )
+WIDE_CONV_SHD = replace(
+    SMALL_CONV_SHD,
+    task=replace(SMALL_CONV_SHD.task, dt=4e-3, duration=0.7, pool=1),
+    width=None,
+    recipe=replace(_QUICK, epochs=8, bounds="shd_conv"),
+    lrs=(2e-3, 5e-3, 1e-2),
+    seconds_per_epoch=4.0,
+)
+"""The paper's filters on the whole trial, all channels: where its formula stands in the regime that it is for."""
 SMALL_CONV_CIFAR10 = Conv(
     task=CIFAR10Task(dt=4e-3, duration=0.16, per_class=150, test_per_class=50, val_fraction=0.2, pool=2),
     task_name="cifar10-subset",
