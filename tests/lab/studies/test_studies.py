@@ -42,13 +42,14 @@ from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store
-from fluctua.lab.sweeps.study import Outcome, Record, Study
+from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from fluctua.layers import DaleLayer
 from fluctua.neurons import LIF
 from fluctua.theory import Target
 from shared.data_files import write_shd
 from shared.layout import assert_legible
+from shared.outcomes import timeless
 
 TINY = RandmanTask(n_classes=3, samples_per_class=30, duration=0.1, batch_size=24)
 SHORT = Recipe(epochs=1, measured_on=40)
@@ -184,11 +185,6 @@ def test_a_run_is_a_function_of_setting_and_seed(setting: dict[str, Any]) -> Non
     first, again, other = (timeless(Run(DEPTH, setting, seed)()) for seed in (1, 1, 2))
     assert first == again
     assert first.values != other.values
-
-
-def timeless(outcome: Outcome) -> Outcome:
-    """Without the seconds, which no seed decides."""
-    return replace(outcome, values={name: v for name, v in outcome.values.items() if "seconds" not in name})
 
 
 def test_the_free_potential_is_where_theory_says(done: Callable[[Study], list[Record]]) -> None:

@@ -107,16 +107,19 @@ class Filters(Study):
         return Outcome(values, {"rates": [p.rate or 0.0 for p in layers], "sigmas": [p.sigma_u for p in layers]})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`: the deeper network in its first and in its last case."""
+        """See `Study.figure`: the layers of the deeper network that has been run, in up to three cases."""
+        name = [n for n in self.networks if any(r.axis("network") == n for r in records)][-1]
+        found = [c for c in self.cases if any((r.axis("case"), r.axis("network")) == (c, name) for r in records)]
+        shown = list(dict.fromkeys((found[0], found[len(found) // 2], found[-1])))
 
         def layers(case: str) -> "Callable[[Axes], None]":
             def draw(axis: "Axes") -> None:
-                here = [r for r in records if r.axis("case") == case and r.axis("network") == self.networks[-1]]
+                here = [r for r in records if r.axis("case") == case and r.axis("network") == name]
                 curves_per_method(axis, here, self.methods, "sigmas")
                 axis.axhline(1 / self.xi, color="0.5", lw=1, ls=":")
-                axis.set_ylim(bottom=0)
+                axis.set_ylim(0, 3.2)
                 axis.set(xlabel="hidden layer", ylabel="$\\sigma_U$ before training", title=case)
 
             return draw
 
-        return panels(f"{self.networks[-1]}: {self.title.partition(':')[0]}", [layers(c) for c in self.cases])
+        return panels(f"{name}: {self.title.partition(':')[0]}", [layers(c) for c in shown])

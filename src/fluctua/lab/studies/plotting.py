@@ -46,13 +46,13 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
     with style():
         figure = Figure(figsize=(3.7 * columns, 3.0 * rows + 0.9))
         FigureCanvasAgg(figure)
-        axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flat
+        axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
         for axis, function in zip(axes, draw, strict=False):
             function(axis)
             _within_percent(axis)
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
-        for axis in list(axes)[len(draw) :]:
+        for axis in axes[len(draw) :]:
             axis.set_axis_off()
         _legend(figure, max(2, 3 * (columns - 1)))
         figure.suptitle(title, fontsize=11)

@@ -75,6 +75,7 @@ class Robustness(LearningStudy):
     )
     chosen: ClassVar[tuple[str, ...]] = ()
     criterion: ClassVar[str] = ""
+    lists: ClassVar[frozenset[str]] = LearningStudy.lists - {"lrs"} | {"cases"}  # a run takes its learning rate from it
     choose_by: ClassVar[int | None] = None
 
     task: FileTask = replace(FSDD, dt=4e-3, pool=7, batch_size=64)  # noqa: RUF009 - frozen
