@@ -363,3 +363,24 @@ def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     model, x = HEALTHY[name]()
     labels = torch.arange(x.shape[1]) % 3 if with_labels else None
     assert list(diagnose(model, x, labels=labels)) == []
+
+
+def test_surrogates_too_sharp_for_a_deep_network_are_told_and_the_line_cures_them() -> None:
+    model, batch = own(40, *[64] * 6, 4), spikes(150, 16, 40)
+    fluctua.initialize(model, batch, seed=0)
+    (found,) = diagnose(model, batch)
+    assert (found.kind, found.where, found.serious) == ("gradient", "1", False)
+    assert found.message.startswith("few neurons carry the gradient through 1, 3, 5, 7, 9, 11: the participation share")
+    exec(found.remedy, {"fluctua": fluctua, "model": model})
+    assert list(diagnose(model, batch)) == []
+    fluctua.initialize(model, batch, surrogate="share", seed=0)
+    assert list(diagnose(model, batch)) == []
+
+
+def test_a_gradient_that_grows_by_blunt_surrogates_does_not_keep_from_learning() -> None:
+    model, batch = own(40, *[64] * 10, 4), spikes(250, 8, 40)
+    fluctua.initialize(model, batch, surrogate=1.5, seed=0)
+    (found,) = diagnose(model, batch, labels=torch.arange(8) % 4)
+    assert found.message.startswith("the gradient grows from ")
+    assert found.remedy.startswith("# clip the gradient")
+    assert not found.serious

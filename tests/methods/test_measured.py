@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.layers import OverTime
+from fluctua.layers import OverTime, Recurrent
 from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF
-from fluctua.theory import Target
+from fluctua.theory import Normal, Relay, Target
+from fluctua.theory.laws import Family
 from shared.spikes import spikes as random_spikes
 
 
@@ -267,3 +268,40 @@ def test_measures_from_the_arrival_of_activity_on() -> None:
 def test_works_in_float64() -> None:
     model, x = sequence(40, 64, 5).double(), spikes(*flat).double()
     assert fluctua.initialize(model, x, seed=0)["1"].sigma_u == pytest.approx(1.0, rel=1e-9)
+
+
+# --- relays ---
+
+
+def relayed(law: Family) -> tuple[nn.Module, fluctua.Report]:
+    """Where the data come in, to a square layer, to one that is not, to a recurrent one, and to a square map."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for a, b in ((40, 40), (40, 40), (40, 24)):
+        layers += [nn.Linear(a, b), LIF()]
+    layers += [nn.Linear(24, 24), Recurrent(LIF(), nn.Linear(24, 24, bias=False))]
+    layers += [nn.Unflatten(2, (8, 3)), OverTime(nn.Conv1d(8, 8, 3, padding=1)), LIF(), nn.Flatten(2)]
+    model = nn.Sequential(*layers, nn.Linear(24, 2), LI(0.2))
+    x = spikes(150, 16, 40, p=0.05).float()
+    return model, fluctua.initialize(model, x, method=Measured(law=law, alpha=0.95), seed=0)
+
+
+def test_a_relay_holds_the_target_and_leads_from_population_to_population_alone() -> None:
+    model, report = relayed(Relay(0.9))
+    assert [p.sigma_u for p in report if p.threshold] == pytest.approx([1.0] * 5, abs=0.06)
+    assert [p.sigma_across for p in report if p.threshold] == pytest.approx([0.0] * 5, abs=0.12)
+
+    def in_identity(name: str) -> float:
+        w = model.get_parameter(name).detach()
+        tap = w[..., w.shape[2] // 2] if w.ndim == 3 else w  # the middle one of a convolution
+        return float(tap.diagonal().square().sum() / w.square().sum())
+
+    relays = {"2.weight": 40, "6.weight": 24, "9.module.weight": 8}
+    assert [in_identity(name) for name in relays] == pytest.approx([0.9 * (1 - 1 / n) for n in relays.values()], abs=0.1)
+    assert max(in_identity(name) for name in ("0.weight", "4.weight", "7.weight.weight")) < 0.2
+
+
+def test_the_same_seed_gives_the_same_relay_and_other_layers_are_as_without() -> None:
+    one, other, plain = (relayed(law)[0] for law in (Relay(), Relay(), Normal()))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert torch.equal(one.get_parameter("0.weight"), plain.get_parameter("0.weight"))

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from fluctua.theory import Exponential, Gamma, LogNormal, Normal
+from fluctua.theory import Exponential, Gamma, LogNormal, Normal, Relay
 from fluctua.theory.laws import Family, HalfNormal, OneSided, Uniform, WeightLaw
 
 Array = NDArray[np.float64]
@@ -138,3 +138,37 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
 def test_refusals(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- relays ---
+
+
+@pytest.mark.parametrize("shape", [(80, 80), (24, 24, 3), (16, 16, 5, 3)])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_relay_has_its_share_of_the_variance_in_the_identity_and_balanced_rows(
+    shape: tuple[int, ...], share: float
+) -> None:
+    n, rng = shape[0], np.random.default_rng(0)
+    middle = tuple(k // 2 for k in shape[2:])
+    weights = Relay(share).standard(rng, shape)
+    rest = np.sqrt(1 - share) * Normal().standard(np.random.default_rng(0), shape)
+    relay = weights - rest  # the same draws
+    assert np.square(relay).mean() == pytest.approx(share)
+    assert np.square(weights).mean() == pytest.approx(1.0, abs=5 / np.sqrt(weights.size))
+    assert relay.reshape(n, -1).sum(1) == pytest.approx(np.zeros(n), abs=1e-9)
+    tap = relay[(slice(None), slice(None), *middle)]
+    assert tap == pytest.approx((np.eye(n) - 1 / n) * tap[0, 0] / (1 - 1 / n), abs=1e-9)
+    relay[(slice(None), slice(None), *middle)] = 0
+    assert np.abs(relay).max() < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (7,), (1, 1), (30, 20, 3)])
+def test_weights_that_are_not_square_are_as_in_the_rest(shape: tuple[int, ...]) -> None:
+    drawn = Relay(0.9, Uniform()).standard(np.random.default_rng(0), shape)
+    assert (drawn == Uniform().standard(np.random.default_rng(0), shape)).all()
+
+
+@pytest.mark.parametrize("bad", [{"share": 0.0}, {"share": 1.0}, {"share": -1.0}, {"rest": Exponential()}])
+def test_a_relay_of_nothing_or_of_one_sign_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Relay needs a share between 0 and 1"):
+        Relay(**bad)

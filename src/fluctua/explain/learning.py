@@ -9,14 +9,13 @@ from torch import Tensor
 from fluctua.explain.evidence import Activity, Evidence
 from fluctua.explain.finding import Finding
 from fluctua.network.run import modules_of
-from fluctua.state.summary import listed
+from fluctua.state.summary import FEW, LOST, listed, sharp, sharply
 
-LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
 SURE = 20.0  # spread of the logits, from which on the softmax is sure of one class
 _SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate with long tails
     ("spike_grad", "from snntorch import surrogate; ", "surrogate.atan(alpha=2.0)"),
     ("surrogate_function", "from spikingjelly.activation_based import surrogate; ", "surrogate.ATan()"),
-    ("surrogate", "", "fluctua.neurons.SuperSpike(beta=5.0)"),
+    ("surrogate", "", "fluctua.neurons.SuperSpike(beta=2.5)"),
 )
 
 
@@ -62,6 +61,11 @@ def gradients(e: Evidence) -> Iterator[Finding]:
                 blunter(a),
             )
             return
+    shares = [a.state.participation for a in alive]
+    if few := sharp(e.report):
+        first = next(a for a in alive if a.state is few[0])
+        yield Finding("gradient", first.state.name, sharply(few), blunter(first), serious=False)
+        return
     own = {a.state.name: _norm(e, a) for a in alive}
     norms = [(a, own[a.state.name]) for a in alive[1:] if own[a.state.name] is not None]
     if len(norms) < 2 or any(a.dead for a in e.spiking):
@@ -70,12 +74,15 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     assert low is not None
     assert high is not None
     if high > 0 and not 1 / LOST < low / high < LOST:
-        what = "fades" if low < high else "grows"
+        fades, blunt = low < high, all(share is not None and share >= FEW for share in shares)
+        remedy = "# clip the gradient, or train with an optimiser that does not mind, such as Adam"
         yield Finding(
             "gradient",
             first.state.name,
-            f"the gradient {what} from {high:.1e} in {last.state.name} to {low:.1e} in {first.state.name}",
-            blunter(first) if low < high else e.call("rescale"),
+            f"the gradient {'fades' if fades else 'grows'} from {high:.1e} in {last.state.name} to {low:.1e} in "
+            f"{first.state.name}",
+            blunter(first) if fades else remedy if blunt else e.call("rescale"),
+            serious=fades or not blunt,
         )
 
 

@@ -28,6 +28,7 @@ from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
 if TYPE_CHECKING:
+    from fluctua.methods.surrogate import Wanted
     from fluctua.network.probe import ProbedNeuron
 
 READOUT = Target(sigma=1.0)
@@ -125,6 +126,7 @@ def initialize(
     readout: Target = READOUT,
     seed: int | None = None,
     generator: torch.Generator | None = None,
+    surrogate: "Wanted" = None,
     populations: Collection[str] | None = None,
     forward: Forward | None = None,
     time: Axis = 0,
@@ -147,6 +149,10 @@ def initialize(
         readout: the wanted state of populations without threshold.
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
+        surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps
+            carries the gradient, whatever dt and xi, which deep networks need (`docs/depth.md`); a number is the
+            sharpness itself, in the framework's own parameter. The model then has other surrogates, and the same
+            forward pass. None leaves them as they are.
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
@@ -170,7 +176,7 @@ def initialize(
         SilentInputError: a population that nothing reaches.
         NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
-        ValueError: an unknown method or population, or a rate in Hz where nobody gives `dt`.
+        ValueError: an unknown method or population, another `surrogate`, or a rate in Hz where nobody gives `dt`.
 
         After any of them the model is as it was.
 
@@ -183,6 +189,10 @@ def initialize(
         0.50
     """
     method = _with_moved(method, moved)
+    if surrogate is not None:
+        from fluctua.methods.surrogate import checked, set_surrogates  # only where they are to be set
+
+        surrogate = checked(surrogate)
     network = Network.of(
         model,
         batch,
@@ -201,12 +211,22 @@ def initialize(
     with _others_kept(network, None if populations is None else chosen):
         method.begin(network, draws)
     try:
-        measured, reached, pretended = _solve(network, method, wanted, draws)
+        measured, reached, pretended = _solve(network, method, wanted, draws, drives=surrogate is not None)
     except SilentInputError as error:
         raise SilentInputError(". ".join([str(error), *(one.note for one in network.left)])) from error
     method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     notes += _bent(network, measured, reached)
+    passed: Mapping[str, Any] = {}
+    sharpened: list[str] = []
+    if surrogate is not None:
+        drives = {name: m.drive for name, m in measured.items() if m.drive is not None}
+        fired = [name for name, m in measured.items() if m.spikes is not None and bool(m.spikes.any())]
+        told = set_surrogates(chosen, drives, fired, surrogate)
+        notes, sharpened = notes + told.all_notes, told.warnings
+        from fluctua.state.backward import passages
+
+        passed = passages(network.populations, drives)
     on_trunks: list[tuple[str, bool]] = []
     if any(q.trunk for p in network.populations for q in p.pathways):
         from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it
@@ -224,8 +244,10 @@ def initialize(
         warnings=(
             *_filled(pretended),
             *(told for told, far in on_trunks if far),
+            *sharpened,
             *short_batch_warnings(chosen),
         ),
+        passages=passed,
         ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
 
@@ -256,7 +278,7 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
 
 
 def _solve(
-    network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator
+    network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator, *, drives: bool
 ) -> tuple[dict[str, Measurements], dict[str, Moments], dict[str, tuple[str, ...]]]:
     """Group after group.
 
@@ -274,7 +296,7 @@ def _solve(
                 replay.done(p)
             for module in dict.fromkeys(p.module for p in group):  # in the next pass, which runs them
                 within = [p for p in group if p.module is module]
-                watching.enter_context(hooked(watch(within, window, measured)))
+                watching.enter_context(hooked(watch(within, window, measured, drives=drives)))
         replay.finish()
     return measured, reached, replay.pretended
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.method import Method
 from fluctua.methods.population import Goal
-from fluctua.methods.weights import draw, of_entries, shares, write
+from fluctua.methods.weights import draw, family_of, of_entries, shares, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Group
 from fluctua.network.replay import Replay
@@ -124,7 +124,7 @@ def fit(
                 f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
             )
         drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
-        afferents.append(Afferent(drive, share, q.family or goal.law, q.sign))
+        afferents.append(Afferent(drive, share, family_of(q, goal.law), q.sign))
     laws = solve(goal.target, neuron.theta, neuron.kernel, afferents, neuron.rest, f" for {population.name}")
     for q, law in zip(pathways, laws, strict=True):
         if q.skipped_because is None:

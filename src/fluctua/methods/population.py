@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
-from fluctua.methods.weights import affine, by_row, draw, excites, of_entries, shares, writable
+from fluctua.methods.weights import affine, by_row, draw, excites, family_of, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
@@ -70,10 +70,11 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
     values: dict[Tensor, Tensor] = {}
     for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
-        if isinstance(q.family, OneSided):
-            law = WeightLaw(q.family, q.sign * size, size * q.family.spread)
+        family = family_of(q, goal.law)
+        if isinstance(family, OneSided):
+            law = WeightLaw(family, q.sign * size, size * family.spread)
         else:
-            law = WeightLaw(goal.law, np.zeros(()), size)
+            law = WeightLaw(family, np.zeros(()), size)
         biases = affine(q, "bias")
         if q.skipped_because is None:
             values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))

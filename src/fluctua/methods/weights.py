@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.network.facts import Pathway, Population
-from fluctua.theory.laws import OneSided, WeightLaw
+from fluctua.network.facts import INPUT, Pathway, Population
+from fluctua.theory.laws import Family, OneSided, Relay, WeightLaw
 from fluctua.theory.target import default_shares
 
 Array = NDArray[np.float64]
@@ -37,7 +37,8 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
     mean, std = (_rows(value, like.shape[rows]) for value in (law.mean, law.std))
     drawn = torch.empty_like(like, requires_grad=False)
     by_row = drawn.transpose(0, rows)
-    for part in blocks(by_row) if law.density == 1 else [slice(None)]:  # which synapses are absent is drawn last
+    apart = law.density == 1 and law.family.independent  # which synapses are absent is drawn last
+    for part in blocks(by_row) if apart else [slice(None)]:
         one, other = (value[part] if value.ndim else value for value in (mean, std))
         own = WeightLaw(law.family, one, other, law.density)
         by_row[part] = torch.as_tensor(own.draw(rng, by_row[part].shape)).to(drawn)
@@ -53,6 +54,14 @@ def blocks(rows: Tensor) -> Iterator[slice]:
 def of_entries(q: Pathway, value: Tensor) -> Tensor:
     """A value for the weight of a pathway, zero where that has no entries."""
     return value if q.mask is None else value * q.mask.to(value)
+
+
+def family_of(q: Pathway, law: Family) -> Family:
+    """The law of a pathway's weights: its own wish, or the one asked for. A relay is for those between populations."""
+    if q.family is not None:
+        return q.family
+    hears_data = INPUT in q.sources or not q.sources
+    return law.rest if isinstance(law, Relay) and (hears_data or q.recurrent) else law
 
 
 def normal(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -208,7 +208,7 @@ class Network:
 def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
     """Of a function of a model: where it ends with an error, the model is as it was before, bit by bit.
 
-    That is values and gradients of parameters, buffers, and attributes of its modules.
+    That is values and gradients of parameters, buffers, attributes of its modules, and which modules they hold.
     """
 
     @wraps(call)
@@ -218,7 +218,8 @@ def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
             return call(*args, **kwargs)
         tensors = [tensor for tensor in (*parameters_of(model), *nn.Module.buffers(model)) if not is_lazy(tensor)]
         values = [tensor.detach().clone() for tensor in tensors]
-        attributes = [(vars(module), dict(vars(module))) for module in modules_of(model)]
+        held = (kept for m in modules_of(model) for kept in (vars(m), m._modules, m._buffers))
+        attributes = [(now, dict(now)) for now in held]
         gradients = [(parameter, parameter.grad) for parameter in parameters_of(model)]
         try:
             return call(*args, **kwargs)

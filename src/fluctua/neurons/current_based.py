@@ -1,12 +1,12 @@
 """Leaky neurons given by their constants per step, which act in the step of the input."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from fluctua.neurons.leaky import shown
+from fluctua.neurons.leaky import Surrogated, shown
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.theory.psp import checked_dt
 from fluctua.timeloop.steps import Reset, Tensors
@@ -33,7 +33,7 @@ class _Step:
         return out, (u, *after)
 
 
-class CurrentBased(StepNeuron):
+class CurrentBased(StepNeuron, Surrogated):
     """A leaky membrane, with a synaptic current or without, as NIR graphs and most frameworks have it.
 
     In each step ::
@@ -86,12 +86,23 @@ class CurrentBased(StepNeuron):
         constants |= {name: value for name, value in optional.items() if value is not None}
         step = _Step(None if threshold is None else reset, surrogate if surrogate is not None else SuperSpike())
         rest = (0.0,) if decay_syn is None else (0.0, 0.0)
-        super().__init__(step, constants, None if threshold is None else "threshold", rest, 1, checked_dt(dt))
+        StepNeuron.__init__(self, step, constants, None if threshold is None else "threshold", rest, 1, checked_dt(dt))
+        self._built = step.surrogate
         for name in optional.keys() - constants.keys():
             self.register_buffer(name, None)
         for name, decay in (("decay_mem", self.decay_mem), ("decay_syn", self.decay_syn)):
             if decay is not None and not bool(((decay >= 0) & (decay <= 1)).all()):
                 raise ValueError(f"{name} must lie in [0, 1], got {shown(decay)}: is the time step too long?")
+
+    @property
+    def surrogate(self) -> Surrogate:  # type: ignore[override]
+        """What stands for the derivative of a spike in backward."""
+        step: _Step = self._step.function  # type: ignore[assignment]
+        return step.surrogate
+
+    @surrogate.setter
+    def surrogate(self, value: Surrogate) -> None:
+        self._step = replace(self._step, function=replace(self._step.function, surrogate=value))  # type: ignore[type-var]
 
     def initial_state(self, current: Tensor) -> Tensors:
         """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""

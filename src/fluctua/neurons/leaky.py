@@ -121,14 +121,33 @@ def shown(constant: Tensor) -> str:
     return f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g}..{values.max():.4g}"
 
 
-class Firing(nn.Module):
+class Surrogated(nn.Module):
+    """Neurons with a `surrogate`, whose sharpness is kept in checkpoints where it is not what they were built with."""
+
+    surrogate: Surrogate
+    _built: Surrogate
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        if self.surrogate != self._built and type(self.surrogate) is type(self._built):
+            destination[f"{prefix}surrogate_beta"] = torch.tensor(self.surrogate.beta, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        *_, unexpected, _ = more
+        super()._load_from_state_dict(state_dict, prefix, *more)  # type: ignore[no-untyped-call]
+        if (name := f"{prefix}surrogate_beta") in state_dict:
+            self.surrogate = replace(self._built, beta=float(state_dict[name]))
+            if name in unexpected:
+                unexpected.remove(name)
+
+
+class Firing(Surrogated):
     """What neurons that spike have besides their time constants: threshold, reset and surrogate (see `LIF`)."""
 
     spiking = True
     threshold: Tensor
     reset: Reset
     differentiable_reset: bool
-    surrogate: Surrogate
 
     def _set_firing(
         self, threshold: float | Tensor, reset: Reset, differentiable_reset: bool, surrogate: Surrogate | None
@@ -141,7 +160,7 @@ class Firing(nn.Module):
         self.register_buffer("threshold", theta)
         self.reset = reset
         self.differentiable_reset = differentiable_reset
-        self.surrogate = surrogate if surrogate is not None else SuperSpike()
+        self.surrogate = self._built = surrogate if surrogate is not None else SuperSpike()
 
     def _firing(self, parameters: LoopParameters) -> LoopParameters:
         return replace(

@@ -81,6 +81,11 @@ class PopulationState:
         in_steps: whether time is counted in steps, as its framework does where nobody says how long one is: rates are
             then spikes per step, and times numbers of steps.
         silent_maps: share of feature maps without a spike, None where there are no maps.
+        participation: share of neurons and steps that carry the gradient, `<phi'>^2 / <phi'^2>` of their surrogate
+            derivative; None, as are the next two, where it was not measured.
+        sharpness: the parameter of its surrogate, as its framework has it.
+        gradient_gain: by how much its neurons and weights let the gradient grow, as the theory has it; None where it
+            hears the data alone.
     """
 
     name: str
@@ -103,6 +108,9 @@ class PopulationState:
     plot_data: PlotData
     in_steps: bool = False
     silent_maps: float | None = None
+    participation: float | None = None
+    sharpness: float | None = None
+    gradient_gain: float | None = None
 
     @property
     def silent_units(self) -> float | None:

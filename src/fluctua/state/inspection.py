@@ -16,7 +16,7 @@ from fluctua.network.replay import currents_while_silent, states_in
 from fluctua.network.run import Copies, Forward, hooked, only_requiring_grad
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
-from fluctua.state.summary import needs_passes, report_of
+from fluctua.state.summary import DEEP, needs_passes, report_of
 from fluctua.theory.membrane import Moments
 
 
@@ -39,7 +39,8 @@ def inspect(
         model: any model of known neurons, of any framework.
         batch: input `[T, B, ...]`, or whatever the model or `forward` takes.
         window: take the moments over the whole "trial", or from the "arrival" of activity at each population on.
-        loss: scalar loss of the model's output; with it the report has the gradient norm of every population.
+        loss: scalar loss of the model's output; with it the report has the gradient norm of every population, and, as
+            of networks of six spiking populations or more, says how the gradient passes them.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons ask for.
         time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
@@ -82,7 +83,9 @@ def inspect_network(
     modules = dict.fromkeys(p.module for p in populations)
     answers: dict[nn.Module, list[Any]] = {module: [] for module in modules}
     within = [[p for p in populations if p.module is module] for module in modules]
-    handles = [handle for together in within for handle in watch(together, window, measured)]
+    deep = sum(p.neuron.threshold is not None for p in populations) >= DEEP
+    watched = (watch(together, window, measured, drives=deep or loss is not None) for together in within)
+    handles = [handle for found in watched for handle in found]
     if any(map(needs_passes, populations)):
         handles += [module.register_forward_hook(_keeping(answers, network.model)) for module in modules]
     with hooked(handles):
@@ -95,7 +98,13 @@ def inspect_network(
     outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
     notes = (*network.notes, *notes)
     ran = (f"window = {window}", *ran)
-    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran)
+    drives = {name: m.drive for name, m in measured.items() if m.drive is not None}
+    passed = {}
+    if drives:
+        from fluctua.state.backward import passages  # only where gradients are of interest
+
+        passed = passages(populations, drives)
+    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran, passages=passed)
 
 
 def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:

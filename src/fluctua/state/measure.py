@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from fluctua.network.facts import Population, currents_from_outside, recurrent_pathways, response
 from fluctua.network.run import emitted, heard
 from fluctua.theory.membrane import Moments
+
+if TYPE_CHECKING:
+    from fluctua.state.backward import Drive
 
 Window = Literal["trial", "arrival"]
 OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
@@ -94,6 +97,7 @@ class Measurements:
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
     silent_maps: float | None = None
+    drive: "Drive | None" = None  # what some of its neurons hear
 
     def distance(self, target: Moments) -> float:
         """From a target: of mu_u in the wanted sigma_u, or of sigma_u in parts of it, whichever is larger."""
@@ -102,8 +106,10 @@ class Measurements:
         return max(abs(float(self.mean.mean()) - float(np.mean(target.mu_u))), abs(sigma - wanted)) / wanted
 
 
-def watch(populations: Sequence[Population], window: Window, measured: dict[str, Measurements]) -> list[Any]:
-    """Hooks that measure the populations of one module when it runs next."""
+def watch(
+    populations: Sequence[Population], window: Window, measured: dict[str, Measurements], *, drives: bool = False
+) -> list[Any]:
+    """Hooks that measure the populations of one module when it runs next, and where asked what drives them."""
     arrived: dict[str, tuple[Tensor, ...]] = {}
     fired: dict[str, Tensor] = {}
 
@@ -119,6 +125,11 @@ def watch(populations: Sequence[Population], window: Window, measured: dict[str,
         for p in populations:
             if p.name not in measured:
                 measured[p.name] = _measure(p, arrived[p.name], fired, window)
+                if drives:
+                    from fluctua.state.backward import Drive
+
+                    with torch.no_grad():
+                        measured[p.name].drive = Drive.of(p, arrived[p.name], fired)
 
     handles = [heard(p, partial(arrived.__setitem__, p.name)) for p in populations]
     handles += [emitted(p, noting(p.name)) for p in populations]

@@ -1,7 +1,8 @@
 """From what was measured to the report: states, shares of the variance, and what a user should know."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,8 +25,14 @@ from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import crossing_rate
 
+if TYPE_CHECKING:
+    from fluctua.state.backward import Passage
+
 RASTER_NEURONS = 40
 NEVER = 40.0  # standard deviations, from which on a double has no probability left
+SHARE = 0.4  # participation share that lets deep networks learn
+FEW = 0.1  # participation share, below which too few neurons carry the gradient through a deep network
+DEEP = 6  # spiking populations, from which on that matters
 LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
 
 
@@ -39,15 +46,21 @@ def report_of(
     outside: Mapping[str, Parts] | None = None,
     *,
     ran: Iterable[str] = (),
+    passages: "Mapping[str, Passage] | None" = None,
 ) -> Report:
     """The report of what `watch` has measured.
 
-    With `outside`, see `shares`, it knows the shares of more pathways; `ran` says how, beside how long and on how many.
+    With `outside`, see `shares`, it knows the shares of more pathways; `ran` says how, beside how long and on how many;
+    `passages` say of each population how the gradient passes it.
     """
     populations = network.populations
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
-        _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)) for p in populations
+        replace(
+            _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)),
+            **(vars(passages[p.name]) if passages and p.name in passages else {}),
+        )
+        for p in populations
     )
     steps, samples = measured[populations[0].name].mask.shape
     said = [f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}", *_time_step(populations), *ran]
@@ -224,21 +237,40 @@ def _wanted_sigma(p: PopulationState) -> float:
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """Whether the gradient gets lost, or out of hand, on its way back through layers that all spike.
+    """Whether few neurons carry the gradient, or it gets lost, or out of hand, on its way back through them.
 
     The first population is left out: its weights hear the input, whose size is not that of spikes.
     """
+    if few := sharp(states):
+        return [f'{sharply(few)}: blunter surrogates, such as initialize(..., surrogate="share") sets']
     spiking = [p for p in states if p.threshold is not None and p.gradient_norm is not None]
     norms = [p.gradient_norm or 0.0 for p in spiking]
     if len(norms) < 3 or any(p.latency is None for p in spiking) or not 0 < norms[-1] < np.inf:
         return []
     if 1 / LOST < norms[1] / norms[-1] < LOST or np.isnan(norms[1]):
         return []
-    what, cure, size = ("fades", "blunter", "smaller") if norms[1] < norms[-1] else ("grows", "steeper", "larger")
+    what, cure = "fades", "give the neurons a blunter surrogate, such as SuperSpike with a smaller beta"
+    if norms[1] > norms[-1]:
+        what, cure = "grows", "it does no harm under Adam and its like; under SGD or in half precision, clip it"
     return [
-        f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: "
-        f"give the neurons a {cure} surrogate, such as SuperSpike with a {size} beta"
+        f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: {cure}"
     ]
+
+
+def sharp(states: Iterable[PopulationState]) -> list[PopulationState]:
+    """The populations of a deep network that too few neurons carry the gradient through."""
+    spiking = [p for p in states if p.threshold is not None]
+    few = [p for p in spiking if p.participation is not None and p.participation < FEW and p.latency is not None]
+    return few if len(spiking) >= DEEP else []
+
+
+def sharply(few: list[PopulationState]) -> str:
+    """What is wrong with these."""
+    worst = min(few, key=lambda p: p.participation or 0.0)
+    return (
+        f"few neurons carry the gradient through {listed([p.name for p in few])}: the participation share is "
+        f"{worst.participation:.2f} in {worst.name}, and {SHARE:g} lets networks of {DEEP} layers and more learn better"
+    )
 
 
 def listed(names: list[str]) -> str:

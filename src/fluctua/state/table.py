@@ -14,6 +14,7 @@ Populations = Sequence[PopulationState]
 Sentences = Sequence[str]
 
 _HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
+_BACKWARD = ("population", "participation", "sharpness", "gain of the gradient")
 _SILENT = _HEAD.index("silent")
 
 
@@ -32,8 +33,17 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, 
 
     Pairs read actual/target. "across" is the part of sigma_U that lies between neurons and makes none fire; xi and the
     rate of the theory are those of the other, temporal part. "Saturated" neurons have a mean potential above threshold.
+    How the gradient passes, where that was measured, is a table of its own.
     """
-    rows = _rows(populations)
+    lines = [ran] if ran else []
+    lines += [*_aligned(_rows(populations)), *_backward_text(populations)]
+    lines += [f"note: {note}" for note in notes]
+    lines += [f"warning: {warning}" for warning in warnings]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The lines of a table, with a rule below its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -41,11 +51,22 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, 
         )
         for row in rows
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    lines[:0] = [ran] if ran else []
-    lines += [f"note: {note}" for note in notes]
-    lines += [f"warning: {warning}" for warning in warnings]
-    return "\n".join(lines)
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _backward_text(populations: Populations) -> list[str]:
+    rows = _backward_rows(populations)
+    return ["", *_aligned(rows), ""] if len(rows) > 1 else []
+
+
+def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:
+    """The head, and of each population that it was measured of how the gradient passes it."""
+    found = [
+        (p.name, f"{p.participation:.2f}", _number(p.sharpness, ".3g"), _number(p.gradient_gain, ".2f"))
+        for p in populations
+        if p.participation is not None
+    ]
+    return [_BACKWARD, *found]
 
 
 def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> "Table":
@@ -54,7 +75,8 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
     from rich.markup import escape as literal
     from rich.table import Table
 
-    caption = [literal(note) for note in notes]
+    caption = [literal(line) for line in _backward_text(populations)]
+    caption += [literal(note) for note in notes]
     caption += [f"[yellow]warning: {literal(warning)}[/yellow]" for warning in warnings]
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -80,15 +102,21 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
 
 def html_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
     """The table for a notebook; colours are the page's own, so that it reads in the light and in the dark."""
-    (first, *head), *rows = (tuple(map(escape, row)) for row in _rows(populations))
+    backward = _backward_rows(populations)
+    said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
+    return "".join(
+        [f"<p>{escape(ran)}</p>" if ran else "", _html(_rows(populations))]
+        + ([_html(backward)] if len(backward) > 1 else [])
+        + [f"<p>{sentence}</p>" for sentence in said]
+    )
+
+
+def _html(cells: Sequence[tuple[str, ...]]) -> str:
+    (first, *head), *rows = (tuple(map(escape, row)) for row in cells)
     cell = 'style="text-align:right"'
     names = f"<tr><th>{first}</th>{''.join(f'<th {cell}>{name}</th>' for name in head)}</tr>"
     body = [f"<tr><td>{name}</td>{''.join(f'<td {cell}>{x}</td>' for x in others)}</tr>" for name, *others in rows]
-    said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
-    return "".join(
-        [f"<p>{escape(ran)}</p>" if ran else "", f"<table><thead>{names}</thead><tbody>{''.join(body)}</tbody></table>"]
-        + [f"<p>{sentence}</p>" for sentence in said]
-    )
+    return f"<table><thead>{names}</thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _rows(populations: Populations) -> list[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fluctua._deprecated import old_names
-from fluctua.theory.laws import Exponential, Gamma, LogNormal, Normal
+from fluctua.theory.laws import Exponential, Gamma, LogNormal, Normal, Relay
 from fluctua.theory.membrane import Drive, membrane_moments
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError, Target, crossing_rate, xi_for_rate
@@ -18,6 +18,7 @@ __all__ = [
     "LogNormal",
     "Normal",
     "PspKernel",
+    "Relay",
     "Target",
     "crossing_rate",
     "membrane_moments",

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Family(ABC):
-    """Shape of a distribution up to mean and scale. Weights of either sign, unless the family is `OneSided`."""
+    """Shape of a distribution up to mean and scale. Weights of either sign, unless the family is `OneSided`.
+
+    Class attributes:
+        independent: whether each row of a weight is drawn for itself.
+    """
+
+    independent: ClassVar[bool] = True
 
     @abstractmethod
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
@@ -41,6 +48,49 @@ class Uniform(Family):
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
         """See `Family.standard`."""
         return rng.uniform(-np.sqrt(3), np.sqrt(3), tuple(shape))
+
+
+@dataclass(frozen=True)
+class Relay(Family):
+    """Each neuron hears one neuron of the layer before above all, and all others a little.
+
+    The identity less its mean, `I - 1/n`, blended into random weights: so what a layer represents reaches the next
+    instead of being mixed anew. Of a convolution the tap in the middle is such a matrix. It holds for square weights
+    between populations; those from the data and recurrent ones, and those that are not square, are as in `rest`.
+
+    Attributes:
+        share: part of the variance of the weights that is in the identity, between 0 and 1.
+        rest: the law of all other weights.
+
+    Example:
+        >>> w = Relay(share=0.9).standard(np.random.default_rng(0), [100, 100])
+        >>> print(f"diagonal {w.diagonal().mean():.1f}, mean {w.mean():.2f}, mean square {(w**2).mean():.2f}")
+        diagonal 9.4, mean 0.00, mean square 1.00
+    """
+
+    share: float = 0.9
+    rest: Family = Normal()
+
+    independent: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or isinstance(self.rest, Relay | OneSided):
+            raise ValueError(
+                "Relay needs a share between 0 and 1 and a rest of weights of either sign, got "
+                f"share={self.share} and rest={self.rest}"
+            )
+
+    def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
+        """See `Family.standard`: on average over the weight, not each number for itself."""
+        drawn = self.rest.standard(rng, shape)
+        if len(shape) < 2 or shape[0] != shape[1] or shape[0] < 2:
+            return drawn
+        n, relay = shape[0], np.zeros(tuple(shape))
+        middle: tuple[int | slice, ...] = (slice(None), slice(None), *(k // 2 for k in shape[2:]))
+        relay[middle] = np.eye(n) - 1 / n
+        relay *= np.sqrt(self.share * relay.size / (n - 1))  # n - 1 is the sum of its squares
+        relay += np.sqrt(1 - self.share) * drawn
+        return relay
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,26 @@ def no_state(module: Any) -> None:
     """Of neurons that keep nothing between calls."""
 
 
+@dataclass(frozen=True, eq=False)
+class Sharpness:
+    """The parameter that sets how sharp the surrogate of a neuron module is, or how wide.
+
+    Attributes:
+        name: as its framework calls it.
+        value: of the parameter.
+        put: gives the module, and no other, a surrogate with another value.
+    """
+
+    name: str
+    value: float
+    put: Callable[[float], None]
+
+
+def no_sharpness(module: Any) -> Sharpness | None:
+    """Of neurons whose surrogate has no parameter."""
+    return None
+
+
 def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
     """One time step of a model that keeps its state itself: input `[B, ...]`, no explicit state."""
     return model(x), None
@@ -147,6 +167,7 @@ class Framework:
         stepping: how one step of a neuron is taken, from which the facts of a subclass are read that overrides the
             dynamics of a known class; None where that is not known, and such a class is taken for its base.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
+        sharpness: finds the parameter of a neuron module's surrogate that sets how sharp that is.
         prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
             it sets in the module is taken back at the end.
     """
@@ -162,6 +183,7 @@ class Framework:
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
+    sharpness: Callable[[Any], Sharpness | None] = no_sharpness
     prepare: Callable[[Any], None] | None = None
 
 

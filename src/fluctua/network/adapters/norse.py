@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fluctua.network.adapters.framework import FactsOf, Framework, State, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, State, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -102,6 +102,29 @@ def recurrent(facts: Callable[[Any, Timing], Neuron]) -> FactsOf:
         return {"": PopulationSpec(facts(module, timing), module, (None,), (_input(module), _recurrence(module)))}
 
     return specs
+
+
+def sharpness(module: Any) -> Sharpness | None:
+    """`alpha` of its parameters, or of those of the neuron within."""
+    path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
+    if path is None:
+        return None
+    held = module.p
+
+    def put(value: float) -> None:
+        inner = _inner(held, path)
+        p = inner._replace(alpha=torch.as_tensor(value).to(torch.as_tensor(inner.alpha)))
+        for name in path:
+            p = held._replace(**{name: p})
+        module.p = p
+
+    return Sharpness("alpha", float(torch.as_tensor(_inner(held, path).alpha).double().mean()), put)
+
+
+def _inner(p: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        p = getattr(p, name, None)
+    return p
 
 
 def layout(module: Any) -> Layout:
@@ -342,5 +365,6 @@ FRAMEWORK = Framework(
     timed=True,
     layout=layout,
     stepping=Cells(),
+    sharpness=sharpness,
     step=step,
 )

@@ -1,13 +1,15 @@
 """The facts of fluctua's own neurons."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, Timing
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import LeakyNeuron, numbers
 from fluctua.theory.psp import PspKernel, TwoStateKernel
+from fluctua.timeloop.surrogates import Surrogate
 
 if TYPE_CHECKING:
     from fluctua.layers.circuit import Circuit
@@ -90,6 +92,14 @@ def layout(module: LeakyNeuron) -> Layout:
     return Layout()
 
 
+def sharpness(module: Any) -> Sharpness | None:
+    """`beta` of its surrogate; in the step of a neuron of the user's own nothing is known of one."""
+    surrogate = getattr(module, "surrogate", None)
+    if not isinstance(surrogate, Surrogate):
+        return None
+    return Sharpness("beta", surrogate.beta, lambda value: setattr(module, "surrogate", replace(surrogate, beta=value)))
+
+
 def _kernel(module: LeakyNeuron) -> PspKernel:
     if module.tau_syn is None:
         return PspKernel.delta(numbers(module.tau_mem), module.dt)
@@ -106,4 +116,4 @@ FACTS: Mapping[str, FactsOf] = {
     "fluctua.neurons.own_step.StepNeuron": step_neuron,
 }
 
-FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True)
+FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True, sharpness=sharpness)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -136,6 +136,16 @@ class _Attached(TorchFunctionMode):
         return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
 
 
+def sharpness(module: Any) -> Sharpness | None:
+    """The width of its window below threshold."""
+    window = module.learning_window
+
+    def put(value: float) -> None:
+        module.learning_window = torch.full_like(window, value)
+
+    return Sharpness("learning_window", float(window), put)
+
+
 def reset(module: Any) -> None:
     """As users do before a trial."""
     module.reset_state()
@@ -193,4 +203,5 @@ FRAMEWORK = Framework(
     layout=layout,
     reset=reset,
     stepping=Populations(),
+    sharpness=sharpness,
 )

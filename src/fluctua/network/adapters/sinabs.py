@@ -10,13 +10,14 @@ integrators at `a = 1` (IAF).
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Stepping, Timing
+from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Sharpness, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
@@ -71,6 +72,20 @@ class Layers(Stepping):
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
         return "it records its states (record_states)" if module.record_states else None
+
+
+def sharpness(module: Any) -> Sharpness | None:
+    """The width of its `surrogate_grad_fn`, which modules may share."""
+    surrogate: Any = module.surrogate_grad_fn
+    names = {f.name for f in fields(surrogate)} if is_dataclass(surrogate) else set[str]()
+    name = next((n for n in ("grad_width", "sigma", "window") if n in names), None)
+    if name is None:
+        return None
+
+    def put(value: float) -> None:
+        module.surrogate_grad_fn = replace(surrogate, **{str(name): value})
+
+    return Sharpness(name, float(getattr(surrogate, name)), put)
 
 
 def reset(module: Any) -> None:
@@ -138,4 +153,12 @@ FACTS: Mapping[str, FactsOf] = {  # the Squeeze variants and ExpLeak are subclas
     "sinabs.layers.lif.LIFRecurrent": lif_recurrent,
 }
 
-FRAMEWORK = Framework(package="sinabs", tested="3.1.3", facts=FACTS, layout=layout, reset=reset, stepping=Layers())
+FRAMEWORK = Framework(
+    package="sinabs",
+    tested="3.1.3",
+    facts=FACTS,
+    layout=layout,
+    reset=reset,
+    stepping=Layers(),
+    sharpness=sharpness,
+)

@@ -8,6 +8,7 @@ later. State is kept in the module, or taken and returned.
 from collections.abc import Mapping
 from functools import cache
 from inspect import signature
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
@@ -138,6 +139,28 @@ def _parameters(kind: type) -> tuple[str, ...]:
     return tuple(signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]
 
 
+_SHARPNESS = ("slope", "alpha", "beta", "k")
+
+
+def sharpness(module: Any) -> Sharpness | None:
+    """A number that `spike_grad` was made with. Modules may share the function, so it gets a twin with another."""
+    function = module.spike_grad
+    if not isinstance(function, FunctionType) or function.__closure__ is None:
+        return None
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
+    name = next((n for n in _SHARPNESS if n in cells and isinstance(cells[n].cell_contents, int | float)), None)
+    if name is None:
+        return None
+
+    def put(value: float) -> None:
+        closure = tuple((cells | {name: CellType(value)}).values())
+        twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
+        twin.__qualname__, twin.__kwdefaults__ = function.__qualname__, function.__kwdefaults__
+        module.spike_grad = twin
+
+    return Sharpness(name, float(cells[name].cell_contents), put)
+
+
 def layout(module: Any) -> Layout:
     """Filters take the whole sequence, the others a step."""
     return Layout("first" if hasattr(module, "kernel_truncation_steps") else "step")
@@ -225,4 +248,5 @@ FRAMEWORK = Framework(
     layout=layout,
     reset=reset,
     stepping=Cells(),
+    sharpness=sharpness,
 )

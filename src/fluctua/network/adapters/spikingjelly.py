@@ -4,6 +4,7 @@
 leaks does so by Euler steps: `v <- v - (v - v_reset) / tau + x`, with x divided by `tau` under `decay_input`.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, States, Stepping, Timing
+from fluctua.network.adapters.framework import DRIFTS, FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
@@ -170,6 +171,20 @@ def _is_clock_driven(module: Any) -> bool:
     return not hasattr(module, "step_mode")
 
 
+def sharpness(module: Any) -> Sharpness | None:
+    """`alpha` of its `surrogate_function`, which is one for all neurons made by default."""
+    function = getattr(module, "surrogate_function", None)
+    if not isinstance(getattr(function, "alpha", None), int | float):
+        return None
+
+    def put(value: float) -> None:
+        own: Any = copy.deepcopy(function)
+        own.alpha = value
+        module.surrogate_function = own
+
+    return Sharpness("alpha", float(function.alpha), put)  # type: ignore[union-attr]
+
+
 def reset(module: Any) -> None:
     """All states to their initial values; readouts keep none."""
     if hasattr(module, "reset"):
@@ -250,6 +265,7 @@ FRAMEWORK = Framework(
     layout=layout,
     reset=reset,
     stepping=Nodes(),
+    sharpness=sharpness,
     stateful=frozenset(
         {"spikingjelly.activation_based.base.MemoryModule", "spikingjelly.clock_driven.base.MemoryModule"}
     ),

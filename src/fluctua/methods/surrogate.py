@@ -1,0 +1,123 @@
+"""The sharpness of surrogates: as sharp as lets a wanted share of neurons and steps carry the gradient."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fluctua.network.adapters.framework import Sharpness
+from fluctua.network.cells import sharpness_of
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import Population
+from fluctua.state.backward import Course, Drive
+from fluctua.state.summary import SHARE, listed, of_whom
+
+Wanted = Literal["share"] | float | None
+
+_NEAR = 0.01  # distance from the share at which to stop, in parts of it
+_FAR = 0.1  # likewise, from which on a user should know
+_SECANTS, _CALLS = 8, 16
+_FIRST, _LONGEST = math.log(2), math.log(8)  # steps of the logarithm of the sharpness
+_FLAT = 1e-3
+
+
+@dataclass
+class Told:
+    """What a user should know of the surrogates that were, or were not, set."""
+
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+
+    @property
+    def all_notes(self) -> list[str]:
+        """A sentence for each thing to know."""
+        return [f"the surrogate of {names} {what}" for what, names in of_whom(self.notes).items()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for all populations of which nothing could be measured."""
+        if not self.silent:
+            return []
+        return [f"the surrogate of {listed(self.silent)} was left as it is, for no neuron fires on this batch"]
+
+
+def checked(wanted: Wanted) -> Wanted:
+    """Refuse what is no sharpness.
+
+    Raises:
+        ValueError: neither "share" nor a positive, finite number nor None.
+    """
+    number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
+    if wanted in (None, "share") or (number and 0 < float(wanted) < math.inf):  # type: ignore[arg-type]
+        return wanted
+    raise ValueError(f'surrogate= is "share", a sharpness above 0, or None to leave surrogates as they are: {wanted!r}')
+
+
+def set_surrogates(
+    populations: Collection[Population], drives: Mapping[str, Drive], fired: Collection[str], wanted: Wanted
+) -> Told:
+    """Set the sharpness of the surrogate of each spiking population.
+
+    Args:
+        populations: whose.
+        drives: what each hears, by name.
+        fired: names of those that do not stay silent.
+        wanted: "share" for a participation share of `SHARE`, or the sharpness itself.
+    """
+    told = Told()
+    for p in (p for p in populations if p.neuron.threshold is not None):
+        knob = sharpness_of(p)
+        if knob is None:
+            told.notes.append(("was left as it is: it has no parameter for its sharpness that fluctua knows", p.name))
+        elif isinstance(wanted, int | float):
+            knob.put(float(wanted))
+        elif p.name not in fired:
+            told.silent.append(p.name)
+        else:
+            told.notes += [(note, p.name) for note in _fit(p, knob, drives[p.name])]
+    return told
+
+
+def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
+    """Bring the participation share of a population to `SHARE`, or as near as its surrogate allows."""
+    try:
+        course = Course.of(p, drive)
+    except (ValueError, UnsupportedNeuronError) as error:
+        return [f"was left as it is, for its neurons cannot be followed step by step: {error}; give a number instead"]
+
+    seen: dict[float, float] = {}  # logarithm of the sharpness: that of the share over the one wanted
+
+    def off(x: float) -> float:
+        knob.put(float(f"{math.exp(x):.3g}"))
+        seen[x] = math.log(max(course.share(), 1e-9) / SHARE)
+        return seen[x]
+
+    x = math.log(knob.value)
+    if abs(off(x)) >= _NEAR:
+        x += math.copysign(_FIRST, seen[x])  # the sharper, the fewer
+        while abs(off(x)) >= _NEAR and len(seen) < _CALLS:
+            if max(seen.values()) - min(seen.values()) < _FLAT:
+                break
+            x = _next(seen)
+    nearest = min(seen, key=lambda x: abs(seen[x]))
+    flat = max(seen.values()) - min(seen.values()) < _FLAT and len(seen) > 1
+    knob.put(knob.value if flat else float(f"{math.exp(nearest):.3g}"))
+    if flat:
+        return [f"was left as it is, for its {knob.name} does not change how many neurons take part"]
+    if abs(seen[nearest]) > _FAR:
+        share = SHARE * math.exp(seen[nearest])
+        return [f"brings its participation share no nearer to {SHARE:g} than {share:.2f}, whatever its {knob.name}"]
+    return []
+
+
+def _next(seen: Mapping[float, float]) -> float:
+    """Where to look next: by a secant, or half-way where a sign changes and that leads out of there, or nowhere."""
+    (x1, f1), (x0, f0) = sorted(seen.items(), key=lambda entry: abs(entry[1]))[:2]
+    step = -f1 * (x1 - x0) / (f1 - f0) if f1 != f0 else _LONGEST
+    x = x1 + min(max(step, -_LONGEST), _LONGEST)
+    above, below = ([v for v, f in seen.items() if (f > 0) == side] for side in (True, False))
+    if above and below:
+        one, other = min(((a, b) for a in above for b in below), key=lambda pair: abs(pair[0] - pair[1]))
+        if not min(one, other) < x < max(one, other) or len(seen) > _SECANTS:
+            return (one + other) / 2
+    return x

@@ -1,0 +1,51 @@
+"""The neurons of a population as a step: its constants, its state of rest, and the sharpness of its surrogate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluctua.network.adapters.framework import Sharpness
+from fluctua.network.adapters.registry import framework_of
+from fluctua.network.facts import Population
+from fluctua.network.stepping import followed
+from fluctua.timeloop.contract import Dynamics
+
+
+def cell_of(p: Population) -> nn.Module:
+    """The module of a population's neurons: its own, or one of those that a circuit holds."""
+    if p.emitter is p.module:
+        return p.module
+    circuit: Any = p.module
+    cell: nn.Module = next(circuit.cells[name] for name, tap in circuit.spikes.items() if tap is p.emitter)
+    return cell
+
+
+def sharpness_of(p: Population) -> Sharpness | None:
+    """The parameter that sets how sharp the surrogate of a population is; None where there is none."""
+    cell = cell_of(p)
+    framework = framework_of(cell)
+    return None if framework is None else framework.sharpness(cell)
+
+
+def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Tensor, ...]]:
+    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to that.
+
+    Raises:
+        ValueError: it is not known, or no loop over neurons.
+    """
+    framework = framework_of(cell)
+    if framework is None or (framework.stepping is None and framework.package != "fluctua"):
+        raise ValueError(f"nothing is known of a step of {type(cell).__name__}")
+    if framework.stepping is not None:
+        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))
+        parts = [part[0] if isinstance(part, Tensor) and part.ndim > len(neurons) else part for part in rest]
+        return followed(cell, framework.stepping).dynamics(), tuple(torch.as_tensor(part) for part in parts)
+    state = cell.initial_state(torch.zeros(1, 1, *neurons))
+    if hasattr(cell, "loop_parameters"):
+        parameters = cell.loop_parameters()
+        dynamics, state = parameters.dynamics, parameters.parts(state)
+    else:
+        dynamics = cell.dynamics()
+    return dynamics, tuple(part[0] for part in state)

@@ -1,0 +1,196 @@
+"""What the gradient meets on its way back: the surrogate derivative of neurons in a trial, and the weights."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluctua.network.cells import cell_of, sharpness_of, step_of_cell
+from fluctua.network.errors import UnsupportedNeuronError
+from fluctua.network.facts import INPUT, Pathway, Population, population_currents
+from fluctua.theory.surrogates import gradient_gain
+from fluctua.timeloop.contract import Dynamics, step_of
+from fluctua.timeloop.evaluation import evaluated
+from fluctua.timeloop.expressions import Value
+from fluctua.timeloop.tracing import trace
+
+Array = NDArray[np.float64]
+
+UNITS = 2048  # neurons of samples that stand for all
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """What some neurons of a population hear in a trial.
+
+    Attributes:
+        currents: `[T, K]` of K neurons of some samples, for each input.
+        units: `[K]`, which of the neurons each is.
+        neurons: the shape `[*N]` of all of them.
+    """
+
+    currents: tuple[Tensor, ...]
+    units: Tensor
+    neurons: tuple[int, ...]
+
+    @staticmethod
+    def of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> "Drive":
+        """From what its module is called with, and the spikes `[T, B, *N]` that recurrent pathways start from."""
+        currents = population_currents(p, arguments, spikes)
+        first = next(c for c in currents if c is not None)
+        count = first[0].numel()
+        chosen = torch.arange(count)
+        if count > UNITS:
+            chosen = torch.randint(count, (UNITS,), generator=torch.Generator().manual_seed(0))
+        picked = [torch.zeros_like(first) if c is None else c.detach() for c in currents]
+        parts = tuple(c.flatten(1)[:, chosen.to(c.device)].double().cpu() for c in picked)
+        return Drive(parts, chosen % first[0, 0].numel(), tuple(first.shape[2:]))
+
+    def of_units(self, value: Tensor) -> Tensor:
+        """A constant that broadcasts to `[*N]`, for the K neurons."""
+        return value.detach().cpu().double().expand(self.neurons).reshape(-1)[self.units]
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The course of some neurons through a trial, resets included.
+
+    Attributes:
+        cell: the module of the neurons.
+        drive: what they hear.
+        states: `[T, K]`, each part of their state before every step.
+    """
+
+    cell: nn.Module
+    drive: Drive
+    states: tuple[Tensor, ...]
+
+    @staticmethod
+    def of(p: Population, drive: Drive) -> "Course":
+        """Run the neurons of a population step by step.
+
+        Raises:
+            ValueError: their step is not known.
+        """
+        cell = cell_of(p)
+        dynamics, rest = step_of_cell(cell, drive.neurons)
+        constants = tuple(map(drive.of_units, dynamics.constants))
+        if dynamics.inputs != len(drive.currents):
+            raise ValueError(f"{type(cell).__name__} takes {dynamics.inputs} currents, not {len(drive.currents)}")
+        step, state = step_of(dynamics.step), tuple(map(drive.of_units, rest))
+        before = []
+        with torch.no_grad():
+            for x in zip(*drive.currents, strict=True):
+                before.append(state)
+                _, state = step(x, state, constants)
+        return Course(cell, drive, tuple(torch.stack(part) for part in zip(*before, strict=True)))
+
+    def slopes(self) -> Tensor:
+        """The surrogate derivative `[T, K]` that the neurons have now, with respect to the potential."""
+        dynamics, _ = step_of_cell(self.cell, self.drive.neurons)
+        t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
+        leaves = self._leaves(dynamics)
+        for kind, k, gradient in (
+            *(("state", k, g) for k, g in enumerate(t.by_state)),
+            *(("input", k, g) for k, g in enumerate(t.by_input)),
+        ):
+            (found,) = evaluated([gradient], leaves)
+            if bool(found.any()):
+                return (found / _moved(t.distance, leaves, (kind, k))).expand_as(self.states[0])
+        return torch.zeros_like(self.states[0])
+
+    def share(self) -> float:
+        """The participation share of the neurons and steps, with the surrogate that they have now."""
+        return participation(self.slopes())
+
+    def _leaves(self, dynamics: Dynamics) -> dict[tuple[str, int], Tensor]:
+        """Of the adjoint of all steps at once, for a gradient of 1 with respect to each spike."""
+        one = torch.ones((), dtype=torch.float64)
+        kinds = {
+            "state": self.states,
+            "input": self.drive.currents,
+            "constant": tuple(map(self.drive.of_units, dynamics.constants)),
+            "gradient": (one, *[0 * one] * dynamics.states),
+        }
+        return {(kind, k): value for kind, values in kinds.items() for k, value in enumerate(values)}
+
+
+def _moved(distance: Value | None, leaves: Mapping[tuple[str, int], Tensor], by: tuple[str, int]) -> Tensor:
+    """By how much the distance from threshold moves with a part of the state or an input, `[K]`."""
+    first = {leaf: value[0] if value.ndim == 2 else value for leaf, value in leaves.items()}
+    with torch.enable_grad():
+        first[by] = first[by].clone().requires_grad_()
+        found = torch.zeros(()) if distance is None else evaluated([distance], first)[0]
+        moved = torch.autograd.grad(found.sum(), first[by])[0] if found.requires_grad else torch.ones_like(first[by])
+    return torch.where(moved == 0, 1.0, moved)
+
+
+def participation(slopes: Tensor) -> float:
+    """`<phi'>^2 / <phi'^2>` over neurons and steps."""
+    square = float(slopes.square().mean())
+    return float(slopes.mean()) ** 2 / square if square > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How the gradient passes a population.
+
+    Attributes:
+        participation: share of neurons and steps that take part.
+        sharpness: of its surrogate, None where that has no parameter.
+        gradient_gain: of the gradient from its output to that of the populations before it, None where there is none.
+    """
+
+    participation: float
+    sharpness: float | None
+    gradient_gain: float | None
+
+
+def passage_of(p: Population, course: Course) -> Passage:
+    """How the gradient passes a population as it is now."""
+    slopes, knob = course.slopes(), sharpness_of(p)
+    correlation = _correlation(slopes)
+    gains = [
+        gradient_gain(power, _response(p, q, len(correlation)), correlation)
+        for q in p.pathways
+        if not (q.recurrent or q.norms or INPUT in q.sources) and (power := _power(q)) > 0
+    ]
+    return Passage(participation(slopes), None if knob is None else knob.value, max(gains, default=None))
+
+
+def passages(populations: Iterable[Population], drives: Mapping[str, Drive]) -> dict[str, Passage]:
+    """Of all spiking populations whose drive is known and whose step can be followed, by name."""
+    found = {}
+    for p in populations:
+        if p.neuron.threshold is not None and p.name in drives:
+            try:
+                found[p.name] = passage_of(p, Course.of(p, drives[p.name]))
+            except (ValueError, UnsupportedNeuronError):
+                continue  # such as neurons that hear themselves inside one module of a framework
+    return found
+
+
+def _correlation(slopes: Tensor) -> Array:
+    """`E[phi'(t) phi'(t + k)]` for all lags k of the trial."""
+    steps = len(slopes)
+    spectrum = torch.fft.rfft(slopes, 2 * steps, dim=0).abs().square().mean(1)
+    total: Array = torch.fft.irfft(spectrum, 2 * steps)[:steps].numpy()
+    return np.asarray(total / np.arange(steps, 0, -1))
+
+
+def _response(p: Population, q: Pathway, steps: int) -> Array:
+    return np.asarray(p.neuron.kernels[q.port].response(steps).reshape(steps, -1).mean(1))
+
+
+def _power(q: Pathway) -> float:
+    """`n_out E[w^2]`: the sum of squares of the weights that leave a unit, on average over units."""
+    weight, synapse = q.weight.detach().double(), q.synapse
+    units = weight.shape[1 - q.rows] * getattr(synapse, "groups", 1)
+    stride = getattr(synapse, "stride", (1,)) if isinstance(synapse, nn.modules.conv._ConvNd) else (1,)
+    spread = float(np.prod(stride))
+    if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
+        units, spread = len(weight), 1.0
+    return float(weight.square().sum()) / units / spread
