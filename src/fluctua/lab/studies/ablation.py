@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import CONTINUOUS, FULL, LOUD, PER_LAYER, PRIMED, UNBALANCED
+from fluctua.lab.studies.methods import (
+    CONTINUOUS,
+    FULL,
+    LOUD,
+    PER_LAYER,
+    POISSON_SHARE,
+    PRIMED,
+    RELAY,
+    SHARE,
+    UNBALANCED,
+)
 from fluctua.lab.studies.plotting import across, panels
 from fluctua.lab.sweeps.study import Record, Setting
 from fluctua.lab.sweeps.sweep import grid
@@ -18,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STEPS = (CONTINUOUS, "poisson", PRIMED, PER_LAYER, UNBALANCED, FULL, "measured", LOUD)
-"""In the order in which ingredients are added; the last takes the quiet readout away from the default."""
+STEPS = (CONTINUOUS, "poisson", PRIMED, PER_LAYER, UNBALANCED, FULL, "measured", LOUD, POISSON_SHARE, SHARE, RELAY)
+"""In the order in which ingredients are added; then the quiet readout is taken away, and the gradient calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True)

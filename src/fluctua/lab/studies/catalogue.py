@@ -16,6 +16,7 @@ from fluctua.lab.studies.conv import (
     SMALL_CONV_DVS,
     SMALL_CONV_DVS_DEEP,
     SMALL_CONV_SHD,
+    SMALL_WIDE_CONV_SHD,
     WIDE_CONV_SHD,
 )
 from fluctua.lab.studies.dale import DaleNets
@@ -146,10 +147,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
         "conv-shd": Pair(CONV_SHD, SMALL_CONV_SHD),
-        "conv-shd-wide": Pair(
-            replace(WIDE_CONV_SHD, task=replace(WIDE_CONV_SHD.task, dt=2e-3, per_class=None), recipe=CONV_SHD.recipe),
-            WIDE_CONV_SHD,
-        ),
+        "conv-shd-wide": Pair(WIDE_CONV_SHD, SMALL_WIDE_CONV_SHD),
         "conv-cifar10": Pair(CONV_CIFAR10, SMALL_CONV_CIFAR10),
         "conv-dvs": Pair(CONV_DVS, SMALL_CONV_DVS),
         "conv-dvs-deep": Pair(replace(CONV_DVS, networks=("dvs-conv-deep",), beta=9.0), SMALL_CONV_DVS_DEEP),

@@ -189,17 +189,18 @@ CONV_DVS = Conv(
 
 _QUICK = Recipe(measured_on=16, reach=0.2)
 
+_SPOKEN = SpokenTask(
+    path=FSDD.train,
+    test_path=FSDD.test,
+    dt=5e-3,
+    duration=0.3,
+    batch_size=40,
+    per_class=50,
+    val_fraction=0.2,
+    pool=2,
+)
 SMALL_CONV_SHD = Conv(
-    task=SpokenTask(
-        path=FSDD.train,
-        test_path=FSDD.test,
-        dt=5e-3,
-        duration=0.3,
-        batch_size=40,
-        per_class=50,
-        val_fraction=0.2,
-        pool=2,
-    ),
+    task=_SPOKEN,
     task_name="fsdd",
     networks=CONV_SHD.networks,
     width=4,
@@ -207,15 +208,20 @@ SMALL_CONV_SHD = Conv(
     lrs=(1e-2,),
     seconds_per_epoch=0.55,
 )
-WIDE_CONV_SHD = replace(
+SMALL_WIDE_CONV_SHD = replace(
     SMALL_CONV_SHD,
-    task=replace(SMALL_CONV_SHD.task, dt=4e-3, duration=0.7, pool=1),
+    task=replace(_SPOKEN, dt=4e-3, duration=0.7, pool=1),
     width=None,
     recipe=replace(_QUICK, epochs=8, bounds="shd_conv"),
     lrs=(2e-3, 5e-3, 1e-2),
     seconds_per_epoch=4.0,
 )
-"""The paper's filters on the whole trial, all channels: where its formula stands in the regime that it is for."""
+"""The paper's filters on the whole trial and all channels: the regime that its formula is for."""
+WIDE_CONV_SHD = replace(
+    SMALL_WIDE_CONV_SHD,
+    task=replace(_SPOKEN, dt=2e-3, duration=0.7, pool=1, per_class=None),
+    recipe=CONV_SHD.recipe,
+)
 SMALL_CONV_CIFAR10 = Conv(
     task=CIFAR10Task(dt=4e-3, duration=0.16, per_class=150, test_per_class=50, val_fraction=0.2, pool=2),
     task_name="cifar10-subset",

@@ -17,6 +17,7 @@ from fluctua.methods.method import method_of
 from fluctua.neurons import LIF
 from fluctua.state import Report
 from fluctua.theory import PspKernel, Target
+from fluctua.theory.laws import Relay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Start:
 
 UNBALANCED, FULL, PRIMED = "measured-unbalanced", "measured-full", "poisson-primed"
 PER_LAYER, CONTINUOUS, LOUD = "poisson-per-layer", "poisson-continuous", "measured-loud"
+SHARE, POISSON_SHARE, RELAY = "measured-share", "poisson-share", "measured-relay"
+_SHARE: Mapping[str, Any] = MappingProxyType({"surrogate": "share"})
 
 STARTS: Mapping[str, Start] = MappingProxyType(
     {name: Start(label=label, method=name) for name, label in networks.LABELS.items()}
@@ -53,6 +56,9 @@ STARTS: Mapping[str, Start] = MappingProxyType(
         PRIMED: Start(label="Poisson formula + priming", method="poisson", primed=True),
         PER_LAYER: Start(label="Poisson formula, rates measured", method="poisson", options={"nu": "per-layer"}),
         CONTINUOUS: Start(label="Poisson formula, continuous kernel", method="poisson", continuous=True),
+        SHARE: Start(label="measured + balanced, gradient by share", method="measured", further=_SHARE),
+        POISSON_SHARE: Start(label="Poisson formula, gradient by share", method="poisson", further=_SHARE),
+        RELAY: Start(label="relays, gradient by share", method="measured", options={"law": Relay()}, further=_SHARE),
         LOUD: Start(label="measured + balanced, loud readout", method="measured", readout=Target(sigma=1.0)),
     }
 )
@@ -62,8 +68,9 @@ LABELS: Mapping[str, str] = MappingProxyType({name: one.label for name, one in S
 """All of them, as they are called in print."""
 
 BASELINES = ("kaiming", "torch", "lsuv", "spikeinit")
-COMPARED = (*BASELINES, "poisson", PRIMED, UNBALANCED, "measured")
-"""What every study compares: baselines, the paper, and the two steps that lead from it to the default."""
+COMPARED = (*BASELINES, "poisson", PRIMED, UNBALANCED, "measured", SHARE)
+"""What every study compares: baselines, the paper, the two steps that lead from it to the default, and the default with
+surrogates that hand the gradient on."""
 
 
 def start(

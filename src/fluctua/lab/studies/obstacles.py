@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
+from fluctua.lab.studies.methods import RELAY, SHARE
 from fluctua.lab.studies.plotting import cases_across, panels
 from fluctua.lab.studies.task import RandmanTask
 from fluctua.lab.sweeps.study import Outcome, Record, Setting
@@ -55,7 +56,7 @@ class Obstacles(LearningStudy):
     task: RandmanTask = RandmanTask()  # noqa: RUF009 - frozen
     width: int = 128
     cases: tuple[str, ...] = tuple(CASES)
-    methods: tuple[str, ...] = ("poisson", "measured")
+    methods: tuple[str, ...] = ("poisson", "measured", SHARE, RELAY)
     lists: ClassVar[frozenset[str]] = LearningStudy.lists | {"cases"}
 
     def grid(self) -> list[Setting]:

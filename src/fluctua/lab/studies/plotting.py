@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.lab.studies.methods import FULL, LABELS, PER_LAYER, PRIMED, UNBALANCED
+from fluctua.lab.studies.methods import FULL, LABELS, PER_LAYER, POISSON_SHARE, PRIMED, RELAY, SHARE, UNBALANCED
 from fluctua.lab.sweeps.study import Record
 from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, style
 
@@ -30,6 +30,9 @@ LOOKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         UNBALANCED: {"color": SKY, "marker": "^"},
         "measured": {"color": BLUE, "marker": "o"},
         FULL: {"color": BLUE, "marker": "*", "ls": ":"},
+        SHARE: {"color": BLUE, "marker": "P", "ls": "--"},
+        RELAY: {"color": GREEN, "marker": "^", "ls": "--"},
+        POISSON_SHARE: {"color": PURPLE, "marker": "*", "ls": "-."},
     }
 )
 """Of each method the same look in every figure."""
