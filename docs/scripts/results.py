@@ -12,15 +12,22 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fluctua.lab.reproduce import study_named
 from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
 from fluctua.lab.results.table import as_csv
 from fluctua.lab.studies.methods import LABELS
+from fluctua.lab.studies.plotting import across, against, panels
 from fluctua.lab.sweeps.archive import Archive
+from fluctua.lab.sweeps.study import Record
 from fluctua.lab.training.folder import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parents[1]
 Row = Mapping[str, str]
@@ -193,10 +200,45 @@ def made_again(archive: Archive) -> None:
     save(figure, DOCS / "img" / f"results-{name}.png")
 
 
+SHOWN: Mapping[str, str] = {
+    "conv-shd-wide": "spoken digits",
+    "digits": "spoken digits, all recordings",
+    "conv-dvs": "N-MNIST",
+    "conv-cifar10": "images",
+}
+"""Real data of the figure for talks, by study."""
+
+
+def for_talks() -> None:
+    """Accuracy against depth, and on real data, of all methods: one figure of what has been run."""
+    draw = []
+    for name in ("depth", *SHOWN):
+        archive, study = Archive(DOCS / "results" / f"{name}-small.jsonl.gz"), study_named(name, small=True)
+        finished = [r for r in archive.of(study) if r.error is None]
+        settings = chosen_settings(study, finished)
+        records = [r for r in finished if r.setting in settings]
+        methods = [m for m in LABELS if any(r.axis("method") == m for r in records)]
+        if name == "depth":
+            panel = against(records, methods, "depth", "test", xlabel="layers", ylabel="test accuracy (%)", factor=100)
+            draw.append(panel)
+        for network in dict.fromkeys(r.axis("network") for r in records if name in SHOWN):
+            here = [r for r in records if r.axis("network") == network]
+            draw.append(partial(_one_network, records=here, methods=methods, title=f"{SHOWN[name]}: {network}"))
+    if draw:
+        save(panels("Test accuracy by initialiser, every seed a dot", draw), DOCS / "img" / "accuracy.png")
+
+
+def _one_network(axis: "Axes", records: Sequence[Record], methods: Sequence[str], title: str) -> None:
+    across(axis, records, methods, "test", factor=100)
+    axis.set_xlim(0, 100)
+    axis.set(xlabel="test accuracy (%)", title=title)
+
+
 def main() -> None:
     """Fill the page, and make what stands beside it."""
     for path in sorted((DOCS / "results").glob("*.jsonl.gz")):
         made_again(Archive(path))
+    for_talks()
     page = (DOCS / "results.md").read_text()
     for name, block in BLOCKS.items():
         path = DOCS / "results" / f"{block.study}.csv"

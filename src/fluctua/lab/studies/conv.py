@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.lab.networks import Architecture, AudioConv, ImageConv, network
 from fluctua.lab.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import UNBALANCED
+from fluctua.lab.studies.methods import COMPARED, FULL
 from fluctua.lab.studies.plotting import across, curves_per_method, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
@@ -73,7 +73,7 @@ class Conv(LearningStudy):
     task_name: str
     networks: tuple[str, ...]
     width: int | None = None
-    methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit")
+    methods: tuple[str, ...] = COMPARED
     xi: float = 1.0
     rate: float | None = None
     classes: int = 10
@@ -212,6 +212,7 @@ SMALL_WIDE_CONV_SHD = replace(
     SMALL_CONV_SHD,
     task=replace(_SPOKEN, dt=4e-3, duration=0.7, pool=1),
     width=None,
+    methods=(*COMPARED, FULL),
     recipe=replace(_QUICK, epochs=8, bounds="shd_conv"),
     lrs=(2e-3, 5e-3, 1e-2),
     seconds_per_epoch=4.0,
