@@ -131,8 +131,6 @@ BLOCKS: Mapping[str, Block] = {
     "conv-shd-wide": Block("conv-shd-wide-small", "test", "network"),
     "conv-shd-wide differences": Block("conv-shd-wide-small", "test", "network", differences=True),
     "conv-shd-wide first": Block("conv-shd-wide-small", "first", "network"),
-    "conv-shd": Block("conv-shd-small", "test", "network"),
-    "conv-shd before": Block("conv-shd-before", "test", "network"),
     "depth before": Block("depth-before", "test", "depth"),
     "states rate before": Block("states-before", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
     "states silent before": Block("states-before", "silent", "depth", digits=0),
