@@ -297,7 +297,9 @@ def test_a_relay_holds_the_target_and_leads_from_population_to_population_alone(
         return float(tap.diagonal().square().sum() / w.square().sum())
 
     relays = {"2.weight": 40, "6.weight": 24, "9.module.weight": 8}
-    assert [in_identity(name) for name in relays] == pytest.approx([0.9 * (1 - 1 / n) for n in relays.values()], abs=0.1)
+    assert [in_identity(name) for name in relays] == pytest.approx(
+        [0.9 * (1 - 1 / n) for n in relays.values()], abs=0.1
+    )
     assert max(in_identity(name) for name in ("0.weight", "4.weight", "7.weight.weight")) < 0.2
 
 

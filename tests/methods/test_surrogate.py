@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import DaleLayer, Recurrent
-from fluctua.methods.surrogate import SHARE
+from fluctua.network.adapters.snntorch import sharpness
 from fluctua.neurons import LI, LIF, ArcTan, SigmoidDerivative, SuperSpike, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
+from fluctua.state.summary import SHARE
 from fluctua.timeloop.surrogates import Surrogate
 from shared.spikes import spikes
 
@@ -28,7 +29,8 @@ def stack(*cells: nn.Module) -> nn.Sequential:
 
 
 def betas(model: nn.Module) -> list[float]:
-    return [m.surrogate.beta for m in model.modules() if isinstance(getattr(m, "surrogate", None), Surrogate)]
+    found = (getattr(m, "surrogate", None) for m in model.modules())
+    return [surrogate.beta for surrogate in found if isinstance(surrogate, Surrogate)]
 
 
 @pytest.mark.parametrize("surrogate", [SuperSpike(20.0), SuperSpike(0.1), SigmoidDerivative(), ArcTan()], ids=repr)
@@ -115,7 +117,9 @@ def test_a_silent_population_is_left_alone_with_a_warning() -> None:
     model = stack(LIF(), LIF(threshold=100.0, surrogate=SuperSpike(11.0)))
     report = fluctua.initialize(model, X, populations=["1"], surrogate="share", seed=0)
     assert betas(model)[1] == 11.0
-    report = fluctua.initialize(stack(LIF(), LIF(threshold=100.0)), X, Target(xi=9.0), surrogate="share", method="poisson")
+    report = fluctua.initialize(
+        stack(LIF(), LIF(threshold=100.0)), X, Target(xi=9.0), surrogate="share", method="poisson"
+    )
     (warning,) = [w for w in report.warnings if "surrogate" in w]
     assert warning == "the surrogate of 1, 3 was left as it is, for no neuron fires on this batch"
 
@@ -275,4 +279,6 @@ def test_neurons_that_hear_themselves_inside_one_module_take_a_number_and_a_note
     report = fluctua.initialize(model, X, surrogate="share", readouts=[], seed=0)
     assert [n for n in report.notes if "the surrogate of 1 was left as it is, for its neurons cannot be followed" in n]
     fluctua.initialize(model, X, surrogate=3.0, readouts=[], seed=0)
-    assert dict(zip(cell.spike_grad.__code__.co_freevars, cell.spike_grad.__closure__))["alpha"].cell_contents == 3.0
+    knob = sharpness(cell)
+    assert knob is not None
+    assert (knob.name, knob.value) == ("alpha", 3.0)

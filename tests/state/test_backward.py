@@ -9,12 +9,15 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import Network
+from fluctua.network.cells import step_of_cell
+from fluctua.network.facts import Pathway
+from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.state.backward import Course, Drive, _power, participation, passages
 from fluctua.state.measure import watch
-from fluctua.network.run import hooked
-from fluctua.timeloop import surrogates
+from fluctua.timeloop.contract import step_of
+from fluctua.timeloop.surrogates import Surrogate
 from shared.spikes import spikes
 
 N, T, B = 40, 150, 16
@@ -25,13 +28,17 @@ def stack(*cells: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(N, 3, bias=False), LI(0.2))
 
 
-def drives_of(network: Network) -> dict[str, Drive]:
+def watched(network: Network) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     modules = dict.fromkeys(p.module for p in network.populations)
     within = [[p for p in network.populations if p.module is module] for module in modules]
     with hooked([h for some in within for h in watch(some, "trial", measured, drives=True)]), torch.no_grad():
         network.run()
-    return {name: m.drive for name, m in measured.items()}
+    return measured
+
+
+def drives_of(network: Network) -> dict[str, Drive]:
+    return {name: m.drive for name, m in watched(network).items()}
 
 
 def initialised(*cells: nn.Module, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
@@ -41,17 +48,24 @@ def initialised(*cells: nn.Module, seed: int = 0) -> tuple[nn.Sequential, Tensor
     return model, x
 
 
+def potential(model: nn.Sequential, k: int, x: Tensor) -> tuple[LIF, Tensor]:
+    """The neurons of layer k, and their potential in float64."""
+    cell = model[2 * k + 1]
+    assert isinstance(cell, LIF)
+    with torch.no_grad():
+        return cell, cell.simulate(model[: 2 * k + 1](x)).potential.double()
+
+
 SURROGATES = [SuperSpike(3.0), SuperSpike(20.0), SigmoidDerivative(5.0), ArcTan(2.0)]
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=repr)
-def test_the_slopes_are_the_surrogate_at_the_potential_of_the_run_itself(surrogate: surrogates.Surrogate) -> None:
+def test_the_slopes_are_the_surrogate_at_the_potential_of_the_run_itself(surrogate: Surrogate) -> None:
     model, x = initialised(LIF(surrogate=surrogate), LIF(surrogate=surrogate))
     network = Network.of(model, x)
     p, drive = network.populations[1], drives_of(network)["3"]
     slopes = Course.of(p, drive).slopes()
-    with torch.no_grad():
-        u = model[3].simulate(model[2](model[1](model[0](x)))).potential.double()
+    _, u = potential(model, 1, x)
     expected = surrogate.derivative(u - 1.0).reshape(T, -1)
     assert slopes.shape == expected.shape  # 16 samples of 40 neurons are few enough to take all
     assert (slopes - expected).abs().max() < 1e-4 * expected.max()
@@ -64,9 +78,8 @@ def test_of_many_neurons_some_stand_for_all() -> None:
     drive = drives_of(network)["1"]
     assert drive.currents[0].shape == (T, 2048)
     course = Course.of(network.populations[0], drive)
-    with torch.no_grad():
-        u = model[1].simulate(model[0](x)).potential.double()
-    expected = participation(model[1].surrogate.derivative(u - model[1].threshold))
+    cell, u = potential(model, 0, x)
+    expected = participation(cell.surrogate.derivative(u - cell.threshold))
     assert course.share() == pytest.approx(expected, rel=0.05)  # 2048 of 640 different, drawn with replacement
 
 
@@ -88,9 +101,6 @@ def test_neurons_of_all_kinds_are_followed_to_the_spikes_that_they_give(cell: nn
     p = network.populations[0]
     drive = drives_of(network)[p.name]
     course = Course.of(p, drive)
-    from fluctua.network.cells import step_of_cell
-    from fluctua.timeloop.contract import step_of
-
     dynamics, _ = step_of_cell(course.cell, drive.neurons)
     constants = tuple(map(drive.of_units, dynamics.constants))
     with torch.no_grad():
@@ -106,7 +116,7 @@ def test_populations_of_a_circuit_have_their_own_passages() -> None:
     x = spikes(T, B, N, p=0.05).float()
     fluctua.initialize(model, x, seed=0)
     network = Network.of(model, x)
-    found = passages(network.populations, drives_of(network))
+    found = passages(network.populations, watched(network))
     assert set(found) == {p.name for p in network.spiking}
     assert all(0 < passage.participation < 0.2 for passage in found.values())
     assert all(passage.sharpness == 20.0 for passage in found.values())
@@ -117,7 +127,7 @@ def test_the_gain_is_near_that_of_true_gradients(beta: float) -> None:
     """Within a third: resets cut the way back, and a trial ends (docs/depth.md has the errors)."""
     model, x = initialised(*(LIF(surrogate=SuperSpike(beta)) for _ in range(5)))
     network = Network.of(model, x)
-    found = passages(network.populations, drives_of(network))
+    found = passages(network.populations, watched(network))
     h, out = x, []
     for layer in model:
         h = layer(h)
@@ -145,17 +155,16 @@ def test_the_gain_is_near_that_of_true_gradients(beta: float) -> None:
 )
 def test_the_power_of_weights_is_what_a_white_gradient_grows_by(layer: Any) -> None:
     torch.manual_seed(0)
+    layer.reset_parameters()
     size = {nn.Linear: (30,), nn.Conv1d: (layer.weight.shape[1], 400)}.get(
         type(layer), (getattr(layer, "in_channels", 0), 60, 60)
     )
-    x = torch.randn(40, *size, requires_grad=True)
+    x = torch.randn(4000 if len(size) == 1 else 40, *size, requires_grad=True)
     y = layer(x)
     g = torch.randn_like(y)
     y.backward(g)
     assert x.grad is not None
     rows = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    from fluctua.network.facts import Pathway
-
     power = _power(Pathway("w", layer, "weight", ("a",), rows=rows))
     edge = 0.1 if x.ndim > 2 else 0.0  # of borders, where some weights lead nowhere
     assert float(x.grad.square().mean() / g.square().mean()) == pytest.approx(power, rel=0.06 + edge)
@@ -167,8 +176,8 @@ def test_a_report_says_how_the_gradient_passes_where_it_was_asked_for() -> None:
     assert all(p.participation is p.sharpness is p.gradient_gain is None for p in plain)
     assert "participation" not in str(plain)
     report = fluctua.inspect(model, x, loss=lambda output: output.square().mean())
-    assert "population  participation  sharpness  gain of the gradient" in str(report)
-    assert "<th>population</th>" in report._repr_html_().split("gain of the gradient")[0]
+    assert "gradient at  participation  sharpness  gain of the gradient" in str(report)
+    assert "<th>gradient at</th>" in report._repr_html_()
     assert 0.01 < report["3"].participation < 0.1
     assert report["5"].participation is None
     assert [row["sharpness"] for row in report.rows()] == [20.0, 20.0, None]

@@ -85,8 +85,8 @@ def operator_gain(power: float, eps: np.ndarray, correlation: np.ndarray) -> flo
     """By the eigenvalues of the matrix itself."""
     lags = np.arange(1 - len(correlation), len(correlation))
     wide = np.correlate(eps, eps, "full")
-    autocorrelation = dict(zip(range(1 - len(eps), len(eps)), wide, strict=True))
-    a = np.array([[autocorrelation.get(i - j, 0.0) for j in lags] for i in lags])
+    autocorrelation = np.pad(wide, 2 * len(lags))  # zero further out
+    a = autocorrelation[len(autocorrelation) // 2 + lags[:, None] - lags]
     root = np.sqrt(correlation[np.abs(lags)])
     return float(np.sqrt(power * np.linalg.eigvalsh(root[:, None] * a * root)[-1]))
 

@@ -191,6 +191,7 @@ def initialize(
     method = _with_moved(method, moved)
     if surrogate is not None:
         from fluctua.methods.surrogate import checked, set_surrogates  # only where they are to be set
+        from fluctua.state.backward import passages
 
         surrogate = checked(surrogate)
     network = Network.of(
@@ -220,13 +221,9 @@ def initialize(
     passed: Mapping[str, Any] = {}
     sharpened: list[str] = []
     if surrogate is not None:
-        drives = {name: m.drive for name, m in measured.items() if m.drive is not None}
-        fired = [name for name, m in measured.items() if m.spikes is not None and bool(m.spikes.any())]
-        told = set_surrogates(chosen, drives, fired, surrogate)
-        notes, sharpened = notes + told.all_notes, told.warnings
-        from fluctua.state.backward import passages
-
-        passed = passages(network.populations, drives)
+        left, sharpened = set_surrogates(chosen, measured, surrogate)
+        notes += left
+        passed = passages(network.populations, measured)
     on_trunks: list[tuple[str, bool]] = []
     if any(q.trunk for p in network.populations for q in p.pathways):
         from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from fluctua.network.adapters.framework import Sharpness
@@ -10,6 +9,7 @@ from fluctua.network.cells import sharpness_of
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Population
 from fluctua.state.backward import Course, Drive
+from fluctua.state.measure import Measurements
 from fluctua.state.summary import SHARE, listed, of_whom
 
 Wanted = Literal["share"] | float | None
@@ -19,26 +19,6 @@ _FAR = 0.1  # likewise, from which on a user should know
 _SECANTS, _CALLS = 8, 16
 _FIRST, _LONGEST = math.log(2), math.log(8)  # steps of the logarithm of the sharpness
 _FLAT = 1e-3
-
-
-@dataclass
-class Told:
-    """What a user should know of the surrogates that were, or were not, set."""
-
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
-
-    @property
-    def all_notes(self) -> list[str]:
-        """A sentence for each thing to know."""
-        return [f"the surrogate of {names} {what}" for what, names in of_whom(self.notes).items()]
-
-    @property
-    def warnings(self) -> list[str]:
-        """A sentence for all populations of which nothing could be measured."""
-        if not self.silent:
-            return []
-        return [f"the surrogate of {listed(self.silent)} was left as it is, for no neuron fires on this batch"]
 
 
 def checked(wanted: Wanted) -> Wanted:
@@ -54,28 +34,32 @@ def checked(wanted: Wanted) -> Wanted:
 
 
 def set_surrogates(
-    populations: Collection[Population], drives: Mapping[str, Drive], fired: Collection[str], wanted: Wanted
-) -> Told:
+    populations: Collection[Population], measured: Mapping[str, Measurements], wanted: Wanted
+) -> tuple[list[str], list[str]]:
     """Set the sharpness of the surrogate of each spiking population.
 
     Args:
         populations: whose.
-        drives: what each hears, by name.
-        fired: names of those that do not stay silent.
+        measured: of each, with what drives it, by name.
         wanted: "share" for a participation share of `SHARE`, or the sharpness itself.
+
+    Returns:
+        Notes on what could not be set, and a warning of what is silent.
     """
-    told = Told()
+    notes, silent = list[tuple[str, str]](), list[str]()
     for p in (p for p in populations if p.neuron.threshold is not None):
-        knob = sharpness_of(p)
+        knob, spikes, drive = sharpness_of(p), measured[p.name].spikes, measured[p.name].drive
         if knob is None:
-            told.notes.append(("was left as it is: it has no parameter for its sharpness that fluctua knows", p.name))
+            notes.append(("was left as it is: it has no parameter for its sharpness that fluctua knows", p.name))
         elif isinstance(wanted, int | float):
             knob.put(float(wanted))
-        elif p.name not in fired:
-            told.silent.append(p.name)
+        elif spikes is None or drive is None or not spikes.any():
+            silent.append(p.name)
         else:
-            told.notes += [(note, p.name) for note in _fit(p, knob, drives[p.name])]
-    return told
+            notes += [(note, p.name) for note in _fit(p, knob, drive)]
+    told = [f"the surrogate of {names} {what}" for what, names in of_whom(notes).items()]
+    of_silent = f"the surrogate of {listed(silent)} was left as it is, for no neuron fires on this batch"
+    return told, [of_silent] if silent else []
 
 
 def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:

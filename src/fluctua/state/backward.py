@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fluctua.network.cells import cell_of, sharpness_of, step_of_cell
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import INPUT, Pathway, Population, population_currents
+from fluctua.state.measure import Measurements
 from fluctua.theory.surrogates import gradient_gain
 from fluctua.timeloop.contract import Dynamics, step_of
 from fluctua.timeloop.evaluation import evaluated
@@ -45,13 +46,18 @@ class Drive:
         chosen = torch.arange(count)
         if count > UNITS:
             chosen = torch.randint(count, (UNITS,), generator=torch.Generator().manual_seed(0))
-        picked = [torch.zeros_like(first) if c is None else c.detach() for c in currents]
-        parts = tuple(c.flatten(1)[:, chosen.to(c.device)].double().cpu() for c in picked)
+        picked = [None if c is None else c.detach().flatten(1)[:, chosen.to(c.device)].double().cpu() for c in currents]
+        parts = tuple(torch.zeros(len(first), len(chosen)).double() if c is None else c for c in picked)
         return Drive(parts, chosen % first[0, 0].numel(), tuple(first.shape[2:]))
 
     def of_units(self, value: Tensor) -> Tensor:
         """A constant that broadcasts to `[*N]`, for the K neurons."""
-        return value.detach().cpu().double().expand(self.neurons).reshape(-1)[self.units]
+        try:
+            return value.detach().cpu().double().expand(self.neurons).reshape(-1)[self.units]
+        except RuntimeError as error:
+            raise ValueError(
+                f"a constant of the shape {[*value.shape]} is not one of neurons {[*self.neurons]}"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,13 +167,14 @@ def passage_of(p: Population, course: Course) -> Passage:
     return Passage(participation(slopes), None if knob is None else knob.value, max(gains, default=None))
 
 
-def passages(populations: Iterable[Population], drives: Mapping[str, Drive]) -> dict[str, Passage]:
+def passages(populations: Iterable[Population], measured: Mapping[str, Measurements]) -> dict[str, Passage]:
     """Of all spiking populations whose drive is known and whose step can be followed, by name."""
     found = {}
     for p in populations:
-        if p.neuron.threshold is not None and p.name in drives:
+        drive = measured[p.name].drive
+        if p.neuron.threshold is not None and drive is not None:
             try:
-                found[p.name] = passage_of(p, Course.of(p, drives[p.name]))
+                found[p.name] = passage_of(p, Course.of(p, drive))
             except (ValueError, UnsupportedNeuronError):
                 continue  # such as neurons that hear themselves inside one module of a framework
     return found

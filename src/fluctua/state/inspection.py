@@ -83,8 +83,8 @@ def inspect_network(
     modules = dict.fromkeys(p.module for p in populations)
     answers: dict[nn.Module, list[Any]] = {module: [] for module in modules}
     within = [[p for p in populations if p.module is module] for module in modules]
-    deep = sum(p.neuron.threshold is not None for p in populations) >= DEEP
-    watched = (watch(together, window, measured, drives=deep or loss is not None) for together in within)
+    drives = loss is not None or sum(p.neuron.threshold is not None for p in populations) >= DEEP
+    watched = (watch(together, window, measured, drives=drives) for together in within)
     handles = [handle for found in watched for handle in found]
     if any(map(needs_passes, populations)):
         handles += [module.register_forward_hook(_keeping(answers, network.model)) for module in modules]
@@ -98,12 +98,11 @@ def inspect_network(
     outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
     notes = (*network.notes, *notes)
     ran = (f"window = {window}", *ran)
-    drives = {name: m.drive for name, m in measured.items() if m.drive is not None}
     passed = {}
     if drives:
         from fluctua.state.backward import passages  # only where gradients are of interest
 
-        passed = passages(populations, drives)
+        passed = passages(populations, measured)
     return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran, passages=passed)
 
 

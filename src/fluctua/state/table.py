@@ -14,7 +14,7 @@ Populations = Sequence[PopulationState]
 Sentences = Sequence[str]
 
 _HEAD = ("population", "N", "mu_U", "sigma_U", "across", "xi", "Hz (theory)", "1st spike", "silent", "satur.")
-_BACKWARD = ("population", "participation", "sharpness", "gain of the gradient")
+_BACKWARD = ("gradient at", "participation", "sharpness", "gain of the gradient")
 _SILENT = _HEAD.index("silent")
 
 
@@ -56,7 +56,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _backward_text(populations: Populations) -> list[str]:
     rows = _backward_rows(populations)
-    return ["", *_aligned(rows), ""] if len(rows) > 1 else []
+    return _aligned(rows) if len(rows) > 1 else []
 
 
 def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:

@@ -64,8 +64,8 @@ class Relay(Family):
 
     Example:
         >>> w = Relay(share=0.9).standard(np.random.default_rng(0), [100, 100])
-        >>> print(f"diagonal {w.diagonal().mean():.1f}, mean {w.mean():.2f}, mean square {(w**2).mean():.2f}")
-        diagonal 9.4, mean 0.00, mean square 1.00
+        >>> print(f"diagonal {w.diagonal().mean():.1f}, mean {w.mean():.1f}, mean square {(w**2).mean():.1f}")
+        diagonal 9.4, mean 0.0, mean square 1.0
     """
 
     share: float = 0.9
