@@ -200,7 +200,8 @@ def dots_per_method(
 def across(
     axis: "Axes", records: Sequence[Record], methods: Sequence[str], measure: str, *, factor: float = 1.0
 ) -> None:
-    """A line of the panel for each method: every seed as a dot, and their mean above."""
+    """A line of the panel for each method that has been run: every seed as a dot, and their mean above."""
+    methods = [method for method in methods if any(r.axis("method") == method for r in records)]
     for place, (method, look) in enumerate(looks(methods).items()):
         _seeds(axis, [r for r in records if r.axis("method") == method], measure, factor, place, 0.25, look)
     _names(axis, [LABELS[method] for method in methods])
