@@ -90,7 +90,8 @@ def go_on(name: str, out: Path, data: Path | None, seeds: int, wanted: Sequence[
     store.open({"name": name, "title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study)})
     archive = archive_of(name)
     archive.fill(store, runs)
-    archive.add(study, store.finished(runs))  # what a sweep left that was killed
+    if left := store.finished(runs):  # by a sweep that was killed
+        archive.add(study, left)
     backend = keeping(name, until(end))
     first, rest = choosing(study, runs)
     console.print(f"{name}: {len(runs)} runs at most")

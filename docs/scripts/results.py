@@ -87,7 +87,7 @@ class Block:
         return f"{self._printed(r['mean'])}{self._between(r, '')}{'' if same else ', n = ' + r['n']}{told}"
 
     def _between(self, r: Row, which: str) -> str:
-        if not r[f"{which}low"]:
+        if not r[f"{which}low"] or int(r["n"]) < _FEWEST:
             return ""
         low, high = (self._printed(r[f"{which}{end}"], "+" if which else "") for end in ("low", "high"))
         return f" ({low} to {high})" if low != high else ""
@@ -98,6 +98,7 @@ class Block:
 
 
 _POSITIVE = (0.0, math.inf)
+_FEWEST = 3  # seeds of a mean whose interval is worth printing
 BLOCKS: Mapping[str, Block] = {
     "depth": Block("depth-small", "test", "depth"),
     "depth differences": Block("depth-small", "test", "depth", differences=True),
@@ -191,6 +192,8 @@ def made_again(archive: Archive) -> None:
     study = study_named(name.removesuffix("-small"), small=name.endswith("-small"))
     records = archive.of(study)
     finished, failed = ([r for r in records if (r.error is None) == ended] for ended in (True, False))
+    if not finished:
+        return
     with replacing(archive.path.parent / f"{name}.csv") as partial:
         partial.write_text(as_csv(summarise(study, finished, failed)), encoding="utf-8")
     settings = chosen_settings(study, finished)

@@ -136,6 +136,9 @@ def against(
 
     def draw(axis: "Axes") -> None:
         line_per_method(axis, records, methods, x, measure, factor=factor)
+        places = sorted({float(at) for r in records if isinstance(at := r.axis(x), int | float)})
+        if len(places) <= 8:
+            axis.set_xticks(places, [f"{place:g}" for place in places])
         axis.set_yscale(scale)
         axis.set(xlabel=xlabel, ylabel=ylabel)
 
