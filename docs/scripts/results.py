@@ -1,20 +1,33 @@
-"""Bring results of `fluctua reproduce` into docs/results.md: its tables, the figures, and the whole tables as CSV.
+"""Fill docs/results.md from what is committed in docs/results: its tables, and the figures in docs/img.
 
-    python docs/scripts/results.py            # what the commands of docs/results.md left in runs
+    python docs/scripts/results.py
 
-A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the text around is written by hand. Studies that
-are not in the folder are left as they are.
+Of a study whose runs are there (NAME.jsonl.gz, which docs/scripts/evidence.py writes) the whole table is made again
+from them as NAME.csv, and the figure drawn; of older ones the CSV is all there is. A table of the page stands between
+`<!-- begin NAME -->` and `<!-- end NAME -->`; the text around is written by hand.
 """
 
-import argparse
 import csv
+import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fluctua.lab.reproduce import study_named
+from fluctua.lab.results.aggregate import chosen_settings, summarise
+from fluctua.lab.results.figures import save
+from fluctua.lab.results.table import as_csv
 from fluctua.lab.studies.methods import LABELS
+from fluctua.lab.studies.plotting import across, against, panels
+from fluctua.lab.sweeps.archive import Archive
+from fluctua.lab.sweeps.study import Record
+from fluctua.lab.training.folder import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parents[1]
 Row = Mapping[str, str]
@@ -22,16 +35,18 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """One table of the page: a number of a study, as mean and half the 95 % interval.
+    """One table of the page: a number of a study, as a mean and the ends of its 95 % interval.
 
     Attributes:
-        study: folder of its results.
+        study: file of its results.
         measure: the number.
         columns: the axis whose values are the columns.
         rows: the axis whose values are the rows.
         factor: from the value to what is printed.
         digits: behind the point.
         where: values on other axes.
+        within: the least and the largest possible value.
+        differences: print the paired differences to the default instead: mean, interval, seeds ahead and behind.
     """
 
     study: str
@@ -41,54 +56,105 @@ class Block:
     factor: float = 100.0
     digits: int = 1
     where: tuple[tuple[str, str], ...] = ()
+    within: tuple[float, float] = (0.0, 1.0)
+    differences: bool = False
 
     def lines(self, table: Sequence[Row]) -> Iterator[str]:
         """The table in Markdown; a run that failed is told, a setting that was not tried is left blank."""
         here = [
             r for r in table if r["measure"] == self.measure and all(r[axis] == value for axis, value in self.where)
         ]
+        here = [r for r in here if not self.differences or r.get("difference")]
         columns, rows = (sorted(dict.fromkeys(r[axis] for r in here), key=_place) for axis in (self.columns, self.rows))
+        numbers = {r["pairs" if self.differences else "n"] for r in here} - {"0"}
+        same = len(numbers) == 1
         yield "| " + " | ".join([self.rows, *(_plain(value) for value in columns)]) + " |"
         yield "|---" * (len(columns) + 1) + "|"
         for row in rows:
-            cells = [[self._cell(r) for r in here if (r[self.rows], r[self.columns]) == (row, c)] for c in columns]
+            cells = [
+                [self._cell(r, same) for r in here if (r[self.rows], r[self.columns]) == (row, c)] for c in columns
+            ]
             yield "| " + " | ".join([LABELS.get(row, _plain(row)), *(", ".join(cell) for cell in cells)]) + " |"
+        if same:
+            yield f"\nn = {numbers.pop()}"
 
-    def _cell(self, r: Row) -> str:
+    def _cell(self, r: Row, same: bool) -> str:
+        if self.differences:
+            return f"{self._printed(r['difference'], '+')}{self._between(r, 'difference_')}, {r['more']}:{r['less']}"
         if not r["mean"]:
             return "failed"
-        mean = self.factor * float(r["mean"])
-        half = f" ± {self.factor * (float(r['high']) - float(r['mean'])):.{self.digits}f}" if r["high"] else ", one run"
-        told = f" ({r['failed']} failed)" if int(r["failed"] or 0) else ""
-        return f"{mean:.{self.digits}f}{half}{told}"
+        told = f", {r['failed']} failed" if int(r["failed"] or 0) else ""
+        return f"{self._printed(r['mean'])}{self._between(r, '')}{'' if same else ', n = ' + r['n']}{told}"
+
+    def _between(self, r: Row, which: str) -> str:
+        if not r[f"{which}low"] or int(r["n"]) < _FEWEST:
+            return ""
+        low, high = (self._printed(r[f"{which}{end}"], "+" if which else "") for end in ("low", "high"))
+        return f" ({low} to {high})" if low != high else ""
+
+    def _printed(self, value: str, sign: str = "") -> str:
+        number = float(value) if sign else min(max(float(value), self.within[0]), self.within[1])
+        return f"{self.factor * number:{sign}.{self.digits}f}"
 
 
+_POSITIVE = (0.0, math.inf)
+_FEWEST = 3  # seeds of a mean whose interval is worth printing
 BLOCKS: Mapping[str, Block] = {
+    "depth": Block("depth-small", "test", "depth"),
+    "depth differences": Block("depth-small", "test", "depth", differences=True),
+    "depth first": Block("depth-small", "first", "depth"),
+    "depth epochs": Block("depth-small", "epochs_to", "depth", factor=1.0, within=_POSITIVE),
+    "depth seconds": Block("depth-small", "seconds_to", "depth", factor=1.0, digits=0, within=_POSITIVE),
+    "ablation": Block("ablation-small", "test", "depth"),
+    "ablation differences": Block("ablation-small", "test", "depth", differences=True),
+    "ablation sigma": Block("ablation-small", "sigma_u", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "robustness": Block("robustness-small", "last", "method", rows="case", factor=1.0, digits=2, within=_POSITIVE),
+    "robustness silent": Block("robustness-small", "silent", "method", rows="case", digits=0),
+    "filters shd-conv": Block(
+        "filters-small", "sigma_u", "method", "case", 1.0, 2, (("network", "shd-conv"),), _POSITIVE
+    ),
+    "filters shd-conv-deep": Block(
+        "filters-small", "sigma_u", "method", "case", 1.0, 2, (("network", "shd-conv-deep"),), _POSITIVE
+    ),
+    "filters silent": Block("filters-small", "silent", "method", "case", 100.0, 0, (("network", "shd-conv-deep"),)),
+    "digits": Block("digits-small", "known speakers", "network"),
+    "digits differences": Block("digits-small", "known speakers", "network", differences=True),
+    "digits unheard": Block("digits-small", "unheard speakers", "network"),
+    "obstacles": Block("obstacles-small", "test", "method", rows="case"),
+    "direct": Block("direct-small", "test", "network"),
+    "direct-states sigma": Block("direct-states-small", "sigma_u", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "direct-states rate": Block("direct-states-small", "rate", "depth", factor=1.0, digits=3, within=_POSITIVE),
+    "direct-states silent": Block("direct-states-small", "silent", "depth", digits=0),
+    "states sigma": Block("states-small", "sigma_u", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "states batch": Block("states-small", "on_batch", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "states rate": Block("states-small", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "states silent": Block("states-small", "silent", "depth", digits=0),
+    "conv-shd-wide": Block("conv-shd-wide-small", "test", "network"),
+    "conv-shd-wide differences": Block("conv-shd-wide-small", "test", "network", differences=True),
+    "conv-shd-wide first": Block("conv-shd-wide-small", "first", "network"),
+    "depth before": Block("depth-before", "test", "depth"),
+    "states rate before": Block("states-before", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
+    "states silent before": Block("states-before", "silent", "depth", digits=0),
+    "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
+    "conv-dvs": Block("conv-dvs-small", "test", "network"),
+    "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),
     "shallow": Block("shallow-small", "test", "sigma_u"),
     "shallow full": Block("shallow", "test", "sigma_u"),
-    "depth": Block("depth-small", "test", "depth"),
-    "depth first": Block("depth-small", "first", "depth"),
     "depth-hard": Block("depth-hard-small", "test", "depth"),
-    "depth-hard epochs": Block("depth-hard-small", "epochs_to", "depth", factor=1.0),
+    "depth-hard epochs": Block("depth-hard-small", "epochs_to", "depth", factor=1.0, within=_POSITIVE),
     "depth-fsdd": Block("depth-fsdd-small", "test", "depth"),
+    "depth-fsdd first": Block("depth-fsdd-small", "first", "depth"),
     "depth-time": Block("depth-time-small", "test", "depth"),
     "depth-time-fsdd": Block("depth-time-fsdd-small", "test", "depth"),
-    "depth-fsdd first": Block("depth-fsdd-small", "first", "depth"),
     "targets": Block("targets-small", "val", "xi"),
     "targets test": Block("targets-small", "test", "xi"),
     "speakers known": Block("speakers-small", "known speakers", "network"),
     "speakers unheard": Block("speakers-small", "unheard speakers", "network"),
-    "conv-shd": Block("conv-shd-small", "test", "network"),
-    "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
-    "conv-dvs": Block("conv-dvs-small", "test", "network"),
-    "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),
     "recurrence": Block("recurrence-small", "test", "alpha"),
     "dale family": Block("dale-small", "test", "family", where=(("ratio", "4"), ("mu_u", "0.0"))),
     "dale mean": Block("dale-small", "test", "mu_u", where=(("ratio", "4"), ("family", "exponential"))),
     "dale ratio": Block("dale-small", "test", "ratio", where=(("mu_u", "0.0"), ("family", "exponential"))),
-    "states rate": Block("states-small", "rate", "depth", factor=1.0, digits=2),
-    "states silent": Block("states-small", "silent", "depth", digits=0),
-    "rates": Block("rates-small", "rate", "target_rate", factor=1.0, digits=2),
+    "rates": Block("rates-small", "rate", "target_rate", factor=1.0, digits=2, within=_POSITIVE),
     "rates test": Block("rates-small", "test", "target_rate"),
     "time-constants": Block("time-constants-small", "test", "time_constants"),
     "modern": Block("modern-small", "known speakers", "task", rows="recipe"),
@@ -110,7 +176,7 @@ def _plain(value: str) -> str:
     try:
         return f"{float(value):.3g}"
     except ValueError:
-        return value
+        return LABELS.get(value, value)
 
 
 def filled(page: str, name: str, text: str) -> str:
@@ -120,21 +186,66 @@ def filled(page: str, name: str, text: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page)
 
 
+def made_again(archive: Archive) -> None:
+    """Table and figure of a study, from its runs."""
+    name = archive.path.name.removesuffix(".jsonl.gz")
+    study = study_named(name.removesuffix("-small"), small=name.endswith("-small"))
+    records = archive.of(study)
+    finished, failed = ([r for r in records if (r.error is None) == ended] for ended in (True, False))
+    if not finished:
+        return
+    with replacing(archive.path.parent / f"{name}.csv") as partial:
+        partial.write_text(as_csv(summarise(study, finished, failed)), encoding="utf-8")
+    settings = chosen_settings(study, finished)
+    figure = study.figure([record for record in finished if record.setting in settings])
+    save(figure, DOCS / "img" / f"results-{name}.png")
+
+
+SHOWN: Mapping[str, str] = {
+    "conv-shd-wide": "spoken digits",
+    "digits": "spoken digits, all recordings",
+    "conv-dvs": "N-MNIST",
+    "conv-cifar10": "images",
+}
+"""Real data of the figure for talks, by study."""
+
+
+def for_talks() -> None:
+    """Accuracy against depth, and on real data, of all methods: one figure of what has been run."""
+    draw = []
+    for name in ("depth", *SHOWN):
+        archive, study = Archive(DOCS / "results" / f"{name}-small.jsonl.gz"), study_named(name, small=True)
+        finished = [r for r in archive.of(study) if r.error is None]
+        settings = chosen_settings(study, finished)
+        records = [r for r in finished if r.setting in settings]
+        methods = [m for m in LABELS if any(r.axis("method") == m for r in records)]
+        if name == "depth":
+            panel = against(records, methods, "depth", "test", xlabel="layers", ylabel="test accuracy (%)", factor=100)
+            draw.append(panel)
+        for network in dict.fromkeys(r.axis("network") for r in records if name in SHOWN):
+            here = [r for r in records if r.axis("network") == network]
+            draw.append(partial(_one_network, records=here, methods=methods, title=f"{SHOWN[name]}: {network}"))
+    if draw:
+        save(panels("Test accuracy by initialiser, every seed a dot", draw), DOCS / "img" / "accuracy.png")
+
+
+def _one_network(axis: "Axes", records: Sequence[Record], methods: Sequence[str], title: str) -> None:
+    across(axis, records, methods, "test", factor=100)
+    axis.set_xlim(0, 100)
+    axis.set(xlabel="test accuracy (%)", title=title)
+
+
 def main() -> None:
-    """Fill the page and copy what stands beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"))
-    runs = parser.parse_args().runs
+    """Fill the page, and make what stands beside it."""
+    for path in sorted((DOCS / "results").glob("*.jsonl.gz")):
+        made_again(Archive(path))
+    for_talks()
     page = (DOCS / "results.md").read_text()
     for name, block in BLOCKS.items():
-        folder = runs / block.study
-        if not (folder / "table.csv").exists():
-            continue
-        with (folder / "table.csv").open() as file:
-            page = filled(page, name, "\n".join(block.lines(list(csv.DictReader(file)))))
-        (DOCS / "results").mkdir(exist_ok=True)
-        shutil.copyfile(folder / "table.csv", DOCS / "results" / f"{block.study}.csv")
-        shutil.copyfile(folder / "figure.png", DOCS / "img" / f"results-{block.study}.png")
+        path = DOCS / "results" / f"{block.study}.csv"
+        if path.exists():
+            with path.open() as file:
+                page = filled(page, name, "\n".join(block.lines(list(csv.DictReader(file)))))
     (DOCS / "results.md").write_text(page)
 
 

@@ -3,8 +3,10 @@
 import csv
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,7 +20,7 @@ from fluctua.lab import reproduce as module
 from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
 from fluctua.lab.studies import STUDIES, Pair, Theory
 from fluctua.lab.sweeps.runner_perform import perform
-from fluctua.lab.sweeps.study import Record
+from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import Run
 from shared.toy_study import Toy, quiet, truth
 
@@ -78,6 +80,27 @@ def test_a_part_of_the_grid_can_be_done_first_and_results_are_of_all_that_is_fin
 def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
     with pytest.raises(SweepFailed, match="no run of toy ended well; the first error: ArithmeticError: x = 2"):
         reproduce("toy", Toy(xs=(2,), fails_at=2), seeds=1, data=None, out=tmp_path, backend=here, console=quiet())
+
+
+def expected(study: Study, seeds: int) -> int:
+    """Runs: the first seeds try all values of what is chosen, the others one."""
+    kept = {tuple((k, v) for k, v in setting.items() if k not in study.chosen) for setting in study.grid()}
+    first = seeds if study.choose_by is None else study.choose_by
+    return first * len(study.grid()) + (seeds - first) * len(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Toy):
+    chosen: ClassVar[tuple[str, ...]] = ("x",)
+    criterion: ClassVar[str] = "score"
+    choose_by: ClassVar[int | None] = 2
+
+
+def test_seeds_after_the_first_are_run_with_what_those_chose(tmp_path: Path) -> None:
+    reproduce("toy", Choosing(), seeds=4, data=None, out=tmp_path, backend=here, console=quiet())
+    assert len(list((tmp_path / "toy" / "runs").iterdir())) == expected(Choosing(), 4) == 2 * 6 + 2 * 2
+    with (tmp_path / "toy" / "table.csv").open() as file:
+        assert {(row["x"], row["n"]) for row in csv.DictReader(file)} == {("2", "4")}
 
 
 @pytest.mark.usefixtures("toys")

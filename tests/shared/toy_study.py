@@ -38,6 +38,8 @@ class Toy(Study):
     measures: ClassVar[tuple[Measure, ...]] = (Measure("score", "score (%)", factor=100, spec=".1f"),)
     references: ClassVar[tuple[Reference, ...]] = (Reference({"x": 1, "method": "a"}, "score", 1.75, "a <journal>"),)
 
+    lists: ClassVar[frozenset[str]] = frozenset({"xs"})
+
     xs: tuple[int, ...] = (0, 1, 2)
     pause: float = 0.0
     fails_at: int | None = None

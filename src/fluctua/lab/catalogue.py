@@ -21,8 +21,11 @@ def listed(seeds: int) -> list[dict[str, Any]]:
 
 def _facts(study: Study, seeds: int) -> dict[str, Any]:
     settings = study.grid()
-    seconds = seeds * sum(map(study.seconds, settings)) / cores()
-    return {"runs": seeds * len(settings), "seconds": seconds, "files": list(study.files)}
+    kept = list({tuple((k, v) for k, v in s.items() if k not in study.chosen): s for s in settings}.values())
+    choose = seeds if study.choose_by is None else min(seeds, study.choose_by)  # the seeds that try all that is chosen
+    count = choose * len(settings) + (seeds - choose) * len(kept)
+    seconds = choose * sum(map(study.seconds, settings)) + (seeds - choose) * sum(map(study.seconds, kept))
+    return {"runs": count, "seconds": seconds / cores(), "files": list(study.files)}
 
 
 def catalogue(seeds: int) -> Table:

@@ -1,5 +1,6 @@
 """`fluctua reproduce`: do a study's sweep, print and write its table, and draw its figure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from fluctua.lab.studies import STUDIES
 from fluctua.lab.sweeps.runner import Backend, sweep
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record, Study
-from fluctua.lab.sweeps.sweep import only, runs_of
+from fluctua.lab.sweeps.sweep import Run, only, runs_of
 
 
 class SweepFailed(RuntimeError):
@@ -73,7 +74,11 @@ def reproduce(
             f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
             markup=False,
         )
-    sweep(only(runs, wanted), store, backend, console)
+    first, rest = choosing(study, only(runs, wanted))
+    sweep(first, store, backend, console)
+    if rest:
+        chosen = chosen_settings(study, store.finished(runs))
+        sweep([run for run in rest if run.setting in chosen], store, backend, console)
     finished, failed = store.finished(runs), store.failed(runs)
     if failed:
         console.print(
@@ -85,6 +90,12 @@ def reproduce(
     console.print(as_printed(study, summarise(study, finished, failed)))
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
     return files
+
+
+def choosing(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the seeds that choose among the values of `Study.chosen`, and those of the others."""
+    limit = math.inf if study.choose_by is None else study.choose_by
+    return [run for run in runs if run.seed < limit], [run for run in runs if run.seed >= limit]
 
 
 def write_results(study: Study, store: Store, finished: Sequence[Record], failed: Sequence[Record]) -> list[Path]:

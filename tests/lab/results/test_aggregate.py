@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("rich")
 
 from fluctua.lab.results.aggregate import Summary, chosen_settings, interval, student_quantile, summarise
-from fluctua.lab.results.table import as_csv, as_markdown, cells
-from fluctua.lab.sweeps.study import Record, Setting
+from fluctua.lab.results.table import VERSUS, as_csv, as_markdown, cells
+from fluctua.lab.sweeps.study import Measure, Record, Setting
 from fluctua.lab.sweeps.sweep import grid
 from shared.toy_study import Toy
 
@@ -94,7 +94,7 @@ def test_a_setting_whose_runs_all_failed_stays_in_the_table() -> None:
     assert (good.setting, good.mean, good.n, good.failed) == ({"method": "a", "lr": 0.2}, 0.3, 1, 0)
     assert (bad.setting, bad.n, bad.failed) == ({"method": "b", "lr": 0.1}, 0, 1)
     assert math.isnan(bad.mean)
-    assert cells(Toy.measures[0], bad) == ["", "", "0", "", "1", ""]
+    assert cells(Toy.measures[0], bad) == ["", "", "0", "", "1", "", "", "", "", ""]
 
 
 def test_the_table_has_a_row_per_setting_with_its_failures_and_the_published_number() -> None:
@@ -109,7 +109,11 @@ def test_the_table_has_a_row_per_setting_with_its_failures_and_the_published_num
 
 
 def test_the_csv_has_every_digit_and_the_ends_of_the_interval() -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv([Summary({"x": 1}, "score", 1 / 3, 0.1, 3, 0.25, 1, 0.5, "a, b")]))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(as_csv([Summary({"x": 1}, "score", 1 / 3, 0.1, 3, 1 / 3 - 0.25, 1 / 3 + 0.25, 1, 0.5, "a, b")]))
+        )
+    )
     assert rows == [
         {
             "x": "1",
@@ -122,14 +126,50 @@ def test_the_csv_has_every_digit_and_the_ends_of_the_interval() -> None:
             "failed": "1",
             "reference": "0.5",
             "source": "a, b",
+            **dict.fromkeys(VERSUS, ""),
         }
     ]
 
 
 def test_the_markdown_shows_the_unit_of_the_label_and_leaves_out_empty_columns() -> None:
-    text = as_markdown(Toy(), [Summary({"x": 1, "method": None}, "score", 0.5, math.nan, 1, math.nan)])
+    text = as_markdown(Toy(), [Summary({"x": 1, "method": None}, "score", 0.5, math.nan, 1, math.nan, math.nan)])
     table = ["| x | method | mean | n |", "|---|---|---|---|", "| 1 | - | 50.0 | 1 |"]
     assert text.splitlines()[4:] == ["## Score (%)", "", *table]
-    full = Summary({"x": 1}, "score", 0.5, 0.02, 3, 0.0497, 2, 0.6, "somewhere")
-    assert cells(Toy.measures[0], full) == ["50.0", "2.0", "3", "45.0 to 55.0", "2", "60.0"]
+    full = Summary({"x": 1}, "score", 0.5, 0.02, 3, 0.4503, 0.5497, 2, 0.6, "somewhere")
+    assert cells(Toy.measures[0], full) == ["50.0", "2.0", "3", "45.0 to 55.0", "2", "60.0", "", "", "", ""]
     assert as_markdown(Toy(), [full]).splitlines()[-1] == "Published: somewhere."
+
+
+# --- of pairs, and of what is possible ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(Choosing):
+    measures: ClassVar[tuple[Measure, ...]] = (Measure("score", "score (%)", factor=100, within=(0, 1)),)
+    compared_to: ClassVar[str] = "a"
+    choose_by: ClassVar[int | None] = 2
+
+
+def test_no_interval_leaves_what_is_possible() -> None:
+    records = [record({"method": "a", "lr": 0.1}, seed, val=1.0, score=score) for seed, score in enumerate((0.4, 1.0))]
+    (row,) = summarise(Comparing(), records, [])
+    assert (row.low, row.high) == (0.0, 1.0)  # Student's t for two runs is wider than that
+
+
+def test_every_method_is_compared_with_one_seed_by_seed_whatever_was_chosen_for_either() -> None:
+    ours = [record({"method": "a", "lr": 0.1}, seed, val=1.0, score=0.5 + 0.1 * seed) for seed in range(5)]
+    theirs = [record({"method": "b", "lr": 0.3}, seed, val=1.0, score=0.4 + 0.1 * seed) for seed in range(1, 5)]
+    reference, other = summarise(Comparing(), [*theirs, *ours], [])
+    assert (reference.setting["method"], reference.versus) == ("a", None)
+    assert other.versus is not None
+    assert other.versus.mean == pytest.approx(-0.1)  # of the means over all seeds it would be less
+    assert (other.versus.n, other.versus.more, other.versus.less) == (4, 0, 4)
+    (line,) = csv.DictReader(io.StringIO(as_csv([other])))
+    assert [line[name] for name in ("pairs", "more", "less")] == ["4", "0", "4"]
+    assert "0:4" in cells(Comparing.measures[0], other)
+
+
+def test_only_the_first_seeds_choose() -> None:
+    early = [record({"method": "a", "lr": 0.1}, seed, val=0.9, score=0.9) for seed in (0, 1)]
+    late = [record({"method": "a", "lr": 0.2}, seed, val=1.0, score=0.8) for seed in (2, 3)]
+    assert chosen_settings(Comparing(), [*early, *late])[0] == {"method": "a", "lr": 0.1}

@@ -16,9 +16,9 @@ from shared.toy_study import Toy
 
 NONE = float("nan")
 ROWS = [
-    Summary({"method": "a", "x": 0}, "score", 0.5, 0.1, 3, 0.2),
-    Summary({"method": "a", "x": 1}, "score", 1.25, NONE, 1, NONE, reference=1.75, source="a journal"),
-    Summary({"method": "a", "x": 2}, "score", NONE, NONE, 0, NONE, failed=3),
+    Summary({"method": "a", "x": 0}, "score", 0.5, 0.1, 3, 0.3, 0.7),
+    Summary({"method": "a", "x": 1}, "score", 1.25, NONE, 1, NONE, NONE, reference=1.75, source="a journal"),
+    Summary({"method": "a", "x": 2}, "score", NONE, NONE, 0, NONE, NONE, failed=3),
 ]
 
 

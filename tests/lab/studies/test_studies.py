@@ -15,14 +15,19 @@ pytest.importorskip("h5py")
 from fluctua.lab.data import RandmanSettings
 from fluctua.lab.studies import (
     STUDIES,
+    Ablation,
     DaleNets,
     Depth,
     DepthInTime,
+    Digits,
+    DirectStates,
     FileTask,
+    Obstacles,
     RandmanTask,
     Rates,
     Recipe,
     Recurrence,
+    Robustness,
     Shallow,
     Speakers,
     States,
@@ -30,7 +35,9 @@ from fluctua.lab.studies import (
     Theory,
     TimeConstants,
 )
-from fluctua.lab.studies.methods import LABELS, PRIMED, UNBALANCED, start
+from fluctua.lab.studies.digits import ADAPTIVE
+from fluctua.lab.studies.methods import LABELS, PRIMED, SHARE, UNBALANCED, start
+from fluctua.lab.studies.robustness import CASES
 from fluctua.lab.studies.speakers import KNOWN, UNHEARD
 from fluctua.lab.studies.time_constants import KINDS, LEARNED, MIXED, SAME
 from fluctua.lab.sweeps.runner_perform import perform
@@ -42,6 +49,7 @@ from fluctua.neurons import LIF
 from fluctua.theory import Target
 from shared.data_files import write_shd
 from shared.layout import assert_legible
+from shared.outcomes import timeless
 
 TINY = RandmanTask(n_classes=3, samples_per_class=30, duration=0.1, batch_size=24)
 SHORT = Recipe(epochs=1, measured_on=40)
@@ -55,6 +63,31 @@ RATES = Rates(task=TINY, recipe=SHORT, width=16, depth=2, rates=(3.0, 8.0), lrs=
 TARGETS = Targets(task=TINY, recipe=SHORT, width=16, depth=2, xis=(1.0, 2.0), lrs=(5e-3,))
 TIMES = TimeConstants(task=TINY, recipe=SHORT, width=16, lrs=(5e-3,))
 FILES = FileTask(train="train.h5", test="test.h5", dt=4e-3, duration=0.1, pool=70, batch_size=16)
+ABLATION = Ablation(task=TINY, recipe=SHORT, width=16, depth=2, lrs=(5e-3,))
+OBSTACLES = Obstacles(
+    task=TINY,
+    recipe=SHORT,
+    width=16,
+    lrs=(5e-3,),
+    cases=("3 layers", "time + gradient"),
+    methods=("measured",),
+)
+DIRECT = DirectStates(width=16, samples=16, depths=(1, 4), methods=("kaiming", "poisson", "measured"))
+ROBUSTNESS = Robustness(
+    task=FILES,
+    recipe=replace(SHORT, measured_on=20),
+    width=16,
+    depth=2,
+    methods=("kaiming", "measured"),
+    cases=CASES[:7],
+)
+DIGITS = Digits(
+    task=FILES,
+    recipe=SHORT,
+    networks=("fc", ADAPTIVE),
+    methods=("kaiming", "measured"),
+    lrs=(5e-3,),
+)
 SPEAKERS = Speakers(
     task=FILES,
     recipe=SHORT,
@@ -103,6 +136,11 @@ ALL = {
     "time-constants": TIMES,
     "speakers": SPEAKERS,
     "states": STATES,
+    "ablation": ABLATION,
+    "obstacles": OBSTACLES,
+    "direct-states": DIRECT,
+    "robustness": ROBUSTNESS,
+    "digits": DIGITS,
 }
 STUDIES_HERE = pytest.mark.parametrize("study", ALL.values(), ids=ALL)
 
@@ -144,7 +182,7 @@ def test_a_trial_may_go_on_after_the_input() -> None:
 
 @pytest.mark.parametrize("setting", [DEPTH.grid()[-1], DEPTH.grid()[4]], ids=["primed", "measured"])
 def test_a_run_is_a_function_of_setting_and_seed(setting: dict[str, Any]) -> None:
-    first, again, other = (Run(DEPTH, setting, seed)() for seed in (1, 1, 2))
+    first, again, other = (timeless(Run(DEPTH, setting, seed)()) for seed in (1, 1, 2))
     assert first == again
     assert first.values != other.values
 
@@ -181,8 +219,12 @@ def test_spikes_are_as_frequent_as_crossings_where_they_are_rare_and_above_them_
 
 def test_every_method_of_a_study_has_a_label_and_reaches_its_own_state(done: Callable[[Study], list[Record]]) -> None:
     assert set(DEPTH.methods) | set(Shallow().baselines) | set(Shallow().methods) <= LABELS.keys()
-    states = {r.setting["method"]: r.values["sigma_u"] for r in done(DEPTH) if r.setting["depth"] == 2}
-    assert len(set(states.values())) == len(DEPTH.methods)
+    here = {r.setting["method"]: r.values for r in done(DEPTH) if r.setting["depth"] == 2}
+    states = {method: values["sigma_u"] for method, values in here.items()}
+    alive = [states[method] for method in DEPTH.methods if states[method] and method != SHARE]
+    assert len(set(alive)) == len(alive) > 4
+    assert states[SHARE] == states["measured"]  # the way back alone is another
+    assert here[SHARE]["gradient_first"] != here["measured"]["gradient_first"]
     assert states["measured"] == pytest.approx(1.0, rel=0.01)
     assert states[UNBALANCED] == pytest.approx(1.0, rel=0.01)
     assert states[PRIMED] != states["poisson"]

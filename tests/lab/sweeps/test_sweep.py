@@ -117,3 +117,12 @@ def test_numbers_are_wanted_as_they_are_printed() -> None:
 def test_a_part_that_is_not_there_is_refused(wish: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         only(runs_of(Toy(), 1), [wish])
+
+
+def test_a_list_can_become_longer_and_runs_keep_their_names() -> None:
+    def names(study: Depth) -> set[str]:
+        return {run.key for run in runs_of(study, 1)}
+
+    short, longer, wider = Depth(depths=(1,)), Depth(depths=(1, 3)), Depth(depths=(1,), width=64)
+    assert names(short) < names(longer)
+    assert names(short).isdisjoint(names(wider))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fluctua.lab.sweeps.study import Record, Setting, Study, Value
+from fluctua.lab.results.paired import Paired, paired
+from fluctua.lab.sweeps.study import Measure, Record, Setting, Study, Value
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Summary:
         mean: over the finished runs that have it; NaN if there is none.
         std: sample standard deviation; NaN for a single run.
         n: finished runs that have it.
-        half: half the width of the 95 % interval around the mean, by Student's t; NaN for a single run.
+        low: where the 95 % interval of the mean begins, by Student's t within what is possible; NaN for a single run.
+        high: where it ends.
         failed: runs of the setting that failed.
         reference: a published number, None if none is known.
         source: where it is from.
+        versus: the differences to the method that the study compares with; None for that method.
     """
 
     setting: Setting
@@ -30,10 +33,17 @@ class Summary:
     mean: float
     std: float
     n: int
-    half: float
+    low: float
+    high: float
     failed: int = 0
     reference: float | None = None
     source: str = ""
+    versus: Paired | None = None
+
+    @property
+    def half(self) -> float:
+        """Half of the interval, or its longer side where it is cut off at what is possible."""
+        return max(self.high - self.mean, self.mean - self.low)
 
 
 def summarise(study: Study, finished: Sequence[Record], failed: Sequence[Record]) -> list[Summary]:
@@ -42,29 +52,49 @@ def summarise(study: Study, finished: Sequence[Record], failed: Sequence[Record]
     Where the study chooses the values of some axes, only the chosen settings are there: see `chosen_settings`.
     """
     settings = chosen_settings(study, finished)
-    return [summary for m in study.measures for summary in _of_measure(study, m.name, settings, finished, failed)]
+    return [summary for m in study.measures for summary in _of_measure(study, m, settings, finished, failed)]
 
 
 def _of_measure(
-    study: Study, measure: str, settings: Sequence[Setting], finished: Sequence[Record], failed: Sequence[Record]
+    study: Study, measure: Measure, settings: Sequence[Setting], finished: Sequence[Record], failed: Sequence[Record]
 ) -> Iterator[Summary]:
+    def by_seed(setting: Setting) -> dict[int, float]:
+        here = (r for r in finished if r.setting == setting and measure.name in r.values)
+        return {r.seed: r.values[measure.name] for r in here}
+
     for setting in settings:
-        values = [r.values[measure] for r in finished if r.setting == setting and measure in r.values]
+        values = by_seed(setting)
         failures = sum(r.setting == setting for r in failed)
         if not values and not failures:
             continue
-        mean, std, half = interval(values)
-        known = [r for r in study.references if r.measure == measure and r.applies_to(setting)]
+        mean, std, half = interval(list(values.values()))
+        low, high = (float(np.clip(mean + side * half, *measure.within)) for side in (-1, 1))
+        known = [r for r in study.references if r.measure == measure.name and r.applies_to(setting)]
         number, source = (known[0].value, known[0].source) if known else (None, "")
-        yield Summary(setting, measure, mean, std, len(values), half, failures, number, source)
+        twin = _twin(study, setting, settings)
+        versus = None if twin is None else paired(values, by_seed(twin))
+        yield Summary(setting, measure.name, mean, std, len(values), low, high, failures, number, source, versus)
+
+
+def _twin(study: Study, setting: Setting, settings: Sequence[Setting]) -> Setting | None:
+    """The setting that differs by the method that the study compares with, and by what was chosen for it."""
+
+    def others(of: Setting) -> dict[str, Value]:
+        return {name: value for name, value in of.items() if name not in ("method", *study.chosen)}
+
+    twins = (s for s in settings if s.get("method") == study.compared_to and others(s) == others(setting))
+    found = next(twins, None)
+    return None if found == setting else found
 
 
 def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
     """The settings of the grid, each with the best values of the axes that the study chooses.
 
-    The best is the one with the largest mean of the study's criterion, a number on validation data, over its seeds,
-    or the first one where none has a finished run. The test data play no part.
+    The best is the one with the largest mean of the study's criterion, a number on validation data, over the seeds that
+    the study chooses by, or the first one where none has a finished run. The test data play no part.
     """
+    if study.choose_by is not None:
+        finished = [r for r in finished if r.seed < study.choose_by]
     best: dict[tuple[tuple[str, Value], ...], tuple[float, Setting]] = {}
     for setting in study.grid():
         if not study.chosen:

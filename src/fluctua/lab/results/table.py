@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 from rich import box
@@ -12,7 +13,9 @@ from fluctua.lab.results.aggregate import Summary
 from fluctua.lab.sweeps.study import Measure, Study
 
 NUMBERS = ("mean", "std", "n", "low", "high", "failed", "reference", "source")
-"""The columns of the CSV behind those of the setting and the measure; `low` and `high` end the 95 % interval."""
+VERSUS = ("difference", "difference_low", "difference_high", "pairs", "more", "less", "p")
+"""The columns of the CSV behind those of the setting and the measure: of the mean, `low` and `high` end its 95 %
+interval; of the differences to the method that the study compares with, see `Paired`."""
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
@@ -25,16 +28,17 @@ def as_csv(summaries: Sequence[Summary]) -> str:
             "mean": s.mean,
             "std": s.std,
             "n": s.n,
-            "low": s.mean - s.half,
-            "high": s.mean + s.half,
+            "low": s.low,
+            "high": s.high,
             "failed": s.failed,
             "reference": s.reference,
             "source": s.source,
+            **dict(zip(VERSUS, () if s.versus is None else astuple(s.versus), strict=False)),
         }
         for s in summaries
     ]
     # Without a type of their own, numbers, words and nothing may share an axis and stay as they are.
-    table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS], dtype=object)
+    table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS, *VERSUS], dtype=object)
     return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False, lineterminator="\n")
 
 
@@ -66,7 +70,9 @@ def as_printed(study: Study, summaries: Sequence[Summary], most: int = 3) -> Tab
         table.add_column("published", justify="right")
     for setting in settings:
         here = [(m, found.get((tuple(setting.items()), m.name))) for m in measures]
-        published = [cells(m, s)[-1] for m, s in here if s is not None and s.reference is not None]
+        published = [
+            format(m.factor * s.reference, m.spec) for m, s in here if s is not None and s.reference is not None
+        ]
         table.add_row(
             *(_value(setting.get(axis)) for axis in axes),
             *(with_interval(m, s) for m, s in here),
@@ -95,17 +101,22 @@ def as_markdown(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 def cells(measure: Measure, s: Summary) -> list[str]:
-    """What is printed of a row: mean, standard deviation, n, interval, failures, and a published number."""
+    """What is printed of a row: mean, standard deviation, n, interval, failures, a published number, differences."""
 
     def printed(value: float | None) -> str:
         known = value is not None and math.isfinite(value)
         return format(measure.factor * value, measure.spec) if known and value is not None else ""
 
-    interval = f"{printed(s.mean - s.half)} to {printed(s.mean + s.half)}" if s.n > 1 else ""
-    return [printed(s.mean), printed(s.std), str(s.n), interval, str(s.failed or ""), printed(s.reference)]
+    def between(low: float, high: float) -> str:
+        return f"{printed(low)} to {printed(high)}" if math.isfinite(low + high) else ""
+
+    d = s.versus
+    difference = [] if d is None else [printed(d.mean), between(d.low, d.high), f"{d.more}:{d.less}", f"{d.p:.3g}"]
+    numbers = [printed(s.mean), printed(s.std), str(s.n), between(s.low, s.high), str(s.failed or "")]
+    return [*numbers, printed(s.reference), *(difference or [""] * 4)]
 
 
-HEADS = ("mean", "std", "n", "95 % interval", "failed", "published")
+HEADS = ("mean", "std", "n", "95 % interval", "failed", "published", "difference", "its interval", "ahead", "p")
 
 
 def _table(measure: Measure, summaries: Sequence[Summary]) -> Iterator[str]:

@@ -1,13 +1,19 @@
 """The studies by name, each as a whole and as one of minutes."""
 
+from fluctua.lab.studies.ablation import Ablation
 from fluctua.lab.studies.catalogue import STUDIES, Pair
 from fluctua.lab.studies.conv import Conv
 from fluctua.lab.studies.dale import DaleNets
 from fluctua.lab.studies.depth import Depth
 from fluctua.lab.studies.depth_in_time import DepthInTime
+from fluctua.lab.studies.digits import Digits
+from fluctua.lab.studies.direct import DirectStates, DirectVGGs
+from fluctua.lab.studies.filters import Filters
 from fluctua.lab.studies.modern import Modern
+from fluctua.lab.studies.obstacles import Obstacles
 from fluctua.lab.studies.rates import Rates
 from fluctua.lab.studies.recurrence import Recurrence
+from fluctua.lab.studies.robustness import Robustness
 from fluctua.lab.studies.shallow import Shallow
 from fluctua.lab.studies.speakers import Speakers
 from fluctua.lab.studies.states import States
@@ -21,17 +27,24 @@ __all__ = [
     "FSDD",
     "SHD",
     "STUDIES",
+    "Ablation",
     "Conv",
     "DaleNets",
     "Depth",
     "DepthInTime",
+    "Digits",
+    "DirectStates",
+    "DirectVGGs",
     "FileTask",
+    "Filters",
     "Modern",
+    "Obstacles",
     "Pair",
     "RandmanTask",
     "Rates",
     "Recipe",
     "Recurrence",
+    "Robustness",
     "Shallow",
     "Speakers",
     "States",

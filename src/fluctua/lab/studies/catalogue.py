@@ -7,6 +7,7 @@ from typing import Any
 
 from fluctua.lab.networks import ModernRecurrent
 from fluctua.lab.recipes import RECIPES
+from fluctua.lab.studies.ablation import Ablation
 from fluctua.lab.studies.conv import (
     CONV_CIFAR10,
     CONV_DVS,
@@ -15,13 +16,21 @@ from fluctua.lab.studies.conv import (
     SMALL_CONV_DVS,
     SMALL_CONV_DVS_DEEP,
     SMALL_CONV_SHD,
+    SMALL_WIDE_CONV_SHD,
+    WIDE_CONV_SHD,
 )
 from fluctua.lab.studies.dale import DaleNets
 from fluctua.lab.studies.depth import Depth
 from fluctua.lab.studies.depth_in_time import DepthInTime
+from fluctua.lab.studies.digits import Digits
+from fluctua.lab.studies.direct import DirectStates, DirectVGGs
+from fluctua.lab.studies.filters import Filters
+from fluctua.lab.studies.image_task import CIFAR10Task
 from fluctua.lab.studies.modern import Modern
+from fluctua.lab.studies.obstacles import Obstacles
 from fluctua.lab.studies.rates import Rates
 from fluctua.lab.studies.recurrence import Recurrence
+from fluctua.lab.studies.robustness import Robustness
 from fluctua.lab.studies.shallow import Shallow
 from fluctua.lab.studies.speakers import Speakers
 from fluctua.lab.studies.states import States
@@ -61,6 +70,11 @@ def _modern(epochs: int) -> MixedRecipe:
     return MixedRecipe(epochs=epochs, ingredients=ingredients, reach=0.5, measured_on=64)
 
 
+def _direct(epochs: int) -> MixedRecipe:
+    ingredients = replace(RECIPES["plain"], loss="mean_over_time")
+    return MixedRecipe(epochs=epochs, ingredients=ingredients, reach=0.3, bounds="cifar10_conv", measured_on=64)
+
+
 _IN_TIME = DepthInTime(
     task=_SMOOTH,
     recipe=Recipe(epochs=40),
@@ -86,7 +100,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         ),
         "depth": Pair(
             Depth(),
-            Depth(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=_LRS, depths=(1, 3, 6, 10), seconds_per_epoch=0.27),
+            Depth(task=_RANDMAN, recipe=Recipe(epochs=10), depths=(1, 3, 6, 10), seconds_per_epoch=0.27),
         ),
         "depth-fsdd": Pair(
             Depth(task=FSDD, recipe=_FILES, depths=(1, 3, 6, 10), seconds_per_epoch=5.0),
@@ -133,10 +147,36 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "recurrence": Pair(Recurrence(**_ON_SHD), Recurrence(**_ON_DIGITS, alphas=(0.3, 0.5, 0.7, 0.9, 0.99))),
         "dale": Pair(DaleNets(task_name="shd", **_ON_SHD), DaleNets(**_ON_DIGITS, means=(-0.5, 0.0), ratios=(2, 4, 8))),
         "conv-shd": Pair(CONV_SHD, SMALL_CONV_SHD),
+        "conv-shd-wide": Pair(WIDE_CONV_SHD, SMALL_WIDE_CONV_SHD),
         "conv-cifar10": Pair(CONV_CIFAR10, SMALL_CONV_CIFAR10),
         "conv-dvs": Pair(CONV_DVS, SMALL_CONV_DVS),
         "conv-dvs-deep": Pair(replace(CONV_DVS, networks=("dvs-conv-deep",), beta=9.0), SMALL_CONV_DVS_DEEP),
-        "states": Pair(States(), States()),
+        "states": Pair(States(), replace(States(), depths=(1, 5, 20, 100))),
+        "filters": Pair(Filters(), Filters()),
+        "ablation": Pair(Ablation(), Ablation(task=_RANDMAN, recipe=Recipe(epochs=10), seconds_per_epoch=0.27)),
+        "robustness": Pair(Robustness(), Robustness()),
+        "digits": Pair(Digits(), replace(Digits(), recipe=replace(Digits().recipe, epochs=10))),
+        "obstacles": Pair(
+            Obstacles(), Obstacles(task=_RANDMAN, recipe=Recipe(epochs=10), lrs=(2e-3, 5e-3), seconds_per_epoch=0.5)
+        ),
+        "direct": Pair(
+            DirectVGGs(
+                task=CIFAR10Task(dt=1.0, duration=4.0, batch_size=64),
+                recipe=_direct(50),
+                lrs=(2e-4, 5e-4, 2e-3),
+                seconds_per_epoch=60.0,
+            ),
+            DirectVGGs(
+                task=CIFAR10Task(
+                    dt=1.0, duration=4.0, batch_size=32, per_class=200, test_per_class=100, val_fraction=0.2
+                ),
+                width=16,
+                recipe=_direct(10),
+                lrs=(5e-4, 2e-3),
+                seconds_per_epoch=1.0,
+            ),
+        ),
+        "direct-states": Pair(DirectStates(), replace(DirectStates(), depths=(1, 10, 100))),
         "rates": Pair(Rates(), Rates(task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS[:1], seconds_per_epoch=0.27)),
         "time-constants": Pair(TimeConstants(**_ON_SHD), TimeConstants(**_ON_DIGITS)),
         "modern": Pair(

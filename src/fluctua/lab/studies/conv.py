@@ -4,20 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from fluctua.lab.networks import Architecture, AudioConv, ImageConv, network
-from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import LABELS, UNBALANCED
-from fluctua.lab.studies.plotting import curves_per_method, panels
+from fluctua.lab.studies.methods import COMPARED, FULL
+from fluctua.lab.studies.plotting import across, curves_per_method, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.study import Record, Reference, Setting
 from fluctua.lab.sweeps.sweep import grid
 from fluctua.neurons import SuperSpike
-from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -77,7 +73,7 @@ class Conv(LearningStudy):
     task_name: str
     networks: tuple[str, ...]
     width: int | None = None
-    methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit")
+    methods: tuple[str, ...] = COMPARED
     xi: float = 1.0
     rate: float | None = None
     classes: int = 10
@@ -115,15 +111,8 @@ class Conv(LearningStudy):
 
     def _accuracy(self, name: str, records: Sequence[Record]) -> "Draw":
         def draw(axis: "Axes") -> None:
-            for place, (method, look) in enumerate(looks(self.methods).items()):
-                values = [100 * r.values["test"] for r in records if r.axis("method") == method]
-                axis.plot(values, [place + 0.25] * len(values), ".", ms=3, color="0.6")
-                if values:
-                    mean, _, half = interval(values)
-                    axis.errorbar([mean], [place], xerr=np.nan_to_num(half), ms=5, capsize=2, **look)
+            across(axis, records, self.methods, "test", factor=100)
             self._mark_chance(axis.axvline)
-            axis.set_yticks(range(len(self.methods)), [LABELS[method] for method in self.methods], fontsize=8)
-            axis.set_ylim(len(self.methods) - 0.5, -0.5)
             axis.set_xlim(0, 100)
             axis.set(xlabel="test accuracy (%)", title=name)
 
@@ -200,23 +189,39 @@ CONV_DVS = Conv(
 
 _QUICK = Recipe(measured_on=16, reach=0.2)
 
+_SPOKEN = SpokenTask(
+    path=FSDD.train,
+    test_path=FSDD.test,
+    dt=5e-3,
+    duration=0.3,
+    batch_size=40,
+    per_class=50,
+    val_fraction=0.2,
+    pool=2,
+)
 SMALL_CONV_SHD = Conv(
-    task=SpokenTask(
-        path=FSDD.train,
-        test_path=FSDD.test,
-        dt=5e-3,
-        duration=0.3,
-        batch_size=40,
-        per_class=50,
-        val_fraction=0.2,
-        pool=2,
-    ),
+    task=_SPOKEN,
     task_name="fsdd",
     networks=CONV_SHD.networks,
     width=4,
     recipe=replace(_QUICK, epochs=12, bounds="shd_conv"),
     lrs=(1e-2,),
     seconds_per_epoch=0.55,
+)
+SMALL_WIDE_CONV_SHD = replace(
+    SMALL_CONV_SHD,
+    task=replace(_SPOKEN, dt=4e-3, duration=0.7, pool=1),
+    width=None,
+    methods=(*COMPARED, FULL),
+    recipe=replace(_QUICK, epochs=8, bounds="shd_conv"),
+    lrs=(2e-3, 5e-3, 1e-2),
+    seconds_per_epoch=4.0,
+)
+"""The paper's filters on the whole trial and all channels: the regime that its formula is for."""
+WIDE_CONV_SHD = replace(
+    SMALL_WIDE_CONV_SHD,
+    task=replace(_SPOKEN, dt=2e-3, duration=0.7, pool=1, per_class=None),
+    recipe=CONV_SHD.recipe,
 )
 SMALL_CONV_CIFAR10 = Conv(
     task=CIFAR10Task(dt=4e-3, duration=0.16, per_class=150, test_per_class=50, val_fraction=0.2, pool=2),

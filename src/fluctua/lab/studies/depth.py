@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import PRIMED, UNBALANCED
+from fluctua.lab.studies.methods import COMPARED, PRIMED, RELAY
 from fluctua.lab.studies.plotting import against, curves_per_method, panels
 from fluctua.lab.sweeps.study import Record, Setting
 from fluctua.lab.sweeps.sweep import grid
@@ -41,8 +41,8 @@ class Depth(LearningStudy):
     )
 
     width: int = 128
-    depths: tuple[int, ...] = tuple(range(1, 11))
-    methods: tuple[str, ...] = ("kaiming", "poisson", UNBALANCED, "measured", "spikeinit", PRIMED)
+    depths: tuple[int, ...] = (1, 3, 6, 10, 15, 20)
+    methods: tuple[str, ...] = (*COMPARED, RELAY)
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:

@@ -11,6 +11,9 @@ from fluctua.lab.studies.training import MEASURES, Recipe, trained
 from fluctua.lab.sweeps.study import Measure, Outcome, Setting, Study
 from fluctua.theory import Target
 
+LISTS = frozenset({"methods", "baselines", "dale_methods", "networks", "depths", "lrs", "seconds_per_epoch"})
+"""Fields of the studies that are nothing but lists of settings, or times: see `Study.lists`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearningStudy(Study):
@@ -19,13 +22,16 @@ class LearningStudy(Study):
     Attributes:
         task: what is learned.
         recipe: how the networks are trained.
-        lrs: learning rates; for each setting the best by validation is taken.
+        lrs: learning rates; for each setting the best by validation is taken, by the first seeds.
         seconds_per_epoch: of one hidden layer, on one core; an estimate.
     """
 
     measures: ClassVar[tuple[Measure, ...]] = MEASURES
     chosen: ClassVar[tuple[str, ...]] = ("lr",)
     criterion: ClassVar[str] = "val"
+    compared_to: ClassVar[str] = "measured"
+    lists: ClassVar[frozenset[str]] = LISTS
+    choose_by: ClassVar[int | None] = 2
 
     task: Task = RandmanTask()  # noqa: RUF009 - frozen
     recipe: Recipe = Recipe()  # noqa: RUF009 - frozen

@@ -75,8 +75,8 @@ class Modern(Study):
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         MEASURES[0],
-        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f"),
-        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f"),
+        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f", within=(0, 1)),
+        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f", within=(0, 1)),
         *MEASURES[1:],
     )
     references: ClassVar[tuple[Reference, ...]] = (

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.lab.results.aggregate import interval
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.study import Record
 from fluctua.state.style import looks, style
@@ -60,8 +59,20 @@ def _legend(figure: "Figure", free: tuple[float, float] | None) -> None:
         figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
 
 
-def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, factor: float = 1.0, **look: Any) -> None:
-    """Mean of a measure against an axis of the grid, with its 95 % interval; nothing without values."""
+def line(
+    axis: "Axes",
+    records: Iterable[Record],
+    x: str,
+    measure: str,
+    *,
+    factor: float = 1.0,
+    shift: float = 0.0,
+    **look: Any,
+) -> None:
+    """Every seed as a dot, and the mean of each place on an axis of the grid as a line; nothing without values.
+
+    `shift` sets all of it aside, in the unit of the axis, so that methods do not hide each other.
+    """
     values: dict[float, list[float]] = {}
     for r in records:
         at = r.axis(x)
@@ -70,17 +81,22 @@ def line(axis: "Axes", records: Iterable[Record], x: str, measure: str, *, facto
     if not values:
         return
     points = sorted(values)
-    means, _, halves = (np.array(column) for column in zip(*(interval(values[p]) for p in points), strict=True))
-    axis.errorbar(points, means, np.nan_to_num(halves), ms=4, lw=1.2, capsize=2, **look)
+    axis.plot([p + shift for p in points], [float(np.mean(values[p])) for p in points], ms=4, lw=1.4, **look)
+    seeds = [(p + shift, value) for p in points for value in values[p]]
+    axis.plot(*zip(*seeds, strict=True), ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
 
 
 def line_per_method(
     axis: "Axes", records: Sequence[Record], methods: Iterable[str], x: str, measure: str, *, factor: float = 1.0
 ) -> None:
     """`line` for each method, in its look and with its label."""
-    for method, look in looks(methods).items():
+    places = [float(at) for r in records if isinstance(at := r.axis(x), int | float)]
+    span = max(places, default=0.0) - min(places, default=0.0)
+    shown = list(looks(methods).items())
+    for i, (method, look) in enumerate(shown):
         here = [r for r in records if r.axis("method") == method]
-        line(axis, here, x, measure, factor=factor, label=LABELS[method], **look)
+        shift = 0.0 if axis.get_xscale() == "log" else 0.006 * span * (i - (len(shown) - 1) / 2)
+        line(axis, here, x, measure, factor=factor, shift=shift, label=LABELS[method], **look)
 
 
 def against(
@@ -98,6 +114,9 @@ def against(
 
     def draw(axis: "Axes") -> None:
         line_per_method(axis, records, methods, x, measure, factor=factor)
+        places = sorted({float(at) for r in records if isinstance(at := r.axis(x), int | float)})
+        if len(places) <= 8:
+            axis.set_xticks(places, [f"{place:g}" for place in places])
         axis.set_yscale(scale)
         axis.set(xlabel=xlabel, ylabel=ylabel)
 
@@ -129,14 +148,18 @@ def dots(
     shift: int = 0,
     **look: Any,
 ) -> None:
-    """Mean of a measure, with its 95 % interval, at each name on an axis of the grid; `shift` sets it beside others."""
-    values = [[factor * r.values[measure] for r in records if r.axis(by) == name] for name in names]
-    found = [(i, *interval(v)) for i, v in enumerate(values) if v]
+    """Every seed as a dot, and their mean, at each name on an axis of the grid; `shift` sets it beside others."""
+    values = [
+        [factor * r.values[measure] for r in records if r.axis(by) == name and measure in r.values] for name in names
+    ]
     axis.set_xticks(range(len(names)), names)
     axis.set_xlim(-0.3, len(names) - 0.3)
-    if found:
-        places, means, _, halves = (np.array(column, dtype=float) for column in zip(*found, strict=True))
-        axis.errorbar(places + 0.1 * shift, means, np.nan_to_num(halves), ms=5, capsize=2, **look | {"ls": ""})
+    for i, found in enumerate(values):
+        at = i + 0.08 * shift
+        axis.plot([at] * len(found), found, ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
+        if found:
+            axis.plot([at], [float(np.mean(found))], ms=5, **look | {"ls": ""})
+            look.pop("label", None)  # once is enough
 
 
 def dots_per_method(
@@ -153,6 +176,49 @@ def dots_per_method(
     for i, (method, look) in enumerate(looks(methods).items()):
         here = [r for r in records if r.axis("method") == method]
         dots(axis, here, by, names, measure, factor=factor, shift=i, label=LABELS[method], **look)
+
+
+def across(
+    axis: "Axes", records: Sequence[Record], methods: Sequence[str], measure: str, *, factor: float = 1.0
+) -> None:
+    """A line of the panel for each method that has been run: every seed as a dot, and their mean above."""
+    methods = [method for method in methods if any(r.axis("method") == method for r in records)]
+    for place, (method, look) in enumerate(looks(methods).items()):
+        _seeds(axis, [r for r in records if r.axis("method") == method], measure, factor, place, 0.25, look)
+    _names(axis, [LABELS[method] for method in methods])
+
+
+def cases_across(
+    axis: "Axes",
+    records: Sequence[Record],
+    methods: Sequence[str],
+    cases: Sequence[str],
+    measure: str,
+    *,
+    factor: float = 1.0,
+) -> None:
+    """A line of the panel for each case, with the methods one above the other: every seed as a dot, and their mean."""
+    shown = looks(methods)
+    for place, case in enumerate(cases):
+        for i, (method, look) in enumerate(shown.items()):
+            here = [r for r in records if r.axis("case") == case and r.axis("method") == method]
+            label = {"label": LABELS[method]} if place == 0 else {}
+            _seeds(axis, here, measure, factor, place + 0.7 * (i / max(len(shown) - 1, 1) - 0.5), 0.0, look | label)
+    _names(axis, cases)
+
+
+def _seeds(
+    axis: "Axes", records: Iterable[Record], measure: str, factor: float, at: float, below: float, look: dict[str, Any]
+) -> None:
+    values = [factor * r.values[measure] for r in records]
+    axis.plot(values, [at + below] * len(values), ls="", marker=".", ms=3, alpha=0.45, color=look["color"])
+    if values:
+        axis.plot([float(np.mean(values))], [at], ms=5, **look | {"ls": ""})
+
+
+def _names(axis: "Axes", names: Sequence[str]) -> None:
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:

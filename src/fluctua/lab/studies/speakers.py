@@ -40,8 +40,8 @@ class Speakers(LearningStudy):
         "of the training data, the epoch of each run too; the test data are looked at once."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
-        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f"),
-        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f"),
+        Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f", within=(0, 1)),
+        Measure(UNHEARD, "test accuracy on unheard speakers (%)", factor=100, spec=".1f", within=(0, 1)),
         *MEASURES,
     )
 
@@ -55,7 +55,7 @@ class Speakers(LearningStudy):
         return [setting for name in self.networks for setting in self._of(name)]
 
     def _of(self, name: str) -> Iterator[Setting]:
-        methods = self.dale_methods if isinstance(NETWORKS[name], Dale) else self.methods
+        methods = self.dale_methods if isinstance(self.network({"network": name}), Dale) else self.methods
         yield from grid(network=(name,), method=methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:

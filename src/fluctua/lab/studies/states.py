@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 import fluctua
-from fluctua.lab.networks import READOUT, FullyConnected, bring_up
-from fluctua.lab.studies.methods import UNBALANCED
+from fluctua.lab.networks import FullyConnected
+from fluctua.lab.studies.methods import BASELINES, UNBALANCED, start
 from fluctua.lab.studies.plotting import line_per_method, panels
 from fluctua.lab.studies.task import FSDD, FileTask
+from fluctua.lab.studies.training import POSITIVE
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
-from fluctua.methods import Measured
 from fluctua.state.facts import PopulationState
 from fluctua.theory import Target
 
@@ -46,17 +46,20 @@ class States(Study):
         "activity on; where none arrives the rate is 0 and all neurons are silent."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
-        Measure("sigma_u", "sigma_U of the last layer", spec=".3g"),
-        Measure("rate", "firing rate of the last layer (Hz)", spec=".2f"),
-        Measure("silent", "silent neurons of the last layer (%)", factor=100, spec=".1f"),
+        Measure("sigma_u", "sigma_U of the last layer", spec=".3g", within=POSITIVE),
+        Measure("rate", "firing rate of the last layer (Hz)", spec=".2f", within=POSITIVE),
+        Measure("silent", "silent neurons of the last layer (%)", factor=100, spec=".1f", within=(0, 1)),
+        Measure("on_batch", "sigma_U of the last layer on the batch that it was set on", spec=".3g", within=POSITIVE),
     )
+    compared_to: ClassVar[str] = "measured"
+    lists: ClassVar[frozenset[str]] = frozenset({"depths", "methods"})
 
     task: FileTask = FileTask(train=FSDD.train, test=FSDD.test, duration=0.4)  # noqa: RUF009 - frozen
     recordings: int = 6
     samples: int = 8
     width: int = 64
     depths: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    methods: tuple[str, ...] = ("kaiming", "kaiming-relu", "spikeinit", "lsuv", "poisson", UNBALANCED, "measured")
+    methods: tuple[str, ...] = (*BASELINES, "poisson", UNBALANCED, "measured")
     xi: float = 1.0
 
     @property
@@ -79,15 +82,11 @@ class States(Study):
         network = FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
         model = network.build((x.shape[2],), 10, dt=self.task.dt, duration=len(x) * self.task.dt)
         method, target = str(setting["method"]), Target(xi=self.xi)
-        if method in (UNBALANCED, "measured"):
-            balance = method == "measured"
-            fluctua.initialize(
-                model, x, target, method=Measured(balance=balance, window="arrival"), readout=READOUT, seed=seed
-            )
-        else:
-            bring_up(model, x, method, target=target, seed=seed)
+        start(model, x, method, target=target, seed=seed, bounds="shd", window="arrival")
+        *_, there = (p for p in fluctua.inspect(model, x, window="arrival") if p.threshold is not None)
         layers = [p for p in fluctua.inspect(model, other, window="arrival") if p.threshold is not None]
-        return Outcome(_state(layers[-1]), {"rates": [p.rate or 0.0 for p in layers]})
+        values = _state(layers[-1]) | {"on_batch": there.sigma_u}
+        return Outcome(values, {"rates": [p.rate or 0.0 for p in layers], "sigmas": [p.sigma_u for p in layers]})
 
     def _streams(self, seed: int, data: Path | None) -> tuple[Tensor, Tensor]:
         """Two batches `[T, B, N]` of different recordings."""
@@ -101,8 +100,8 @@ class States(Study):
 
         def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
             def draw(axis: "Axes") -> None:
-                line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
                 axis.set_xscale("log")
+                line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
                 axis.set_yscale(scale)
                 axis.set(xlabel="layers", ylabel=label)
 

@@ -1,6 +1,8 @@
 """One trained network of a study: its state before training, and how it learned."""
 
+import math
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +20,24 @@ from fluctua.lab.training.settings import FitResult, TrainSettings
 from fluctua.state import Report
 from fluctua.theory import Target
 
+POSITIVE = (0.0, math.inf)
 MEASURES = (
-    Measure("test", "test accuracy (%)", factor=100, spec=".1f"),
-    Measure("val", "validation accuracy of the best epoch (%)", factor=100, spec=".1f"),
-    Measure("first", "validation accuracy after the first epoch (%)", factor=100, spec=".1f"),
+    Measure("test", "test accuracy (%)", factor=100, spec=".1f", within=(0, 1)),
+    Measure("val", "validation accuracy of the best epoch (%)", factor=100, spec=".1f", within=(0, 1)),
+    Measure("first", "validation accuracy after the first epoch (%)", factor=100, spec=".1f", within=(0, 1)),
     Measure(
         "epochs_to",
         "epochs until the validation accuracy is within reach (never: one more than there were)",
         spec=".1f",
+        within=(1, math.inf),
     ),
-    Measure("rate", "firing rate of the last hidden layer before training (Hz)", spec=".2f"),
-    Measure("silent", "silent neurons of the last hidden layer before training (%)", factor=100, spec=".1f"),
-    Measure("sigma_u", "sigma_U of the last hidden layer before training", spec=".3f"),
-    Measure("gradient_first", "gradient norm of the first hidden layer before training", spec=".2e"),
-    Measure("gradient_readout", "gradient norm of the readout before training", spec=".2e"),
+    Measure("seconds_to", "CPU seconds until then, with those of initialisation", spec=".1f", within=POSITIVE),
+    Measure("start_seconds", "CPU seconds of initialisation", spec=".2f", within=POSITIVE),
+    Measure("rate", "firing rate of the last hidden layer before training (Hz)", spec=".2f", within=POSITIVE),
+    Measure("silent", "silent neurons of the last hidden layer before training (%)", 100, ".1f", within=(0, 1)),
+    Measure("sigma_u", "sigma_U of the last hidden layer before training", spec=".3f", within=POSITIVE),
+    Measure("gradient_first", "gradient norm of the first hidden layer before training", 1, ".2e", within=POSITIVE),
+    Measure("gradient_readout", "gradient norm of the readout before training", 1, ".2e", within=POSITIVE),
 )
 """What `trained` finds."""
 
@@ -103,11 +109,17 @@ def trained(
     loss = loss_by_name(settings.loss)
     with isolated_randomness():
         seed_all(seed)  # dropout is on while the network is initialised and inspected
+        begun = time.process_time()
         start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha, nu=nu)
+        initialised = time.process_time() - begun
         before = fluctua.inspect(model, x, loss=lambda output: loss(output, y))
+    begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         result = fit(model, samples, out_dir=folder, settings=settings)
-    return Outcome({**_state(before), **_learning(result, recipe)}, _curves(before, result))
+    epoch = (time.process_time() - begun) / len(result.history)
+    learned = _learning(result, recipe)
+    times = {"start_seconds": initialised, "seconds_to": initialised + epoch * learned["epochs_to"]}
+    return Outcome({**_state(before), **learned, **times}, _curves(before, result))
 
 
 def _state(before: Report) -> dict[str, float]:

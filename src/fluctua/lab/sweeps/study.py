@@ -1,5 +1,6 @@
 """A study: an experiment as a grid of settings, what one run of it finds, and what is kept of a run."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +37,14 @@ class Measure:
         label: in words, with the unit.
         factor: from the value to what is printed, such as 100 for per cent.
         spec: how that is printed, as in `format`.
+        within: the least and the largest value that is possible; no interval goes beyond.
     """
 
     name: str
     label: str
     factor: float = 1.0
     spec: str = ".3f"
+    within: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ class Record:
 class Study(ABC):
     """An experiment: its settings as fields, its grid, one run, and its figure.
 
-    Subclasses are frozen dataclasses of plain values, which can be sent to another machine; every field takes part in
-    the names of the runs, so that a store never mixes runs of different settings.
+    Subclasses are frozen dataclasses of plain values, which can be sent to another machine. Every field takes part in
+    the names of the runs, so that a store never mixes runs of different settings, but for those in `lists`.
 
     Attributes:
         title: one line.
@@ -108,6 +111,10 @@ class Study(ABC):
         references: what others found.
         chosen: axes whose value is chosen for each of the other settings, by the best mean of `criterion`.
         criterion: a number on validation data, larger is better.
+        compared_to: the value on the axis `method` that all others are compared with, seed by seed.
+        lists: fields that say which settings there are, or how long a run takes, and nothing else about it: a list
+            can become longer, and what is finished stays.
+        choose_by: so many seeds choose; the further ones are run with what they chose. None for all.
         files: that it reads from the folder of `--data`.
     """
 
@@ -117,6 +124,9 @@ class Study(ABC):
     references: ClassVar[tuple[Reference, ...]] = ()
     chosen: ClassVar[tuple[str, ...]] = ()
     criterion: ClassVar[str] = ""
+    compared_to: ClassVar[str] = ""
+    lists: ClassVar[frozenset[str]] = frozenset()
+    choose_by: ClassVar[int | None] = None
 
     @property
     def files(self) -> tuple[str, ...]:

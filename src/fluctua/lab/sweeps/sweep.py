@@ -35,7 +35,7 @@ class Run:
         """Its name, also that of its file: readable, and different for whatever is different about the run."""
         facts = {
             "study": type(self.study).__name__,
-            "settings": dataclasses.asdict(self.study),
+            "settings": {k: v for k, v in dataclasses.asdict(self.study).items() if k not in self.study.lists},
             "setting": dict(self.setting),
             "seed": self.seed,
         }
