@@ -214,7 +214,7 @@ def test_the_library_does_not_grow() -> None:
     by_package: dict[str, int] = {}
     for file in LIBRARY:
         by_package[top(file)] = by_package.get(top(file), 0) + lines(file)
-    assert sum(by_package.values()) < 26000, f"lines outside the laboratory: {by_package}"
+    assert sum(by_package.values()) < 26200, f"lines outside the laboratory: {by_package}"
 
 
 WAY = """

@@ -31,6 +31,10 @@ class FinishedRun:
         result: test accuracy, best epoch and the rest of `result.json`.
         origin: the command that began it, with its settings; None for a run of `fit`.
         versions: of what computed the numbers.
+
+    Example:
+        >>> run: FinishedRun = load("runs/shd")  # doctest: +SKIP
+        >>> run.model(run.data.batch(4, "test")[0])  # doctest: +SKIP
     """
 
     model: nn.Module

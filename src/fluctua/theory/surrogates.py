@@ -2,6 +2,10 @@
 
 The gradient passes a population by the surrogate derivative `phi'(U - theta)` of its neurons, and a layer of weights by
 their transpose. How many neurons take part says the participation share, how much of the gradient is left the gain.
+
+Example:
+    >>> print(f"{participation_share(SIGMOID.slope(3.5)):.2f}")
+    0.40
 """
 
 from collections.abc import Callable

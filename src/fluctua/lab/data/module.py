@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 from fluctua.lab.data.augmentations import Augmentation, Augmented, DropEvents, RandomCrop
 from fluctua.lab.data.binning import bin_events, channel_count, check_times, step_count
 from fluctua.lab.data.dvs_gesture import DVSGesture
-from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, Subset, occurrence, split, whole
+from fluctua.lab.data.events import EventDataset, Events, LabelledDataset, occurrence, split, whole
 from fluctua.lab.data.fingerprint import checksum, in_text
 from fluctua.lab.data.nmnist import NMNIST
 from fluctua.lab.data.order import EpochKeys, EpochShuffle
-from fluctua.lab.data.shd import SHDFile
+from fluctua.lab.data.shd import SHDFile, by_acquaintance
 
 try:
     import lightning
@@ -274,7 +274,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             test,
             dt=dt,
             duration=duration,
-            further_tests=_by_acquaintance(file, test) if isinstance(test, SHDFile) else None,
+            further_tests=by_acquaintance(file, test) if isinstance(test, SHDFile) else None,
             batch_size=batch_size,
             pool=pool,
             binary=binary,
@@ -396,14 +396,3 @@ class _Collate:
             events, n_units=self.n_units, dt=self.dt, duration=self.duration, binary=self.binary, pool=self.pool
         )
         return x.reshape(*x.shape[:2], *self.shape), torch.tensor(labels)
-
-
-def _by_acquaintance(train: SHDFile, test: SHDFile) -> dict[str, EventDataset]:
-    """Divide the test samples into those of speakers met in training and the others, if there are others."""
-    if train.speakers is None or test.speakers is None:
-        return {}
-    known = np.isin(test.speakers, train.speakers)
-    if known.all():
-        return {}
-    parts = {"known speakers": np.flatnonzero(known), "unheard speakers": np.flatnonzero(~known)}
-    return {name: Subset(test, indices) for name, indices in parts.items() if len(indices)}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fluctua.files import FileError, reading
 from fluctua.hdf5 import self_contained
-from fluctua.lab.data.events import EventDataset, Events, check_range
+from fluctua.lab.data.events import EventDataset, Events, Subset, check_range
 
 SOURCE = "https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/"
 FETCH = "python -m fluctua.lab.data.fetch shd FOLDER"
@@ -174,3 +174,14 @@ def _integers(path: Path, file: Any, name: str) -> NDArray[np.int64]:
 
 def _names(file: Any, name: str) -> tuple[str, ...] | None:
     return tuple(file[name].asstr("utf-8", "replace")[()]) if name in file else None
+
+
+def by_acquaintance(train: SHDFile, test: SHDFile) -> dict[str, EventDataset]:
+    """Divide the test samples into those of speakers met in training and the others, if there are others."""
+    if train.speakers is None or test.speakers is None:
+        return {}
+    known = np.isin(test.speakers, train.speakers)
+    if known.all():
+        return {}
+    parts = {"known speakers": np.flatnonzero(known), "unheard speakers": np.flatnonzero(~known)}
+    return {name: Subset(test, indices) for name, indices in parts.items() if len(indices)}
