@@ -224,6 +224,9 @@ def only_requiring_grad(model: nn.Module, tensors: list[Tensor] | None) -> Itera
             p.requires_grad_(flag)
 
 
+_PLAIN = frozenset({bool, int, float, str, type(None)})  # most of what modules keep, and nothing that can change
+
+
 class Copies:
     """Copies of values that can be changed in place: tensors, generators of random numbers, and containers of them.
 
@@ -248,7 +251,7 @@ class Copies:
         return self._of(value)
 
     def _of(self, value: Any) -> Any:
-        if isinstance(value, nn.Parameter):
+        if type(value) in _PLAIN or isinstance(value, nn.Parameter):
             return value
         if isinstance(value, tuple):
             items = [self._of(item) for item in value]
@@ -267,7 +270,8 @@ class Copies:
             self._objects[id(value)] = twin = copy.copy(value)  # known before its contents, which may lead back to it
             if not isinstance(twin, set):
                 for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
-                    twin[key] = self._of(item)
+                    if type(item) not in _PLAIN:
+                        twin[key] = self._of(item)
 
     def _tensor(self, tensor: Tensor) -> Tensor:
         memory = _memory(tensor)
@@ -293,7 +297,8 @@ def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
     elif isinstance(value, dict | list | deque | tuple) and id(value) not in seen:
         seen.add(id(value))
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors_within(item, seen)
+            if type(item) not in _PLAIN:
+                yield from _tensors_within(item, seen)
 
 
 def _part(tensor: Tensor) -> Tensor | None:
