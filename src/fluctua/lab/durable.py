@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from fluctua.files import FileError
+
 UNSEALED = "fluctua-sha256:" + "0" * 64
 """What a file holds where `seal` will write."""
 
@@ -28,7 +30,7 @@ _SEAL = re.compile(rb"fluctua-sha256:[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|\d+)")  # with a number only: of fluctua 0.1
 
 
-class DamagedFile(ValueError):
+class DamagedFile(FileError):
     """A file is not what was written: bits have flipped, or some of it is missing."""
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, load_model, save
 from torch import Tensor, nn
 
+from fluctua.files import FileError, reading
 from fluctua.lab.durable import (
     UNSEALED,
     DamagedFile,
@@ -131,17 +132,19 @@ class RunFolder:
         """Give the model the weights of `model.safetensors`, all or none.
 
         Raises:
-            ValueError: the file is damaged, or of another model.
+            FileNotFoundError: there is no such file.
+            FileError: it is damaged, or of another model.
         """
-        if not is_whole(self.weights):
-            raise DamagedFile(f"{self.weights} is damaged: resume=True writes it again from {self.checkpoint.name}")
-        shapes = [
-            {name: value.shape for name, value in weights.items()}
-            for weights in (load_file(self.weights), weights_of(model))
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{self.weights} has the weights of another model: build the same")
-        load_model(model, self.weights)
+        with reading(self.weights, "weights", f"resume=True writes it again from {self.checkpoint.name}"):
+            if not is_whole(self.weights):
+                raise DamagedFile(f"{self.weights} is damaged: resume=True writes it again from {self.checkpoint.name}")
+            shapes = [
+                {name: value.shape for name, value in weights.items()}
+                for weights in (load_file(self.weights), weights_of(model))
+            ]
+            if shapes[0] != shapes[1]:
+                raise FileError(f"{self.weights} has the weights of another model: build the same")
+            load_model(model, self.weights)
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
         """Rewrite `result.json`."""
