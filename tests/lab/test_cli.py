@@ -326,7 +326,7 @@ def no_hdf5(file: Path) -> Path:
 
 
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda file: file.with_name("none.h5"), "none.h5 is missing: get it again from https://"),
+    "missing": (lambda file: file.with_name("none.h5"), "none.h5 does not exist: give the path of a data set"),
     "a folder": (lambda file: file.parent, "is a folder, not a file"),
     "truncated": (truncated, "truncated.h5 cannot be read as HDF5"),
     "gzip": (zipped, "small.h5.gz is still compressed: gunzip or unzip it"),

@@ -290,7 +290,12 @@ MISMATCHES: dict[str, tuple[str, Callable[[Path], Path], tuple[Any, ...], str]] 
         "fc learns from a file of spike trains in the layout of SHD, and .*a.tar holds N-MNIST: give other data",
     ),
     "pictures for sound": ("dale", lambda root: write_cifar10(root / "c", 1), (), "dale learns .*c holds CIFAR-10"),
-    "no data for images": ("cifar10-conv", lambda root: root / "none", (), "cifar10-conv learns .*none holds nothing"),
+    "no data for images": (
+        "cifar10-conv",
+        lambda root: root / "none",
+        (),
+        "none does not exist: give the path of a data set",
+    ),
     "an empty folder for images": ("dvs-conv", lambda root: root, (), "dvs-conv learns from images, .* holds neither"),
     "a test file for images": (
         "dvs-conv",

@@ -105,7 +105,9 @@ def _read_nir(path: Path) -> None:
 
 
 def _weights(folder: Path) -> Path:
-    importlib.import_module("safetensors.torch").save_model(_net(), str(folder / "model.safetensors"))
+    from fluctua.lab.training.folder import RunFolder, weights_of
+
+    RunFolder(folder).save_weights(weights_of(_net()))
     return folder / "model.safetensors"
 
 

@@ -81,7 +81,7 @@ def demo(
     Interrupted, the same command resumes where it stopped.
     """
     console = _console(json)
-    console.print(f"Demo: three initial states of one network; results go to {out}", soft_wrap=True)
+    console.print(f"Demo: three initial states of one network; results go to {out}", soft_wrap=True, markup=False)
     from fluctua.lab.demo import run_demo
 
     try:
@@ -185,12 +185,11 @@ def train(
             "python -m fluctua.lab.data.fetch shd FOLDER"
         )
     console = _console(json)
-    console.print(f"Training on {data}; the run is kept in {out}", soft_wrap=True)
+    task = "Resuming" if data is None else f"Training on {data}"
+    console.print(f"{task}; the run is kept in {out}", soft_wrap=True, markup=False)
     from fluctua.lab.train_file import FileSettings, train_file
     from fluctua.theory import Target
 
-    if data is None and not resume:
-        ctx.fail("Missing option '--data', which only --resume does without.")
     settings = FileSettings(
         recipe=recipe.value,
         model=None if model is None else model.value,
@@ -282,7 +281,11 @@ def reproduce(
         return
     if name not in set(Experiment):
         raise ValueError(f"unknown experiment {name!r}: choose one of {in_order(Experiment)}")
-    console.print(f"{name}{' (small)' * small}, {seeds} seed{'s' * (seeds > 1)}; results go to {out}", soft_wrap=True)
+    console.print(
+        f"{name}{' (small)' * small}, {seeds} seed{'s' * (seeds > 1)}; results go to {out}",
+        soft_wrap=True,
+        markup=False,
+    )
     from fluctua.lab.sweeps.runner_dask import dask_cluster
     from fluctua.lab.sweeps.runner_local import local_processes
 

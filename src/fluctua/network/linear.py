@@ -32,6 +32,8 @@ _AWAY = (0.5, -0.5, -2.0)  # distances to threshold above rest
 _ENDLESS = 1e-9  # less than 1, and a decay never settles within a trial
 _WHILE, _ANSWERS, _SKEWED = 64, 3, 0.9  # steps after an impulse; share of its answer
 _LIFTS = 12
+_ENORMOUS = 1e6  # stands for an infinite threshold
+_ROUNDED = ("round", "floor", "trunc")
 _DIGITS = 9  # of a threshold that is worked out
 
 
@@ -78,7 +80,7 @@ def linear_neuron(
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
     except ValueError as error:
         raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
-    numbers = [c.detach().double().cpu() for c in dynamics.constants]
+    numbers = [c.detach().double().cpu().nan_to_num(nan=torch.nan, posinf=_ENORMOUS) for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
     emits, begin = _evaluator(t, t.output, constants), [torch.full_like(constants[0], value) for value in start]
     compared = _compared(t, emits, begin)
@@ -135,21 +137,33 @@ def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
     """
     if t.distance is not None:
         return t.distance
-    made_of = {e: walk([e]) for e in reversed(walk([t.output]))}
+    after = list(reversed(walk([t.output])))
 
     def last(*ops: str) -> Expression | None:
-        return next((e for e, parts in made_of.items() if e.op in ops and t.potential in parts), None)
+        return next((e for e in after if e.op in ops and _feels(e, t.potential)), None)
 
     found = last("gt", "ge")
     if found is not None:
         return t.graph("sub", *found.args)
-    found = last("round", "floor", "trunc")
+    found = last(*_ROUNDED)
     if found is None and not _linearised(emits, start, t.inputs)[0][..., 0, :].any():
         found = last("max")  # what does not answer little inputs is no readout
     inside: Value | None = found
-    while isinstance(inside, Expression) and inside.op in ("round", "floor", "trunc", "min", "max"):
+    while isinstance(inside, Expression) and inside.op in (*_ROUNDED, "min", "max"):
         inside = next(a for a in inside.args if isinstance(a, Expression))
     return inside
+
+
+def _feels(e: Expression, leaf: Expression) -> bool:
+    """Whether little changes of a leaf reach it: not through a comparison, or what is rounded."""
+    left = [a for a in e.args if isinstance(a, Expression)]
+    while left:
+        a = left.pop()
+        if a is leaf:
+            return True
+        if a.op != "leaf" and not a.is_mask and a.op not in _ROUNDED:
+            left += [b for b in a.args if isinstance(b, Expression)]
+    return False
 
 
 def _from_first_spike(emits: Run, compares: Run, state: list[Tensor], inputs: int) -> Run:

@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(store: Store) -> No
         yield from here(runs[:2], root)
         raise KeyboardInterrupt
 
-    with pytest.raises(SweepInterrupted, match="with 4 runs left: the same command goes on"):
+    with pytest.raises(SweepInterrupted, match="with 4 runs left: the same command resumes"):
         sweep(runs, store, interrupted, quiet())
     assert values(store.finished(runs)) == expected(runs[:2])
 
@@ -128,7 +128,7 @@ def test_processes_give_what_one_process_gives_and_a_dead_one_costs_one_run(stor
 
 def test_there_is_a_process_for_every_core_and_none_is_no_number_of_processes() -> None:
     assert cores() == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores() >= 1
-    with pytest.raises(ValueError, match="one process or more, got 0"):
+    with pytest.raises(ValueError, match="at least one process, got 0"):
         local_processes(0)
 
 

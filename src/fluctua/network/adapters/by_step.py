@@ -22,6 +22,8 @@ def by_step(framework: Framework, note: str | None, module: Any, timing: Timing)
     assert framework.stepping is not None
     timing = replace(timing, dt=float(module.dt)) if framework.timed else timing
     neuron, hearing = linear_module(module, framework.stepping, timing), framework.stepping.hearing(module)
+    if note is not None and neuron.threshold is None:
+        note = "a readout: its own step gives no spikes"
     neuron = replace(neuron, note="; ".join(filter(None, (note, neuron.note))) or None)
     if hearing is None:
         return {"": PopulationSpec(neuron, module, (0,))}

@@ -58,7 +58,7 @@ class KnownNeurons:
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
         kept = (t for m in modules_of(module) for t in (*m._parameters.values(), *m._buffers.values()))
-        key = module, steps, *(t._version for t in kept if t is not None)
+        key = module, steps, *(t._version for t in kept if t is not None and not t.is_inference())
         if key not in self._found:
             self._found[key] = self._specs(module, steps)
         return self._found[key]
