@@ -32,7 +32,6 @@ _AWAY = (0.5, -0.5, -2.0)  # distances to threshold above rest
 _ENDLESS = 1e-9  # less than 1, and a decay never settles within a trial
 _WHILE, _ANSWERS, _SKEWED = 64, 3, 0.9  # steps after an impulse; share of its answer
 _LIFTS = 12
-_ENORMOUS = 1e6  # stands for an infinite threshold
 _ROUNDED = ("round", "floor", "trunc")
 _DIGITS = 9  # of a threshold that is worked out
 
@@ -80,7 +79,7 @@ def linear_neuron(
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
     except ValueError as error:
         raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
-    numbers = [c.detach().double().cpu().nan_to_num(nan=torch.nan, posinf=_ENORMOUS) for c in dynamics.constants]
+    numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
     emits, begin = _evaluator(t, t.output, constants), [torch.full_like(constants[0], value) for value in start]
     compared = _compared(t, emits, begin)
@@ -109,7 +108,7 @@ def linear_neuron(
         return Neuron(tuple(kernels), None, float((at_rest + drift).mean()), note="; ".join(notes) or None)
     level = torch.zeros_like(at_rest) if scale is None else state[0]
     theta = (level - at_rest / unit).round(decimals=_DIGITS) if threshold is None else threshold.double()
-    rest = theta + (at_rest + drift) / unit
+    rest = (level if threshold is None else theta + at_rest / unit) + drift / unit
     resets, size = (True, 1.0) if scale is None else _spikes(run, emits, state, system, dynamics.inputs)
     if size is None:
         notes.append("it emits numbers of any size, so its rate and silence in the report are those of a mean output")
@@ -223,7 +222,7 @@ def _at_rest(run: Run, state: list[Tensor], inputs: int, timing: Timing) -> tupl
         if moved <= _STILL:
             break
     observed = run(state, silence)[1]
-    return state, (total - (steps - left) * observed) / max(steps, 1)
+    return state, ((total - (steps - left) * observed) / max(steps, 1)).nan_to_num(0.0)  # of an infinite threshold
 
 
 def _peak(kernel: StateSpaceKernel, unit: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from fluctua.lab.studies.task import FSDD, FileTask
 from fluctua.lab.studies.training import POSITIVE, Recipe
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting
 from fluctua.lab.sweeps.sweep import grid
-from fluctua.lab.training.fit import fit
 from fluctua.theory import Target
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ class Robustness(LearningStudy):
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
         """See `Study.run`."""
+        from fluctua.lab.training.fit import fit  # not to list experiments
+
         case, method, n = str(setting["case"]), str(setting["method"]), self.recipe.measured_on
         samples = self.task.load(seed, data)
         model = self._built(samples.shape, self.task.dt)
