@@ -37,7 +37,7 @@ from fluctua.lab.studies.image_task import (
     balanced,
     mean_pooled,
 )
-from fluctua.lab.studies.methods import LABELS
+from fluctua.lab.studies.methods import LABELS, SHARE
 from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store
@@ -195,7 +195,9 @@ def test_measurement_reaches_the_target_in_the_last_layer_and_every_method_its_o
     deep = {str(r.axis("method")): r.values["sigma_u"] for r in records if r.axis("network") == "cifar10-conv"}
     assert deep["measured"] == pytest.approx(1.0, rel=0.01)
     assert deep["measured-unbalanced"] == pytest.approx(1.0, rel=0.01)
-    assert len(set(deep.values())) == len(TINY.methods)
+    assert deep.pop(SHARE) == deep["measured"]  # another way back, the same way forward
+    assert sorted(method for method, sigma in deep.items() if sigma == 0.0) == ["kaiming", "torch"]  # silent before
+    assert len(set(deep.values())) == len(deep) - 1
     assert set(TINY.methods) <= LABELS.keys()
 
 
