@@ -203,6 +203,11 @@ def inner_pathway(
     return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
 
 
+def one_step_late(x: Tensor) -> Tensor:
+    """A sequence `[T, ...]` that begins with zeros and leaves its last step out."""
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
 @dataclass(frozen=True, eq=False)
 class PopulationSpec:
     """A population as the adapter of its module describes it.

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.network.adapters.framework import Framework, Hearing, Timing
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway, one_step_late
 from fluctua.network.linear import linear_module
 
 
@@ -48,27 +47,23 @@ def called_with_input(neuron: Neuron, module: Any, weight: Tensor, *others: Path
 def _from_itself(module: Any, hearing: Hearing) -> Pathway:
     back, mask, kept = hearing.back, hearing.mask, hearing.kept
     if isinstance(back, nn.Module):
-        return inner_pathway(back, "", 0, _one_step_late(back, kept))
+        return inner_pathway(back, "", 0, _over_time(back, kept))
     name = _name_of(module, back)
 
     def current(spikes: Tensor) -> Tensor:
         w = getattr(module, name)
         return linear(spikes.to(w), w if mask is None else w * mask)
 
-    return inner_pathway(module, "", 0, _one_step_late(current, kept), parameter=name, mask=mask)
+    return inner_pathway(module, "", 0, _over_time(current, kept), parameter=name, mask=mask)
 
 
-def _one_step_late(current: Callable[[Tensor], Tensor], kept: bool) -> Callable[[Tensor], Tensor]:
+def _over_time(current: Callable[[Tensor], Tensor], kept: bool) -> Callable[[Tensor], Tensor]:
     """Spikes `[T, B, *N]` -> the current `[T, B, *N]` that they cause; `kept`: with a bias from the first step on."""
 
     def heard(spikes: Tensor) -> Tensor:
         return current(spikes.flatten(0, 1)).reshape(spikes.shape)
 
-    return lambda spikes: heard(_shifted(spikes)) if kept else _shifted(heard(spikes))
-
-
-def _shifted(x: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    return lambda spikes: heard(one_step_late(spikes)) if kept else one_step_late(heard(spikes))
 
 
 def _name_of(module: nn.Module, weight: Tensor) -> str:

@@ -208,11 +208,12 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
         for framework in _frameworks_of(module):
             if name in framework.facts:
                 facts = framework.facts[name]
-                if facts is not None and (framework.stepping is None or not changes(type(module), base)):
+                own = framework.stepping is not None and changes(type(module), base)
+                if facts is not None and not own:
                     return framework, facts
                 from fluctua.network.adapters.by_step import by_step
 
-                note = "its facts are those of its own step" if changes(type(module), base) else None
+                note = "its facts are those of its own step" if own else None
                 return framework, partial(by_step, framework, note)
             if name in framework.refused:
                 return framework, framework.refused[name]

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway, one_step_late
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
@@ -153,8 +153,7 @@ def reset(module: Any) -> None:
 
 def _recurrence(module: Any) -> Pathway:
     def current(spikes: Tensor) -> Tensor:
-        now = spikes.to(module.w_rec) @ module.w_rec
-        return torch.cat([torch.zeros_like(now[:1]), now[:-1]])
+        return one_step_late(spikes.to(module.w_rec) @ module.w_rec)
 
     return inner_pathway(module, "", 0, current, parameter="w_rec", rows=1)
 

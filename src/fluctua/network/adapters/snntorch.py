@@ -158,10 +158,6 @@ def _kernel(
     )
 
 
-def _decay(value: Any) -> Array:
-    return numbers_of(value).clip(0, 1)
-
-
 _ELSEWHERE = "or call fluctua on the part of the network before it"
 _GATED = f"its gates make the potential a nonlinear function of its input; use RLeaky or RSynaptic, {_ELSEWHERE}"
 
