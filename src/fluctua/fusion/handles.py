@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import Deferred, Late
-from fluctua.fusion.folding import CONVOLUTIONS, convolved, folded
+from fluctua.fusion.folding import CONVOLUTIONS, as_pooled, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import mapped, modules_of, tensors_in
 
@@ -27,9 +27,14 @@ class Handle(Tensor):
     node: Node
 
     @property
-    def actual(self) -> Tensor:
-        """The tensor itself."""
+    def stored(self) -> Tensor:
+        """The tensor itself, in the order in which it lies in memory."""
         raise NotImplementedError
+
+    @property
+    def actual(self) -> Tensor:
+        """The tensor as the model's own code may take it: contiguous, as its operations would have made it."""
+        return self.stored.contiguous()
 
     def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         """For messages."""
@@ -46,6 +51,8 @@ class Handle(Tensor):
         """Do what torch is asked for."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name in ("view", "view_as") and isinstance(args[0], Handle) and not isinstance(args[1], torch.dtype):
+            func = Tensor.reshape if name == "view" else Tensor.reshape_as  # whatever the order in memory
         if func is F.linear and isinstance(args[0], Handle) and _of_the_model(args[1:], kwargs):
             return _product(args, kwargs, args[0])
         if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
@@ -96,8 +103,8 @@ class Step(Handle):
         return made
 
     @property
-    def actual(self) -> Tensor:
-        """The tensor itself."""
+    def stored(self) -> Tensor:
+        """See `Handle.stored`."""
         return self.node.at(self.step)
 
 
@@ -113,8 +120,8 @@ class Whole(Handle):
         return made
 
     @property
-    def actual(self) -> Tensor:
-        """The tensor itself."""
+    def stored(self) -> Tensor:
+        """See `Handle.stored`."""
         return self.node.value
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -273,7 +280,7 @@ def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple
     def tensor(x: Tensor) -> Tensor:
         if isinstance(x, Step):
             return values[x.node]
-        return x.actual if isinstance(x, Whole) else x
+        return x.stored if isinstance(x, Whole) else x
 
     return mapped(tuple(args), tensor), mapped(dict(kwargs), tensor)
 
@@ -296,9 +303,9 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
-            given, options = reals(args), reals(dict(kwargs))
+            given, options = _bound(args, kwargs, {})
             frames = func in CONVOLUTIONS and isinstance(args[0], Whole) and args[0].ndim == CONVOLUTIONS[func]
-            result = convolved(func, *given, **options) if frames else func(*given, **options)
+            result = convolved(func, *given, **options) if frames else as_pooled(func, func(*given, **options))
             if name in operations.RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
                 return result
             memo[key] = Whole.of(Given(result)), (args, kwargs)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -100,8 +100,28 @@ def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult
         raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
     wide = tuple(widened(current) for current in inputs)
     dynamics, state = dynamics.to(wide[0]), tuple(part.to(wide[0]) for part in state)
-    result = choose(wide, dynamics).run(wide, dynamics, state)
+    result = _in_order_of_memory(wide, dynamics, state)
     return result._replace(output=result.output.to(inputs[0].dtype))
+
+
+def _in_order_of_memory(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
+    """The loop with the axes of the neurons, which are alike to it, as they lie in memory: maps may be channels last."""
+    first, axes = inputs[0], range(inputs[0].ndim)
+    order = [0, 1, *sorted(axes[2:], key=lambda axis: -first.stride(axis))]
+    if first.is_contiguous() or order == [*axes] or not first[0].permute([k - 1 for k in order[1:]]).is_contiguous():
+        return choose(inputs, dynamics).run(inputs, dynamics, state)
+    back = sorted(axes, key=order.__getitem__)
+
+    def turned(parts: Tensors, to: list[int], leading: int = 0) -> Tensors:
+        return tuple(part.permute([axis - leading for axis in to[leading:]]) for part in parts)
+
+    neurons = tuple(c if c.numel() == 1 else c.expand(first.shape[2:]) for c in dynamics.constants)
+    each = tuple(c if c.numel() == 1 else turned((c,), order, 2)[0] for c in neurons)
+    inputs, state = turned(inputs, order), turned(state, order, 1)
+    dynamics = replace(dynamics, constants=each)
+    result = choose(inputs, dynamics).run(inputs, dynamics, state)
+    output, potential = turned((result.output, result.potential), back)
+    return LoopResult(output, potential, turned(result.state, back, 1))
 
 
 def stepper(parameters: LoopParameters) -> Stepper:

@@ -66,7 +66,7 @@ class Window(NamedTuple):
 
 def spikes_of(x: Tensor, max_density: float) -> SpikeBatch | None:
     """The spikes of frames `[F, channels, rows, columns]`, or None where a larger share than that is not zero."""
-    return SpikeBatch.from_dense(x.detach().reshape(len(x), 1, -1), max_density)
+    return SpikeBatch.from_dense(x.detach().movedim(1, 3).reshape(len(x), 1, -1), max_density)
 
 
 def convolved(
@@ -88,23 +88,25 @@ def convolved(
         padding: rows and columns of zeros on each side.
 
     Returns:
-        `[F, outputs, rows, columns]`.
+        `[F, outputs, rows, columns]`, in the memory format of `x`.
     """
     window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding)  # type: ignore[arg-type]
-    return apply(_Convolution(window, spikes), (x, weight, bias))[0]
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return apply(_Convolution(window, spikes, last), (x, weight, bias))[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _Convolution:
-    """See `limits.Operation`: of frames, weight and bias."""
+    """See `limits.Operation`: of frames, weight and bias; `last` says whether channels come last in memory."""
 
     window: Window
     spikes: SpikeBatch
+    last: bool
     called = "a convolution of spikes"
     differentiable = (0,)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        return [_gathered(self.window, self.spikes, *tensors[1:])]
+        return [_gathered(self.window, self.spikes, self.last, *tensors[1:])]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
         return [tensors[1]]
@@ -112,30 +114,30 @@ class _Convolution:
     def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (g,), (weight,) = grads, kept
         assert g is not None
-        g = g.contiguous()
+        g = g.contiguous(memory_format=torch.channels_last if self.last else torch.contiguous_format)
         return (
-            _spread(self.window, weight, g) if wanted[0] else None,
-            _scattered(self.window, self.spikes, g) if wanted[1] else None,
+            _spread(self.window, weight, self.last, g) if wanted[0] else None,
+            _scattered(self.window, self.spikes, self.last, g) if wanted[1] else None,
             g.sum((0, 2, 3)) if wanted[2] else None,
         )
 
 
-def _gathered(window: Window, spikes: SpikeBatch, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _gathered(window: Window, spikes: SpikeBatch, last: bool, weight: Tensor, bias: Tensor | None) -> Tensor:
     frames, dtype = spikes.shape[0], weight.dtype
-    out = pool.empty((frames, *window.shape), dtype)
+    out = frames_of((frames, *window.shape), dtype, last)
     rows = window.rows(weight)
     offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
     arrays, memory = spikes.arrays(dtype), flat(out)
 
     def work(blocks: Blocks) -> None:
         for first, stop in blocks:
-            kernels.gather(*arrays, window.geometry, rows, offset, first, stop, memory)
+            kernels.gather(*arrays, window.geometry, rows, offset, first, stop, memory, last)
 
     over_samples(work, frames, _BLOCK)
     return out
 
 
-def _scattered(window: Window, spikes: SpikeBatch, g: Tensor) -> Tensor:
+def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Tensor:
     """Gradient with respect to the weight."""
     arrays, memory = spikes.arrays(g.dtype), flat(g)
     size = window.rows(g.new_empty(window.weight)).size
@@ -143,15 +145,28 @@ def _scattered(window: Window, spikes: SpikeBatch, g: Tensor) -> Tensor:
     def work(blocks: Blocks) -> list[Array]:
         total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # which starts with a line of the cache
         for first, stop in blocks:
-            kernels.scatter(*arrays, window.geometry, memory, first, stop, total)
+            kernels.scatter(*arrays, window.geometry, memory, last, first, stop, total)
         return [total]
 
     return window.weight_of(*added(over_samples(work, len(g), _BLOCK)))
 
 
-def _spread(window: Window, weight: Tensor, g: Tensor) -> Tensor:
-    """Gradient with respect to the input, in pieces that stay in the cache."""
+def frames_of(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
+    """Memory for frames `[F, channels, rows, columns]`."""
+    if not last:
+        return pool.empty(shape, dtype)
+    return pool.empty((shape[0], *shape[2:], shape[1]), dtype).movedim(3, 1)
+
+
+def _spread(window: Window, weight: Tensor, last: bool, g: Tensor) -> Tensor:
+    """Gradient with respect to the input, in pieces that stay in the cache where torch would turn all of it around."""
     frame = window.weight[1], *window.frame
+    if last:  # where torch looks at the input for the order of its gradient in memory
+        like = torch.empty((len(g), *frame), dtype=g.dtype, memory_format=torch.channels_last)
+        back = torch.ops.aten.convolution_backward
+        places = window.stride, window.padding, (1, 1), False, (0, 0), 1, (True, False, False)
+        found: Tensor = back(g, like, weight, None, *places)[0]
+        return found
     out = pool.empty((len(g), *frame), g.dtype)
     for to, piece in zip(out.split(_BLOCK), g.split(_BLOCK), strict=True):  # type: ignore[no-untyped-call]
         shape = len(piece), *frame

@@ -19,36 +19,42 @@ _ONE = np.uint64(1)
 
 
 @kernel
-def gather(words, values, starts, geometry, weight, bias, first, stop, out):  # type: ignore[no-untyped-def]
+def gather(words, values, starts, geometry, weight, bias, first, stop, out, last):  # type: ignore[no-untyped-def]
     """Fill the frames `first:stop` of `out` with the sum of `bias` `[width]` and the weights of the spikes.
 
     `geometry` is that of an `events_conv.Window`.
     """
     channels, rows, columns, _, _, _, _, _, _, outputs, out_rows, out_columns = geometry
     places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
-    spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
+    spikes = np.empty((channels * rows * columns, 3), np.int32)
     sums = aligned(places * width, out)
     for f in range(first, stop):
         for p in range(0, places * width, width):
             for j in range(0, width, lane):
                 store(sums, p + j, load(bias, j))
-        n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
+        n = _spikes_of(words, f, channels, rows, columns, spikes)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, sums, weight, width, True)
-        transposed(sums, 0, width, out, f * outputs * places, places, places, outputs)
+        if last:
+            copied(sums, 0, width, out, f * outputs * places, outputs, places, outputs)
+        else:
+            transposed(sums, 0, width, out, f * outputs * places, places, places, outputs)
 
 
 @kernel
-def scatter(words, values, starts, geometry, g, first, stop, gradient):  # type: ignore[no-untyped-def]
+def scatter(words, values, starts, geometry, g, last, first, stop, gradient):  # type: ignore[no-untyped-def]
     """Add the gradient wrt a weight, from the frames `first:stop` of that wrt the output, `g`."""
     channels, rows, columns, high, taps, _, along, _, _, outputs, out_rows, out_columns = geometry
     places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
-    spikes, ends = np.empty((channels * rows * columns, 4), np.int32), np.empty(rows + 1, np.int32)
+    spikes = np.empty((channels * rows * columns, 3), np.int32)
     there = aligned(places * width, g)
     there[:] = 0
     for f in range(first, stop):
-        transposed(g, f * outputs * places, places, there, 0, width, outputs, places)
-        n = _spikes_of(words, f, channels, rows, columns, spikes, ends)
+        if last:
+            copied(g, f * outputs * places, outputs, there, 0, width, places, outputs)
+        else:
+            transposed(g, f * outputs * places, places, there, 0, width, outputs, places)
+        n = _spikes_of(words, f, channels, rows, columns, spikes)
         start = starts[f] if values.size > 0 else 0
         _meet(spikes, n, values, start, geometry, gradient, there, width, False)
 
@@ -76,7 +82,7 @@ def _meet(spikes, n, values, start, geometry, total, part, width, forth):  # typ
                 own = (((channel * high + k) * along + phase) * taps + begin) * width
                 to, at = (there, own) if forth else (own, there)
                 if values.size > 0:
-                    _add_scaled(total, to, part, at, (end - begin) * width, values[start + spikes[e, 3]])
+                    _add_scaled(total, to, part, at, (end - begin) * width, values[start + e])
                 else:
                     _add(total, to, part, at, (end - begin) * width)
 
@@ -94,36 +100,34 @@ def _add_scaled(total, to, part, at, size, value):  # type: ignore[no-untyped-de
 
 
 @helper
-def _spikes_of(words, frame, channels, rows, columns, spikes, ends):  # type: ignore[no-untyped-def]
-    """Channel, row, column and number of each spike of a frame, row after row; returns how many there are.
-
-    So what is added up stays in the innermost cache. `ends`, `[rows + 1]`, is where the spikes of a row end.
-    """
-    n_words = (channels * rows * columns + 63) >> 6
-    ends[:] = 0
-    for again in range(2):  # count the spikes of each row, then put them in their places
-        n, channel, row, begin = 0, 0, 0, 0  # `begin` is the first unit of the row
-        for k in range(n_words):
-            word = words[frame * n_words + k]
-            while word:
-                unit = 64 * k + trailing_zeros(word)
-                word &= word - _ONE
-                while unit >= begin + columns:
-                    begin += columns
-                    row += 1
-                    if row == rows:
-                        row, channel = 0, channel + 1
-                if again:
-                    e = ends[row]
-                    spikes[e, 0], spikes[e, 1], spikes[e, 2], spikes[e, 3] = channel, row, unit - begin, n
-                    ends[row] = e + 1
-                else:
-                    ends[row + 1] += 1
-                n += 1
-        if not again:
-            for r in range(rows):
-                ends[r + 1] += ends[r]
+def _spikes_of(words, frame, channels, rows, columns, spikes):  # type: ignore[no-untyped-def]
+    """Channel, row and column of each spike of a frame, in the order of its bits; returns how many there are."""
+    n_words, n = (channels * rows * columns + 63) >> 6, 0
+    for k in range(n_words):
+        word = words[frame * n_words + k]
+        while word:
+            unit = 64 * k + trailing_zeros(word)
+            word &= word - _ONE
+            place = unit // channels
+            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - place * channels, place // columns, place % columns
+            n += 1
     return n
+
+
+@helper
+def copied(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
+    """Write `rows` of `columns` numbers, `step` apart, as rows that are `stride` apart, the first one first.
+
+    By whole vectors: what one writes beyond its row is written over by the next ones, or padding.
+    """
+    lane = 64 // source.itemsize
+    whole = rows if columns % lane == 0 else max(0, rows - (lane + columns - 1) // columns)
+    for i in range(whole):
+        for j in range(0, columns, lane):
+            store(target, to + i * stride + j, load(source, at + i * step + j))
+    for i in range(whole, rows):
+        for j in range(columns):
+            target[to + i * stride + j] = source[at + i * step + j]
 
 
 @helper
