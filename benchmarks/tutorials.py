@@ -165,6 +165,15 @@ def snntorch_conv() -> Built:
     return spread(Net(), 3), spikes(30, 16, 2, 34, 34, rate=0.03), 0
 
 
+def in_range(built: Built) -> Built:
+    """The same network, its neurons driven by fluctuations: they spike at a few percent of the steps."""
+    import fluctua
+
+    model, x, axis = built
+    fluctua.initialize(model, x, time=axis, seed=0)
+    return built
+
+
 def spikingjelly_conv() -> Built:
     """Convolutions with batch norm, four steps."""
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
@@ -189,6 +198,11 @@ NETWORKS: dict[str, tuple[str, Callable[[], Built], Callable[[], Built]]] = {
     "sinabs": ("sinabs", sinabs, sinabs),
     "Rockpool": ("rockpool", rockpool, rockpool),
     "snnTorch, convolutions": ("snntorch", snntorch_conv, snntorch_conv),
+    "snnTorch, convolutions, initialised": (
+        "snntorch",
+        lambda: in_range(snntorch_conv()),
+        lambda: in_range(snntorch_conv()),
+    ),
     "SpikingJelly, convolutions and batch norm": ("spikingjelly", spikingjelly_conv, spikingjelly_conv),
 }
 """By name: the package, the network as a tutorial writes it, and in the fastest way that the framework offers."""

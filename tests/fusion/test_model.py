@@ -75,6 +75,29 @@ class SnnConv(nn.Module):
         return torch.stack(out)
 
 
+class SnnMaps(nn.Module):
+    """Two convolutions, pooled before the neurons, as the tutorials of snnTorch write them; the maps are returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        snn = pytest.importorskip("snntorch")
+        thresholds = torch.linspace(0.5, 1.5, 3 * 4 * 4).view(3, 4, 4)  # no two of a map are alike
+        self.conv1, self.lif1 = nn.Conv2d(2, 3, 3, padding=1), snn.Leaky(beta=0.9, threshold=thresholds)
+        self.conv2, self.lif2 = nn.Conv2d(3, 5, 2), snn.Leaky(beta=0.8)
+        self.fc, self.lif3 = nn.Linear(5, 3), snn.Leaky(beta=0.9)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1, mem2, mem3 = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem()
+        maps, out = [], []
+        for frame in x:
+            spk1, mem1 = self.lif1(F.max_pool2d(self.conv1(frame), 2), mem1)
+            spk2, mem2 = self.lif2(F.max_pool2d(self.conv2(spk1), 3), mem2)
+            spk3, mem3 = self.lif3(self.fc(spk2.view(x.shape[1], -1)), mem3)
+            maps.append(spk1)
+            out.append(spk3)
+        return torch.stack(out), torch.stack(maps)
+
+
 def snn_sequential() -> nn.Module:
     snn = pytest.importorskip("snntorch")
     return nn.Sequential(
@@ -189,6 +212,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, Any]]]
     "snntorch static": (SnnStatic, spikes(SAMPLES, INPUTS), 3, {"time": None}),
     "snntorch batch first": (SnnBatchFirst, BATCH_FIRST, 3, {"time": 1}),
     "snntorch conv": (SnnConv, FRAMES, 3, {}),
+    "snntorch maps": (SnnMaps, FRAMES, 3, {}),
     "snntorch sequential": (snn_sequential, TIME_FIRST, 3, {}),
     "snntorch sequential, batch first": (snn_sequential, BATCH_FIRST, 3, {"time": 1}),
     "norse state": (norse_state, TIME_FIRST, 30, {}),
@@ -221,6 +245,7 @@ def test_a_fused_model_gives_what_the_model_gives(name: str) -> None:
     mine, gradients = passed(fast, model, x)
     assert [t.shape for t in mine] == [t.shape for t in truth]
     assert any(t.any() for t in truth)
+    assert all(t.is_contiguous() for t in mine)
     for a, b in zip(mine, truth, strict=True):  # sums in another order: a rounding of single precision
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
     largest = max(float(h.abs().max()) for h in their_gradients if h is not None)

@@ -183,6 +183,24 @@ def test_memory_in_any_order() -> None:
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_maps_whose_channels_come_last_stay_as_they_are() -> None:
+    current = drawn([6, 3, 4, 5, 7])
+    last = current.movedim(2, -1).contiguous().movedim(-1, 2)
+    decay = torch.linspace(0.5, 0.95, 140, dtype=DTYPE).view(4, 5, 7).requires_grad_()
+    p, found = replace(LIF, decay_mem=decay), list[Any]()
+    for x in (current, last):
+        x = x.clone().requires_grad_()  # in the same order in memory
+        result = run(x, p)
+        loss = (result.output * current).sum() + result.state.potential.sum()
+        found.append((result, torch.autograd.grad(loss, (x, decay))))
+    (ours, gradients), (truth, their) = found[1], found[0]
+    assert ours.output.stride() == last.stride()
+    assert torch.equal(ours.output, truth.output)
+    assert torch.equal(ours.state.potential, truth.state.potential)
+    assert torch.equal(gradients[0], their[0])
+    torch.testing.assert_close(gradients[1], their[1], rtol=1e-12, atol=1e-12)  # summed in another order
+
+
 @pytest.mark.parametrize("wanted", ["x", "u", "i", "decay_mem", "decay_syn"])
 def test_one_gradient_alone(wanted: str) -> None:
     current, rest = drawn(SHAPE), drawn(SHAPE[1:], 0.3)

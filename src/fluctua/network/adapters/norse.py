@@ -7,6 +7,7 @@ Their constants are in the named tuple `module.p`, time constants as rates in 1/
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, get_type_hints
 
@@ -136,14 +137,17 @@ class _Unweighted(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+_hints = lru_cache(maxsize=64)(get_type_hints)  # which takes longer than a step
+
+
 def _state_class(module: Any) -> Any:
-    return get_type_hints(type(module).initial_state)["return"]
+    return _hints(type(module).initial_state)["return"]
 
 
 def _fields(kind: Any, prefix: str = "") -> list[str]:
     """The names of all parts of a state, "lif.v" of an inner one."""
     names = []
-    for name, part in get_type_hints(kind).items():
+    for name, part in _hints(kind).items():
         names += _fields(part, f"{prefix}{name}.") if hasattr(part, "_fields") else [f"{prefix}{name}"]
     return names
 
@@ -152,7 +156,7 @@ def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
     return kind(
         **{
             name: _state_of(part, parts, f"{prefix}{name}.") if hasattr(part, "_fields") else parts[f"{prefix}{name}"]
-            for name, part in get_type_hints(kind).items()
+            for name, part in _hints(kind).items()
         }
     )
 
