@@ -90,8 +90,7 @@ class Stepped(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Input current `[T, B, *N]` -> output of the same shape."""
-        parameters = self.neurons.loop_parameters()
-        dynamics, state = parameters.dynamics, parameters.parts(self.neurons.initial_state(current))
+        dynamics, state = self.neurons.dynamics(), self.neurons.parts_of(self.neurons.initial_state(current))
         outputs: list[Tensor] = []
         for x in current.unbind(0):
             drive = x + self.weight(outputs[-1]) if self.weight is not None and outputs else x

@@ -95,9 +95,10 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
             },
             "fluctua.timeloop": {
                 "fluctua.neurons": "ArcTan SigmoidDerivative SuperSpike",
-                "fluctua.timeloop.contract": "Adaptation Engine LoopParameters LoopResult Reset State",
-                "fluctua.timeloop.engines": "Stepper run stepper widened",
-                "fluctua.timeloop.reference": "step",
+                "fluctua.neurons.leaky": "State Stepper",
+                "fluctua.timeloop.contract": "Engine LoopResult",
+                "fluctua.timeloop.engines": "widened",
+                "fluctua.timeloop.steps": "Reset",
                 "fluctua.timeloop.surrogates": "Surrogate",
             },
             "fluctua.training": {
@@ -137,6 +138,11 @@ REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "spikeinit_sim": _BY_METHOD('"spikeinit-sim"'),
             "torch_default": _BY_METHOD('"torch"'),
         },
+        "fluctua.timeloop": {
+            **dict.fromkeys(("Adaptation", "LoopParameters"), "LIF, LI or AdaptiveLIF of fluctua.neurons"),
+            **{"run": "neurons.simulate", "step": "neurons.step", "stepper": "neurons.stepper"},
+        },
+        "fluctua.timeloop.contract": {"LoopParameters": "LIF, LI or AdaptiveLIF of fluctua.neurons"},
         "fluctua.training": {
             "max_over_time_cross_entropy": _BY_LOSS('"max"'),
             "mean_over_time_cross_entropy": _BY_LOSS('"mean"'),

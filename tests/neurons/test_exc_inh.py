@@ -203,7 +203,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "reset": (lambda: ExcInhLIF(reset="hard"), "unknown reset 'hard'"),  # type: ignore[arg-type]
     "shapes": (
         lambda: ExcInhLIF()(torch.zeros(5, 2, 3), torch.zeros(5, 2, 4)),
-        r"same shape, got \(5, 2, 3\) and \(5, 2, 4\)",
+        r"one shape, got \[\(5, 2, 3\), \(5, 2, 4\)\]",
     ),
     "no batch": (lambda: ExcInhLIF()(torch.zeros(5)), r"\[T, B, \.\.\.\]"),
     "state": (

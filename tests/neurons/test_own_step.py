@@ -125,12 +125,12 @@ def test_a_number_of_the_step_needs_no_kernel_of_its_own() -> None:
     def by_another(x: Tensor, state: State, c: Constants) -> tuple[Tensor, State]:
         return spike(state[0] - c["theta"]), (0.5 * state[0] + 0.7 * x,)
 
-    from fluctua.timeloop.cpu_loop import _kernel
+    from fluctua.timeloop.cpu_loop import through
 
     kernels = []
     for step in (halved, by_another):
         dynamics = from_step(step, constants={"theta": 1.0}, threshold="theta").dynamics()
-        kernels.append(_kernel(plan_of(Kind.of("cpu", dynamics, trains=False)).forth, "float32", True))
+        kernels.append(through(plan_of(Kind.of("cpu", dynamics, trains=False)).forth, "float32", True))
     assert kernels[0].call is kernels[1].call
     assert kernels[0].numbers != kernels[1].numbers
 
@@ -191,10 +191,7 @@ def test_a_lif_of_ones_own_is_the_lif() -> None:
         return out, (v, c["b"] * i + x)
 
     own = LIF().double()
-    p = own.loop_parameters()
-    assert p.decay_syn is not None
-    assert p.threshold is not None
-    constants = {"a": p.decay_mem, "b": p.decay_syn, "theta": p.threshold}
+    constants = dict(zip(("a", "b", "theta"), own.dynamics().constants, strict=True))
     mine = from_step(lif, constants=constants, threshold="theta", rest=(0.0, 0.0), dt=own.dt).double()
     x = drawn(60, 3, 4, scale=3.0)
     assert torch.equal(mine(x), own(x))

@@ -13,12 +13,12 @@ from numba import njit
 from torch import Tensor
 
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons.leaky import State
 from fluctua.simd import compiling
 from fluctua.timeloop import cpu_loop, engine, generated
-from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.engines import run
 from fluctua.timeloop.fused import CpuEngine
 from fluctua.timeloop.surrogates import Surrogate
+from shared.leaky_populations import LoopParameters, run
 from shared.loop_populations import (
     ADAPTIVE,
     DTYPE,
@@ -305,7 +305,7 @@ def test_kernels_need_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         return njit(*args, **options)
 
     monkeypatch.setattr(compiling, "njit", without_cache)
-    monkeypatch.setattr(cpu_loop, "_kernel", cpu_loop._kernel.__wrapped__)
+    monkeypatch.setattr(cpu_loop, "through", cpu_loop.through.__wrapped__)
     monkeypatch.setattr(generated, "loaded", generated.loaded.__wrapped__)
     current = drawn(SHAPE)
     with engine("reference"):

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
+from fluctua.neurons.leaky import State
 from fluctua.timeloop import engine, fused
-from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
-from fluctua.timeloop.engines import run
+from fluctua.timeloop.contract import LoopResult
 from fluctua.timeloop.fused import GpuEngine
 from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
+from shared.leaky_populations import Adaptation, LoopParameters, run
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
 DTYPE = torch.float64

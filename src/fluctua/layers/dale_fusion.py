@@ -54,8 +54,9 @@ class DalePair:
 
         constants = tuple(joined(pair) for pair in zip(mine[0].constants, mine[1].constants, strict=True))
         both = replace(mine[0], constants=constants)
-        from_exc = None if exc is None else torch.cat(exc)
-        return cls(Layer(tuple(sizes), both, recurrent=from_exc, recurrent_second=torch.cat(inh)))
+        from_inh = torch.cat(inh)
+        from_exc = from_inh.new_zeros(len(from_inh), n_exc) if exc is None else torch.cat(exc)
+        return cls(Layer(tuple(sizes), both, recurrent=torch.cat([from_exc, from_inh], 1)))
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -67,6 +68,4 @@ class DalePair:
         """Spikes of both populations: see `timeloop.events_layers.run_layers`."""
         from fluctua.timeloop.events_layers import run_layers
 
-        fired = run_layers(x, [replace(self.layer, weight=weight)], spikes)
-        # A view of each: whoever goes back through the graph tells the two apart.
-        return {name: s.view_as(s) for name, s in zip(("exc", "inh"), fired, strict=True)}
+        return dict(zip(("exc", "inh"), run_layers(x, [replace(self.layer, weight=weight)], spikes), strict=True))

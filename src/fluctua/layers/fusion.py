@@ -15,6 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
+from fluctua.neurons.leaky import Neuron
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
@@ -131,17 +132,14 @@ def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, tuple[float
     Raises:
         Unfused: layers have no place for it.
     """
-    if isinstance(neurons, LIF | LI):
-        dynamics, first = neurons.loop_parameters().dynamics, neurons.initial if isinstance(neurons, LI) else 0.0
-        return dynamics.to(like), (first, *[0.0] * (dynamics.states - 1))
-    if isinstance(neurons, ExcInhLIF):
-        dynamics = neurons.dynamics()
-        return dynamics.to(like), (0.0,) * dynamics.states
-    assert isinstance(neurons, StepNeuron)
-    dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
+    assert isinstance(neurons, Neuron)
+    dynamics = neurons.dynamics().to(like)
+    if not isinstance(neurons, StepNeuron):
+        first = neurons.initial if isinstance(neurons, LI) else 0.0
+        return dynamics, (first, *[0.0] * (dynamics.states - 1))
     demand(dynamics.inputs == 1, "the neurons have several inputs")
     demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not what it says")
-    return dynamics.to(like), tuple(rest)
+    return dynamics, neurons.facts()[0]
 
 
 def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
@@ -221,9 +219,9 @@ def heard_spikes(
         layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
         return run_layers(x, [layer])[0]
 
-    from fluctua.timeloop.gpu_recurrent import run
+    from fluctua.timeloop.fused import recurrent
 
-    return run(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
+    return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
 
 
 def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

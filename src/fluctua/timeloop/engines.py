@@ -12,20 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.timeloop.contract import (
-    Dynamics,
-    Engine,
-    LoopParameters,
-    LoopResult,
-    State,
-    constant_when_compiled,
-    step_of,
-)
+from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, constant_when_compiled, step_of
 from fluctua.timeloop.steps import Tensors
 
 log = logging.getLogger(__name__)
-
-Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
@@ -46,10 +36,10 @@ def engine(name: str) -> Iterator[None]:
     at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
 
-    >>> p = LoopParameters(decay_mem=torch.tensor(0.5), decay_syn=None)
+    >>> from fluctua.neurons import LI
     >>> with engine("reference"):
-    ...     run(torch.ones(3, 1, 1), p).output.flatten()
-    tensor([0.0000, 1.0000, 1.5000])
+    ...     LI(tau_mem=4e-3, tau_syn=None)(torch.ones(3, 1, 1)).flatten()
+    tensor([0.0000, 1.0000, 1.6065])
     """
     if name != "auto" and name not in _ENGINES:
         raise ValueError(f"unknown engine {name!r}: choose 'auto' or one of {sorted(_ENGINES)}")
@@ -58,22 +48,6 @@ def engine(name: str) -> Iterator[None]:
         yield
     finally:
         _wanted.reset(token)
-
-
-def run(current: Tensor, parameters: LoopParameters, state: State | None = None) -> LoopResult:
-    """Integrate an input current `[T, B, *N]` over all time steps, from `state` (default: rest, zero) on.
-
-    Half precision input is integrated in float32 and the output returned in the input's type.
-
-    Raises:
-        ValueError: fewer than two axes, no time step, an integer current, a state of another shape, or `torch.vmap`
-            over neurons that spike.
-    """
-    if state is None:
-        rest = widened(current).new_zeros(current.shape[1:])
-        state = State(rest, rest, None if parameters.adaptation is None else rest)
-    result = integrate((current,), parameters.dynamics, parameters.parts(state))
-    return result._replace(state=parameters.after(result.state, state))
 
 
 def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
@@ -104,24 +78,13 @@ def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult
     return result._replace(output=result.output.to(inputs[0].dtype))
 
 
-def stepper(parameters: LoopParameters) -> Stepper:
+def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tensor, Tensors]]:
     """One step at a time, for networks that feed output back within the step.
 
     Returns:
-        A function `(current [B, *N], state) -> (output [B, *N], next state)`. Called T times in turn it gives exactly
-        what `run` gives for T steps, and has the same gradients. It spares the checks of `run`.
+        A function `(inputs, each [B, *N], state) -> (output, next state)`. Called T times in turn it gives exactly what
+        `integrate` gives for T steps, and has the same gradients. It spares the checks.
     """
-    advance = step_by_step(parameters.dynamics)
-
-    def step(current: Tensor, state: State) -> tuple[Tensor, State]:
-        output, after = advance((current,), parameters.parts(state))
-        return output, parameters.after(after, state)
-
-    return step
-
-
-def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tensor, Tensors]]:
-    """As `stepper`, of any neuron: `(inputs, each [B, *N], state) -> (output, next state)`."""
     converted: Dynamics | None = None
 
     def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:

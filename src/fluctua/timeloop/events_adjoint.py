@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.simd.compiling import helper, kernel
+from fluctua.simd.memory import load, load4, store
+from fluctua.spikes.bits import rows_of
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.derivation import by_constant
-from fluctua.timeloop.events_kernels import scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Padded, backward, forward
 from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.threads import Blocks, added, over_samples
@@ -20,7 +22,7 @@ def adjoint(
     tensors: Sequence[Tensors],
     layers: Sequence[Padded],
     arriving: Sequence[Arriving],
-    g_outputs: Sequence[Maybe],
+    g_output: Tensor,
     wanted: Sequence[Sequence[bool]],
     g_input: Maybe,
     block: int,
@@ -31,12 +33,12 @@ def adjoint(
         tensors: of each layer, see `events_layers.Layer.tensors`.
         layers: the same as the kernels take them.
         arriving: what arrives at each layer; then the spikes that leave the last, if it spikes.
-        g_outputs: gradients with respect to the output of each section of the last layer, `[T, B, n]`, None for zero.
+        g_output: gradient with respect to the output of the last layer, `[T, B, n]`.
         wanted: which of its tensors' gradients are asked for, for each layer.
         g_input: filled with the gradient with respect to the input `[T, B, N]`, unless None.
         block: number of samples to work on at a time.
     """
-    steps, samples = next(g for g in g_outputs if g is not None).shape[:2]
+    steps, samples, _ = g_output.shape
     last = len(layers) - 1
     leaving = [*arriving[1:], arriving[0]][: last + 1]  # of a readout, whose own do not matter, anything
 
@@ -46,17 +48,16 @@ def adjoint(
         for first, stop in blocks:
             size = stop - first
             if size not in ways:
-                own = layers, tensors, arriving, leaving, wanted, sums
-                ways[size] = [_Way(*(values[k] for values in own), steps, size) for k in range(last + 1)]  # type: ignore
+                own = zip(layers, tensors, arriving, leaving, wanted, sums, strict=False)
+                ways[size] = [_Way(*each, steps=steps, samples=size) for each in own]
             back = ways[size]
-            for part, g in zip(layers[last].kind.parts(back[last].g[0]), g_outputs, strict=True):
-                part.copy_(g[:, first:stop].transpose(0, 1)) if g is not None else part.zero_()
+            back[last].g.copy_(g_output[:, first:stop])
             for k in range(last, -1, -1):
                 back[k].run(first)
                 if k > 0:
-                    back[k].times_weight(out=back[k - 1].rows)
+                    back[k].arrived(out=back[k - 1].g.flatten(0, 1))
                 elif g_input is not None:
-                    g_input[:, first:stop] = back[k].by_input().transpose(0, 1)
+                    g_input[:, first:stop] = back[k].arrived()
         return sums
 
     parts = over_samples(work, samples, block)
@@ -78,17 +79,14 @@ def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
     for k, weight in enumerate(layer.weights):
         of_weight, of_bias = wanted[2 * k : 2 * k + 2]
         sizes += [weight.size * (of_weight or of_bias), layer.width * of_bias]
-    totals = [np.zeros(size, layer.dtype) for size in sizes]
-    return [*totals, np.zeros((len(_numbers(wanted)), layer.width))]
+    return [*(np.zeros(size, layer.dtype) for size in sizes), np.zeros((len(_numbers(wanted)), layer.width))]
 
 
 class _Way:
     """One layer's way back over a block of so many samples: its buffers, used again for every block.
 
     Attributes:
-        g: `[samples, T, width]`, the gradient wrt the output and, once it has run, wrt the first input; then that wrt
-            the second.
-        rows: the first, of the first section, as `[samples * T, n]`.
+        g: `[T, samples, n]`, the gradient wrt the output and, once it has run, wrt the first input.
     """
 
     def __init__(
@@ -102,86 +100,129 @@ class _Way:
         steps: int,
         samples: int,
     ) -> None:
-        self.layer, self.matrices, self.arriving, self.leaving = layer, tensors[:PATHS:2], arriving, leaving
+        self.layer, self.arriving, self.leaving = layer, arriving, leaving
         (*self.totals, self.by_constant), self.steps, self.samples = sums, steps, samples
-        size, dtype = samples * steps * layer.width, layer.dtype
-        self.backward, values = backward(layer.kind, dtype, _numbers(wanted))
-        self.forward = forward(layer.kind, dtype, values)
-        self.records = tuple(np.empty(size, dtype) for _ in values)
-        self.memory = tuple(np.zeros(size, dtype) for _ in range(layer.kind.form.inputs))
-        self.g = [torch.from_numpy(memory).view(samples, steps, layer.width) for memory in self.memory]
-        self.rows = self.g[0].view(-1, layer.width)[:, : layer.kind.sections[0]]
+        self.weight, _, self.recurrent, *_ = tensors
+        kind, dtype, columns = layer.kind, layer.dtype, samples * layer.width
+        self.backward, values = backward(kind, dtype, _numbers(wanted))
+        self.forward = forward(kind, dtype, values)
+        self.records = tuple(np.empty(steps * columns, dtype) for _ in values)
+        self.memory = tuple(np.zeros(steps * columns, dtype) for _ in range(kind.form.inputs))
+        rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
+        self.by_port = [row[..., : kind.size] for row in rows]
+        self.g = self.by_port[0]
         # Not the words of the forward pass: somebody else may be reading those.
-        self.words = np.empty_like(leaving.words) if layer.kind.spiking else leaving.words
-        self.states = np.empty(layer.kind.form.states * samples * layer.width, dtype)
+        self.words = np.empty_like(leaving.words) if kind.spiking else leaving.words
+        self.states = np.empty(kind.form.states * columns, dtype)
         self.constants = np.empty((len(self.by_constant), samples, layer.width), dtype)
 
     def run(self, first: int) -> None:
         """Go back over the samples from `first` on."""
-        layer, stop = self.layer, first + self.samples
+        layer, times = self.layer, (self.steps, first, first + self.samples)
         if self.records:
-            layer.integrate(self.arriving, self.steps, first, stop, self.words, self.records, self.forward)
+            layer.integrate(self.arriving, times, self.words, self.records, other=self.forward)
         self.states.fill(0)
         self.constants.fill(0)
         self._through_time()
-        for k, place in enumerate(layer.places):
-            total, bias = self.totals[2 * k : 2 * k + 2]
-            if total.size:
-                lag, g = int(k > 0), self.memory[k == 2]
-                spikes = self.leaving if lag else self.arriving
-                scatter(*spikes[:3], *place, g, layer.width, self.steps, lag, first, stop, total, bias)
+        one, two = self.memory[0], self.memory[-1]
+        if self.totals[0].size:
+            units = layer.units, layer.units
+            scatter(*self.arriving[:3], *units, one, two, layer.width, *times, 0, *self.totals[:2])
+        if self.totals[2].size:
+            units = layer.kind.size, layer.kind.split
+            scatter(*self.leaving[:3], *units, one, two, layer.width, *times, 1, *self.totals[2:])
         if self.by_constant.size:
             self.by_constant[...] += self.constants.sum(1, dtype=np.float64)
 
-    def by_input(self) -> Tensor:
-        """Gradient wrt what arrives, `[samples, T, N]`."""
-        if self.matrices[0] is not None:
-            return self.times_weight().view(self.samples, self.steps, -1)
-        return torch.cat(self.layer.kind.parts(self.g[0]), -1)
-
-    def times_weight(self, out: Maybe = None) -> Tensor:
-        """Gradient wrt the spikes that arrive, `[samples * T, N]`."""
-        columns, matrix = self._matrix(0)
-        return torch.mm(self.g[0].view(-1, self.layer.width)[:, :columns], matrix, out=out)
-
-    def _matrix(self, k: int) -> tuple[int, Tensor]:
-        """The weight of a path as it multiplies a gradient, and to how many columns of that."""
-        matrix = self.matrices[k]
-        if len(self.layer.kind.sections) == 1 and matrix is not None:
-            return len(matrix), matrix
-        return self.layer.width, torch.from_numpy(self.layer.weights[k]).view(-1, self.layer.width).t()
+    def arrived(self, out: Maybe = None) -> Tensor:
+        """Gradient wrt what arrives, `[T, samples, N]`; `out` is `[T * samples, N]`."""
+        if self.weight is None:
+            return self.g
+        return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
 
     def _through_time(self) -> None:
-        layer, kind = self.layer, self.layer.kind
-        kernel = self.backward
-        given = kernel.numbers, layer.constants, self.states, self.constants.reshape(-1)
-        arguments = *given, self.records, self.memory, self.steps
+        kind, code = self.layer.kind, self.backward
+        columns = self.samples * self.layer.width
+        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1)
+        read = self.memory[0], *self.records
+        sizes = tuple(columns for _ in read), columns
+
+        def call(begin: int, steps: int) -> None:
+            rows, results = (
+                tuple(a[begin * columns : (begin + steps) * columns] for a in arrays) for arrays in (read, self.memory)
+            )
+            code.call(*given, rows, (), results, (), *sizes, steps, 0, columns, False)
+
         if not kind.recurrent:
-            kernel.call(*arguments, 0, self.steps)
+            call(0, self.steps)
             return
-        ways = []  # of each section: the gradient wrt its spikes, that of the current which they cause, and how
-        for k, (out, g) in enumerate(zip(kind.parts(self.g[0]), (self.g[0], self.g[-1]), strict=False), start=1):
-            if self.matrices[k] is not None:
-                columns, matrix = self._matrix(k)
-                ways.append((out.unbind(1), g[..., :columns].unbind(1), matrix))
+        ways = []  # of what each neuron says: the gradient wrt it, that wrt the current which it causes, and how
+        if self.recurrent is not None:
+            for port, part in ((0, slice(kind.split)), (-1, slice(kind.split, kind.size))):
+                said, heard = self.g[..., part].unbind(0), self.by_port[port].unbind(0)
+                if said[0].numel():
+                    ways.append((said, heard, self.recurrent[:, part]))
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
-                for sections, heard, matrix in ways:
-                    sections[t].addmm_(heard[t + 1], matrix)
-            kernel.call(*arguments, t, t + 1)
-
-
-def _rows(layer: Padded, values: Tensor) -> Tensor:
-    """Values of all neurons `[..., n]`, of `[..., width]`."""
-    parts = layer.kind.parts(values)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+                for said, heard, weight in ways:
+                    said[t].addmm_(heard[t + 1], weight)
+            call(t, 1)
 
 
 def _shaped(sums: Sequence[Array], layer: Padded, tensors: Tensors, wanted: Sequence[bool]) -> list[Maybe]:
     """Each gradient in the shape of its tensor."""
     found: list[Maybe] = []
     for total, tensor, asked in zip(sums, tensors[:PATHS], wanted, strict=False):
-        rows = _rows(layer, torch.from_numpy(total).view(-1, layer.width)) if asked else None
-        found.append(None if rows is None else rows.t().contiguous() if tensor.ndim == 2 else rows[0])  # type: ignore[union-attr]
-    of_neurons = _rows(layer, torch.from_numpy(sums[PATHS]))
+        rows = torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size]
+        found.append(None if tensor is None or not asked else rows.t().contiguous().view(tensor.shape))
+    of_neurons = torch.from_numpy(sums[PATHS])[:, : layer.kind.size]
     return [*found, *by_constant(of_neurons, tensors[PATHS:], _numbers(wanted))]  # type: ignore[arg-type]
+
+
+@kernel
+def scatter(  # type: ignore[no-untyped-def]
+    words, values, starts, units, split, one, two, width, steps, first, stop, lag, gradient, gradient_bias
+):
+    """Add the gradient wrt a weight `[units, width]` and its bias, from the spikes of `lag` steps before.
+
+    All arrays are flat and laid out as in `cpu_shells.integrate`. `one` is the gradient wrt the input current `[steps,
+    stop - first, width]` that the units before `split` reach, `two` that of the others.
+    """
+    lane, n_words, samples = 64 // one.itemsize, (units + 63) >> 6, stop - first
+    rows = np.empty(units, np.int32)
+    for s in range(first, stop):
+        for t in range(lag, steps):
+            at = s * steps + t - lag
+            n = rows_of(words, at * n_words, n_words, width, rows, 0)
+            begun, start = n, starts[at] if values.size > 0 else 0
+            while begun > 0 and rows[begun - 1] >= split * width:
+                begun -= 1
+            row = (t * samples + s - first) * width
+            _add_to(gradient, rows, 0, begun, values, start, one, row, width)
+            _add_to(gradient, rows, begun, n, values, start, two, row, width)
+            if gradient_bias.size > 0:
+                for j in range(0, width, lane):
+                    store(gradient_bias, j, load(gradient_bias, j) + load(one, row + j))
+
+
+@helper
+def _add_to(gradient, rows, begin, end, values, start, g, row, width):  # type: ignore[no-untyped-def]
+    """Add a row of `g`, times the value of each spike, to the row of the gradient of each of them."""
+    lane, j = 64 // g.itemsize, 0
+    if begin == end:
+        return
+    while j + 4 * lane <= width:
+        four = load4(g, row + j)
+        if values.size > 0:
+            for e in range(begin, end):
+                store(gradient, rows[e] + j, load4(gradient, rows[e] + j) + four * values[start + e])
+        else:
+            for e in range(begin, end):
+                store(gradient, rows[e] + j, load4(gradient, rows[e] + j) + four)
+        j += 4 * lane
+    while j < width:
+        g0 = load(g, row + j)
+        for e in range(begin, end):
+            k = rows[e] + j
+            store(gradient, k, load(gradient, k) + (g0 * values[start + e] if values.size > 0 else g0))
+        j += lane

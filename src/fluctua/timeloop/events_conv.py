@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from fluctua.simd.vectors import width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.contract import name_of
-from fluctua.timeloop.cpu_loop import Array, pool
+from fluctua.timeloop.cpu_loop import Array, padded, pool
 from fluctua.timeloop.limits import Maybe, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
@@ -157,11 +155,3 @@ def _spread(window: Window, weight: Tensor, g: Tensor) -> Tensor:
         shape = len(piece), *frame
         to.copy_(conv2d_input(shape, weight, piece, window.stride, window.padding))  # type: ignore[no-untyped-call]
     return out
-
-
-def padded(values: Tensor) -> Array:
-    """Rows padded to whole vectors, as one axis."""
-    n = values.shape[-1]
-    out = values.new_zeros(*values.shape[:-1], width_of(n, name_of(values.dtype)))
-    out[..., :n] = values
-    return flat(out)

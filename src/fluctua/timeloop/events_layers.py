@@ -8,7 +8,7 @@ Samples are split over threads, each with a gradient of the weights of its own; 
 a fixed number of threads gives the same numbers every time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -34,15 +34,14 @@ class Layer:
     """Neurons and what feeds them. Tensors are plain, on the CPU, all float32 or all float64.
 
     Attributes:
-        sections: size n of the population, or of two that are run as one; both get the same inputs.
+        sections: size n of the population, or of two that are run as one.
         dynamics: of all of them, with constants of one element or `[n]`.
         weight: `[n, afferents]` to the first input, or None where the input current itself is given.
         bias: `[n]`, or None.
-        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, of two sections those of the
-            first alone, or None.
+        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, or None; those of a second
+            section reach the second input.
         recurrent_bias: `[n]`, from the second step on, or None.
         initial: state before the first step, the potential first; parts that are not named begin at zero.
-        recurrent_second: `[n, second]`, from the second section, which speaks to the second input, or None.
     """
 
     sections: tuple[int, ...]
@@ -52,20 +51,17 @@ class Layer:
     recurrent: Maybe = None
     recurrent_bias: Maybe = None
     initial: tuple[float, ...] = ()
-    recurrent_second: Maybe = None
 
     @property
     def kind(self) -> Kind:
         """What there is to do, numbers apart."""
-        recurrent = self.recurrent is not None or self.recurrent_second is not None
         initial = *self.initial, *[0.0] * (self.dynamics.states - len(self.initial))
-        return Kind(self.dynamics.form, self.sections, recurrent, initial)
+        return Kind(self.dynamics.form, sum(self.sections), self.sections[0], self.recurrent is not None, initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
         """Weight and bias of each path that spikes take to it, then the constants."""
-        recurrent = self.recurrent, self.recurrent_bias, self.recurrent_second, None
-        return self.weight, self.bias, *recurrent, *self.dynamics.constants
+        return self.weight, self.bias, self.recurrent, self.recurrent_bias, *self.dynamics.constants
 
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
@@ -81,8 +77,9 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
     operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
-    results = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
-    return results[: len(layers[-1].sections)]
+    output, *_ = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
+    sections = layers[-1].sections
+    return (output,) if len(sections) == 1 else tuple(output.split(sections, 2))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,72 +90,56 @@ class _Layers:
     spikes: SpikeBatch | None
     shape: torch.Size
     called = "fused layers"
+    differentiable = (0,)
 
-    @property
-    def differentiable(self) -> Collection[int]:
-        return range(len(self.kinds[-1].sections))
-
-    def forth(self, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         x, *others = tensors
-        return _integrate(_padded(self.kinds, others, x.dtype), self.spikes, x)
+        return _integrate(self._padded(others, x.dtype), self.spikes, x)
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         x, *others = tensors
-        return x if self.spikes is None else None, *others, *results[len(self.differentiable) :]
+        return x if self.spikes is None else None, *others, *results[1:]
 
     def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (current, *others), words = kept[: len(wanted)], kept[len(wanted) :]
-        g_outputs = grads[: len(self.differentiable)]
-        like = next(g for g in g_outputs if g is not None)
-        layers = _padded(self.kinds, others, like.dtype)
-        arriving = _all_arriving(self.spikes, like if current is None else current, words)
-        g_input = torch.empty(self.shape, dtype=like.dtype) if wanted[0] else None
+        (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
+        assert g is not None
+        layers = self._padded(others, g.dtype)
+        arriving = _all_arriving(self.spikes, g if current is None else current, words)
+        g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
         block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
-        split, asked = _split(self.kinds, others), _split(self.kinds, wanted[1:])
-        return g_input, *adjoint(split, layers, arriving, g_outputs, asked, g_input, block)
+        return g_input, *adjoint(self._split(others), layers, arriving, g, self._split(wanted[1:]), g_input, block)
+
+    def _split(self, values: Sequence[Any]) -> list[list[Any]]:
+        """What belongs to the tensors of each layer, from one list."""
+        left = iter(values)
+        return [list(islice(left, PATHS + kind.form.constants)) for kind in self.kinds]
+
+    def _padded(self, tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
+        return [Padded.of(kind, own, dtype) for kind, own in zip(self.kinds, self._split(tensors), strict=True)]
 
 
-def _split(kinds: Sequence[Kind], values: Sequence[Any]) -> list[list[Any]]:
-    """What belongs to the tensors of each layer, from one list."""
-    left = iter(values)
-    return [list(islice(left, PATHS + kind.form.constants)) for kind in kinds]
-
-
-def _padded(kinds: Sequence[Kind], tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
-    return [Padded.of(kind, own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
-
-
-def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The output of each section, and the spikes of all populations that spike, as bits."""
+def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> list[Tensor]:
+    """The output, and the spikes of all populations that spike, as bits."""
     steps, samples = x.shape[:2]
-    last = layers[-1]
-    words = [torch.empty(samples, steps, layer.kind.words, dtype=torch.int64) for layer in layers if layer.kind.spiking]
-    potential = None if last.kind.spiking else x.new_empty(steps, samples, last.kind.sections[0])
+    last, fire = layers[-1].kind, [layer.kind for layer in layers if layer.kind.spiking]
+    words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64) for kind in fire]
+    potential = None if last.spiking else x.new_empty(steps, samples, last.size)
     arriving = _all_arriving(spikes, x, words)
     leaving = [*(spiking.words for spiking in arriving[1:]), np.empty(0, np.uint64)]
 
     def work(blocks: Blocks) -> None:
-        scratch: Tensor | None = None
         for first, stop in blocks:
+            times = steps, first, stop
             for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                if potential is None or layer is not last:
-                    layer.integrate(source, steps, first, stop, target)
+                if layer.kind.spiking or potential is None:
+                    layer.integrate(source, times, target)
                     continue
-                if scratch is None:
-                    scratch = x.new_empty(stop - first, steps, layer.width)
-                record = (scratch.numpy().reshape(-1),)
-                layer.integrate(source, steps, first, stop, target, record)
-                there = torch.from_numpy(potential.numpy())  # to be written in any thread, in inference mode too
-                there[:, first:stop] = scratch[: stop - first, :, : there.shape[2]].transpose(0, 1)
+                scratch = np.empty((steps, stop - first, layer.width), layer.dtype)
+                layer.integrate(source, times, target, (scratch.reshape(-1),))
+                potential.numpy()[:, first:stop] = scratch[..., : last.size]
 
     over_samples(work, samples, _block(layers, steps, least=1))
-    return *([potential] if potential is not None else _dense(last.kind, words[-1], x.dtype)), *words
-
-
-def _dense(kind: Kind, words: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """The spikes of each section."""
-    parts = words.split([words_of(n) for n in kind.sections], 2)  # type: ignore[no-untyped-call]
-    return [SpikeBatch(w.contiguous(), n).dense(dtype) for w, n in zip(parts, kind.sections, strict=True)]
+    return [SpikeBatch(words[-1], last.size).dense(x.dtype) if potential is None else potential, *words]
 
 
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:

@@ -7,13 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Dynamics, LoopResult, constant_when_compiled
-from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
+from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
 from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
 from fluctua.timeloop.steps import Tensors
 
@@ -84,17 +83,36 @@ def has_triton() -> bool:
     return _found("triton") is not None
 
 
+def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
+    """Integrate neurons that hear each other on the GPU, one step late; a request that `GpuEngine` serves.
+
+    Args:
+        x: current from outside `[T, B, N]`, not empty.
+        dynamics: of neurons that spike; what they hear and the current go to their first input.
+        state: before the first step.
+        weight: `[N, N]`; row n says what neuron n hears from each, from the second step on.
+        bias: `[N]`, which it hears from the second step on, or None.
+    """
+    inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
+    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias))
+
+
 def _run(
-    inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Literal["cpu", "gpu"], compact: bool = False
+    inputs: Tensors,
+    dynamics: Dynamics,
+    state: Tensors,
+    device: Device,
+    compact: bool = False,
+    heard: tuple[Maybe, ...] = (),
 ) -> LoopResult:
-    tensors = *inputs, *state, *dynamics.constants
-    trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    kind = Kind.of(device, dynamics, trains, compact=compact)
+    tensors = *inputs, *state, *dynamics.constants, *heard
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    kind = Kind.of(device, dynamics, trains, compact, bool(heard))
     results: Sequence[Tensor]
     if torch.compiler.is_compiling():
         from fluctua.timeloop.operators import compiled  # defining operators takes a moment
 
-        results = compiled(tensors, kind)
+        results = compiled(tensors, kind)  # type: ignore[arg-type]
     elif trains:
         results = apply(_Loop(kind, inputs[0].shape), tensors)
     else:
@@ -110,20 +128,21 @@ class _Loop:
 
     kind: Kind
     shape: torch.Size
-    called = "the fused time loop"
+
+    @property
+    def called(self) -> str:
+        return f"the fused {'recurrent' if self.kind.recurrent else 'time'} loop"
 
     @property
     def differentiable(self) -> Collection[int]:
         first = plan_of(self.kind).first
         return {0, *range(first, first + self.kind.form.states)}
 
-    def forth(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def forth(self, tensors: Sequence[Maybe]) -> list[Tensor]:
         return integrate(tensors, self.kind)
 
-    def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> list[Tensor]:
-        return to_be_saved(tensors, results, self.kind)
+    def kept(self, tensors: Sequence[Maybe], results: Sequence[Tensor]) -> list[Maybe]:
+        return kept(tensors, results, self.kind)
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
-        first = plan_of(self.kind).first
-        g_state = grads[first : first + self.kind.form.states]
-        return adjoint(grads[0], g_state, kept, self.shape, any(wanted[: self.kind.form.inputs]), self.kind)
+    def back(self, kept: Sequence[Maybe], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
+        return adjoint(grads, kept, self.shape, wanted, self.kind)

@@ -29,7 +29,7 @@ def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
 
     if module.coupling is None or not module.coupling.any():
         return lif(module, timing)
-    dynamics = module.loop_parameters().dynamics
+    dynamics = module.dynamics()
     return linear_neuron(dynamics, [0.0] * dynamics.states, replace(timing, dt=module.dt), module.threshold)
 
 
