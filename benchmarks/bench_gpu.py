@@ -29,8 +29,7 @@ import fluctua
 from fluctua.layers import Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Dynamics, step_of
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, Tensors, step_of
 
 Advance = Callable[..., tuple[Tensor, Tensors]]
 

@@ -38,6 +38,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "fluctua.layers.chain": "fluctua.layers.fused_sequential",
         "fluctua.layers.event_input": "fluctua.lab.data.binning",
         "fluctua.timeloop.events": "fluctua.spikes.batch",
+        "fluctua.timeloop.surrogates": "fluctua.neurons.surrogates",
         "fluctua.training": "fluctua.lab.training",
         "fluctua.training.optimizers": "fluctua.homeostasis.optimizers",
         "fluctua.training.regularizers": "fluctua.homeostasis.bounds",
@@ -87,7 +88,7 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
                 "fluctua.spikes": "SpikeBatch",
             },
             "fluctua.layers.chain": {"fluctua.layers": "Chain:FusedSequential"},
-            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.timeloop.surrogates": "Surrogate"},
+            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.neurons.surrogates": "Surrogate"},
             "fluctua.theory": {
                 "fluctua.theory.laws": "Family HalfNormal OneSided Uniform WeightLaw",
                 "fluctua.theory.membrane": "Moments",
@@ -98,8 +99,8 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
                 "fluctua.neurons.leaky": "State Stepper",
                 "fluctua.timeloop.contract": "Engine LoopResult",
                 "fluctua.timeloop.engines": "widened",
-                "fluctua.timeloop.steps": "Reset",
-                "fluctua.timeloop.surrogates": "Surrogate",
+                "fluctua.neurons.steps": "Reset",
+                "fluctua.neurons.surrogates": "Surrogate",
             },
             "fluctua.training": {
                 "fluctua.homeostasis": "ActivityBound",

@@ -17,8 +17,8 @@ from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SuperSpike
 from fluctua.neurons.leaky import State
+from fluctua.neurons.steps import Reset
 from fluctua.timeloop import engine
-from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 Kind = Literal["threshold", "current"]

@@ -15,8 +15,8 @@ from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
+from fluctua.neurons.steps import Reset
 from fluctua.timeloop import engine
-from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 

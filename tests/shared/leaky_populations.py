@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from fluctua.neurons.leaky import State
-from fluctua.timeloop.contract import Dynamics, LoopResult
+from fluctua.neurons.steps import LeakyStep, Reset
+from fluctua.neurons.surrogates import SuperSpike, Surrogate
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors
 from fluctua.timeloop.engines import integrate, widened
-from fluctua.timeloop.steps import LeakyStep, Reset, Tensors
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from torch.nn.functional import linear
 from fluctua.layers import Recurrent
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.neurons.leaky import State
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import step_by_step
-from fluctua.timeloop.steps import Tensors
-from fluctua.timeloop.surrogates import Surrogate
 
 pytest.importorskip("triton")
 from fluctua.timeloop import fused, gpu_loop

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.leaky import State
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import Surrogate, spike
 from fluctua.timeloop import engine
 from fluctua.timeloop.engines import choose
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import Surrogate, spike
 from shared.leaky_populations import LoopParameters, run
 
 A, B, THETA = 0.9, 0.7, 0.4

@@ -8,10 +8,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fluctua.neurons.leaky import LIF, State, Tau, numbers, register_tau, shown
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import decay
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import Surrogate
 
 
 class AdaptiveLIF(LIF):

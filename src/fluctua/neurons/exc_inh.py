@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, register_tau, shown
+from fluctua.neurons.steps import ExcInhStep, Reset
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import checked_dt
-from fluctua.timeloop.contract import Dynamics, LoopResult, step_for
-from fluctua.timeloop.steps import ExcInhStep, Reset, Tensors
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
 
 class ExcInhState(NamedTuple):

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fluctua.neurons.steps import LeakyStep, Reset
+from fluctua.neurons.surrogates import SuperSpike, Surrogate
 from fluctua.theory.psp import checked_dt
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics, LoopResult, step_for
-from fluctua.timeloop.steps import LeakyStep, Reset, Tensors
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
 _SUPERSPIKE = SuperSpike()
 

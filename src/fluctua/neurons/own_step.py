@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons.leaky import Neuron, at_rest, shown
 from fluctua.theory.psp import checked_dt
-from fluctua.timeloop.contract import Dynamics, LoopResult
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors
 
 OwnStep = Callable[..., tuple[Tensor, Tensors]]
 

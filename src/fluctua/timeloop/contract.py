@@ -1,7 +1,7 @@
 """What a time loop gets and what it gives.
 
-A neuron is a function of one step, written in torch; `steps.py` has fluctua's own. Every loop runs or is derived from
-that function, so nothing else states its equations.
+A neuron is a function of one step, written in torch; `neurons/steps.py` has fluctua's own. Every loop runs it or is
+derived from it.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from fluctua._deprecated import old_names
-from fluctua.timeloop.steps import Step, Tensors
+
+Tensors = tuple[Tensor, ...]
+
+Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
+"""A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -8,6 +8,7 @@ so a fixed number of threads gives the same numbers every time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.events_conv import Window
-from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 
@@ -30,7 +31,7 @@ _BLOCK = 8  # samples that go through the steps together: what they have of one 
 
 
 def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
-    """Spikes `[T, B, C, *N]` of neurons at rest before the first step; a request that `CpuEngine` serves.
+    """Spikes `[T, B, C, *N]` of neurons at rest before the first step; a request that the engine of the CPU serves.
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
@@ -57,7 +58,7 @@ def _kernels(form: Form, wanted: tuple[int, ...], trains: bool, dtype: str) -> t
 
 
 @dataclass(frozen=True)
-class _Loop:
+class _Loop(Operation):
     """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records.
 
     `trains` says whether a backward pass may follow, `wanted` are the numbers of the constants that it asks for.
@@ -69,7 +70,6 @@ class _Loop:
     trains: bool
     shape: torch.Size
     called = "the fused recurrent loop"
-    differentiable = (0,)
 
     def forth(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         x, weight, *constants = tensors
@@ -95,9 +95,8 @@ class _Loop:
     def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:
         return *tensors[1:], *results[1:]
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (g, *_), (weight, *others), n = grads, kept, self.form.constants
-        assert g is not None
         constants, words, records = others[:n], others[n], others[n + 1 :]
         g, (steps, samples, channels, *frame) = _ordered(g), self.shape
         numbers = self._numbers(constants)

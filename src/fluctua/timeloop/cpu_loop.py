@@ -36,18 +36,17 @@ _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
 def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`, halves last."""
-    like, n = read[0], len(way.read)
-    written = [pool.empty(tuple(like.shape), like.dtype) for _ in way.written]
-    halves = [pool.empty(tuple(like.shape), torch.int16) for _ in way.halves]
+    """A pass over what is read, each `[T, B, *N]`."""
+    like = read[0]
+    written = [pool.empty(tuple(like.shape), dtype) for dtype in way.types(like.dtype)]
     end, sums = like.new_empty(len(state), *like.shape[1:]), like.new_zeros(len(way.sums), *like.shape[1:])
     for row, part in zip(end, state, strict=True):  # a copy, for the loop carries it along in place
         row.copy_(part.detach())
     own = _constants(constants, like)
     code = through(way, name_of(like.dtype), own.shape[1] == 1)
-    arrays = [[_row(t) for t in group] for group in (read[:n], read[n:], written, halves)]
-    _run(_Call(code, own, [end.numpy().reshape(-1), sums.numpy().reshape(-1)], arrays), like.shape)
-    return Passed([*written, *halves], end, sums)
+    columns = [end.numpy().reshape(-1), sums.numpy().reshape(-1)]
+    _run(_Call(code, own, columns, [_row(t) for t in read], [_row(t) for t in written]), like.shape)
+    return Passed(written, end, sums)
 
 
 @lru_cache(maxsize=256)
@@ -70,17 +69,18 @@ class _Row(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What a kernel gets: constants `[C, period]`, state and sums, what is read, read halves, and both as written."""
+    """What a kernel gets: constants `[C, period]`, state and sums, what is read and what is written."""
 
     kernel: Kernel
     constants: Array
     columns: list[Array]
-    rows: list[list[_Row]]
+    read: list[_Row]
+    written: list[_Row]
 
     def __call__(self, *sizes: int) -> None:
         """Run it on `columns, steps, start, stop, streams`."""
-        rows = (tuple(row.numbers for row in group) for group in self.rows)
-        strides = tuple(row.stride for group in self.rows[:2] for row in group)
+        rows = (tuple(row.numbers for row in group) for group in (self.read, self.written))
+        strides = tuple(row.stride for row in self.read)
         self.kernel.call(self.kernel.numbers, self.constants, *self.columns, *rows, strides, *sizes)
 
 
@@ -88,7 +88,7 @@ def _run(call: _Call, shape: torch.Size) -> None:
     """Run the kernel on all columns, split over as many threads as torch uses."""
     steps, count = shape[0], math.prod(shape[1:])
     whole = count // LANES
-    out = [row.numbers for group in call.rows[2:] for row in group]
+    out = [row.numbers for row in call.written]
     lines = all(numbers.ctypes.data % BYTES == 0 for numbers in out)
     streams = lines and count == whole * LANES and bool(out) and out[0].nbytes > _STREAM
 
@@ -115,13 +115,13 @@ def _run_rest(call: _Call, steps: int, count: int) -> None:
         return wide.reshape(-1)
 
     columns = [values.reshape(-1, count) for values in call.columns]
-    rows = [[row.steps(steps, count) for row in group] for group in call.rows]
-    wide_columns = [widened(values) for values in columns]
-    wide_rows = [[_Row(widened(values), LANES) for values in group] for group in rows]
-    _Call(call.kernel, constants, wide_columns, wide_rows)(LANES, steps, 0, LANES, False)
-    written = [row.numbers for group in wide_rows[2:] for row in group]
-    for values, wide in zip([*columns, *rows[2], *rows[3]], [*wide_columns, *written], strict=True):
-        values[:, first:] = wide.reshape(-1, LANES)[:, :rest]
+    written = [row.steps(steps, count) for row in call.written]
+    wide_columns, wide_written = ([widened(values) for values in group] for group in (columns, written))
+    read = [_Row(widened(row.steps(steps, count)), LANES) for row in call.read]
+    wide = _Call(call.kernel, constants, wide_columns, read, [_Row(values, LANES) for values in wide_written])
+    wide(LANES, steps, 0, LANES, False)
+    for values, others in zip([*columns, *written], [*wide_columns, *wide_written], strict=True):
+        values[:, first:] = others.reshape(-1, LANES)[:, :rest]
 
 
 def _constants(values: Sequence[Tensor], like: Tensor) -> Array:

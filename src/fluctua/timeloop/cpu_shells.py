@@ -5,11 +5,11 @@ functions below stand for those that are written from a neuron's step:
 
     constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k, and the step's numbers
     states_at(states, j, stride)             all that is carried along, one every `stride` numbers; `keep` writes it
-    rows_at(rows, halves, t, strides, j, s)  what is read of step t
+    rows_at(rows, t, strides, j, s)          what is read of step t
     with_records(first, at, records, to)     the same, of which the first part lies elsewhere
     both(x, y)                               the same, of one or two inputs
-    step(r, s, c, results, halves, at, streams)     what is carried along after the step, what is to be summed up over
-                                             time, and who fired; writes the rest
+    step(r, s, c, results, at, streams)      what is carried along after the step, what is to be summed up over time,
+                                             and who fired; writes the rest
     fired_of(out)                            who fired as bits
     no_sums(s), added(a, b), add_to(sums, j, stride, a)     sums over time
 """
@@ -19,9 +19,7 @@ functions below stand for those that are written from a neuron's step:
 import numpy as np
 
 
-def through(
-    numbers, constants, states, sums, rows, halves, results, halves_out, strides, columns, steps, start, stop, streams
-):  # fmt: skip
+def through(numbers, constants, states, sums, rows, results, strides, columns, steps, start, stop, streams):
     """Take the columns `start:stop` of `[T, columns]` arrays through all steps, onward if FORTH, else from the last.
 
     `states` is carried along in place, and `sums` is added to; constants begin again after so many columns as they
@@ -38,8 +36,8 @@ def through(
                 total = no_sums(s)
                 for i in range(begin, min(begin + STEPS, steps)):
                     t = i if FORTH else steps - 1 - i
-                    r = rows_at(rows, halves, t, strides, j, s)
-                    s, more, _ = step(r, s, c, results, halves_out, t * columns + j, streams)
+                    r = rows_at(rows, t, strides, j, s)
+                    s, more, _ = step(r, s, c, results, t * columns + j, streams)
                     total = added(total, more)
                 keep(states, j, columns, s)
                 add_to(sums, j, columns, total)
@@ -105,7 +103,7 @@ def integrate(
                         for e in range(n_first, n_heard):
                             y = y + load(recurrent, heard[e] + j)
                     at = (t * (stop - first) + s - first) * width + j
-                    h, _, out = step(both(x, y), h, c, records, (), at, False)
+                    h, _, out = step(both(x, y), h, c, records, at, False)
                     if SPIKING:
                         fired = fired_of(out) << np.uint64(j & 63)
                         words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
@@ -136,7 +134,7 @@ def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples,
                 c = constants_at(constants, j, numbers, h)
                 current = load(outside, j) + load(heard, own + j)
                 given = both(current, broadcast(0.0, current))
-                h, _, fired = step(given, h, c, records, (), frame * size + j, True)
+                h, _, fired = step(given, h, c, records, frame * size + j, True)
                 keep(states, own + j, block, h)
                 words[word + (j >> 6)] |= (fired_of(fired) << np.uint64(j & 63)) & live[j >> 6]
             n = spikes_of_map(words, word, geometry, width, spikes)
@@ -176,7 +174,7 @@ def back_map(
                 h = states_at(states, own + j, block)
                 c = constants_at(constants, j, numbers, h)
                 r = with_records(g, j, records, frame * size + j)
-                h, more, _ = step(r, h, c, (g,), (), j, False)
+                h, more, _ = step(r, h, c, (g,), j, False)
                 keep(states, own + j, block, h)
                 add_to(sums, own + j, block, more)
             spread(g, geometry, width, after)

@@ -56,36 +56,36 @@ class Plan:
     Attributes:
         traced: the step.
         forth: the way forth; it writes the output, the potential unless it is the output, and what is recorded.
-        back: the way back, without and with gradients wrt the inputs.
+        back: the way back.
         places: of what that reads, among the inputs, the potential and what is recorded.
     """
 
     traced: Traced
     forth: Pass
-    back: tuple[Pass, Pass]
+    back: Pass
     places: tuple[int, ...]
 
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
         """The cheapest; potential and inputs are there anyway."""
         t, n = traced(*kind.form), kind.form.inputs
-        roots, read, halves = t.roots(kind.wanted), tuple[Expression, ...](), tuple[Value, ...]()
-        inputs = t.leaves("input", n)
+        roots, read, inputs = t.roots(kind.wanted), tuple[Expression, ...](), t.leaves("input", n)
+        halves, written = tuple[Expression, ...](), tuple[Value, ...]()
         if kind.compact and isinstance(t.distance, Expression):
-            (half,), halves = t.leaves("half", 1), (t.distance,)
-            known: dict[Expression, Value] = {t.distance: half}
+            halves, written = t.leaves("half", 1), (t.distance,)
+            known: dict[Expression, Value] = {t.distance: halves[0]}
             if t.distance.op == "sub" and t.distance.args[0] is t.potential:
-                known[t.potential] = t.graph("add", half, t.distance.args[1])
+                known[t.potential] = t.graph("add", halves[0], t.distance.args[1])
             roots = replaced(t.graph, roots, known)
         costs = {t.potential: 1.0 if halves else 0.5, **dict.fromkeys(() if kind.recurrent else inputs, 0.6)}
         if kind.trains:
             read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
         own = tuple(e for e in read if e not in costs)
-        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own]
+        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own, *halves]
         outputs = (t.output, t.potential) if t.separate else (t.output,)
-        without, with_inputs = (Pass.back(t, roots, read, m, half=bool(halves)) for m in (0, n))
-        forth = Pass.onward(t, (*outputs, *own), halves)
-        return cls(t, forth, (without, with_inputs), tuple(there.index(e) for e in read))
+        read = *read, *halves
+        forth, back = Pass.onward(t, (*outputs, *own, *written), len(halves)), Pass.back(t, roots, read, n)
+        return cls(t, forth, back, tuple(there.index(e) for e in read))
 
     @property
     def first(self) -> int:
@@ -118,11 +118,9 @@ def integrate(tensors: Sequence[Any], kind: Kind) -> list[Tensor]:
 def kept(tensors: Sequence[Any], results: Sequence[Tensor], kind: Kind) -> list[Maybe]:
     """What `adjoint` gets to see of the arguments and results of `integrate`."""
     plan, (inputs, _, constants, heard) = plan_of(kind), kind.parts(tensors)
-    records = results[plan.first + kind.form.states :]
-    there = [*inputs, results[plan.first - 1], *records]
-    halves = records[len(records) - len(plan.forth.halves) :]
+    there = [*inputs, results[plan.first - 1], *results[plan.first + kind.form.states :]]
     by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []
-    return [*by_weight, *constants, *(there[k] for k in plan.places), *halves]
+    return [*by_weight, *constants, *(there[k] for k in plan.places)]
 
 
 def adjoint(
@@ -134,23 +132,22 @@ def adjoint(
         grads: gradients with respect to the results of `integrate`, None for zero.
         saved: what `kept` gave.
         shape: of an input.
-        wanted: of the tensors, those whose gradients are asked for.
+        wanted: of the tensors, those whose gradients are asked for; what costs little is there in any case.
         kind: of the way forth.
 
     Returns:
         Gradients with respect to all tensors.
     """
-    plan, (inputs, _, _, for_heard) = plan_of(kind), kind.parts(wanted)
+    plan, (*_, for_heard) = plan_of(kind), kind.parts(wanted)
     weight, output, *saved = saved if kind.recurrent else (None, None, *saved)
     constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
     g_output, like = grads[0], constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
     g_state = grads[plan.first : plan.first + kind.form.states]
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    back = plan.back[kind.recurrent or any(inputs)]
-    passed: Passed = _engine(kind).run(back, [g_output, *read], ends, constants, *([weight] if kind.recurrent else []))
-    by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
-    found: list[Maybe] = [*by_input, *(part.clone() for part in passed.state)]
+    through = [weight] if kind.recurrent else []
+    passed: Passed = _engine(kind).run(plan.back, [g_output, *read], ends, constants, *through)
+    found: list[Maybe] = [*passed.written, *(part.clone() for part in passed.state)]
     found += by_constant(over_samples(passed.sums), constants, kind.wanted)
     if kind.recurrent:
         heard = passed.written[0][1:].flatten(0, 1)

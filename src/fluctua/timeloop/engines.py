@@ -12,17 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, constant_when_compiled, step_of
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, Tensors, constant_when_compiled, step_of
 
 log = logging.getLogger(__name__)
 
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
-    "cpu": ("fluctua.timeloop.fused", "CpuEngine"),
-    "cpu-bfloat16": ("fluctua.timeloop.fused", "CompactCpuEngine"),
-    "gpu": ("fluctua.timeloop.fused", "GpuEngine"),
-    "reference": ("fluctua.timeloop.reference", "ReferenceEngine"),
+    "cpu": ("fluctua.timeloop.fused", "CPU"),
+    "cpu-bfloat16": ("fluctua.timeloop.fused", "COMPACT_CPU"),
+    "gpu": ("fluctua.timeloop.fused", "GPU"),
+    "reference": ("fluctua.timeloop.reference", "REFERENCE"),
 }
 _loaded: dict[str, Engine] = {}
 _wanted: ContextVar[str] = ContextVar("fluctua_engine", default="auto")
@@ -33,7 +32,7 @@ def engine(name: str) -> Iterator[None]:
     """Run the time loops inside the `with` block on one engine.
 
     "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
-    at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request falls back to the
+    at a price in exactness (see `fused.FusedEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
 
     >>> from fluctua.neurons import LI
@@ -139,7 +138,7 @@ def _load(name: str) -> Engine:
 def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]
-        _loaded[name] = getattr(import_module(module), attribute)()
+        _loaded[name] = getattr(import_module(module), attribute)
 
 
 def _is_mapped(tensor: Tensor) -> bool:

@@ -15,11 +15,8 @@ from fluctua.timeloop.events_layout import PATHS, Arriving, Padded, backward, fo
 from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
-Tensors = Sequence[Maybe]
-
 
 def adjoint(
-    tensors: Sequence[Tensors],
     layers: Sequence[Padded],
     arriving: Sequence[Arriving],
     g_output: Tensor,
@@ -30,8 +27,7 @@ def adjoint(
     """Gradients with respect to all tensors of the layers, in their order.
 
     Args:
-        tensors: of each layer, see `events_layers.Layer.tensors`.
-        layers: the same as the kernels take them.
+        layers: as the kernels take them.
         arriving: what arrives at each layer; then the spikes that leave the last, if it spikes.
         g_output: gradient with respect to the output of the last layer, `[T, B, n]`.
         wanted: which of its tensors' gradients are asked for, for each layer.
@@ -48,7 +44,7 @@ def adjoint(
         for first, stop in blocks:
             size = stop - first
             if size not in ways:
-                own = zip(layers, tensors, arriving, leaving, wanted, sums, strict=False)
+                own = zip(layers, arriving, leaving, wanted, sums, strict=False)
                 ways[size] = [_Way(*each, steps=steps, samples=size) for each in own]
             back = ways[size]
             back[last].g.copy_(g_output[:, first:stop])
@@ -61,8 +57,9 @@ def adjoint(
         return sums
 
     parts = over_samples(work, samples, block)
-    found = zip([added(sums) for sums in zip(*parts, strict=True)], layers, tensors, wanted, strict=True)
-    return [gradient for own in found for gradient in _shaped(*own)]
+    sums = [added(each) for each in zip(*parts, strict=True)]
+    found = [_shaped(*own) for own in zip(sums, layers, wanted, strict=True)]
+    return [gradient for of_layer in found for gradient in of_layer]
 
 
 def _numbers(wanted: Sequence[bool]) -> tuple[int, ...]:
@@ -92,7 +89,6 @@ class _Way:
     def __init__(
         self,
         layer: Padded,
-        tensors: Tensors,
         arriving: Arriving,
         leaving: Arriving,
         wanted: Sequence[bool],
@@ -102,7 +98,7 @@ class _Way:
     ) -> None:
         self.layer, self.arriving, self.leaving = layer, arriving, leaving
         (*self.totals, self.by_constant), self.steps, self.samples = sums, steps, samples
-        self.weight, _, self.recurrent, *_ = tensors
+        self.weight, _, self.recurrent, *_ = layer.tensors
         kind, dtype, columns = layer.kind, layer.dtype, samples * layer.width
         self.backward, values = backward(kind, dtype, _numbers(wanted))
         self.forward = forward(kind, dtype, values)
@@ -151,7 +147,7 @@ class _Way:
             rows, results = (
                 tuple(a[begin * columns : (begin + steps) * columns] for a in arrays) for arrays in (read, self.memory)
             )
-            code.call(*given, rows, (), results, (), *sizes, steps, 0, columns, False)
+            code.call(*given, rows, results, *sizes, steps, 0, columns, False)
 
         if not kind.recurrent:
             call(0, self.steps)
@@ -169,14 +165,14 @@ class _Way:
             call(t, 1)
 
 
-def _shaped(sums: Sequence[Array], layer: Padded, tensors: Tensors, wanted: Sequence[bool]) -> list[Maybe]:
+def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> list[Maybe]:
     """Each gradient in the shape of its tensor."""
-    found: list[Maybe] = []
-    for total, tensor, asked in zip(sums, tensors[:PATHS], wanted, strict=False):
-        rows = torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size]
-        found.append(None if tensor is None or not asked else rows.t().contiguous().view(tensor.shape))
-    of_neurons = torch.from_numpy(sums[PATHS])[:, : layer.kind.size]
-    return [*found, *by_constant(of_neurons, tensors[PATHS:], _numbers(wanted))]  # type: ignore[arg-type]
+    rows = [torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size] for total in sums]
+    found: list[Maybe] = [
+        own.t().contiguous().view(tensor.shape) if asked else None
+        for own, tensor, asked in zip(rows, layer.tensors[:PATHS], wanted, strict=False)
+    ]
+    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], _numbers(wanted))]
 
 
 @kernel

@@ -15,7 +15,7 @@ from torch.nn.grad import conv2d_input
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.cpu_loop import Array, padded, pool
-from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -93,13 +93,12 @@ def convolved(
 
 
 @dataclass(frozen=True, eq=False)
-class _Convolution:
+class _Convolution(Operation):
     """See `limits.Operation`: of frames, weight and bias."""
 
     window: Window
     spikes: SpikeBatch
     called = "a convolution of spikes"
-    differentiable = (0,)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         return [_gathered(self.window, self.spikes, *tensors[1:])]
@@ -107,9 +106,8 @@ class _Convolution:
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
         return [tensors[1]]
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (g,), (weight,) = grads, kept
-        assert g is not None
         g = g.contiguous()
         return (
             _spread(self.window, weight, g) if wanted[0] else None,

@@ -22,7 +22,7 @@ from fluctua.spikes.bits import words_of
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.events_adjoint import adjoint
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
-from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
@@ -83,14 +83,13 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
 
 
 @dataclass(frozen=True, eq=False)
-class _Layers:
+class _Layers(Operation):
     """See `limits.Operation`: of the input, then of all tensors of the layers."""
 
     kinds: Sequence[Kind]
     spikes: SpikeBatch | None
     shape: torch.Size
     called = "fused layers"
-    differentiable = (0,)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         x, *others = tensors
@@ -100,14 +99,13 @@ class _Layers:
         x, *others = tensors
         return x if self.spikes is None else None, *others, *results[1:]
 
-    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+    def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
-        assert g is not None
         layers = self._padded(others, g.dtype)
         arriving = _all_arriving(self.spikes, g if current is None else current, words)
         g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
         block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
-        return g_input, *adjoint(self._split(others), layers, arriving, g, self._split(wanted[1:]), g_input, block)
+        return g_input, *adjoint(layers, arriving, g, self._split(wanted[1:]), g_input, block)
 
     def _split(self, values: Sequence[Any]) -> list[list[Any]]:
         """What belongs to the tensors of each layer, from one list."""

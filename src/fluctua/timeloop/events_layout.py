@@ -107,6 +107,7 @@ class Padded:
     """A layer's numbers, with `width` of them a row; what there is not has no element."""
 
     kind: Kind
+    tensors: Sequence[Any]
     units: int
     weights: tuple[Array, Array]
     biases: tuple[Array, Array]
@@ -125,7 +126,7 @@ class Padded:
         constants = padded(each, width, each[:, :1]).reshape(-1, width)
         code = forward(kind, name, () if kind.spiking else (kind.traced.output,))
         units = 0 if tensors[0] is None else tensors[0].shape[1]
-        return cls(kind, units, tuple(weights), tuple(biases), constants, code)  # type: ignore[arg-type]
+        return cls(kind, tensors, units, tuple(weights), tuple(biases), constants, code)  # type: ignore[arg-type]
 
     @property
     def dtype(self) -> str:

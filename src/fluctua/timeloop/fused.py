@@ -7,72 +7,55 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, LoopResult, constant_when_compiled
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, constant_when_compiled
 from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
-from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.limits import Maybe, Operation, apply, has_potential, interpreted, unsupported_numbers
 
 
-class CpuEngine:
-    """Serves float32 and float64 on the CPU, of every neuron that can be traced; see `unsupported`.
+@dataclass(frozen=True)
+class FusedEngine:
+    """Serves float32 and float64 on a device, of every neuron that can be traced; see `unsupported`.
 
-    Neurons and samples are split over threads.
+    On the CPU neurons and samples are split over threads. The GPU's kernels are Triton's; under its interpreter (the
+    variable TRITON_INTERPRET=1 in the environment) they take CPU tensors too, slowly: that is how they are tested.
+
+    Attributes:
+        name: to choose it by.
+        device: where it runs.
+        compact: whether the potential of spiking neurons is kept for backward in bfloat16, as its distance from
+            threshold: half the memory. Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate
+            of SuperSpike by up to 2^-7 of itself, and gradients by less than one percent of the largest.
     """
 
-    name = "cpu"
-    compact = False
+    name: str
+    device: Device
+    compact: bool = False
 
     def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
-        elsewhere = [t.device for t in (*inputs, *dynamics.constants) if t.device.type != "cpu"]
-        if elsewhere:
+        first, *others = (t.device for t in (*inputs, *dynamics.constants))
+        if self.device == "gpu":
+            if first.type != "cuda" and not interpreted():
+                return f"it takes CUDA tensors, not one on {first}"
+            if not has_triton():
+                return "triton is not installed: pip install 'fluctua[gpu]'"
+            if any(device != first for device in others):
+                return f"a constant is not on the current's device {first}"
+        elif elsewhere := [device for device in (first, *others) if device.type != "cpu"]:
             return f"it takes CPU tensors, not one on {elsewhere[0]}"
         return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
-        return _run(inputs, dynamics, state, "cpu", self.compact)
+        return _run(inputs, dynamics, state, self.device, self.compact)
 
 
-class CompactCpuEngine(CpuEngine):
-    """Keeps the potential of spiking neurons for backward in bfloat16, as its distance from threshold: half the memory.
-
-    Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate of SuperSpike by up to 2^-7 of
-    itself, and gradients by less than one percent of the largest.
-    """
-
-    name = "cpu-bfloat16"
-    compact = True
-
-
-class GpuEngine:
-    """Serves float32 and float64 on CUDA devices by Triton, of every neuron that can be traced; see `unsupported`.
-
-    Under Triton's interpreter (the variable TRITON_INTERPRET=1 in the environment) it serves CPU tensors too, slowly:
-    that is how it is tested.
-    """
-
-    name = "gpu"
-
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
-        """See `Engine.unsupported`."""
-        device = inputs[0].device
-        if device.type != "cuda" and not interpreted():
-            return f"it takes CUDA tensors, not one on {device}"
-        if not has_triton():
-            return "triton is not installed: pip install 'fluctua[gpu]'"
-        if any(t.device != device for t in (*inputs, *dynamics.constants)):
-            return f"a constant is not on the current's device {device}"
-        return unsupported_numbers(inputs, dynamics, neurons)
-
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
-        """See `Engine.run`."""
-        return _run(inputs, dynamics, state, "gpu")
-
+CPU, COMPACT_CPU, GPU = FusedEngine("cpu", "cpu"), FusedEngine("cpu-bfloat16", "cpu", True), FusedEngine("gpu", "gpu")
 
 _found = cache(find_spec)
 
@@ -84,7 +67,7 @@ def has_triton() -> bool:
 
 
 def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
-    """Integrate neurons that hear each other on the GPU, one step late; a request that `GpuEngine` serves.
+    """Integrate neurons that hear each other on the GPU, one step late; a request that the engine serves.
 
     Args:
         x: current from outside `[T, B, N]`, not empty.
@@ -123,7 +106,7 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Loop:
+class _Loop(Operation):
     """See `limits.Operation`."""
 
     kind: Kind
@@ -144,5 +127,5 @@ class _Loop:
     def kept(self, tensors: Sequence[Maybe], results: Sequence[Tensor]) -> list[Maybe]:
         return kept(tensors, results, self.kind)
 
-    def back(self, kept: Sequence[Maybe], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
+    def back(self, kept: Sequence[Maybe], grads: Sequence[Any], wanted: Sequence[bool]) -> list[Maybe]:
         return adjoint(grads, kept, self.shape, wanted, self.kind)

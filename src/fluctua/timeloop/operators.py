@@ -39,25 +39,21 @@ def _loop(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
 def _shapes(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
     kind, x = _KINDS[name], tensors[0]
     plan = plan_of(kind)
-    written = [x.new_empty(x.shape) for _ in plan.forth.written]
+    written = [x.new_empty(x.shape, dtype=dtype) for dtype in plan.forth.types(x.dtype)]
     ends = [x.new_empty(x.shape[1:]) for _ in range(kind.form.states)]
-    halves = [x.new_empty(x.shape, dtype=torch.int16) for _ in plan.forth.halves]
-    return [*written[: plan.first], *ends, *written[plan.first :], *halves]
+    return [*written[: plan.first], *ends, *written[plan.first :]]
 
 
 @torch.library.custom_op("fluctua::time_loop_adjoint", mutates_args=())
-def _adjoint(grads: Sequence[Tensor], saved: Sequence[Tensor], wanted: Sequence[bool], name: str) -> list[Tensor]:
-    found = adjoint(grads, saved, grads[0].shape, wanted, _KINDS[name])
+def _adjoint(grads: Sequence[Tensor], saved: Sequence[Tensor], name: str) -> list[Tensor]:
+    found = adjoint(grads, saved, grads[0].shape, (), _KINDS[name])
     return [grads[0].new_empty(0) if g is None else g for g in found]
 
 
 @_adjoint.register_fake
-def _shapes_of_gradients(
-    grads: Sequence[Tensor], saved: Sequence[Tensor], wanted: Sequence[bool], name: str
-) -> list[Tensor]:
+def _shapes_of_gradients(grads: Sequence[Tensor], saved: Sequence[Tensor], name: str) -> list[Tensor]:
     kind, g = _KINDS[name], grads[0]
-    by_input: Sequence[int] = g.shape if any(wanted[: kind.form.inputs]) else (0,)
-    shapes = [*[by_input] * kind.form.inputs, *[g.shape[1:]] * kind.form.states]
+    shapes: list[Sequence[int]] = [*[g.shape] * kind.form.inputs, *[g.shape[1:]] * kind.form.states]
     shapes += [c.shape if k in kind.wanted else (0,) for k, c in enumerate(saved[: kind.form.constants])]
     return [g.new_empty(shape) for shape in shapes]
 
@@ -69,7 +65,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
 
 
 def _differentiate(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-    found = _adjoint(grads, list(ctx.saved_tensors), ctx.wanted, ctx.name)
+    found = _adjoint(grads, list(ctx.saved_tensors), ctx.name)
     return [g if asked else None for g, asked in zip(found, ctx.wanted, strict=True)], None
 
 

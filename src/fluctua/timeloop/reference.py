@@ -2,8 +2,7 @@
 
 import torch
 
-from fluctua.timeloop.contract import Dynamics, LoopResult, step_of
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_of
 
 
 class ReferenceEngine:
@@ -25,3 +24,6 @@ class ReferenceEngine:
             same &= output is potentials[-1]
         output = torch.stack(outputs)
         return LoopResult(output, output if same else torch.stack(potentials).detach(), state)
+
+
+REFERENCE = ReferenceEngine()

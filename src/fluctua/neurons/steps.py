@@ -1,18 +1,14 @@
 """The neurons of fluctua: one step of each, from t to t + 1, in torch. Nothing else states their equations."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from fluctua.timeloop.surrogates import Surrogate, spike
+from fluctua.neurons.surrogates import Surrogate, spike
+from fluctua.timeloop.contract import Tensors
 
 Reset = Literal["zero", "subtract"]
-Tensors = tuple[Tensor, ...]
-
-Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
-"""A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
 
 
 @dataclass(frozen=True)
