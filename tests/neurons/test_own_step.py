@@ -13,8 +13,9 @@ import fluctua
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, SigmoidDerivative, from_step, spike
 from fluctua.neurons.own_step import StepNeuron
-from fluctua.timeloop import engine, events_layers
+from fluctua.timeloop import engine
 from fluctua.timeloop.derivation import Kind, plan_of
+from shared.fused_calls import fused_calls
 
 DTYPE = torch.float64
 Constants = Mapping[str, Tensor]
@@ -198,13 +199,7 @@ def test_a_lif_of_ones_own_is_the_lif() -> None:
 
 
 def test_it_runs_together_with_the_weight_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, original = list[int](), events_layers.run_layers
-
-    def counting(x: Tensor, layers: Any, spikes: Any = None) -> tuple[Tensor, ...]:
-        calls.append(len(layers))
-        return original(x, layers, spikes)
-
-    monkeypatch.setattr(events_layers, "run_layers", counting)
+    calls = fused_calls(monkeypatch)
     torch.manual_seed(0)
     modules = [nn.Linear(30, 70), resonators(decay=trained(0.9, 70)), nn.Linear(70, 20), resonators()]
     x = (torch.rand(50, 5, 30, dtype=DTYPE) < 0.1).double()

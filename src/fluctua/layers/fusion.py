@@ -187,24 +187,16 @@ def fused_layer(
     )
 
 
-def recurrent_spikes(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor:
-    """Spikes of a bare population that hears itself, on the CPU or the GPU.
-
-    Args:
-        neurons: one of the kinds `SPIKING`.
-        back: the bare weight from the population to itself.
-        x: current from outside `[T, B, N]`, not empty.
-
-    Raises:
-        Unfused: it has to be stepped through.
-    """
-    return heard_spikes(*dynamics_of(neurons, x), back.weight, back.bias, x)
-
-
 def heard_spikes(
     dynamics: Dynamics, initial: Sequence[float], weight: Tensor, bias: Tensor | None, x: Tensor
 ) -> Tensor:
-    """As `recurrent_spikes`, of neurons by what they do, their state before the first step, and numbers.
+    """Spikes of a population that hears itself, on the CPU or the GPU.
+
+    Args:
+        dynamics: of neurons that spike.
+        initial: each part of their state before the first step.
+        weight: from the population to itself; likewise `bias`.
+        x: current from outside `[T, B, N]`, not empty.
 
     Raises:
         Unfused: it has to be stepped through.
@@ -224,24 +216,10 @@ def heard_spikes(
     return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
 
 
-def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Spikes of a bare feature map that hears itself.
-
-    Args:
-        neurons: one of the kinds `SPIKING` that starts at zero.
-        conv: the bare weight from the population to itself; served is what keeps its map, no wider than `WIDEST`,
-            without bias, groups or holes.
-        x: current from outside `[T, B, C, *N]`.
-
-    Raises:
-        Unfused: it has to be stepped through.
-    """
-    demand(conv.bias is None, "the convolution has a bias")
-    return heard_map(*dynamics_of(neurons, x), conv, x)
-
-
 def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """As `recurrent_map`, of neurons by what they do and their state before the first step; without the bias.
+    """As `heard_spikes`, of a feature map `[T, B, C, *N]` through a convolution, without the bias of that.
+
+    Served is what keeps its map, no wider than `WIDEST`, without groups or holes, of neurons that start at zero.
 
     Raises:
         Unfused: it has to be stepped through.

@@ -66,16 +66,9 @@ Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
 class LeakyNeuron(Neuron):
-    """A leaky membrane behind an exponential or a delta synapse, integrated over whole sequences.
+    """A leaky membrane behind an exponential or a delta synapse: what `LIF` and `LI` share, and their arguments.
 
-    Args:
-        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
-        tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
-        dt: time step in seconds.
-        learn_tau: whether the time constants are trained; they are then kept as their logarithms, so stay positive.
-
-    Raises:
-        ValueError: a time constant or time step that is not a positive, finite number of seconds.
+    Time constants that are trained are kept as their logarithms, so stay positive.
     """
 
     spiking: bool

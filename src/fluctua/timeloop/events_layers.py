@@ -20,10 +20,12 @@ from torch import Tensor
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.events_adjoint import adjoint
-from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
+from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.derivation import by_constant
+from fluctua.timeloop.events_kernels import scatter
+from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
 from fluctua.timeloop.limits import Maybe, Operation, apply
-from fluctua.timeloop.threads import Blocks, over_samples
+from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
@@ -101,11 +103,34 @@ class _Layers(Operation):
 
     def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
-        layers = self._padded(others, g.dtype)
+        layers, asked, (steps, samples, _) = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape
         arriving = _all_arriving(self.spikes, g if current is None else current, words)
+        leaving = [*arriving[1:], arriving[0]]  # of a readout, whose own do not matter, anything
         g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
-        block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
-        return g_input, *adjoint(layers, arriving, g, self._split(wanted[1:]), g_input, block)
+        last = len(layers) - 1
+
+        def work(blocks: Blocks) -> list[list[Array]]:
+            sums = [_zeros(layer, own) for layer, own in zip(layers, asked, strict=True)]
+            ways: dict[int, list[_Way]] = {}  # by number of samples: the last block may be smaller
+            for first, stop in blocks:
+                size = stop - first
+                if size not in ways:
+                    own = zip(layers, arriving, leaving, asked, sums, strict=False)
+                    ways[size] = [_Way(*each, steps=steps, samples=size) for each in own]
+                back = ways[size]
+                back[last].g.copy_(g[:, first:stop])
+                for k in range(last, -1, -1):
+                    back[k].run(first)
+                    if k > 0:
+                        back[k].arrived(out=back[k - 1].g.flatten(0, 1))
+                    elif g_input is not None:
+                        g_input[:, first:stop] = back[k].arrived()
+            return sums
+
+        parts = over_samples(work, samples, _block(layers, steps, least=_RECURRENT_BLOCK))
+        sums = [added(each) for each in zip(*parts, strict=True)]
+        found = [_shaped(*own) for own in zip(sums, layers, asked, strict=True)]
+        return [g_input, *(gradient for of_layer in found for gradient in of_layer)]
 
     def _split(self, values: Sequence[Any]) -> list[list[Any]]:
         """What belongs to the tensors of each layer, from one list."""
@@ -150,3 +175,118 @@ def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
     size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
     return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)
+
+
+# -- the way back ---------------------------------------------------------------------------------------------------
+
+
+def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
+    """Gradients summed over the samples of one thread: of the weight and bias of each path, then of constants.
+
+    What is not asked for has no element; a weight is asked for with its bias, for one kernel gives both.
+    """
+    sizes = []
+    for k, weight in enumerate(layer.weights):
+        of_weight, of_bias = wanted[2 * k : 2 * k + 2]
+        sizes += [weight.size * (of_weight or of_bias), layer.width * of_bias]
+    return [*(np.zeros(size, layer.dtype) for size in sizes), np.zeros((len(_numbers(wanted)), layer.width))]
+
+
+class _Way:
+    """One layer's way back over a block of so many samples: its buffers, used again for every block.
+
+    Attributes:
+        g: `[T, samples, n]`, the gradient wrt the output and, once it has run, wrt the first input.
+    """
+
+    def __init__(
+        self,
+        layer: Padded,
+        arriving: Arriving,
+        leaving: Arriving,
+        wanted: Sequence[bool],
+        sums: Sequence[Array],
+        steps: int,
+        samples: int,
+    ) -> None:
+        self.layer, self.arriving, self.leaving = layer, arriving, leaving
+        (*self.totals, self.by_constant), self.steps, self.samples = sums, steps, samples
+        self.weight, _, self.recurrent, *_ = layer.tensors
+        kind, dtype, columns = layer.kind, layer.dtype, samples * layer.width
+        self.backward, values = backward(kind, dtype, _numbers(wanted))
+        self.forward = forward(kind, dtype, values)
+        self.records = tuple(np.empty(steps * columns, dtype) for _ in values)
+        self.memory = tuple(np.zeros(steps * columns, dtype) for _ in range(kind.form.inputs))
+        rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
+        self.by_port = [row[..., : kind.size] for row in rows]
+        self.g = self.by_port[0]
+        # Not the words of the forward pass: somebody else may be reading those.
+        self.words = np.empty_like(leaving.words) if kind.spiking else leaving.words
+        self.states = np.empty(kind.form.states * columns, dtype)
+        self.constants = np.empty((len(self.by_constant), samples, layer.width), dtype)
+
+    def run(self, first: int) -> None:
+        """Go back over the samples from `first` on."""
+        layer, times = self.layer, (self.steps, first, first + self.samples)
+        if self.records:
+            layer.integrate(self.arriving, times, self.words, self.records, other=self.forward)
+        self.states.fill(0)
+        self.constants.fill(0)
+        self._through_time()
+        one, two = self.memory[0], self.memory[-1]
+        if self.totals[0].size:
+            units = layer.units, layer.units
+            scatter(*self.arriving[:3], *units, one, two, layer.width, *times, 0, *self.totals[:2])
+        if self.totals[2].size:
+            units = layer.kind.size, layer.kind.split
+            scatter(*self.leaving[:3], *units, one, two, layer.width, *times, 1, *self.totals[2:])
+        if self.by_constant.size:
+            self.by_constant[...] += self.constants.sum(1, dtype=np.float64)
+
+    def arrived(self, out: Maybe = None) -> Tensor:
+        """Gradient wrt what arrives, `[T, samples, N]`; `out` is `[T * samples, N]`."""
+        if self.weight is None:
+            return self.g
+        return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
+
+    def _through_time(self) -> None:
+        kind, code = self.layer.kind, self.backward
+        columns = self.samples * self.layer.width
+        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1)
+        read = self.memory[0], *self.records
+        sizes = tuple(columns for _ in read), columns
+
+        def call(begin: int, steps: int) -> None:
+            rows, results = (
+                tuple(a[begin * columns : (begin + steps) * columns] for a in arrays) for arrays in (read, self.memory)
+            )
+            code.call(*given, rows, results, *sizes, steps, 0, columns, False)
+
+        if not kind.recurrent:
+            call(0, self.steps)
+            return
+        ways = []  # of what each neuron says: the gradient wrt it, that wrt the current which it causes, and how
+        for port, part in ((0, slice(kind.split)), (-1, slice(kind.split, kind.size))):
+            said, heard = self.g[..., part].unbind(0), self.by_port[port].unbind(0)
+            if said[0].numel():
+                ways.append((said, heard, self.recurrent[:, part]))
+        for t in range(self.steps - 1, -1, -1):
+            if t < self.steps - 1:
+                for said, heard, weight in ways:
+                    said[t].addmm_(heard[t + 1], weight)
+            call(t, 1)
+
+
+def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> list[Maybe]:
+    """Each gradient in the shape of its tensor."""
+    rows = [torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size] for total in sums]
+    found: list[Maybe] = [
+        own.t().contiguous().view(tensor.shape) if asked else None
+        for own, tensor, asked in zip(rows, layer.tensors[:PATHS], wanted, strict=False)
+    ]
+    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], _numbers(wanted))]
+
+
+def _numbers(wanted: Sequence[bool]) -> tuple[int, ...]:
+    """Of the constants that are wanted."""
+    return tuple(k for k, asked in enumerate(wanted[PATHS:]) if asked)
