@@ -29,8 +29,7 @@ import fluctua
 from fluctua.layers import Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Dynamics, step_of
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, Tensors, step_of
 
 Advance = Callable[..., tuple[Tensor, Tensors]]
 
@@ -90,8 +89,7 @@ class Stepped(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Input current `[T, B, *N]` -> output of the same shape."""
-        parameters = self.neurons.loop_parameters()
-        dynamics, state = parameters.dynamics, parameters.parts(self.neurons.initial_state(current))
+        dynamics, state = self.neurons.dynamics(), self.neurons.parts_of(self.neurons.initial_state(current))
         outputs: list[Tensor] = []
         for x in current.unbind(0):
             drive = x + self.weight(outputs[-1]) if self.weight is not None and outputs else x

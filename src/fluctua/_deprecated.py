@@ -38,6 +38,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "fluctua.layers.chain": "fluctua.layers.fused_sequential",
         "fluctua.layers.event_input": "fluctua.lab.data.binning",
         "fluctua.timeloop.events": "fluctua.spikes.batch",
+        "fluctua.timeloop.surrogates": "fluctua.neurons.surrogates",
         "fluctua.training": "fluctua.lab.training",
         "fluctua.training.optimizers": "fluctua.homeostasis.optimizers",
         "fluctua.training.regularizers": "fluctua.homeostasis.bounds",
@@ -87,7 +88,7 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
                 "fluctua.spikes": "SpikeBatch",
             },
             "fluctua.layers.chain": {"fluctua.layers": "Chain:FusedSequential"},
-            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.timeloop.surrogates": "Surrogate"},
+            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.neurons.surrogates": "Surrogate"},
             "fluctua.theory": {
                 "fluctua.theory.laws": "Family HalfNormal OneSided Uniform WeightLaw",
                 "fluctua.theory.membrane": "Moments",
@@ -95,10 +96,11 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
             },
             "fluctua.timeloop": {
                 "fluctua.neurons": "ArcTan SigmoidDerivative SuperSpike",
-                "fluctua.timeloop.contract": "Adaptation Engine LoopParameters LoopResult Reset State",
-                "fluctua.timeloop.engines": "Stepper run stepper widened",
-                "fluctua.timeloop.reference": "step",
-                "fluctua.timeloop.surrogates": "Surrogate",
+                "fluctua.neurons.leaky": "State Stepper",
+                "fluctua.timeloop.contract": "Engine LoopResult",
+                "fluctua.timeloop.engines": "widened",
+                "fluctua.neurons.steps": "Reset",
+                "fluctua.neurons.surrogates": "Surrogate",
             },
             "fluctua.training": {
                 "fluctua.homeostasis": "ActivityBound",
@@ -137,6 +139,11 @@ REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "spikeinit_sim": _BY_METHOD('"spikeinit-sim"'),
             "torch_default": _BY_METHOD('"torch"'),
         },
+        "fluctua.timeloop": {
+            **dict.fromkeys(("Adaptation", "LoopParameters"), "LIF, LI or AdaptiveLIF of fluctua.neurons"),
+            **{"run": "neurons.simulate", "step": "neurons.step", "stepper": "neurons.stepper"},
+        },
+        "fluctua.timeloop.contract": {"LoopParameters": "LIF, LI or AdaptiveLIF of fluctua.neurons"},
         "fluctua.training": {
             "max_over_time_cross_entropy": _BY_LOSS('"max"'),
             "mean_over_time_cross_entropy": _BY_LOSS('"mean"'),

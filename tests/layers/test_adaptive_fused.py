@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, AdaptiveLIF
-from fluctua.timeloop import engine, events_layers
+from fluctua.timeloop import engine
 from shared.circuit_loops import recurrent_by_hand
+from shared.fused_calls import fused_calls
 from shared.spikes import spikes as random_spikes
 
 OWN = torch.linspace(10e-3, 30e-3, 40)
@@ -54,14 +54,7 @@ def modules(cell: AdaptiveLIF) -> list[nn.Module]:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers each fused operation had that ran."""
-    counts, original = list[int](), events_layers.run_layers
-
-    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> tuple[Tensor, ...]:
-        counts.append(len(layers))
-        return original(x, layers, *rest)
-
-    monkeypatch.setattr(events_layers, "run_layers", counting)
-    return counts
+    return fused_calls(monkeypatch)
 
 
 def gradients(output: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fluctua.layers import Circuit, DaleLayer, Recurrent, Synapse
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.leaky import Firing
-from fluctua.timeloop import events_layers
 from shared.circuit_loops import ByHand, populations_of, recurrent_by_hand
+from shared.fused_calls import fused_calls
 from shared.spikes import spikes
 
 CELLS: dict[str, Callable[[], nn.Module]] = {
@@ -117,14 +117,7 @@ def test_an_exc_inh_neuron_is_excited_by_its_recurrence() -> None:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers ran in each fused operation."""
-    calls, original = list[int](), events_layers.run_layers
-
-    def counting(x: Tensor, layers: Sequence[Any], *rest: Any) -> tuple[Tensor, ...]:
-        calls.append(len(layers))
-        return original(x, layers, *rest)
-
-    monkeypatch.setattr(events_layers, "run_layers", counting)
-    return calls
+    return fused_calls(monkeypatch)
 
 
 def test_a_hook_on_the_tap_sees_the_spikes_of_the_fused_loop(fused: list[int]) -> None:

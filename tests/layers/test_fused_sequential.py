@@ -18,7 +18,8 @@ from fluctua.lab.data import Events, bin_events, spike_batch
 from fluctua.layers import DaleLayer, FusedSequential, OverTime, Recurrent
 from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop import engine, events_layers
+from fluctua.timeloop import engine
+from shared.fused_calls import fused_calls
 from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64
@@ -48,14 +49,7 @@ def layers(n_in: int = 30) -> list[Any]:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many layers each fused operation had that ran."""
-    counts, original = list[int](), events_layers.run_layers
-
-    def counting(x: Tensor, layers: Any, spikes: Any = None) -> tuple[Tensor, ...]:
-        counts.append(len(layers))
-        return original(x, layers, spikes)
-
-    monkeypatch.setattr(events_layers, "run_layers", counting)
-    return counts
+    return fused_calls(monkeypatch)
 
 
 def assert_same(chain: nn.Module, plain: nn.Module, x: Tensor) -> None:

@@ -14,8 +14,8 @@ from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network.adapters.snntorch import sharpness
 from fluctua.neurons import LI, LIF, ArcTan, SigmoidDerivative, SuperSpike, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.state.summary import SHARE
-from fluctua.timeloop.surrogates import Surrogate
 from shared.spikes import spikes
 
 N = 40

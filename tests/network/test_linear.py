@@ -20,7 +20,7 @@ TAUS = torch.tensor([10e-3, 20e-3, 35e-3])
 
 
 def dynamics_of(module: Any) -> Dynamics:
-    found: Dynamics = module.dynamics() if isinstance(module, ExcInhLIF) else module.loop_parameters().dynamics
+    found: Dynamics = module.dynamics()
     return found
 
 

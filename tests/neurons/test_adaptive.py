@@ -16,9 +16,9 @@ from torch import Tensor
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, SuperSpike
+from fluctua.neurons.leaky import State
+from fluctua.neurons.steps import Reset
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import State
-from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 Kind = Literal["threshold", "current"]

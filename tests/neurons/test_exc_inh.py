@@ -15,8 +15,8 @@ from fluctua.network.adapters.registry import specs_of
 from fluctua.network.facts import Neuron
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.neurons.exc_inh import ExcInhState
+from fluctua.neurons.steps import Reset
 from fluctua.timeloop import engine
-from fluctua.timeloop.steps import Reset
 
 Array = NDArray[np.float64]
 
@@ -203,7 +203,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "reset": (lambda: ExcInhLIF(reset="hard"), "unknown reset 'hard'"),  # type: ignore[arg-type]
     "shapes": (
         lambda: ExcInhLIF()(torch.zeros(5, 2, 3), torch.zeros(5, 2, 4)),
-        r"same shape, got \(5, 2, 3\) and \(5, 2, 4\)",
+        r"one shape, got \[\(5, 2, 3\), \(5, 2, 4\)\]",
     ),
     "no batch": (lambda: ExcInhLIF()(torch.zeros(5)), r"\[T, B, \.\.\.\]"),
     "state": (

@@ -13,8 +13,9 @@ import fluctua
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF, SigmoidDerivative, from_step, spike
 from fluctua.neurons.own_step import StepNeuron
-from fluctua.timeloop import engine, events_layers
+from fluctua.timeloop import engine
 from fluctua.timeloop.derivation import Kind, plan_of
+from shared.fused_calls import fused_calls
 
 DTYPE = torch.float64
 Constants = Mapping[str, Tensor]
@@ -125,12 +126,12 @@ def test_a_number_of_the_step_needs_no_kernel_of_its_own() -> None:
     def by_another(x: Tensor, state: State, c: Constants) -> tuple[Tensor, State]:
         return spike(state[0] - c["theta"]), (0.5 * state[0] + 0.7 * x,)
 
-    from fluctua.timeloop.cpu_loop import _kernel
+    from fluctua.timeloop.cpu_loop import through
 
     kernels = []
     for step in (halved, by_another):
         dynamics = from_step(step, constants={"theta": 1.0}, threshold="theta").dynamics()
-        kernels.append(_kernel(plan_of(Kind.of("cpu", dynamics, trains=False)).forth, "float32", True))
+        kernels.append(through(plan_of(Kind.of("cpu", dynamics, trains=False)).forth, "float32", True))
     assert kernels[0].call is kernels[1].call
     assert kernels[0].numbers != kernels[1].numbers
 
@@ -191,23 +192,14 @@ def test_a_lif_of_ones_own_is_the_lif() -> None:
         return out, (v, c["b"] * i + x)
 
     own = LIF().double()
-    p = own.loop_parameters()
-    assert p.decay_syn is not None
-    assert p.threshold is not None
-    constants = {"a": p.decay_mem, "b": p.decay_syn, "theta": p.threshold}
+    constants = dict(zip(("a", "b", "theta"), own.dynamics().constants, strict=True))
     mine = from_step(lif, constants=constants, threshold="theta", rest=(0.0, 0.0), dt=own.dt).double()
     x = drawn(60, 3, 4, scale=3.0)
     assert torch.equal(mine(x), own(x))
 
 
 def test_it_runs_together_with_the_weight_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, original = list[int](), events_layers.run_layers
-
-    def counting(x: Tensor, layers: Any, spikes: Any = None) -> tuple[Tensor, ...]:
-        calls.append(len(layers))
-        return original(x, layers, spikes)
-
-    monkeypatch.setattr(events_layers, "run_layers", counting)
+    calls = fused_calls(monkeypatch)
     torch.manual_seed(0)
     modules = [nn.Linear(30, 70), resonators(decay=trained(0.9, 70)), nn.Linear(70, 20), resonators()]
     x = (torch.rand(50, 5, 30, dtype=DTYPE) < 0.1).double()

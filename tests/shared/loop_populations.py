@@ -6,9 +6,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from fluctua.neurons.leaky import State
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
-from fluctua.timeloop.engines import run
+from fluctua.timeloop.contract import LoopResult
+from shared.leaky_populations import Adaptation, LoopParameters, run
 
 DTYPE = torch.float64
 SHAPE = (25, 3, 5, 7)  # [T, B, *N]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fluctua.network import ProbedNeuron
 from fluctua.neurons import SuperSpike
-from fluctua.timeloop.surrogates import spike
+from fluctua.neurons.surrogates import spike
 from shared.spikes import spikes
 
 A, B = 0.9, 0.8  # decays per step of membrane and synapse

@@ -29,7 +29,7 @@ def compiling(folder: str) -> Iterator[None]:
 def compilable(dynamics: Dynamics, dtype: str = "float32", recurrent: bool = False) -> tuple[Any, Any]:
     """Both directions of a population, which asks for the gradients of all its constants that require one."""
     plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=recurrent))
-    forward, backward = (kernel(way, dtype, recurrent, interpreted=False) for way in (plan.forth, plan.back[True]))
+    forward, backward = (kernel(way, dtype, recurrent, interpreted=False) for way in (plan.forth, plan.back))
     return forward.call, backward.call
 
 

@@ -56,22 +56,6 @@ def test_operators_round_every_lane_as_numpy_does(dtype: Any) -> None:
 
 
 @njit
-def with_integers(x, out):  # type: ignore[no-untyped-def]
-    n = 64 // x.itemsize
-    for j in range(0, x.size, n):
-        a = memory.load(x, j)
-        memory.store(out, j, vectors.select(a >= 3, a * a - 1, -(a + 2)))
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_integers_have_all_but_division(dtype: Any) -> None:
-    x = np.arange(-16, 16, dtype=dtype)
-    out = np.zeros_like(x)
-    with_integers(x, out)
-    np.testing.assert_array_equal(out, np.where(x >= 3, x * x - 1, -(x + 2)))
-
-
-@njit
 def copied(x, out, start, past_caches):  # type: ignore[no-untyped-def]
     n = 64 // x.itemsize
     for j in range(0, x.size - n, n):
@@ -123,20 +107,6 @@ def test_zero_ends_with_as_many_zeros_as_it_is_wide() -> None:
     assert zeros_at_the_end(np.uint64(0)) == 64
     assert zeros_at_the_end(np.uint32(0)) == 32
     assert zeros_at_the_end(np.uint64(40)) == 3
-
-
-@njit
-def fused(x, y, z, out):  # type: ignore[no-untyped-def]
-    memory.store(out, 0, vectors.fma(memory.load(x, 0), memory.load(y, 0), memory.load(z, 0)))
-
-
-def test_fma_rounds_once() -> None:
-    x, y = drawn(16, np.float32), drawn(16, np.float32, 1)
-    z = -(x * y)  # what is left of the product is its rounding error, exact in float32 and lost by two roundings
-    out = aligned(16, np.float32)
-    fused(x, y, z, out)
-    np.testing.assert_array_equal(out, x.astype(np.float64) * y + z)
-    assert np.count_nonzero(out) > 8
 
 
 @njit

@@ -14,11 +14,11 @@ from fluctua.network.facts import Pathway
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.state.backward import Course, _power, participation, passages
 from fluctua.state.drive import Drive
 from fluctua.state.measure import watch
 from fluctua.timeloop.contract import step_of
-from fluctua.timeloop.surrogates import Surrogate
 from shared.spikes import spikes
 
 N, T, B = 40, 150, 16

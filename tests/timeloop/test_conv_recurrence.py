@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fluctua.layers import FusedSequential, OverTime, Recurrent
 from fluctua.layers.blocks import recurrent_conv_block
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import conv_recurrence, engine
-from fluctua.timeloop.surrogates import Surrogate
 from shared.circuit_loops import recurrent_by_hand
 
 CELLS: dict[str, Callable[[], nn.Module]] = {

@@ -13,12 +13,12 @@ from numba import njit
 from torch import Tensor
 
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons.leaky import State
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.simd import compiling
 from fluctua.timeloop import cpu_loop, engine, generated
-from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.engines import run
-from fluctua.timeloop.fused import CpuEngine
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.fused import CPU
+from shared.leaky_populations import LoopParameters, run
 from shared.loop_populations import (
     ADAPTIVE,
     DTYPE,
@@ -38,7 +38,7 @@ from shared.loop_populations import (
 
 @pytest.mark.parametrize("p", READOUTS + SPIKING + ADAPTIVE, ids=named)
 def test_equals_the_reference(p: LoopParameters) -> None:
-    assert CpuEngine().unsupported((drawn(SHAPE),), p.dynamics) is None
+    assert CPU.unsupported((drawn(SHAPE),), p.dynamics) is None
     assert_same(p, drawn(SHAPE))
     if p.spiking:
         assert 0.02 < run(drawn(SHAPE), p).output.mean() < 0.5
@@ -296,7 +296,7 @@ PLAIN = LoopParameters(HALF, HALF, HALF)
     ],
 )
 def test_refusals(current: Tensor, p: LoopParameters, reason: str | None) -> None:
-    refusal = CpuEngine().unsupported((current,), p.dynamics)
+    refusal = CPU.unsupported((current,), p.dynamics)
     assert refusal is None if reason is None else refusal is not None and reason in refusal
 
 
@@ -304,7 +304,7 @@ def test_transformed_tensors_are_left_to_the_reference() -> None:
     x = drawn((4, 2, 5, 7))
 
     def loss(x: Tensor) -> Tensor:
-        assert "torch.func" in (CpuEngine().unsupported((x,), LIF.dynamics) or "")
+        assert "torch.func" in (CPU.unsupported((x,), LIF.dynamics) or "")
         return run(x, LIF).state.potential.sum()  # type: ignore[no-any-return]
 
     y = leaf(x)
@@ -323,7 +323,7 @@ def test_kernels_need_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         return njit(*args, **options)
 
     monkeypatch.setattr(compiling, "njit", without_cache)
-    monkeypatch.setattr(cpu_loop, "_kernel", cpu_loop._kernel.__wrapped__)
+    monkeypatch.setattr(cpu_loop, "through", cpu_loop.through.__wrapped__)
     monkeypatch.setattr(generated, "loaded", generated.loaded.__wrapped__)
     current = drawn(SHAPE)
     with engine("reference"):

@@ -98,7 +98,7 @@ def layer(n: int, cell: nn.Module, n_in: int | None, *, recurrent: bool = False,
     weight = None if n_in is None else drawn(n, n_in, seed=seed, scale=8 / n_in**0.5).requires_grad_()
     return Layer(
         (n,),
-        cell.double().loop_parameters().dynamics,
+        cell.double().dynamics(),
         weight,
         drawn(n, seed=seed + 1, scale=0.2).requires_grad_() if bias and n_in is not None else None,
         drawn(n, n, seed=seed + 2, scale=4 / n**0.5).requires_grad_() if recurrent else None,
@@ -257,7 +257,7 @@ def test_single_precision_agrees_to_rounding() -> None:
     gradients = []
     for dtype in (torch.float32, DTYPE):
         w = weight.float().to(dtype).requires_grad_()
-        entry = Layer((40,), LIF().to(dtype).loop_parameters().dynamics, w)
+        entry = Layer((40,), LIF().to(dtype).dynamics(), w)
         out = run(x.to(dtype), [entry], SpikeBatch.from_dense(x.to(dtype)))
         out.backward(drawn(*out.shape, seed=7, scale=1.0).to(dtype))  # type: ignore[no-untyped-call]
         assert w.grad is not None

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
+from fluctua.neurons.leaky import State
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import engine, fused
-from fluctua.timeloop.contract import Adaptation, LoopParameters, LoopResult, State
-from fluctua.timeloop.engines import run
-from fluctua.timeloop.fused import GpuEngine
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.contract import LoopResult
+from fluctua.timeloop.fused import GPU
 
 pytest.importorskip("triton")
+from shared.leaky_populations import Adaptation, LoopParameters, run
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
 DTYPE = torch.float64
@@ -107,7 +108,7 @@ def everything(
     inputs = {key: leaf(tensor, dtype) if wanted in (None, key) else tensor.to(dtype) for key, tensor in inputs.items()}
     p = with_constants(p, inputs)
     if name == "gpu":
-        assert GpuEngine().unsupported((inputs["input"],), p.dynamics) is None
+        assert GPU.unsupported((inputs["input"],), p.dynamics) is None
     with engine(name):
         result = run(inputs["input"], p, State(inputs["potential"], inputs["current"], inputs.get("adaptation")))
     loss = (result.output * drawn(tuple(current.shape), 1.0, 9).to(dtype)).sum()
@@ -324,7 +325,7 @@ def loss_and_gradients(loss: Any, current: Tensor) -> tuple[Tensor, ...]:
 
 def loss_of_engine(x: Tensor) -> Tensor:
     p = LoopParameters(HALF, HALF, HALF, surrogate=SURROGATE)
-    served = GpuEngine()
+    served = GPU
     assert served.unsupported((x,), p.dynamics) is None
     rest = torch.zeros_like(x[0])
     result = served.run((x,), p.dynamics, (rest, rest))
@@ -384,23 +385,23 @@ PLAIN = LoopParameters(HALF, HALF, HALF)
     ],
 )
 def test_refusals(current: Tensor, p: LoopParameters, reason: str | None) -> None:
-    refusal = GpuEngine().unsupported((current,), p.dynamics)
+    refusal = GPU.unsupported((current,), p.dynamics)
     assert refusal is None if reason is None else refusal is not None and reason in refusal
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert GpuEngine().unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) == "it takes CUDA tensors, not one on cpu"
+    assert GPU.unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) == "it takes CUDA tensors, not one on cpu"
 
 
 def test_without_triton_every_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "has_triton", lambda: False)
-    assert "pip install 'fluctua[gpu]'" in (GpuEngine().unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) or "")
+    assert "pip install 'fluctua[gpu]'" in (GPU.unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) or "")
 
 
 def test_transformed_tensors_are_left_to_the_reference() -> None:
     def loss(x: Tensor) -> Tensor:
-        assert "torch.func" in (GpuEngine().unsupported((x,), EXPONENTIAL_LIF.dynamics) or "")
+        assert "torch.func" in (GPU.unsupported((x,), EXPONENTIAL_LIF.dynamics) or "")
         with engine("gpu"):
             return run(x, EXPONENTIAL_LIF).state.potential.sum()  # type: ignore[no-any-return]
 

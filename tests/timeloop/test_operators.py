@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from fluctua.neurons import LI, AdaptiveLIF
 from fluctua.neurons import LIF as LIFNeurons
 from fluctua.timeloop import cpu_loop, engine
-from fluctua.timeloop.contract import LoopParameters
-from fluctua.timeloop.engines import run
+from shared.leaky_populations import LoopParameters, run
 from shared.loop_populations import (
     ADAPTIVE,
     DTYPE,

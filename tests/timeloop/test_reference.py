@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons.leaky import State
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import Surrogate, spike
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters, State
-from fluctua.timeloop.engines import choose, run
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import Surrogate, spike
+from fluctua.timeloop.engines import choose
+from shared.leaky_populations import LoopParameters, run
 
 A, B, THETA = 0.9, 0.7, 0.4
 

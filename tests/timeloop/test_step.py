@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.timeloop import engine
-from fluctua.timeloop.contract import LoopParameters, step_of
+from fluctua.timeloop.contract import step_of
+from shared.leaky_populations import LoopParameters
 
 STEPS, BATCH, NEURONS = 60, 3, 4
 

@@ -17,10 +17,9 @@ from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
 from fluctua.network.stepping import NeuronStep
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import integrate
 from fluctua.timeloop.expressions import Expression, Value, replaced
-from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.tracing import Followed
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
@@ -292,7 +291,7 @@ def _observed(step: Followed, number: int) -> Followed:
         return tuple(replaced(t.graph, values, known))
 
     by_input, by_state, by_constant = of(t.by_input), of(t.by_state), of(t.by_constant)
-    watched = replace(t, output=t.state[number], fired=None, distance=None)
+    watched = replace(t, output=t.state[number])
     return Followed.of(replace(watched, by_input=by_input, by_state=by_state, by_constant=by_constant))
 
 
@@ -301,7 +300,7 @@ class _Passing:
     """A step that gives its input: what is left of a layer without neurons."""
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.steps.Step`."""
+        """See `timeloop.contract.Step`."""
         return inputs[0] * constants[0], state
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluctua.layers.fusion import demand, demand_eager, heard_map, heard_spikes, is_unmodified, plan
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import step_by_step, widened
-from fluctua.timeloop.steps import Tensors
 
 _CONVOLUTIONS = nn.Conv1d, nn.Conv2d
 

@@ -15,11 +15,12 @@ from fluctua.layers.fusion import (
     demand_eager,
     demand_sequence,
     demand_unmodified,
+    dynamics_of,
     fused_layer,
+    heard_map,
+    heard_spikes,
     is_unmodified,
     plan,
-    recurrent_map,
-    recurrent_spikes,
 )
 
 if TYPE_CHECKING:
@@ -256,10 +257,11 @@ class Recurrent(Circuit):
         weight, x = self._checked_weight(), currents[0]
         if not isinstance(weight, nn.Linear):
             demand_eager(x)
-            return recurrent_map(self.cell, weight, x)
+            demand(weight.bias is None, "the convolution has a bias")
+            return heard_map(*dynamics_of(self.cell, x), weight, x)
         demand_sequence(x)
         demand_eager(x, ("cpu", "cuda"))
-        return recurrent_spikes(self.cell, weight, x)
+        return heard_spikes(*dynamics_of(self.cell, x), weight.weight, weight.bias, x)
 
     def _checked_weight(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
         """The recurrent weight, where it and the neurons are of kinds that an operation knows."""

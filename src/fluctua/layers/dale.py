@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fluctua.layers.circuit import Circuit, Synapse
-from fluctua.layers.dale_fusion import DalePair
 from fluctua.layers.fusion import (
     MAX_DENSITY,
     demand,
+    demand_cpu,
     demand_eager,
     demand_ordinary,
     demand_sequence,
@@ -22,6 +23,9 @@ from fluctua.layers.fusion import (
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
+
+if TYPE_CHECKING:  # numba is imported when a first network runs
+    from fluctua.timeloop.events_layers import Layer
 
 
 class DaleError(ValueError):
@@ -152,13 +156,13 @@ class DaleCircuit(Circuit):
     def _fused(self, *currents: Tensor) -> dict[str, Tensor]:
         demand(len(currents) == 2, "it takes two currents")
         demand_sequence(*currents)
-        both, (exc, inh) = self.fused_pair(currents[0]), currents
+        both, (exc, inh) = self.fused_layer(currents[0]), currents
         fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
-        demand(fitting and (exc.shape[2], inh.shape[2]) == both.sizes, "the currents do not fit the populations")
-        return both.run(torch.cat(currents, -1))
+        demand(fitting and (exc.shape[2], inh.shape[2]) == both.sections, "the currents do not fit the populations")
+        return _run(torch.cat(currents, -1), both)
 
-    def fused_pair(self, like: Tensor) -> DalePair:
-        """Both populations as a fused operation takes them.
+    def fused_layer(self, like: Tensor) -> "Layer":
+        """Both populations as a fused operation takes them, but for the weights in front.
 
         Hooks on the taps do not matter, for those see the spikes of a whole sequence in either case, nor do hooks on
         the neurons, which the loop never calls but steps.
@@ -170,12 +174,37 @@ class DaleCircuit(Circuit):
             Unfused: they have to be stepped through.
         """
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
-        own = (type(module) for module in (self, self.exc, self.inh))
-        demand(list(own) == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
+        own = [type(module) for module in (self, self.exc, self.inh)]
+        demand(own == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
         demand_eager(like)
         _demand_signed_linear(*exc, *inh)
-        excitation = None if exc[0] is None or exc[1] is None else (exc[0].weight, exc[1].weight)
-        return DalePair.of((self.exc, self.inh), excitation, (inh[0].weight, inh[1].weight), like)
+        n_exc, n_inh = sizes = inh[0].weight.shape
+        no_excitation = exc[0] is None or exc[1] is None
+        from_exc, from_inh = ([] if no_excitation else [m.weight for m in exc]), [m.weight for m in inh]  # type: ignore[union-attr]
+        for weights, columns in ((from_exc, n_exc), (from_inh, n_inh)):
+            demand_ordinary(like, *weights)
+            fits = all(w.shape == (n, columns) for w, n in zip(weights, sizes, strict=False))
+            demand(fits, f"weights {[tuple(w.shape) for w in weights]} do not fit their populations")
+        mine = [cell.dynamics().to(like) for cell in (self.exc, self.inh)]
+        demand(mine[0].step == mine[1].step, "the neurons are of two kinds")
+        for dynamics, n in zip(mine, sizes, strict=True):
+            demand_cpu(dynamics, n, like)
+        constants = [
+            torch.cat([c.reshape(-1).expand(n) for c, n in zip(pair, sizes, strict=True)])
+            for pair in zip(mine[0].constants, mine[1].constants, strict=True)
+        ]
+        heard = torch.cat(from_exc) if from_exc else like.new_zeros(sum(sizes), n_exc)
+
+        from fluctua.timeloop.events_layers import Layer
+
+        both = replace(mine[0], constants=tuple(constants))
+        return Layer(tuple(sizes), both, recurrent=torch.cat([heard, torch.cat(from_inh)], 1))
+
+
+def _run(x: Tensor, layer: "Layer", spikes: SpikeBatch | None = None) -> dict[str, Tensor]:
+    from fluctua.timeloop.events_layers import run_layers
+
+    return dict(zip(("exc", "inh"), run_layers(x, [layer], spikes), strict=True))
 
 
 def _demand_signed_linear(*modules: nn.Module | None) -> None:
@@ -253,10 +282,12 @@ class DaleLayer(nn.Module):
         demand_unmodified(self.circuit, DaleCircuit)
         _demand_signed_linear(*inputs)
         demand_sequence(x)
-        both = self.circuit.fused_pair(x)
-        fits = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sizes, strict=True)]
+        both = self.circuit.fused_layer(x)
+        fits = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sections, strict=True)]
         demand(all(fits), "the weights in front do not fit the input or the populations")
         demand_ordinary(x, *(m.weight for m in inputs))
         weight = torch.cat([m.weight for m in inputs])
         events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)
-        return both.run(nn.functional.linear(x, weight)) if events is None else both.run(x, weight, events)
+        if events is None:
+            return _run(nn.functional.linear(x, weight), both)
+        return _run(x, replace(both, weight=weight), events)

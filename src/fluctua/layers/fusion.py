@@ -15,6 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
+from fluctua.neurons.leaky import Neuron
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
@@ -131,17 +132,14 @@ def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, tuple[float
     Raises:
         Unfused: layers have no place for it.
     """
-    if isinstance(neurons, LIF | LI):
-        dynamics, first = neurons.loop_parameters().dynamics, neurons.initial if isinstance(neurons, LI) else 0.0
-        return dynamics.to(like), (first, *[0.0] * (dynamics.states - 1))
-    if isinstance(neurons, ExcInhLIF):
-        dynamics = neurons.dynamics()
-        return dynamics.to(like), (0.0,) * dynamics.states
-    assert isinstance(neurons, StepNeuron)
-    dynamics, (rest, _) = neurons.dynamics(), neurons.facts()
+    assert isinstance(neurons, Neuron)
+    dynamics = neurons.dynamics().to(like)
+    if not isinstance(neurons, StepNeuron):
+        first = neurons.initial if isinstance(neurons, LI) else 0.0
+        return dynamics, (first, *[0.0] * (dynamics.states - 1))
     demand(dynamics.inputs == 1, "the neurons have several inputs")
     demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not what it says")
-    return dynamics.to(like), tuple(rest)
+    return dynamics, neurons.facts()[0]
 
 
 def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
@@ -189,24 +187,16 @@ def fused_layer(
     )
 
 
-def recurrent_spikes(neurons: nn.Module, back: nn.Linear, x: Tensor) -> Tensor:
-    """Spikes of a bare population that hears itself, on the CPU or the GPU.
-
-    Args:
-        neurons: one of the kinds `SPIKING`.
-        back: the bare weight from the population to itself.
-        x: current from outside `[T, B, N]`, not empty.
-
-    Raises:
-        Unfused: it has to be stepped through.
-    """
-    return heard_spikes(*dynamics_of(neurons, x), back.weight, back.bias, x)
-
-
 def heard_spikes(
     dynamics: Dynamics, initial: Sequence[float], weight: Tensor, bias: Tensor | None, x: Tensor
 ) -> Tensor:
-    """As `recurrent_spikes`, of neurons by what they do, their state before the first step, and numbers.
+    """Spikes of a population that hears itself, on the CPU or the GPU.
+
+    Args:
+        dynamics: of neurons that spike.
+        initial: each part of their state before the first step.
+        weight: from the population to itself; likewise `bias`.
+        x: current from outside `[T, B, N]`, not empty.
 
     Raises:
         Unfused: it has to be stepped through.
@@ -221,29 +211,15 @@ def heard_spikes(
         layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
         return run_layers(x, [layer])[0]
 
-    from fluctua.timeloop.gpu_recurrent import run
+    from fluctua.timeloop.fused import recurrent
 
-    return run(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
-
-
-def recurrent_map(neurons: nn.Module, conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Spikes of a bare feature map that hears itself.
-
-    Args:
-        neurons: one of the kinds `SPIKING` that starts at zero.
-        conv: the bare weight from the population to itself; served is what keeps its map, no wider than `WIDEST`,
-            without bias, groups or holes.
-        x: current from outside `[T, B, C, *N]`.
-
-    Raises:
-        Unfused: it has to be stepped through.
-    """
-    demand(conv.bias is None, "the convolution has a bias")
-    return heard_map(*dynamics_of(neurons, x), conv, x)
+    return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
 
 
 def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """As `recurrent_map`, of neurons by what they do and their state before the first step; without the bias.
+    """As `heard_spikes`, of a feature map `[T, B, C, *N]` through a convolution, without the bias of that.
+
+    Served is what keeps its map, no wider than `WIDEST`, without groups or holes, of neurons that start at zero.
 
     Raises:
         Unfused: it has to be stepped through.

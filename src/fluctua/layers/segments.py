@@ -11,9 +11,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
-from fluctua.neurons import ExcInhLIF
-from fluctua.neurons.leaky import LeakyNeuron
-from fluctua.neurons.own_step import StepNeuron
+from fluctua.neurons.leaky import Neuron
 
 States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit: by its name, and which call it was
 
@@ -88,8 +86,7 @@ def _going_on(model: nn.Module, before: States, after: dict[tuple[str, int], Any
 
         return forward
 
-    kinds = LeakyNeuron, ExcInhLIF, StepNeuron, Circuit
-    stateful = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    stateful = {name: module for name, module in model.named_modules() if isinstance(module, Neuron | Circuit)}
     for name, module in stateful.items():
         vars(module)["forward"] = starting(name, module)
     try:

@@ -43,9 +43,4 @@ def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Ten
         parts = [part[0] if isinstance(part, Tensor) and part.ndim > len(neurons) else part for part in rest]
         return followed(cell, framework.stepping).dynamics(), tuple(torch.as_tensor(part) for part in parts)
     state = cell.initial_state(torch.zeros(1, 1, *neurons))
-    if hasattr(cell, "loop_parameters"):
-        parameters = cell.loop_parameters()
-        dynamics, state = parameters.dynamics, parameters.parts(state)
-    else:
-        dynamics = cell.dynamics()
-    return dynamics, tuple(part[0] for part in state)
+    return cell.dynamics(), tuple(part[0] for part in cell.parts_of(state))

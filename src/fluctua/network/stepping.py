@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Hearing, Stepping
 from fluctua.network.run import modules_of, preserved
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.expressions import Expression
 from fluctua.timeloop.hoisting import constants_of, hoisted
-from fluctua.timeloop.steps import Tensors
 from fluctua.timeloop.tracing import Followed, trace
 
 
@@ -81,7 +80,7 @@ class _ModuleStep:
     neurons: int
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.steps.Step`."""
+        """See `timeloop.contract.Step`."""
         for slot, constant in zip(self.slots, constants, strict=False):
             slot.put(constant)
         output, after = self.stepping.step(self.module, inputs[0], (*state, *self.unheard(inputs[0])))

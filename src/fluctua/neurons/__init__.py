@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fluctua.neurons.heterogeneity import heterogeneous
     from fluctua.neurons.leaky import LI, LIF
     from fluctua.neurons.own_step import from_step
-    from fluctua.timeloop.surrogates import ArcTan, SigmoidDerivative, SuperSpike, spike
+    from fluctua.neurons.surrogates import ArcTan, SigmoidDerivative, SuperSpike, spike
 
 __all__ = [
     "LI",
@@ -29,14 +29,14 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "AdaptiveLIF": "fluctua.neurons.adaptive",
-        "ArcTan": "fluctua.timeloop.surrogates",
+        "ArcTan": "fluctua.neurons.surrogates",
         "ExcInhLIF": "fluctua.neurons.exc_inh",
         "LI": "fluctua.neurons.leaky",
         "LIF": "fluctua.neurons.leaky",
-        "SigmoidDerivative": "fluctua.timeloop.surrogates",
-        "SuperSpike": "fluctua.timeloop.surrogates",
+        "SigmoidDerivative": "fluctua.neurons.surrogates",
+        "SuperSpike": "fluctua.neurons.surrogates",
         "from_step": "fluctua.neurons.own_step",
         "heterogeneous": "fluctua.neurons.heterogeneity",
-        "spike": "fluctua.timeloop.surrogates",
+        "spike": "fluctua.neurons.surrogates",
     },
 )

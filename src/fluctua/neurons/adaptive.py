@@ -1,6 +1,5 @@
 """Leaky integrate-and-fire neurons that adapt."""
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -8,11 +7,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import LIF, Tau, numbers, register_tau, shown
+from fluctua.neurons.leaky import LIF, State, Tau, numbers, register_tau, shown
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import decay
-from fluctua.timeloop.contract import Adaptation, LoopParameters, State
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.contract import Dynamics
 
 
 class AdaptiveLIF(LIF):
@@ -67,6 +66,7 @@ class AdaptiveLIF(LIF):
     log_tau_adapt: Tensor
     beta: Tensor
     coupling: Tensor | None
+    kind: Literal["threshold", "current"]
 
     def __init__(
         self,
@@ -122,10 +122,15 @@ class AdaptiveLIF(LIF):
         """Time constant of the adaptation in seconds."""
         return self.log_tau_adapt.exp()
 
-    def loop_parameters(self) -> LoopParameters:
-        """The constants of the time loop, from the live parameters."""
-        adaptation = Adaptation(torch.exp(-self.dt / self.tau_adapt), self.beta, self.coupling)
-        return replace(super().loop_parameters(), adaptation=adaptation)
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        coupling = () if self.coupling is None else (self.coupling,)
+        constants = self.threshold, torch.exp(-self.dt / self.tau_adapt), self.beta, *coupling
+        return self._dynamics(constants, *self._options, self.kind)
+
+    @property
+    def _has(self) -> tuple[bool, bool, bool]:
+        return True, self.log_tau_syn is not None, True
 
     def initial_state(self, current: Tensor) -> State:
         """State before the first step for an input current `[T, B, *N]`: at rest, and rested."""

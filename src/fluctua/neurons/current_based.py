@@ -8,9 +8,10 @@ from torch import Tensor
 
 from fluctua.neurons.leaky import Surrogated, shown
 from fluctua.neurons.own_step import StepNeuron
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import SuperSpike, Surrogate, spike
 from fluctua.theory.psp import checked_dt
-from fluctua.timeloop.steps import Reset, Tensors
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate, spike
+from fluctua.timeloop.contract import Tensors
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import Firing, Tau, at_rest, register_tau, shown
+from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, register_tau, shown
+from fluctua.neurons.steps import ExcInhStep, Reset
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import checked_dt
-from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics, LoopResult, step_for
-from fluctua.timeloop.steps import ExcInhStep, Reset
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
 
 class ExcInhState(NamedTuple):
@@ -25,7 +24,7 @@ class ExcInhState(NamedTuple):
 ExcInhStepper = Callable[[Tensor, Tensor | None, ExcInhState], tuple[Tensor, ExcInhState]]
 
 
-class ExcInhLIF(Firing):
+class ExcInhLIF(Neuron, Firing):
     """Leaky integrate-and-fire neurons with synapses of two kinds: two input currents `[T, B, *N]` -> spikes.
 
     The neurons of the paper's networks with Dale's law. With `a = exp(-dt/tau_mem)`, `b_e = exp(-dt/tau_exc)` and
@@ -100,7 +99,7 @@ class ExcInhLIF(Firing):
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""
         decays = (torch.exp(-self.dt / tau) for tau in (self.tau_mem, self.tau_exc, self.tau_inh))
-        step = step_for(ExcInhStep, self.reset, self.differentiable_reset, self.surrogate)
+        step = step_for(ExcInhStep, *self._options)
         return Dynamics(step, (*decays, self.threshold), states=3, inputs=2)
 
     def initial_state(self, exc: Tensor) -> ExcInhState:
@@ -108,38 +107,29 @@ class ExcInhLIF(Firing):
         rest = at_rest(exc)
         return ExcInhState(rest, rest, rest)
 
+    def _after(self, parts: Tensors, before: ExcInhState) -> ExcInhState:
+        return ExcInhState(*parts)
+
     def simulate(self, exc: Tensor, inh: Tensor | None = None, state: ExcInhState | None = None) -> LoopResult:
         """Run the time loops and return everything: output, potential and final state.
 
         Raises:
-            ValueError: currents of different shapes, or what `timeloop.engines.run` refuses.
+            ValueError: currents of different shapes, or what `timeloop.engines.integrate` refuses.
         """
-        if inh is None:
-            inh = torch.zeros_like(exc)
-        elif inh.shape != exc.shape:
-            shapes = f"{tuple(exc.shape)} and {tuple(inh.shape)}"
-            raise ValueError(f"the excitatory and the inhibitory current must have the same shape, got {shapes}")
-        state = self.initial_state(exc) if state is None else state
-        result = engines.integrate((exc, inh), self.dynamics(), state)
-        return result._replace(state=ExcInhState(*result.state))
+        return self._simulate((exc, torch.zeros_like(exc) if inh is None else inh), state)
 
     def forward(self, exc: Tensor, inh: Tensor | None = None) -> Tensor:
         """Excitatory and inhibitory input current `[T, B, *N]` (default: none) -> spikes of the same shape."""
         return self.simulate(exc, inh).output
 
     def stepper(self) -> ExcInhStepper:
-        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.stepper`.
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.step_by_step`.
 
         A function `(exc [B, *N], inh [B, *N] or None, state) -> (spikes [B, *N], next state)`; start it from
         `initial_state`.
         """
-        advance = engines.step_by_step(self.dynamics())
-
-        def step(exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
-            output, end = advance((exc, torch.zeros_like(exc) if inh is None else inh), state)
-            return output, ExcInhState(*end)
-
-        return step
+        advance = self._stepper()
+        return lambda exc, inh, state: advance((exc, torch.zeros_like(exc) if inh is None else inh), state)
 
     def step(self, exc: Tensor, inh: Tensor | None, state: ExcInhState) -> tuple[Tensor, ExcInhState]:
         """One step: currents `[B, *N]`, state -> spikes `[B, *N]`, next state. In a loop `stepper` is faster."""

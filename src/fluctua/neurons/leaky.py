@@ -1,36 +1,77 @@
 """The leaky neurons: integrate-and-fire and readout, their time constants, and their way to the time loop."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fluctua.neurons.steps import LeakyStep, Reset
+from fluctua.neurons.surrogates import SuperSpike, Surrogate
 from fluctua.theory.psp import checked_dt
 from fluctua.timeloop import engines
-from fluctua.timeloop.contract import LoopParameters, LoopResult, State
-from fluctua.timeloop.engines import Stepper
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
+
+_SUPERSPIKE = SuperSpike()
 
 Tau = float | Tensor
 
 
-class LeakyNeuron(nn.Module):
-    """A leaky membrane behind an exponential or a delta synapse, integrated over whole sequences.
+class Neuron(nn.Module):
+    """Neurons that are known by one step of them."""
 
-    Args:
-        tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
-        tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
-        dt: time step in seconds.
-        learn_tau: whether the time constants are trained; they are then kept as their logarithms, so stay positive.
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        raise NotImplementedError
 
-    Raises:
-        ValueError: a time constant or time step that is not a positive, finite number of seconds.
+    def initial_state(self, current: Tensor) -> Any:
+        """State before the first step for an input current `[T, B, *N]`. Of one step `x` give `x[None]`."""
+        raise NotImplementedError
+
+    def parts_of(self, state: Any) -> Tensors:
+        """A state as the step has it."""
+        return tuple(state)
+
+    def _after(self, parts: Tensors, before: Any) -> Any:
+        """Back from there; what the step does not have is as it was before."""
+        return parts
+
+    def _simulate(self, currents: Tensors, state: Any) -> LoopResult:
+        state = self.initial_state(currents[0]) if state is None else state
+        result = engines.integrate(currents, self.dynamics(), self.parts_of(state))
+        return result._replace(state=self._after(result.state, state))
+
+    def _stepper(self) -> Callable[[Tensors, Any], tuple[Tensor, Any]]:
+        advance = engines.step_by_step(self.dynamics())
+
+        def step(currents: Tensors, state: Any) -> tuple[Tensor, Any]:
+            output, parts = advance(currents, self.parts_of(state))
+            return output, self._after(parts, state)
+
+        return step
+
+
+class State(NamedTuple):
+    """State between two steps: potential `U`, synaptic current `I` and, where it adapts, `w`, each `[B, *N]`."""
+
+    potential: Tensor
+    current: Tensor
+    adaptation: Tensor | None = None
+
+
+Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
+
+
+class LeakyNeuron(Neuron):
+    """A leaky membrane behind an exponential or a delta synapse: what `LIF` and `LI` share, and their arguments.
+
+    Time constants that are trained are kept as their logarithms, so stay positive.
     """
 
+    spiking: bool
     log_tau_mem: Tensor
     log_tau_syn: Tensor | None
 
@@ -53,34 +94,50 @@ class LeakyNeuron(nn.Module):
         """Synaptic time constant in seconds; None for a delta synapse."""
         return None if self.log_tau_syn is None else self.log_tau_syn.exp()
 
-    def loop_parameters(self) -> LoopParameters:
-        """The constants of the time loop, from the live parameters."""
-        tau_syn = self.tau_syn
-        return LoopParameters(
-            decay_mem=torch.exp(-self.dt / self.tau_mem),
-            decay_syn=None if tau_syn is None else torch.exp(-self.dt / tau_syn),
-        )
+    def _dynamics(self, constants: Tensors, *options: Any) -> Dynamics:
+        """Those of a `LeakyStep`, from the constants and options behind the time constants."""
+        _, exponential, _ = self._has
+        taus = (self.tau_mem, self.tau_syn) if exponential else (self.tau_mem,)
+        decays = (torch.exp(-self.dt / tau) for tau in taus if tau is not None)
+        step = step_for(LeakyStep, exponential, *options)
+        return Dynamics(step, (*decays, *constants), sum(self._has), spiking=self.spiking)
+
+    @property
+    def _has(self) -> tuple[bool, bool, bool]:
+        """Which parts of a `State` the step has."""
+        return True, self.log_tau_syn is not None, False
 
     def initial_state(self, current: Tensor) -> State:
         """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
         rest = at_rest(current)
         return State(rest, rest)
 
+    def parts_of(self, state: State) -> Tensors:
+        """A state as the step has it."""
+        there = [part for part, has in zip(state, self._has, strict=True) if has]
+        if any(part is None for part in there):
+            raise ValueError("the state of a population that adapts needs an adaptation, got None")
+        return tuple(there)  # type: ignore[arg-type]
+
+    def _after(self, parts: Tensors, before: State) -> State:
+        new = list(parts)
+        return State(*(new.pop(0) if has else old for old, has in zip(before, self._has, strict=True)))  # type: ignore[arg-type]
+
     def simulate(self, current: Tensor, state: State | None = None) -> LoopResult:
         """Run the time loop and return everything: output, potential and final state (see `LoopResult`)."""
-        state = self.initial_state(current) if state is None else state
-        return engines.run(current, self.loop_parameters(), state)
+        return self._simulate((current,), state)
 
     def forward(self, current: Tensor) -> Tensor:
         """Input current `[T, B, *N]` -> output of the same shape."""
         return self.simulate(current).output
 
     def stepper(self) -> Stepper:
-        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.stepper`.
+        """The neuron one step at a time, with the constants evaluated once: see `timeloop.engines.step_by_step`.
 
         A function `(current [B, *N], state) -> (output [B, *N], next state)`; start it from `initial_state`.
         """
-        return engines.stepper(self.loop_parameters())
+        advance = self._stepper()
+        return lambda current, state: advance((current,), state)
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: current `[B, *N]`, state -> output `[B, *N]`, next state. In a loop `stepper` is faster."""
@@ -162,14 +219,10 @@ class Firing(Surrogated):
         self.differentiable_reset = differentiable_reset
         self.surrogate = self._built = surrogate if surrogate is not None else SuperSpike()
 
-    def _firing(self, parameters: LoopParameters) -> LoopParameters:
-        return replace(
-            parameters,
-            threshold=self.threshold,
-            reset=self.reset,
-            differentiable_reset=self.differentiable_reset,
-            surrogate=self.surrogate,
-        )
+    @property
+    def _options(self) -> tuple[Reset, bool, Surrogate]:
+        """As the steps take them."""
+        return self.reset, self.differentiable_reset, self.surrogate
 
     def _firing_repr(self) -> str:
         return f"threshold={shown(self.threshold)}, reset={self.reset!r}, {self.surrogate}"
@@ -221,9 +274,9 @@ class LIF(LeakyNeuron, Firing):
         super().__init__(tau_mem, tau_syn, dt, learn_tau=learn_tau)
         self._set_firing(threshold, reset, differentiable_reset, surrogate)
 
-    def loop_parameters(self) -> LoopParameters:
-        """The constants of the time loop, from the live parameters."""
-        return self._firing(super().loop_parameters())
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        return self._dynamics((self.threshold,), *self._options)
 
     def extra_repr(self) -> str:
         """The constants, for `print(model)`."""
@@ -261,6 +314,10 @@ class LI(LeakyNeuron):
     ) -> None:
         super().__init__(tau_mem, tau_syn, dt, learn_tau=learn_tau)
         self.initial = initial
+
+    def dynamics(self) -> Dynamics:
+        """The step and its constants, from the live parameters."""
+        return self._dynamics((), None, False, _SUPERSPIKE)
 
     def initial_state(self, current: Tensor) -> State:
         """State before the first step for an input current `[T, B, *N]`."""

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import at_rest, shown
+from fluctua.neurons.leaky import Neuron, at_rest, shown
 from fluctua.theory.psp import checked_dt
-from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics, LoopResult
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors
 
 OwnStep = Callable[..., tuple[Tensor, Tensors]]
 
@@ -75,7 +73,7 @@ class _Named:
         return output, tuple(after)
 
 
-class StepNeuron(nn.Module):
+class StepNeuron(Neuron):
     """What `from_step` makes: input currents `[T, B, *N]` -> output of the same shape."""
 
     def __init__(
@@ -134,8 +132,7 @@ class StepNeuron(nn.Module):
         """
         if len(currents) != self._step.inputs:
             raise ValueError(f"the neuron takes {self._step.inputs} input currents, got {len(currents)}")
-        start = self.initial_state(currents[0]) if state is None else state
-        return engines.integrate(currents, self.dynamics(), start)
+        return self._simulate(currents, state)
 
     def forward(self, *currents: Tensor) -> Tensor:
         """Input currents `[T, B, *N]` -> spikes, or what the step of a readout gives, of the same shape."""
@@ -143,7 +140,7 @@ class StepNeuron(nn.Module):
 
     def stepper(self) -> Callable[..., tuple[Tensor, Tensors]]:
         """One step: `(current [B, *N], ..., state) -> (output [B, *N], next state)`."""
-        advance = engines.step_by_step(self.dynamics())
+        advance = self._stepper()
         if self._step.inputs == 1:  # a circuit counts the arguments
             return lambda current, state: advance((current,), state)
         return lambda *arguments: advance(arguments[:-1], arguments[-1])

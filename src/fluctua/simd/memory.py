@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 
-from fluctua.simd.compiling import helper, inlined
+from fluctua.simd.compiling import inlined
 from fluctua.simd.vectors import BYTES, Vector, instruction
 
 
@@ -75,19 +74,6 @@ def put(array, index, vector, streams):  # type: ignore[no-untyped-def]
         stream(array, index, vector)
     else:
         store(array, index, vector)
-
-
-@helper
-def repeated(rows, first, width):  # type: ignore[no-untyped-def]
-    """Of each row the `width` numbers from `first` on, where behind the last one the row begins again."""
-    period = rows.shape[1]
-    out = np.empty((rows.shape[0], width), rows.dtype)
-    for row in range(rows.shape[0]):
-        k = first % period
-        for j in range(width):
-            out[row, j] = rows[row, k]
-            k = k + 1 if k + 1 < period else 0
-    return out
 
 
 @instruction

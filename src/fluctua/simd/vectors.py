@@ -3,7 +3,7 @@
 Arithmetic `+ - * /`, unary `-` and the comparisons take two vectors, or a vector and a number, which is converted to
 the vector's type and broadcast. A comparison gives a mask, to be joined by `& | ~`, to be used in `select`, or to be
 turned into an integer with one bit a lane by `bits`, lane 0 the lowest. A NaN compares as in C: only `!=` holds.
-No operation is fused or reordered: each is rounded once, as torch rounds it, but for `fma`, which is one rounding.
+No operation is fused or reordered: each is rounded once, as torch rounds it, but for `mul_add`.
 """
 
 import operator
@@ -19,7 +19,7 @@ BYTES = 64  # of a vector, and of a cache line
 
 
 class Vector(types.Type):  # type: ignore[misc]
-    """Numba's type of equal numbers, in one vector of 64 bytes or in several side by side."""
+    """Numba's type of floating-point numbers, in one vector of 64 bytes or in several side by side."""
 
     def __init__(self, element: Any, vectors: int = 1) -> None:
         self.element = element
@@ -118,9 +118,6 @@ def function_of_vectors(name: str, operands: int) -> Any:
     return instruction(of_one) if operands == 1 else instruction(of_three)
 
 
-fma = function_of_vectors("fma", 3)
-"""`x y + z` with one rounding."""
-
 mul_add = function_of_vectors("fmuladd", 3)
 """`x y + z`, with one rounding where the machine is quick at that, else with two."""
 
@@ -172,42 +169,16 @@ def _define(op: Callable[..., Any], gives: Callable[[Any], Any], instruct: Calla
         lower_builtin(op, *kinds)(lower)  # type: ignore[no-untyped-call]
 
 
-def _arithmetic(of_floats: str, of_integers: str | None) -> Callable[[Any, Any, Any], Any]:
-    def instruct(builder: Any, x: Any, y: Any) -> Any:
-        integers = isinstance(x.type.element, ir.IntType)
-        if integers and of_integers is None:
-            raise NotImplementedError("vectors of integers have no division")
-        return getattr(builder, of_integers if integers and of_integers else of_floats)(x, y)
-
-    return instruct
+def _instruction(name: str, *symbol: str) -> Callable[[Any, Any, Any], Any]:
+    return lambda builder, x, y: getattr(builder, name)(*symbol, x, y)
 
 
-def _comparison(symbol: str) -> Callable[[Any, Any, Any], Any]:
-    def instruct(builder: Any, x: Any, y: Any) -> Any:
-        if isinstance(x.type.element, ir.IntType):
-            return builder.icmp_signed(symbol, x, y)
-        return (builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered)(symbol, x, y)
+for _op in ("add", "sub", "mul", "truediv"):
+    _define(getattr(operator, _op), lambda vector: vector, _instruction(f"f{_op.removeprefix('true')}"))
 
-    return instruct
-
-
-for _op, _names in {
-    operator.add: ("fadd", "add"),
-    operator.sub: ("fsub", "sub"),
-    operator.mul: ("fmul", "mul"),
-    operator.truediv: ("fdiv", None),
-}.items():
-    _define(_op, lambda vector: vector, _arithmetic(*_names))
-
-for _op, _symbol in {
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.eq: "==",
-    operator.ne: "!=",
-}.items():
-    _define(_op, lambda vector: Mask(vector.lanes), _comparison(_symbol))
+for _op, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
+    _compared = "fcmp_unordered" if _op == "ne" else "fcmp_ordered"
+    _define(getattr(operator, _op), lambda vector: Mask(vector.lanes), _instruction(_compared, _symbol))
 
 
 @type_callable(operator.neg)  # type: ignore[no-untyped-call]
@@ -217,7 +188,7 @@ def _typed_negation(context: Any) -> Callable[[Any], Any]:
 
 @lower_builtin(operator.neg, Vector)  # type: ignore[no-untyped-call,untyped-decorator]
 def _negated(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    return (builder.neg if isinstance(args[0].type.element, ir.IntType) else builder.fneg)(args[0])
+    return builder.fneg(args[0])
 
 
 # ---- masks

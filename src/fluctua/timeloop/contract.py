@@ -1,20 +1,22 @@
 """What a time loop gets and what it gives.
 
-A neuron is a function of one step, written in torch; `steps.py` has fluctua's own. Every loop runs or is derived from
-that function, so nothing else states its equations.
+A neuron is a function of one step, written in torch; `neurons/steps.py` has fluctua's own. Every loop runs it or is
+derived from it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.steps import LeakyStep, Reset, Step, Tensors
-from fluctua.timeloop.surrogates import SuperSpike, Surrogate
+from fluctua._deprecated import old_names
 
-_SUPERSPIKE = SuperSpike()
+Tensors = tuple[Tensor, ...]
+
+Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
+"""A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -88,90 +90,6 @@ class Dynamics:
         return replace(self, constants=tuple(constant.to(like) for constant in self.constants))
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """How a population that spikes adapts. Tensors broadcast to `[*N]` and may require a gradient.
-
-    Attributes:
-        decay: `rho`, per step.
-        strength: `beta`, what `w` tends to while the neuron fires at every step.
-        coupling: `c`, the pull of the potential on a `w` that is a current, or None where `w` raises the threshold.
-    """
-
-    decay: Tensor
-    strength: Tensor
-    coupling: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class LoopParameters:
-    """Constants of one population. Tensors broadcast to the population's shape `[*N]`.
-
-    Attributes:
-        decay_mem: `a`, per step; may require a gradient.
-        decay_syn: `b`, per step, or None for a delta synapse; may require a gradient.
-        threshold: `theta`, or None for a population that never spikes (a readout, or a free potential).
-        reset: what a spike does to the potential.
-        differentiable_reset: whether the gradient also flows through the reset.
-        surrogate: derivative used for the spike function in backward.
-        adaptation: how it adapts, or None; a population without threshold does not.
-    """
-
-    decay_mem: Tensor
-    decay_syn: Tensor | None
-    threshold: Tensor | None = None
-    reset: Reset = "zero"
-    differentiable_reset: bool = False
-    surrogate: Surrogate = field(default_factory=lambda: _SUPERSPIKE)  # torch.compile takes no instance as a default
-    adaptation: Adaptation | None = None
-
-    @property
-    def spiking(self) -> bool:
-        """Whether the population has a threshold at all."""
-        return self.threshold is not None
-
-    @property
-    def dynamics(self) -> Dynamics:
-        """The step and its constants."""
-        _, exponential, adapts = self._has
-        kind: Literal["threshold", "current"] | None = None
-        adaptation: tuple[Tensor | None, ...] = ()
-        if adapts and self.adaptation is not None:
-            adaptation = self.adaptation.decay, self.adaptation.strength, self.adaptation.coupling
-            kind = "threshold" if self.adaptation.coupling is None else "current"
-        reset = self.reset if self.spiking else None
-        firing = reset, self.spiking and self.differentiable_reset, self.surrogate
-        step = step_for(LeakyStep, exponential, *firing, kind)
-        constants = (self.decay_mem, self.decay_syn, self.threshold, *adaptation)
-        there = tuple(c for c in constants if c is not None)
-        return Dynamics(step, there, 1 + exponential + adapts, spiking=self.spiking)
-
-    def parts(self, state: "State") -> Tensors:
-        """The state as the step has it."""
-        there = [part for part, has in zip(state, self._has, strict=True) if has]
-        if any(part is None for part in there):
-            raise ValueError("the state of a population that adapts needs an adaptation, got None")
-        return tuple(there)  # type: ignore[arg-type]
-
-    def after(self, parts: Tensors, before: "State") -> "State":
-        """Back from there; what the step does not have is as it was before."""
-        new = list(parts)
-        return State(*(new.pop(0) if has else old for old, has in zip(before, self._has, strict=True)))  # type: ignore[arg-type]
-
-    @property
-    def _has(self) -> tuple[bool, bool, bool]:
-        """Which parts of a `State` the step has."""
-        return True, self.decay_syn is not None, self.spiking and self.adaptation is not None
-
-
-class State(NamedTuple):
-    """State between two steps: potential `U`, synaptic current `I` and, where it adapts, `w`, each `[B, *N]`."""
-
-    potential: Tensor
-    current: Tensor
-    adaptation: Tensor | None = None
-
-
 class LoopResult(NamedTuple):
     """What a time loop returns.
 
@@ -179,7 +97,7 @@ class LoopResult(NamedTuple):
         output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
         potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it where the
             population spikes.
-        state: the state after the last step, to continue from: a `State`, or a tuple of its parts as the step has them.
+        state: the state after the last step, to continue from: its parts as the step has them, or as the module does.
     """
 
     output: Tensor
@@ -199,3 +117,6 @@ class Engine(Protocol):
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """Integrate the inputs, each `[T, B, *N]`, from `state` on."""
         ...
+
+
+__getattr__ = old_names(__name__)

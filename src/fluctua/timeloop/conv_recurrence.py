@@ -8,7 +8,7 @@ so a fixed number of threads gives the same numbers every time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics, Form, name_of
-from fluctua.timeloop.cpu_loop import Array, pool
+from fluctua.timeloop.contract import Dynamics, Form
+from fluctua.timeloop.cpu_loop import Array, padded, pool
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass
-from fluctua.timeloop.events_conv import padded
-from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.events_conv import Window
+from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 
@@ -31,7 +31,7 @@ _BLOCK = 8  # samples that go through the steps together: what they have of one 
 
 
 def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
-    """Spikes `[T, B, C, *N]` of neurons at rest before the first step; a request that `CpuEngine` serves.
+    """Spikes `[T, B, C, *N]` of neurons at rest before the first step; a request that the engine of the CPU serves.
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
@@ -41,121 +41,53 @@ def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
     inputs = x, weight, *dynamics.constants
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
-    operation = _Loop(_Kind(_Sheet.of(x, weight), dynamics.form, wanted, trains), x.shape)
-    return apply(operation, inputs)[0]
-
-
-class _Sheet(NamedTuple):
-    """Where the neurons are, and how far they hear; one axis of places is one row of them."""
-
-    channels: int
-    rows: int
-    columns: int
-    high: int
-    wide: int
-
-    @classmethod
-    def of(cls, x: Tensor, weight: Tensor) -> "_Sheet":
-        """That of a current and the recurrent weight."""
-        one_row = [1] * (5 - x.ndim)
-        return cls(len(weight), *one_row, *x.shape[3:], *one_row, *weight.shape[2:])
-
-    def width(self, dtype: torch.dtype) -> int:
-        """Numbers at one place of a map."""
-        return width_of(self.channels, name_of(dtype))
-
-    def map(self, values: Tensor, padding: float = 0.0) -> Array:
-        """A map of numbers `[channels, *N]`, with `padding` where there are no neurons."""
-        places = self.rows + self.high - 1, self.columns + self.wide - 1
-        whole = values.new_full((*places, self.width(values.dtype)), padding)
-        neurons = self.of_map(whole)
-        neurons.copy_(values.reshape(neurons.shape))
-        return flat(whole)
-
-    def of_map(self, whole: Tensor) -> Tensor:
-        """Back from there, `[..., rows, columns, width]`."""
-        top, left = self.high // 2, self.wide // 2
-        inner = whole[..., top : top + self.rows, left : left + self.columns, : self.channels]
-        return inner.movedim(-1, -3)
-
-    def forth(self, weight: Tensor) -> Array:
-        """The weight as the way forth takes it, `[channels, window, width]`, and its gradient comes."""
-        return padded(self._turned_around(weight).permute(1, 2, 0))
-
-    def weight_of(self, rows: Array, like: Tensor) -> Tensor:
-        """Back from there, in the shape of the weight."""
-        whole = torch.from_numpy(rows).view(self.channels, self.high * self.wide, -1)
-        return whole[..., : self.channels].permute(2, 0, 1).flip(2).reshape(like.shape)
-
-    def back(self, weight: Tensor) -> Array:
-        """The weight as the way back takes it, `[window, outputs, width]`."""
-        return padded(self._turned_around(weight).permute(2, 0, 1))
-
-    def _turned_around(self, weight: Tensor) -> Tensor:
-        """`[outputs, channels, window]`: what a place hears from each of those around it, in their order."""
-        return weight.detach().flatten(2).flip(2)
-
-
-class _Kind(NamedTuple):
-    """What there is to do, numbers apart.
-
-    `trains` says whether a backward pass may follow, `wanted` are the numbers of the constants that it asks for.
-    """
-
-    sheet: _Sheet
-    form: Form
-    wanted: tuple[int, ...]
-    trains: bool
-
-    def numbers(self, constants: Sequence[Tensor], neurons: torch.Size) -> Array:
-        """The constants as maps; where there are no neurons they are those of the first."""
-        each = [c.detach().expand(neurons) for c in constants]
-        return np.stack([self.sheet.map(c, float(c.reshape(-1)[0])) for c in each])
-
-    def live(self, like: Tensor) -> Array:
-        """A bit for each place of a map where there is a neuron."""
-        there = torch.from_numpy(self.sheet.map(like.new_ones(self.sheet[:3])))
-        spikes = SpikeBatch.from_dense(there.view(1, 1, -1))
-        assert spikes is not None
-        return spikes.arrays(like.dtype)[0]
+    (channels, *frame), one_row = x.shape[2:], [1] * (5 - x.ndim)  # one axis of places is one row of them
+    high, wide = *one_row, *weight.shape[2:]
+    window = Window((channels, channels, high, wide), (*one_row, *frame), (1, 1), (high // 2, wide // 2))  # type: ignore[arg-type]
+    return apply(_Loop(window, dynamics.form, wanted, trains, x.shape), inputs)[0]
 
 
 @lru_cache(maxsize=64)
-def _kernels(kind: _Kind, dtype: str) -> tuple[Kernel, Kernel, int]:
+def _kernels(form: Form, wanted: tuple[int, ...], trains: bool, dtype: str) -> tuple[Kernel, Kernel, int]:
     """Forth and back, and the number of records in between."""
-    facts, t = {"LANES": lanes(dtype), "STATES": kind.form.states}, traced(*kind.form)
-    back = adjoint_of(t, kind.wanted, writes=1)
-    records = back.read[1:] if kind.trains else ()
+    facts, t = {"LANES": lanes(dtype), "STATES": form.states}, traced(*form)
+    back = adjoint_of(t, wanted, writes=1)
+    records = back.read[1:] if trains else ()
     forth = kernel(Pass.onward(t, records), "integrate_map", dtype, facts)
     return forth, kernel(back, "back_map", dtype, facts), len(records)
 
 
 @dataclass(frozen=True)
-class _Loop:
-    """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records."""
+class _Loop(Operation):
+    """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records.
 
-    kind: _Kind
+    `trains` says whether a backward pass may follow, `wanted` are the numbers of the constants that it asks for.
+    """
+
+    window: Window
+    form: Form
+    wanted: tuple[int, ...]
+    trains: bool
     shape: torch.Size
     called = "the fused recurrent loop"
-    differentiable = (0,)
 
     def forth(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         x, weight, *constants = tensors
-        x, sheet, (steps, samples, *neurons) = _ordered(x), self.kind.sheet, self.shape
-        numbers = self.kind.numbers(constants, torch.Size(neurons))
-        size = numbers.shape[1]
-        code, _, n_records = _kernels(self.kind, str(numbers.dtype))
-        output, words = (
-            pool.empty(tuple(x.shape), x.dtype),
-            x.new_empty(steps, samples, words_of(size), dtype=torch.int64),
-        )
-        records = [pool.empty((steps, samples, size), x.dtype) for _ in range(n_records)]
-        given = flat(x), sheet, sheet.forth(weight), code.numbers, numbers, self.kind.live(x), steps, samples
+        x, (steps, samples, channels, *frame) = _ordered(x), self.shape
+        numbers = self._numbers(constants)
+        code, _, n_records = _kernels(self.form, self.wanted, self.trains, str(numbers.dtype))
+        spikes = SpikeBatch.from_dense(torch.from_numpy(padded(x.new_ones(*frame, channels))).view(1, 1, -1))
+        assert spikes is not None
+        output = pool.empty(tuple(x.shape), x.dtype)
+        words = x.new_empty(steps, samples, words_of(numbers.shape[1]), dtype=torch.int64)
+        records = [pool.empty((steps, samples, numbers.shape[1]), x.dtype) for _ in range(n_records)]
+        given = flat(x), self.window.geometry, self.window.rows(weight), code.numbers, numbers
         filled = flat(output), _bits(words), tuple(flat(record) for record in records)
+        live, *_ = spikes.arrays(x.dtype)  # a bit for each place of a map where there is a neuron
 
         def work(blocks: Blocks) -> None:
             for first, stop in blocks:
-                code.call(*given, first, stop, *filled)
+                code.call(*given, live, steps, samples, first, stop, *filled)
 
         over_samples(work, samples, _BLOCK)
         return output, words, *records
@@ -163,33 +95,37 @@ class _Loop:
     def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:
         return *tensors[1:], *results[1:]
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (g, *_), (weight, *others), n = grads, kept, self.kind.form.constants
-        assert g is not None
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (g, *_), (weight, *others), n = grads, kept, self.form.constants
         constants, words, records = others[:n], others[n], others[n + 1 :]
-        g, sheet, (steps, samples, *neurons) = _ordered(g), self.kind.sheet, self.shape
-        numbers = self.kind.numbers(constants, torch.Size(neurons))
-        _, code, _ = _kernels(self.kind, str(numbers.dtype))
-        g_x, turned = pool.empty(tuple(self.shape) if wanted[0] else (0,), g.dtype), sheet.back(weight)
-        given = flat(g), sheet, turned, code.numbers, numbers, steps, samples
+        g, (steps, samples, channels, *frame) = _ordered(g), self.shape
+        numbers = self._numbers(constants)
+        _, code, _ = _kernels(self.form, self.wanted, self.trains, str(numbers.dtype))
+        g_x = pool.empty(tuple(self.shape) if wanted[0] else (0,), g.dtype)
+        # What a place hears of each of those around it, in their order: the window turned around.
+        turned = padded(weight.detach().flatten(2).flip(2).permute(2, 0, 1))
+        given = flat(g), self.window.geometry, turned, code.numbers, numbers, steps, samples
         read = _bits(words), tuple(flat(record) for record in records), flat(g_x)
-        sizes = (
-            (sheet.forth(weight).size if wanted[1] else 0, g.dtype),
-            (len(self.kind.wanted) * numbers.shape[1], torch.float64),
-        )
+        sizes = turned.size if wanted[1] else 0, len(self.wanted) * numbers.shape[1]
 
         def work(blocks: Blocks) -> list[Array]:
             # By torch, whose memory starts with a line of the cache.
-            sums = [torch.zeros(n, dtype=dtype).numpy() for n, dtype in sizes]
+            sums = [torch.zeros(n, dtype=t).numpy() for n, t in zip(sizes, (g.dtype, torch.float64), strict=True)]
             for first, stop in blocks:
                 code.call(*given, first, stop, *read, *sums)
             return sums
 
         by_weight, maps = added(over_samples(work, samples, _BLOCK))
-        places = sheet.rows + sheet.high - 1, sheet.columns + sheet.wide - 1
-        of_neurons = sheet.of_map(torch.from_numpy(maps).view(len(self.kind.wanted), *places, sheet.width(g.dtype)))
-        by_constants = by_constant(of_neurons.reshape(-1, *neurons), constants, self.kind.wanted)
-        return g_x if wanted[0] else None, sheet.weight_of(by_weight, weight) if wanted[1] else None, *by_constants
+        width = width_of(channels, numbers.dtype)
+        rows = torch.from_numpy(maps).view(len(self.wanted), numbers.shape[1] // width, width)[..., :channels]
+        by_constants = by_constant(rows.mT.reshape(-1, channels, *frame), constants, self.wanted)
+        g_weight = self.window.weight_of(by_weight).reshape(weight.shape) if wanted[1] else None
+        return g_x if wanted[0] else None, g_weight, *by_constants
+
+    def _numbers(self, constants: Sequence[Tensor]) -> Array:
+        """The constants as maps; where there are no neurons they are those of the first."""
+        each = torch.stack([c.detach().expand(self.shape[2:]) for c in constants]).flatten(2).mT
+        return padded(each, fill=each[:, :1, :1]).reshape(len(constants), -1)
 
 
 def _ordered(tensor: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.simd.vectors import BYTES, lanes
+from fluctua.simd.vectors import BYTES, lanes, width_of
+from fluctua.spikes.batch import flat
 from fluctua.timeloop.contract import name_of
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.emitting import Pass, Passed
-from fluctua.timeloop.threads import pool_of
+from fluctua.timeloop.threads import Blocks, over_samples
 
 Array = NDArray[Any]
 Block = NDArray[np.uint8]
@@ -35,20 +36,22 @@ _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 
 
 def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`, halves last."""
+    """A pass over what is read, each `[T, B, *N]`."""
     like = read[0]
-    written = [pool.empty(tuple(like.shape), like.dtype) for _ in way.written]
-    new_halves = [pool.empty(tuple(like.shape), torch.int16) for _ in way.halves]
-    own, end = _constants(constants, like), _stacked(state, like)
-    sums = torch.zeros((len(way.sums), *like.shape[1:]), dtype=like.dtype)
-    n = len(way.read)
-    rows, out = [_rows(read[:n]), _rows(read[n:])], [_rows(written), _rows(new_halves)]
-    _run(_kernel(way, name_of(like.dtype), own.shape[1] == 1), own, [end, sums], rows, out, like.shape)
-    return Passed([*written, *new_halves], end, sums)
+    written = [pool.empty(tuple(like.shape), dtype) for dtype in way.types(like.dtype)]
+    end, sums = like.new_empty(len(state), *like.shape[1:]), like.new_zeros(len(way.sums), *like.shape[1:])
+    for row, part in zip(end, state, strict=True):  # a copy, for the loop carries it along in place
+        row.copy_(part.detach())
+    own = _constants(constants, like)
+    code = through(way, name_of(like.dtype), own.shape[1] == 1)
+    columns = [end.numpy().reshape(-1), sums.numpy().reshape(-1)]
+    _run(_Call(code, own, columns, [_row(t) for t in read], [_row(t) for t in written]), like.shape)
+    return Passed(written, end, sums)
 
 
 @lru_cache(maxsize=256)
-def _kernel(way: Pass, dtype: str, shared: bool) -> Kernel:
+def through(way: Pass, dtype: str, shared: bool) -> Kernel:
+    """The kernel of a pass; `shared` says whether all neurons have the same constants."""
     facts = {"FORTH": way.forth, "SHARED": shared, "LANES": lanes(dtype), "BLOCK": BLOCK, "STEPS": _STEPS}
     return kernel(way, "through", dtype, facts)
 
@@ -65,116 +68,86 @@ class _Row(NamedTuple):
         return np.lib.stride_tricks.as_strided(self.numbers, (steps, columns), (self.stride * item, item))
 
 
-def _run(
-    kernel: Kernel,
-    constants: Array,
-    columns: Sequence[Tensor],
-    read: Sequence[Sequence[_Row]],
-    written: Sequence[Sequence[_Row]],
-    shape: torch.Size,
-) -> None:
+class _Call(NamedTuple):
+    """What a kernel gets: constants `[C, period]`, state and sums, what is read and what is written."""
+
+    kernel: Kernel
+    constants: Array
+    columns: list[Array]
+    read: list[_Row]
+    written: list[_Row]
+
+    def __call__(self, *sizes: int) -> None:
+        """Run it on `columns, steps, start, stop, streams`."""
+        rows = (tuple(row.numbers for row in group) for group in (self.read, self.written))
+        strides = tuple(row.stride for row in self.read)
+        self.kernel.call(self.kernel.numbers, self.constants, *self.columns, *rows, strides, *sizes)
+
+
+def _run(call: _Call, shape: torch.Size) -> None:
     """Run the kernel on all columns, split over as many threads as torch uses."""
     steps, count = shape[0], math.prod(shape[1:])
-    whole = count - count % LANES
-    out = [row.numbers for group in written for row in group]
-    streams = count == whole and bool(out) and out[0].nbytes > _STREAM and all(_is_line(numbers) for numbers in out)
-    flat = [part.numpy().reshape(-1) for part in columns]
-    arguments = *_arguments(kernel, constants, flat, read, written), count, steps
-    if whole:
-        workers = max(1, min(torch.get_num_threads(), steps * whole // _GRAIN))
-        share = -(-whole // (workers * LANES)) * LANES
-        first, *others = [(lo, min(lo + share, whole)) for lo in range(0, whole, share)]
-        jobs = [pool_of(torch.get_num_threads()).submit(kernel.call, *arguments, *s, streams) for s in others]
-        kernel.call(*arguments, *first, streams)
-        for job in jobs:
-            job.result()
-    if count > whole:
-        _run_rest(kernel, constants, flat, read, written, steps, count)
+    whole = count // LANES
+    out = [row.numbers for row in call.written]
+    lines = all(numbers.ctypes.data % BYTES == 0 for numbers in out)
+    streams = lines and count == whole * LANES and bool(out) and out[0].nbytes > _STREAM
+
+    def work(blocks: Blocks) -> None:
+        for first, stop in blocks:
+            call(count, steps, first * LANES, stop * LANES, streams)
+
+    over_samples(work, whole, whole, most=max(1, steps * whole * LANES // _GRAIN))
+    if count > whole * LANES:
+        _run_rest(call, steps, count)
 
 
-def _arguments(
-    kernel: Kernel,
-    constants: Array,
-    columns: Sequence[Array],
-    read: Sequence[Sequence[_Row]],
-    written: Sequence[Sequence[_Row]],
-) -> tuple[Any, ...]:
-    """As the shells take them."""
-    rows = (tuple(row.numbers for row in group) for group in (*read, *written))
-    strides = tuple(row.stride for group in read for row in group)
-    return kernel.numbers, constants, *columns, *rows, strides
-
-
-def _run_rest(
-    kernel: Kernel,
-    constants: Array,
-    columns: Sequence[Array],
-    read: Sequence[Sequence[_Row]],
-    written: Sequence[Sequence[_Row]],
-    steps: int,
-    count: int,
-) -> None:
+def _run_rest(call: _Call, steps: int, count: int) -> None:
     """Run the kernel on the last columns, too few for a vector, in memory of a vector's width."""
     rest = count % LANES
-    first = count - rest
-    if constants.shape[1] > 1:
-        constants = np.ascontiguousarray(constants[:, np.arange(first, first + LANES) % constants.shape[1]])
+    first, period = count - rest, call.constants.shape[1]
+    constants = call.constants
+    if period > 1:
+        constants = np.ascontiguousarray(constants[:, np.arange(first, first + LANES) % period])
 
     def widened(narrow: Array) -> Array:
         wide = np.zeros((len(narrow), LANES), narrow.dtype)
         wide[:, :rest] = narrow[:, first:]
         return wide.reshape(-1)
 
-    def of_rows(groups: Sequence[Sequence[_Row]]) -> list[list[_Row]]:
-        return [[_Row(widened(row.steps(steps, count)), LANES) for row in group] for group in groups]
-
-    wide_columns = [widened(values.reshape(-1, count)) for values in columns]
-    wide_read, wide_written = of_rows(read), of_rows(written)
-    kernel.call(*_arguments(kernel, constants, wide_columns, wide_read, wide_written), LANES, steps, 0, LANES, False)
-    for values, wide in zip(columns, wide_columns, strict=True):
-        values.reshape(-1, count)[:, first:] = wide.reshape(-1, LANES)[:, :rest]
-    for group, wide_group in zip(written, wide_written, strict=True):
-        for row, wide_row in zip(group, wide_group, strict=True):
-            row.steps(steps, count)[:, first:] = wide_row.steps(steps, LANES)[:, :rest]
+    columns = [values.reshape(-1, count) for values in call.columns]
+    written = [row.steps(steps, count) for row in call.written]
+    wide_columns, wide_written = ([widened(values) for values in group] for group in (columns, written))
+    read = [_Row(widened(row.steps(steps, count)), LANES) for row in call.read]
+    wide = _Call(call.kernel, constants, wide_columns, read, [_Row(values, LANES) for values in wide_written])
+    wide(LANES, steps, 0, LANES, False)
+    for values, others in zip([*columns, *written], [*wide_columns, *wide_written], strict=True):
+        values[:, first:] = others.reshape(-1, LANES)[:, :rest]
 
 
 def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
-    """The constants, one row each, with one column if all neurons share them, else one for each neuron."""
+    """The constants, one row each: of one column if all neurons share them, else for the neurons, to whole vectors."""
     neurons = like.shape[2:]
-    shared = all(value.numel() == 1 for value in values)
-    rows = np.zeros((len(values), 1 if shared else math.prod(neurons)), name_of(like.dtype))
-    for row, value in zip(rows, values, strict=True):
-        number = value.detach()
-        row[:] = (number if number.numel() == 1 else number.expand(neurons)).numpy().reshape(-1)
-    return rows
-
-
-def _rows(tensors: Sequence[Tensor]) -> list[_Row]:
-    return [_row(tensor) for tensor in tensors]
+    if all(value.numel() == 1 for value in values):
+        return torch.stack([value.detach().reshape(1) for value in values]).numpy()
+    each = torch.stack([(v.detach().reshape(()) if v.numel() == 1 else v.detach()).expand(neurons) for v in values])
+    rows = each.reshape(len(values), -1)
+    return np.tile(rows.numpy(), LANES // math.gcd(LANES, max(1, rows.shape[1])))
 
 
 def _row(tensor: Tensor) -> _Row:
     """Copied is only what is not contiguous within a step."""
     tensor = tensor.detach().resolve_neg()
-    if tensor.numel() == 0:
-        return _Row(np.empty(0, name_of(tensor.dtype)), 0)
-    if not tensor[0].is_contiguous():
+    if tensor.numel() > 0 and not tensor[0].is_contiguous():
         tensor = tensor.contiguous()
-    steps, columns, stride = tensor.shape[0], math.prod(tensor.shape[1:]), tensor.stride(0) if len(tensor) > 1 else 0
-    return _Row(tensor.as_strided((stride * (steps - 1) + columns,), (1,)).numpy(), stride)
+    return _Row(flat(tensor), tensor.stride(0) if len(tensor) > 1 else 0)
 
 
-def _stacked(parts: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Contiguous memory of its own for a state `[S, B, *N]`: the loop carries it along in place."""
-    out = torch.empty((len(parts), *like.shape[1:]), dtype=like.dtype)
-    for row, part in zip(out, parts, strict=True):
-        row.copy_(part.detach())
-    return out
-
-
-def _is_line(numbers: Array) -> bool:
-    """Whether an array starts with a cache line."""
-    return numbers.ctypes.data % BYTES == 0
+def padded(values: Tensor, width: int | None = None, fill: Tensor | float = 0.0) -> Array:
+    """Rows filled up to that width, by default to whole vectors, as one axis."""
+    n, of_vectors = values.shape[-1], width_of(values.shape[-1], name_of(values.dtype))
+    out = values.new_zeros(*values.shape[:-1], width or of_vectors) + fill
+    out[..., :n] = values
+    return flat(out)
 
 
 # -- memory for the tensors, used again when they are freed ------------------------------------------------------------

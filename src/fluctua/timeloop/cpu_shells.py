@@ -5,11 +5,11 @@ functions below stand for those that are written from a neuron's step:
 
     constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k, and the step's numbers
     states_at(states, j, stride)             all that is carried along, one every `stride` numbers; `keep` writes it
-    rows_at(rows, halves, t, strides, j, s)  what is read of step t
+    rows_at(rows, t, strides, j, s)          what is read of step t
     with_records(first, at, records, to)     the same, of which the first part lies elsewhere
     both(x, y)                               the same, of one or two inputs
-    step(r, s, c, results, halves, at, streams)     what is carried along after the step, what is to be summed up over
-                                             time, and who fired; writes the rest
+    step(r, s, c, results, at, streams)      what is carried along after the step, what is to be summed up over time,
+                                             and who fired; writes the rest
     fired_of(out)                            who fired as bits
     no_sums(s), added(a, b), add_to(sums, j, stride, a)     sums over time
 """
@@ -19,28 +19,25 @@ functions below stand for those that are written from a neuron's step:
 import numpy as np
 
 
-def through(
-    numbers, constants, states, sums, rows, halves, results, halves_out, strides, columns, steps, start, stop, streams
-):  # fmt: skip
+def through(numbers, constants, states, sums, rows, results, strides, columns, steps, start, stop, streams):
     """Take the columns `start:stop` of `[T, columns]` arrays through all steps, onward if FORTH, else from the last.
 
-    `states` is carried along in place, and `sums` is added to. Each array is passed over once, a few steps of a vector
-    of columns at a time, so that its state stays in registers in between. All arrays are flat; step t of what is read
-    starts at `t` times its stride.
+    `states` is carried along in place, and `sums` is added to; constants begin again after so many columns as they
+    have. Each array is passed over once, a few steps of a vector of columns at a time, so that its state stays in
+    registers in between. All arrays are flat; step t of what is read starts at `t` times its stride.
     """
     for lo in range(start, stop, BLOCK):
-        width = min(BLOCK, stop - lo)
-        own = constants if SHARED else repeated(constants, lo, width)
         for begin in range(0, steps, STEPS):
-            for k in range(0, width, LANES):
-                j = lo + k
+            own = lo % constants.shape[1]
+            for j in range(lo, min(lo + BLOCK, stop), LANES):
                 s = states_at(states, j, columns)
-                c = constants_at(own, k, numbers, s)
+                c = constants_at(constants, own, numbers, s)
+                own = own + LANES if own + LANES < constants.shape[1] else 0
                 total = no_sums(s)
                 for i in range(begin, min(begin + STEPS, steps)):
                     t = i if FORTH else steps - 1 - i
-                    r = rows_at(rows, halves, t, strides, j, s)
-                    s, more, _ = step(r, s, c, results, halves_out, t * columns + j, streams)
+                    r = rows_at(rows, t, strides, j, s)
+                    s, more, _ = step(r, s, c, results, t * columns + j, streams)
                     total = added(total, more)
                 keep(states, j, columns, s)
                 add_to(sums, j, columns, total)
@@ -48,24 +45,22 @@ def through(
 
 
 def integrate(
-    words_in, values, starts, units, weight, bias, current, step_stride, sample_stride, from_first, from_second,
-    recurrent_bias, numbers, constants, initial, live, sizes, steps, first, stop, records, words,
+    words_in, values, starts, units, weight, bias, current, step_stride, sample_stride, recurrent, recurrent_bias,
+    split, numbers, constants, initial, live, size, steps, first, stop, records, words,
 ):  # fmt: skip
-    """Take a population through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
+    """Take `size` neurons through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
 
-    Its neurons are one or two sections, each laid out in whole vectors, the first of two in whole words of spikes;
-    `sizes` is how many neurons each has, and how many words the first has and both. The first input is `bias` plus the
-    weights of the spikes that arrive or, without `weight` (no element), `current` `[steps, samples, neurons]`. Spikes
-    of the step before add their weights `from_first` to the first input and `from_second` to the last one, by the
-    section that they come from. Every product and sum is rounded by itself, sums over spikes run in rising order.
+    The first input is `bias` plus the weights of the spikes that arrive or, without `weight` (no element), `current`
+    `[steps, samples, size]`. Spikes of the step before add their weights `recurrent` to the first input, those of the
+    neurons from `split` on to the last one. Every product and sum is rounded by itself, sums over spikes run in rising
+    order.
 
     `live` has a bit for each neuron that there is, `initial` has each part of the state before the first step.
-    Fills `records`, each `[stop - first, steps, width]`, and the bits `words`.
+    Fills `records`, each `[steps, stop - first, width]`, and the bits `words`.
     """
-    one, two, split, n_words = sizes
-    width, n_in = bias.size, (units + 63) >> 6
+    width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
-    heard, others = np.empty(one if RECURRENT else 0, np.int32), np.empty(two if RECURRENT else 0, np.int32)
+    heard = np.empty(size if RECURRENT else 0, np.int32)
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
     state = np.empty(STATES * width, bias.dtype)
     for s in range(first, stop):
@@ -77,19 +72,18 @@ def integrate(
             rows = sample_rows(words_in, s * steps * n_in, n_in, steps, width, rows, ends)
         else:
             for t in range(steps):
-                at, to = t * step_stride + s * sample_stride, t * width
-                base[to : to + one] = current[at : at + one]
-                base[to + 64 * split : to + 64 * split + two] = current[at + one : at + one + two]
+                at = t * step_stride + s * sample_stride
+                base[t * width : t * width + size] = current[at : at + size]
         start = starts[s * steps] if values.size > 0 else 0
         # Neurons that hear nothing of each other go through all steps at once: their state stays in registers.
         stride = 1 if RECURRENT else steps
         for begin in range(0, steps, stride):
-            n_heard, n_others = 0, 0
+            n_first, n_heard = 0, 0
             if RECURRENT and begin > 0:
-                before = (s * steps + begin - 1) * n_words
-                if from_first.size > 0:
-                    n_heard = rows_of(words, before, split, width, heard, 0)
-                n_others = rows_of(words, before + split, n_words - split, width, others, 0)
+                n_heard = rows_of(words, (s * steps + begin - 1) * n_words, n_words, width, heard, 0)
+                n_first = n_heard
+                while n_first > 0 and heard[n_first - 1] >= split * width:
+                    n_first -= 1
             for j in range(0, width, LANES):
                 h = states_at(state, j, width)
                 c = constants_at(constants, j, numbers, h)
@@ -104,69 +98,51 @@ def integrate(
                     y = broadcast(0.0, x)
                     if RECURRENT and t > 0:
                         x = x + load(recurrent_bias, j)
-                        for e in range(n_heard):
-                            x = x + load(from_first, heard[e] + j)
-                        for e in range(n_others):
-                            y = y + load(from_second, others[e] + j)
-                    h, _, out = step(both(x, y), h, c, records, (), ((s - first) * steps + t) * width + j, False)
+                        for e in range(n_first):
+                            x = x + load(recurrent, heard[e] + j)
+                        for e in range(n_first, n_heard):
+                            y = y + load(recurrent, heard[e] + j)
+                    at = (t * (stop - first) + s - first) * width + j
+                    h, _, out = step(both(x, y), h, c, records, at, False)
                     if SPIKING:
                         fired = fired_of(out) << np.uint64(j & 63)
                         words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
                 keep(state, j, width, h)
 
 
-def adjoint(numbers, constants, states, sums, records, results, steps, first, stop):
-    """From step `stop - 1` down to `first`: from the gradient wrt the output to those wrt the inputs, in its place.
-
-    That is `results`, `[samples, steps, width]` as the `records`; `states` and `sums`, of a row `[samples, width]`
-    each, are the gradients wrt the state, carried along, and those wrt constants.
-    """
-    width = constants.shape[1]
-    stride = states.size // STATES
-    for s in range(stride // width):
-        for t in range(stop - 1, first - 1, -1):
-            for j in range(0, width, LANES):
-                at, k = (s * steps + t) * width + j, s * width + j
-                g = states_at(states, k, stride)
-                c = constants_at(constants, j, numbers, g)
-                r = with_records(results[0], at, records, at)
-                g, more, _ = step(r, g, c, results, (), at, False)
-                keep(states, k, stride, g)
-                add_to(sums, k, stride, more)
-
-
 def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples, first, stop, out, words, records):
-    """Take a feature map that hears itself through all steps, for the samples `first:stop`; see `maps.py`.
+    """Take a feature map that hears itself through all steps, for the samples `first:stop`.
 
-    A few samples go through all steps together, so that what they need stays in the cache. Each spike adds its window
-    of the `weight` `[channels, window, width]`, turned around, to the map, in the order of places; this sum is added
-    to the current `x`, `[steps, samples]` frames. Fills the spikes `out`, like `x`, their bits `words`, `[steps,
-    samples, words of a map]`, and `records`, `[steps, samples]` maps.
+    `geometry` is that of an `events_conv.Window` which keeps the map, `weight` as it makes it; see
+    `events_conv_kernels.py`. A few samples go through all steps together, so that what they need stays in the cache.
+    Each spike adds its window of the weight to the map, in the order of places; this sum is added to the current `x`,
+    `[steps, samples]` frames. Fills the spikes `out`, like `x`, their bits `words`, `[steps, samples, words of a map]`,
+    and `records`, `[steps, samples]` maps.
     """
-    channels, rows, columns, _, _ = geometry
-    size, units = constants.shape[1], channels * rows * columns
-    n_words, found, spikes = (size + 63) >> 6, units_of(geometry, size), np.empty((units, 3), np.int32)
-    block = (stop - first) * size
+    channels, places, size = geometry[0], geometry[1] * geometry[2], constants.shape[1]
+    units, width, n_words = channels * places, size // places, (size + 63) >> 6
+    spikes, block = np.empty((units, 4), np.int32), (stop - first) * size
     states, heard, outside = zeros(STATES * block, x), zeros(block, x), zeros(size, x)
     for t in range(steps):
         for s in range(first, stop):
             frame, own = t * samples + s, (s - first) * size
-            at, word = frame * size, frame * n_words
-            to_map(x, frame * units, geometry, outside, 0, size)
+            word = frame * n_words
+            transposed(x, frame * units, places, outside, 0, width, channels, places)
             words[word : word + n_words] = np.uint64(0)
             for j in range(0, size, LANES):
                 h = states_at(states, own + j, block)
                 c = constants_at(constants, j, numbers, h)
                 current = load(outside, j) + load(heard, own + j)
-                h, _, fired = step(both(current, broadcast(0.0, current)), h, c, records, (), at + j, True)
+                given = both(current, broadcast(0.0, current))
+                h, _, fired = step(given, h, c, records, frame * size + j, True)
                 keep(states, own + j, block, h)
                 words[word + (j >> 6)] |= (fired_of(fired) << np.uint64(j & 63)) & live[j >> 6]
-            n = found_spikes(words, word, n_words, found, spikes)
+            n = spikes_of_map(words, word, geometry, width, spikes)
             heard[own : own + size] = 0
-            meet(spikes, n, geometry, size, heard, own, weight, True)
+            meet(spikes, n, weight[:0], 0, geometry, heard[own : own + size], weight, width, True)
             out[frame * units : (frame + 1) * units] = 0
             for e in range(n):
-                out[frame * units + spikes[e, 0]] = 1
+                out[frame * units + spikes[e, 0] * places + spikes[e, 1] * geometry[2] + spikes[e, 2]] = 1
     fence()
 
 
@@ -176,33 +152,36 @@ def back_map(
     """From the gradient wrt the spikes to those wrt current, weight and constants, over the samples `first:stop`.
 
     Fills `g_x` and adds to the others, which are sums, unless they have no element. `g_weight` is laid out as the
-    weight of `integrate_map`; `weight` is `[window, outputs, width]`, what a place hears back from those around it.
+    weight of `integrate_map`; `weight` is that of `hear_back`.
     """
-    channels, rows, columns, _, _ = geometry
-    size, units = constants.shape[1], channels * rows * columns
-    n_words, found, spikes = (size + 63) >> 6, units_of(geometry, size), np.empty((units, 3), np.int32)
-    block = (stop - first) * size
-    g, g_next, states = zeros(block, g_out), zeros(block, g_out), zeros(STATES * block, g_out)
+    channels, rows, columns, high, wide = geometry[:5]
+    places, size = rows * columns, constants.shape[1]
+    units, width, n_words = channels * places, size // places, (size + 63) >> 6
+    spikes, block, more_places = np.empty((units, 4), np.int32), (stop - first) * size, 3 * width
+    around = (rows + high - 1) * (columns + wide - 1) * width
+    g, outside = zeros(size + more_places, g_out), zeros(size + more_places, g_out)
+    g_next, states = zeros((stop - first) * around + more_places, g_out), zeros(STATES * block, g_out)
     sums = zeros(g_constants.size // size * block, g_out)
     for t in range(steps - 1, -1, -1):
         for s in range(first, stop):
-            frame, own = t * samples + s, (s - first) * size
-            at = frame * size
-            to_map(g_out, frame * units, geometry, g, own, size)
+            frame, own, after = t * samples + s, (s - first) * size, g_next[(s - first) * around :]
+            transposed(g_out, frame * units, places, outside, 0, width, channels, places)
             if t < steps - 1:
-                hear_back(g_next, weight, geometry, own, size, g)
+                hear_back(after, weight, geometry, width, outside, g)
+            else:
+                g[:] = outside
             for j in range(0, size, LANES):
                 h = states_at(states, own + j, block)
                 c = constants_at(constants, j, numbers, h)
-                r = with_records(g, own + j, records, at + j)
-                h, more, _ = step(r, h, c, (g,), (), own + j, False)
+                r = with_records(g, j, records, frame * size + j)
+                h, more, _ = step(r, h, c, (g,), j, False)
                 keep(states, own + j, block, h)
                 add_to(sums, own + j, block, more)
+            spread(g, geometry, width, after)
             if g_x.size > 0:
-                from_map(g, own, size, geometry, g_x, frame * units)
+                transposed(g, 0, width, g_x, frame * units, places, places, channels)
             if g_weight.size > 0 and t > 0:
-                n = found_spikes(words, (frame - samples) * n_words, n_words, found, spikes)
-                meet(spikes, n, geometry, size, g, own, g_weight, False)
-        g, g_next = g_next, g
+                n = spikes_of_map(words, (frame - samples) * n_words, geometry, width, spikes)
+                meet(spikes, n, weight[:0], 0, geometry, g_weight, g, width, False)
     for k in range(sums.size):
         g_constants[k // block * size + k % size] += sums[k]

@@ -5,11 +5,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from inspect import getsource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fluctua import simd
@@ -55,19 +55,20 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
     constants = [row.format(k) for k in range(body.constants)]
     constants += [f"broadcast(numbers[{k}], s[0])" for k in range(len(body.numbers))]
     given = {
-        "r": names("r", len(way.read) + len(way.half)),
+        "r": names("r", len(way.read)),
         "s": names("s", len(way.before)),
         "c": names("c", body.constants) + names("n", len(body.numbers)),
     }
     now = "[{0}], t * strides[{0}] + j"
-    rows = [f"load(rows{now.format(k)})" for k in read]
-    if way.half:
-        rows.append(f"load_bfloat16(halves[0], t * strides[{len(rows)}] + j, s[0])")
+    halves = [e.args[0] == "half" for e in way.read]
+    rows = [f"load_bfloat16(rows{now.format(k)}, s[0])" if halves[k] else f"load(rows{now.format(k)})" for k in read]
+    kinds = [torch.int16 == dtype for dtype in way.types(torch.float32)]
+    writes = ["store_bfloat16(results[{}], at, {})" if half else "put(results[{}], at, {}, streams)" for half in kinds]
     functions = {
         "states_at(states, j, stride)": [_returning(f"load(states, {k} * stride + j)" for k in states)],
         "keep(states, j, stride, s)": [f"store(states, {k} * stride + j, s[{k}])" for k in states],
         "constants_at(constants, k, numbers, s)": [_returning(constants)],
-        "rows_at(rows, halves, t, strides, j, s)": [
+        "rows_at(rows, t, strides, j, s)": [
             *(f"prefetch(rows{now.format(k)} + {_AHEAD})" for k in read),
             _returning(rows),
         ],
@@ -75,12 +76,11 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
             _returning(["load(first, at)", *(f"load(records[{k}], to)" for k in read[:-1])])
         ],
         "both(x, y)": [_returning(["x", "y"][: len(way.read)])],
-        "step(r, s, c, results, halves, at, streams)": [
+        "step(r, s, c, results, at, streams)": [
             "zero, one = broadcast(0.0, s[0]), broadcast(1.0, s[0])",
             *(f"{', '.join(parts)}, = {group}" for group, parts in given.items() if parts),
             *body.lines,
-            *(f"put(results[{k}], at, {value}, streams)" for k, value in enumerate(body.written)),
-            *(f"store_bfloat16(halves[{k}], at, {value})" for k, value in enumerate(body.halves)),
+            *(line.format(k, value) for k, (line, value) in enumerate(zip(writes, body.written, strict=True))),
             f"return {_tuple(body.after)}, {_tuple(body.sums)}, {body.fired or 'zero'}",
         ],
         "fired_of(out)": ["return bits(out)" if body.fired else "return np.uint64(0)"],
@@ -117,7 +117,6 @@ def _tuple(items: Iterable[str]) -> str:
 @cache
 def _of_maps() -> list[str]:
     """What the shells of maps need besides; changes with what that is made of."""
-    from fluctua.timeloop import events_conv_kernels, maps
-
-    text = "".join(getsource(module) for module in (maps, events_conv_kernels))
-    return ["from fluctua.timeloop.maps import *", f"MAPS = {hashlib.sha256(text.encode()).hexdigest()[:8]!r}"]
+    path = Path(__file__).with_name("events_conv_kernels.py")
+    text = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return [f"from fluctua.timeloop.{path.stem} import *", f"MAPS = {text!r}"]

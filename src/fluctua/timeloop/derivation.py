@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from fluctua.timeloop.expressions import Expression, Value, cheapest_records, re
 from fluctua.timeloop.limits import Maybe
 from fluctua.timeloop.tracing import Traced, traced
 
+Device = Literal["cpu", "gpu"]
+
 
 class Kind(NamedTuple):
     """What there is to do, numbers apart.
@@ -25,7 +28,7 @@ class Kind(NamedTuple):
     hears of others is part of its input, which is then nowhere else.
     """
 
-    device: Literal["cpu", "gpu"]
+    device: Device
     form: Form
     wanted: tuple[int, ...]
     trains: bool
@@ -34,17 +37,16 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        device: Literal["cpu", "gpu"],
-        dynamics: Dynamics,
-        trains: bool,
-        *,
-        compact: bool = False,
-        recurrent: bool = False,
+        cls, device: Device, dynamics: Dynamics, trains: bool, compact: bool = False, recurrent: bool = False
     ) -> "Kind":
         """The kind of a population, on a device."""
         wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
         return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
+
+    def parts(self, tensors: Sequence[Any]) -> list[list[Any]]:
+        """Inputs, state, constants, and what neurons hear each other through: weight and bias, if anything."""
+        left, (_, *counts) = iter(tensors), self.form
+        return [*(list(islice(left, count)) for count in counts), list(left)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,36 +56,36 @@ class Plan:
     Attributes:
         traced: the step.
         forth: the way forth; it writes the output, the potential unless it is the output, and what is recorded.
-        back: the way back, without and with gradients wrt the inputs.
+        back: the way back.
         places: of what that reads, among the inputs, the potential and what is recorded.
     """
 
     traced: Traced
     forth: Pass
-    back: tuple[Pass, Pass]
+    back: Pass
     places: tuple[int, ...]
 
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
         """The cheapest; potential and inputs are there anyway."""
         t, n = traced(*kind.form), kind.form.inputs
-        roots, read, halves = t.roots(kind.wanted), tuple[Expression, ...](), tuple[Value, ...]()
-        inputs = t.leaves("input", n)
+        roots, read, inputs = t.roots(kind.wanted), tuple[Expression, ...](), t.leaves("input", n)
+        halves, written = tuple[Expression, ...](), tuple[Value, ...]()
         if kind.compact and isinstance(t.distance, Expression):
-            (half,), halves = t.leaves("half", 1), (t.distance,)
-            known: dict[Expression, Value] = {t.distance: half}
+            halves, written = t.leaves("half", 1), (t.distance,)
+            known: dict[Expression, Value] = {t.distance: halves[0]}
             if t.distance.op == "sub" and t.distance.args[0] is t.potential:
-                known[t.potential] = t.graph("add", half, t.distance.args[1])
+                known[t.potential] = t.graph("add", halves[0], t.distance.args[1])
             roots = replaced(t.graph, roots, known)
         costs = {t.potential: 1.0 if halves else 0.5, **dict.fromkeys(() if kind.recurrent else inputs, 0.6)}
         if kind.trains:
             read = cheapest_records(roots, lambda e: costs.get(e, 1.0))
         own = tuple(e for e in read if e not in costs)
-        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own]
+        there = [*([None] * n if kind.recurrent else inputs), t.potential, *own, *halves]
         outputs = (t.output, t.potential) if t.separate else (t.output,)
-        without, with_inputs = (Pass.back(t, roots, read, m, half=bool(halves)) for m in (0, n))
-        forth = Pass.onward(t, (*outputs, *own), halves)
-        return cls(t, forth, (without, with_inputs), tuple(there.index(e) for e in read))
+        read = *read, *halves
+        forth, back = Pass.onward(t, (*outputs, *own, *written), len(halves)), Pass.back(t, roots, read, n)
+        return cls(t, forth, back, tuple(there.index(e) for e in read))
 
     @property
     def first(self) -> int:
@@ -97,63 +99,61 @@ def plan_of(kind: Kind) -> Plan:
     return Plan.of(kind)
 
 
-def integrate(tensors: Sequence[Tensor], kind: Kind, heard: Sequence[Maybe] = ()) -> list[Tensor]:
+def integrate(tensors: Sequence[Any], kind: Kind) -> list[Tensor]:
     """The way forth.
 
     Args:
-        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants.
+        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants; of a recurrent kind weight and bias.
         kind: what there is to do.
-        heard: through which weight and bias, if it is recurrent.
 
     Returns:
         Output, potential unless it is the output, final state, and what is recorded for the way back.
     """
-    plan, n, end = plan_of(kind), kind.form.inputs, kind.form.inputs + kind.form.states
-    passed: Passed = _engine(kind).run(plan.forth, tensors[:n], tensors[n:end], tensors[end:], *heard)
+    plan, (inputs, state, constants, heard) = plan_of(kind), kind.parts(tensors)
+    passed: Passed = _engine(kind).run(plan.forth, inputs, state, constants, *heard)
     written = passed.written
     return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
 
+def kept(tensors: Sequence[Any], results: Sequence[Tensor], kind: Kind) -> list[Maybe]:
+    """What `adjoint` gets to see of the arguments and results of `integrate`."""
+    plan, (inputs, _, constants, heard) = plan_of(kind), kind.parts(tensors)
+    there = [*inputs, results[plan.first - 1], *results[plan.first + kind.form.states :]]
+    by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []
+    return [*by_weight, *constants, *(there[k] for k in plan.places)]
+
+
 def adjoint(
-    g_output: Maybe,
-    g_state: Sequence[Maybe],
-    saved: Sequence[Tensor],
-    shape: torch.Size,
-    wants_inputs: bool,
-    kind: Kind,
-    heard: Sequence[Maybe] = (),
+    grads: Sequence[Maybe], saved: Sequence[Any], shape: torch.Size, wanted: Sequence[bool], kind: Kind
 ) -> list[Maybe]:
     """The way back.
 
     Args:
-        g_output: gradient with respect to the output, None for zero.
-        g_state: with respect to the final state, likewise.
-        saved: constants, then what `to_be_saved` gave.
+        grads: gradients with respect to the results of `integrate`, None for zero.
+        saved: what `kept` gave.
         shape: of an input.
-        wants_inputs: whether gradients with respect to the inputs are asked for.
-        kind: of the way forth; likewise `heard`.
+        wanted: of the tensors, those whose gradients are asked for; what costs little is there in any case.
+        kind: of the way forth.
 
     Returns:
-        Gradients with respect to inputs, state and constants.
+        Gradients with respect to all tensors.
     """
-    plan = plan_of(kind)
+    plan, (*_, for_heard) = plan_of(kind), kind.parts(wanted)
+    weight, output, *saved = saved if kind.recurrent else (None, None, *saved)
     constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
-    like = constants[0]
+    g_output, like = grads[0], constants[0]
     g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
+    g_state = grads[plan.first : plan.first + kind.form.states]
     ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    passed: Passed = _engine(kind).run(plan.back[wants_inputs], [g_output, *read], ends, constants, *heard)
-    by_input: Sequence[Maybe] = passed.written or [None] * kind.form.inputs
-    by_state = [part.clone() for part in passed.state]
-    return [*by_input, *by_state, *by_constant(over_samples(passed.sums), constants, kind.wanted)]
-
-
-def to_be_saved(tensors: Sequence[Tensor], results: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """Constants, and what the plan reads on the way back, of the arguments and results of `integrate`."""
-    plan, n = plan_of(kind), kind.form.inputs
-    records = results[plan.first + kind.form.states :]
-    there = [*tensors[:n], results[plan.first - 1], *records]
-    halves = records[len(records) - len(plan.forth.halves) :]
-    return [*tensors[n + kind.form.states :], *(there[k] for k in plan.places), *halves]
+    through = [weight] if kind.recurrent else []
+    passed: Passed = _engine(kind).run(plan.back, [g_output, *read], ends, constants, *through)
+    found: list[Maybe] = [*passed.written, *(part.clone() for part in passed.state)]
+    found += by_constant(over_samples(passed.sums), constants, kind.wanted)
+    if kind.recurrent:
+        heard = passed.written[0][1:].flatten(0, 1)
+        found.append(heard.T @ output[:-1].flatten(0, 1) if for_heard[0] else None)
+        found.append(heard.sum(0) if for_heard[1] else None)
+    return found
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:

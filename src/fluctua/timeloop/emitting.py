@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fluctua.timeloop.expressions import Expression, Value, walk
@@ -73,45 +74,44 @@ class Pass:
     Attributes:
         traced: the step.
         forth: whether time runs on. No operation is then fused with another, so that spikes are those of torch.
-        read: what is read: inputs, or the gradient wrt the output and records.
-        half: what is read in bfloat16, behind the others.
+        read: what is read: inputs, or the gradient wrt the output and records; leaves "half" in bfloat16.
         before: what is carried along, ahead of a step.
         after: the same behind it.
         written: what is written, each to an array of its own.
-        halves: what is written in bfloat16.
+        halves: how many of these are written in bfloat16: the last ones.
         sums: what is summed up over time.
     """
 
     traced: Traced
     forth: bool
     read: tuple[Expression, ...]
-    half: tuple[Expression, ...]
     before: tuple[Expression, ...]
     after: tuple[Value, ...]
     written: tuple[Value, ...]
-    halves: tuple[Value, ...] = ()
+    halves: int = 0
     sums: tuple[Value, ...] = ()
 
     @classmethod
-    def onward(cls, t: Traced, records: Sequence[Value], halves: Sequence[Value] = ()) -> "Pass":
-        """The step itself, which leaves such records."""
+    def onward(cls, t: Traced, records: Sequence[Value], halves: int = 0) -> "Pass":
+        """The step itself, which leaves such records, so many of them in bfloat16."""
         inputs, before = (t.leaves(kind, n) for kind, n in (("input", t.inputs), ("state", len(t.state))))
-        return cls(t, True, inputs, (), before, t.state, tuple(records), tuple(halves))
+        return cls(t, True, inputs, before, t.state, tuple(records), halves)
 
     @classmethod
-    def back(
-        cls, t: Traced, gradients: Sequence[Value], read: Sequence[Expression], writes: int, *, half: bool = False
-    ) -> "Pass":
+    def back(cls, t: Traced, gradients: Sequence[Value], read: Sequence[Expression], writes: int) -> "Pass":
         """The adjoint: `gradients` as of `Traced.roots`, of which those wrt so many inputs are written."""
         n, m = t.inputs, t.inputs + len(t.state)
         g_output, *before = t.leaves("gradient", 1 + len(t.state))
-        reads = (g_output, *read), t.leaves("half", int(half))
         after, written, sums = (tuple(gradients[part]) for part in (slice(n, m), slice(writes), slice(m, None)))
-        return cls(t, False, *reads, tuple(before), after, written, sums=sums)
+        return cls(t, False, (g_output, *read), tuple(before), after, written, sums=sums)
+
+    def types(self, dtype: torch.dtype) -> list[torch.dtype]:
+        """Of what is written, where numbers are of that type."""
+        return [dtype] * (len(self.written) - self.halves) + [torch.int16] * self.halves
 
 
 class Passed(NamedTuple):
-    """What a pass leaves: what was written, in bfloat16 last, what was carried along `[S, B, *N]`, and sums alike."""
+    """What a pass leaves: what was written, what was carried along `[S, B, *N]`, and sums alike."""
 
     written: list[Tensor]
     state: Tensor
@@ -124,23 +124,23 @@ class Body:
     Attributes:
         numbers: of the step that are arguments of a kernel, so that no surrogate needs code of its own.
         lines: what is computed.
-        after: names of the results, as of the fields of `Pass`; likewise `written`, `halves` and `sums`.
+        after: names of the results, as of the fields of `Pass`; likewise `written` and `sums`.
         fired: of the comparison that makes spikes.
     """
 
     def __init__(self, way: Pass, dialect: Dialect) -> None:
         mask = way.traced.fired if way.forth else None
-        roots = [*way.after, *way.written, *way.halves, *way.sums, *([] if mask is None else [mask])]
+        roots = [*way.after, *way.written, *way.sums, *([] if mask is None else [mask])]
         self.numbers = _literals(roots)
         self.constants = len(way.traced.by_constant)
         constants = way.traced.leaves("constant", self.constants)
-        given = {"r": (*way.read, *way.half), "s": way.before, "c": constants}
+        given = {"r": way.read, "s": way.before, "c": constants}
         known = {e: f"{name}{k}" for name, group in given.items() for k, e in enumerate(group)}
         w = Writer(dialect, known, {value: f"n{k}" for k, value in enumerate(self.numbers)})
         w.write(*roots, fused=not way.forth)
         self.lines = w.lines
-        groups = way.after, way.written, way.halves, way.sums
-        self.after, self.written, self.halves, self.sums = ([w.name(value) for value in group] for group in groups)
+        groups = way.after, way.written, way.sums
+        self.after, self.written, self.sums = ([w.name(value) for value in group] for group in groups)
         self.fired = None if mask is None else w.mask(mask)
 
 

@@ -4,35 +4,22 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fluctua.timeloop.contract import (
-    Dynamics,
-    Engine,
-    LoopParameters,
-    LoopResult,
-    State,
-    constant_when_compiled,
-    step_of,
-)
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, Tensors, constant_when_compiled, step_of
 
 log = logging.getLogger(__name__)
 
-Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
-
 # An engine is imported when it is first needed: numba alone takes half a second.
 _ENGINES = {
-    "cpu": ("fluctua.timeloop.fused", "CpuEngine"),
-    "cpu-bfloat16": ("fluctua.timeloop.fused", "CompactCpuEngine"),
-    "gpu": ("fluctua.timeloop.fused", "GpuEngine"),
-    "reference": ("fluctua.timeloop.reference", "ReferenceEngine"),
+    "cpu": ("fluctua.timeloop.fused", "CPU"),
+    "cpu-bfloat16": ("fluctua.timeloop.fused", "COMPACT_CPU"),
+    "gpu": ("fluctua.timeloop.fused", "GPU"),
+    "reference": ("fluctua.timeloop.reference", "REFERENCE"),
 }
 _loaded: dict[str, Engine] = {}
 _wanted: ContextVar[str] = ContextVar("fluctua_engine", default="auto")
@@ -43,13 +30,13 @@ def engine(name: str) -> Iterator[None]:
     """Run the time loops inside the `with` block on one engine.
 
     "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
-    at a price in exactness (see `CompactCpuEngine`). A fused engine that cannot serve a request falls back to the
+    at a price in exactness (see `fused.FusedEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
 
-    >>> p = LoopParameters(decay_mem=torch.tensor(0.5), decay_syn=None)
+    >>> from fluctua.neurons import LI
     >>> with engine("reference"):
-    ...     run(torch.ones(3, 1, 1), p).output.flatten()
-    tensor([0.0000, 1.0000, 1.5000])
+    ...     LI(tau_mem=4e-3, tau_syn=None)(torch.ones(3, 1, 1)).flatten()
+    tensor([0.0000, 1.0000, 1.6065])
     """
     if name != "auto" and name not in _ENGINES:
         raise ValueError(f"unknown engine {name!r}: choose 'auto' or one of {sorted(_ENGINES)}")
@@ -58,22 +45,6 @@ def engine(name: str) -> Iterator[None]:
         yield
     finally:
         _wanted.reset(token)
-
-
-def run(current: Tensor, parameters: LoopParameters, state: State | None = None) -> LoopResult:
-    """Integrate an input current `[T, B, *N]` over all time steps, from `state` (default: rest, zero) on.
-
-    Half precision input is integrated in float32 and the output returned in the input's type.
-
-    Raises:
-        ValueError: fewer than two axes, no time step, an integer current, a state of another shape, or `torch.vmap`
-            over neurons that spike.
-    """
-    if state is None:
-        rest = widened(current).new_zeros(current.shape[1:])
-        state = State(rest, rest, None if parameters.adaptation is None else rest)
-    result = integrate((current,), parameters.dynamics, parameters.parts(state))
-    return result._replace(state=parameters.after(result.state, state))
 
 
 def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
@@ -124,24 +95,13 @@ def _in_order_of_memory(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> 
     return LoopResult(output, potential, turned(result.state, back, 1))
 
 
-def stepper(parameters: LoopParameters) -> Stepper:
+def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tensor, Tensors]]:
     """One step at a time, for networks that feed output back within the step.
 
     Returns:
-        A function `(current [B, *N], state) -> (output [B, *N], next state)`. Called T times in turn it gives exactly
-        what `run` gives for T steps, and has the same gradients. It spares the checks of `run`.
+        A function `(inputs, each [B, *N], state) -> (output, next state)`. Called T times in turn it gives exactly what
+        `integrate` gives for T steps, and has the same gradients. It spares the checks.
     """
-    advance = step_by_step(parameters.dynamics)
-
-    def step(current: Tensor, state: State) -> tuple[Tensor, State]:
-        output, after = advance((current,), parameters.parts(state))
-        return output, parameters.after(after, state)
-
-    return step
-
-
-def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tensor, Tensors]]:
-    """As `stepper`, of any neuron: `(inputs, each [B, *N], state) -> (output, next state)`."""
     converted: Dynamics | None = None
 
     def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:
@@ -196,7 +156,7 @@ def _load(name: str) -> Engine:
 def _import(name: str) -> None:
     if name not in _loaded:
         module, attribute = _ENGINES[name]
-        _loaded[name] = getattr(import_module(module), attribute)()
+        _loaded[name] = getattr(import_module(module), attribute)
 
 
 def _is_mapped(tensor: Tensor) -> bool:
@@ -218,45 +178,3 @@ def _check(current: Tensor) -> None:
         )
     if not current.is_floating_point():
         raise ValueError(f"a time loop takes a floating-point current, got {current.dtype}: call .float() on it")
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """One step of a linear system, as the time loops take it.
-
-    Attributes:
-        rows: for each part of the state after a step the columns that it takes, in the order in which they are added.
-        output: those of the response, or the part of the state that it is.
-    """
-
-    rows: tuple[tuple[int, ...], ...]
-    output: tuple[int, ...] | int
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        given, numbers = (*state, *inputs), iter(constants)
-
-        def added(columns: tuple[int, ...]) -> Tensor:
-            parts = [next(numbers) * given[k] for k in columns]
-            return sum(parts[1:], parts[0]) if parts else torch.zeros_like(given[0])
-
-        after = tuple(added(columns) for columns in self.rows)
-        return after[self.output] if isinstance(self.output, int) else added(self.output), after
-
-
-def filtered(x: Tensor, system: NDArray[np.float64], delay: int) -> Tensor:
-    """The response to an input `[T, ...]` of a linear system, as `PspKernel.system` gives it, from rest."""
-    u = torch.zeros_like(x)
-    if delay >= len(x):
-        return u
-    first, *others = np.moveaxis(system, -2, 0)
-    same = next((k for k, row in enumerate(others) if np.array_equal(row, first)), None)
-    size, taken, numbers = len(others), list[tuple[int, ...]](), list[NDArray[np.float64]]()
-    for k, row in enumerate(others if same is not None else [*others, first]):
-        order = sorted(range(size + 1), key=lambda j, k=k: (j != k, j != size, j))  # type: ignore[misc]
-        taken.append(tuple(j for j in order if row[..., j].any()))
-        numbers += [row[..., j] for j in taken[-1]]
-    step = _Filter(tuple(taken[:size]), taken[size] if same is None else same)
-    constants = tuple(torch.as_tensor(np.ascontiguousarray(number)).to(x) for number in numbers)
-    dynamics = Dynamics(step, constants, size, spiking=False)
-    u[delay:] = integrate((x[: len(x) - delay],), dynamics, (torch.zeros_like(x[0]),) * size).output
-    return u

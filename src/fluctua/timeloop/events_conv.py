@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from fluctua.simd.vectors import width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.contract import name_of
-from fluctua.timeloop.cpu_loop import Array, pool
-from fluctua.timeloop.limits import Maybe, apply
+from fluctua.timeloop.cpu_loop import Array, padded, pool
+from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -96,14 +94,13 @@ def convolved(
 
 
 @dataclass(frozen=True, eq=False)
-class _Convolution:
+class _Convolution(Operation):
     """See `limits.Operation`: of frames, weight and bias; `last` says whether channels come last in memory."""
 
     window: Window
     spikes: SpikeBatch
     last: bool
     called = "a convolution of spikes"
-    differentiable = (0,)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         return [_gathered(self.window, self.spikes, self.last, *tensors[1:])]
@@ -111,9 +108,8 @@ class _Convolution:
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
         return [tensors[1]]
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (g,), (weight,) = grads, kept
-        assert g is not None
         g = g.contiguous(memory_format=torch.channels_last if self.last else torch.contiguous_format)
         return (
             _spread(self.window, weight, self.last, g) if wanted[0] else None,
@@ -172,11 +168,3 @@ def _spread(window: Window, weight: Tensor, last: bool, g: Tensor) -> Tensor:
         shape = len(piece), *frame
         to.copy_(conv2d_input(shape, weight, piece, window.stride, window.padding))  # type: ignore[no-untyped-call]
     return out
-
-
-def padded(values: Tensor) -> Array:
-    """Rows padded to whole vectors, as one axis."""
-    n = values.shape[-1]
-    out = values.new_zeros(*values.shape[:-1], width_of(n, name_of(values.dtype)))
-    out[..., :n] = values
-    return flat(out)

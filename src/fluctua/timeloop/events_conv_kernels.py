@@ -7,13 +7,15 @@ the cache, `[rows, columns, width]`: the outputs at one place lie side by side, 
 A spike reaches every `stride`-th column of the kernel, from one that depends on where the spike is: its phase. Weights
 are `[channels, kernel rows, phases, taps backwards, width]`, so that what a spike reaches in a row of the map is one
 piece of memory, and so are the weights it reaches it by.
+
+Of a map that hears itself (see `cpu_shells.integrate_map`) the bits are in the order of the map.
 """
 
 import numpy as np
 
 from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import load, store, transpose
-from fluctua.simd.vectors import trailing_zeros
+from fluctua.simd.vectors import broadcast, mul_add, trailing_zeros
 
 _ONE = np.uint64(1)
 
@@ -26,15 +28,15 @@ def gather(words, values, starts, geometry, weight, bias, first, stop, out, last
     """
     channels, rows, columns, _, _, _, _, _, _, outputs, out_rows, out_columns = geometry
     places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
-    spikes = np.empty((channels * rows * columns, 3), np.int32)
-    sums = aligned(places * width, out)
+    spikes, n_words = np.empty((channels * rows * columns, 3), np.int32), (channels * rows * columns + 63) >> 6
+    sums = zeros(places * width, out)
     for f in range(first, stop):
         for p in range(0, places * width, width):
             for j in range(0, width, lane):
                 store(sums, p + j, load(bias, j))
-        n = _spikes_of(words, f, channels, rows, columns, spikes)
+        n = spikes_of_map(words, f * n_words, geometry, channels, spikes)
         start = starts[f] if values.size > 0 else 0
-        _meet(spikes, n, values, start, geometry, sums, weight, width, True)
+        meet(spikes, n, values, start, geometry, sums, weight, width, True)
         if last:
             copied(sums, 0, width, out, f * outputs * places, outputs, places, outputs)
         else:
@@ -46,30 +48,29 @@ def scatter(words, values, starts, geometry, g, last, first, stop, gradient):  #
     """Add the gradient wrt a weight, from the frames `first:stop` of that wrt the output, `g`."""
     channels, rows, columns, high, taps, _, along, _, _, outputs, out_rows, out_columns = geometry
     places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
-    spikes = np.empty((channels * rows * columns, 3), np.int32)
-    there = aligned(places * width, g)
-    there[:] = 0
+    spikes, n_words = np.empty((channels * rows * columns, 3), np.int32), (channels * rows * columns + 63) >> 6
+    there = zeros(places * width, g)
     for f in range(first, stop):
         if last:
             copied(g, f * outputs * places, outputs, there, 0, width, places, outputs)
         else:
             transposed(g, f * outputs * places, places, there, 0, width, outputs, places)
-        n = _spikes_of(words, f, channels, rows, columns, spikes)
+        n = spikes_of_map(words, f * n_words, geometry, channels, spikes)
         start = starts[f] if values.size > 0 else 0
-        _meet(spikes, n, values, start, geometry, gradient, there, width, False)
+        meet(spikes, n, values, start, geometry, gradient, there, width, False)
 
 
 @helper
-def aligned(n, like):  # type: ignore[no-untyped-def]
-    """An array of n numbers of the type of `like`, to be filled, in which no vector lies in two lines of the cache."""
+def zeros(n, like):  # type: ignore[no-untyped-def]
+    """An array of n zeros of the type of `like`, in which no vector lies in two lines of the cache."""
     lane = 64 // like.itemsize
-    memory = np.empty(n + lane, like.dtype)
+    memory = np.zeros(n + lane, like.dtype)
     skipped = (-memory.ctypes.data & 63) // like.itemsize
     return memory[skipped : skipped + n]
 
 
 @helper
-def _meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
+def meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
     """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two change places."""
     _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
     for e in range(n):
@@ -81,37 +82,11 @@ def _meet(spikes, n, values, start, geometry, total, part, width, forth):  # typ
                 there = ((row - k) // down * out_columns + left + begin) * width
                 own = (((channel * high + k) * along + phase) * taps + begin) * width
                 to, at = (there, own) if forth else (own, there)
-                if values.size > 0:
-                    _add_scaled(total, to, part, at, (end - begin) * width, values[start + e])
-                else:
-                    _add(total, to, part, at, (end - begin) * width)
-
-
-@helper
-def _add(total, to, part, at, size):  # type: ignore[no-untyped-def]
-    for j in range(0, size, 64 // total.itemsize):
-        store(total, to + j, load(total, to + j) + load(part, at + j))
-
-
-@helper
-def _add_scaled(total, to, part, at, size, value):  # type: ignore[no-untyped-def]
-    for j in range(0, size, 64 // total.itemsize):
-        store(total, to + j, load(total, to + j) + load(part, at + j) * value)
-
-
-@helper
-def _spikes_of(words, frame, channels, rows, columns, spikes):  # type: ignore[no-untyped-def]
-    """Channel, row and column of each spike of a frame, in the order of its bits; returns how many there are."""
-    n_words, n = (channels * rows * columns + 63) >> 6, 0
-    for k in range(n_words):
-        word = words[frame * n_words + k]
-        while word:
-            unit = 64 * k + trailing_zeros(word)
-            word &= word - _ONE
-            place = unit // channels
-            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - place * channels, place // columns, place % columns
-            n += 1
-    return n
+                for j in range(0, (end - begin) * width, 64 // total.itemsize):
+                    own_part = load(part, at + j)
+                    if values.size > 0:
+                        own_part = own_part * values[start + e]
+                    store(total, to + j, load(total, to + j) + own_part)
 
 
 @helper
@@ -128,6 +103,61 @@ def copied(source, at, step, target, to, stride, rows, columns):  # type: ignore
     for i in range(whole, rows):
         for j in range(columns):
             target[to + i * stride + j] = source[at + i * step + j]
+
+
+@helper
+def spikes_of_map(words, at, geometry, width, spikes):  # type: ignore[no-untyped-def]
+    """Channel, row and column of each spike of a map, place after place; returns how many there are."""
+    rows, columns, n = geometry[1], geometry[2], 0
+    for k in range((rows * columns * width + 63) >> 6):
+        word = words[at + k]
+        while word:
+            unit = 64 * k + trailing_zeros(word)
+            word &= word - _ONE
+            place = unit // width
+            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - place * width, place // columns, place % columns
+            n += 1
+    return n
+
+
+@helper
+def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
+    """Write a map to the middle of one that has places without neurons around it, as far as a window reaches."""
+    rows, columns, high, wide = geometry[1:5]
+    for r in range(rows):
+        at = ((r + high // 2) * (columns + wide - 1) + wide // 2) * width
+        target[at : at + columns * width] = source[r * columns * width : (r + 1) * columns * width]
+
+
+@helper
+def hear_back(g, weight, geometry, width, outside, to):  # type: ignore[no-untyped-def]
+    """Fill the map `to` with `outside` and what each place hears back from the places of `g` around it.
+
+    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Four places of a row are taken together:
+    the last ones with those before them, so that all arrays need memory for three places more than there are.
+    """
+    channels, rows, columns, high, wide = geometry[:5]
+    across, lane = columns + wide - 1, 64 // g.itemsize
+    for r in range(rows):
+        for j in range(0, width, lane):
+            for begin in range(0, columns, 4):
+                c = max(0, min(begin, columns - 4))
+                at = (r * columns + c) * width + j
+                s0, s1 = load(outside, at), load(outside, at + width)
+                s2, s3 = load(outside, at + 2 * width), load(outside, at + 3 * width)
+                for k in range(high):
+                    for m in range(wide):
+                        there, row = ((r + k) * across + c + m) * width, (k * wide + m) * channels * width + j
+                        for o in range(channels):
+                            w = load(weight, row + o * width)
+                            s0 = mul_add(broadcast(g[np.uint64(there + o)], w), w, s0)
+                            s1 = mul_add(broadcast(g[np.uint64(there + o + width)], w), w, s1)
+                            s2 = mul_add(broadcast(g[np.uint64(there + o + 2 * width)], w), w, s2)
+                            s3 = mul_add(broadcast(g[np.uint64(there + o + 3 * width)], w), w, s3)
+                store(to, at, s0)
+                store(to, at + width, s1)
+                store(to, at + 2 * width, s2)
+                store(to, at + 3 * width, s3)
 
 
 @helper

@@ -8,7 +8,7 @@ Samples are split over threads, each with a gradient of the weights of its own; 
 a fixed number of threads gives the same numbers every time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,10 +20,12 @@ from torch import Tensor
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.events_adjoint import adjoint
-from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded
-from fluctua.timeloop.limits import Maybe, apply
-from fluctua.timeloop.threads import Blocks, over_samples
+from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.derivation import by_constant
+from fluctua.timeloop.events_kernels import scatter
+from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
+from fluctua.timeloop.limits import Maybe, Operation, apply
+from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
@@ -34,15 +36,14 @@ class Layer:
     """Neurons and what feeds them. Tensors are plain, on the CPU, all float32 or all float64.
 
     Attributes:
-        sections: size n of the population, or of two that are run as one; both get the same inputs.
+        sections: size n of the population, or of two that are run as one.
         dynamics: of all of them, with constants of one element or `[n]`.
         weight: `[n, afferents]` to the first input, or None where the input current itself is given.
         bias: `[n]`, or None.
-        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, of two sections those of the
-            first alone, or None.
+        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, or None; those of a second
+            section reach the second input.
         recurrent_bias: `[n]`, from the second step on, or None.
         initial: state before the first step, the potential first; parts that are not named begin at zero.
-        recurrent_second: `[n, second]`, from the second section, which speaks to the second input, or None.
     """
 
     sections: tuple[int, ...]
@@ -52,20 +53,17 @@ class Layer:
     recurrent: Maybe = None
     recurrent_bias: Maybe = None
     initial: tuple[float, ...] = ()
-    recurrent_second: Maybe = None
 
     @property
     def kind(self) -> Kind:
         """What there is to do, numbers apart."""
-        recurrent = self.recurrent is not None or self.recurrent_second is not None
         initial = *self.initial, *[0.0] * (self.dynamics.states - len(self.initial))
-        return Kind(self.dynamics.form, self.sections, recurrent, initial)
+        return Kind(self.dynamics.form, sum(self.sections), self.sections[0], self.recurrent is not None, initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
         """Weight and bias of each path that spikes take to it, then the constants."""
-        recurrent = self.recurrent, self.recurrent_bias, self.recurrent_second, None
-        return self.weight, self.bias, *recurrent, *self.dynamics.constants
+        return self.weight, self.bias, self.recurrent, self.recurrent_bias, *self.dynamics.constants
 
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
@@ -81,12 +79,13 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
     operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
-    results = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
-    return results[: len(layers[-1].sections)]
+    output, *_ = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
+    sections = layers[-1].sections
+    return (output,) if len(sections) == 1 else tuple(output.split(sections, 2))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)
-class _Layers:
+class _Layers(Operation):
     """See `limits.Operation`: of the input, then of all tensors of the layers."""
 
     kinds: Sequence[Kind]
@@ -94,71 +93,76 @@ class _Layers:
     shape: torch.Size
     called = "fused layers"
 
-    @property
-    def differentiable(self) -> Collection[int]:
-        return range(len(self.kinds[-1].sections))
-
-    def forth(self, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         x, *others = tensors
-        return _integrate(_padded(self.kinds, others, x.dtype), self.spikes, x)
+        return _integrate(self._padded(others, x.dtype), self.spikes, x)
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         x, *others = tensors
-        return x if self.spikes is None else None, *others, *results[len(self.differentiable) :]
+        return x if self.spikes is None else None, *others, *results[1:]
 
-    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (current, *others), words = kept[: len(wanted)], kept[len(wanted) :]
-        g_outputs = grads[: len(self.differentiable)]
-        like = next(g for g in g_outputs if g is not None)
-        layers = _padded(self.kinds, others, like.dtype)
-        arriving = _all_arriving(self.spikes, like if current is None else current, words)
-        g_input = torch.empty(self.shape, dtype=like.dtype) if wanted[0] else None
-        block = _block(layers, self.shape[0], least=_RECURRENT_BLOCK)
-        split, asked = _split(self.kinds, others), _split(self.kinds, wanted[1:])
-        return g_input, *adjoint(split, layers, arriving, g_outputs, asked, g_input, block)
+    def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
+        layers, asked, (steps, samples, _) = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape
+        arriving = _all_arriving(self.spikes, g if current is None else current, words)
+        leaving = [*arriving[1:], arriving[0]]  # of a readout, whose own do not matter, anything
+        g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
+        last = len(layers) - 1
+
+        def work(blocks: Blocks) -> list[list[Array]]:
+            sums = [_zeros(layer, own) for layer, own in zip(layers, asked, strict=True)]
+            ways: dict[int, list[_Way]] = {}  # by number of samples: the last block may be smaller
+            for first, stop in blocks:
+                size = stop - first
+                if size not in ways:
+                    own = zip(layers, arriving, leaving, asked, sums, strict=False)
+                    ways[size] = [_Way(*each, steps=steps, samples=size) for each in own]
+                back = ways[size]
+                back[last].g.copy_(g[:, first:stop])
+                for k in range(last, -1, -1):
+                    back[k].run(first)
+                    if k > 0:
+                        back[k].arrived(out=back[k - 1].g.flatten(0, 1))
+                    elif g_input is not None:
+                        g_input[:, first:stop] = back[k].arrived()
+            return sums
+
+        parts = over_samples(work, samples, _block(layers, steps, least=_RECURRENT_BLOCK))
+        sums = [added(each) for each in zip(*parts, strict=True)]
+        found = [_shaped(*own) for own in zip(sums, layers, asked, strict=True)]
+        return [g_input, *(gradient for of_layer in found for gradient in of_layer)]
+
+    def _split(self, values: Sequence[Any]) -> list[list[Any]]:
+        """What belongs to the tensors of each layer, from one list."""
+        left = iter(values)
+        return [list(islice(left, PATHS + kind.form.constants)) for kind in self.kinds]
+
+    def _padded(self, tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
+        return [Padded.of(kind, own, dtype) for kind, own in zip(self.kinds, self._split(tensors), strict=True)]
 
 
-def _split(kinds: Sequence[Kind], values: Sequence[Any]) -> list[list[Any]]:
-    """What belongs to the tensors of each layer, from one list."""
-    left = iter(values)
-    return [list(islice(left, PATHS + kind.form.constants)) for kind in kinds]
-
-
-def _padded(kinds: Sequence[Kind], tensors: Sequence[Maybe], dtype: torch.dtype) -> list[Padded]:
-    return [Padded.of(kind, own, dtype) for kind, own in zip(kinds, _split(kinds, tensors), strict=True)]
-
-
-def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The output of each section, and the spikes of all populations that spike, as bits."""
+def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> list[Tensor]:
+    """The output, and the spikes of all populations that spike, as bits."""
     steps, samples = x.shape[:2]
-    last = layers[-1]
-    words = [torch.empty(samples, steps, layer.kind.words, dtype=torch.int64) for layer in layers if layer.kind.spiking]
-    potential = None if last.kind.spiking else x.new_empty(steps, samples, last.kind.sections[0])
+    last, fire = layers[-1].kind, [layer.kind for layer in layers if layer.kind.spiking]
+    words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64) for kind in fire]
+    potential = None if last.spiking else x.new_empty(steps, samples, last.size)
     arriving = _all_arriving(spikes, x, words)
     leaving = [*(spiking.words for spiking in arriving[1:]), np.empty(0, np.uint64)]
 
     def work(blocks: Blocks) -> None:
-        scratch: Tensor | None = None
         for first, stop in blocks:
+            times = steps, first, stop
             for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                if potential is None or layer is not last:
-                    layer.integrate(source, steps, first, stop, target)
+                if layer.kind.spiking or potential is None:
+                    layer.integrate(source, times, target)
                     continue
-                if scratch is None:
-                    scratch = x.new_empty(stop - first, steps, layer.width)
-                record = (scratch.numpy().reshape(-1),)
-                layer.integrate(source, steps, first, stop, target, record)
-                there = torch.from_numpy(potential.numpy())  # to be written in any thread, in inference mode too
-                there[:, first:stop] = scratch[: stop - first, :, : there.shape[2]].transpose(0, 1)
+                scratch = np.empty((steps, stop - first, layer.width), layer.dtype)
+                layer.integrate(source, times, target, (scratch.reshape(-1),))
+                potential.numpy()[:, first:stop] = scratch[..., : last.size]
 
     over_samples(work, samples, _block(layers, steps, least=1))
-    return *([potential] if potential is not None else _dense(last.kind, words[-1], x.dtype)), *words
-
-
-def _dense(kind: Kind, words: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """The spikes of each section."""
-    parts = words.split([words_of(n) for n in kind.sections], 2)  # type: ignore[no-untyped-call]
-    return [SpikeBatch(w.contiguous(), n).dense(dtype) for w, n in zip(parts, kind.sections, strict=True)]
+    return [SpikeBatch(words[-1], last.size).dense(x.dtype) if potential is None else potential, *words]
 
 
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
@@ -171,3 +175,118 @@ def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
     """How many samples go through the layers at a time, with recurrence at least so many."""
     size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
     return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)
+
+
+# -- the way back ---------------------------------------------------------------------------------------------------
+
+
+def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
+    """Gradients summed over the samples of one thread: of the weight and bias of each path, then of constants.
+
+    What is not asked for has no element; a weight is asked for with its bias, for one kernel gives both.
+    """
+    sizes = []
+    for k, weight in enumerate(layer.weights):
+        of_weight, of_bias = wanted[2 * k : 2 * k + 2]
+        sizes += [weight.size * (of_weight or of_bias), layer.width * of_bias]
+    return [*(np.zeros(size, layer.dtype) for size in sizes), np.zeros((len(_numbers(wanted)), layer.width))]
+
+
+class _Way:
+    """One layer's way back over a block of so many samples: its buffers, used again for every block.
+
+    Attributes:
+        g: `[T, samples, n]`, the gradient wrt the output and, once it has run, wrt the first input.
+    """
+
+    def __init__(
+        self,
+        layer: Padded,
+        arriving: Arriving,
+        leaving: Arriving,
+        wanted: Sequence[bool],
+        sums: Sequence[Array],
+        steps: int,
+        samples: int,
+    ) -> None:
+        self.layer, self.arriving, self.leaving = layer, arriving, leaving
+        (*self.totals, self.by_constant), self.steps, self.samples = sums, steps, samples
+        self.weight, _, self.recurrent, *_ = layer.tensors
+        kind, dtype, columns = layer.kind, layer.dtype, samples * layer.width
+        self.backward, values = backward(kind, dtype, _numbers(wanted))
+        self.forward = forward(kind, dtype, values)
+        self.records = tuple(np.empty(steps * columns, dtype) for _ in values)
+        self.memory = tuple(np.zeros(steps * columns, dtype) for _ in range(kind.form.inputs))
+        rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
+        self.by_port = [row[..., : kind.size] for row in rows]
+        self.g = self.by_port[0]
+        # Not the words of the forward pass: somebody else may be reading those.
+        self.words = np.empty_like(leaving.words) if kind.spiking else leaving.words
+        self.states = np.empty(kind.form.states * columns, dtype)
+        self.constants = np.empty((len(self.by_constant), samples, layer.width), dtype)
+
+    def run(self, first: int) -> None:
+        """Go back over the samples from `first` on."""
+        layer, times = self.layer, (self.steps, first, first + self.samples)
+        if self.records:
+            layer.integrate(self.arriving, times, self.words, self.records, other=self.forward)
+        self.states.fill(0)
+        self.constants.fill(0)
+        self._through_time()
+        one, two = self.memory[0], self.memory[-1]
+        if self.totals[0].size:
+            units = layer.units, layer.units
+            scatter(*self.arriving[:3], *units, one, two, layer.width, *times, 0, *self.totals[:2])
+        if self.totals[2].size:
+            units = layer.kind.size, layer.kind.split
+            scatter(*self.leaving[:3], *units, one, two, layer.width, *times, 1, *self.totals[2:])
+        if self.by_constant.size:
+            self.by_constant[...] += self.constants.sum(1, dtype=np.float64)
+
+    def arrived(self, out: Maybe = None) -> Tensor:
+        """Gradient wrt what arrives, `[T, samples, N]`; `out` is `[T * samples, N]`."""
+        if self.weight is None:
+            return self.g
+        return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
+
+    def _through_time(self) -> None:
+        kind, code = self.layer.kind, self.backward
+        columns = self.samples * self.layer.width
+        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1)
+        read = self.memory[0], *self.records
+        sizes = tuple(columns for _ in read), columns
+
+        def call(begin: int, steps: int) -> None:
+            rows, results = (
+                tuple(a[begin * columns : (begin + steps) * columns] for a in arrays) for arrays in (read, self.memory)
+            )
+            code.call(*given, rows, results, *sizes, steps, 0, columns, False)
+
+        if not kind.recurrent:
+            call(0, self.steps)
+            return
+        ways = []  # of what each neuron says: the gradient wrt it, that wrt the current which it causes, and how
+        for port, part in ((0, slice(kind.split)), (-1, slice(kind.split, kind.size))):
+            said, heard = self.g[..., part].unbind(0), self.by_port[port].unbind(0)
+            if said[0].numel():
+                ways.append((said, heard, self.recurrent[:, part]))
+        for t in range(self.steps - 1, -1, -1):
+            if t < self.steps - 1:
+                for said, heard, weight in ways:
+                    said[t].addmm_(heard[t + 1], weight)
+            call(t, 1)
+
+
+def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> list[Maybe]:
+    """Each gradient in the shape of its tensor."""
+    rows = [torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size] for total in sums]
+    found: list[Maybe] = [
+        own.t().contiguous().view(tensor.shape) if asked else None
+        for own, tensor, asked in zip(rows, layer.tensors[:PATHS], wanted, strict=False)
+    ]
+    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], _numbers(wanted))]
+
+
+def _numbers(wanted: Sequence[bool]) -> tuple[int, ...]:
+    """Of the constants that are wanted."""
+    return tuple(k for k, asked in enumerate(wanted[PATHS:]) if asked)

@@ -7,73 +7,55 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, LoopResult, constant_when_compiled
-from fluctua.timeloop.derivation import Kind, adjoint, integrate, plan_of, to_be_saved
-from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, constant_when_compiled
+from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
+from fluctua.timeloop.limits import Maybe, Operation, apply, has_potential, interpreted, unsupported_numbers
 
 
-class CpuEngine:
-    """Serves float32 and float64 on the CPU, of every neuron that can be traced; see `unsupported`.
+@dataclass(frozen=True)
+class FusedEngine:
+    """Serves float32 and float64 on a device, of every neuron that can be traced; see `unsupported`.
 
-    Neurons and samples are split over threads.
+    On the CPU neurons and samples are split over threads. The GPU's kernels are Triton's; under its interpreter (the
+    variable TRITON_INTERPRET=1 in the environment) they take CPU tensors too, slowly: that is how they are tested.
+
+    Attributes:
+        name: to choose it by.
+        device: where it runs.
+        compact: whether the potential of spiking neurons is kept for backward in bfloat16, as its distance from
+            threshold: half the memory. Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate
+            of SuperSpike by up to 2^-7 of itself, and gradients by less than one percent of the largest.
     """
 
-    name = "cpu"
-    compact = False
+    name: str
+    device: Device
+    compact: bool = False
 
     def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """See `Engine.unsupported`."""
-        elsewhere = [t.device for t in (*inputs, *dynamics.constants) if t.device.type != "cpu"]
-        if elsewhere:
+        first, *others = (t.device for t in (*inputs, *dynamics.constants))
+        if self.device == "gpu":
+            if first.type != "cuda" and not interpreted():
+                return f"it takes CUDA tensors, not one on {first}"
+            if not has_triton():
+                return "triton is not installed: pip install 'fluctua[gpu]'"
+            if any(device != first for device in others):
+                return f"a constant is not on the current's device {first}"
+        elif elsewhere := [device for device in (first, *others) if device.type != "cpu"]:
             return f"it takes CPU tensors, not one on {elsewhere[0]}"
         return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """See `Engine.run`."""
-        return _run(inputs, dynamics, state, "cpu", self.compact)
+        return _run(inputs, dynamics, state, self.device, self.compact)
 
 
-class CompactCpuEngine(CpuEngine):
-    """Keeps the potential of spiking neurons for backward in bfloat16, as its distance from threshold: half the memory.
-
-    Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate of SuperSpike by up to 2^-7 of
-    itself, and gradients by less than one percent of the largest.
-    """
-
-    name = "cpu-bfloat16"
-    compact = True
-
-
-class GpuEngine:
-    """Serves float32 and float64 on CUDA devices by Triton, of every neuron that can be traced; see `unsupported`.
-
-    Under Triton's interpreter (the variable TRITON_INTERPRET=1 in the environment) it serves CPU tensors too, slowly:
-    that is how it is tested.
-    """
-
-    name = "gpu"
-
-    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
-        """See `Engine.unsupported`."""
-        device = inputs[0].device
-        if device.type != "cuda" and not interpreted():
-            return f"it takes CUDA tensors, not one on {device}"
-        if not has_triton():
-            return "triton is not installed: pip install 'fluctua[gpu]'"
-        if any(t.device != device for t in (*inputs, *dynamics.constants)):
-            return f"a constant is not on the current's device {device}"
-        return unsupported_numbers(inputs, dynamics, neurons)
-
-    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
-        """See `Engine.run`."""
-        return _run(inputs, dynamics, state, "gpu")
-
+CPU, COMPACT_CPU, GPU = FusedEngine("cpu", "cpu"), FusedEngine("cpu-bfloat16", "cpu", True), FusedEngine("gpu", "gpu")
 
 _found = cache(find_spec)
 
@@ -84,17 +66,36 @@ def has_triton() -> bool:
     return _found("triton") is not None
 
 
+def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
+    """Integrate neurons that hear each other on the GPU, one step late; a request that the engine serves.
+
+    Args:
+        x: current from outside `[T, B, N]`, not empty.
+        dynamics: of neurons that spike; what they hear and the current go to their first input.
+        state: before the first step.
+        weight: `[N, N]`; row n says what neuron n hears from each, from the second step on.
+        bias: `[N]`, which it hears from the second step on, or None.
+    """
+    inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
+    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias))
+
+
 def _run(
-    inputs: Tensors, dynamics: Dynamics, state: Tensors, device: Literal["cpu", "gpu"], compact: bool = False
+    inputs: Tensors,
+    dynamics: Dynamics,
+    state: Tensors,
+    device: Device,
+    compact: bool = False,
+    heard: tuple[Maybe, ...] = (),
 ) -> LoopResult:
-    tensors = *inputs, *state, *dynamics.constants
-    trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    kind = Kind.of(device, dynamics, trains, compact=compact)
+    tensors = *inputs, *state, *dynamics.constants, *heard
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    kind = Kind.of(device, dynamics, trains, compact, bool(heard))
     results: Sequence[Tensor]
     if torch.compiler.is_compiling():
         from fluctua.timeloop.operators import compiled  # defining operators takes a moment
 
-        results = compiled(tensors, kind)
+        results = compiled(tensors, kind)  # type: ignore[arg-type]
     elif trains:
         results = apply(_Loop(kind, inputs[0].shape), tensors)
     else:
@@ -105,25 +106,26 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Loop:
+class _Loop(Operation):
     """See `limits.Operation`."""
 
     kind: Kind
     shape: torch.Size
-    called = "the fused time loop"
+
+    @property
+    def called(self) -> str:
+        return f"the fused {'recurrent' if self.kind.recurrent else 'time'} loop"
 
     @property
     def differentiable(self) -> Collection[int]:
         first = plan_of(self.kind).first
         return {0, *range(first, first + self.kind.form.states)}
 
-    def forth(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def forth(self, tensors: Sequence[Maybe]) -> list[Tensor]:
         return integrate(tensors, self.kind)
 
-    def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> list[Tensor]:
-        return to_be_saved(tensors, results, self.kind)
+    def kept(self, tensors: Sequence[Maybe], results: Sequence[Tensor]) -> list[Maybe]:
+        return kept(tensors, results, self.kind)
 
-    def back(self, kept: Sequence[Tensor], grads: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
-        first = plan_of(self.kind).first
-        g_state = grads[first : first + self.kind.form.states]
-        return adjoint(grads[0], g_state, kept, self.shape, any(wanted[: self.kind.form.inputs]), self.kind)
+    def back(self, kept: Sequence[Maybe], grads: Sequence[Any], wanted: Sequence[bool]) -> list[Maybe]:
+        return adjoint(grads, kept, self.shape, wanted, self.kind)

@@ -1,7 +1,6 @@
 """Take out of a step what depends on constants alone, so that torch computes it, once and rounded as torch rounds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ _ROUNDED = frozenset({"exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "co
 
 def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
     """A step with what it needs of its constants for constants, and what these are of those that it had."""
-    roots = [t.output, *t.state, *t.by_input, *t.by_state, *t.by_constant]
+    roots = t.ends
     outer = [e for e in walk(roots) if e.op in _ROUNDED and e.leaves == {"constant"}]
     inner = {a for e in outer for a in walk([e]) if a is not e}
     taken = [e for e in outer if e not in inner]
@@ -31,23 +30,9 @@ def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
     def new(values: Sequence[Value]) -> tuple[Value, ...]:
         return tuple(replaced(graph, values, known))
 
-    (output,), (fired,) = new([t.output]), new([0.0 if t.fired is None else t.fired])
-    by_constant = new([t.by_constant[e.args[1]] if e.op == "leaf" else 0.0 for e in constants])
-    return (
-        replace(
-            t,
-            graph=graph,
-            output=output,
-            state=new(t.state),
-            potential=graph.leaf("state", 0),
-            fired=fired if isinstance(fired, Expression) else None,
-            distance=None if t.distance is None else new([t.distance])[0],
-            by_input=new(t.by_input),
-            by_state=new(t.by_state),
-            by_constant=by_constant,
-        ),
-        constants,
-    )
+    (output,), by_constant = new([t.output]), [t.by_constant[e.args[1]] if e.op == "leaf" else 0.0 for e in constants]
+    state, by_input, by_state = (new(values) for values in (t.state, t.by_input, t.by_state))
+    return Traced(graph, t.inputs, output, state, by_input, by_state, new(by_constant)), constants
 
 
 def constants_of(expressions: Sequence[Expression], given: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,16 +1,16 @@
 """What the fused operations are to torch: which numbers they serve; a way forth, and one back without a derivative."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.timeloop.contract import Dynamics, constant_when_compiled
-from fluctua.timeloop.steps import Step, Tensors
+from fluctua.timeloop.contract import Dynamics, Step, Tensors, constant_when_compiled
 from fluctua.timeloop.tracing import traced, untraceable
 
 Maybe = Tensor | None
@@ -76,30 +76,30 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))
 
 
-class Operation(Protocol):
+class Operation(ABC):
     """What is to be fused, with all that it knows besides tensors."""
 
     @property
+    @abstractmethod
     def called(self) -> str:
         """Its name, in messages."""
-        ...
 
     @property
     def differentiable(self) -> Collection[int]:
         """Numbers of the results that have a gradient."""
-        ...
+        return (0,)
 
+    @abstractmethod
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         """The results, and what is kept for the way back."""
-        ...
 
+    @abstractmethod
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         """What the way back gets to see."""
-        ...
 
-    def back(self, kept: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]) -> Sequence[Maybe]:
+    @abstractmethod
+    def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         """Gradients with respect to all tensors, of which those that are not wanted do not matter."""
-        ...
 
 
 def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:

@@ -1,10 +1,8 @@
 """The time loop in plain torch: slow, short, on any device. The truth the other engines are tested against."""
 
 import torch
-from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, LoopParameters, LoopResult, State, step_of
-from fluctua.timeloop.steps import Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_of
 
 
 class ReferenceEngine:
@@ -28,12 +26,4 @@ class ReferenceEngine:
         return LoopResult(output, output if same else torch.stack(potentials).detach(), state)
 
 
-def step(x: Tensor, parameters: LoopParameters, state: State) -> tuple[Tensor, Tensor, State]:
-    """One step of fluctua's leaky neurons: output and potential `U[t]` `[B, *N]`, and the state after it.
-
-    As in a `LoopResult` no gradient flows through the potential of a population that spikes.
-    """
-    dynamics = parameters.dynamics
-    output, after = step_of(dynamics.step)((x,), parameters.parts(state), dynamics.constants)
-    potential = state.potential.detach() if parameters.spiking else state.potential
-    return output, potential, parameters.after(after, state)
+REFERENCE = ReferenceEngine()

@@ -13,19 +13,20 @@ Result = TypeVar("Result")
 Blocks = Iterator[tuple[int, int]]
 
 
-def over_samples(work: Callable[[Blocks], Result], samples: int, block: int) -> list[Result]:
+def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, most: int | None = None) -> list[Result]:
     """Results of `work`, one for each thread, in the order of the samples.
 
     Args:
         work: gets the samples of one thread as blocks `(first, stop)` of at most `block`.
         samples: how many there are in all.
         block: how many are worked on at a time.
+        most: how many threads are worth their while.
     """
     threads = torch.get_num_threads()
-    share = -(-samples // threads)
+    share = max(1, -(-samples // min(threads, most or threads)))
     spans = [(lo, min(lo + share, samples)) for lo in range(0, samples, share)]
     work = torch.no_grad()(work)  # which each thread has to say for itself
-    if threads == 1:
+    if len(spans) < 2:
         return [work(_blocks(0, samples, block))]
     pool = pool_of(threads)
     return [job.result() for job in [pool.submit(work, _blocks(*span, block)) for span in spans]]
@@ -42,7 +43,7 @@ def pool_of(threads: int) -> ThreadPoolExecutor:
 
 
 def _blocks(lo: int, hi: int, block: int) -> Blocks:
-    return ((first, min(first + block, hi)) for first in range(lo, hi, block))
+    return ((first, min(first + block, hi)) for first in range(lo, hi, max(1, block)))
 
 
 @lru_cache(maxsize=1)

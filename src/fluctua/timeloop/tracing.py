@@ -7,15 +7,15 @@ gradients included; what torch calls on the way is the step and its adjoint. Not
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fluctua.timeloop.contract import step_of
+from fluctua.timeloop.contract import Step, Tensors, step_of
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
-from fluctua.timeloop.steps import Step, Tensors
 
 _NEURONS = 3  # that a step is followed with unless it has a number of its own: one that steps have no reason to name
 
@@ -29,9 +29,6 @@ class Traced:
         inputs: how many there are.
         output: what the step gives.
         state: the state after it.
-        potential: the first part of the state.
-        fired: of a spike, the comparison that makes it, else None.
-        distance: how far its greater side is above the other.
         by_input: gradient with respect to each input, from those of output and state after the step.
         by_state: with respect to each part of the state before the step.
         by_constant: with respect to each constant.
@@ -41,17 +38,36 @@ class Traced:
     inputs: int
     output: Value
     state: tuple[Value, ...]
-    potential: Expression
-    fired: Expression | None
-    distance: Value | None
     by_input: tuple[Value, ...]
     by_state: tuple[Value, ...]
     by_constant: tuple[Value, ...]
+
+    @property
+    def potential(self) -> Expression:
+        """The first part of the state."""
+        return self.leaf("state", 0)
+
+    @cached_property
+    def fired(self) -> Expression | None:
+        """Of a spike, the comparison that makes it, else None."""
+        out = self.output
+        is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
+        return out.args[0] if is_spike and isinstance(out, Expression) else None
+
+    @cached_property
+    def distance(self) -> Value | None:
+        """How far the greater side of that comparison is above the other."""
+        return None if self.fired is None else self.graph("sub", *self.fired.args)
 
     @cached_property
     def separate(self) -> bool:
         """Whether the potential is not the output itself."""
         return self.output is not self.potential
+
+    @property
+    def ends(self) -> list[Value]:
+        """All that the step and its adjoint give."""
+        return [self.output, *self.state, *self.by_input, *self.by_state, *self.by_constant]
 
     def roots(self, wanted: Sequence[int]) -> list[Value]:
         """The gradients, of constants those wanted."""
@@ -111,24 +127,13 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
             accumulate_grad=False,
         )
     out, *state = (recorder.value(end) for end in ends)
-    gradients = [0.0 if g is None else recorder.value(g) for g in found]
-    for e in walk([out, *state, *gradients]):
+    gradients = iter([0.0 if g is None else recorder.value(g) for g in found])
+    by_input, by_state, by_constant = (tuple(islice(gradients, count)) for count in counts.values())
+    traced = Traced(graph, inputs, out, tuple(state), by_input, by_state, by_constant)
+    for e in walk(traced.ends):
         if e.op == UNKNOWN:  # of what nothing depends on, nobody asks
             raise ValueError(e.args[0])
-    is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
-    fired: Expression | None = out.args[0] if is_spike else None
-    return Traced(
-        graph=graph,
-        inputs=inputs,
-        output=out,
-        state=tuple(state),
-        potential=graph.leaf("state", 0),
-        fired=fired,
-        distance=None if fired is None else graph("sub", *fired.args),
-        by_input=tuple(gradients[:inputs]),
-        by_state=tuple(gradients[inputs : inputs + states]),
-        by_constant=tuple(gradients[inputs + states :]),
-    )
+    return traced
 
 
 @dataclass(frozen=True)
@@ -146,17 +151,16 @@ class Followed:
     @classmethod
     def of(cls, traced: Traced) -> "Followed":
         """Of a trace."""
-        ends = [traced.output, *traced.state, *traced.by_input, *traced.by_state, *traced.by_constant]
-        numbers = {e: f"e{k}" for k, e in enumerate(walk(ends))}
+        numbers = {e: f"e{k}" for k, e in enumerate(walk(traced.ends))}
 
         def said(a: Any) -> str:
             return numbers[a] if isinstance(a, Expression) else repr(a)
 
         lines = [f"{name} = {e.op}({', '.join(map(said, e.args))})" for e, name in numbers.items()]
-        return cls("\n".join([*lines, ", ".join(map(said, ends))]), traced)
+        return cls("\n".join([*lines, ", ".join(map(said, traced.ends))]), traced)
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.steps.Step`."""
+        """See `timeloop.contract.Step`."""
         output, *after = _Evaluated.apply(self.traced, *inputs, *state, *constants)  # type: ignore[no-untyped-call]
         return output, tuple(after)
 

@@ -25,8 +25,8 @@ from fluctua.network.errors import BatchError
 from fluctua.network.facts import Neuron, Population, free_potential, population_currents
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF
+from fluctua.neurons.surrogates import spike
 from fluctua.theory import PspKernel
-from fluctua.timeloop.surrogates import spike
 from shared.spikes import spikes
 from shared.tracing import trace
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF, SuperSpike
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.neurons.surrogates import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from fluctua.network.network import Network
 from fluctua.network.replay import Replay
 from fluctua.network.run import modules_of, preserved
 from fluctua.neurons import LIF
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.neurons.surrogates import Surrogate
 
 
 @dataclass(frozen=True)

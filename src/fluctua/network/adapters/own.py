@@ -8,8 +8,8 @@ from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, Ti
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import LeakyNeuron, numbers
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import PspKernel, TwoStateKernel
-from fluctua.timeloop.surrogates import Surrogate
 
 if TYPE_CHECKING:
     from fluctua.layers.circuit import Circuit
@@ -29,7 +29,7 @@ def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
 
     if module.coupling is None or not module.coupling.any():
         return lif(module, timing)
-    dynamics = module.loop_parameters().dynamics
+    dynamics = module.dynamics()
     return linear_neuron(dynamics, [0.0] * dynamics.states, replace(timing, dt=module.dt), module.threshold)
 
 

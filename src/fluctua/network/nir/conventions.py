@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.neurons.current_based import CurrentBased
-from fluctua.timeloop.steps import Reset
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.neurons.steps import Reset
+from fluctua.neurons.surrogates import Surrogate
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from fluctua.network.errors import UnsupportedNeuronError, WiringError
 from fluctua.network.nir.conventions import NEURONS, Convention, convention_of, neuron_of
 from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex
 from fluctua.network.nir.package import graph_of
-from fluctua.timeloop.surrogates import Surrogate
+from fluctua.neurons.surrogates import Surrogate
 
 
 def from_nir(

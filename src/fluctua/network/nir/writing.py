@@ -172,9 +172,10 @@ class _Draft:
 def _as_current_based(module: LIF | LI) -> CurrentBased:
     """The neuron with the same kernel, but for its delay of a step for membrane and synapse each."""
     with torch.no_grad():
-        p = module.loop_parameters()
-        gain = torch.ones_like(p.decay_mem) if p.decay_syn is None else 1 - p.decay_mem
-        return CurrentBased(p.decay_mem, gain, module.dt, decay_syn=p.decay_syn, threshold=p.threshold)
+        a, *others = module.dynamics().constants
+        b = None if module.tau_syn is None else others[0]
+        theta = module.threshold if isinstance(module, LIF) else None
+        return CurrentBased(a, torch.ones_like(a) if b is None else 1 - a, module.dt, decay_syn=b, threshold=theta)
 
 
 def _layer(name: str, module: nn.Module, shape: tuple[int, ...], leading: int) -> Any:
