@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import DaleLayer, Recurrent
-from fluctua.network.adapters.snntorch import sharpness
 from fluctua.neurons import LI, LIF, ArcTan, SigmoidDerivative, SuperSpike, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.surrogates import Surrogate
@@ -271,14 +270,39 @@ def test_a_surrogate_whose_parameter_changes_nothing_stays_as_it_is_with_a_note(
     assert [p.sharpness for p in report] == [100.0, 100.0]
 
 
-def test_neurons_that_hear_themselves_inside_one_module_take_a_number_and_a_note_says_so() -> None:
+def rleaky() -> tuple[list[nn.Module], dict[str, Any]]:
     snn = pytest.importorskip("snntorch")
+    return [nn.Linear(N, N), snn.RLeaky(beta=0.9, linear_features=N, init_hidden=True, output=True)], {}
+
+
+def norse_cell() -> tuple[list[nn.Module], dict[str, Any]]:
+    norse = pytest.importorskip("norse.torch")
+    return [norse.LIFRecurrentCell(N, N, p=norse.LIFParameters(method="tanh", alpha=torch.tensor(10.0)))], {}
+
+
+def sinabs_recurrent() -> tuple[list[nn.Module], dict[str, Any]]:
+    layers = pytest.importorskip("sinabs.layers")
+    own = nn.Linear(N, N, bias=False)
+    return [nn.Linear(N, N), layers.LIFRecurrent(tau_mem=10.0, rec_connect=own)], {"time": 1}
+
+
+def container() -> tuple[list[nn.Module], dict[str, Any]]:
+    pytest.importorskip("spikingjelly.activation_based")
+    from spikingjelly.activation_based import layer, neuron
+
+    return [layer.LinearRecurrentContainer(neuron.LIFNode(tau=4.0), N, N, step_mode="m")], {}
+
+
+@pytest.mark.parametrize("make", [rleaky, norse_cell, sinabs_recurrent, container], ids=lambda make: make.__name__)
+def test_neurons_that_hear_themselves_inside_one_module_get_it_too(
+    make: Callable[[], tuple[list[nn.Module], dict[str, Any]]],
+) -> None:
     torch.manual_seed(0)
-    cell = snn.RLeaky(beta=0.9, linear_features=N, init_hidden=True, output=True)
-    model = nn.Sequential(nn.Linear(N, N), cell)
-    report = fluctua.initialize(model, X, surrogate="share", readouts=[], seed=0)
-    assert [n for n in report.notes if "the surrogate of 1 was left as it is, for its neurons cannot be followed" in n]
-    fluctua.initialize(model, X, surrogate=3.0, readouts=[], seed=0)
-    knob = sharpness(cell)
-    assert knob is not None
-    assert (knob.name, knob.value) == ("alpha", 3.0)
+    layers, options = make()
+    norse = layers[0] if len(layers) == 1 and not hasattr(layers[0], "sub_module") else None
+    model = nn.Sequential(*layers) if norse is None else pytest.importorskip("norse.torch").SequentialState(norse)
+    batch = X.transpose(0, 1) if options else X
+    (p,) = fluctua.initialize(model, batch, surrogate="share", readouts=[], seed=0, **options)
+    assert p.participation == pytest.approx(SHARE, rel=0.011)
+    (again,) = fluctua.initialize(model, batch, surrogate=3.0, readouts=[], seed=0, **options)
+    assert again.sharpness == pytest.approx(3.0)

@@ -39,8 +39,9 @@ def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Ten
     if framework is None or (framework.stepping is None and framework.package != "fluctua"):
         raise ValueError(f"nothing is known of a step of {type(cell).__name__}")
     if framework.stepping is not None:
-        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))
+        dynamics = followed(cell, framework.stepping).dynamics()
+        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))[: dynamics.states]  # not what it hears of itself
         parts = [part[0] if isinstance(part, Tensor) and part.ndim > len(neurons) else part for part in rest]
-        return followed(cell, framework.stepping).dynamics(), tuple(torch.as_tensor(part) for part in parts)
+        return dynamics, tuple(torch.as_tensor(part) for part in parts)
     state = cell.initial_state(torch.zeros(1, 1, *neurons))
     return cell.dynamics(), tuple(part[0] for part in cell.parts_of(state))
