@@ -369,7 +369,7 @@ def _joined(name: str, steps: Sequence[Step], args: tuple[Any, ...], kwargs: Map
         return Whole.of(node)
     value = node.value[first : first + len(steps)]
     if name == "stack":
-        return value.movedim(0, axis)
+        return value.movedim(0, axis).contiguous()
     return value.flatten(0, 1) if axis == 0 else None
 
 
