@@ -184,7 +184,7 @@ def test_memory_in_any_order() -> None:
 
 
 def test_maps_whose_channels_come_last_stay_as_they_are() -> None:
-    current = drawn([6, 3, 4, 5, 7])
+    current = drawn((6, 3, 4, 5, 7))
     last = current.movedim(2, -1).contiguous().movedim(-1, 2)
     decay = torch.linspace(0.5, 0.95, 140, dtype=DTYPE).view(4, 5, 7).requires_grad_()
     p, found = replace(LIF, decay_mem=decay), list[Any]()

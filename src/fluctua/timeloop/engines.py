@@ -76,9 +76,9 @@ def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult
 
 
 def _in_order_of_memory(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
-    """The loop with the axes of the neurons, which are alike to it, as they lie in memory: maps may be channels last."""
-    first, axes = inputs[0], range(inputs[0].ndim)
-    order = [0, 1, *sorted(axes[2:], key=lambda axis: -first.stride(axis))]
+    """The loop with the axes of neurons, alike to it, as they lie in memory: the channels of maps may come last."""
+    first, axes, strides = inputs[0], range(inputs[0].ndim), inputs[0].stride()
+    order = [0, 1, *sorted(axes[2:], key=lambda axis: -strides[axis])]
     if first.is_contiguous() or order == [*axes] or not first[0].permute([k - 1 for k in order[1:]]).is_contiguous():
         return choose(inputs, dynamics).run(inputs, dynamics, state)
     back = sorted(axes, key=order.__getitem__)

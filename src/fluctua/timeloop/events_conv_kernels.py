@@ -1,9 +1,9 @@
 """Numba kernels of a convolution of spikes: each adds its window of weights to a map, or its window of the map to them.
 
 All arrays are flat. A frame is one sample at one step: its spikes are bits, `[frames, words]`, of units `[rows,
-columns, channels]`. What the convolution makes of them is `[outputs, rows, columns]`, or `[rows, columns, outputs]` where
-channels come `last`. In between is a map that stays in the cache, `[rows, columns, width]`: the outputs at one place lie
-side by side, padded to whole vectors.
+columns, channels]`. What the convolution makes of them is `[outputs, rows, columns]`, or where channels come `last`,
+`[rows, columns, outputs]`. In between is a map that stays in the cache, `[rows, columns, width]`: the outputs at one
+place lie side by side, padded to whole vectors.
 
 A spike reaches every `stride`-th column of the kernel, from one that depends on where the spike is: its phase. Weights
 are `[channels, kernel rows, phases, taps backwards, width]`, so that what a spike reaches in a row of the map is one
