@@ -86,10 +86,11 @@ def _in_order_of_memory(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> 
     def turned(parts: Tensors, to: list[int], leading: int = 0) -> Tensors:
         return tuple(part.permute([axis - leading for axis in to[leading:]]) for part in parts)
 
-    neurons = tuple(c if c.numel() == 1 else c.expand(first.shape[2:]) for c in dynamics.constants)
-    each = tuple(c if c.numel() == 1 else turned((c,), order, 2)[0] for c in neurons)
+    def of_neurons(constant: Tensor) -> Tensor:
+        return turned((constant.expand(first.shape[2:]),), order, 2)[0] if constant.numel() > 1 else constant
+
     inputs, state = turned(inputs, order), turned(state, order, 1)
-    dynamics = replace(dynamics, constants=each)
+    dynamics = replace(dynamics, constants=tuple(map(of_neurons, dynamics.constants)))
     result = choose(inputs, dynamics).run(inputs, dynamics, state)
     output, potential = turned((result.output, result.potential), back)
     return LoopResult(output, potential, turned(result.state, back, 1))
