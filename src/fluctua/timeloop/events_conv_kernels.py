@@ -67,20 +67,31 @@ def zeros(n, like):  # type: ignore[no-untyped-def]
 def meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
     """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two change places."""
     _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
+    lane = 64 // total.itemsize
     for e in range(n):
-        channel, row, column = spikes[e, 0], spikes[e, 1] + pad_rows, spikes[e, 2] + pad_columns
-        phase, left = column % along, column // along - taps + 1
+        row, first = _divided(spikes[e, 1] + pad_rows, down)
+        column, phase = _divided(spikes[e, 2] + pad_columns, along)
+        left = column - taps + 1
         begin, end = max(0, -left), min(taps, out_columns - left)
-        for k in range(row % down, min(high, row + 1), down):
-            if (row - k) // down < out_rows:
-                there = ((row - k) // down * out_columns + left + begin) * width
-                own = (((channel * high + k) * along + phase) * taps + begin) * width
+        for k in range(first, min(high, row * down + first + 1), down):
+            if row < out_rows:
+                there = (row * out_columns + left + begin) * width
+                own = (((spikes[e, 0] * high + k) * along + phase) * taps + begin) * width
                 to, at = (there, own) if forth else (own, there)
-                for j in range(0, (end - begin) * width, 64 // total.itemsize):
-                    own_part = load(part, at + j)
-                    if values.size > 0:
-                        own_part = own_part * values[start + spikes[e, 3]]
-                    store(total, to + j, load(total, to + j) + own_part)
+                if values.size > 0:
+                    for j in range(0, (end - begin) * width, lane):
+                        added = load(part, at + j) * values[start + spikes[e, 3]]
+                        store(total, to + j, load(total, to + j) + added)
+                else:
+                    for j in range(0, (end - begin) * width, lane):
+                        store(total, to + j, load(total, to + j) + load(part, at + j))
+            row -= 1
+
+
+@helper
+def _divided(number, by):  # type: ignore[no-untyped-def]
+    """Quotient and remainder, without a division by 1."""
+    return (number, 0) if by == 1 else (number // by, number % by)
 
 
 @helper
@@ -119,14 +130,19 @@ def _spikes_of(words, frame, channels, rows, columns, spikes, ends):  # type: ig
 @helper
 def spikes_of_map(words, at, geometry, width, spikes):  # type: ignore[no-untyped-def]
     """Channel, row and column of each spike of a map, place after place; returns how many there are."""
-    rows, columns, n = geometry[1], geometry[2], 0
+    rows, columns = geometry[1], geometry[2]
+    n, row, column, begin = 0, 0, 0, 0  # `begin` is the first unit of the place
     for k in range((rows * columns * width + 63) >> 6):
         word = words[at + k]
         while word:
             unit = 64 * k + trailing_zeros(word)
             word &= word - _ONE
-            place = unit // width
-            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - place * width, place // columns, place % columns
+            while unit >= begin + width:
+                begin += width
+                column += 1
+                if column == columns:
+                    row, column = row + 1, 0
+            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - begin, row, column
             n += 1
     return n
 
@@ -137,7 +153,8 @@ def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
     rows, columns, high, wide = geometry[1:5]
     for r in range(rows):
         at = ((r + high // 2) * (columns + wide - 1) + wide // 2) * width
-        target[at : at + columns * width] = source[r * columns * width : (r + 1) * columns * width]
+        for j in range(0, columns * width, 64 // source.itemsize):
+            store(target, at + j, load(source, r * columns * width + j))
 
 
 @helper
