@@ -159,7 +159,7 @@ def back_map(
     channels, rows, columns, high, wide = geometry[:5]
     places, size = rows * columns, constants.shape[1]
     units, width, n_words = channels * places, size // places, (size + 63) >> 6
-    spikes, block, more_places = np.empty((units, 4), np.int32), (stop - first) * size, 3 * width
+    spikes, block, more_places = np.empty((units, 4), np.int32), (stop - first) * size, 7 * width
     around = (rows + high - 1) * (columns + wide - 1) * width
     g, outside = zeros(size + more_places, g_out), zeros(size + more_places, g_out)
     g_next, states = zeros((stop - first) * around + more_places, g_out), zeros(STATES * block, g_out)

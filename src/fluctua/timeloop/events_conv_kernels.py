@@ -161,31 +161,47 @@ def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
 def hear_back(g, weight, geometry, width, outside, to):  # type: ignore[no-untyped-def]
     """Fill the map `to` with `outside` and what each place hears back from the places of `g` around it.
 
-    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Four places of a row are taken together:
-    the last ones with those before them, so that all arrays need memory for three places more than there are.
+    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Eight places of a row are taken together,
+    so that no sum waits for its last product: the last ones with those before them. So all arrays need memory for seven
+    places more than there are.
     """
     channels, rows, columns, high, wide = geometry[:5]
     across, lane = columns + wide - 1, 64 // g.itemsize
     for r in range(rows):
         for j in range(0, width, lane):
-            for begin in range(0, columns, 4):
-                c = max(0, min(begin, columns - 4))
+            for begin in range(0, columns, 8):
+                c = max(0, min(begin, columns - 8))
                 at = (r * columns + c) * width + j
-                s0, s1 = load(outside, at), load(outside, at + width)
-                s2, s3 = load(outside, at + 2 * width), load(outside, at + 3 * width)
+                s0, s1, s2, s3 = _four(outside, at, width)
+                s4, s5, s6, s7 = _four(outside, at + 4 * width, width)
                 for k in range(high):
                     for m in range(wide):
                         there, row = ((r + k) * across + c + m) * width, (k * wide + m) * channels * width + j
                         for o in range(channels):
-                            w = load(weight, row + o * width)
-                            s0 = mul_add(broadcast(g[np.uint64(there + o)], w), w, s0)
-                            s1 = mul_add(broadcast(g[np.uint64(there + o + width)], w), w, s1)
-                            s2 = mul_add(broadcast(g[np.uint64(there + o + 2 * width)], w), w, s2)
-                            s3 = mul_add(broadcast(g[np.uint64(there + o + 3 * width)], w), w, s3)
-                store(to, at, s0)
-                store(to, at + width, s1)
-                store(to, at + 2 * width, s2)
-                store(to, at + 3 * width, s3)
+                            w, one = load(weight, row + o * width), there + o
+                            s0 = mul_add(broadcast(g[np.uint64(one)], w), w, s0)
+                            s1 = mul_add(broadcast(g[np.uint64(one + width)], w), w, s1)
+                            s2 = mul_add(broadcast(g[np.uint64(one + 2 * width)], w), w, s2)
+                            s3 = mul_add(broadcast(g[np.uint64(one + 3 * width)], w), w, s3)
+                            s4 = mul_add(broadcast(g[np.uint64(one + 4 * width)], w), w, s4)
+                            s5 = mul_add(broadcast(g[np.uint64(one + 5 * width)], w), w, s5)
+                            s6 = mul_add(broadcast(g[np.uint64(one + 6 * width)], w), w, s6)
+                            s7 = mul_add(broadcast(g[np.uint64(one + 7 * width)], w), w, s7)
+                _keep_four(to, at, width, s0, s1, s2, s3)
+                _keep_four(to, at + 4 * width, width, s4, s5, s6, s7)
+
+
+@helper
+def _four(array, at, width):  # type: ignore[no-untyped-def]
+    return load(array, at), load(array, at + width), load(array, at + 2 * width), load(array, at + 3 * width)
+
+
+@helper
+def _keep_four(array, at, width, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    store(array, at, s0)
+    store(array, at + width, s1)
+    store(array, at + 2 * width, s2)
+    store(array, at + 3 * width, s3)
 
 
 @helper
