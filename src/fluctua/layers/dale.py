@@ -193,12 +193,12 @@ class DaleCircuit(Circuit):
             torch.cat([c.reshape(-1).expand(n) for c, n in zip(pair, sizes, strict=True)])
             for pair in zip(mine[0].constants, mine[1].constants, strict=True)
         ]
-        heard = torch.cat(from_exc) if from_exc else like.new_zeros(sum(sizes), n_exc)
+        heard = [torch.cat(weights) for weights in (from_exc, from_inh) if weights]
 
         from fluctua.timeloop.events_layers import Layer
 
         both = replace(mine[0], constants=tuple(constants))
-        return Layer(tuple(sizes), both, recurrent=torch.cat([heard, torch.cat(from_inh)], 1))
+        return Layer(tuple(sizes), both, recurrent=torch.cat(heard, 1))
 
 
 def _run(x: Tensor, layer: "Layer", spikes: SpikeBatch | None = None) -> dict[str, Tensor]:

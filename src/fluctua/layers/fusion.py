@@ -19,7 +19,7 @@ from fluctua.neurons.leaky import Neuron
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
-from fluctua.timeloop.limits import gives_spikes
+from fluctua.timeloop.limits import gives_spikes, is_special
 
 if TYPE_CHECKING:  # numba is imported when a first network runs
     from fluctua.timeloop.events_layers import Layer
@@ -109,14 +109,10 @@ def demand_eager(x: Tensor, devices: Container[str] = ("cpu",)) -> None:
 def demand_ordinary(like: Tensor, *weights: Tensor | None) -> None:
     """Refuse weights that are not ordinary tensors in memory, of the type of the input."""
     for tensor in weights:
-        if tensor is None:
-            continue
-        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-        demand(plain, f"a tensor is a {type(tensor).__name__}, or sparse")
-        fits = tensor.device == like.device and tensor.dtype == like.dtype
-        demand(fits, f"a tensor is {tensor.dtype} on {tensor.device}, not {like.dtype} on {like.device}")
-        tangent = torch.autograd.forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
-        demand(tangent is None, "a tensor is dual")
+        if tensor is not None:
+            demand(not is_special(tensor), f"a tensor is a {type(tensor).__name__}, sparse, dual or of torch.func")
+            fits = tensor.device == like.device and tensor.dtype == like.dtype
+            demand(fits, f"a tensor is {tensor.dtype} on {tensor.device}, not {like.dtype} on {like.device}")
 
 
 def demand_sequence(*inputs: Tensor) -> None:

@@ -78,7 +78,7 @@ class _Call(NamedTuple):
     written: list[_Row]
 
     def __call__(self, *sizes: int) -> None:
-        """Run it on `columns, steps, start, stop, streams`."""
+        """Run it on `columns, steps, taken, start, stop, streams`."""
         rows = (tuple(row.numbers for row in group) for group in (self.read, self.written))
         strides = tuple(row.stride for row in self.read)
         self.kernel.call(self.kernel.numbers, self.constants, *self.columns, *rows, strides, *sizes)
@@ -94,7 +94,7 @@ def _run(call: _Call, shape: torch.Size) -> None:
 
     def work(blocks: Blocks) -> None:
         for first, stop in blocks:
-            call(count, steps, first * LANES, stop * LANES, streams)
+            call(count, steps, steps, first * LANES, stop * LANES, streams)
 
     over_samples(work, whole, whole, most=max(1, steps * whole * LANES // _GRAIN))
     if count > whole * LANES:
@@ -119,7 +119,7 @@ def _run_rest(call: _Call, steps: int, count: int) -> None:
     wide_columns, wide_written = ([widened(values) for values in group] for group in (columns, written))
     read = [_Row(widened(row.steps(steps, count)), LANES) for row in call.read]
     wide = _Call(call.kernel, constants, wide_columns, read, [_Row(values, LANES) for values in wide_written])
-    wide(LANES, steps, 0, LANES, False)
+    wide(LANES, steps, steps, 0, LANES, False)
     for values, others in zip([*columns, *written], [*wide_columns, *wide_written], strict=True):
         values[:, first:] = others.reshape(-1, LANES)[:, :rest]
 

@@ -19,22 +19,23 @@ functions below stand for those that are written from a neuron's step:
 import numpy as np
 
 
-def through(numbers, constants, states, sums, rows, results, strides, columns, steps, start, stop, streams):
-    """Take the columns `start:stop` of `[T, columns]` arrays through all steps, onward if FORTH, else from the last.
+def through(numbers, constants, states, sums, rows, results, strides, columns, steps, taken, start, stop, streams):
+    """Take the columns `start:stop` of `[T, columns]` arrays through the steps, onward if FORTH, else from the last.
 
     `states` is carried along in place, and `sums` is added to; constants begin again after so many columns as they
-    have. Each array is passed over once, a few steps of a vector of columns at a time, so that its state stays in
-    registers in between. All arrays are flat; step t of what is read starts at `t` times its stride.
+    have. Of the steps so many are `taken`. Each array is passed over once, a few steps of a vector of columns at a
+    time, so that its state stays in registers in between. All arrays are flat; step t of what is read starts at `t`
+    times its stride.
     """
     for lo in range(start, stop, BLOCK):
-        for begin in range(0, steps, STEPS):
+        for begin in range(0, taken, STEPS):
             own = lo % constants.shape[1]
             for j in range(lo, min(lo + BLOCK, stop), LANES):
                 s = states_at(states, j, columns)
                 c = constants_at(constants, own, numbers, s)
                 own = own + LANES if own + LANES < constants.shape[1] else 0
                 total = no_sums(s)
-                for i in range(begin, min(begin + STEPS, steps)):
+                for i in range(begin, min(begin + STEPS, taken)):
                     t = i if FORTH else steps - 1 - i
                     r = rows_at(rows, t, strides, j, s)
                     s, more, _ = step(r, s, c, results, t * columns + j, streams)
@@ -52,15 +53,15 @@ def integrate(
 
     The first input is `bias` plus the weights of the spikes that arrive or, without `weight` (no element), `current`
     `[steps, samples, size]`. Spikes of the step before add their weights `recurrent` to the first input, those of the
-    neurons from `split` on to the last one. Every product and sum is rounded by itself, sums over spikes run in rising
-    order.
+    neurons from `split` on to the last one; of the others there may be no weights. Every product and sum is rounded by
+    itself, sums over spikes run in rising order.
 
     `live` has a bit for each neuron that there is, `initial` has each part of the state before the first step.
     Fills `records`, each `[steps, stop - first, width]`, and the bits `words`.
     """
     width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
-    heard = np.empty(size if RECURRENT else 0, np.int32)
+    heard, unheard = np.empty(size if RECURRENT else 0, np.int32), size * width - recurrent.size
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
     state = np.empty(STATES * width, bias.dtype)
     for s in range(first, stop):
@@ -78,12 +79,13 @@ def integrate(
         # Neurons that hear nothing of each other go through all steps at once: their state stays in registers.
         stride = 1 if RECURRENT else steps
         for begin in range(0, steps, stride):
-            n_first, n_heard = 0, 0
+            n_silent, n_first, n_heard = 0, 0, 0
             if RECURRENT and begin > 0:
                 n_heard = rows_of(words, (s * steps + begin - 1) * n_words, n_words, width, heard, 0)
                 n_first = n_heard
                 while n_first > 0 and heard[n_first - 1] >= split * width:
                     n_first -= 1
+                n_silent = n_first if unheard > 0 else 0
             for j in range(0, width, LANES):
                 h = states_at(state, j, width)
                 c = constants_at(constants, j, numbers, h)
@@ -98,10 +100,10 @@ def integrate(
                     y = broadcast(0.0, x)
                     if RECURRENT and t > 0:
                         x = x + load(recurrent_bias, j)
-                        for e in range(n_first):
+                        for e in range(n_silent, n_first):
                             x = x + load(recurrent, heard[e] + j)
                         for e in range(n_first, n_heard):
-                            y = y + load(recurrent, heard[e] + j)
+                            y = y + load(recurrent, heard[e] + j - unheard)
                     at = (t * (stop - first) + s - first) * width + j
                     h, _, out = step(both(x, y), h, c, records, at, False)
                     if SPIKING:
@@ -157,7 +159,7 @@ def back_map(
     channels, rows, columns, high, wide = geometry[:5]
     places, size = rows * columns, constants.shape[1]
     units, width, n_words = channels * places, size // places, (size + 63) >> 6
-    spikes, block, more_places = np.empty((units, 4), np.int32), (stop - first) * size, 3 * width
+    spikes, block, more_places = np.empty((units, 4), np.int32), (stop - first) * size, 7 * width
     around = (rows + high - 1) * (columns + wide - 1) * width
     g, outside = zeros(size + more_places, g_out), zeros(size + more_places, g_out)
     g_next, states = zeros((stop - first) * around + more_places, g_out), zeros(STATES * block, g_out)

@@ -74,20 +74,31 @@ def zeros(n, like):  # type: ignore[no-untyped-def]
 def meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
     """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two change places."""
     _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
+    lane = 64 // total.itemsize
     for e in range(n):
-        channel, row, column = spikes[e, 0], spikes[e, 1] + pad_rows, spikes[e, 2] + pad_columns
-        phase, left = column % along, column // along - taps + 1
+        row, first = _divided(spikes[e, 1] + pad_rows, down)
+        column, phase = _divided(spikes[e, 2] + pad_columns, along)
+        left = column - taps + 1
         begin, end = max(0, -left), min(taps, out_columns - left)
-        for k in range(row % down, min(high, row + 1), down):
-            if (row - k) // down < out_rows:
-                there = ((row - k) // down * out_columns + left + begin) * width
-                own = (((channel * high + k) * along + phase) * taps + begin) * width
+        for k in range(first, min(high, row * down + first + 1), down):
+            if row < out_rows:
+                there = (row * out_columns + left + begin) * width
+                own = (((spikes[e, 0] * high + k) * along + phase) * taps + begin) * width
                 to, at = (there, own) if forth else (own, there)
-                for j in range(0, (end - begin) * width, 64 // total.itemsize):
-                    own_part = load(part, at + j)
-                    if values.size > 0:
-                        own_part = own_part * values[start + e]
-                    store(total, to + j, load(total, to + j) + own_part)
+                if values.size > 0:
+                    for j in range(0, (end - begin) * width, lane):
+                        added = load(part, at + j) * values[start + e]
+                        store(total, to + j, load(total, to + j) + added)
+                else:
+                    for j in range(0, (end - begin) * width, lane):
+                        store(total, to + j, load(total, to + j) + load(part, at + j))
+            row -= 1
+
+
+@helper
+def _divided(number, by):  # type: ignore[no-untyped-def]
+    """Quotient and remainder, without a division by 1."""
+    return (number, 0) if by == 1 else (number // by, number % by)
 
 
 @helper
@@ -109,14 +120,19 @@ def copied(source, at, step, target, to, stride, rows, columns):  # type: ignore
 @helper
 def spikes_of_map(words, at, geometry, width, spikes):  # type: ignore[no-untyped-def]
     """Channel, row and column of each spike of a map, place after place; returns how many there are."""
-    rows, columns, n = geometry[1], geometry[2], 0
+    rows, columns = geometry[1], geometry[2]
+    n, row, column, begin = 0, 0, 0, 0  # `begin` is the first unit of the place
     for k in range((rows * columns * width + 63) >> 6):
         word = words[at + k]
         while word:
             unit = 64 * k + trailing_zeros(word)
             word &= word - _ONE
-            place = unit // width
-            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - place * width, place // columns, place % columns
+            while unit >= begin + width:
+                begin += width
+                column += 1
+                if column == columns:
+                    row, column = row + 1, 0
+            spikes[n, 0], spikes[n, 1], spikes[n, 2] = unit - begin, row, column
             n += 1
     return n
 
@@ -127,38 +143,55 @@ def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
     rows, columns, high, wide = geometry[1:5]
     for r in range(rows):
         at = ((r + high // 2) * (columns + wide - 1) + wide // 2) * width
-        target[at : at + columns * width] = source[r * columns * width : (r + 1) * columns * width]
+        for j in range(0, columns * width, 64 // source.itemsize):
+            store(target, at + j, load(source, r * columns * width + j))
 
 
 @helper
 def hear_back(g, weight, geometry, width, outside, to):  # type: ignore[no-untyped-def]
     """Fill the map `to` with `outside` and what each place hears back from the places of `g` around it.
 
-    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Four places of a row are taken together:
-    the last ones with those before them, so that all arrays need memory for three places more than there are.
+    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Eight places of a row are taken together,
+    so that no sum waits for its last product: the last ones with those before them. So all arrays need memory for seven
+    places more than there are.
     """
     channels, rows, columns, high, wide = geometry[:5]
     across, lane = columns + wide - 1, 64 // g.itemsize
     for r in range(rows):
         for j in range(0, width, lane):
-            for begin in range(0, columns, 4):
-                c = max(0, min(begin, columns - 4))
+            for begin in range(0, columns, 8):
+                c = max(0, min(begin, columns - 8))
                 at = (r * columns + c) * width + j
-                s0, s1 = load(outside, at), load(outside, at + width)
-                s2, s3 = load(outside, at + 2 * width), load(outside, at + 3 * width)
+                s0, s1, s2, s3 = _four(outside, at, width)
+                s4, s5, s6, s7 = _four(outside, at + 4 * width, width)
                 for k in range(high):
                     for m in range(wide):
                         there, row = ((r + k) * across + c + m) * width, (k * wide + m) * channels * width + j
                         for o in range(channels):
-                            w = load(weight, row + o * width)
-                            s0 = mul_add(broadcast(g[np.uint64(there + o)], w), w, s0)
-                            s1 = mul_add(broadcast(g[np.uint64(there + o + width)], w), w, s1)
-                            s2 = mul_add(broadcast(g[np.uint64(there + o + 2 * width)], w), w, s2)
-                            s3 = mul_add(broadcast(g[np.uint64(there + o + 3 * width)], w), w, s3)
-                store(to, at, s0)
-                store(to, at + width, s1)
-                store(to, at + 2 * width, s2)
-                store(to, at + 3 * width, s3)
+                            w, one = load(weight, row + o * width), there + o
+                            s0 = mul_add(broadcast(g[np.uint64(one)], w), w, s0)
+                            s1 = mul_add(broadcast(g[np.uint64(one + width)], w), w, s1)
+                            s2 = mul_add(broadcast(g[np.uint64(one + 2 * width)], w), w, s2)
+                            s3 = mul_add(broadcast(g[np.uint64(one + 3 * width)], w), w, s3)
+                            s4 = mul_add(broadcast(g[np.uint64(one + 4 * width)], w), w, s4)
+                            s5 = mul_add(broadcast(g[np.uint64(one + 5 * width)], w), w, s5)
+                            s6 = mul_add(broadcast(g[np.uint64(one + 6 * width)], w), w, s6)
+                            s7 = mul_add(broadcast(g[np.uint64(one + 7 * width)], w), w, s7)
+                _keep_four(to, at, width, s0, s1, s2, s3)
+                _keep_four(to, at + 4 * width, width, s4, s5, s6, s7)
+
+
+@helper
+def _four(array, at, width):  # type: ignore[no-untyped-def]
+    return load(array, at), load(array, at + width), load(array, at + 2 * width), load(array, at + 3 * width)
+
+
+@helper
+def _keep_four(array, at, width, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    store(array, at, s0)
+    store(array, at + width, s1)
+    store(array, at + 2 * width, s2)
+    store(array, at + 3 * width, s3)
 
 
 @helper

@@ -14,9 +14,10 @@ def scatter(  # type: ignore[no-untyped-def]
     """Add the gradient wrt a weight `[units, width]` and its bias, from the spikes of `lag` steps before.
 
     `one` is the gradient wrt the input current `[steps, stop - first, width]` that the units before `split` reach,
-    `two` that of the others.
+    `two` that of the others; of those before there may be no weights.
     """
     lane, n_words, samples = 64 // one.itemsize, (units + 63) >> 6, stop - first
+    unheard = units * width - gradient.size  # where there are no weights of those before
     rows = np.empty(units, np.int32)
     for s in range(first, stop):
         for t in range(lag, steps):
@@ -26,7 +27,11 @@ def scatter(  # type: ignore[no-untyped-def]
             while begun > 0 and rows[begun - 1] >= split * width:
                 begun -= 1
             row = (t * samples + s - first) * width
-            _add_to(gradient, rows, 0, begun, values, start, one, row, width)
+            if unheard > 0:
+                for e in range(begun, n):
+                    rows[e] -= unheard
+            else:
+                _add_to(gradient, rows, 0, begun, values, start, one, row, width)
             _add_to(gradient, rows, begun, n, values, start, two, row, width)
             if gradient_bias.size > 0:
                 for j in range(0, width, lane):

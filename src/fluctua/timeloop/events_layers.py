@@ -41,7 +41,7 @@ class Layer:
         weight: `[n, afferents]` to the first input, or None where the input current itself is given.
         bias: `[n]`, or None.
         recurrent: `[n, n]`, through which neurons hear the spikes of the step before, or None; those of a second
-            section reach the second input.
+            section reach the second input. Of `[n, second]` the first section is not heard.
         recurrent_bias: `[n]`, from the second step on, or None.
         initial: state before the first step, the potential first; parts that are not named begin at zero.
     """
@@ -250,31 +250,24 @@ class _Way:
         return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
 
     def _through_time(self) -> None:
-        kind, code = self.layer.kind, self.backward
-        columns = self.samples * self.layer.width
-        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1)
+        kind, code, columns = self.layer.kind, self.backward, self.samples * self.layer.width
         read = self.memory[0], *self.records
+        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1), read, self.memory
         sizes = tuple(columns for _ in read), columns
-
-        def call(begin: int, steps: int) -> None:
-            rows, results = (
-                tuple(a[begin * columns : (begin + steps) * columns] for a in arrays) for arrays in (read, self.memory)
-            )
-            code.call(*given, rows, results, *sizes, steps, 0, columns, False)
-
         if not kind.recurrent:
-            call(0, self.steps)
+            code.call(*given, *sizes, self.steps, self.steps, 0, columns, False)
             return
         ways = []  # of what each neuron says: the gradient wrt it, that wrt the current which it causes, and how
-        for port, part in ((0, slice(kind.split)), (-1, slice(kind.split, kind.size))):
-            said, heard = self.g[..., part].unbind(0), self.by_port[port].unbind(0)
-            if said[0].numel():
-                ways.append((said, heard, self.recurrent[:, part]))
+        unheard = kind.size - self.recurrent.shape[1]
+        for port, begin, end in ((0, unheard, kind.split), (-1, kind.split, kind.size)):
+            if begin < end:
+                said, heard = self.g[..., begin:end].unbind(0), self.by_port[port].unbind(0)
+                ways.append((said, heard, self.recurrent[:, begin - unheard : end - unheard]))
         for t in range(self.steps - 1, -1, -1):
             if t < self.steps - 1:
                 for said, heard, weight in ways:
                     said[t].addmm_(heard[t + 1], weight)
-            call(t, 1)
+            code.call(*given, *sizes, t + 1, 1, 0, columns, False)
 
 
 def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> list[Maybe]:

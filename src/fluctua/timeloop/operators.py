@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import constant_when_compiled
-from fluctua.timeloop.derivation import Kind, adjoint, integrate, kept, plan_of
+from fluctua.timeloop.contract import Form, constant_when_compiled
+from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
 from fluctua.timeloop.limits import has_potential, refuse_second_derivative
 
 _KINDS: dict[str, Kind] = {}
@@ -19,13 +19,14 @@ _KINDS: dict[str, Kind] = {}
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
     """`derivation.integrate` as one operator."""
-    results: list[Tensor] = _loop(list(tensors), _name(kind))
+    results: list[Tensor] = _loop(list(tensors), _name(kind.device, kind.wanted, kind.trains, kind.compact, *kind.form))
     n = int(has_potential(*kind.form))
     return [results[0], *(t.detach() for t in results[1 : 1 + n]), *results[1 + n :]]
 
 
 @constant_when_compiled
-def _name(kind: Kind) -> str:
+def _name(device: Device, wanted: tuple[int, ...], trains: bool, compact: bool, *form: Any) -> str:
+    kind = Kind(device, Form(*form), wanted, trains, compact)
     _KINDS[repr(kind)] = kind
     return repr(kind)
 

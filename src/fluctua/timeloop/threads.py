@@ -25,11 +25,15 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, mos
     threads = torch.get_num_threads()
     share = max(1, -(-samples // min(threads, most or threads)))
     spans = [(lo, min(lo + share, samples)) for lo in range(0, samples, share)]
-    work = torch.no_grad()(work)  # which each thread has to say for itself
+
+    def run(span: tuple[int, int]) -> Result:
+        with torch.no_grad():  # which each thread has to say for itself
+            return work(_blocks(*span, block))
+
     if len(spans) < 2:
-        return [work(_blocks(0, samples, block))]
+        return [run((0, samples))]
     pool = pool_of(threads)
-    return [job.result() for job in [pool.submit(work, _blocks(*span, block)) for span in spans]]
+    return [job.result() for job in [pool.submit(run, span) for span in spans]]
 
 
 def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
