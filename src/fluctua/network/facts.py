@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize
 
 from fluctua.network.run import Layout, preserved
 from fluctua.neurons.leaky import numbers
-from fluctua.neurons.steps import filtered
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel
+from fluctua.timeloop.engines import filtered
 
 Array = NDArray[np.float64]
 

@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.neurons.surrogates import Surrogate, spike
-from fluctua.timeloop import engines
-from fluctua.timeloop.contract import Dynamics, Tensors
+from fluctua.timeloop.contract import Tensors
 
 Reset = Literal["zero", "subtract"]
 
@@ -102,45 +98,3 @@ class ExcInhStep:
 def _reset(v: Tensor, theta: Tensor, out: Tensor, reset: Reset, differentiable: bool) -> Tensor:
     out = out if differentiable else out.detach()
     return v * (1 - out) if reset == "zero" else v - theta * out
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """One step of a linear system, whose response is a neuron's free potential.
-
-    Attributes:
-        rows: for each part of the state after a step the columns that it takes, in the order in which they are added.
-        output: those of the response, or the part of the state that it is.
-    """
-
-    rows: tuple[tuple[int, ...], ...]
-    output: tuple[int, ...] | int
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        given, numbers = (*state, *inputs), iter(constants)
-
-        def added(columns: tuple[int, ...]) -> Tensor:
-            parts = [next(numbers) * given[k] for k in columns]
-            return sum(parts[1:], parts[0]) if parts else torch.zeros_like(given[0])
-
-        after = tuple(added(columns) for columns in self.rows)
-        return after[self.output] if isinstance(self.output, int) else added(self.output), after
-
-
-def filtered(x: Tensor, system: NDArray[np.float64], delay: int) -> Tensor:
-    """The response to an input `[T, ...]` of a linear system, as `PspKernel.system` gives it, from rest."""
-    u = torch.zeros_like(x)
-    if delay >= len(x):
-        return u
-    first, *others = np.moveaxis(system, -2, 0)
-    same = next((k for k, row in enumerate(others) if np.array_equal(row, first)), None)
-    size, taken, numbers = len(others), list[tuple[int, ...]](), list[NDArray[np.float64]]()
-    for k, row in enumerate(others if same is not None else [*others, first]):
-        order = sorted(range(size + 1), key=lambda j, k=k: (j != k, j != size, j))  # type: ignore[misc]
-        taken.append(tuple(j for j in order if row[..., j].any()))
-        numbers += [row[..., j] for j in taken[-1]]
-    step = _Filter(tuple(taken[:size]), taken[size] if same is None else same)
-    constants = tuple(torch.as_tensor(np.ascontiguousarray(number)).to(x) for number in numbers)
-    dynamics = Dynamics(step, constants, size, spiking=False)
-    u[delay:] = engines.integrate((x[: len(x) - delay],), dynamics, (torch.zeros_like(x[0]),) * size).output
-    return u

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.simd.vectors import BYTES, lanes, width_of
-from fluctua.spikes.batch import flat
 from fluctua.timeloop.contract import name_of
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.emitting import Pass, Passed
@@ -38,7 +37,8 @@ _STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
 def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
     """A pass over what is read, each `[T, B, *N]`."""
     like = read[0]
-    written = [pool.empty(tuple(like.shape), dtype) for dtype in way.types(like.dtype)]
+    types = [like.dtype] * (len(way.written) - way.halves) + [torch.int16] * way.halves
+    written = [pool.empty(tuple(like.shape), dtype) for dtype in types]
     end, sums = like.new_empty(len(state), *like.shape[1:]), like.new_zeros(len(way.sums), *like.shape[1:])
     for row, part in zip(end, state, strict=True):  # a copy, for the loop carries it along in place
         row.copy_(part.detach())
@@ -96,7 +96,11 @@ def _run(call: _Call, shape: torch.Size) -> None:
         for first, stop in blocks:
             call(count, steps, steps, first * LANES, stop * LANES, streams)
 
-    over_samples(work, whole, whole, most=max(1, steps * whole * LANES // _GRAIN))
+    workers = steps * whole * LANES // _GRAIN
+    if workers > 1:
+        over_samples(work, whole, whole, most=workers)
+    else:
+        work(iter([(0, whole)]))
     if count > whole * LANES:
         _run_rest(call, steps, count)
 
@@ -139,7 +143,9 @@ def _row(tensor: Tensor) -> _Row:
     tensor = tensor.detach().resolve_neg()
     if tensor.numel() > 0 and not tensor[0].is_contiguous():
         tensor = tensor.contiguous()
-    return _Row(flat(tensor), tensor.stride(0) if len(tensor) > 1 else 0)
+    columns, stride = math.prod(tensor.shape[1:]), tensor.stride(0) if len(tensor) > 1 else 0
+    span = columns and stride * (len(tensor) - 1) + columns
+    return _Row(tensor.as_strided((span,), (1,)).numpy(), stride)
 
 
 def padded(values: Tensor, width: int | None = None, fill: Tensor | float = 0.0) -> Array:
@@ -147,7 +153,8 @@ def padded(values: Tensor, width: int | None = None, fill: Tensor | float = 0.0)
     n, of_vectors = values.shape[-1], width_of(values.shape[-1], name_of(values.dtype))
     out = values.new_zeros(*values.shape[:-1], width or of_vectors) + fill
     out[..., :n] = values
-    return flat(out)
+    array: Array = out.reshape(-1).numpy()
+    return array
 
 
 # -- memory for the tensors, used again when they are freed ------------------------------------------------------------

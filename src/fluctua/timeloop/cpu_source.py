@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fluctua import simd
@@ -62,8 +61,8 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
     now = "[{0}], t * strides[{0}] + j"
     halves = [e.args[0] == "half" for e in way.read]
     rows = [f"load_bfloat16(rows{now.format(k)}, s[0])" if halves[k] else f"load(rows{now.format(k)})" for k in read]
-    kinds = [torch.int16 == dtype for dtype in way.types(torch.float32)]
-    writes = ["store_bfloat16(results[{}], at, {})" if half else "put(results[{}], at, {}, streams)" for half in kinds]
+    writes = ["put(results[{}], at, {}, streams)"] * (len(way.written) - way.halves)
+    writes += ["store_bfloat16(results[{}], at, {})"] * way.halves
     functions = {
         "states_at(states, j, stride)": [_returning(f"load(states, {k} * stride + j)" for k in states)],
         "keep(states, j, stride, s)": [f"store(states, {k} * stride + j, s[{k}])" for k in states],

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fluctua.timeloop.expressions import Expression, Value, walk
@@ -104,10 +103,6 @@ class Pass:
         g_output, *before = t.leaves("gradient", 1 + len(t.state))
         after, written, sums = (tuple(gradients[part]) for part in (slice(n, m), slice(writes), slice(m, None)))
         return cls(t, False, (g_output, *read), tuple(before), after, written, sums=sums)
-
-    def types(self, dtype: torch.dtype) -> list[torch.dtype]:
-        """Of what is written, where numbers are of that type."""
-        return [dtype] * (len(self.written) - self.halves) + [torch.int16] * self.halves
 
 
 class Passed(NamedTuple):

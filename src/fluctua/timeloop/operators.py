@@ -40,7 +40,8 @@ def _loop(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
 def _shapes(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
     kind, x = _KINDS[name], tensors[0]
     plan = plan_of(kind)
-    written = [x.new_empty(x.shape, dtype=dtype) for dtype in plan.forth.types(x.dtype)]
+    types = [x.dtype] * (len(plan.forth.written) - plan.forth.halves) + [torch.int16] * plan.forth.halves
+    written = [x.new_empty(x.shape, dtype=dtype) for dtype in types]
     ends = [x.new_empty(x.shape[1:]) for _ in range(kind.form.states)]
     return [*written[: plan.first], *ends, *written[plan.first :]]
 
