@@ -1,6 +1,7 @@
 """Targets: three ways to say how far U is to swing, and what is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def test_a_readout_takes_a_sigma() -> None:
             target.sigma_u(None, LIF)
 
 
+ANYTHING: Any = "1"
 INFINITE, NAN = float("inf"), float("nan")
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "xi and sigma": (lambda: Target(xi=1.0, sigma=0.5), "got xi and sigma: drop all but one"),
@@ -52,6 +54,11 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "rate zero": (lambda: Target(rate=0.0), "target's rate .* got 0"),
     "mean nan": (lambda: Target(mean=NAN), "target's mean .* nan"),
     "mean infinite": (lambda: Target(mean=-INFINITE), "target's mean .* -inf"),
+    "xi beyond what can be squared": (lambda: Target(xi=1e300), "1e-15 to 1e15, got 1e"),
+    "mean beyond what can be squared": (lambda: Target(mean=-1e300), "at most 1e15 in size, got -1e"),
+    "xi a text": (lambda: Target(xi=ANYTHING), "target's xi .* got '1'"),
+    "mean a text": (lambda: Target(mean=ANYTHING), "target's mean .* got '1'"),
+    "threshold nan": (lambda: Target().sigma_u(NAN, LIF), "a threshold must be a number, got nan"),
     "rate too high": (lambda: Target(rate=500.0).sigma_u(1.0, LIF), "got 500.0 Hz"),
 }
 
