@@ -377,3 +377,21 @@ def test_what_is_no_number_lies_in_no_range(value: object) -> None:
 
 def test_numbers_of_any_kind_are_taken() -> None:
     assert [number(one) for one in (2, 2.0, np.float32(2), np.array(2))] == [2.0] * 4
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_a_perfect_integrator_holds_what_it_gets_from_its_delay_on(delay: int) -> None:
+    eps = PspKernel.integrator(0.5, DT, steps=8, delay=delay).response(8)
+    np.testing.assert_array_equal(eps, delayed(np.full(8, 0.5), delay))
+
+
+def test_the_limit_has_no_time_step() -> None:
+    assert PspKernel.continuous(20e-3, 10e-3).dt == 0.0
+
+
+def test_small_integers_are_numbers_like_others() -> None:
+    """Which would overflow if they were squared as they come."""
+    values = np.array([100, 100, 50], np.int8)
+    kernel, same = (PspKernel.from_response(v, DT) for v in (values, values.astype(float)))
+    assert kernel.eps_hat == same.eps_hat
+    assert kernel.lag_one == same.lag_one

@@ -34,7 +34,7 @@ def simulated(kernel: StateSpaceKernel, x: Array) -> Array:
     """`u` over time for an input `[T]`, by the two equations, neuron for neuron."""
     u = np.zeros((len(x), len(kernel.jump)))
     for n, (transition, jump) in enumerate(zip(kernel.transition, kernel.jump, strict=True)):
-        s = np.zeros(3)
+        s: Array = np.zeros(3)
         for t, now in enumerate(x):
             u[t, n] = s[0] if kernel.readout is None else kernel.readout[n] @ s
             u[t, n] += 0.0 if kernel.direct is None else kernel.direct[n] * now
@@ -73,6 +73,8 @@ def test_scaling_scales_the_response_and_the_matrix_gives_the_kernel_back(
 @pytest.mark.parametrize("delay", [0, 1, 3])
 def test_every_kernel_is_its_state_space_delayed(delay: int) -> None:
     kernel = PspKernel.two_poles(1.5, 0.9, 0.6, DT, delay=delay)
-    matrix, after = kernel.system()
+    system = kernel.system()
+    assert system is not None
+    matrix, after = system
     eps = StateSpaceKernel.of(matrix, DT).response(50 - after)
     np.testing.assert_allclose(kernel.response(50), np.concatenate([np.zeros(after), eps]), rtol=1e-12, atol=1e-15)

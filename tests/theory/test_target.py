@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fluctua.theory import InfeasibleTargetError, PspKernel, Target, crossing_rate
+from fluctua.theory.target import default_shares
 
 LIF = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 
@@ -71,3 +72,21 @@ def test_refusals(call: Callable[[], object], message: str) -> None:
 
 def test_an_infeasible_target_is_a_value_error() -> None:
     assert issubclass(InfeasibleTargetError, ValueError)
+
+
+def test_the_shares_of_the_paper_are_the_default() -> None:
+    assert default_shares([False, True]) == pytest.approx((0.9, 0.1))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.1, NAN])
+def test_a_share_that_leaves_nothing_for_others_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        default_shares([False, True], alpha)
+
+
+def test_small_integers_are_numbers_like_others() -> None:
+    """Whose square would overflow if it were taken as they come."""
+    assert crossing_rate(np.int8(12), LIF) == crossing_rate(12.0, LIF)
+    assert crossing_rate(np.int8(12), PspKernel.continuous(20e-3, 10e-3)) == crossing_rate(
+        12.0, PspKernel.continuous(20e-3, 10e-3)
+    )

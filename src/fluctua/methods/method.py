@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
-from fluctua.methods.weights import affine, new_generator, writable
+from fluctua.methods.weights import affine, check_target, new_generator, writable
 from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
@@ -26,7 +26,6 @@ from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
 from fluctua.theory.membrane import Moments
-from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import Target
 
 if TYPE_CHECKING:
@@ -254,25 +253,6 @@ def initialize(
         passages=passed,
         ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
-
-
-def check_target(given: Target | None, name: str) -> None:
-    """Refuse what is no `Target`, if anything is given."""
-    if not isinstance(given, Target | None):
-        raise ValueError(f"{name} must be a Target, such as Target(xi=1.0) or Target(sigma=0.1), got {given!r}")
-
-
-def check_given(kernel: PspKernel, target: Target | None, **tensors: Tensor) -> None:
-    """Refuse what is no kernel, no `Target` and no tensor that numbers can be written to."""
-    if not isinstance(kernel, PspKernel):
-        raise ValueError(f"kernel must be a PspKernel, such as PspKernel.by_update('leaky', beta=0.9), got {kernel!r}")
-    check_target(target, "target")
-    for name, given in tensors.items():
-        if not isinstance(given, Tensor):
-            raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
-        if not given.is_floating_point() or given.is_meta or given.numel() == 0:
-            kind = f"{given.dtype} {[*given.shape]} on {given.device}"
-            raise ValueError(f"{name} must be of floating point, with entries and memory, got {kind}")
 
 
 def _ran(method: Method, seed: int | None) -> Iterator[str]:

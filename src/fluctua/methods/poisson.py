@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method, check_given
+from fluctua.methods.method import Method
 from fluctua.methods.population import Goal
-from fluctua.methods.weights import draw, family_of, of_entries, shares, write
+from fluctua.methods.weights import check_given, draw, family_of, of_entries, shares, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Group
 from fluctua.network.replay import Replay

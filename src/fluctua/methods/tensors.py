@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from fluctua.methods.balance import Balance
 from fluctua.methods.measured import Measured, fit
-from fluctua.methods.method import check_given
 from fluctua.methods.population import Goal
-from fluctua.methods.weights import new_generator
+from fluctua.methods.weights import check_given, new_generator
 from fluctua.network.atomic import all_or_nothing
 from fluctua.network.facts import INPUT, Neuron, Pathway, Population
 from fluctua.network.replay import Replay
