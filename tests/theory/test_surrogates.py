@@ -149,10 +149,10 @@ def test_the_grid_is_fine_enough_for_sharp_surrogates() -> None:
 
     def moment(power: int) -> float:
         def f(u: float) -> float:
-            return float(slope(u - 1.0)) ** power * float(np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi))
+            return float(slope(np.asarray(u - 1.0))) ** power * float(np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi))
 
         parts = [-12.0, 0.9, 0.99, 1.0, 1.01, 1.1, 12.0]
-        return sum(integrate.quad(f, a, b, epsabs=0, limit=200)[0] for a, b in pairwise(parts))
+        return sum(float(integrate.quad(f, a, b, epsabs=0, limit=200)[0]) for a, b in pairwise(parts))
 
     assert participation_share(slope) == pytest.approx(moment(1) ** 2 / moment(2), rel=1e-5)
     assert slope_correlation(slope, 0.0, 0.0, 1.0, 1.0) == pytest.approx(moment(1) ** 2, rel=1e-5)
