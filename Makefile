@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/fluctua demo
 
 test: frameworks lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=20
 
 lint: install
 	$(BIN)/ruff check .

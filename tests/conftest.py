@@ -14,6 +14,8 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+# For mutation testing, where each of thousands of faults is to be seen by the same few examples.
+hypothesis.settings.register_profile("mutants", parent=hypothesis.settings(), max_examples=20, derandomize=True)
 
 
 @pytest.fixture(scope="session")

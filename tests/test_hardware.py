@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -46,6 +47,17 @@ def test_quantised_weights_lie_on_the_grid(bits: int, scale: float | None) -> No
         assert -(2 ** (bits - 1)) <= float(integers.min().round())
         assert float(integers.max().round()) <= 2 ** (bits - 1) - 1
         assert scale is None or found == scale
+
+
+def test_a_potential_that_stands_still_is_kept_standing_still() -> None:
+    """Two steps are too few for the second layer to hear of anything: its wanted standard deviation is zero."""
+    model = network()
+    fluctua.initialize(model, batch(), seed=0)
+    for part in (model[0], model[2], model[4]):
+        torch.nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+    report, _ = quantize(model, batch()[:2], Grid(np.int64(8)))  # type: ignore[arg-type] # an integer like others
+    assert report["3"].sigma_u == report["3"].target_sigma_u == 0
+    assert not any("3" in warning and "sigma" in warning for warning in report.warnings)
 
 
 def test_with_eight_bits_the_state_survives_as_reported() -> None:
@@ -125,7 +137,7 @@ def test_frozen_weights_are_skipped_because() -> None:
 
 @pytest.mark.parametrize(("bits", "scale"), [(1, None), (17, None), (8, 0.0), (8, float("nan")), (8, float("inf"))])
 def test_a_grid_that_is_none_is_refused(bits: int, scale: float | None) -> None:
-    with pytest.raises(ValueError, match=r"2 to 16 bits|positive and finite"):
+    with pytest.raises(ValueError, match=r"bits, 2 to 16|positive and finite"):
         Grid(bits, scale)
 
 
@@ -221,7 +233,7 @@ def test_neurons_of_unknown_decays_are_refused_and_nothing_is_changed() -> None:
         quantize(model, batch(), decay_bits=8)
     assert torch.equal(lif(model, 1).tau_mem, tau)
     assert torch.equal(model.get_parameter("0.weight"), before)
-    with pytest.raises(ValueError, match="a decay has 2 to 24 bits, got decay_bits=1"):
+    with pytest.raises(ValueError, match="a decay has a whole number of bits, 2 to 24, got decay_bits=1"):
         quantize(network(), batch(), decay_bits=1)
 
 

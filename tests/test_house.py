@@ -347,6 +347,7 @@ WITHOUT_A_SOURCE = {
     "test_package.py": "the package as a whole",
     "test_playground.py": "the page docs/playground",
     "test_site.py": "the site, built of docs",
+    "test_versions.py": "the lowest versions, and each Python",
 }
 """Test files that test something else than one file or folder of the sources."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
@@ -49,8 +49,8 @@ class Grid:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not (type(self.bits) is int and 2 <= self.bits <= 16):
-            raise ValueError(f"a grid has 2 to 16 bits, got {self.bits!r}")
+        if not (isinstance(self.bits, Integral) and 2 <= self.bits <= 16):
+            raise ValueError(f"a grid has a whole number of bits, 2 to 16, got {self.bits!r}")
         if self.scale is not None and not (isinstance(self.scale, Real) and 0 < self.scale < float("inf")):
             raise ValueError(f"the scale of a grid must be positive and finite, got {self.scale!r}")
 
@@ -134,6 +134,8 @@ def quantize(
 
     if not isinstance(grid, Grid):
         raise ValueError(f"grid must be a Grid, such as Grid(bits=8), got {grid!r}")
+    if not isinstance(report, Report | None):
+        raise ValueError(f"report must be what `initialize` returned, got {report!r}")
     network = read()
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
     for name, q in written.items():
@@ -216,8 +218,8 @@ def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
     Raises:
         ValueError: bits out of range, or neurons of an unknown kind; then nothing is written.
     """
-    if not (type(bits) is int and 2 <= bits <= 24):
-        raise ValueError(f"a decay has 2 to 24 bits, got decay_bits={bits!r}")
+    if not (isinstance(bits, Integral) and 2 <= bits <= 24):
+        raise ValueError(f"a decay has a whole number of bits, 2 to 24, got decay_bits={bits!r}")
     for name, module, (attribute, decay_of, value_of) in [found for p in populations for found in _decays_of(p)]:
         dt = getattr(module, "dt", 1.0)
         before = decay_of(torch.as_tensor(getattr(module, attribute)).detach().double(), dt)

@@ -359,7 +359,7 @@ VALUES = {
     ("--lr", -0.1): "lr must be a positive number, got -0.1",
     ("--dt", -1): "dt=-1.0 s must be positive and finite",
     ("--duration", -1): "duration=-1.0 s must be finite and at least one time step",
-    ("--seed", -1): "seed must be at least 0, got -1",
+    ("--seed", -1): "seed must be a whole number of at least 0, got -1",
     ("--minutes", -1): "max_minutes must be a positive number, got -1.0",
     ("--minutes", "nan"): "max_minutes must be a positive number, got nan",
 }

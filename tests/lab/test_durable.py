@@ -227,6 +227,21 @@ def test_other_json_is_refused(text: str, tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_no_whole_one_and_nobody_waits_for_it(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    make(path)
+    assert not is_whole(path)
+    with pytest.raises(DamagedFile, match=r"a.json is damaged: it is a folder, pipe or device"):
+        read_json(path)
+
+
+def test_json_without_bottom_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 200_000)
+    with pytest.raises(DamagedFile, match=r"a.json is damaged: "):
+        read_json(tmp_path / "a.json")
+
+
 # --- one process ---
 
 

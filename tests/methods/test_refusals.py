@@ -227,6 +227,8 @@ untyped: Any = SimpleNamespace(
     Poisson=Poisson,
     Measured=Measured,
     Grid=Grid,
+    scale_synapses=scale_synapses,
+    LIF=LIF,
 )
 """What a type checker would refuse too."""
 
@@ -245,7 +247,7 @@ untyped: Any = SimpleNamespace(
         (lambda: untyped.Poisson(nu=-5), "nu must be a positive rate in Hz, .* got -5"),
         (lambda: untyped.Poisson(nu=math.nan), "nu must be a positive rate in Hz"),
         (lambda: untyped.Measured(balance="yes"), 'balance must be True, False or "auto"'),
-        (lambda: untyped.Grid(8.5), r"a grid has 2 to 16 bits, got 8\.5"),
+        (lambda: untyped.Grid(8.5), r"a grid has a whole number of bits, 2 to 16, got 8\.5"),
         (
             lambda: untyped.inspect(model(), batch(), dt=math.nan),
             "the time step dt must be a positive number of seconds",
@@ -258,6 +260,15 @@ untyped: Any = SimpleNamespace(
             r"0\.weight has the shape \[0, 30\]: a population needs a neuron",
         ),
         (lambda: untyped.quantize(model(), batch()[:1]), "at least 2 steps"),
+        (lambda: untyped.quantize(model(), batch(), report=1), "report must be what `initialize` returned"),
+        (
+            lambda: untyped.initialize(nn.Sequential(nn.LazyLinear(3), LIF()), batch()),
+            "lazy layers have no weights yet",
+        ),
+        (lambda: untyped.scale_synapses(model(), batch(), "20"), "positive number of Hz, got '20'"),
+        (lambda: untyped.LIF(threshold="1"), "a threshold must be positive and finite, got '1'"),
+        (lambda: untyped.LIF(tau_mem=None), "tau_mem must be a positive number of seconds, got None"),
+        (lambda: untyped.LIF(dt="1"), "the time step dt must be a positive number of seconds, got '1'"),
         (lambda: untyped.quantize(with_nan(), batch()), r"0\.weight has NaN or infinite values, which lie on no grid"),
     ],
 )

@@ -151,3 +151,11 @@ def test_points_that_cannot_be_evaluated_are_stepped_around(function: Function, 
     assert len(counted.asked) <= 25
     assert np.isfinite(x).all()
     assert all(np.isfinite(asked).all() for asked in counted.asked)
+
+
+@pytest.mark.parametrize("calls", [5, 9])
+def test_where_nothing_converges_every_call_that_is_allowed_is_made(calls: int) -> None:
+    function = Counted(lambda x: 1 + x**2)  # nowhere zero
+    _, residual = find_root(function, np.array([0.3]), enough=1e-3, calls=calls)
+    assert len(function.asked) == calls
+    assert residual == function.best()[1]

@@ -1,7 +1,9 @@
 """Laws of weights without modules: the potential of the user's own loop has the target's moments."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -118,6 +120,28 @@ def test_a_readout_has_the_sigma_that_is_asked_for() -> None:
 def test_what_does_not_go_together_is_refused(shape: tuple[int, ...], options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fluctua.measured_(torch.zeros(shape), X, kernel=kernel("leaky"), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kernel": 1.0}, "kernel must be a PspKernel"),
+        ({"target": 1.0}, "target must be a Target"),
+        ({"x": X.numpy()}, "x must be a tensor of finite numbers, got ndarray"),
+        ({"x": X / 0}, "x must be a tensor of finite numbers"),
+        ({"weight": np.zeros((30, 50))}, "weight must be a tensor, got ndarray"),
+        ({"weight": torch.zeros(30, 50, dtype=torch.int64)}, "weight must be of floating point"),
+        ({"weight": torch.zeros(0, 50)}, r"with entries and memory, got torch.float32 \[0, 50\]"),
+        ({"weight": torch.zeros(30, 50, device="meta")}, "on meta"),
+        ({"balance": "yes"}, 'balance must be True, False or "auto"'),
+        ({"share": "half"}, "share above 0"),
+        ({"threshold": float("nan")}, "a threshold must be a number, got nan"),
+    ],
+)
+def test_what_no_weight_can_be_set_from_is_refused(given: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {"weight": torch.zeros(30, 50), "x": X, "kernel": kernel("leaky"), **given}
+    with pytest.raises(ValueError, match=message):
+        fluctua.measured_(options.pop("weight"), options.pop("x"), **options)
 
 
 def test_after_an_error_the_weight_is_as_it_was() -> None:

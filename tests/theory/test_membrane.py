@@ -188,3 +188,10 @@ def test_moments_take_one_number_per_pathway() -> None:
     drive = Drive.poisson(10, 5.0, PspKernel.delta(20e-3, 1e-3))
     with pytest.raises(ValueError, match="zip"):
         membrane_moments([drive], [0.1, 0.2], [0.1])
+    with pytest.raises(ValueError, match="zip"):
+        membrane_moments([drive], [0.1], [0.1, 0.2])
+
+
+def test_small_integers_are_rates_like_others() -> None:
+    kernel = PspKernel.delta(20e-3, 1e-3)
+    assert Drive.poisson(100, np.int8(5), kernel).power == Drive.poisson(100, 5.0, kernel).power

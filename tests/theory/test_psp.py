@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fluctua.theory import PspKernel
-from fluctua.theory.psp import decay
+from fluctua.theory.psp import decay, number
 
 Array = NDArray[np.float64]
 
@@ -321,3 +321,77 @@ assert abs(crossing_rate(xi, kernel) - 5.0) < 1e-6
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- the updates of loops written by hand: what one of them shows after a single input at t = 0 ---
+
+
+def by_hand(update: str, alpha: float, beta: float, steps: int) -> list[float]:
+    v = i = 0.0
+    shown = []
+    for t in range(steps):
+        x, before = float(t == 0), v
+        match update:
+            case "leaky" | "eprop":
+                v = beta * v + x
+            case "leaky-mean":
+                v = beta * v + (1 - beta) * x
+            case "synaptic":
+                i = alpha * i + x
+                v = beta * v + i
+            case "synaptic-mean":
+                i = alpha * i + x
+                v = beta * v + (1 - beta) * i
+            case "spytorch":
+                i, v = alpha * i + x, beta * v + i
+            case "stork":
+                i, v = alpha * i + x, beta * v + (1 - beta) * i
+        shown.append(before if update in ("eprop", "spytorch", "stork") else v)
+    return shown
+
+
+UPDATES = ["leaky", "leaky-mean", "synaptic", "synaptic-mean", "eprop", "spytorch", "stork"]
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_common_update_by_name_is_the_loop_that_it_stands_for(update: str) -> None:
+    alpha, beta = (0.8, 0.9) if update in ("synaptic", "synaptic-mean", "spytorch", "stork") else (0.0, 0.9)
+    kernel = PspKernel.by_update(update, beta=beta, alpha=alpha)
+    np.testing.assert_allclose(kernel.response(40), by_hand(update, alpha, beta, 40), rtol=1e-12, atol=1e-15)
+    assert kernel.dt == 1e-3
+    assert PspKernel.by_update(update, beta=beta, dt=2e-3).dt == 2e-3
+    np.testing.assert_allclose(
+        PspKernel.by_update(update, beta=beta).response(9), by_hand(update, 0.0, beta, 9), rtol=1e-12, atol=1e-15
+    )
+
+
+def test_an_update_of_no_name_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=f"unknown update 'lif': choose one of {', '.join(UPDATES)}$"):
+        PspKernel.by_update("lif", beta=0.9)
+
+
+@pytest.mark.parametrize("value", ["1", b"1", True, None, [1.0, 2.0], 1j, object()])
+def test_what_is_no_number_lies_in_no_range(value: object) -> None:
+    assert np.isnan(number(value))
+
+
+def test_numbers_of_any_kind_are_taken() -> None:
+    assert [number(one) for one in (2, 2.0, np.float32(2), np.array(2))] == [2.0] * 4
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_a_perfect_integrator_holds_what_it_gets_from_its_delay_on(delay: int) -> None:
+    eps = PspKernel.integrator(0.5, DT, steps=8, delay=delay).response(8)
+    np.testing.assert_array_equal(eps, delayed(np.full(8, 0.5), delay))
+
+
+def test_the_limit_has_no_time_step() -> None:
+    assert PspKernel.continuous(20e-3, 10e-3).dt == 0.0
+
+
+def test_small_integers_are_numbers_like_others() -> None:
+    """Which would overflow if they were squared as they come."""
+    values = np.array([100, 100, 50], np.int8)
+    kernel, same = (PspKernel.from_response(v, DT) for v in (values, values.astype(float)))
+    assert kernel.eps_hat == same.eps_hat
+    assert kernel.lag_one == same.lag_one

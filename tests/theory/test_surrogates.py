@@ -1,5 +1,7 @@
 """Laws of the way back: shares and correlations against samples of the potential, the gain against its operator."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -124,3 +126,54 @@ def test_at_the_balanced_beta_the_white_gain_is_one_whatever_xi(xi: float) -> No
     nu = float(crossing_rate(xi, PspKernel.continuous(20e-3, 10e-3)))
     square = SUPERSPIKE.mean_square(beta, threshold_density(0.0, sigma, xi * sigma))
     assert white_gain(sigma, nu, dt, square) == pytest.approx(1.0, rel=1e-6)
+
+
+# --- what unit and origin of the potential, and what type the numbers have, are no part of the answer ---
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.99, 0.5, 0.0, -0.5])
+@pytest.mark.parametrize("unit", [1e-3, 50.0])
+def test_unit_and_origin_of_the_potential_change_nothing_but_the_unit_of_the_slope(rho: float, unit: float) -> None:
+    one = SUPERSPIKE.slope(20.0)
+    same = SUPERSPIKE.slope(20.0 / unit)  # the profile of this shape is not scaled by its sharpness
+    found = slope_correlation(same, rho, -3.0 * unit, 0.5 * unit, -2.2 * unit)
+    assert found == pytest.approx(slope_correlation(one, rho, 0.2, 0.5, 1.0), rel=1e-9)
+    share = participation_share(same, -3.0 * unit, 0.5 * unit, -2.2 * unit)
+    assert share == pytest.approx(participation_share(one, 0.2, 0.5, 1.0), rel=1e-9)
+
+
+def test_the_grid_is_fine_enough_for_sharp_surrogates() -> None:
+    """Against SciPy, which divides the line until it is sure."""
+    integrate = pytest.importorskip("scipy.integrate")
+    slope = SUPERSPIKE.slope(200.0)
+
+    def moment(power: int) -> float:
+        def f(u: float) -> float:
+            return float(slope(np.asarray(u - 1.0))) ** power * float(np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi))
+
+        parts = [-12.0, 0.9, 0.99, 1.0, 1.01, 1.1, 12.0]
+        return sum(float(integrate.quad(f, a, b, epsabs=0, limit=200)[0]) for a, b in pairwise(parts))
+
+    assert participation_share(slope) == pytest.approx(moment(1) ** 2 / moment(2), rel=1e-5)
+    assert slope_correlation(slope, 0.0, 0.0, 1.0, 1.0) == pytest.approx(moment(1) ** 2, rel=1e-5)
+
+
+def test_without_further_words_the_potential_is_standard_and_its_threshold_one() -> None:
+    slope = SUPERSPIKE.slope(3.0)
+    assert participation_share(slope) == participation_share(slope, 0.0, 1.0, 1.0)
+
+
+def test_a_slope_that_is_nowhere_carries_nothing() -> None:
+    assert participation_share(lambda x: 0.0 * np.asarray(x)) == 0.0
+
+
+def test_the_gain_of_a_weak_layer_is_found_as_precisely_as_that_of_a_strong_one() -> None:
+    eps, correlation = PspKernel.exponential(20e-3, 10e-3, 2e-3).response(60), 0.1 + 0.2 * 0.9 ** np.arange(50)
+    one = gradient_gain(1.0, eps, correlation)
+    for factor in (1e-5, 1e5):
+        assert gradient_gain(1.0, eps * factor, correlation) == pytest.approx(one * factor, rel=1e-9)
+
+
+def test_a_negative_correlation_counts_as_none() -> None:
+    eps, correlation = np.array([1.0, 0.5]), np.array([1.0, 0.2, -1e-9])
+    assert gradient_gain(1.0, eps, correlation) == gradient_gain(1.0, eps, np.maximum(correlation, 0.0)) > 0

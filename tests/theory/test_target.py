@@ -1,11 +1,13 @@
 """Targets: three ways to say how far U is to swing, and what is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fluctua.theory import InfeasibleTargetError, PspKernel, Target, crossing_rate
+from fluctua.theory.target import default_shares
 
 LIF = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 
@@ -41,6 +43,7 @@ def test_a_readout_takes_a_sigma() -> None:
             target.sigma_u(None, LIF)
 
 
+ANYTHING: Any = "1"
 INFINITE, NAN = float("inf"), float("nan")
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "xi and sigma": (lambda: Target(xi=1.0, sigma=0.5), "got xi and sigma: drop all but one"),
@@ -52,6 +55,11 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "rate zero": (lambda: Target(rate=0.0), "target's rate .* got 0"),
     "mean nan": (lambda: Target(mean=NAN), "target's mean .* nan"),
     "mean infinite": (lambda: Target(mean=-INFINITE), "target's mean .* -inf"),
+    "xi beyond what can be squared": (lambda: Target(xi=1e300), "1e-15 to 1e15, got 1e"),
+    "mean beyond what can be squared": (lambda: Target(mean=-1e300), "at most 1e15 in size, got -1e"),
+    "xi a text": (lambda: Target(xi=ANYTHING), "target's xi .* got '1'"),
+    "mean a text": (lambda: Target(mean=ANYTHING), "target's mean .* got '1'"),
+    "threshold nan": (lambda: Target().sigma_u(NAN, LIF), "a threshold must be a number, got nan"),
     "rate too high": (lambda: Target(rate=500.0).sigma_u(1.0, LIF), "got 500.0 Hz"),
 }
 
@@ -64,3 +72,21 @@ def test_refusals(call: Callable[[], object], message: str) -> None:
 
 def test_an_infeasible_target_is_a_value_error() -> None:
     assert issubclass(InfeasibleTargetError, ValueError)
+
+
+def test_the_shares_of_the_paper_are_the_default() -> None:
+    assert default_shares([False, True]) == pytest.approx((0.9, 0.1))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.1, NAN])
+def test_a_share_that_leaves_nothing_for_others_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        default_shares([False, True], alpha)
+
+
+def test_small_integers_are_numbers_like_others() -> None:
+    """Whose square would overflow if it were taken as they come."""
+    assert crossing_rate(np.int8(12), LIF) == crossing_rate(12.0, LIF)
+    assert crossing_rate(np.int8(12), PspKernel.continuous(20e-3, 10e-3)) == crossing_rate(
+        12.0, PspKernel.continuous(20e-3, 10e-3)
+    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,12 +177,10 @@ class Monitor:
 def read_rows(file: Path) -> list[Row]:
     """The rows of a file, each step once, as it was seen last; a line that a kill has cut off is left out."""
     found: dict[tuple[int, str], Row] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
+    for line in file.read_text("utf-8", "replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[row["step"], row["population"]] = row
+            found[row["step"], row["population"]] = row
     return sorted(found.values(), key=lambda row: row["step"])
 
 

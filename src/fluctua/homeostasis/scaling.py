@@ -20,6 +20,7 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
 from fluctua.theory.laws import OneSided
+from fluctua.theory.psp import number
 
 Array = NDArray[np.float64]
 
@@ -124,8 +125,8 @@ def _targets(rate: float | Mapping[str, float], names: Sequence[str]) -> dict[st
     for name, value in targets.items():
         if name not in names:
             raise ValueError(f"no spiking population {name!r} in the model: it has {', '.join(names)}")
-        if not 0 < value < math.inf:
-            raise ValueError(f"a target rate must be a positive number of Hz, got {value} for {name}")
+        if not 0 < number(value) < math.inf:
+            raise ValueError(f"a target rate must be a positive number of Hz, got {value!r} for {name}")
     return targets
 
 

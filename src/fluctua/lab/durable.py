@@ -143,7 +143,9 @@ def seal(file: BinaryIO) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every byte of a sealed file is as it was written; False if it was never sealed."""
+    """Whether every byte of a sealed file is as it was written; False if it was never sealed, or is no file."""
+    if _special(path):
+        return False
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < len(UNSEALED):
             return False
@@ -165,9 +167,11 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
     Raises:
         DamagedFile: the file is not what was written.
     """
+    if _special(path):
+        raise DamagedFile(f"{path} is damaged: it is a folder, pipe or device")
     try:
         facts = dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged: it is no JSON") from error
     if "checksum" not in facts and unsealed:
         return facts
@@ -175,6 +179,11 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
         raise DamagedFile(f"{path} is damaged: its checksum is not that of its content")
     del facts["checksum"]
     return facts
+
+
+def _special(path: Path) -> bool:
+    """Whether there is something that is no file; to open a pipe would wait for ever."""
+    return path.exists() and not path.is_file()
 
 
 def _system_error(error: BaseException) -> OSError | None:

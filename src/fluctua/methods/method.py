@@ -15,7 +15,7 @@ from torch import nn
 
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
-from fluctua.methods.weights import affine, new_generator, writable
+from fluctua.methods.weights import affine, check_target, new_generator, writable
 from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
@@ -253,12 +253,6 @@ def initialize(
         passages=passed,
         ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
-
-
-def check_target(given: Target | None, name: str) -> None:
-    """Refuse what is no `Target`, if anything is given."""
-    if not isinstance(given, Target | None):
-        raise ValueError(f"{name} must be a Target, such as Target(xi=1.0) or Target(sigma=0.1), got {given!r}")
 
 
 def _ran(method: Method, seed: int | None) -> Iterator[str]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method, check_target
+from fluctua.methods.method import Method
 from fluctua.methods.population import Goal
-from fluctua.methods.weights import draw, family_of, of_entries, shares, write
+from fluctua.methods.weights import check_given, draw, family_of, of_entries, shares, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Group
 from fluctua.network.replay import Replay
@@ -100,9 +100,9 @@ def fluctuation_driven_(
         >>> kernel = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
         >>> w = fluctuation_driven_(torch.empty(128, 700), nu=15.8, kernel=kernel)
     """
+    check_given(kernel, target, tensor=tensor)
     if tensor.ndim < 2:
         raise ValueError(f"fluctuation_driven_ needs a weight [out, in, ...], got the shape {tuple(tensor.shape)}")
-    check_target(target or Target(), "target")
     drive = Drive.poisson(tensor[0].numel(), nu, kernel)
     (law,) = solve(target or Target(), threshold, kernel, [Afferent(drive)])
     write(tensor, draw(law, tensor, generator))

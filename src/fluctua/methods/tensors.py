@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.methods.balance import Balance
-from fluctua.methods.measured import fit
-from fluctua.methods.method import check_target
+from fluctua.methods.measured import Measured, fit
 from fluctua.methods.population import Goal
-from fluctua.methods.weights import new_generator
+from fluctua.methods.weights import check_given, new_generator
 from fluctua.network.atomic import all_or_nothing
 from fluctua.network.facts import INPUT, Neuron, Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import PspKernel, number
 from fluctua.theory.target import Target
 
 
@@ -86,13 +85,17 @@ def measured_(
         >>> print(f"{torch.stack(potentials).std():.2f}")
         1.00
     """
-    rows = _rows(weight, x, rows)
-    if time not in (0, 1) or not 0 < share <= 1:
+    check_given(kernel, target, weight=weight)
+    if not (isinstance(x, Tensor) and x.isfinite().all()):
+        raise ValueError(
+            f"x must be a tensor of finite numbers, got {type(x).__name__}: remove NaN and infinite values"
+        )
+    rows, balance = _rows(weight, x, rows), Measured(balance=balance).balance
+    if time not in (0, 1) or not 0 < number(share) <= 1:
         raise ValueError(f"time is the axis 0 or 1 of x and share above 0 and at most 1, got {time} and {share}")
     if bias is not None and bias.shape != (weight.shape[rows],):
         raise ValueError(f"a bias has one entry for each of {weight.shape[rows]} units, got {[*bias.shape]}")
     wanted = target or Target()
-    check_target(wanted, "target")
     sigma = wanted.sigma_u(threshold, kernel) * math.sqrt(share)
     layer, neurons = _Layer(weight, bias, rows), nn.Identity()
     pathway = Pathway("weight", layer, "weight", (INPUT,), rows=rows)

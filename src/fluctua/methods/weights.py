@@ -1,4 +1,4 @@
-"""Weights: how they are drawn and written, and what share of the variance each pathway is to supply."""
+"""Weights: what they can be set from, how they are drawn and written, and what share of the variance is whose."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -11,9 +11,29 @@ from torch import Tensor
 
 from fluctua.network.facts import INPUT, Pathway, Population
 from fluctua.theory.laws import Family, OneSided, Relay, WeightLaw
-from fluctua.theory.target import default_shares
+from fluctua.theory.psp import PspKernel
+from fluctua.theory.target import Target, default_shares
 
 Array = NDArray[np.float64]
+
+
+def check_target(given: Target | None, name: str) -> None:
+    """Refuse what is no `Target`, if anything is given."""
+    if not isinstance(given, Target | None):
+        raise ValueError(f"{name} must be a Target, such as Target(xi=1.0) or Target(sigma=0.1), got {given!r}")
+
+
+def check_given(kernel: PspKernel, target: Target | None, **tensors: Tensor) -> None:
+    """Refuse what is no kernel, no `Target` and no tensor that numbers can be written to."""
+    if not isinstance(kernel, PspKernel):
+        raise ValueError(f"kernel must be a PspKernel, such as PspKernel.by_update('leaky', beta=0.9), got {kernel!r}")
+    check_target(target, "target")
+    for name, given in tensors.items():
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
+        if not given.is_floating_point() or given.is_meta or given.numel() == 0:
+            kind = f"{given.dtype} {[*given.shape]} on {given.device}"
+            raise ValueError(f"{name} must be of floating point, with entries and memory, got {kind}")
 
 
 def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:

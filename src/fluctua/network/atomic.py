@@ -105,7 +105,7 @@ def _model(model: nn.Module) -> Iterator[Undo]:
 
     yield put_back
     yield from _values([*parameters_of(model), *nn.Module.buffers(model)])
-    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters_of(model)]
+    gradients = [(p, p.grad, p.requires_grad) for p in parameters_of(model) if not is_lazy(p)]
 
     def give_back() -> None:
         for parameter, gradient, flag in gradients:

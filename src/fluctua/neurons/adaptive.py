@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import LIF, State, Tau, numbers, register_tau, shown
+from fluctua.neurons.leaky import LIF, State, Tau, constant, numbers, register_tau, shown
 from fluctua.neurons.steps import Reset
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import decay
@@ -109,9 +109,9 @@ class AdaptiveLIF(LIF):
         self.kind = kind
 
     def _register_strength(self, name: str, value: float | Tensor, learn: bool) -> None:
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        tensor = constant(value)
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} must be finite, got {value}")
+            raise ValueError(f"{name} must be finite, got {value!r}")
         if learn:
             self.register_parameter(name, nn.Parameter(tensor))
         else:

@@ -152,9 +152,9 @@ class LeakyNeuron(Neuron):
 
 def register_tau(module: nn.Module, name: str, tau: Tau, learn: bool) -> None:
     """Keep a time constant as its logarithm, `log_<name>`: a parameter of the module if it is learnt, else a buffer."""
-    value = torch.as_tensor(tau, dtype=torch.get_default_dtype()).detach().clone()
+    value = constant(tau)
     if not bool(((value > 0) & value.isfinite()).all()):
-        raise ValueError(f"{name} must be a positive number of seconds, got {tau}")
+        raise ValueError(f"{name} must be a positive number of seconds, got {tau!r}")
     if learn:
         module.register_parameter(f"log_{name}", nn.Parameter(value.log()))
     else:
@@ -164,6 +164,14 @@ def register_tau(module: nn.Module, name: str, tau: Tau, learn: bool) -> None:
 def at_rest(current: Tensor) -> Tensor:
     """Zeros `[B, *N]` for a current `[T, B, *N]`, in single precision or more."""
     return current.new_zeros(current.shape[1:], dtype=torch.promote_types(current.dtype, torch.float32))
+
+
+def constant(value: Any) -> Tensor:
+    """A copy of a constant in torch's default type; NaN, which lies in no range, for what is no number."""
+    try:
+        return torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        return torch.tensor(torch.nan)
 
 
 def numbers(constant: Any) -> NDArray[np.float64]:
@@ -209,9 +217,9 @@ class Firing(Surrogated):
     def _set_firing(
         self, threshold: float | Tensor, reset: Reset, differentiable_reset: bool, surrogate: Surrogate | None
     ) -> None:
-        theta = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        theta = constant(threshold)
         if not bool(((theta > 0) & theta.isfinite()).all()):
-            raise ValueError(f"a threshold must be positive and finite, got {threshold}")
+            raise ValueError(f"a threshold must be positive and finite, got {threshold!r}")
         if reset not in ("zero", "subtract"):
             raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
         self.register_buffer("threshold", theta)

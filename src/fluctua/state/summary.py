@@ -196,7 +196,9 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
     late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * p.plot_data.duration]
-    missed = [p for p in states if p.target_sigma_u is not None and abs(p.sigma_u / p.target_sigma_u - 1) > 0.1]
+    missed = [
+        p for p in states if p.target_sigma_u is not None and abs(p.sigma_u - p.target_sigma_u) > 0.1 * p.target_sigma_u
+    ]
     above = [p.name for p in states if p.saturated is not None and p.saturated > 0.5]
     off = [p for p in states if p.target_mu_u is not None and abs(p.mu_u - p.target_mu_u) > 0.1 * _wanted_sigma(p)]
     warnings = []

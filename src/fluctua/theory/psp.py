@@ -8,7 +8,7 @@ for comparison only (they are 22 % off in `eps_hat` at dt = 2 ms with 20/10 ms t
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -348,13 +348,21 @@ def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
 
 def checked_factor(factor: float) -> float:
     """The factor that a kernel is scaled by, if it is one."""
-    if not np.isfinite(factor) or factor == 0:
+    if not np.isfinite(number(factor)) or factor == 0:
         raise ValueError(f"a kernel can be scaled by a finite number other than 0, got {factor}")
     return factor
 
 
 def checked_dt(dt: float) -> float:
     """The time step, if it is one."""
-    if not 0 < dt < np.inf:
-        raise ValueError(f"the time step dt must be a positive number of seconds, got {dt}")
+    if not 0 < number(dt) < np.inf:
+        raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
     return dt
+
+
+def number(value: Any) -> float:
+    """A number as such; NaN, which lies in no range, for anything else."""
+    try:
+        return np.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return np.nan

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fluctua.theory.psp import ContinuousKernel, PspKernel
+from fluctua.theory.psp import ContinuousKernel, PspKernel, number
 
 Array = NDArray[np.float64]
 
 # The integrand is analytic: 32 nodes give full double precision for every xi of interest (tested against SciPy).
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+_LARGEST = 1e15  # of a target: its square and that of its inverse are numbers in single precision
 
 
 class InfeasibleTargetError(ValueError):
@@ -70,10 +72,10 @@ class Target:
         if not given:
             object.__setattr__(self, "xi", 1.0)
         for name, value in given.items():
-            if not 0 < value < np.inf:
-                raise ValueError(f"a target's {name} must be a positive number, got {value}")
-        if not np.isfinite(self.mean):
-            raise ValueError(f"a target's mean must be a finite number, got {self.mean}")
+            if not 1 / _LARGEST <= number(value) <= _LARGEST:
+                raise ValueError(f"a target's {name} must be a positive number, 1e-15 to 1e15, got {value!r}")
+        if not abs(number(self.mean)) <= _LARGEST:
+            raise ValueError(f"a target's mean must be a number, at most 1e15 in size, got {self.mean!r}")
 
     def sigma_u(self, threshold: ArrayLike | None, kernel: PspKernel) -> Array:
         """`sigma_U` for neurons with that threshold and kernel; shape `[]`, or `[*N]` where either differs by neuron.
@@ -87,7 +89,9 @@ class Target:
         if threshold is None:
             raise ValueError("a readout has no threshold, so xi and rate say nothing about it: give Target(sigma=...)")
         threshold = np.asarray(threshold, float)
-        if not self.mean < (lowest := threshold.min()):
+        if np.isnan(lowest := threshold.min()):
+            raise ValueError(f"a threshold must be a number, got {threshold}")
+        if not self.mean < lowest:
             raise InfeasibleTargetError(
                 f"a mean potential of {self.mean:g} is not below the threshold {lowest:g}: the fluctuation-driven "
                 f"regime needs mu_u < {lowest:g}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fluctua.files import FileError
 from fluctua.lab.data import fetch
 from fluctua.lab.data.fetch import ARCHIVES, Archive, obtain
 
@@ -164,6 +166,14 @@ def test_a_wrong_archive_that_is_there_already_is_never_unpacked(
     (tmp_path / name).write_bytes(there)
     assert obtain(archive(server), tmp_path, ignore).read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["words.h5"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("name", ["words.h5.zip", "words.h5.zip.part"])
+def test_a_pipe_in_the_place_of_an_archive_is_refused(name: str, serve: Serve, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileError, match=f"{name} is a folder, pipe or device"):
+        obtain(archive(serve(zipped())), tmp_path, ignore)
 
 
 def test_a_wrong_part_that_the_server_takes_for_the_whole_is_deleted(serve: Serve, tmp_path: Path) -> None:

@@ -143,6 +143,10 @@ def test_workers_give_the_same_batches() -> None:
     [
         (lambda: module(further_tests={"val": VAL}), r"names \['val'\], which are taken"),
         (lambda: module(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: module(batch_size=1.5), "batch_size=1.5 must be at least 1"),
+        (lambda: module(seed=1.5), "seed=1.5 whole"),
+        (lambda: module(dt="a"), "dt='a' s must be positive"),
+        (lambda: module(duration=None), "duration=None s must be finite"),
         (lambda: module(pool=0), "pool=0"),
         (lambda: module(dt=-1.0), "dt=-1.0"),
         (

@@ -165,6 +165,9 @@ def test_a_network_learns_from_recordings(tmp_path: Path) -> None:
         (lambda: read_structured([(recording(0), 3)], SHAPE, n_classes=2), "label 3 is not in"),
         (lambda: StructuredEvents(Camera(), SHAPE, labels=[0]), "24 samples need as many labels, not 1"),
         (lambda: StructuredEvents(Camera(1), SHAPE, labels=[-1]), "label -1 is negative"),
+        (lambda: read_structured([(recording(0), 2**70)], SHAPE), "the label 1180591620717411303424 is above 65535"),
+        (lambda: read_structured([(recording(0), 0)], "x"), "shape='x' must be"),  # type: ignore[arg-type]
+        (lambda: read_structured([(recording(0), 0)], (2, 3.5, 5)), r"shape=\(2, 3\.5, 5\) must be"),  # type: ignore[arg-type]
     ],
 )
 def test_refusals_name_what_is_wrong(refused: Callable[[], object], message: str) -> None:

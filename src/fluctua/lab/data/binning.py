@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fluctua.lab.data.events import Events, check_range
 from fluctua.spikes.batch import SpikeBatch
+from fluctua.theory.psp import number
 
 # A float32 time lies up to half a unit in the last place below the number it stands for.
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -100,10 +101,10 @@ def step_count(dt: float, duration: float) -> int:
         dt: time step, seconds.
         duration: seconds, at least `dt`.
     """
-    if not (math.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt={dt} s must be positive and finite: pass the time step in seconds, such as dt=2e-3.")
-    if not (math.isfinite(duration) and duration >= dt):
-        raise ValueError(f"duration={duration} s must be finite and at least one time step, dt={dt} s: lengthen it.")
+    if not 0 < number(dt) < math.inf:
+        raise ValueError(f"dt={dt!r} s must be positive and finite: pass the time step in seconds, such as dt=2e-3.")
+    if not dt <= number(duration) < math.inf:
+        raise ValueError(f"duration={duration!r} s must be finite and at least one time step, dt={dt} s: lengthen it.")
     return math.ceil(duration / dt * (1 - 1e-9))  # 0.7 / 0.002 is 350, however it rounds
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from fluctua.files import FileError
 from fluctua.lab.durable import locked, make_folder, sync_folder
 
 Progress = Callable[[str, int, int | None], None]  # name, bytes there, bytes in all if known
@@ -143,6 +144,9 @@ def _download(archive: Archive, folder: Path, progress: Progress) -> Path:
         ValueError: the checksum is wrong.
     """
     packed, part = folder / archive.name, folder / f"{archive.name}.part"
+    for path in (packed, part):
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise FileError(f"{path} is a folder, pipe or device, not an archive: move it away and call again.")
     if not packed.exists() or _md5(packed) != archive.md5:
         _continue(archive, part, progress)
         if (found := _md5(part)) != archive.md5:

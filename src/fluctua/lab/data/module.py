@@ -67,8 +67,8 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
             ValueError: if `batch_size` is out of range, or labels are not whole.
         """
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1: raise it.")
+        if not (isinstance(batch_size, int) and batch_size >= 1 and isinstance(seed, int)):
+            raise ValueError(f"{batch_size=} must be at least 1, and {seed=} whole: change them.")
         for name, dataset in splits.items():
             whole(dataset.labels, f"labels of {name}")
         self.splits = dict(splits)

@@ -160,6 +160,8 @@ def _check_rows(path: Path, file: Any) -> None:
 
 def _integers(path: Path, file: Any, name: str) -> NDArray[np.int64]:
     dataset = file[name]
+    if not hasattr(dataset, "dtype"):
+        raise FileError(f"{path} has a group at '{name}', where SHD's layout has numbers: get it anew.")
     if dataset.dtype.kind not in "iu" or dataset.ndim != 1:
         raise FileError(
             f"{path} has {dataset.dtype} of the shape {dataset.shape} in '{name}', where SHD's layout has one whole "

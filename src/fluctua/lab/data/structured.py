@@ -6,12 +6,15 @@ Nothing but the fields is asked for; `y` and `p` may be missing. No other librar
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range, whole
+
+_MOST = 65_535  # of a label, as in the layout of SHD
 
 Recording = NDArray[Any]
 """A structured array `[events]` with the fields `x`, `t` and, if there are rows and channels, `y` and `p`."""
@@ -145,10 +148,9 @@ def _pairs(item: Any) -> Iterator[tuple[Recording, Any]]:
 
 def _layout(shape: Sequence[int]) -> tuple[int, int, int]:
     """Channels, rows and columns."""
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise ValueError(
-            f"shape={tuple(shape)} must be (units,) or (channels, rows, columns), all at least 1: correct it"
-        )
+    whole = isinstance(shape, Sequence) and all(isinstance(n, Integral) and n >= 1 for n in shape)
+    if not whole or len(shape) not in (1, 3):
+        raise ValueError(f"shape={shape!r} must be (units,) or (channels, rows, columns), all at least 1: correct it")
     channels, rows, columns = shape if len(shape) == 3 else (1, 1, *shape)
     return channels, rows, columns
 
@@ -162,9 +164,12 @@ def _numbered(i: int, recording: Recording, shape: Sequence[int], time_unit: flo
 
 def _label(i: int, label: Any) -> int:
     try:
-        return operator.index(label)
+        found = operator.index(label)
     except (TypeError, ValueError):
         raise ValueError(f"sample {i}: the label {label!r:.80} is no integer: number the classes from 0.") from None
+    if found > _MOST:
+        raise ValueError(f"sample {i}: the label {label} is above {_MOST}: number the classes from 0.")
+    return found
 
 
 def _named(recording: Recording, name: str) -> NDArray[Any]:

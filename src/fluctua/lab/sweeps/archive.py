@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,12 +34,12 @@ class Archive:
         Raises:
             StoreError: the file is damaged.
         """
-        if not self.path.exists():
+        if not self.path.is_file():
             return []
         try:
             with gzip.open(self.path, "rt", encoding="utf-8") as file:
                 return [Record(**json.loads(line)) for line in file]
-        except (OSError, EOFError, ValueError, TypeError) as error:
+        except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
             raise StoreError(f"{self.path} is damaged ({error}): take it from the repository again") from error
 
     def of(self, study: Study) -> list[Record]:

@@ -107,7 +107,8 @@ class RunFolder:
         """
         try:
             return Description(**read_json(self.description))
-        except (FileNotFoundError, DamagedFile, TypeError):  # what the last epoch was trained with does as well
+        except (FileNotFoundError, NotADirectoryError, DamagedFile, TypeError):
+            # What the last epoch was trained with does as well.
             record = self.load_record()
             return Description(**record["run"]) if record else None
 

@@ -12,6 +12,7 @@ from fluctua.homeostasis import ActivityBound
 from fluctua.homeostasis.optimizers import optimizer_by_name
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.schedules import Schedule
+from fluctua.theory.psp import number
 
 Row = dict[str, float]
 """One epoch of the history: a row of `metrics.csv`."""
@@ -62,12 +63,12 @@ class TrainSettings:
         object.__setattr__(self, "regularizers", tuple(self.regularizers))
         for name, least in (("epochs", 1), ("patience", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
         for name in ("lr", "max_minutes", "gradient_clip"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+            if value is not None and not 0 < number(value) < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
         Schedule(self.schedule, self.epochs, self.warmup)
 
     @property

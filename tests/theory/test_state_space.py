@@ -1,0 +1,80 @@
+"""Laws of kernels in state space: their closed forms are the sums over their responses, written out step by step."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fluctua.theory import PspKernel
+from fluctua.theory.state_space import StateSpaceKernel
+
+Array = NDArray[np.float64]
+
+DT = 2e-3
+LONG = 1500  # steps after which the slowest system drawn here has died away
+seeds = st.integers(0, 10_000)
+
+
+def drawn(seed: int, neurons: int, readout: bool, direct: bool) -> StateSpaceKernel:
+    """A stable system of three states, not symmetric and not triangular."""
+    rng = np.random.default_rng(seed)
+    transition = rng.standard_normal((neurons, 3, 3))
+    transition *= 0.95 / np.abs(np.linalg.eigvals(transition)).max(-1)[:, None, None]
+    return StateSpaceKernel(
+        dt=DT,
+        transition=transition,
+        jump=rng.standard_normal((neurons, 3)),
+        readout=rng.standard_normal((neurons, 3)) if readout else None,
+        direct=rng.standard_normal(neurons) if direct else None,
+    )
+
+
+def simulated(kernel: StateSpaceKernel, x: Array) -> Array:
+    """`u` over time for an input `[T]`, by the two equations, neuron for neuron."""
+    u = np.zeros((len(x), len(kernel.jump)))
+    for n, (transition, jump) in enumerate(zip(kernel.transition, kernel.jump, strict=True)):
+        s: Array = np.zeros(3)
+        for t, now in enumerate(x):
+            u[t, n] = s[0] if kernel.readout is None else kernel.readout[n] @ s
+            u[t, n] += 0.0 if kernel.direct is None else kernel.direct[n] * now
+            s = transition @ s + jump * now
+    return u
+
+
+@given(seed=seeds, readout=st.booleans(), direct=st.booleans())
+def test_the_response_and_its_sums_are_those_of_the_equations(seed: int, readout: bool, direct: bool) -> None:
+    kernel = drawn(seed, 2, readout, direct)
+    impulse = np.zeros(LONG)
+    impulse[0] = 1.0
+    eps = simulated(kernel, impulse)
+    np.testing.assert_allclose(kernel.response(LONG), eps, rtol=1e-9, atol=1e-12)
+    assert kernel.response(0).shape == (0, 2)
+    power = (eps**2).sum(0)
+    np.testing.assert_allclose(kernel.eps_bar, eps.sum(0) * DT, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(kernel.eps_hat, power * DT, rtol=1e-7)
+    np.testing.assert_allclose(kernel.lag_one, (eps[:-1] * eps[1:]).sum(0) / power, rtol=1e-7, atol=1e-9)
+
+
+@given(seed=seeds, readout=st.booleans(), direct=st.booleans(), factor=st.sampled_from([-2.0, 0.5, 3.0]))
+def test_scaling_scales_the_response_and_the_matrix_gives_the_kernel_back(
+    seed: int, readout: bool, direct: bool, factor: float
+) -> None:
+    kernel = drawn(seed, 2, readout, direct)
+    expected = factor * kernel.response(30)
+    np.testing.assert_allclose(kernel.scaled(factor).response(30), expected, rtol=1e-12, atol=1e-12)
+    matrix, delay = kernel.scaled(factor).system()
+    assert delay == 0
+    back = StateSpaceKernel.of(matrix, DT)
+    np.testing.assert_allclose(back.response(30), expected, rtol=1e-12, atol=1e-12)
+    assert back.dt == DT
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_every_kernel_is_its_state_space_delayed(delay: int) -> None:
+    kernel = PspKernel.two_poles(1.5, 0.9, 0.6, DT, delay=delay)
+    system = kernel.system()
+    assert system is not None
+    matrix, after = system
+    eps = StateSpaceKernel.of(matrix, DT).response(50 - after)
+    np.testing.assert_allclose(kernel.response(50), np.concatenate([np.zeros(after), eps]), rtol=1e-12, atol=1e-15)
