@@ -1,20 +1,25 @@
 """What can be wrong with what a network is given and does, one small check for each kind of finding."""
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.evidence import FAR, Activity, Evidence
 from fluctua.explain.finding import Finding
 from fluctua.network.facts import INPUT, Pathway
 from fluctua.network.run import named_modules_of, tensors_in
-from fluctua.state.summary import listed
+from fluctua.state.facts import PopulationState
+from fluctua.state.summary import counted, listed, settled
 
 FEW_VALUES = 16  # distinct weights up to which they lie on a grid
 LARGE = 5.0  # sigma_U in units of the threshold, from which on a spike is no event
 LATE = 2 / 3  # of the trial, after which little time is left to learn from
+FEW_PASS = 0.1  # share of neurons that pass a gradient, below which a population does not learn
+FORGETS = 0.05  # of U that is left after a step, below which spikes do not add up
+UNSETTLED = 0.2  # of the stationary variance of U, below which a trial is too short for the time constants
 
 
 def named_input(e: Evidence) -> Iterator[Finding]:
@@ -46,6 +51,35 @@ def named_input(e: Evidence) -> Iterator[Finding]:
         )
 
 
+def noise(e: Evidence) -> Iterator[Finding]:
+    """Spikes of one rate in all channels, samples and steps, of which no sum varies more than by chance."""
+    x = next(tensors_in(e.network.batch), None)
+    if e.labels is None or e.network.time not in (0, 1) or x is None or x.ndim < 3:
+        return
+    x = x.detach().movedim(e.network.time, 0).flatten(2).double()  # [T, B, C]
+    if x.shape[2] == 1 or not x.var() > 0 or not bool((x.frac() == 0).all()):
+        return
+    parts = torch.stack([part.sum(0) for part in x.tensor_split(8)])
+    labels = torch.as_tensor(e.labels)
+    classes = [x[:, labels == label].sum((0, 1)) for label in labels.unique()] if labels.shape == x.shape[1:2] else []
+    sums = [x.sum(0), x.sum(1), x.sum(2), x.sum((0, 1)), parts, parts.sum(2), *classes]
+    if not any(_varies(s, x) for s in sums):
+        yield Finding(
+            "input",
+            "",
+            f"the batch cannot be told from noise: all {x.shape[2]} channels fire at one rate, {x.mean():.3g} spikes "
+            "in a step, in every sample, so there is nothing to learn",
+            "# encode the samples by rates or times that differ between channels",
+            serious=False,
+        )
+
+
+def _varies(sums: Tensor, x: Tensor) -> bool:
+    """Whether sums over parts of equal size vary more than those of independent entries would, by four deviations."""
+    chance = x.var() * x.numel() / sums.numel()
+    return sums.numel() > 1 and bool(sums.var() / chance > 1 + 4 * sqrt(2 / (sums.numel() - 1)))
+
+
 def exchanged_axes(e: Evidence) -> Iterator[Finding]:
     """Samples that were read as time."""
     for doubt in e.network.doubts(e.steps, e.samples):
@@ -58,9 +92,9 @@ def carried_state(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "state",
             "",
-            "the same batch gave another output when it was run again: forward begins with the state that the last run "
-            "left",
-            _resetting(e),
+            "the same batch gave another output when it was run again: the model begins with the state that the last "
+            "run left",
+            _resetting(e) if e.network.time == "own" else "# let forward begin from rest: an attribute keeps its state",
         )
 
 
@@ -81,8 +115,8 @@ def batch_norms(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "norm",
             unlearned[0],
-            f"{listed(unlearned)} in eval mode and without a batch seen before: mean 0 and variance 1 are taken for "
-            "those of the input",
+            f"in eval mode, without having seen a batch, {listed(unlearned)} take{'s' * (len(unlearned) == 1)} mean 0 "
+            "and variance 1 for those of the input",
             "model.train()",
         )
 
@@ -99,8 +133,8 @@ def silence(e: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "silent",
                 a.state.name,
-                f"{a.state.silent_units:.0%} of {a.state.name} never fire, others do: their means differ by "
-                f"{a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
+                f"{_never(a.state)}, others do: their mean potentials differ by {a.state.sigma_across:.2g}, and U "
+                f"fluctuates by {a.state.sigma_temporal:.2g}",
                 e.call("rescale"),
                 serious=False,
             )
@@ -108,17 +142,22 @@ def silence(e: Evidence) -> Iterator[Finding]:
 
 def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     p, theta = a.state, a.state.threshold or 0.0
-    others = f", nor do most of {listed(behind)} behind it" if behind else ""
-    said = f"{p.silent_units:.0%} of {p.name} never fire{others}"
+    said = _never(p) + (f", nor do most in {listed(behind)} behind it" if behind else "")
     zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
     few = [q.name for q in a.population.pathways if _on_grid(q)]
     xi = inf if p.sigma_temporal == 0 else (theta - p.mu_u) / p.sigma_temporal
     if zero:
         return Finding("grid", p.name, f"{said}: all weights of {zero[0]} are zero", e.call("initialize", ", seed=0"))
-    if a.arrival >= LATE * e.steps:
-        message = f"{said}: activity arrives only in step {a.arrival} of {e.steps}, so the trial is too short"
-        return Finding("late", p.name, message, _longer(e))
-    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, and 1 to 3 are wanted"
+    left = max(e.steps - a.arrival, 0) / e.steps
+    if a.arrival >= LATE * e.steps and xi * sqrt(left) < 2 * FAR:  # it fires once it has time
+        when = f"arrives only in step {a.arrival}" if left else "does not arrive within the trial"
+        return Finding("late", p.name, f"{said}: activity {when} of {counted(e.steps, 'step')}", _longer(e))
+    if xi == inf and not p.mu_u < -theta / 2:
+        message = f"{said}: what it hears never changes, so nothing makes U move"
+        return Finding("silent", p.name, message, f"# see what takes its input away before it reaches {p.name}")
+    far = f"the threshold {theta:g} is {_short(xi)} standard deviations of U away, where 1 to 3 are wanted"
+    if a.passing is not None and a.passing < FEW_PASS:
+        far += ", and so far from it the surrogate passes no gradient"
     if few:
         message = f"{said}: of the few values that {few[0]} takes, too little fluctuation comes; {far}"
         return Finding("grid", p.name, message, _toward(e, a))
@@ -127,8 +166,22 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     elif p.mu_u < -theta / 2:
         why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
     else:
-        why = f"the weights are too small by a factor of about {xi:.2g}" if np.isfinite(xi) else "nothing makes U move"
+        why = f"the weights are too small by a factor of about {_short(xi)}"
     return Finding("silent", p.name, f"{said}: {why}; {far}", _toward(e, a))
+
+
+def _never(p: PopulationState) -> str:
+    """How many neurons, or feature maps, never fire, in words."""
+    share, what = p.silent_units or 0.0, "neurons" if p.silent_maps is None else "feature maps"
+    return f"no {what[:-1]} of {p.name} fires" if share == 1 else f"{share:.0%} of the {what} of {p.name} never fire"
+
+
+def _short(x: float) -> str:
+    return f"{x:.2g}" if x < 10 else f"{x:.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "less than 1%"
 
 
 def _toward(e: Evidence, a: Activity) -> str:
@@ -167,7 +220,7 @@ def growth(e: Evidence) -> Iterator[Finding]:
     for a, size in sizes:
         shares = {q.name: q.share or 0.0 for q in a.state.pathways}
         loops = [q for q in a.population.pathways if q.recurrent]
-        own = sum(shares[q.name] for q in loops)
+        own = sum(shares[q.name] for q in loops) if len(loops) < len(shares) else 1.0
         if loops and size > LARGE and own > 0.8 and a.per_step > 0.05:
             yield Finding(
                 "exploding",
@@ -207,8 +260,8 @@ def saturation(e: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "saturated",
                 p.name,
-                f"{p.saturated:.0%} of {p.name} have a mean potential above threshold (mean {p.mu_u:.3g}, threshold "
-                f"{p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes",
+                f"{p.saturated:.0%} of the neurons of {p.name} have a mean potential above threshold (mean "
+                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes",
                 _toward(e, a),
             )
             return
@@ -228,14 +281,17 @@ def _raise_thresholds(found: list[Activity], value: float) -> str:
 def time_step(e: Evidence) -> Iterator[Finding]:
     """Neurons that forget within a step, or trials that end before they have settled."""
     for a in e.spiking:
-        kernel = a.population.neuron.kernel
-        if float(np.mean(kernel.lag_one)) < 0.05:
-            yield Finding(
-                "time",
-                a.state.name,
-                f"{a.state.name} forgets within a step, which leaves {np.mean(kernel.lag_one):.2g} of U to the next: "
-                "its time constant is far shorter than the time step",
-                "# a smaller time step, or longer time constants",
-                serious=False,
+        left, reached = float(np.mean(a.population.neuron.kernel.lag_one)), settled(a.population)
+        if left < FORGETS:
+            said = f"keeps {_percent(left)} from one step to the next: its time constants are far shorter than the step"
+            remedy = "# a smaller time step, or longer time constants: are both in seconds?"
+        elif reached < UNSETTLED:
+            said = (
+                f"comes to {_percent(sqrt(reached))} of its stationary fluctuations: its time constants are far longer "
+                f"than the trial of {counted(e.steps, 'step')}"
             )
-            return
+            remedy = "# a longer trial, or shorter time constants: are both in seconds?"
+        else:
+            continue
+        yield Finding("time", a.state.name, f"U of {a.state.name} {said}", remedy, serious=a.dead)
+        return

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class Activity:
         state: as reported.
         arrival: first step in which what it hears fires, in half of the samples or more; 0 where it hears the input.
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
-            where the graph does not reach them.
+            where the graph does not reach them, NaN where a gradient is.
+        through_time: whether a gradient of late spikes gets to early currents.
         from_biases: mean potential that biases alone bring.
     """
 
@@ -38,6 +40,7 @@ class Activity:
     state: PopulationState
     arrival: int
     passing: float | None
+    through_time: bool
     from_biases: float
 
     @property
@@ -85,7 +88,7 @@ class Evidence:
         labels: if given.
         options: what was said besides to `diagnose`, as it stands in a call.
         required: by name of the parameter, whether it requires a gradient.
-        forgets: whether a second pass gave what the first did; None where fluctua resets the state itself.
+        forgets: whether a second pass gave what the first did.
     """
 
     network: Network
@@ -98,7 +101,7 @@ class Evidence:
     labels: Any
     options: str
     required: Mapping[str, bool]
-    forgets: bool | None
+    forgets: bool
 
     @property
     def spiking(self) -> tuple[Activity, ...]:
@@ -116,7 +119,6 @@ def gather(
     loss: Loss | None,
     labels: Any,
     options: str,
-    own_forward: bool,
     required: Mapping[str, bool],
 ) -> Evidence:
     """Run the network twice, once to measure and once with gradients."""
@@ -130,10 +132,13 @@ def gather(
             output = network.forward(network.model, network.batch)
         learning = _learning(network.model, output, loss, labels)
         passing = {p.name: _passing(currents[p.name], spikes[p.name], p) for p in network.populations}
+        lasting = {p.name: _through_time(currents[p.name], spikes[p.name], p) for p in network.populations}
         torch.set_rng_state(draws)
-        forgets = _same(output, network.forward(network.model, network.batch)) if own_forward else None
+        with torch.no_grad():
+            forgets = _same(output, network.forward(network.model, network.batch))
     activity = tuple(
-        Activity(p, report[p.name], _arrival(p, report), passing[p.name], _from_biases(p)) for p in network.populations
+        Activity(p, report[p.name], _arrival(p, report), passing[p.name], lasting[p.name], _from_biases(p))
+        for p in network.populations
     )
     first = network.populations[0]
     samples = first.layout.as_sequence(currents[first.name][0][0]).shape[1]
@@ -157,7 +162,7 @@ def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[T
 def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> Learning:
     first = next(tensors_in(output), None)
     if loss is None and labels is not None:
-        loss = _cross_entropy
+        loss = cross_entropy
     value = None if loss is None else (loss(output) if labels is None else loss(output, labels))
     if value is not None and not (isinstance(value, Tensor) and value.numel() == 1):
         raise ValueError(f"the loss must return one number, got {type(value).__name__}: reduce it, such as by mean()")
@@ -172,14 +177,22 @@ def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> 
     return Learning(None if value is None else float(value.detach()), first, bool(ends), norms)
 
 
-def _cross_entropy(output: Any, labels: Tensor) -> Tensor:
+def cross_entropy(output: Any, labels: Any) -> Tensor:
     """Of the output summed over time, where it has time."""
     first = next(tensors_in(output), None)
     if first is None:
         raise ValueError("the model returns no tensor to compare with the labels: give loss=")
     while first.ndim > 2:
         first = first.sum(0)
-    return nn.functional.cross_entropy(first, torch.as_tensor(labels, device=first.device).long())
+    classes = torch.as_tensor(labels, device=first.device)
+    if classes.ndim == 2:  # one hot, or probabilities
+        return nn.functional.cross_entropy(first, classes.to(first))
+    if classes.is_floating_point() or not 0 <= int(classes.min()) <= int(classes.max()) < first.shape[-1]:
+        raise ValueError(
+            f"the labels go from {classes.min():g} to {classes.max():g}, but the output has the classes 0 to "
+            f"{first.shape[-1] - 1}: give it more, or loss= for values"
+        )
+    return nn.functional.cross_entropy(first, classes.long())
 
 
 def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> float | None:
@@ -192,7 +205,19 @@ def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Popula
         return 0.0
     gradients = torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends], True, allow_unused=True)
     felt = [p.layout.as_sequence(g).abs().flatten(0, 1).amax(0) for g in gradients if g is not None]
-    return float((torch.stack(felt).amax(0) > PASSES).double().mean()) if felt else 0.0
+    largest = torch.stack(felt).amax(0) if felt else torch.zeros(1)
+    return float((largest > PASSES).double().mean()) if largest.isfinite().all() else nan
+
+
+def _through_time(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> bool:
+    """Whether spikes of the second half of the calls hang on currents of the first; true where one call is all."""
+    half = len(currents) // 2
+    starts = [c for given in currents[:half] for c in reaching(p, given) if c.requires_grad]
+    ends = [s for s in spikes[half:] if s.requires_grad]
+    if p.neuron.threshold is None or not starts or not ends:
+        return True
+    found = torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends], True, allow_unused=True)
+    return any(gradient is not None for gradient in found)
 
 
 def _arrival(p: Population, report: Report) -> int:

@@ -1,12 +1,13 @@
 """What can be wrong with the loss and its gradients, one small check for each kind of finding."""
 
 from collections.abc import Iterator
-from math import log
+from math import exp, isnan, log
 
 import torch
 from torch import Tensor
 
-from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.checks import FEW_PASS
+from fluctua.explain.evidence import Activity, Evidence, cross_entropy
 from fluctua.explain.finding import Finding
 from fluctua.network.run import modules_of
 from fluctua.state.summary import FEW, LOST, listed, sharp, sharply
@@ -26,6 +27,15 @@ def cut_graph(e: Evidence) -> Iterator[Finding]:
         what = "output" if e.learning.loss is None else "loss"
         yield Finding("detached", "", f"the {what} depends on no parameter: its graph is cut", cut)
         return
+    still = [a.state.name for a in e.spiking if not (a.through_time or a.dead)]
+    if still:
+        yield Finding(
+            "detached",
+            still[0],
+            f"the graph of {listed(still)} is cut from step to step, so that no gradient goes back in time",
+            "# take away what cuts the state between two steps: .detach(), .data, torch.no_grad()",
+            serious=False,
+        )
     reached = [(a, [e.learning.norms.get(q.name) for q in a.population.pathways]) for a in e.activity]
     lost = [a for a, norms in reached if norms and all(norm is None for norm in norms)]
     if lost and len(lost) < len([1 for _, norms in reached if norms]) and not all(map(_frozen, lost)):
@@ -42,7 +52,7 @@ def frozen(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "frozen",
             "" if every else still[0],
-            f"{'none' if every else 'not all'} of the weights require a gradient: not {listed(still)}",
+            f"no gradient is required of {'any weight' if every else listed(still)}",
             f"[model.get_parameter(n).requires_grad_(True) for n in {still}]",
             serious=every,
         )
@@ -52,12 +62,17 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     """Neurons that pass no gradient, and a gradient that gets lost on its way back."""
     alive = [a for a in e.spiking if not a.dead]
     for a in alive:
-        if a.passing is not None and a.passing < 0.1:
+        if a.passing is not None and isnan(a.passing):
+            said = f"the gradient that {a.state.name} passes is no number: its surrogate overflows far from threshold"
+            yield Finding("gradient", a.state.name, said, blunter(a))
+            return
+        if a.passing is not None and a.passing < FEW_PASS:
             yield Finding(
                 "gradient",
                 a.state.name,
-                f"{a.passing:.0%} of the neurons of {a.state.name} pass any gradient: its surrogate is zero, or too "
-                f"sharp for the distance of U from threshold (mean {a.state.mu_u:.2g}, sigma_U {a.state.sigma_u:.2g})",
+                f"{f'only {a.passing:.0%} of the neurons' if a.passing else 'no neuron'} of {a.state.name} "
+                f"pass{'es' * (not a.passing)} a gradient: its surrogate is zero, or too sharp for the distance of U "
+                f"from threshold (mean {a.state.mu_u:.2g}, sigma_U {a.state.sigma_u:.2g})",
                 blunter(a),
             )
             return
@@ -102,6 +117,15 @@ def readout(e: Evidence) -> Iterator[Finding]:
             e.call("initialize", ", seed=0"),
         )
         return
+    if _softmaxed_twice(e, logits):
+        yield Finding(
+            "readout",
+            last.state.name,
+            f"the output is a softmax already, and the cross entropy takes another: the loss, {e.learning.loss:.3g}, "
+            f"cannot fall below {log(1 + (output.shape[-1] - 1) / exp(1)):.3g}",
+            "loss = lambda output, labels: nn.functional.nll_loss(output.clamp_min(1e-9).log(), labels)",
+        )
+        return
     spread = float(logits.std(-1).mean())
     weight = next((q for q in reversed(last.population.pathways)), None)
     if e.labels is not None and last.state.threshold is None and spread > SURE and weight is not None:
@@ -111,6 +135,15 @@ def readout(e: Evidence) -> Iterator[Finding]:
             f"the outputs of the classes differ by {spread:.3g}, so the softmax is sure before anything is learned",
             f"model.get_parameter({weight.name!r}).data.div_({spread:.3g})",
         )
+
+
+def _softmaxed_twice(e: Evidence, output: Tensor) -> bool:
+    """Whether the loss is the cross entropy of an output `[B, C]` of probabilities."""
+    if output.ndim != 2 or e.labels is None or e.learning.loss is None:
+        return False
+    if bool((output < 0).any()) or not torch.allclose(output.sum(-1), torch.ones(len(output)).to(output), atol=1e-4):
+        return False
+    return abs(float(cross_entropy(output, e.labels)) - e.learning.loss) < 1e-4
 
 
 def blunter(a: Activity) -> str:
