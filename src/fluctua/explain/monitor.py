@@ -139,8 +139,10 @@ class Monitor:
             self.begin_at(trainer.global_step)
             self.__enter__()
 
-        opening = {"on_train_start": begin, "teardown": lambda *_, **__: self.__exit__()}
-        return type("MonitorCallback", (Callback,), opening)()
+        def end(*_: Any, **__: Any) -> None:
+            self.__exit__()
+
+        return type("MonitorCallback", (Callback,), {"on_train_start": begin, "on_exception": end, "teardown": end})()
 
     def __str__(self) -> str:
         from fluctua.explain.monitor_figure import table_of

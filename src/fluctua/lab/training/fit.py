@@ -1,9 +1,11 @@
 """Train a model on a Lightning data module, so that the run can be watched, stopped, resumed and repeated."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
+from fluctua.explain.monitor import FILE, Monitor
 from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.callbacks import Patience, Recorder, TimeLimit
 from fluctua.lab.training.description import Description
@@ -28,7 +31,7 @@ try:
     import lightning
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch.callbacks import RichProgressBar
+    from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
     from lightning.pytorch.strategies import SingleDeviceStrategy
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
@@ -57,9 +60,10 @@ def fit(
     Args:
         model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it comes back with the
             weights of the best epoch, in evaluation mode, on the device where it was.
-        data: batches `(x [T, B, ...], y [B])` for training, validation and, if it has any, for testing; several test
-            loaders are named by `data.test_names`. If it has a method `fingerprint()`, plain data that tells it from
-            other data, a run is not resumed on another; `SplitDataModule` has one.
+        data: batches `(x [T, B, ...], y)`, of classes or values, see `SpikingClassifier`, for training, validation and,
+            if it has any, for testing; several test loaders are named by `data.test_names`. If it has a method
+            `fingerprint()`, plain data that tells it from other data, a run is not resumed on another;
+            `SplitDataModule` has one.
         out_dir: folder for the run's files, made if need be.
         settings: how to train.
         resume: go on after the last finished epoch in `out_dir`; if there is none, begin.
@@ -103,7 +107,7 @@ def _fit(
     if record:
         recorder.write_what_follows()
     with quiet_lightning(), isolated_randomness(), _handed_back(model):
-        trainer = _trainer(recorder)
+        trainer = _trainer(recorder, model)
         with _interruptible(trainer, recorder):
             if len(recorder.history) < settings.epochs:
                 folder.result.unlink(missing_ok=True)  # that of fewer epochs
@@ -118,7 +122,7 @@ def _fit(
     return result
 
 
-def _trainer(recorder: Recorder) -> lightning.Trainer:
+def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
     settings = recorder.settings
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return lightning.Trainer(
@@ -131,7 +135,8 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
             recorder.timer,
             Patience(settings.patience),
             recorder,
-            *([RichProgressBar()] if settings.progress else []),
+            *([_progress_bar()] if settings.progress else []),
+            *_watching(recorder, model),
         ],
         default_root_dir=recorder.folder.root,
         gradient_clip_val=settings.gradient_clip,
@@ -141,6 +146,20 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
     )
+
+
+def _progress_bar() -> Callback:
+    """Lightning's; rich shows nothing in a notebook without widgets, where tqdm writes text."""
+    in_notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None
+    return TQDMProgressBar() if in_notebook and find_spec("ipywidgets") is None else RichProgressBar()
+
+
+def _watching(recorder: Recorder, model: nn.Module) -> Iterator[Callback]:
+    """A monitor, where one is wanted; it goes on with the rows of a run that is resumed."""
+    if recorder.settings.monitor is not None:
+        if recorder.resume_from is None:
+            (recorder.folder.root / FILE).unlink(missing_ok=True)
+        yield Monitor(model, recorder.settings.monitor, recorder.folder.root).callback()
 
 
 @contextmanager
@@ -167,7 +186,7 @@ def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[N
 def _test(
     trainer: lightning.Trainer, classifier: SpikingClassifier, data: lightning.LightningDataModule
 ) -> dict[str, float]:
-    """Accuracy on every test set, by name."""
+    """Accuracy on every test set, of values their error, by name."""
     if not is_overridden("test_dataloader", data):
         return {}
     scores = [float(*score.values()) for score in trainer.test(classifier, datamodule=data, verbose=False)]
