@@ -137,13 +137,11 @@ def eval_norm() -> nn.Module:
 
 
 def quantised() -> nn.Module:
+    """Weights that suit the net with thresholds of 1, rounded to a grid whose one step is larger than most of them."""
     model = nn.Sequential(nn.Linear(12, 128), LIF(0.16, 0.065, dt=0.05), nn.Linear(128, 7), LIF(0.16, 0.065, dt=0.05))
-    fluctua.initialize(model, spikes(40, 16, 12, p=0.3), seed=0)
-    quantize(model, spikes(40, 16, 12, p=0.3), Grid(bits=8, scale=0.5))
-    with torch.no_grad():
-        for name, w in model.named_parameters():
-            if name.endswith("weight"):
-                w.mul_(0.02)
+    fluctua.initialize(model, x := spikes(40, 16, 12, p=0.3), seed=0)
+    widest = float(model.get_parameter("0.weight").detach().abs().max())
+    quantize(model, x, Grid(bits=8, scale=1.9 * widest))
     return model
 
 
@@ -214,7 +212,7 @@ RECREATED = {
         lambda: SnnConv(1.0, 0.1, 1, 8, 8), images(8, 1, 12, 12), "silent", "lifs.0", {"time": None, "labels": LABELS}
     ),
     "snnTorch: images that were divided by 255 twice": Case(
-        lambda: SnnConv(1.0, 0.9, 1, 8, 8), images(8, 1, 12, 12) / 255, "silent", "lifs.0", {"time": None}
+        lambda: SnnConv(1.0, 0.9, 1, 8, 8), images(8, 1, 12, 12) / 255, "silent", None, {"time": None}
     ),
     "snnTorch: images of bytes": Case(
         lambda: SnnConv(1.0, 0.9, 1, 8, 8), (255 * images(8, 1, 12, 12)).to(torch.uint8), "input", "", {"time": None}
@@ -238,7 +236,7 @@ RECREATED = {
         "1",
     ),
     "SpikingJelly: a threshold of three behind norms": Case(
-        lambda: jelly_conv(3.0), FRAMES, "silent", "10", {"labels": LABELS}
+        lambda: jelly_conv(3.0), FRAMES, "silent", "2", {"labels": LABELS}
     ),
     "SpikingJelly: norms in eval mode": Case(lambda: jelly_conv(1.0, FRAMES).eval(), FRAMES, "norm", "1"),
     "SpikingJelly: reset_net is missing": Case(
@@ -348,7 +346,7 @@ def mute() -> nn.Module:
 
 
 def sharp_deep() -> nn.Module:
-    model = own(40, *[64] * 5, 4, surrogate=SuperSpike(beta=1e3))
+    model = own(40, *[64] * 5, 4, surrogate=SuperSpike(beta=1e4))
     fluctua.initialize(model, spikes(100, 16, 40), seed=0)
     return model
 

@@ -188,7 +188,12 @@ def _toward(e: Evidence, a: Activity) -> str:
     """The line that brings the network to its target: by its own weights, or where these cannot, by new ones."""
     movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
-    return e.call("rescale") if possible else e.call("initialize", ", seed=0")
+    weights = [q.weight for other in e.activity for q in other.population.pathways]
+    return (
+        e.call("rescale")
+        if possible and all(bool(w.detach().any()) for w in weights)
+        else e.call("initialize", ", seed=0")
+    )
 
 
 def _longer(e: Evidence) -> str:

@@ -12,7 +12,7 @@ from fluctua.explain.finding import Finding
 from fluctua.network.run import modules_of
 from fluctua.state.summary import FEW, LOST, listed, sharp, sharply
 
-SURE = 20.0  # spread of the logits, from which on the softmax is sure of one class
+SURE = 8.0  # spread of the logits, from which on the softmax is sure of one class
 _SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate with long tails
     ("spike_grad", "from snntorch import surrogate; ", "surrogate.atan(alpha=2.0)"),
     ("surrogate_function", "from spikingjelly.activation_based import surrogate; ", "surrogate.ATan()"),
