@@ -57,7 +57,8 @@ class SnnConv(nn.Module):
 
     def __init__(self, threshold: float, beta: float = 0.95, *widths: int, **unlike: bool) -> None:
         super().__init__()
-        widths, self.unlike, self.kept = widths or (1, 12, 12, 16, 16), unlike, None
+        widths, self.unlike = widths or (1, 12, 12, 16, 16), unlike
+        self.kept: tuple[list[Any], Any] | None = None
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in pairwise(widths))
         self.lifs = nn.ModuleList(snntorch.Leaky(beta=beta, threshold=threshold) for _ in widths[1:])
         size = 14 - 2 * len(widths)
@@ -477,7 +478,7 @@ def xi_two() -> tuple[nn.Module, Tensor]:
 def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     torch.manual_seed(0)
     model, x = HEALTHY[name]()
-    time = None if name == "convolutional, of snnTorch" else 0
+    time: Any = None if name == "convolutional, of snnTorch" else 0
     labels = torch.arange(x.shape[0 if time is None else 1]) % 3 if with_labels else None
     assert list(diagnose(model, x, labels=labels, time=time)) == []
 

@@ -232,7 +232,7 @@ def test_as_a_callback_of_lightning_it_sees_the_steps_of_the_trainer(tmp_path: P
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = torch.utils.data.DataLoader(range(8))  # type: ignore[arg-type]
+        loader: Any = torch.utils.data.DataLoader(range(8))  # type: ignore[arg-type]
         trainer.fit(module, loader, ckpt_path=resumed)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         return module
@@ -275,7 +275,7 @@ def test_it_says_in_one_line_what_it_has_seen_and_draws_it() -> None:
         train(model, 5)
     assert repr(monitor) == "<Monitor every 2 steps: 3 seen, up to step 4>"
     assert str(monitor).splitlines()[0].split()[:3] == ["population", "step", "rate"]
-    assert len(str(monitor).splitlines()) == 4
+    assert len(str(monitor).splitlines()) == 5
     assert monitor._repr_html_().count("<tr>") == 4
     figure = monitor.plot()
     assert_legible(figure)

@@ -33,22 +33,18 @@ def named_input(e: Evidence) -> Iterator[Finding]:
     size = first.state.sigma_u / abs(first.state.threshold or 1.0)
     if largest >= 10 and max(size, abs(first.state.mu_u) / abs(first.state.threshold or 1.0)) > LARGE:
         kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
-        yield Finding(
-            "input",
-            "",
+        said = (
             f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "
-            "times its threshold: scale it to about 1",
-            "batch = batch / batch.max()",
+            "times its threshold: scale it to about 1"
         )
+        yield Finding("input", "", said, "batch = batch / batch.max()")
     channels = x.detach().flatten(2) if x.ndim > 2 else x.detach()
     if channels.shape[-1] > 1 and bool((channels == channels[..., :1]).all()):
-        yield Finding(
-            "input",
-            "",
+        said = (
             f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
-            "sample: look at how it was encoded, such as by values above 1 taken for probabilities",
-            "# encode the samples again, from values between 0 and 1",
+            "sample: look at how it was encoded, such as by values above 1 taken for probabilities"
         )
+        yield Finding("input", "", said, "# encode the samples again, from values between 0 and 1")
 
 
 def noise(e: Evidence) -> Iterator[Finding]:
@@ -60,18 +56,12 @@ def noise(e: Evidence) -> Iterator[Finding]:
     if x.shape[2] == 1 or not x.var() > 0 or not bool((x.frac() == 0).all()):
         return
     parts = torch.stack([part.sum(0) for part in x.tensor_split(8)])
-    labels = torch.as_tensor(e.labels)
-    classes = [x[:, labels == label].sum((0, 1)) for label in labels.unique()] if labels.shape == x.shape[1:2] else []
-    sums = [x.sum(0), x.sum(1), x.sum(2), x.sum((0, 1)), parts, parts.sum(2), *classes]
-    if not any(_varies(s, x) for s in sums):
-        yield Finding(
-            "input",
-            "",
+    if not any(_varies(s, x) for s in (x.sum(0), x.sum(1), x.sum(2), x.sum((0, 1)), parts, parts.sum(2))):
+        said = (
             f"the batch cannot be told from noise: all {x.shape[2]} channels fire at one rate, {x.mean():.3g} spikes "
-            "in a step, in every sample, so there is nothing to learn",
-            "# encode the samples by rates or times that differ between channels",
-            serious=False,
+            "in a step, in every sample, so there is nothing to learn"
         )
+        yield Finding("input", "", said, "# encode samples by rates or times that differ", serious=False)
 
 
 def _varies(sums: Tensor, x: Tensor) -> bool:
@@ -89,13 +79,9 @@ def exchanged_axes(e: Evidence) -> Iterator[Finding]:
 def carried_state(e: Evidence) -> Iterator[Finding]:
     """A forward that continues where the last batch ended."""
     if e.forgets is False:
-        yield Finding(
-            "state",
-            "",
-            "the same batch gave another output when it was run again: the model begins with the state that the last "
-            "run left",
-            _resetting(e) if e.network.time == "own" else "# let forward begin from rest: an attribute keeps its state",
-        )
+        said = "the same batch gave another output when it was run again: the model goes on from its last state"
+        own = e.network.time == "own"
+        yield Finding("state", "", said, _resetting(e) if own else "# begin from rest: an attribute keeps the state")
 
 
 def _resetting(e: Evidence) -> str:
@@ -112,13 +98,11 @@ def batch_norms(e: Evidence) -> Iterator[Finding]:
     norms = {n: m for n, m in named_modules_of(e.network.model) if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     unlearned = [n for n, m in norms.items() if not m.training and m.num_batches_tracked == 0]
     if unlearned:
-        yield Finding(
-            "norm",
-            unlearned[0],
+        said = (
             f"in eval mode, without having seen a batch, {listed(unlearned)} take{'s' * (len(unlearned) == 1)} mean 0 "
-            "and variance 1 for those of the input",
-            "model.train()",
+            "and variance 1 for those of the input"
         )
+        yield Finding("norm", unlearned[0], said, "model.train()")
 
 
 def silence(e: Evidence) -> Iterator[Finding]:
@@ -130,14 +114,11 @@ def silence(e: Evidence) -> Iterator[Finding]:
     for a in e.spiking:
         spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * e.samples
         if spikes > 5 and (a.state.silent_units or 0.0) > 0.5:
-            yield Finding(
-                "silent",
-                a.state.name,
+            said = (
                 f"{_never(a.state)}, others do: their mean potentials differ by {a.state.sigma_across:.2g}, and U "
-                f"fluctuates by {a.state.sigma_temporal:.2g}",
-                e.call("rescale"),
-                serious=False,
+                f"fluctuates by {a.state.sigma_temporal:.2g}"
             )
+            yield Finding("silent", a.state.name, said, e.call("rescale"), serious=False)
 
 
 def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
@@ -155,7 +136,7 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     if xi == inf and not p.mu_u < -theta / 2:
         message = f"{said}: what it hears never changes, so nothing makes U move"
         return Finding("silent", p.name, message, f"# see what takes its input away before it reaches {p.name}")
-    far = f"the threshold {theta:g} is {_short(xi)} standard deviations of U away, where 1 to 3 are wanted"
+    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, where 1 to 3 are wanted"
     if a.passing is not None and a.passing < FEW_PASS:
         far += ", and so far from it the surrogate passes no gradient"
     if few:
@@ -166,7 +147,7 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     elif p.mu_u < -theta / 2:
         why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
     else:
-        why = f"the weights are too small by a factor of about {_short(xi)}"
+        why = f"the weights are too small by a factor of about {xi:.0f}"
     return Finding("silent", p.name, f"{said}: {why}; {far}", _toward(e, a))
 
 
@@ -174,14 +155,6 @@ def _never(p: PopulationState) -> str:
     """How many neurons, or feature maps, never fire, in words."""
     share, what = p.silent_units or 0.0, "neurons" if p.silent_maps is None else "feature maps"
     return f"no {what[:-1]} of {p.name} fires" if share == 1 else f"{share:.0%} of the {what} of {p.name} never fire"
-
-
-def _short(x: float) -> str:
-    return f"{x:.2g}" if x < 10 else f"{x:.0f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else "less than 1%"
 
 
 def _toward(e: Evidence, a: Activity) -> str:
@@ -208,15 +181,9 @@ def _on_grid(q: Pathway) -> bool:
 
 def late(e: Evidence) -> Iterator[Finding]:
     """Activity that comes when the trial is nearly over."""
-    found = [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps]
-    for a in found[:1]:
-        yield Finding(
-            "late",
-            a.state.name,
-            f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time",
-            _longer(e),
-            serious=False,
-        )
+    for a in [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps][:1]:
+        said = f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time"
+        yield Finding("late", a.state.name, said, _longer(e), serious=False)
 
 
 def growth(e: Evidence) -> Iterator[Finding]:
@@ -227,23 +194,19 @@ def growth(e: Evidence) -> Iterator[Finding]:
         loops = [q for q in a.population.pathways if q.recurrent]
         own = sum(shares[q.name] for q in loops) if len(loops) < len(shares) else 1.0
         if loops and size > LARGE and own > 0.8 and a.per_step > 0.05:
-            yield Finding(
-                "exploding",
-                a.state.name,
+            said = (
                 f"{a.state.name} drives itself: {own:.0%} of the variance of U comes from {loops[0].name}, and "
-                f"{a.per_step:.0%} of its neurons fire in a step",
-                e.call("initialize", ", seed=0"),
+                f"{a.per_step:.0%} of its neurons fire in a step"
             )
+            yield Finding("exploding", a.state.name, said, e.call("initialize", ", seed=0"))
             return
     if len(sizes) >= 3 and sizes[-1][1] > LARGE > 1.5 * sizes[0][1] and sizes[-1][1] > 4 * sizes[0][1]:
         (first, low), (last, high) = sizes[0], sizes[-1]
-        yield Finding(
-            "exploding",
-            last.state.name,
+        said = (
             f"U fluctuates by {low:.2g} thresholds in {first.state.name} and by {high:.2g} in {last.state.name}: "
-            "activity grows from layer to layer",
-            e.call("rescale"),
+            "activity grows from layer to layer"
         )
+        yield Finding("exploding", last.state.name, said, e.call("rescale"))
 
 
 def saturation(e: Evidence) -> Iterator[Finding]:
@@ -251,24 +214,20 @@ def saturation(e: Evidence) -> Iterator[Finding]:
     none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
     if none:
         rest = none[0].population.neuron.rest
-        yield Finding(
-            "saturated",
-            none[0].state.name,
+        said = (
             f"the threshold {none[0].state.threshold:g} of {listed([a.state.name for a in none])} is not above the "
-            f"resting potential {rest:g}: they fire without input",
-            _raise_thresholds(none, rest + 1.0),
+            f"resting potential {rest:g}: they fire without input"
         )
+        yield Finding("saturated", none[0].state.name, said, _raise_thresholds(none, rest + 1.0))
         return
     for a in e.spiking:
         p = a.state
         if (p.saturated or 0.0) > 0.5 or a.per_step > 0.6:
-            yield Finding(
-                "saturated",
-                p.name,
+            said = (
                 f"{p.saturated:.0%} of the neurons of {p.name} have a mean potential above threshold (mean "
-                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes",
-                _toward(e, a),
+                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes"
             )
+            yield Finding("saturated", p.name, said, _toward(e, a))
             return
 
 
@@ -288,15 +247,14 @@ def time_step(e: Evidence) -> Iterator[Finding]:
     for a in e.spiking:
         left, reached = float(np.mean(a.population.neuron.kernel.lag_one)), settled(a.population)
         if left < FORGETS:
-            said = f"keeps {_percent(left)} from one step to the next: its time constants are far shorter than the step"
-            remedy = "# a smaller time step, or longer time constants: are both in seconds?"
+            said = f"keeps no more than {max(left, 0.01):.0%} in a step, which is far longer than its time constants"
         elif reached < UNSETTLED:
+            share = max(sqrt(reached), 0.01)
             said = (
-                f"comes to {_percent(sqrt(reached))} of its stationary fluctuations: its time constants are far longer "
-                f"than the trial of {counted(e.steps, 'step')}"
+                f"reaches no more than {share:.0%} of its fluctuations: the trial is short against its time constants"
             )
-            remedy = "# a longer trial, or shorter time constants: are both in seconds?"
         else:
             continue
+        remedy = "# other time constants, another time step or a longer trial: are all of them in seconds?"
         yield Finding("time", a.state.name, f"U of {a.state.name} {said}", remedy, serious=a.dead)
         return

@@ -57,23 +57,6 @@ class Activity:
 
 
 @dataclass(frozen=True, eq=False)
-class Learning:
-    """The loss and its gradients.
-
-    Attributes:
-        loss: its value, None without one.
-        output: the first tensor that the model returned.
-        connected: whether the loss, or without one the output, depends on any parameter.
-        norms: of the gradient by name of the parameter; None where the graph does not reach it.
-    """
-
-    loss: float | None
-    output: Tensor | None
-    connected: bool
-    norms: Mapping[str, float | None]
-
-
-@dataclass(frozen=True, eq=False)
 class Evidence:
     """All that is known of a network on a batch.
 
@@ -82,7 +65,10 @@ class Evidence:
         raw: the batch as the user gave it.
         report: its state.
         activity: of each population.
-        learning: of the loss.
+        loss: its value, None without one.
+        output: the first tensor that the model returned.
+        connected: whether the loss, or without one the output, depends on any parameter.
+        norms: of the gradient by name of the parameter; None where the graph does not reach it.
         steps: of the trial, as the first population saw them.
         samples: likewise.
         labels: if given.
@@ -95,7 +81,10 @@ class Evidence:
     raw: Any
     report: Report
     activity: tuple[Activity, ...]
-    learning: Learning
+    loss: float | None
+    output: Tensor | None
+    connected: bool
+    norms: Mapping[str, float | None]
     steps: int
     samples: int
     labels: Any
@@ -114,12 +103,7 @@ class Evidence:
 
 
 def gather(
-    network: Network,
-    raw: Any,
-    loss: Loss | None,
-    labels: Any,
-    options: str,
-    required: Mapping[str, bool],
+    network: Network, raw: Any, loss: Loss | None, labels: Any, options: str, required: Mapping[str, bool]
 ) -> Evidence:
     """Run the network twice, once to measure and once with gradients."""
     report = inspect_network(network)
@@ -131,19 +115,23 @@ def gather(
         with hooked(handles):
             output = network.forward(network.model, network.batch)
         learning = _learning(network.model, output, loss, labels)
-        passing = {p.name: _passing(currents[p.name], spikes[p.name], p) for p in network.populations}
-        lasting = {p.name: _through_time(currents[p.name], spikes[p.name], p) for p in network.populations}
+        passed, lasting = (
+            {p.name: _moved_by(currents[p.name], spikes[p.name], p, early) for p in network.populations}
+            for early in (False, True)
+        )
         torch.set_rng_state(draws)
         with torch.no_grad():
             forgets = _same(output, network.forward(network.model, network.batch))
     activity = tuple(
-        Activity(p, report[p.name], _arrival(p, report), passing[p.name], lasting[p.name], _from_biases(p))
+        Activity(
+            p, report[p.name], _arrival(p, report), _passing(passed[p.name]), lasting[p.name] != [], _from_biases(p)
+        )
         for p in network.populations
     )
     first = network.populations[0]
     samples = first.layout.as_sequence(currents[first.name][0][0]).shape[1]
     steps = round(activity[0].state.plot_data.duration / first.neuron.kernel.dt)
-    return Evidence(network, raw, report, activity, learning, steps, samples, labels, options, required, forgets)
+    return Evidence(network, raw, report, activity, *learning, steps, samples, labels, options, required, forgets)
 
 
 def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[Tensor]) -> list[Any]:
@@ -153,13 +141,13 @@ def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[T
     def after(module: nn.Module, args: Any, output: Any) -> None:
         spikes.append(p.emission.spikes(module, output))
 
-    return [
-        p.module.register_forward_pre_hook(before, with_kwargs=True),
-        p.emitter.register_forward_hook(after),
-    ]
+    return [p.module.register_forward_pre_hook(before, with_kwargs=True), p.emitter.register_forward_hook(after)]
 
 
-def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> Learning:
+def _learning(
+    model: nn.Module, output: Any, loss: Loss | None, labels: Any
+) -> tuple[float | None, Tensor | None, bool, dict[str, float | None]]:
+    """Loss, output, whether they are connected, and norms, as `Evidence` has them."""
     first = next(tensors_in(output), None)
     if loss is None and labels is not None:
         loss = cross_entropy
@@ -174,7 +162,7 @@ def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> 
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         found = torch.autograd.grad(end, list(wanted.values()), allow_unused=True, retain_graph=True)
         norms |= {n: None if g is None else float(g.double().norm()) for n, g in zip(wanted, found, strict=True)}
-    return Learning(None if value is None else float(value.detach()), first, bool(ends), norms)
+    return None if value is None else float(value.detach()), first, bool(ends), norms
 
 
 def cross_entropy(output: Any, labels: Any) -> Tensor:
@@ -195,29 +183,29 @@ def cross_entropy(output: Any, labels: Any) -> Tensor:
     return nn.functional.cross_entropy(first, classes.long())
 
 
-def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> float | None:
-    """Share of neurons whose spikes move with any of their currents."""
-    starts = [c for given in currents for c in reaching(p, given) if c.requires_grad]
-    ends = [s for s in spikes if s.requires_grad]
+def _moved_by(
+    currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population, early: bool
+) -> list[Tensor] | None:
+    """Gradients of spikes with respect to currents, or of late spikes to early currents, as far as the graph leads.
+
+    None of a readout, and where no current has a graph.
+    """
+    half = len(currents) // 2
+    starts = [c for given in currents[: half if early else None] for c in reaching(p, given) if c.requires_grad]
+    ends = [s for s in spikes[half if early else 0 :] if s.requires_grad]
     if p.neuron.threshold is None or not starts:
         return None
-    if not ends:
-        return 0.0
-    gradients = torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends], True, allow_unused=True)
-    felt = [p.layout.as_sequence(g).abs().flatten(0, 1).amax(0) for g in gradients if g is not None]
-    largest = torch.stack(felt).amax(0) if felt else torch.zeros(1)
+    ones = [torch.ones_like(s) for s in ends]
+    found = torch.autograd.grad(ends, starts, ones, True, allow_unused=True) if ends else ()
+    return [p.layout.as_sequence(g) for g in found if g is not None]
+
+
+def _passing(found: list[Tensor] | None) -> float | None:
+    """Share of neurons whose spikes move with any of their currents."""
+    if not found:
+        return None if found is None else 0.0
+    largest = torch.stack([g.abs().flatten(0, 1).amax(0) for g in found]).amax(0)
     return float((largest > PASSES).double().mean()) if largest.isfinite().all() else nan
-
-
-def _through_time(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> bool:
-    """Whether spikes of the second half of the calls hang on currents of the first; true where one call is all."""
-    half = len(currents) // 2
-    starts = [c for given in currents[:half] for c in reaching(p, given) if c.requires_grad]
-    ends = [s for s in spikes[half:] if s.requires_grad]
-    if p.neuron.threshold is None or not starts or not ends:
-        return True
-    found = torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends], True, allow_unused=True)
-    return any(gradient is not None for gradient in found)
 
 
 def _arrival(p: Population, report: Report) -> int:

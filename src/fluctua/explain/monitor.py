@@ -101,10 +101,10 @@ class Monitor:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def begin_at(self, step: int) -> None:
+    def begin_at(self, step: int) -> "Monitor":
         """Go on from this step of the optimiser; what was seen of later ones is to come again."""
-        self.step = step
-        self._rows = [row for row in self._rows if row["step"] < step]
+        self.step, self._rows = step, [row for row in self._rows if row["step"] < step]
+        return self
 
     def rows(self) -> list[Row]:
         """All rows, in order of step and population, as for `pandas.DataFrame(monitor.rows())`."""
@@ -126,7 +126,7 @@ class Monitor:
         """
         from fluctua.explain.monitor_figure import plot_number, plot_rows
 
-        return plot_rows(self._rows) if number is ax is None else plot_number(self._rows, number or "rate", ax)
+        return plot_rows(self._rows) if number is None and ax is None else plot_number(self._rows, number or "rate", ax)
 
     def callback(self) -> Any:
         """The monitor as a callback of Lightning, in whose steps it counts: `Trainer(callbacks=[monitor.callback()])`.
@@ -135,14 +135,9 @@ class Monitor:
         """
         from lightning.pytorch import Callback
 
-        def begin(_: Any, trainer: Any, *__: Any) -> None:
-            self.begin_at(trainer.global_step)
-            self.__enter__()
-
-        def end(*_: Any, **__: Any) -> None:
-            self.__exit__()
-
-        return type("MonitorCallback", (Callback,), {"on_train_start": begin, "on_exception": end, "teardown": end})()
+        opening = {"on_train_start": lambda _, trainer, *__: self.begin_at(trainer.global_step).__enter__()}
+        closing = dict.fromkeys(("on_exception", "teardown"), lambda *_, **__: self.__exit__())
+        return type("MonitorCallback", (Callback,), opening | closing)()
 
     def __str__(self) -> str:
         from fluctua.explain.monitor_figure import table_of
@@ -245,10 +240,8 @@ def _sender(logger: Any) -> Callable[[dict[str, float], int], None]:
     """How numbers are handed to a logger."""
     if hasattr(logger, "add_scalar"):
         return partial(_send_each, logger)
-    if hasattr(logger, "log_metrics"):
-        return lambda numbers, step: logger.log_metrics(numbers, step=step)
-    if hasattr(logger, "log"):
-        return lambda numbers, step: logger.log(numbers, step=step)
+    if take := getattr(logger, "log_metrics", None) or getattr(logger, "log", None):
+        return lambda numbers, step: take(numbers, step=step)
     raise ValueError(
         f"{type(logger).__name__} is not a logger: it has none of add_scalar, log_metrics and log; give a "
         "SummaryWriter, a W&B run, the mlflow module or a logger of Lightning"

@@ -1,11 +1,11 @@
 """What a monitor has seen, as figure and table."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fluctua.state.style import as_html, new_figure, style
+from fluctua.state.table import aligned, as_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,12 +91,9 @@ def cells_of(rows: Rows) -> list[list[str]]:
 
 def table_of(rows: Rows) -> str:
     """The last row of each population in plain characters."""
-    cells = cells_of(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(aligned(cells_of(rows)))
 
 
 def html_of(rows: Rows) -> str:
     """Table and figure for a notebook."""
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in line)}</tr>" for line in cells_of(rows))
-    return f"<table>{lines}</table>" + (as_html(plot_rows(rows), ALT) if rows and find_spec("matplotlib") else "")
+    return as_table(cells_of(rows)) + (as_html(plot_rows(rows), ALT) if rows and find_spec("matplotlib") else "")

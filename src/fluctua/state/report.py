@@ -61,12 +61,7 @@ class Report(Sequence[PopulationState]):
         populations = [asdict(replace(p, plot_data=None)) for p in self.populations]  # type: ignore[arg-type]
         for p in populations:
             del p["plot_data"]
-        return {
-            "ran": self.ran,
-            "populations": populations,
-            "notes": list(self.notes),
-            "warnings": list(self.warnings),
-        }
+        return {"ran": self.ran, "populations": populations, "notes": list(self.notes), "warnings": list(self.warnings)}
 
     def to_json(self, indent: int | None = None) -> str:
         """The same as JSON, in which what is NaN or infinite is null."""

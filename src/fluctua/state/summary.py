@@ -11,15 +11,7 @@ from torch import Tensor
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
-from fluctua.state.measure import (
-    OUTSIDE,
-    Measurements,
-    Parts,
-    first_event,
-    neuron_mean,
-    population_mean,
-    silent_share,
-)
+from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean, silent_share
 from fluctua.state.report import Report
 from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import PspKernel
