@@ -312,7 +312,7 @@ def reproduce(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` wrote to.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote to.")] = Path(
         "runs"
     ),
 ) -> None:

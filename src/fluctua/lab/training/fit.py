@@ -5,11 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
@@ -57,6 +59,9 @@ def fit(
     global generators, or from the epoch that is told by `set_epoch(epoch)` (0, 1, ...) to the data module or its
     sampler where they have that method.
 
+    It trains in one process. Where torch.distributed runs several, the first trains and writes, the others wait for its
+    weights and result: the folder must be one that all of them see.
+
     Args:
         model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it comes back with the
             weights of the best epoch, in evaluation mode, on the device where it was.
@@ -74,11 +79,35 @@ def fit(
             `resume` is false.
         ValueError: the run to be resumed had other settings, other data or another model, or its checkpoint is damaged.
         TrainingDiverged: the loss or its gradient is no longer finite.
+        RuntimeError: in another process than the first, that the first has failed.
         TrainingInterrupted: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     folder = RunFolder(Path(out_dir))
-    with folder.claimed(resume=resume):
-        return _fit(model, data, folder, settings, origin or {}, resume=resume)
+
+    def train() -> FitResult:
+        with folder.claimed(resume=resume):
+            return _fit(model, data, folder, settings, origin or {}, resume=resume)
+
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _in_the_first(train, model, folder) if several else train()
+
+
+def _in_the_first(train: Callable[[], FitResult], model: nn.Module, folder: RunFolder) -> FitResult:
+    """Train in the first of several processes; the others wait, and take what it wrote."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    done, first = torch.zeros(1), dist.get_rank() == 0
+    try:
+        if first:
+            result = train()
+            done += 1
+    finally:
+        dist.broadcast(done, 0, group=group)
+    if first:
+        return result
+    if not done:
+        raise RuntimeError(f"the first process failed to train in {folder.root}: its error says why")
+    folder.load_weights(model.eval())
+    return folder.load_result()
 
 
 def _fit(
