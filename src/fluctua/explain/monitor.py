@@ -147,7 +147,8 @@ class Monitor:
     def __repr__(self) -> str:
         seen = sorted({row["step"] for row in self._rows})
         where = "" if self.file is None else f", {self.file}"
-        return f"<Monitor every {self.every} steps: {len(seen)} seen, up to step {seen[-1] if seen else '-'}{where}>"
+        often = "step" if self.every == 1 else f"{self.every} steps"
+        return f"<Monitor every {often}: {len(seen)} seen, up to step {seen[-1] if seen else '-'}{where}>"
 
     def _repr_html_(self) -> str:
         from fluctua.explain.monitor_figure import html_of

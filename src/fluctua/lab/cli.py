@@ -312,9 +312,9 @@ def reproduce(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote to.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote to.")
+    ] = Path("runs"),
 ) -> None:
     """Build one HTML page of all results in a folder.
 

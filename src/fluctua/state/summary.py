@@ -184,7 +184,8 @@ def needs_passes(p: Population) -> bool:
 
 def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
     """What a user should know: broken numbers, silence, saturation, late activity, missed targets; a sentence each."""
-    trial = f"{states[0].plot_data.duration:g} {'steps' if states[0].in_steps else 's'}" if states else ""
+    length = states[0].plot_data.duration if states else 0.0
+    trial = counted(round(length), "step") if states and states[0].in_steps else f"{length:g} s"
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("lightning")
 
 import lightning
-from lightning.pytorch.callbacks import timer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar, timer
 
 import fluctua
 from fluctua.explain.monitor import FILE, read_rows
 from fluctua.homeostasis import ActivityBound
-from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
+from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit, progress_bar
 from fluctua.lab.training.folder import load_checkpoint, save_checkpoint
 from fluctua.lab.training.module import SpikingClassifier
 from fluctua.layers import Recurrent
@@ -477,6 +478,15 @@ def test_classes_can_be_learned_by_their_squared_error(tmp_path: Path) -> None:
     result = fit(network(), TinyData(), out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, loss="mse_every_step"))
     assert all(0 <= row["val_accuracy"] <= 1 for row in result.history)
     assert 0 <= result.test["test"] <= 1
+
+
+def test_progress_is_text_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(progress_bar(), RichProgressBar)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(__spec__=object()))
+    assert isinstance(progress_bar(), RichProgressBar)
+    monkeypatch.setattr("fluctua.lab.training.fit.find_spec", lambda name: None)
+    assert isinstance(progress_bar(), TQDMProgressBar)
 
 
 def test_a_monitor_writes_each_step_once_also_in_a_run_that_was_killed(tmp_path: Path) -> None:

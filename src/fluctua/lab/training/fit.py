@@ -164,7 +164,7 @@ def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
             recorder.timer,
             Patience(settings.patience),
             recorder,
-            *([_progress_bar()] if settings.progress else []),
+            *([progress_bar()] if settings.progress else []),
             *_watching(recorder, model),
         ],
         default_root_dir=recorder.folder.root,
@@ -177,7 +177,7 @@ def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
     )
 
 
-def _progress_bar() -> Callback:
+def progress_bar() -> Callback:
     """Lightning's; rich shows nothing in a notebook without widgets, where tqdm writes text."""
     in_notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None
     return TQDMProgressBar() if in_notebook and find_spec("ipywidgets") is None else RichProgressBar()
