@@ -483,6 +483,14 @@ def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     assert list(diagnose(model, x, labels=labels, time=time)) == []
 
 
+def test_a_code_by_times_alone_is_no_noise() -> None:
+    """Each channel fires once in each sample, whatever it says."""
+    first = torch.randint(100, (16, 40), generator=torch.Generator().manual_seed(0))
+    batch = torch.zeros(100, 16, 40).scatter_(0, first[None], 1.0)
+    model = started(own(40, 64, 4), batch)
+    assert list(diagnose(model, batch, labels=torch.arange(16) % 4)) == []
+
+
 def test_surrogates_too_sharp_for_a_deep_network_are_told_and_the_line_cures_them() -> None:
     model, batch = own(40, *[64] * 6, 4), spikes(150, 16, 40)
     fluctua.initialize(model, batch, seed=0)

@@ -48,7 +48,7 @@ def named_input(e: Evidence) -> Iterator[Finding]:
 
 
 def noise(e: Evidence) -> Iterator[Finding]:
-    """Spikes of one rate in all channels, samples and steps, of which no sum varies more than by chance."""
+    """Spikes of one rate in all channels, samples and steps, of which all sums vary as chance has it."""
     x = next(tensors_in(e.network.batch), None)
     if e.labels is None or e.network.time not in (0, 1) or x is None or x.ndim < 3:
         return
@@ -65,9 +65,9 @@ def noise(e: Evidence) -> Iterator[Finding]:
 
 
 def _varies(sums: Tensor, x: Tensor) -> bool:
-    """Whether sums over parts of equal size vary more than those of independent entries would, by four deviations."""
+    """Whether sums over parts of equal size vary otherwise than those of independent entries, by four deviations."""
     chance = x.var() * x.numel() / sums.numel()
-    return sums.numel() > 1 and bool(sums.var() / chance > 1 + 4 * sqrt(2 / (sums.numel() - 1)))
+    return sums.numel() > 1 and bool((sums.var() / chance - 1).abs() > 4 * sqrt(2 / (sums.numel() - 1)))
 
 
 def exchanged_axes(e: Evidence) -> Iterator[Finding]:
