@@ -1,5 +1,6 @@
 """Laws of quantised weights: they lie on the grid, and the state that is reported is the one that is left."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,22 @@ def test_a_state_that_coarse_thresholds_and_decays_have_shifted_is_brought_back_
     for p in back:
         assert p.threshold is not None
         assert p.sigma_u / p.threshold == pytest.approx(1.0, rel=1e-2)
+
+
+def test_a_net_that_one_scale_for_all_layers_silences_fires_on_a_grid_that_rescale_finds() -> None:
+    model, batch = chip(), slow_batch()
+    fluctua.initialize(model, batch, seed=0)
+    on_chip, widest = copy.deepcopy(model), float(model.get_parameter("0.weight").detach().abs().max())
+    left, _ = quantize(on_chip, batch, Grid(8, scale=1.5 * widest), thresholds=True, decay_bits=8)
+    assert left["3"].silent == 1
+    assert any("too coarse for 2.weight" in warning for warning in left.warnings)
+    found = fluctua.diagnose(on_chip, batch)[0]
+    assert (found.kind, found.serious) == ("grid", True)
+    back = fluctua.rescale(model, batch, grid=Grid(8))
+    assert [p.silent for p in back] == [0, 0]
+    assert [p.sigma_u for p in back] == pytest.approx([1.0, 1.0], rel=1e-2)
+    for k in (0, 2):
+        assert len(model.get_parameter(f"{k}.weight").detach().unique()) <= 256  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(

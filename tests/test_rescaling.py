@@ -240,3 +240,22 @@ def test_a_relu_network_becomes_a_spiking_one() -> None:
     assert before < 0.6
     assert accuracy() > 0.9
     assert report.warnings == ()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_report_brings_each_population_back_to_what_it_was(bias: bool) -> None:
+    model = dense(bias)
+    with torch.no_grad():
+        layer(model, 0).weight.mul_(5).add_(0.02)
+        layer(model, 2).weight.mul_(9)
+    before = fluctua.inspect(model, batch())
+    for k in (0, 2, 4):
+        prune.l1_unstructured(model[k], "weight", 0.7)  # type: ignore[no-untyped-call]
+    changed = fluctua.inspect(model, batch())
+    after = rescale(model, batch(), before, per_neuron=False)
+    assert max(abs(p.sigma_u / q.sigma_u - 1) for p, q in zip(changed, before, strict=True)) > 0.1
+    assert [p.sigma_u for p in after] == pytest.approx([p.sigma_u for p in before], rel=1e-3)
+    if bias:
+        assert [p.mu_u for p in after] == pytest.approx([p.mu_u for p in before], abs=1e-3)
+    with pytest.raises(KeyError, match="no population '1'"):
+        rescale(model, batch(), fluctua.Report(before.populations[2:]))

@@ -144,9 +144,9 @@ def quantize(
     targets = _targets(report or inspect_network(network, window=window))
     decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
     rounded = {name: rounded_to(grid, q) for name, q in written.items()}
-    scales = {name: r.scale for name, r in rounded.items()}
+    scales = {name: scale for name, (scale, _) in rounded.items()}
     levels = list(round_thresholds(network.populations, scales)) if thresholds else []
-    notes = [f"{name} was rounded to {grid.bits} bits, scale {r.scale:.4g}" for name, r in rounded.items()]
+    notes = [f"{name} was rounded to {grid.bits} bits, scale {scale:.4g}" for name, scale in scales.items()]
     masks = {name: q.mask.double() for name, q in written.items() if q.mask is not None}
     notes += [f"{name} keeps its mask: {mask.mean():.0%} of its entries count" for name, mask in masks.items()]
     state = inspect_network(
@@ -154,21 +154,16 @@ def quantize(
         window=window,
         targets=targets,
         notes=(*notes, *levels, *decays),
-        warnings=tuple(r.warning for r in rounded.values() if r.warning is not None),
+        warnings=tuple(warning for _, warning in rounded.values() if warning is not None),
     )
     return state, scales
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """How a weight was rounded, and what the user should know."""
+def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
+    """Round a weight in place, where it has entries; what Dale's law keeps positive, by its size.
 
-    scale: float
-    warning: str | None
-
-
-def rounded_to(grid: Grid, q: Pathway) -> Rounded:
-    """Round a weight in place, where it has entries; what Dale's law keeps positive, by its size."""
+    The scale, and what the user should know.
+    """
     whole, signed = q.weight.detach(), q.family is None
     there = torch.ones_like(whole, dtype=torch.bool) if q.mask is None else (q.mask != 0).expand_as(whole)
     weight = whole[there]
@@ -184,13 +179,12 @@ def rounded_to(grid: Grid, q: Pathway) -> Rounded:
             if isinstance(hook, BasePruningMethod):  # its module shows the weight of its last pass
                 hook(q.synapse, None)
     if error <= _COARSE * spread:
-        return Rounded(scale, None)
+        return scale, None
     lost = "" if spread == 0 else f" by {error / spread:.0%} of their standard deviation"
     clipped = f", {cut:.0%} of them lie outside it" if cut else ""
-    return Rounded(
-        scale,
+    return scale, (
         f"the grid [{low:.4g}, {high:.4g}] with steps of {scale:.4g} is too coarse for {q.name}: it changes the "
-        f"weights{lost}{clipped}; take more bits, or another scale",
+        f"weights{lost}{clipped}; take more bits, or another scale"
     )
 
 

@@ -37,7 +37,7 @@ _ENOUGH = 0.02  # change of weights, in units of them, at which to stop
 def rescale(
     model: nn.Module,
     batch: Any,
-    target: Target | None = None,
+    target: Target | Report | None = None,
     *,
     readout: Target | None = READOUT,
     per_neuron: bool = True,
@@ -61,8 +61,10 @@ def rescale(
     Args:
         model: any model of known neurons.
         batch: input as in training: see `fluctua.initialize`.
-        target: the wanted state of every spiking population (default: mean 0, xi = 1).
-        readout: likewise of populations without threshold; None leaves them alone.
+        target: the wanted state of every spiking population (default: mean 0, xi = 1); or the report of a network of
+            the same populations, such as this one before it was pruned: each gets back the mean and sigma_U of then.
+        readout: likewise of populations without threshold, but from a report where there is one; None leaves them
+            alone.
         per_neuron: each neuron (of a convolution: each map) has a factor and an offset of its own, so that all have the
             same mean and fluctuations and none is silent; if not, all of a population share one of each.
         grid: round the weights to this grid; where its scale is free, that is what is brought to the target.
@@ -75,6 +77,7 @@ def rescale(
 
     Raises:
         SilentInputError: a population that nothing reaches.
+        KeyError: a report without one of the populations.
         InfeasibleTargetError: a mean so far below threshold that no factor brings it to xi, without a bias to move it;
             or fluctuations through weights that must not be written which are larger than wanted.
 
@@ -88,11 +91,12 @@ def rescale(
         >>> print(f"{report['1'].sigma_u:.2f}", bool(((model[0].weight / before).std(1) < 1e-4).all()))
         1.00 True
     """
+    before = target if isinstance(target, Report) else None
     return initialize(
         model,
         batch,
-        target,
-        method=Rescaling(per_neuron, window, grid, readout is not None),
+        None if isinstance(target, Report) else target,
+        method=Rescaling(per_neuron, window, grid, readout is not None, before),
         readout=readout or READOUT,
         seed=0,  # of nothing but dropout
         forward=forward,
@@ -113,6 +117,7 @@ class Rescaling(Method):
     window: Window = "trial"
     grid: Grid | None = None
     readouts: bool = True
+    before: Report | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.grid, Grid | None):
@@ -127,6 +132,9 @@ class Rescaling(Method):
     ) -> dict[str, Moments]:
         """See `Method.solve`."""
         chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
+        if self.before is not None:
+            states = [self.before[p.name] for p in chosen]
+            targets = {p.name: Target(mean=p.mu_u, sigma=p.sigma_u) for p in states}
         if not hears_itself(group):
             return {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
         parameters = list(dict.fromkeys(t for p in chosen for q in writable(p) for t in (*_scaled(q), q.weight)))

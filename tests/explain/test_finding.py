@@ -1,6 +1,7 @@
 """Laws of what a diagnosis says: every finding is shown, the serious ones are told apart."""
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_it_is_a_sequence_that_says_each_finding_with_its_line() -> None:
     assert repr(FOUND) == "<Diagnosis: silent, frozen>"
     assert FOUND.serious == FOUND.findings[:1]
     assert FOUND.rows()[0]["where"] == "a<b>"
+    assert json.loads(FOUND.to_json()) == FOUND.to_dict() == {"findings": FOUND.rows(), "report": None}
     shown = FOUND._repr_html_()
     assert all(html.escape(f.message) in shown and html.escape(f.remedy) in shown for f in FOUND)
     assert "a<b>" not in shown

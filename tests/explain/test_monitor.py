@@ -2,13 +2,14 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 import fluctua
 from fluctua import Monitor
@@ -208,8 +209,9 @@ def test_loggers_get_every_number() -> None:
         Monitor(model, loggers=[[]])
 
 
-def test_as_a_callback_of_lightning_it_sees_the_steps_of_the_trainer() -> None:
+def test_as_a_callback_of_lightning_it_sees_the_steps_of_the_trainer(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.loggers import TensorBoardLogger
 
     class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -222,30 +224,38 @@ def test_as_a_callback_of_lightning_it_sees_the_steps_of_the_trainer() -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    def fit(callbacks: Callable[[Any], list[Any]]) -> Any:
+    def fit(callbacks: Callable[[Any], list[Any]], steps: int = 4, resumed: Path | None = None) -> Any:
         module = Module()
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "barebones": False}
         trainer = lightning.Trainer(
-            max_steps=4,
+            max_steps=steps,
             accelerator="cpu",
-            logger=False,
+            logger=TensorBoardLogger(tmp_path),
             enable_checkpointing=False,
             callbacks=callbacks(module),
-            **quiet,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
-        trainer.fit(module, torch.utils.data.DataLoader(range(8)))  # type: ignore[arg-type]
+        loader: Any = torch.utils.data.DataLoader(range(8))  # type: ignore[arg-type]
+        trainer.fit(module, loader, ckpt_path=resumed)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
         return module
 
+    SummaryWriter = pytest.importorskip("tensorboardX").SummaryWriter
     monitors: list[Monitor] = []
 
     def watching(module: Any) -> list[Any]:
-        monitors.append(Monitor(module.net, every=2))
-        return [monitors[0].callback()]
+        logger = SummaryWriter(str(tmp_path / "state"))
+        monitors.append(Monitor(module.net, every=2, out=tmp_path, loggers=[logger]))
+        return [monitors[-1].callback()]
 
     without, watched = fit(lambda module: []), fit(watching)
     assert all(torch.equal(a, b) for a, b in zip(without.parameters(), watched.parameters(), strict=True))
     assert sorted({row["step"] for row in monitors[0].rows()}) == [0, 2]
     assert all(row["gradient_norm"] > 0 and row["update_ratio"] > 0 for row in monitors[0].rows())
+    fit(watching, 6, tmp_path / "last.ckpt")  # killed, and gone on with
+    assert sorted({row["step"] for row in monitors[1].rows()}) == [0, 2, 4]
+    assert read_rows(tmp_path / FILE) == monitors[1].rows()
+    assert list((tmp_path / "state").glob("events.*"))
 
 
 def test_passes_without_a_gradient_and_other_optimisers_do_not_count() -> None:
@@ -260,6 +270,7 @@ def test_passes_without_a_gradient_and_other_optimisers_do_not_count() -> None:
 
 def test_it_says_in_one_line_what_it_has_seen_and_draws_it() -> None:
     pytest.importorskip("matplotlib")
+    from fluctua.state.style import new_figure
     from shared.layout import assert_legible
 
     model = network()
@@ -267,10 +278,19 @@ def test_it_says_in_one_line_what_it_has_seen_and_draws_it() -> None:
         train(model, 5)
     assert repr(monitor) == "<Monitor every 2 steps: 3 seen, up to step 4>"
     assert str(monitor).splitlines()[0].split()[:3] == ["population", "step", "rate"]
-    assert len(str(monitor).splitlines()) == 4
+    assert len(str(monitor).splitlines()) == 5
     assert monitor._repr_html_().count("<tr>") == 4
     figure = monitor.plot()
     assert_legible(figure)
+    alone = monitor.plot("xi")
+    assert_legible(alone)
+    assert [line.get_label() for line in alone.axes[0].lines] == ["1", "3"]  # the readout has no threshold
+    axis = new_figure(4, 3).subplots()
+    assert monitor.plot(ax=axis) is axis.figure
+    assert axis.get_ylabel() == LABELS["rate"]
+    with pytest.raises(ValueError, match="a monitor has no 'loss': choose one of rate, silent"):
+        monitor.plot("loss")
+    assert json.loads(monitor.to_json()) == monitor.rows()
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["1"].get_ydata()) == [row["rate"] for row in monitor.rows() if row["population"] == "1"]  # type: ignore[arg-type]
     assert Monitor(model)._repr_html_().count("<img") == 0
@@ -291,3 +311,29 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
 def test_an_interval_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Monitor(network(), every=0)
+
+
+def _rank(rank: int, folder: str) -> None:
+    """One of two processes that train on a half of the batch each."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = network()
+    shared = nn.parallel.DistributedDataParallel(model)
+    with Monitor(model, every=2, out=folder) as monitor:
+        train(shared, 3, lambda m: nn.functional.cross_entropy(m(X[:, rank::2]).mean(0), LABELS_OF_X[rank::2]))
+    torch.save([model.state_dict(), monitor.rows()], f"{folder}/{rank}.pt")
+    distributed.barrier()
+    os._exit(0)  # torch 2.13 may hang when it takes the group apart
+
+
+def test_of_two_processes_the_first_writes_and_both_agree_on_gradients_and_updates(tmp_path: Path) -> None:
+    if not distributed.is_available():
+        pytest.skip("this torch was built without torch.distributed")
+    multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    (weights, rows), (others, seen) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    assert len((tmp_path / FILE).read_text().splitlines()) == len(rows) == 6
+    assert read_rows(tmp_path / FILE) == rows
+    for key in ("gradient_norm", "update_ratio"):
+        assert [row[key] for row in rows] == [row[key] for row in seen]
+    assert [row["rate"] for row in rows] != [row["rate"] for row in seen], "each sees its own samples"

@@ -86,7 +86,7 @@ def test_train_learns_a_small_file_and_leaves_its_results(run: Run, spike_file: 
     end = run("train", "--data", spike_file, "--out", out, "--epochs", 3, *SMALL)
     assert end.status == 0, end
     expected = {"before.png", "after.png", "learning.png", "metrics.csv", "model.safetensors", "result.json"}
-    assert expected <= {path.name for path in out.iterdir()}
+    assert expected | {"monitor.jsonl"} <= {path.name for path in out.iterdir()}
     assert all(path.stat().st_size > 0 for path in out.iterdir() if path.name != ".lock")
     facts = json.loads((out / "result.json").read_text())
     assert facts["epochs"] == 3
@@ -100,6 +100,16 @@ def test_train_learns_a_small_file_and_leaves_its_results(run: Run, spike_file: 
     more = run("train", "--data", spike_file, "--out", out, "--epochs", 4, *SMALL, "--resume")
     assert more.status == 0
     assert json.loads((out / "result.json").read_text())["epochs"] == 4
+    assert run("report", out).status == 0
+    assert "State over training, layer by layer" in (out / "report.html").read_text()
+
+
+def test_train_takes_the_squared_error_and_leaves_the_monitor_out(run: Run, spike_file: Path, tmp_path: Path) -> None:
+    more = ("--loss", "mse_every_step", "--monitor", 0, "--epochs", 1)
+    end = run("train", "--data", spike_file, "--out", tmp_path / "run", *SMALL, *more)
+    assert end.status == 0, end
+    assert "val_accuracy" in (tmp_path / "run" / "metrics.csv").read_text()
+    assert not (tmp_path / "run" / "monitor.jsonl").exists()
 
 
 def test_train_reads_real_recordings(run: Run, data_dir: Path, tmp_path: Path) -> None:

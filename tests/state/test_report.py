@@ -210,7 +210,7 @@ def test_as_json_it_holds_all_numbers_in_plain_python_and_null_for_what_is_none(
 
 def test_its_repr_is_one_line_that_counts_what_is_wrong() -> None:
     report = Report((STATE, state(name="4", latency=None), READOUT), (), ("4 is silent",), "T = 2 steps")
-    assert repr(report) == "<Report of 3 population(s) 3, 4, 5: 1 silent, 1 warning(s); T = 2 steps>"
+    assert repr(report) == "<Report of populations 3, 4, 5: 1 silent, 1 warning; T = 2 steps>"
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -1,20 +1,25 @@
 """What can be wrong with what a network is given and does, one small check for each kind of finding."""
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.evidence import FAR, Activity, Evidence
 from fluctua.explain.finding import Finding
 from fluctua.network.facts import INPUT, Pathway
 from fluctua.network.run import named_modules_of, tensors_in
-from fluctua.state.summary import listed
+from fluctua.state.facts import PopulationState
+from fluctua.state.summary import counted, listed, settled
 
 FEW_VALUES = 16  # distinct weights up to which they lie on a grid
 LARGE = 5.0  # sigma_U in units of the threshold, from which on a spike is no event
 LATE = 2 / 3  # of the trial, after which little time is left to learn from
+FEW_PASS = 0.1  # share of neurons that pass a gradient, below which a population does not learn
+FORGETS = 0.05  # of U that is left after a step, below which spikes do not add up
+UNSETTLED = 0.2  # of the stationary variance of U, below which a trial is too short for the time constants
 
 
 def named_input(e: Evidence) -> Iterator[Finding]:
@@ -28,22 +33,41 @@ def named_input(e: Evidence) -> Iterator[Finding]:
     size = first.state.sigma_u / abs(first.state.threshold or 1.0)
     if largest >= 10 and max(size, abs(first.state.mu_u) / abs(first.state.threshold or 1.0)) > LARGE:
         kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
-        yield Finding(
-            "input",
-            "",
+        said = (
             f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "
-            "times its threshold: scale it to about 1",
-            "batch = batch / batch.max()",
+            "times its threshold: scale it to about 1"
         )
+        yield Finding("input", "", said, "batch = batch / batch.max()")
     channels = x.detach().flatten(2) if x.ndim > 2 else x.detach()
     if channels.shape[-1] > 1 and bool((channels == channels[..., :1]).all()):
-        yield Finding(
-            "input",
-            "",
+        said = (
             f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
-            "sample: look at how it was encoded, such as by values above 1 taken for probabilities",
-            "# encode the samples again, from values between 0 and 1",
+            "sample: look at how it was encoded, such as by values above 1 taken for probabilities"
         )
+        yield Finding("input", "", said, "# encode the samples again, from values between 0 and 1")
+
+
+def noise(e: Evidence) -> Iterator[Finding]:
+    """Spikes of one rate in all channels, samples and steps, of which all sums vary as chance has it."""
+    x = next(tensors_in(e.network.batch), None)
+    if e.labels is None or e.network.time not in (0, 1) or x is None or x.ndim < 3:
+        return
+    x = x.detach().movedim(e.network.time, 0).flatten(2).double()  # [T, B, C]
+    if x.shape[2] == 1 or not x.var() > 0 or not bool((x.frac() == 0).all()):
+        return
+    parts = torch.stack([part.sum(0) for part in x.tensor_split(8)])
+    if not any(_varies(s, x) for s in (x.sum(0), x.sum(1), x.sum(2), x.sum((0, 1)), parts, parts.sum(2))):
+        said = (
+            f"the batch cannot be told from noise: all {x.shape[2]} channels fire at one rate, {x.mean():.3g} spikes "
+            "in a step, in every sample, so there is nothing to learn"
+        )
+        yield Finding("input", "", said, "# encode samples by rates or times that differ", serious=False)
+
+
+def _varies(sums: Tensor, x: Tensor) -> bool:
+    """Whether sums over parts of equal size vary otherwise than those of independent entries, by four deviations."""
+    chance = x.var() * x.numel() / sums.numel()
+    return sums.numel() > 1 and bool((sums.var() / chance - 1).abs() > 4 * sqrt(2 / (sums.numel() - 1)))
 
 
 def exchanged_axes(e: Evidence) -> Iterator[Finding]:
@@ -55,13 +79,9 @@ def exchanged_axes(e: Evidence) -> Iterator[Finding]:
 def carried_state(e: Evidence) -> Iterator[Finding]:
     """A forward that continues where the last batch ended."""
     if e.forgets is False:
-        yield Finding(
-            "state",
-            "",
-            "the same batch gave another output when it was run again: forward begins with the state that the last run "
-            "left",
-            _resetting(e),
-        )
+        said = "the same batch gave another output when it was run again: the model goes on from its last state"
+        own = e.network.time == "own"
+        yield Finding("state", "", said, _resetting(e) if own else "# begin from rest: an attribute keeps the state")
 
 
 def _resetting(e: Evidence) -> str:
@@ -78,13 +98,11 @@ def batch_norms(e: Evidence) -> Iterator[Finding]:
     norms = {n: m for n, m in named_modules_of(e.network.model) if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     unlearned = [n for n, m in norms.items() if not m.training and m.num_batches_tracked == 0]
     if unlearned:
-        yield Finding(
-            "norm",
-            unlearned[0],
-            f"{listed(unlearned)} in eval mode and without a batch seen before: mean 0 and variance 1 are taken for "
-            "those of the input",
-            "model.train()",
+        said = (
+            f"in eval mode, without having seen a batch, {listed(unlearned)} take{'s' * (len(unlearned) == 1)} mean 0 "
+            "and variance 1 for those of the input"
         )
+        yield Finding("norm", unlearned[0], said, "model.train()")
 
 
 def silence(e: Evidence) -> Iterator[Finding]:
@@ -96,29 +114,31 @@ def silence(e: Evidence) -> Iterator[Finding]:
     for a in e.spiking:
         spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * e.samples
         if spikes > 5 and (a.state.silent_units or 0.0) > 0.5:
-            yield Finding(
-                "silent",
-                a.state.name,
-                f"{a.state.silent_units:.0%} of {a.state.name} never fire, others do: their means differ by "
-                f"{a.state.sigma_across:.2g}, and U fluctuates by {a.state.sigma_temporal:.2g}",
-                e.call("rescale"),
-                serious=False,
+            said = (
+                f"{_never(a.state)}, others do: their mean potentials differ by {a.state.sigma_across:.2g}, and U "
+                f"fluctuates by {a.state.sigma_temporal:.2g}"
             )
+            yield Finding("silent", a.state.name, said, e.call("rescale"), serious=False)
 
 
 def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     p, theta = a.state, a.state.threshold or 0.0
-    others = f", nor do most of {listed(behind)} behind it" if behind else ""
-    said = f"{p.silent_units:.0%} of {p.name} never fire{others}"
+    said = _never(p) + (f", nor do most in {listed(behind)} behind it" if behind else "")
     zero = [q.name for q in a.population.pathways if not bool(q.weight.detach().any())]
     few = [q.name for q in a.population.pathways if _on_grid(q)]
     xi = inf if p.sigma_temporal == 0 else (theta - p.mu_u) / p.sigma_temporal
     if zero:
         return Finding("grid", p.name, f"{said}: all weights of {zero[0]} are zero", e.call("initialize", ", seed=0"))
-    if a.arrival >= LATE * e.steps:
-        message = f"{said}: activity arrives only in step {a.arrival} of {e.steps}, so the trial is too short"
-        return Finding("late", p.name, message, _longer(e))
-    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, and 1 to 3 are wanted"
+    left = max(e.steps - a.arrival, 0) / e.steps
+    if a.arrival >= LATE * e.steps and xi * sqrt(left) < 2 * FAR:  # it fires once it has time
+        when = f"arrives only in step {a.arrival}" if left else "does not arrive within the trial"
+        return Finding("late", p.name, f"{said}: activity {when} of {counted(e.steps, 'step')}", _longer(e))
+    if xi == inf and not p.mu_u < -theta / 2:
+        message = f"{said}: what it hears never changes, so nothing makes U move"
+        return Finding("silent", p.name, message, f"# see what takes its input away before it reaches {p.name}")
+    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, where 1 to 3 are wanted"
+    if a.passing is not None and a.passing < FEW_PASS:
+        far += ", and so far from it the surrogate passes no gradient"
     if few:
         message = f"{said}: of the few values that {few[0]} takes, too little fluctuation comes; {far}"
         return Finding("grid", p.name, message, _toward(e, a))
@@ -127,15 +147,26 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     elif p.mu_u < -theta / 2:
         why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
     else:
-        why = f"the weights are too small by a factor of about {xi:.2g}" if np.isfinite(xi) else "nothing makes U move"
+        why = f"the weights are too small by a factor of about {xi:.0f}"
     return Finding("silent", p.name, f"{said}: {why}; {far}", _toward(e, a))
+
+
+def _never(p: PopulationState) -> str:
+    """How many neurons, or feature maps, never fire, in words."""
+    share, what = p.silent_units or 0.0, "neurons" if p.silent_maps is None else "feature maps"
+    return f"no {what[:-1]} of {p.name} fires" if share == 1 else f"{share:.0%} of the {what} of {p.name} never fire"
 
 
 def _toward(e: Evidence, a: Activity) -> str:
     """The line that brings the network to its target: by its own weights, or where these cannot, by new ones."""
     movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
-    return e.call("rescale") if possible else e.call("initialize", ", seed=0")
+    weights = [q.weight for other in e.activity for q in other.population.pathways]
+    return (
+        e.call("rescale")
+        if possible and all(bool(w.detach().any()) for w in weights)
+        else e.call("initialize", ", seed=0")
+    )
 
 
 def _longer(e: Evidence) -> str:
@@ -150,15 +181,9 @@ def _on_grid(q: Pathway) -> bool:
 
 def late(e: Evidence) -> Iterator[Finding]:
     """Activity that comes when the trial is nearly over."""
-    found = [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps]
-    for a in found[:1]:
-        yield Finding(
-            "late",
-            a.state.name,
-            f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time",
-            _longer(e),
-            serious=False,
-        )
+    for a in [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps][:1]:
+        said = f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time"
+        yield Finding("late", a.state.name, said, _longer(e), serious=False)
 
 
 def growth(e: Evidence) -> Iterator[Finding]:
@@ -167,25 +192,21 @@ def growth(e: Evidence) -> Iterator[Finding]:
     for a, size in sizes:
         shares = {q.name: q.share or 0.0 for q in a.state.pathways}
         loops = [q for q in a.population.pathways if q.recurrent]
-        own = sum(shares[q.name] for q in loops)
+        own = sum(shares[q.name] for q in loops) if len(loops) < len(shares) else 1.0
         if loops and size > LARGE and own > 0.8 and a.per_step > 0.05:
-            yield Finding(
-                "exploding",
-                a.state.name,
+            said = (
                 f"{a.state.name} drives itself: {own:.0%} of the variance of U comes from {loops[0].name}, and "
-                f"{a.per_step:.0%} of its neurons fire in a step",
-                e.call("initialize", ", seed=0"),
+                f"{a.per_step:.0%} of its neurons fire in a step"
             )
+            yield Finding("exploding", a.state.name, said, e.call("initialize", ", seed=0"))
             return
     if len(sizes) >= 3 and sizes[-1][1] > LARGE > 1.5 * sizes[0][1] and sizes[-1][1] > 4 * sizes[0][1]:
         (first, low), (last, high) = sizes[0], sizes[-1]
-        yield Finding(
-            "exploding",
-            last.state.name,
+        said = (
             f"U fluctuates by {low:.2g} thresholds in {first.state.name} and by {high:.2g} in {last.state.name}: "
-            "activity grows from layer to layer",
-            e.call("rescale"),
+            "activity grows from layer to layer"
         )
+        yield Finding("exploding", last.state.name, said, e.call("rescale"))
 
 
 def saturation(e: Evidence) -> Iterator[Finding]:
@@ -193,24 +214,20 @@ def saturation(e: Evidence) -> Iterator[Finding]:
     none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
     if none:
         rest = none[0].population.neuron.rest
-        yield Finding(
-            "saturated",
-            none[0].state.name,
+        said = (
             f"the threshold {none[0].state.threshold:g} of {listed([a.state.name for a in none])} is not above the "
-            f"resting potential {rest:g}: they fire without input",
-            _raise_thresholds(none, rest + 1.0),
+            f"resting potential {rest:g}: they fire without input"
         )
+        yield Finding("saturated", none[0].state.name, said, _raise_thresholds(none, rest + 1.0))
         return
     for a in e.spiking:
         p = a.state
         if (p.saturated or 0.0) > 0.5 or a.per_step > 0.6:
-            yield Finding(
-                "saturated",
-                p.name,
-                f"{p.saturated:.0%} of {p.name} have a mean potential above threshold (mean {p.mu_u:.3g}, threshold "
-                f"{p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes",
-                _toward(e, a),
+            said = (
+                f"{p.saturated:.0%} of the neurons of {p.name} have a mean potential above threshold (mean "
+                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes"
             )
+            yield Finding("saturated", p.name, said, _toward(e, a))
             return
 
 
@@ -228,14 +245,16 @@ def _raise_thresholds(found: list[Activity], value: float) -> str:
 def time_step(e: Evidence) -> Iterator[Finding]:
     """Neurons that forget within a step, or trials that end before they have settled."""
     for a in e.spiking:
-        kernel = a.population.neuron.kernel
-        if float(np.mean(kernel.lag_one)) < 0.05:
-            yield Finding(
-                "time",
-                a.state.name,
-                f"{a.state.name} forgets within a step, which leaves {np.mean(kernel.lag_one):.2g} of U to the next: "
-                "its time constant is far shorter than the time step",
-                "# a smaller time step, or longer time constants",
-                serious=False,
+        left, reached = float(np.mean(a.population.neuron.kernel.lag_one)), settled(a.population)
+        if left < FORGETS:
+            said = f"keeps no more than {max(left, 0.01):.0%} in a step, which is far longer than its time constants"
+        elif reached < UNSETTLED:
+            share = max(sqrt(reached), 0.01)
+            said = (
+                f"reaches no more than {share:.0%} of its fluctuations: the trial is short against its time constants"
             )
-            return
+        else:
+            continue
+        remedy = "# other time constants, another time step or a longer trial: are all of them in seconds?"
+        yield Finding("time", a.state.name, f"U of {a.state.name} {said}", remedy, serious=a.dead)
+        return

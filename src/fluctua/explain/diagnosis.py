@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from fluctua.explain import checks, learning
@@ -18,6 +19,7 @@ Check = Callable[[Evidence], Iterator[Finding]]
 
 CHECKS: tuple[Check, ...] = (
     checks.named_input,
+    checks.noise,
     checks.exchanged_axes,
     checks.carried_state,
     checks.batch_norms,
@@ -66,7 +68,7 @@ def diagnose(
         The findings, those that keep the network from learning first; empty where nothing is wrong.
 
     Raises:
-        ValueError: a loss that is no single number.
+        ValueError: a loss that is no single number, or labels that are no classes of the output.
 
     Example:
         >>> import fluctua
@@ -81,18 +83,20 @@ def diagnose(
         >>> diagnose(model, batch)
         <Diagnosis: nothing found>
     """
-    given = {"forward": forward, "steps": steps, "dt": dt, "neurons": neurons, "readouts": readouts}
-    options = "".join(f", {name}={name}" for name, value in given.items() if value is not None)
+    named = {"forward": forward, "steps": steps, "dt": dt, "neurons": neurons, "readouts": readouts}
+    options = "".join(f", {name}={name}" for name, value in named.items() if value is not None)
     options += f", time={time}" if time != 0 else ""
     try:
+        pair = labels is not None and forward is None and isinstance(batch, Tensor | np.ndarray)
+        given = (batch, labels) if pair else batch  # as many labels as samples tell which axis is which
         network = Network.of(
-            model, batch, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
+            model, given, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
         )
         check_values(network.batch)
     except (BatchError, WiringError) as error:
         return Diagnosis((_refused(error, time),))
     required = {name: p.requires_grad for name, p in nn.Module.named_parameters(model)}
-    e = gather(network, batch, loss, labels, options, forward is not None, required)
+    e = gather(network, batch, loss, labels, options, required)
     order = list(KINDS)
     found = [finding for check in CHECKS for finding in check(e)]
     return Diagnosis(tuple(sorted(found, key=lambda f: (not f.serious, order.index(f.kind)))), e.report)
@@ -105,6 +109,8 @@ def _refused(error: Exception, time: Axis) -> Finding:
         return Finding("axes", "", said, "batch = batch.transpose(0, 1)")
     if "detaches" in said or "no_grad" in said:
         return Finding("detached", "", said, "# take the .detach(), rounding or torch.no_grad() out of the forward")
+    if "more than 1 value per channel" in said:
+        return Finding("norm", "", f"batch norm needs more than one sample in training: {said}", "# take more samples")
     if isinstance(error, BatchError):
         mends = "batch = torch.nan_to_num(batch)" if "NaN" in said else "# another batch, with activity in it"
         return Finding("input", "", said, mends)

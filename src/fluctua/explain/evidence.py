@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class Activity:
         state: as reported.
         arrival: first step in which what it hears fires, in half of the samples or more; 0 where it hears the input.
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
-            where the graph does not reach them.
+            where the graph does not reach them, NaN where a gradient is.
+        through_time: whether a gradient of late spikes gets to early currents.
         from_biases: mean potential that biases alone bring.
     """
 
@@ -38,6 +40,7 @@ class Activity:
     state: PopulationState
     arrival: int
     passing: float | None
+    through_time: bool
     from_biases: float
 
     @property
@@ -54,23 +57,6 @@ class Activity:
 
 
 @dataclass(frozen=True, eq=False)
-class Learning:
-    """The loss and its gradients.
-
-    Attributes:
-        loss: its value, None without one.
-        output: the first tensor that the model returned.
-        connected: whether the loss, or without one the output, depends on any parameter.
-        norms: of the gradient by name of the parameter; None where the graph does not reach it.
-    """
-
-    loss: float | None
-    output: Tensor | None
-    connected: bool
-    norms: Mapping[str, float | None]
-
-
-@dataclass(frozen=True, eq=False)
 class Evidence:
     """All that is known of a network on a batch.
 
@@ -79,26 +65,32 @@ class Evidence:
         raw: the batch as the user gave it.
         report: its state.
         activity: of each population.
-        learning: of the loss.
+        loss: its value, None without one.
+        output: the first tensor that the model returned.
+        connected: whether the loss, or without one the output, depends on any parameter.
+        norms: of the gradient by name of the parameter; None where the graph does not reach it.
         steps: of the trial, as the first population saw them.
         samples: likewise.
         labels: if given.
         options: what was said besides to `diagnose`, as it stands in a call.
         required: by name of the parameter, whether it requires a gradient.
-        forgets: whether a second pass gave what the first did; None where fluctua resets the state itself.
+        forgets: whether a second pass gave what the first did.
     """
 
     network: Network
     raw: Any
     report: Report
     activity: tuple[Activity, ...]
-    learning: Learning
+    loss: float | None
+    output: Tensor | None
+    connected: bool
+    norms: Mapping[str, float | None]
     steps: int
     samples: int
     labels: Any
     options: str
     required: Mapping[str, bool]
-    forgets: bool | None
+    forgets: bool
 
     @property
     def spiking(self) -> tuple[Activity, ...]:
@@ -111,13 +103,7 @@ class Evidence:
 
 
 def gather(
-    network: Network,
-    raw: Any,
-    loss: Loss | None,
-    labels: Any,
-    options: str,
-    own_forward: bool,
-    required: Mapping[str, bool],
+    network: Network, raw: Any, loss: Loss | None, labels: Any, options: str, required: Mapping[str, bool]
 ) -> Evidence:
     """Run the network twice, once to measure and once with gradients."""
     report = inspect_network(network)
@@ -129,16 +115,23 @@ def gather(
         with hooked(handles):
             output = network.forward(network.model, network.batch)
         learning = _learning(network.model, output, loss, labels)
-        passing = {p.name: _passing(currents[p.name], spikes[p.name], p) for p in network.populations}
+        passed, lasting = (
+            {p.name: _moved_by(currents[p.name], spikes[p.name], p, early) for p in network.populations}
+            for early in (False, True)
+        )
         torch.set_rng_state(draws)
-        forgets = _same(output, network.forward(network.model, network.batch)) if own_forward else None
+        with torch.no_grad():
+            forgets = _same(output, network.forward(network.model, network.batch))
     activity = tuple(
-        Activity(p, report[p.name], _arrival(p, report), passing[p.name], _from_biases(p)) for p in network.populations
+        Activity(
+            p, report[p.name], _arrival(p, report), _passing(passed[p.name]), lasting[p.name] != [], _from_biases(p)
+        )
+        for p in network.populations
     )
     first = network.populations[0]
     samples = first.layout.as_sequence(currents[first.name][0][0]).shape[1]
     steps = round(activity[0].state.plot_data.duration / first.neuron.kernel.dt)
-    return Evidence(network, raw, report, activity, learning, steps, samples, labels, options, required, forgets)
+    return Evidence(network, raw, report, activity, *learning, steps, samples, labels, options, required, forgets)
 
 
 def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[Tensor]) -> list[Any]:
@@ -148,16 +141,16 @@ def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[T
     def after(module: nn.Module, args: Any, output: Any) -> None:
         spikes.append(p.emission.spikes(module, output))
 
-    return [
-        p.module.register_forward_pre_hook(before, with_kwargs=True),
-        p.emitter.register_forward_hook(after),
-    ]
+    return [p.module.register_forward_pre_hook(before, with_kwargs=True), p.emitter.register_forward_hook(after)]
 
 
-def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> Learning:
+def _learning(
+    model: nn.Module, output: Any, loss: Loss | None, labels: Any
+) -> tuple[float | None, Tensor | None, bool, dict[str, float | None]]:
+    """Loss, output, whether they are connected, and norms, as `Evidence` has them."""
     first = next(tensors_in(output), None)
     if loss is None and labels is not None:
-        loss = _cross_entropy
+        loss = cross_entropy
     value = None if loss is None else (loss(output) if labels is None else loss(output, labels))
     if value is not None and not (isinstance(value, Tensor) and value.numel() == 1):
         raise ValueError(f"the loss must return one number, got {type(value).__name__}: reduce it, such as by mean()")
@@ -169,30 +162,50 @@ def _learning(model: nn.Module, output: Any, loss: Loss | None, labels: Any) -> 
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         found = torch.autograd.grad(end, list(wanted.values()), allow_unused=True, retain_graph=True)
         norms |= {n: None if g is None else float(g.double().norm()) for n, g in zip(wanted, found, strict=True)}
-    return Learning(None if value is None else float(value.detach()), first, bool(ends), norms)
+    return None if value is None else float(value.detach()), first, bool(ends), norms
 
 
-def _cross_entropy(output: Any, labels: Tensor) -> Tensor:
+def cross_entropy(output: Any, labels: Any) -> Tensor:
     """Of the output summed over time, where it has time."""
     first = next(tensors_in(output), None)
     if first is None:
         raise ValueError("the model returns no tensor to compare with the labels: give loss=")
     while first.ndim > 2:
         first = first.sum(0)
-    return nn.functional.cross_entropy(first, torch.as_tensor(labels, device=first.device).long())
+    classes = torch.as_tensor(labels, device=first.device)
+    if classes.ndim == 2:  # one hot, or probabilities
+        return nn.functional.cross_entropy(first, classes.to(first))
+    if classes.is_floating_point() or not 0 <= int(classes.min()) <= int(classes.max()) < first.shape[-1]:
+        raise ValueError(
+            f"the labels go from {classes.min():g} to {classes.max():g}, but the output has the classes 0 to "
+            f"{first.shape[-1] - 1}: give it more, or loss= for values"
+        )
+    return nn.functional.cross_entropy(first, classes.long())
 
 
-def _passing(currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population) -> float | None:
-    """Share of neurons whose spikes move with any of their currents."""
-    starts = [c for given in currents for c in reaching(p, given) if c.requires_grad]
-    ends = [s for s in spikes if s.requires_grad]
+def _moved_by(
+    currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population, early: bool
+) -> list[Tensor] | None:
+    """Gradients of spikes with respect to currents, or of late spikes to early currents, as far as the graph leads.
+
+    None of a readout, and where no current has a graph.
+    """
+    half = len(currents) // 2
+    starts = [c for given in currents[: half if early else None] for c in reaching(p, given) if c.requires_grad]
+    ends = [s for s in spikes[half if early else 0 :] if s.requires_grad]
     if p.neuron.threshold is None or not starts:
         return None
-    if not ends:
-        return 0.0
-    gradients = torch.autograd.grad(ends, starts, [torch.ones_like(s) for s in ends], True, allow_unused=True)
-    felt = [p.layout.as_sequence(g).abs().flatten(0, 1).amax(0) for g in gradients if g is not None]
-    return float((torch.stack(felt).amax(0) > PASSES).double().mean()) if felt else 0.0
+    ones = [torch.ones_like(s) for s in ends]
+    found = torch.autograd.grad(ends, starts, ones, True, allow_unused=True) if ends else ()
+    return [p.layout.as_sequence(g) for g in found if g is not None]
+
+
+def _passing(found: list[Tensor] | None) -> float | None:
+    """Share of neurons whose spikes move with any of their currents."""
+    if not found:
+        return None if found is None else 0.0
+    largest = torch.stack([g.abs().flatten(0, 1).amax(0) for g in found]).amax(0)
+    return float((largest > PASSES).double().mean()) if largest.isfinite().all() else nan
 
 
 def _arrival(p: Population, report: Report) -> int:

@@ -6,24 +6,24 @@ from html import escape
 from types import MappingProxyType
 from typing import Any
 
-from fluctua.state.report import Report
+from fluctua.state.report import Report, as_json
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "input": "the batch is all zero, not a number, unscaled, or the same in all channels",
+        "input": "the batch is all zero, not a number, unscaled, or of one value or rate in all channels",
         "axes": "time and samples are exchanged",
         "state": "a pass begins with what the last one left",
         "norm": "batch norm uses statistics that it has not learned, or has too few samples",
+        "time": "the time step is too long for the time constants, or the trial too short",
         "grid": "weights of few values, or none but zero, leave no fluctuations",
         "late": "activity arrives when the trial is nearly over, or after it",
         "silent": "neurons are too far from threshold to fire",
         "exploding": "activity grows from layer to layer, or feeds on itself",
         "saturated": "neurons fire whatever comes",
-        "detached": "the graph is cut, so that no gradient comes through",
+        "detached": "the graph is cut, between layers or between steps, so that no gradient comes through",
         "frozen": "weights do not require a gradient, or get none",
         "gradient": "the gradient fades or grows on its way back, or neurons pass none",
-        "readout": "the output is the same for all classes, or so large that the softmax is sure",
-        "time": "the time step does not suit the time constants, or the trial is too short for them",
+        "readout": "the output is the same for all classes, a softmax already, or so large that the softmax is sure",
         "wiring": "the model cannot be run or read as it is",
     }
 )
@@ -89,6 +89,14 @@ class Diagnosis(Sequence[Finding]):
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per finding, as for `pandas.DataFrame(diagnosis.rows())`."""
         return [dict(vars(f)) for f in self.findings]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Findings and report in plain Python."""
+        return {"findings": self.rows(), "report": None if self.report is None else self.report.to_dict()}
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The same as JSON, in which what is NaN or infinite is null."""
+        return as_json(self.to_dict(), indent)
 
     def __str__(self) -> str:
         return "\n".join(self._lines()) or "nothing found"

@@ -1,17 +1,18 @@
 """What can be wrong with the loss and its gradients, one small check for each kind of finding."""
 
 from collections.abc import Iterator
-from math import log
+from math import exp, isnan, log
 
 import torch
 from torch import Tensor
 
-from fluctua.explain.evidence import Activity, Evidence
+from fluctua.explain.checks import FEW_PASS
+from fluctua.explain.evidence import Activity, Evidence, cross_entropy
 from fluctua.explain.finding import Finding
 from fluctua.network.run import modules_of
 from fluctua.state.summary import FEW, LOST, listed, sharp, sharply
 
-SURE = 20.0  # spread of the logits, from which on the softmax is sure of one class
+SURE = 8.0  # spread of the logits, from which on the softmax is sure of one class
 _SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate with long tails
     ("spike_grad", "from snntorch import surrogate; ", "surrogate.atan(alpha=2.0)"),
     ("surrogate_function", "from spikingjelly.activation_based import surrogate; ", "surrogate.ATan()"),
@@ -22,13 +23,18 @@ _SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate 
 def cut_graph(e: Evidence) -> Iterator[Finding]:
     """An output without a gradient, or a place from which on none comes back."""
     cut = "# take away what cuts the graph there: .detach(), .data, .item(), torch.no_grad(), a rounding"
-    if not e.learning.connected:
-        what = "output" if e.learning.loss is None else "loss"
+    if not e.connected:
+        what = "output" if e.loss is None else "loss"
         yield Finding("detached", "", f"the {what} depends on no parameter: its graph is cut", cut)
         return
-    reached = [(a, [e.learning.norms.get(q.name) for q in a.population.pathways]) for a in e.activity]
+    still = [a.state.name for a in e.spiking if not (a.through_time or a.dead)]
+    if still:
+        said = f"the graph of {listed(still)} is cut from step to step, so that no gradient goes back in time"
+        yield Finding("detached", still[0], said, cut, serious=False)
+    reached = [(a, [e.norms.get(q.name) for q in a.population.pathways]) for a in e.activity]
     lost = [a for a, norms in reached if norms and all(norm is None for norm in norms)]
-    if lost and len(lost) < len([1 for _, norms in reached if norms]) and not all(map(_frozen, lost)):
+    wanted = any(q.weight.requires_grad for a in lost for q in a.population.pathways)
+    if wanted and len(lost) < len([1 for _, norms in reached if norms]):
         last = lost[-1]
         yield Finding("detached", last.state.name, f"no graph leads from the output back to {last.state.name}", cut)
 
@@ -39,48 +45,47 @@ def frozen(e: Evidence) -> Iterator[Finding]:
     still = [name for name in weights if e.required.get(name) is False]
     if still:
         every = len(still) == len(weights)
-        yield Finding(
-            "frozen",
-            "" if every else still[0],
-            f"{'none' if every else 'not all'} of the weights require a gradient: not {listed(still)}",
-            f"[model.get_parameter(n).requires_grad_(True) for n in {still}]",
-            serious=every,
-        )
+        said = f"no gradient is required of {'any weight' if every else listed(still)}"
+        remedy = f"[model.get_parameter(n).requires_grad_(True) for n in {still}]"
+        yield Finding("frozen", "" if every else still[0], said, remedy, serious=every)
 
 
 def gradients(e: Evidence) -> Iterator[Finding]:
     """Neurons that pass no gradient, and a gradient that gets lost on its way back."""
     alive = [a for a in e.spiking if not a.dead]
     for a in alive:
-        if a.passing is not None and a.passing < 0.1:
-            yield Finding(
-                "gradient",
-                a.state.name,
-                f"{a.passing:.0%} of the neurons of {a.state.name} pass any gradient: its surrogate is zero, or too "
-                f"sharp for the distance of U from threshold (mean {a.state.mu_u:.2g}, sigma_U {a.state.sigma_u:.2g})",
-                blunter(a),
+        if a.passing is not None and isnan(a.passing):
+            said = f"the gradient that {a.state.name} passes is no number: its surrogate overflows far from threshold"
+            yield Finding("gradient", a.state.name, said, blunter(a))
+            return
+        if a.passing is not None and a.passing < FEW_PASS:
+            said = (
+                f"{f'only {a.passing:.0%} of the neurons' if a.passing else 'no neuron'} of {a.state.name} "
+                f"pass{'es' * (not a.passing)} a gradient: its surrogate is zero, or too sharp for the distance of U "
+                f"from threshold (mean {a.state.mu_u:.2g}, sigma_U {a.state.sigma_u:.2g})"
             )
+            yield Finding("gradient", a.state.name, said, blunter(a))
             return
     shares = [a.state.participation for a in alive]
     if few := sharp(e.report):
         first = next(a for a in alive if a.state is few[0])
         yield Finding("gradient", first.state.name, sharply(few), blunter(first), serious=False)
         return
-    own = {a.state.name: _norm(e, a) for a in alive}
-    norms = [(a, own[a.state.name]) for a in alive[1:] if own[a.state.name] is not None]
+    norms = [(a, norm) for a in alive[1:] if (norm := _norm(e, a)) is not None]
     if len(norms) < 2 or any(a.dead for a in e.spiking):
         return
     (first, low), (last, high) = norms[0], norms[-1]
-    assert low is not None
-    assert high is not None
     if high > 0 and not 1 / LOST < low / high < LOST:
         fades, blunt = low < high, all(share is not None and share >= FEW for share in shares)
         remedy = "# clip the gradient, or train with an optimiser that does not mind, such as Adam"
+        said = (
+            f"the gradient {'fades' if fades else 'grows'} from {high:.1e} in {last.state.name} to {low:.1e} in "
+            f"{first.state.name}"
+        )
         yield Finding(
             "gradient",
             first.state.name,
-            f"the gradient {'fades' if fades else 'grows'} from {high:.1e} in {last.state.name} to {low:.1e} in "
-            f"{first.state.name}",
+            said,
             blunter(first) if fades else remedy if blunt else e.call("rescale"),
             serious=fades or not blunt,
         )
@@ -88,29 +93,42 @@ def gradients(e: Evidence) -> Iterator[Finding]:
 
 def readout(e: Evidence) -> Iterator[Finding]:
     """An output that is the same for all classes, or far too large."""
-    output, last = e.learning.output, e.activity[-1]
+    output, last = e.output, e.activity[-1]
     if output is None or output.shape[-1] < 2 or any(a.dead for a in e.spiking):
         return
     logits = output.detach().double()
     if bool((logits == logits[..., :1]).all()):
-        chance = "" if e.learning.loss is None else f", so the loss stands at {e.learning.loss:.3g}"
+        chance = "" if e.loss is None else f", so the loss stands at {e.loss:.3g}"
         c = output.shape[-1]
+        said = f"the output is the same for all {c} classes (ln {c} = {log(c):.3g}){chance}"
+        yield Finding("readout", last.state.name, said, e.call("initialize", ", seed=0"))
+        return
+    if _softmaxed_twice(e, logits):
+        said = (
+            f"the output is a softmax already, and the cross entropy takes another: the loss, {e.loss:.3g}, "
+            f"cannot fall below {log(1 + (output.shape[-1] - 1) / exp(1)):.3g}"
+        )
         yield Finding(
             "readout",
             last.state.name,
-            f"the output is the same for all {c} classes (ln {c} = {log(c):.3g}){chance}",
-            e.call("initialize", ", seed=0"),
+            said,
+            "loss = lambda output, labels: nn.functional.nll_loss(output.clamp_min(1e-9).log(), labels)",
         )
         return
     spread = float(logits.std(-1).mean())
     weight = next((q for q in reversed(last.population.pathways)), None)
     if e.labels is not None and last.state.threshold is None and spread > SURE and weight is not None:
-        yield Finding(
-            "readout",
-            last.state.name,
-            f"the outputs of the classes differ by {spread:.3g}, so the softmax is sure before anything is learned",
-            f"model.get_parameter({weight.name!r}).data.div_({spread:.3g})",
-        )
+        said = f"the outputs of the classes differ by {spread:.3g}, so the softmax is sure before anything is learned"
+        yield Finding("readout", last.state.name, said, f"model.get_parameter({weight.name!r}).data.div_({spread:.3g})")
+
+
+def _softmaxed_twice(e: Evidence, output: Tensor) -> bool:
+    """Whether the loss is the cross entropy of an output `[B, C]` of probabilities."""
+    if output.ndim != 2 or e.labels is None or e.loss is None:
+        return False
+    if bool((output < 0).any()) or not torch.allclose(output.sum(-1), torch.ones(len(output)).to(output), atol=1e-4):
+        return False
+    return abs(float(cross_entropy(output, e.labels)) - e.loss) < 1e-4
 
 
 def blunter(a: Activity) -> str:
@@ -124,10 +142,5 @@ def blunter(a: Activity) -> str:
 
 
 def _norm(e: Evidence, a: Activity) -> float | None:
-    found = [n for q in a.population.pathways if (n := e.learning.norms.get(q.name)) is not None]
+    found = [n for q in a.population.pathways if (n := e.norms.get(q.name)) is not None]
     return float(torch.tensor(found).norm()) if found else None
-
-
-def _frozen(a: Activity) -> bool:
-    weights: list[Tensor] = [q.weight for q in a.population.pathways]
-    return not any(w.requires_grad for w in weights)

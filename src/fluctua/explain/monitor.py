@@ -17,6 +17,7 @@ from fluctua.network.network import Network
 from fluctua.network.run import parameters_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
@@ -28,7 +29,8 @@ class Monitor:
 
     Enter it around the loop. It finds the populations in the first training pass of the model, and looks at a pass, its
     backward and its step of the optimiser every `every` steps; in all others nothing of it runs. It adds nothing to the
-    graph and changes no number; layers that run fused do not while it looks, which may change their last bits.
+    graph and changes no number; layers that run fused do not while it looks, which may change their last bits. Of a
+    distributed training it sees the samples of its own process; the first alone writes and logs.
 
     For every population and step that it looked at, a row has `step`, `population`, `rate` (Hz, or spikes per step
     where no time step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` (in time) and `xi`,
@@ -82,9 +84,7 @@ class Monitor:
         self._loggers = [_sender(logger) for logger in loggers]
         self._network = network
         self._rows = [] if self.file is None else read_rows(self.file)
-        last = max((row["step"] for row in self._rows), default=-1)
-        self.step = last + 1 if start is None else start
-        self._rows = [row for row in self._rows if row["step"] < self.step]
+        self.begin_at(max((row["step"] for row in self._rows), default=-1) + 1 if start is None else start)
         self._watch: Watch | None = None
         self._entrance: RemovableHandle
         self._open = ExitStack()
@@ -101,22 +101,43 @@ class Monitor:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
+    def begin_at(self, step: int) -> "Monitor":
+        """Go on from this step of the optimiser; what was seen of later ones is to come again."""
+        self.step, self._rows = step, [row for row in self._rows if row["step"] < step]
+        return self
+
     def rows(self) -> list[Row]:
         """All rows, in order of step and population, as for `pandas.DataFrame(monitor.rows())`."""
         return [dict(row) for row in self._rows]
 
-    def plot(self) -> "Figure":
-        """A matplotlib figure: each number over the steps, one line for each population."""
-        from fluctua.explain.monitor_figure import plot_rows
+    def to_json(self, indent: int | None = None) -> str:
+        """The rows as JSON."""
+        return json.dumps(self._rows, indent=indent)
 
-        return plot_rows(self._rows)
+    def plot(self, number: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """A matplotlib figure: each number over the steps, one line for each population.
+
+        Args:
+            number: one of them alone, such as `"xi"`; with `ax` the default is `"rate"`.
+            ax: draw it into these axes.
+
+        Raises:
+            ValueError: a number that rows do not have.
+        """
+        from fluctua.explain.monitor_figure import plot_number, plot_rows
+
+        return plot_rows(self._rows) if number is None and ax is None else plot_number(self._rows, number or "rate", ax)
 
     def callback(self) -> Any:
-        """The monitor as a callback of Lightning: `Trainer(callbacks=[monitor.callback()])`."""
+        """The monitor as a callback of Lightning, in whose steps it counts: `Trainer(callbacks=[monitor.callback()])`.
+
+        A run that Lightning resumes from a checkpoint is gone on with from the step of that.
+        """
         from lightning.pytorch import Callback
 
-        opening = {"on_fit_start": lambda *_: self.__enter__(), "teardown": lambda *_, **__: self.__exit__()}
-        return type("MonitorCallback", (Callback,), opening)()
+        opening = {"on_train_start": lambda _, trainer, *__: self.begin_at(trainer.global_step).__enter__()}
+        closing = dict.fromkeys(("on_exception", "teardown"), lambda *_, **__: self.__exit__())
+        return type("MonitorCallback", (Callback,), opening | closing)()
 
     def __str__(self) -> str:
         from fluctua.explain.monitor_figure import table_of
@@ -126,7 +147,8 @@ class Monitor:
     def __repr__(self) -> str:
         seen = sorted({row["step"] for row in self._rows})
         where = "" if self.file is None else f", {self.file}"
-        return f"<Monitor every {self.every} steps: {len(seen)} seen, up to step {seen[-1] if seen else '-'}{where}>"
+        often = "step" if self.every == 1 else f"{self.every} steps"
+        return f"<Monitor every {often}: {len(seen)} seen, up to step {seen[-1] if seen else '-'}{where}>"
 
     def _repr_html_(self) -> str:
         from fluctua.explain.monitor_figure import html_of
@@ -166,6 +188,8 @@ class Monitor:
 
     def _keep(self, rows: list[Row]) -> None:
         self._rows += rows
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+            return
         if self.file is not None:
             append_rows(self.file, rows)
         for row in rows:
@@ -215,10 +239,8 @@ def _sender(logger: Any) -> Callable[[dict[str, float], int], None]:
     """How numbers are handed to a logger."""
     if hasattr(logger, "add_scalar"):
         return partial(_send_each, logger)
-    if hasattr(logger, "log_metrics"):
-        return lambda numbers, step: logger.log_metrics(numbers, step=step)
-    if hasattr(logger, "log"):
-        return lambda numbers, step: logger.log(numbers, step=step)
+    if take := getattr(logger, "log_metrics", None) or getattr(logger, "log", None):
+        return lambda numbers, step: take(numbers, step=step)
     raise ValueError(
         f"{type(logger).__name__} is not a logger: it has none of add_scalar, log_metrics and log; give a "
         "SummaryWriter, a W&B run, the mlflow module or a logger of Lightning"

@@ -1,13 +1,14 @@
 """What a monitor has seen, as figure and table."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fluctua.state.style import as_html, new_figure, style
+from fluctua.state.table import aligned, as_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
@@ -29,35 +30,53 @@ SHARES = {"silent", "saturated", "surrogate"}
 
 
 def plot_rows(rows: Rows) -> "Figure":
-    """Each number over the steps, one line for each population; readouts are dotted."""
+    """Each number over the steps, one line for each population."""
     with style():
-        from matplotlib import colormaps
-
-        names = list(dict.fromkeys(row["population"] for row in rows))
         figure = new_figure(7.0, 9.6)
         *axes, rest = figure.subplots(5, 2, sharex=True).ravel()
         for axis, (key, label) in zip(axes, LABELS.items(), strict=True):
-            for k, name in enumerate(names):
-                seen = [(row["step"], row[key]) for row in rows if row["population"] == name and row[key] is not None]
-                if seen:
-                    colour = colormaps["viridis"](0.9 * k / max(len(names) - 1, 1))
-                    axis.plot(*zip(*seen, strict=True), color=colour, marker=".", ms=4, lw=1.2, label=name)
+            _draw(axis, rows, key)
             axis.set_title(label)
-            sizes = [row[key] for row in rows if row[key]]
-            if key in LOGARITHMIC and sizes and max(sizes) > 10 * min(sizes):
-                axis.set_yscale("log")
-                axis.yaxis.set_minor_formatter("")
-            if key in SHARES:
-                axis.set_ylim(-0.05, 1.05)
         for axis in axes[-2:]:
             axis.set_xlabel("step")
             axis.tick_params(labelbottom=True)  # the last of its column, or above the legend
         lines = {line.get_label(): line for axis in axes for line in axis.lines}
-        shown = [name for name in names if name in lines]
+        shown = [name for name in dict.fromkeys(row["population"] for row in rows) if name in lines]
         rest.set_axis_off()
         rest.legend([lines[n] for n in shown], shown, loc="center", ncols=1 + (len(shown) - 1) // 8)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
+
+
+def plot_number(rows: Rows, key: str, axis: "Axes | None") -> "Figure":
+    """One number over the steps, into axes or a figure of its own."""
+    if key not in LABELS:
+        raise ValueError(f"a monitor has no {key!r}: choose one of {', '.join(LABELS)}")
+    with style():
+        if axis is None:
+            axis = new_figure(5.0, 3.2).subplots()
+        _draw(axis, rows, key)
+        axis.set(xlabel="step", ylabel=LABELS[key])
+        axis.legend()
+    return axis.get_figure(root=True)  # type: ignore[return-value]
+
+
+def _draw(axis: "Axes", rows: Rows, key: str) -> None:
+    """A line of each population that has the number."""
+    from matplotlib import colormaps
+
+    names = list(dict.fromkeys(row["population"] for row in rows))
+    for k, name in enumerate(names):
+        seen = [(row["step"], row[key]) for row in rows if row["population"] == name and row[key] is not None]
+        if seen:
+            colour = colormaps["viridis"](0.9 * k / max(len(names) - 1, 1))
+            axis.plot(*zip(*seen, strict=True), color=colour, marker=".", ms=4, lw=1.2, label=name)
+    sizes = [row[key] for row in rows if row[key]]
+    if key in LOGARITHMIC and sizes and max(sizes) > 10 * min(sizes):
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter("")
+    if key in SHARES:
+        axis.set_ylim(-0.05, 1.05)
 
 
 def cells_of(rows: Rows) -> list[list[str]]:
@@ -72,12 +91,9 @@ def cells_of(rows: Rows) -> list[list[str]]:
 
 def table_of(rows: Rows) -> str:
     """The last row of each population in plain characters."""
-    cells = cells_of(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(aligned(cells_of(rows)))
 
 
 def html_of(rows: Rows) -> str:
     """Table and figure for a notebook."""
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in line)}</tr>" for line in cells_of(rows))
-    return f"<table>{lines}</table>" + (as_html(plot_rows(rows), ALT) if rows and find_spec("matplotlib") else "")
+    return as_table(cells_of(rows)) + (as_html(plot_rows(rows), ALT) if rows and find_spec("matplotlib") else "")

@@ -59,6 +59,9 @@ class Loss(StrEnum):
     sum_of_softmax = "sum_of_softmax"
     last_step = "last_step"
     every_step = "every_step"
+    mse_every_step = "mse_every_step"
+    mse_last_step = "mse_last_step"
+    mse_mean_over_time = "mse_mean_over_time"
 
 
 class Schedule(StrEnum):

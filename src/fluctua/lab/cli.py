@@ -174,6 +174,7 @@ def train(
     resume: Annotated[bool, _run("--resume", help="Continue the run in the folder, all from there.")] = False,
     minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
     seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
+    monitor: Annotated[int, _run(min=0, metavar="N", help="Record the state every N steps: 50; 0: never.")] = 50,
     json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Initialise and train a network on a data set; show its state before and after."""
@@ -212,6 +213,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         minutes=minutes,
+        monitor=monitor,
     )
     with _stdout_kept_for(json):
         result = train_file(data, test, out, console, settings, resume=resume, said=_said(ctx))
@@ -310,9 +312,9 @@ def reproduce(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` wrote to.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote to.")
+    ] = Path("runs"),
 ) -> None:
     """Build one HTML page of all results in a folder.
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from torch import nn
 
 import fluctua
+from fluctua.explain.monitor import FILE
 from fluctua.lab.data.augmentations import Augmentation, Mirror, PixelShift, SpatialShift, UnitShift
 from fluctua.lab.data.dvs_gesture import holds_gestures
 from fluctua.lab.data.image_module import ImageDataModule
@@ -58,7 +59,7 @@ CIFAR10 = Kind(  # a constant current has no rate
 
 @dataclass(frozen=True)
 class FileSettings:
-    """A network, its initial state and its training; times in seconds.
+    """A network, its initial state and its training; times in seconds, `monitor` in steps, 0 for none.
 
     None stands for what the recipe says, or for the default of model or data.
     """
@@ -84,6 +85,7 @@ class FileSettings:
     batch_size: int | None = None
     seed: int = 0
     minutes: float | None = None
+    monitor: int = 50
 
     @property
     def ingredients(self) -> Ingredients:
@@ -137,7 +139,7 @@ class FileRun:
             ValueError: settings out of range.
         """
         s = self.settings
-        return s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes)
+        return s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes, monitor=s.monitor or None)
 
     def load_data(self) -> Data:
         """The data of a settled run; errors as of `train_file`."""
@@ -170,7 +172,7 @@ def _resumed(
     told = {
         name: value for name, value in vars(settings).items() if value is not None and (said is None or name in said)
     }
-    now = replace(before.settings, **{name: told[name] for name in ("epochs", "minutes") if name in told})
+    now = replace(before.settings, **{name: told[name] for name in ("epochs", "minutes", "monitor") if name in told})
     if changed := different(_decisive(now), _decisive(replace(now, **told))):
         raise ValueError(
             f"{out} was trained with {' and '.join(changed)}: leave out what differs, or choose another out_dir"
@@ -207,8 +209,8 @@ def train_file(
         console: to print to.
         settings: of network and training.
         resume: go on with the run that `out` holds, or begin where it holds none.
-        said: names of the settings that a resumed run must have had, but for `epochs` and `minutes`, which may differ;
-            default: all. The others, and those that are None, are taken from `out`.
+        said: names of the settings that a resumed run must have had, but for `epochs`, `minutes` and `monitor`, which
+            may differ; default: all. The others, and those that are None, are taken from `out`.
 
     Raises:
         OSError: a file cannot be read, `out` not written, or another process is in it; FileExistsError if it holds a
@@ -251,7 +253,7 @@ def _train(run: FileRun, model: nn.Sequential, data: Data, out: Path, console: C
     console.print(f"Best epoch {result.best_epoch} of {len(result.history)}, by validation. Accuracy on:")
     for name, accuracy in result.test.items():
         console.print(f"  {escape(name)}: [bold]{accuracy:.1%}[/bold]")
-    files += [out / "metrics.csv", out / "model.safetensors"]
+    files += [out / "metrics.csv", out / "model.safetensors", *out.glob(FILE)]
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
     return result
 

@@ -167,8 +167,8 @@ class Network:
         possible = shape[:2] if self.time == 0 else shape[:1]
         if samples == 1 and steps == shape[0] and self.time == 0:
             yield (
-                f"the batch {[*shape]} was read as {steps} steps of 1 sample: if its first axis counts samples, say "
-                "time=None and steps= for a static input, or time=1"
+                f"the batch {[*shape]} was read as {steps} step{'s' * (steps > 1)} of 1 sample: if its first axis "
+                "counts samples, say time=None and steps= for a static input, or time=1"
             )
         elif self.time == 0 and (steps, samples) == shape[:2] and _looks_batch_first(self.batch):
             yield (

@@ -127,4 +127,4 @@ class PopulationState:
         """A time with its unit."""
         if time is None:
             return "-"
-        return f"{time:.0f} steps" if self.in_steps else f"{1e3 * time:.0f} ms"
+        return f"{time:.0f} step{'s' * (round(time) != 1)}" if self.in_steps else f"{1e3 * time:.0f} ms"

@@ -61,16 +61,11 @@ class Report(Sequence[PopulationState]):
         populations = [asdict(replace(p, plot_data=None)) for p in self.populations]  # type: ignore[arg-type]
         for p in populations:
             del p["plot_data"]
-        return {
-            "ran": self.ran,
-            "populations": populations,
-            "notes": list(self.notes),
-            "warnings": list(self.warnings),
-        }
+        return {"ran": self.ran, "populations": populations, "notes": list(self.notes), "warnings": list(self.warnings)}
 
     def to_json(self, indent: int | None = None) -> str:
         """The same as JSON, in which what is NaN or infinite is null."""
-        return json.dumps(_finite(self.to_dict()), indent=indent, allow_nan=False)
+        return as_json(self.to_dict(), indent)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary of numbers per population, as for `pandas.DataFrame(report.rows())`."""
@@ -93,8 +88,8 @@ class Report(Sequence[PopulationState]):
         names = ", ".join(p.name for p in self.populations)
         silent = sum(p.rate is not None and p.latency is None for p in self.populations)
         return (
-            f"<Report of {len(self)} population(s) {names}: {silent} silent, {len(self.warnings)} warning(s)"
-            f"{'; ' * bool(self.ran)}{self.ran}>"
+            f"<Report of population{'s' * (len(self) != 1)} {names}: {silent} silent, {len(self.warnings)} "
+            f"warning{'s' * (len(self.warnings) != 1)}{'; ' * bool(self.ran)}{self.ran}>"
         )
 
     def _repr_html_(self) -> str:
@@ -117,6 +112,11 @@ class Report(Sequence[PopulationState]):
         from fluctua.state.table import rich_table
 
         return rich_table(self.populations, self.notes, self.warnings, self.ran)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Plain data as JSON, in which what is NaN or infinite is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

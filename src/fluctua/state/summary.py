@@ -11,15 +11,7 @@ from torch import Tensor
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
-from fluctua.state.measure import (
-    OUTSIDE,
-    Measurements,
-    Parts,
-    first_event,
-    neuron_mean,
-    population_mean,
-    silent_share,
-)
+from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean, silent_share
 from fluctua.state.report import Report
 from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import PspKernel
@@ -63,7 +55,7 @@ def report_of(
         for p in populations
     )
     steps, samples = measured[populations[0].name].mask.shape
-    said = [f"T = {_counted(steps, 'step')} x B = {_counted(samples, 'sample')}", *_time_step(populations), *ran]
+    said = [f"T = {counted(steps, 'step')} x B = {counted(samples, 'sample')}", *_time_step(populations), *ran]
     warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states))
     return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ", ".join(said))
 
@@ -73,7 +65,8 @@ def _time_step(populations: Iterable[Population]) -> list[str]:
     return [f"dt = {' or '.join(sorted(steps))}"] if steps else []
 
 
-def _counted(n: int, what: str) -> str:
+def counted(n: int, what: str) -> str:
+    """A number of things."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
@@ -191,7 +184,8 @@ def needs_passes(p: Population) -> bool:
 
 def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
     """What a user should know: broken numbers, silence, saturation, late activity, missed targets; a sentence each."""
-    trial = f"{states[0].plot_data.duration:g} {'steps' if states[0].in_steps else 's'}" if states else ""
+    length = states[0].plot_data.duration if states else 0.0
+    trial = counted(round(length), "step") if states and states[0].in_steps else f"{length:g} s"
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
     silent = [p.name for p in states if p.rate is not None and p.latency is None]
@@ -291,7 +285,7 @@ def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
 
 def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
     """Which spiking populations have a potential that has no time to settle within the batch; once for each length."""
-    short = [p for p in populations if p.neuron.threshold is not None and _settled(p) < 0.95]
+    short = [p for p in populations if p.neuron.threshold is not None and settled(p) < 0.95]
     for length, names in of_whom((_length(p), p.name) for p in short).items():
         yield (
             f"the batch of {length} is short for the time constants of {names}: the potential settles only partly, and "
@@ -301,10 +295,10 @@ def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
 
 def _length(p: Population) -> str:
     steps = p.steps or 0
-    return _counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
+    return counted(steps, "step") if p.neuron.in_steps else f"{steps * p.neuron.kernel.dt:g} s"
 
 
-def _settled(p: Population) -> float:
+def settled(p: Population) -> float:
     """The part of the stationary variance that is reached at the end of a trial."""
     kernel = p.neuron.kernel
     return float(((kernel.response(p.steps or 1) ** 2).sum(0) * kernel.dt / kernel.eps_hat).min())

@@ -36,13 +36,13 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, 
     How the gradient passes, where that was measured, is a table of its own.
     """
     lines = [ran] if ran else []
-    lines += [*_aligned(_rows(populations)), *_backward_text(populations)]
+    lines += [*aligned(_rows(populations)), *_backward_text(populations)]
     lines += [f"note: {note}" for note in notes]
     lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, with a rule below its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -56,7 +56,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _backward_text(populations: Populations) -> list[str]:
     rows = _backward_rows(populations)
-    return _aligned(rows) if len(rows) > 1 else []
+    return aligned(rows) if len(rows) > 1 else []
 
 
 def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:
@@ -105,13 +105,14 @@ def html_table(populations: Populations, notes: Sentences, warnings: Sentences, 
     backward = _backward_rows(populations)
     said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
     return "".join(
-        [f"<p>{escape(ran)}</p>" if ran else "", _html(_rows(populations))]
-        + ([_html(backward)] if len(backward) > 1 else [])
+        [f"<p>{escape(ran)}</p>" if ran else "", as_table(_rows(populations))]
+        + ([as_table(backward)] if len(backward) > 1 else [])
         + [f"<p>{sentence}</p>" for sentence in said]
     )
 
 
-def _html(cells: Sequence[tuple[str, ...]]) -> str:
+def as_table(cells: Sequence[Sequence[str]]) -> str:
+    """Rows as a table of HTML, the first of them its head."""
     (first, *head), *rows = (tuple(map(escape, row)) for row in cells)
     cell = 'style="text-align:right"'
     names = f"<tr><th>{first}</th>{''.join(f'<th {cell}>{name}</th>' for name in head)}</tr>"

@@ -19,6 +19,7 @@ from fluctua.lab.data import RandmanSettings, make_randman
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.training import TimeLoss
+from fluctua.lab.training.fit import TrainSettings, fit
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF
 
@@ -85,6 +86,43 @@ def test_two_processes_agree_on_the_gradients_of_one(tmp_path: Path) -> None:
             for shared, own in zip(torch.load(tmp_path / f"{kind.__name__}{rank}.pt"), alone, strict=True):
                 # Both halves are summed in another order than the whole: some rounding of float64.
                 torch.testing.assert_close(shared, own, rtol=1e-10, atol=1e-12)
+
+
+class Few(SpikeDataModule):
+    """Randman of few samples."""
+
+    @classmethod
+    def make(cls) -> "Few":
+        sets = make_randman(
+            RandmanSettings(duration=T * 1e-3, n_units=N, n_classes=CLASSES, samples_per_class=20), seed=0
+        )
+        return cls(*sets, dt=1e-3, duration=T * 1e-3, batch_size=16, seed=0)
+
+
+def _fitting(rank: int, folder: str, epochs: int) -> None:
+    """One of two processes that fit the same network in the same folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = network(nn.Sequential)
+    settings = TrainSettings(epochs=epochs, optimizer="adam", monitor=1, progress=False)
+    try:
+        result = fit(model, Few.make(), out_dir=f"{folder}/run", settings=settings)
+        torch.save([model.state_dict(), result.history, result.test, result.best_epoch], f"{folder}/{rank}.pt")
+    except RuntimeError as error:
+        Path(f"{folder}/{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    dist.barrier()
+    os._exit(0)
+
+
+def test_of_two_processes_that_fit_the_first_writes_and_both_agree(tmp_path: Path) -> None:
+    if not dist.is_available():
+        pytest.skip("this torch was built without torch.distributed")
+    mp.spawn(_fitting, (str(tmp_path), 2), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    (weights, *first), (others, *second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    assert first == second
+    rows = (tmp_path / "run" / "monitor.jsonl").read_text().splitlines()
+    assert len(rows) == len(set(rows)) > 0
 
 
 # ---- workers that are forked -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("lightning")
 
 import lightning
-from lightning.pytorch.callbacks import timer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar, timer
 
 import fluctua
+from fluctua.explain.monitor import FILE, read_rows
 from fluctua.homeostasis import ActivityBound
-from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit
+from fluctua.lab.training.fit import FitResult, TrainingDiverged, TrainingInterrupted, TrainSettings, fit, progress_bar
 from fluctua.lab.training.folder import load_checkpoint, save_checkpoint
 from fluctua.lab.training.module import SpikingClassifier
 from fluctua.layers import Recurrent
@@ -422,6 +424,83 @@ def test_penalties_act_and_are_logged_apart(tmp_path: Path) -> None:
     assert bounded.history[0]["train_penalty"] > 0.0
     assert bounded.history[-1]["rate_1"] < plain.history[-1]["rate_1"]
     assert bounded.history[0]["val_loss"] == pytest.approx(plain.history[0]["val_loss"], rel=0.5)  # the task's alone
+
+
+class Values(TinyData):
+    """What is wanted is two numbers of each sample, or of each step."""
+
+    def __init__(self, *, every_step: bool = False) -> None:
+        super().__init__()
+        course = self.x[..., :2].cumsum(1) / 5
+        self.y = course if every_step else course[:, -1]
+        self.every_step = every_step
+
+    def loader(self, part: slice, *, train: bool = False) -> DataLoader[Any]:
+        samples = TensorDataset(self.x[part], self.y[part])
+
+        def collate(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+            x, y = (torch.stack(column) for column in zip(*batch, strict=True))
+            return x.transpose(0, 1), y.transpose(0, 1) if self.every_step else y
+
+        return DataLoader(samples, batch_size=8, shuffle=train, collate_fn=collate)
+
+
+def regressor() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(N, 16), spikes(), nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize(("loss", "every_step"), [("mse_last_step", False), ("mse_every_step", True)])
+def test_values_are_learned_from_end_to_end(tmp_path: Path, loss: str, every_step: bool) -> None:
+    model, data = regressor(), Values(every_step=every_step)
+    settings = dataclasses.replace(SETTINGS, epochs=12, loss=loss, lr=0.02)
+    result = fit(model, data, out_dir=tmp_path, settings=settings)
+    assert not [name for name in result.history[0] if name.endswith("accuracy")]
+    errors = [row["val_loss"] for row in result.history]
+    assert result.best_epoch == 1 + errors.index(min(errors))
+    assert min(errors) < 0.7 * errors[0]
+    squares, n = 0.0, 0
+    with torch.no_grad():
+        for x, y in data.test_dataloader():
+            output = model(x)
+            squares += float((output - y if every_step else output[-1] - y).square().mean()) * x.shape[1]
+            n += x.shape[1]
+    assert result.test == {"test": pytest.approx(squares / n, rel=1e-5)}
+
+
+def test_patience_with_values_waits_for_the_error(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=30, loss="mse_last_step", lr=10.0, patience=2)
+    result = fit(regressor(), Values(), out_dir=tmp_path, settings=settings)
+    assert len(result.history) == result.best_epoch + 2 < 30
+
+
+def test_classes_can_be_learned_by_their_squared_error(tmp_path: Path) -> None:
+    result = fit(network(), TinyData(), out_dir=tmp_path, settings=dataclasses.replace(SETTINGS, loss="mse_every_step"))
+    assert all(0 <= row["val_accuracy"] <= 1 for row in result.history)
+    assert 0 <= result.test["test"] <= 1
+
+
+def test_progress_is_text_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(progress_bar(), RichProgressBar)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(__spec__=object()))
+    assert isinstance(progress_bar(), RichProgressBar)
+    monkeypatch.setattr("fluctua.lab.training.fit.find_spec", lambda name: None)
+    assert isinstance(progress_bar(), TQDMProgressBar)
+
+
+def test_a_monitor_writes_each_step_once_also_in_a_run_that_was_killed(tmp_path: Path) -> None:
+    settings, whole, cut = dataclasses.replace(SETTINGS, monitor=3), tmp_path / "whole", tmp_path / "cut"
+    without, watched = network(), network()
+    history = fit(without, TinyData(), out_dir=tmp_path / "without", settings=SETTINGS).history
+    assert fit(watched, TinyData(), out_dir=whole, settings=settings).history == history
+    assert all(torch.equal(a, b) for a, b in zip(watched.parameters(), without.parameters(), strict=True))
+    with pytest.raises(Killed):
+        fit(network(), TinyData(killer(2, 2)), out_dir=cut, settings=settings)
+    fit(network(), TinyData(), out_dir=cut, settings=settings, resume=True)
+    rows = read_rows(whole / FILE)
+    assert [row["step"] for row in rows] == list(range(0, 16, 3))
+    assert read_rows(cut / FILE) == rows
 
 
 def test_regularisers_need_spikes() -> None:

@@ -12,7 +12,8 @@ from fluctua.lab.training import (
 )
 from fluctua.neurons import LI, LIF
 
-losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
+OF_CLASSES = {name: loss for name, loss in LOSSES.items() if isinstance(loss, TimeLoss)}
+losses = pytest.mark.parametrize("loss", OF_CLASSES.values(), ids=list(OF_CLASSES))
 
 
 def readout(t: int = 7, b: int = 5, c: int = 3) -> Tensor:
@@ -56,6 +57,17 @@ def test_values_are_compared_with_every_step_the_last_or_the_mean() -> None:
         ValueLoss("first")
 
 
+@pytest.mark.parametrize("name", ["mse_every_step", "mse_last_step", "mse_mean_over_time"])
+def test_the_squared_error_of_classes_is_that_from_one_hot(name: str) -> None:
+    output, labels, loss = readout(), torch.tensor([0, 2, 1, 1, 0]), loss_by_name(name)
+    hot = torch.nn.functional.one_hot(labels, 3).double()
+    assert isinstance(loss, ValueLoss)
+    assert loss(output, labels).item() == pytest.approx(loss(output, hot).item())
+    assert torch.equal(loss.classes(hot.expand(7, 5, 3)), labels)
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2"):
+        loss(output, labels + 1)
+
+
 def test_a_readout_can_begin_with_the_moments_of_the_wanted_values() -> None:
     torch.manual_seed(0)
     x = (torch.rand(150, 32, 40) < 0.05).float()
@@ -81,7 +93,7 @@ def test_one_time_step_makes_all_losses_the_cross_entropy(loss: TimeLoss) -> Non
     assert loss(output, labels).item() == pytest.approx(torch.nn.functional.cross_entropy(output[0], labels).item())
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES.values() if loss.over_time != "last"])
+@pytest.mark.parametrize("loss", [loss for loss in OF_CLASSES.values() if loss.over_time != "last"])
 def test_the_order_of_time_steps_does_not_matter(loss: TimeLoss) -> None:
     output, labels = readout(), torch.tensor([0, 2, 1, 1, 0])
     torch.testing.assert_close(loss(output, labels), loss(output.flip(0), labels))
@@ -131,13 +143,14 @@ def test_an_unknown_loss_is_answered_with_the_known_ones() -> None:
 def test_a_loss_is_a_value_and_another_word_is_refused_with_the_known_ones() -> None:
     assert TimeLoss("max") == loss_by_name("max_over_time") == LOSSES["max_over_time"]
     assert (
-        len({TimeLoss(word) for word in ("max", "sum", "mean", "softmax", "last", "every")} | set(LOSSES.values())) == 6
+        len({TimeLoss(word) for word in ("max", "sum", "mean", "softmax", "last", "every")} | set(OF_CLASSES.values()))
+        == 6
     )
     with pytest.raises(ValueError, match=r"TimeLoss\('median'\) is unknown: choose one of max, sum, mean, softmax"):
         TimeLoss("median")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_an_old_name_works_and_says_the_new_one(name: str) -> None:
     loss = LOSSES[name]
     with pytest.warns(DeprecationWarning, match=f"{name}_cross_entropy is now TimeLoss\\('{loss.over_time}'\\)"):

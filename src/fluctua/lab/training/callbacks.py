@@ -126,7 +126,7 @@ class Patience(EarlyStopping):
 
     def __init__(self, patience: int | None) -> None:
         endless = sys.maxsize  # it counts all the same: the run may be resumed with a patience
-        super().__init__("val_accuracy", mode="max", patience=patience or endless, check_finite=False, strict=False)
+        super().__init__("val_score", mode="max", patience=patience or endless, check_finite=False, strict=False)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,16 +1,21 @@
 """Train a model on a Lightning data module, so that the run can be watched, stopped, resumed and repeated."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
+from fluctua.explain.monitor import FILE, Monitor
 from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.callbacks import Patience, Recorder, TimeLimit
 from fluctua.lab.training.description import Description
@@ -28,7 +33,7 @@ try:
     import lightning
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch.callbacks import RichProgressBar
+    from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
     from lightning.pytorch.strategies import SingleDeviceStrategy
     from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError as error:
@@ -54,12 +59,16 @@ def fit(
     global generators, or from the epoch that is told by `set_epoch(epoch)` (0, 1, ...) to the data module or its
     sampler where they have that method.
 
+    It trains in one process. Where torch.distributed runs several, the first trains and writes, the others wait for its
+    weights and result: the folder must be one that all of them see.
+
     Args:
         model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it comes back with the
             weights of the best epoch, in evaluation mode, on the device where it was.
-        data: batches `(x [T, B, ...], y [B])` for training, validation and, if it has any, for testing; several test
-            loaders are named by `data.test_names`. If it has a method `fingerprint()`, plain data that tells it from
-            other data, a run is not resumed on another; `SplitDataModule` has one.
+        data: batches `(x [T, B, ...], y)`, of classes or values, see `SpikingClassifier`, for training, validation and,
+            if it has any, for testing; several test loaders are named by `data.test_names`. If it has a method
+            `fingerprint()`, plain data that tells it from other data, a run is not resumed on another;
+            `SplitDataModule` has one.
         out_dir: folder for the run's files, made if need be.
         settings: how to train.
         resume: go on after the last finished epoch in `out_dir`; if there is none, begin.
@@ -70,11 +79,35 @@ def fit(
             `resume` is false.
         ValueError: the run to be resumed had other settings, other data or another model, or its checkpoint is damaged.
         TrainingDiverged: the loss or its gradient is no longer finite.
+        RuntimeError: in another process than the first, that the first has failed.
         TrainingInterrupted: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     folder = RunFolder(Path(out_dir))
-    with folder.claimed(resume=resume):
-        return _fit(model, data, folder, settings, origin or {}, resume=resume)
+
+    def train() -> FitResult:
+        with folder.claimed(resume=resume):
+            return _fit(model, data, folder, settings, origin or {}, resume=resume)
+
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _in_the_first(train, model, folder) if several else train()
+
+
+def _in_the_first(train: Callable[[], FitResult], model: nn.Module, folder: RunFolder) -> FitResult:
+    """Train in the first of several processes; the others wait, and take what it wrote."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    done, first = torch.zeros(1), dist.get_rank() == 0
+    try:
+        if first:
+            result = train()
+            done += 1
+    finally:
+        dist.broadcast(done, 0, group=group)
+    if first:
+        return result
+    if not done:
+        raise RuntimeError(f"the first process failed to train in {folder.root}: its error says why")
+    folder.load_weights(model.eval())
+    return folder.load_result()
 
 
 def _fit(
@@ -103,7 +136,7 @@ def _fit(
     if record:
         recorder.write_what_follows()
     with quiet_lightning(), isolated_randomness(), _handed_back(model):
-        trainer = _trainer(recorder)
+        trainer = _trainer(recorder, model)
         with _interruptible(trainer, recorder):
             if len(recorder.history) < settings.epochs:
                 folder.result.unlink(missing_ok=True)  # that of fewer epochs
@@ -118,7 +151,7 @@ def _fit(
     return result
 
 
-def _trainer(recorder: Recorder) -> lightning.Trainer:
+def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
     settings = recorder.settings
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return lightning.Trainer(
@@ -131,7 +164,8 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
             recorder.timer,
             Patience(settings.patience),
             recorder,
-            *([RichProgressBar()] if settings.progress else []),
+            *([progress_bar()] if settings.progress else []),
+            *_watching(recorder, model),
         ],
         default_root_dir=recorder.folder.root,
         gradient_clip_val=settings.gradient_clip,
@@ -141,6 +175,20 @@ def _trainer(recorder: Recorder) -> lightning.Trainer:
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
     )
+
+
+def progress_bar() -> Callback:
+    """Lightning's; rich shows nothing in a notebook without widgets, where tqdm writes text."""
+    in_notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None
+    return TQDMProgressBar() if in_notebook and find_spec("ipywidgets") is None else RichProgressBar()
+
+
+def _watching(recorder: Recorder, model: nn.Module) -> Iterator[Callback]:
+    """A monitor, where one is wanted; it goes on with the rows of a run that is resumed."""
+    if recorder.settings.monitor is not None:
+        if recorder.resume_from is None:
+            (recorder.folder.root / FILE).unlink(missing_ok=True)
+        yield Monitor(model, recorder.settings.monitor, recorder.folder.root).callback()
 
 
 @contextmanager
@@ -167,7 +215,7 @@ def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[N
 def _test(
     trainer: lightning.Trainer, classifier: SpikingClassifier, data: lightning.LightningDataModule
 ) -> dict[str, float]:
-    """Accuracy on every test set, by name."""
+    """Accuracy on every test set, of values their error, by name."""
     if not is_overridden("test_dataloader", data):
         return {}
     scores = [float(*score.values()) for score in trainer.test(classifier, datamodule=data, verbose=False)]

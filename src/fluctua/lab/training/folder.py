@@ -159,6 +159,16 @@ class RunFolder:
         }
         write_json(self.result, facts)
 
+    def load_result(self) -> FitResult:
+        """What the run came to.
+
+        Raises:
+            ValueError: there is none, or a file is damaged.
+        """
+        facts, record = read_json(self.result), self.load_record()
+        history = [] if record is None else record["history"]
+        return FitResult(history, facts["test"], facts["best_epoch"], self.root, facts["seconds"])
+
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all that a model's state holds, on the CPU; of names that share one tensor, the first."""

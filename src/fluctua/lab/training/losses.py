@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss, nll_loss
+from torch.nn.functional import cross_entropy, mse_loss, nll_loss, one_hot
 
 from fluctua.theory import Target
 
@@ -71,9 +71,11 @@ class TimeLoss:
         # Logarithms of probabilities of every step do not add up to one when they are averaged, and need not.
         return (nll_loss if self.over_time == "every" else cross_entropy)(logits, labels.long())
 
-    def predict(self, output: Tensor) -> Tensor:
+    def classes(self, output: Tensor) -> Tensor:
         """Readout potential `[T, B, C]` -> the likeliest class of each sample, `[B]`."""
         return self._logits(output).argmax(dim=1)
+
+    predict = classes
 
     def _logits(self, output: Tensor) -> Tensor:
         if not isinstance(output, Tensor):
@@ -86,6 +88,8 @@ class TimeLoss:
 @dataclass(frozen=True)
 class ValueLoss:
     """Mean squared error of a readout, for regression; call it as `loss(output, wanted)`.
+
+    Of classes it is that from 1 for the right one and 0 for the others.
 
     Attributes:
         over_time: which potential is to be the wanted value: that of `"every"` step, of the `"last"`, or the `"mean"`.
@@ -112,12 +116,15 @@ class ValueLoss:
 
         Args:
             output: readout potential `[T, B, C]`.
-            wanted: values `[B, C]`, or `[T, B, C]` for `"every"`.
+            wanted: values `[B, C]`, or `[T, B, C]` for `"every"`; or classes, integers `[B]`.
 
         Raises:
-            ValueError: wrong shapes.
+            ValueError: wrong shapes, or classes out of range.
         """
         predicted = self.predict(output)
+        if wanted.ndim == 1 and not wanted.is_floating_point():
+            _check_labels(wanted, *output.shape[1:])
+            wanted = one_hot(wanted.long(), output.shape[2])
         allowed = [output.shape[1:], *([output.shape] if self.over_time == "every" else [])]
         if wanted.shape not in allowed:
             raise ValueError(
@@ -131,6 +138,10 @@ class ValueLoss:
         if output.ndim != 3 or 0 in output.shape:
             raise ValueError(f"the readout must be [T, B, C] and not empty, got shape {tuple(output.shape)}")
         return {"every": output, "last": output[-1], "mean": output.mean(0)}[self.over_time]
+
+    def classes(self, output: Tensor) -> Tensor:
+        """Readout potential `[T, B, C]` -> the class of the largest value of each sample, `[B]`."""
+        return self.predict(output).reshape(-1, *output.shape[1:]).mean(0).argmax(1)
 
     def readout(self, wanted: Tensor) -> Target:
         """A target for the readout that gives it the mean and the deviation of the wanted values from the start."""
@@ -151,7 +162,7 @@ def _check_labels(labels: Tensor, n_samples: int, n_classes: int) -> None:
         raise ValueError(f"labels must be in 0..{n_classes - 1}, one class per readout unit, got {low}..{high}")
 
 
-LOSSES: Mapping[str, TimeLoss] = MappingProxyType(
+LOSSES: Mapping[str, TimeLoss | ValueLoss] = MappingProxyType(
     {
         "max_over_time": TimeLoss("max"),
         "sum_over_time": TimeLoss("sum"),
@@ -159,12 +170,15 @@ LOSSES: Mapping[str, TimeLoss] = MappingProxyType(
         "sum_of_softmax": TimeLoss("softmax"),
         "last_step": TimeLoss("last"),
         "every_step": TimeLoss("every"),
+        "mse_every_step": ValueLoss("every"),
+        "mse_last_step": ValueLoss("last"),
+        "mse_mean_over_time": ValueLoss("mean"),
     }
 )
 """The losses by the names that settings and the command line know them by."""
 
 
-def loss_by_name(name: str) -> TimeLoss:
+def loss_by_name(name: str) -> TimeLoss | ValueLoss:
     """Look up one of `LOSSES`.
 
     Raises:

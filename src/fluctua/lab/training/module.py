@@ -1,4 +1,4 @@
-"""A spiking classifier as a Lightning module: loss, regularisers and what is logged."""
+"""A spiking network as a Lightning module: loss, regularisers and what is logged."""
 
 import math
 import warnings
@@ -30,7 +30,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class SpikingClassifier(lightning.LightningModule):
-    """Trains any model `[T, B, ...] -> [T, B, C]` on batches `(x [T, B, ...], y [B])`.
+    """Trains any model `[T, B, ...] -> [T, B, C]` on batches `(x [T, B, ...], y)`.
+
+    Classes y are integers `[B]`; values are of floating point, `[B, C]` or `[T, B, C]`, have no accuracy, and are
+    tested by their squared error, `test_loss`.
 
     Logged per epoch, weighted by samples: `train_loss` and `val_loss` (the task's alone), `train_penalty` and
     `val_penalty` (the regularisers'), `train_accuracy`, `val_accuracy`, `test_accuracy`, and in validation
@@ -105,9 +108,14 @@ class SpikingClassifier(lightning.LightningModule):
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the accuracy."""
+        """Log the accuracy, or of values the error."""
         x, y = batch
-        self._log("test_accuracy", self._accuracy(self(x), y), len(y))
+        output = self(x)
+        accuracy = self._accuracy(output, y)
+        if accuracy is None:
+            self._log("test_loss", self.loss(output, y), output.shape[1])
+        else:
+            self._log("test_accuracy", accuracy, output.shape[1])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and put weights with a sign (Dale's law) back where they belong."""
@@ -130,13 +138,16 @@ class SpikingClassifier(lightning.LightningModule):
         penalty = self._penalty(spikes, like=task)
         loss = task + penalty
         self._stop_unless_finite(loss, "loss")
-        self._log(f"{stage}_loss", task, len(y))
-        self._log(f"{stage}_penalty", penalty, len(y))
-        self._log(f"{stage}_accuracy", self._accuracy(output, y), len(y))
+        n, accuracy = output.shape[1], self._accuracy(output, y)
+        self._log(f"{stage}_loss", task, n)
+        self._log(f"{stage}_penalty", penalty, n)
+        if accuracy is not None:
+            self._log(f"{stage}_accuracy", accuracy, n)
         if stage == "val":
+            self._log("val_score", -task if accuracy is None else accuracy, n)
             timed = [p for p in self._populations(x) if not p.neuron.in_steps]
             for name, rate in rates(timed, spikes).items():
-                self._log(f"rate_{name}", rate, len(y))
+                self._log(f"rate_{name}", rate, n)
         return loss
 
     def _run(self, x: Tensor, *, looking: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -163,8 +174,9 @@ class SpikingClassifier(lightning.LightningModule):
         penalties = [bound(train) for bound in self.regularizers for train in spikes.values()]
         return torch.stack(penalties).sum() if penalties else torch.zeros_like(like)
 
-    def _accuracy(self, output: Tensor, y: Tensor) -> Tensor:
-        return (self.loss.predict(output) == y).float().mean()
+    def _accuracy(self, output: Tensor, y: Tensor) -> Tensor | None:
+        """Of classes; values have none."""
+        return None if y.is_floating_point() else (self.loss.classes(output) == y).float().mean()
 
     def _log(self, name: str, value: Tensor | float, n_samples: int) -> None:
         # time-major input: Lightning would take the number of time steps for the batch size

@@ -12,7 +12,7 @@ def loss_of_old_name(name: str) -> TimeLoss:
         AttributeError: no loss had that name.
     """
     loss = LOSSES.get(name.removesuffix("_cross_entropy"))
-    if loss is None or not name.endswith("_cross_entropy"):
+    if not isinstance(loss, TimeLoss) or not name.endswith("_cross_entropy"):
         raise AttributeError(f"module 'fluctua.lab.training' has no attribute {name!r}")
     warnings.warn(f"{name} is now TimeLoss({loss.over_time!r})", DeprecationWarning, stacklevel=2)
     return loss

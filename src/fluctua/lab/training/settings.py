@@ -38,9 +38,12 @@ class TrainSettings:
         seed: not negative; all that is random in an epoch follows from seed and epoch.
         max_minutes: time limit. No epoch begins that would outlast it, judging by the one before; should not even
             the first fit in, then it is cut short.
-        patience: number of epochs without a better validation accuracy after which to stop.
+        patience: number of epochs without a better validation accuracy, of values without a smaller validation loss,
+            after which to stop.
         gradient_clip: largest 2-norm of the gradient.
         progress: show a progress bar.
+        monitor: steps between the looks of a `fluctua.Monitor`, which writes `monitor.jsonl`; None for none. Layers
+            that run fused do not while it looks, which may change the last bits of weights.
     """
 
     epochs: int = 100
@@ -56,12 +59,13 @@ class TrainSettings:
     patience: int | None = None
     gradient_clip: float | None = None
     progress: bool = True
+    monitor: int | None = None
 
     def __post_init__(self) -> None:
         loss_by_name(self.loss)
         optimizer_by_name(self.optimizer)
         object.__setattr__(self, "regularizers", tuple(self.regularizers))
-        for name, least in (("epochs", 1), ("patience", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("patience", 1), ("monitor", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -91,7 +95,7 @@ class TrainSettings:
         return {key: value for key, value in self.plain().items() if key not in idle | _HOW_LONG}
 
 
-_HOW_LONG = frozenset({"max_minutes", "patience", "progress"})
+_HOW_LONG = frozenset({"max_minutes", "patience", "progress", "monitor"})
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ class FitResult:
 
     Attributes:
         history: one row per finished epoch, as in `metrics.csv`.
-        test: accuracy on each test set by name, with the weights of the best epoch.
-        best_epoch: the epoch of the best validation accuracy, counted from 1; the last one if nothing was validated.
+        test: accuracy on each test set by name, with the weights of the best epoch; of values their squared error.
+        best_epoch: the epoch of the best validation accuracy, or of values of the smallest validation loss, counted
+            from 1; the last one if nothing was validated.
         out_dir: folder of the run's files.
         seconds: time spent training, over all resumptions.
     """
@@ -114,8 +119,8 @@ class FitResult:
 
 
 def best_epoch(history: list[Row]) -> int:
-    """The first epoch with the best validation accuracy; without validation, the last epoch; 0 if there is none."""
-    validated = [row for row in history if "val_accuracy" in row]
+    """The first epoch with the best validation, see `FitResult`; without, the last epoch; 0 if there is none."""
+    validated = [row for row in history if "val_loss" in row]
     if not validated:
         return len(history)
-    return int(max(validated, key=lambda row: row["val_accuracy"])["epoch"])
+    return int(max(validated, key=lambda row: row.get("val_accuracy", -row["val_loss"]))["epoch"])
