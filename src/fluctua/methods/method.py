@@ -16,10 +16,10 @@ from torch import nn
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
 from fluctua.methods.weights import affine, new_generator, writable
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch

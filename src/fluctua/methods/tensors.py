@@ -10,8 +10,8 @@ from fluctua.methods.measured import fit
 from fluctua.methods.method import check_target
 from fluctua.methods.population import Goal
 from fluctua.methods.weights import new_generator
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.facts import INPUT, Neuron, Pathway, Population
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call
 from fluctua.theory.psp import PspKernel

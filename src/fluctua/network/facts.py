@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.run import Layout, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel

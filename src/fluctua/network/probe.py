@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved, tensors_in
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Layout, mapped, modules_of, parameters_of, tensors_in
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fluctua.network.run import gpus_of, mapped, named_parameters_of, parameters_of, preserved, tensors_in
+from fluctua.network.preserve import gpus_of, preserved
+from fluctua.network.run import mapped, named_parameters_of, parameters_of, tensors_in
 from fluctua.network.trace_pass import TracedPass
 
 Values = dict[str, Tensor]  # of parameters, by name

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Hearing, Stepping
-from fluctua.network.run import modules_of, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import modules_of
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.expressions import Expression
 from fluctua.timeloop.hoisting import constants_of, hoisted

@@ -18,7 +18,8 @@ from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, tran
 from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
-from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
+from fluctua.network.preserve import only_requiring_grad, preserved
+from fluctua.network.run import Forward, modules_of, named_modules_of, parameters_of
 from fluctua.network.trace_pass import (
     Neurons,
     TracedPass,
@@ -103,7 +104,7 @@ def trace(
         reader = _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles)
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
-    with preserved(model, prepare), only_requiring_grad(model, None):
+    with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
         found, left = traced()
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
