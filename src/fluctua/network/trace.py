@@ -8,6 +8,7 @@ norms, additions). A weight that the walk meets outside such a module is refused
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -271,7 +272,10 @@ class _Reader:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
-            facts = [{"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, **both} for w in roles.weights]
+            facts = [
+                {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
+                for w in roles.weights
+            ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
         for name, skipped, told in found:
             first, before = self._first(synapse, name, population, reading or Reading())
@@ -287,11 +291,11 @@ class _Reader:
         """The first population that a weight feeds, and how it gets there."""
         if parameter in parametrised(synapse):
             return population, reading
-        return self.taken.setdefault(id(getattr(synapse, parameter)), (population, reading))
+        return self.taken.setdefault(id(attrgetter(parameter)(synapse)), (population, reading))
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, other: str | None) -> str | None:
         """None where it is not; `other` is the population that has it already."""
-        weight = getattr(synapse, parameter)
+        weight = attrgetter(parameter)(synapse)
         if parameter in parametrised(synapse):
             return "parametrised: initialise it first and parametrise it then"
         if not isinstance(weight, Tensor) or weight.ndim < 2:
