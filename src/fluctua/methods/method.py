@@ -147,8 +147,8 @@ def initialize(
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
             compare with, which know no target.
-        readout: the wanted state of populations without threshold (default: sigma = 0.1, with which a softmax begins undecided, or a tenth of the spread of y
-            where the batch is `(x, y)` with values y that are no classes).
+        readout: the wanted state of populations without threshold (default: sigma = 0.1, with which a softmax begins
+            undecided, or a tenth of the spread of y where the batch is `(x, y)` with values y that are no classes).
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps

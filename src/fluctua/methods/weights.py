@@ -37,8 +37,8 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
 
     So they are the same on every device.
 
-    One number of `generator` (default: torch's own) seeds the NumPy generator that they come from, or for normal weights
-    of large tensors a generator of torch, which takes a tenth of the time.
+    One number of `generator` (default: torch's own) seeds the NumPy generator that they come from, or for normal
+    weights of large tensors a generator of torch, which takes a tenth of the time.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     rng, numbers = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
@@ -50,9 +50,9 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
     for part in blocks(by_row) if apart else [slice(None)]:
         one, other = (value[part] if value.ndim else value for value in (mean, std))
         if single and apart:
-            own = by_row[part]
-            x = own if own.device.type == "cpu" and own.dtype == torch.float32 else torch.empty(own.shape)
-            own.copy_(x.normal_(generator=numbers).mul_(_broadcast(other, x)).add_(_broadcast(one, x)))
+            to = by_row[part]
+            x = to if to.device.type == "cpu" and to.dtype == torch.float32 else torch.empty(to.shape)
+            to.copy_(x.normal_(generator=numbers).mul_(_broadcast(other, x)).add_(_broadcast(one, x)))
             continue
         own = WeightLaw(law.family, one, other, law.density)
         by_row[part] = torch.as_tensor(own.draw(rng, by_row[part].shape)).to(drawn)

@@ -174,7 +174,7 @@ class Network:
                 f"the batch {[*shape]} was read as {steps} steps of {samples} samples, but neighbours along its second "
                 "axis are alike and along its first they are not: if the second is time, say time=1"
             )
-        elif samples not in possible:
+        elif samples not in possible and steps * samples not in possible:
             yield (
                 f"the neurons were called with {samples} samples, of which the batch {[*shape]} has "
                 f"{' or '.join(map(str, possible))}: their second axis is not that of the samples, and what the report "
