@@ -191,9 +191,8 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
     found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
     if along_row.stride(0) == 0 and len(by_row) > 1:  # one for all rows, of a large weight: in its own precision
         one = along_row[0].to(weight.dtype)
-        along: Tensor = torch.tensordot(by_row, one, one.ndim) / one.square().sum().clamp_min(
-            torch.finfo(one.dtype).tiny
-        )
+        square = one.square().sum().clamp_min(torch.finfo(one.dtype).tiny)
+        along: Tensor = torch.tensordot(by_row, one, one.ndim) / square
         for part in blocks(by_row):
             by_row[part] -= along[part].reshape(-1, *[1] * one.ndim) * one
         return along.double()

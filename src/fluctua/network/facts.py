@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -163,8 +164,10 @@ class Pathway:
     @property
     def bias(self) -> Tensor | None:
         """The bias that goes with the weight."""
-        bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
-        return bias if isinstance(bias, Tensor) else None
+        with suppress(AttributeError):
+            bias = attrgetter(self.bias_name or "")(self.synapse)
+            return bias if isinstance(bias, Tensor) else None
+        return None
 
     @property
     def norm(self) -> nn.Module | None:

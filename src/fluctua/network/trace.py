@@ -91,9 +91,10 @@ def trace(
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
+    whole = set[nn.Module]()
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
-        record = observe(model, batch, forward, neurons, refused)
+        record = observe(model, batch, forward, neurons, refused, whole)
         roles = {}
         if record.inputs:
             from fluctua.network.roles import roles_in  # networks of common layers do without
@@ -106,7 +107,15 @@ def trace(
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
-        found, left = traced()
+        for _ in names:
+            try:
+                found, left = traced()
+                break
+            except WiringError as error:  # a layer that holds others, such as attention, is one as a whole
+                owner = next((m for m in names if names[m] == (error.weight or "").rpartition(".")[0]), model)
+                if owner in whole or not {*neurons, *refused}.isdisjoint(modules_of(owner)):
+                    raise
+                whole.add(owner)
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found, left = traced()
