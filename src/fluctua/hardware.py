@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network

@@ -13,8 +13,9 @@ from fluctua.methods import Measured
 from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.population import Goal, fresh, solve
 from fluctua.methods.weights import write, write_all
+from fluctua.network.preserve import preserved
 from fluctua.network.replay import Replay
-from fluctua.network.run import plain_call, preserved
+from fluctua.network.run import plain_call
 from fluctua.neurons import LIF, ExcInhLIF
 from fluctua.theory import InfeasibleTargetError, Target
 from fluctua.theory.laws import Exponential, LogNormal

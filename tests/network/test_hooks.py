@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import fluctua
-from fluctua.network.hooks import acts, silent_hooks
+from fluctua.network.hooks import acts
+from fluctua.network.preserve import silent_hooks
 from shared.tracing import trace
 from shared.wiring_networks import CASES, SEQUENTIAL, sequential
 

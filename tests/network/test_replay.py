@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from fluctua.layers import OverTime
 from fluctua.network import Network
 from fluctua.network.facts import Population
+from fluctua.network.preserve import only_requiring_grad, preserved
 from fluctua.network.replay import Replay
-from fluctua.network.run import only_requiring_grad, plain_call, preserved
+from fluctua.network.run import parameters_of, plain_call
 from fluctua.neurons import LIF
 from shared.tracing import trace
 from shared.wiring_networks import CASES, Layers
@@ -28,7 +29,11 @@ def undisturbed(model: nn.Module, batch: Tensor, population: Population, gradien
     def read(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         currents.append(args[0].clone())
 
-    with preserved(model), only_requiring_grad(model, gradients), population.module.register_forward_pre_hook(read):
+    with (
+        preserved(model),
+        only_requiring_grad(parameters_of(model), gradients),
+        population.module.register_forward_pre_hook(read),
+    ):
         model(batch)
     (current,) = currents
     return current

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations, spectral_norm
 import fluctua
 from fluctua.layers import OverTime
 from fluctua.methods import Poisson
-from fluctua.network.run import Copies, only_requiring_grad, preserved
+from fluctua.network.preserve import only_requiring_grad, preserved
+from fluctua.network.run import Copies, parameters_of
 from fluctua.neurons import LI, LIF
 from shared.tracing import trace
 from shared.wiring_networks import CASES, compiled, compiled_in_place, sequential
@@ -384,12 +385,12 @@ def test_gradients_are_on_for_exactly_the_wanted_parameters(outside: Any) -> Non
     model = nn.Sequential(first, LIF(), second, LIF(), third)
     before = [p.requires_grad for p in model.parameters()]
     with outside():
-        with only_requiring_grad(model, [second.weight, third.bias]):
+        with only_requiring_grad(parameters_of(model), [second.weight, third.bias]):
             assert torch.is_grad_enabled()
             assert {id(p) for p in model.parameters() if p.requires_grad} == {id(second.weight), id(third.bias)}
-        with only_requiring_grad(model, []):
+        with only_requiring_grad(parameters_of(model), []):
             assert not model(batch()).requires_grad
-        with only_requiring_grad(model, None):
+        with only_requiring_grad(parameters_of(model), None):
             assert all(p.requires_grad for p in model.parameters())
         assert torch.is_grad_enabled() == (outside is torch.enable_grad)
     assert [p.requires_grad for p in model.parameters()] == before
@@ -399,12 +400,12 @@ def test_gradients_are_on_for_exactly_the_wanted_parameters(outside: Any) -> Non
 def test_integer_parameters_never_require_a_gradient() -> None:
     model = nn.Module()
     model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
-    with only_requiring_grad(model, None):
+    with only_requiring_grad(parameters_of(model), None):
         assert not model.codes.requires_grad
 
 
 def test_flags_are_put_back_after_an_error() -> None:
     model = sequential()
-    with pytest.raises(Trouble), only_requiring_grad(model, []):
+    with pytest.raises(Trouble), only_requiring_grad(parameters_of(model), []):
         raise Trouble
     assert all(p.requires_grad for p in model.parameters())

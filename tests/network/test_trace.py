@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations, parametrize
 from fluctua.layers import OverTime
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
-from fluctua.network.run import hooked, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import hooked
 from fluctua.neurons import LIF
 from shared.spikes import spikes as random_spikes
 from shared.tracing import trace

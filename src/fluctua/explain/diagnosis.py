@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from fluctua.explain import checks, learning
 from fluctua.explain.evidence import Evidence, Loss, gather
 from fluctua.explain.finding import KINDS, Diagnosis, Finding
-from fluctua.network.atomic import in_turn
 from fluctua.network.errors import Axis, BatchError, WiringError
 from fluctua.network.network import Network, check_values
+from fluctua.network.preserve import in_turn
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward
 

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from fluctua.explain.watching import reaching
 from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network
-from fluctua.network.run import hooked, named_parameters_of, only_requiring_grad, tensors_in
+from fluctua.network.preserve import only_requiring_grad
+from fluctua.network.run import hooked, named_parameters_of, parameters_of, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.inspection import inspect_network
 from fluctua.state.report import Report
@@ -110,7 +111,7 @@ def gather(
     currents: dict[str, list[tuple[Tensor, ...]]] = {p.name: [] for p in network.populations}
     spikes: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
     handles = [handle for p in network.populations for handle in _listening(p, currents[p.name], spikes[p.name])]
-    with network.preserved(), only_requiring_grad(network.model, None), parametrize.cached():
+    with network.preserved(), only_requiring_grad(parameters_of(network.model), None), parametrize.cached():
         draws = torch.get_rng_state()
         with hooked(handles):
             output = network.forward(network.model, network.batch)

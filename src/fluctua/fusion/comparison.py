@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Handle, reals
-from fluctua.network.run import hooked, mapped, modules_of, named_parameters_of, preserved, tensors_in
+from fluctua.network.preserve import preserved
+from fluctua.network.run import hooked, mapped, modules_of, named_parameters_of, tensors_in
 from fluctua.timeloop.engines import engine
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
 from fluctua.layers.dale import constrain_
 from fluctua.methods.weights import new_generator
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
-from fluctua.network.run import Forward, gpus_of, parameters_of, recorded
+from fluctua.network.preserve import all_or_nothing, gpus_of
+from fluctua.network.run import Forward, parameters_of, recorded
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fluctua.homeostasis.refinement import Refinement, rates
 from fluctua.methods.weights import affine, by_row, excites, write
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network

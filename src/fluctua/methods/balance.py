@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential
-from fluctua.methods.weights import blocks, write_all
+from fluctua.methods.weights import LARGE, blocks, write_all
 from fluctua.network.facts import Pathway, free_potential, potential_of
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
@@ -67,13 +67,12 @@ def balance(
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
-    activity = [_for_all_rows(q, r) for q, r in zip(pathways, means[: len(weights)], strict=True)]
     reach = dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
-    del means
+    del means[len(weights) :]
+    activity = [_compact(_for_all_rows(q, means.pop(0)), q.rows) for q in pathways]
     rest = _rest(potential, pathways, moved)
     before = _signal(potential_of(population.neuron, [None if c is None else c.detach() for c in currents]), rest)
     along = [project_(q.weight, r, q.rows) for q, r in zip(pathways, activity, strict=True)]
-    activity = [_compact(r, q.rows) for q, r in zip(pathways, activity, strict=True)]
     kept = _signal(potential.potential(), rest) / max(before, 1e-30)
     if how is True and kept < DUST:
         names = " and ".join(q.name for q in pathways)
@@ -190,6 +189,13 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
         `(r_i . w_i) / |r_i|^2`.
     """
     found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
+    if along_row.stride(0) == 0 and len(by_row) > 1:  # one for all rows, of a large weight: in its own precision
+        one = along_row[0].to(weight.dtype)
+        square = one.square().sum().clamp_min(torch.finfo(one.dtype).tiny)
+        along: Tensor = torch.tensordot(by_row, one, one.ndim) / square
+        for part in blocks(by_row):
+            by_row[part] -= along[part].reshape(-1, *[1] * one.ndim) * one
+        return along.double()
     for part in blocks(by_row):
         w, rows = by_row[part].flatten(1).double(), along_row[part].flatten(1).double()
         norm, common = rows.square().sum(1, keepdim=True), (w * rows).sum(1, keepdim=True)
@@ -202,6 +208,10 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
 def _compact(r: Tensor, axis: int) -> Tensor:
     """A large activity that is the same for all rows, as it is behind most layers, as one row."""
     by_row = r.transpose(0, axis)
-    if r.numel() < 2**20 or any(not torch.allclose(by_row[k], by_row[:1], rtol=1e-4) for k in blocks(by_row)):
+    if r.numel() < LARGE or len(by_row) < 2:
+        return r
+    probe = torch.randn(by_row[0].shape, generator=torch.Generator().manual_seed(0)).to(r)
+    seen = torch.tensordot(by_row, probe, probe.ndim)  # two rows that differ hardly look alike in a random direction
+    if bool((seen - seen[0]).abs().max() > 1e-4 * by_row[0].norm()):
         return r
     return by_row[:1].clone().expand_as(by_row).transpose(0, axis)

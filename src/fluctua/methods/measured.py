@@ -133,7 +133,7 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
 
     Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
     """
-    from fluctua.methods.root import find_root
+    from fluctua.methods.root import find_crossing, find_root
 
     unit = float(potential.sigma.double().square().mean().sqrt())
 
@@ -145,14 +145,13 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
     if off <= _NEAR and not best.any():
         return  # the weights are those of the solution
-    nearest, left = best, measure(best)
-    for _ in range(_CALLS if off > _NEAR else 0):
-        if abs(left[0]) <= _NEAR:
-            return
-        best = best - np.eye(len(best))[0] * np.clip(left[0], -1, 1)
-        left = measure(best)
-    if abs(left[0]) > _NEAR:
-        measure(nearest)
+    if off > _NEAR:
+        seen = find_crossing(
+            lambda x: float(measure(np.array([x, *best[1:]]))[0]), float(best[0]), -0.1, enough=_NEAR, calls=_CALLS
+        )
+        if abs(seen[nearest := min(seen, key=lambda x: abs(seen[x]))]) <= _NEAR:
+            best[0] = nearest
+    measure(best)
 
 
 def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:

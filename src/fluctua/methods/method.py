@@ -16,10 +16,10 @@ from torch import nn
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.population import adjustable, bent_by
 from fluctua.methods.weights import affine, check_target, new_generator, writable
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fluctua.methods.surrogate import Wanted
     from fluctua.network.probe import ProbedNeuron
 
-READOUT = Target(sigma=1.0)
+READOUT = Target(sigma=0.1)
 
 
 class Method(ABC):
@@ -147,8 +147,8 @@ def initialize(
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
             "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
             compare with, which know no target.
-        readout: the wanted state of populations without threshold (default: sigma = 1, or a tenth of the spread of y
-            where the batch is `(x, y)` with values y that are no classes).
+        readout: the wanted state of populations without threshold (default: sigma = 0.1, with which a softmax begins
+            undecided, or a tenth of the spread of y where the batch is `(x, y)` with values y that are no classes).
         seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: of the draws, on the CPU, instead of a seed.
         surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps

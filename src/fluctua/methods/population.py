@@ -273,4 +273,4 @@ def offsets_of(q: Pathway) -> list[Tensor]:
 
 def _carries(q: Pathway) -> bool:
     """Whether the weights of a pathway, of either sign, can set a mean."""
-    return not q.norms and not isinstance(q.family, OneSided)
+    return q.carries and not q.norms and not isinstance(q.family, OneSided)

@@ -1,6 +1,7 @@
 """Where a measured function is zero."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,47 @@ def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float,
         else:
             shortening /= 2
     return best, _size(residual)
+
+
+_SECANTS, _FAR = 8, math.log(8)  # before intervals are halved; largest step
+_FLAT = 1e-3
+
+
+def find_crossing(
+    measure: Callable[[float], float], start: float, step: float, *, enough: float, calls: int
+) -> dict[float, float]:
+    """Points of a function of one number that grows or falls, on the way to where it is zero: secants, then halves.
+
+    Args:
+        measure: the function.
+        start: where to begin.
+        step: to the second point.
+        enough: distance from zero at which to stop.
+        calls: of `measure`, at most.
+
+    Returns:
+        The value at each point; of two that hardly differ no third is tried.
+    """
+    x, seen = start, {start: measure(start)}
+    while abs(seen[x]) >= enough and len(seen) < calls:
+        if len(seen) > 1 and max(seen.values()) - min(seen.values()) < _FLAT:
+            break
+        x = x + step if len(seen) == 1 else _next(seen)
+        seen[x] = measure(x)
+    return seen
+
+
+def _next(seen: Mapping[float, float]) -> float:
+    """Where to look next: by a secant, or half-way where a sign changes and that leads out of there, or nowhere."""
+    (x1, f1), (x0, f0) = sorted(seen.items(), key=lambda entry: abs(entry[1]))[:2]
+    step = -f1 * (x1 - x0) / (f1 - f0) if f1 != f0 else _FAR
+    x = x1 + min(max(step, -_FAR), _FAR)
+    above, below = ([v for v, f in seen.items() if (f > 0) == side] for side in (True, False))
+    if above and below:
+        one, other = min(((a, b) for a in above for b in below), key=lambda pair: abs(pair[0] - pair[1]))
+        if not min(one, other) < x < max(one, other) or len(seen) > _SECANTS:
+            return (one + other) / 2
+    return x
 
 
 def _size(residual: Array) -> float:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal
 
+from fluctua.methods.root import find_crossing
 from fluctua.network.adapters.framework import Sharpness
 from fluctua.network.cells import sharpness_of
 from fluctua.network.errors import UnsupportedNeuronError
@@ -17,8 +18,7 @@ Wanted = Literal["share"] | float | None
 
 _NEAR = 0.01  # distance from the share at which to stop, in parts of it
 _FAR = 0.1  # likewise, from which on a user should know
-_SECANTS, _CALLS = 8, 16
-_FIRST, _LONGEST = math.log(2), math.log(8)  # steps of the logarithm of the sharpness
+_FIRST, _CALLS = math.log(2), 16  # step of the logarithm of the sharpness, and how many at most
 _FLAT = 1e-3
 
 
@@ -70,20 +70,14 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
     except (ValueError, UnsupportedNeuronError) as error:
         return [f"was left as it is, for its neurons cannot be followed step by step: {error}; give a number instead"]
 
-    seen: dict[float, float] = {}  # logarithm of the sharpness: that of the share over the one wanted
-
     def off(x: float) -> float:
+        """Logarithm of the share over the one wanted, at that of a sharpness."""
         knob.put(float(f"{math.exp(x):.3g}"))
-        seen[x] = math.log(max(course.share(), 1e-9) / SHARE)
-        return seen[x]
+        return math.log(max(course.share(), 1e-9) / SHARE)
 
-    x = math.log(knob.value)
-    if abs(off(x)) >= _NEAR:
-        x += math.copysign(_FIRST, seen[x])  # the sharper, the fewer
-        while abs(off(x)) >= _NEAR and len(seen) < _CALLS:
-            if max(seen.values()) - min(seen.values()) < _FLAT:
-                break
-            x = _next(seen)
+    start = math.log(knob.value)
+    sharper = math.copysign(_FIRST, off(start))  # the sharper, the fewer
+    seen = find_crossing(off, start, sharper, enough=_NEAR, calls=_CALLS)
     nearest = min(seen, key=lambda x: abs(seen[x]))
     flat = max(seen.values()) - min(seen.values()) < _FLAT and len(seen) > 1
     knob.put(knob.value if flat else float(f"{math.exp(nearest):.3g}"))
@@ -93,16 +87,3 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
         share = SHARE * math.exp(seen[nearest])
         return [f"brings its participation share no nearer to {SHARE:g} than {share:.2f}, whatever its {knob.name}"]
     return []
-
-
-def _next(seen: Mapping[float, float]) -> float:
-    """Where to look next: by a secant, or half-way where a sign changes and that leads out of there, or nowhere."""
-    (x1, f1), (x0, f0) = sorted(seen.items(), key=lambda entry: abs(entry[1]))[:2]
-    step = -f1 * (x1 - x0) / (f1 - f0) if f1 != f0 else _LONGEST
-    x = x1 + min(max(step, -_LONGEST), _LONGEST)
-    above, below = ([v for v, f in seen.items() if (f > 0) == side] for side in (True, False))
-    if above and below:
-        one, other = min(((a, b) for a in above for b in below), key=lambda pair: abs(pair[0] - pair[1]))
-        if not min(one, other) < x < max(one, other) or len(seen) > _SECANTS:
-            return (one + other) / 2
-    return x

@@ -9,8 +9,8 @@ from fluctua.methods.balance import Balance
 from fluctua.methods.measured import Measured, fit
 from fluctua.methods.population import Goal
 from fluctua.methods.weights import check_given, new_generator
-from fluctua.network.atomic import all_or_nothing
 from fluctua.network.facts import INPUT, Neuron, Pathway, Population
+from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
 from fluctua.network.run import plain_call
 from fluctua.theory.psp import PspKernel, number

@@ -149,10 +149,12 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         for parent in signals:
             weight = loose.get(id(getattr(parent, "variable", None)))
             if weight is not None:
-                raise WiringError(
+                error = WiringError(
                     f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
                     "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
                 )
+                error.weight = weight
+                raise error
         if operation == "Div" and len(set(signals)) > 1:
             operation = _NORMALISING
         if not operation.startswith(PLUMBING):

@@ -24,6 +24,8 @@ class WiringError(ValueError):
         fluctua.network.errors.WiringError: no spiking neuron found in the model: ...
     """
 
+    weight: str | None = None  # that acts outside of a layer of its own, if that is what is wrong
+
 
 class UnsupportedNeuronError(ValueError):
     """A neuron class that is known and cannot be served; the message says why, and the way out."""

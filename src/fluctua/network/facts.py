@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.run import Layout, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Family
 from fluctua.theory.psp import PspKernel
@@ -89,7 +92,7 @@ class Pathway:
     Attributes:
         name: of the weight, as in `model.named_parameters()`.
         synapse: the module that owns the weight.
-        parameter: attribute of the weight in that module.
+        parameter: attribute of the weight in that module, or the path to what a parametrised one is computed from.
         sources: names of the presynaptic populations; `("input",)` where the data come straight in.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
         norms: the normalisation layers in between whose gains set the scale of the current: one, or one for each step.
@@ -106,6 +109,7 @@ class Pathway:
         bias_name: attribute of the bias that goes with the weight, None where there is none.
         note: what a user should know of the synapse's other parameters.
         linear: whether the current is linear in the weight; where it is rounded, that is only nearly so.
+        carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
@@ -127,6 +131,7 @@ class Pathway:
     bias_name: str | None = "bias"
     note: str | None = None
     linear: bool = True
+    carries: bool = True
     normed: bool = False
     trunk: str | None = None
 
@@ -153,14 +158,16 @@ class Pathway:
             with preserved(self.synapse):  # computed anew, and a spectral norm moves on with every look at it
                 computed: Tensor = getattr(self.synapse, self.parameter)
                 return computed
-        weight: Tensor = getattr(self.synapse, self.parameter)
+        weight: Tensor = attrgetter(self.parameter)(self.synapse)
         return weight
 
     @property
     def bias(self) -> Tensor | None:
         """The bias that goes with the weight."""
-        bias: Tensor | None = None if self.bias_name is None else getattr(self.synapse, self.bias_name, None)
-        return bias if isinstance(bias, Tensor) else None
+        with suppress(AttributeError):
+            bias = attrgetter(self.bias_name or "")(self.synapse)
+            return bias if isinstance(bias, Tensor) else None
+        return None
 
     @property
     def norm(self) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""Hooks of the user's own during fluctua's passes: those that only look on are silent, those that act do their part.
+"""Whether a hook of the user's own only looks on, and is silent during fluctua's passes, or acts and does its part.
 
 A monitor would note passes that the user has not made; a hook that changes what a module takes or gives, or computes
 its weight, is part of the network. Which of the two one is, its bytecode tells without a call.
@@ -8,52 +8,16 @@ import dis
 import inspect
 import re
 from collections import ChainMap, deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import module as of_all
 
-_KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _LOADS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 _SILENT = ("RESUME", "CACHE", "PRECALL", "COPY_FREE_VARS", "PUSH_NULL", "NOP", "MAKE_CELL", "EXTENDED_ARG")
-
-
-@contextmanager
-def silent_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside the block, hooks that only observe are not called."""
-    tables = [getattr(m, kind) for m in nn.Module.modules(model) for kind in _KINDS]
-    tables += [getattr(of_all, f"_global{kind}") for kind in _KINDS]
-    tables += [p._backward_hooks for p in nn.Module.parameters(model)]
-    with _without([(table, {key for key, hook in table.items() if not acts(hook)}) for table in tables if table]):
-        yield
-
-
-@contextmanager
-def silent_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside the block gradients of parameters are what they are, not what hooks, which may clip them, make of them."""
-    tables: list[Any] = [p._backward_hooks for p in nn.Module.parameters(model) if p._backward_hooks]
-    with _without([(table, set(table)) for table in tables]):
-        yield
-
-
-@contextmanager
-def _without(silent: list[tuple[dict[Any, Any], set[Any]]]) -> Iterator[None]:
-    before = [dict(table) for table, _ in silent]
-    for table, keys in silent:
-        for key in keys:
-            del table[key]
-    try:
-        yield
-    finally:
-        for (table, keys), hooks in zip(silent, before, strict=True):
-            now = dict(table)
-            table.clear()  # else the silent ones would come last from now on
-            table.update({key: hook for key, hook in hooks.items() if key in keys or key in now} | now)
 
 
 def acts(hook: Any) -> bool:

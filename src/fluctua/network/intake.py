@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, prepare
 from fluctua.network.errors import BatchError
-from fluctua.network.run import Copies, modules_of, parameters_of, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Copies, modules_of, parameters_of
 
 
 @dataclass(frozen=True, eq=False)

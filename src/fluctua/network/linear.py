@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import preserved
+from fluctua.network.preserve import preserved
 from fluctua.network.stepping import followed
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics

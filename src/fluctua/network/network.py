@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time, prepare
-from fluctua.network.atomic import in_turn
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Population
-from fluctua.network.hooks import silent_gradients
 from fluctua.network.intake import Input, take
+from fluctua.network.preserve import in_turn, preserved, silent_gradients
 from fluctua.network.replay import Replay
-from fluctua.network.run import Forward, plain_call, preserved, recorded, tensors_in
+from fluctua.network.run import Forward, plain_call, recorded, tensors_in
 from fluctua.network.trace import Left, trace
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ class Network:
                 f"the batch {[*shape]} was read as {steps} steps of {samples} samples, but neighbours along its second "
                 "axis are alike and along its first they are not: if the second is time, say time=1"
             )
-        elif samples not in possible:
+        elif samples not in possible and steps * samples not in possible:
             yield (
                 f"the neurons were called with {samples} samples, of which the batch {[*shape]} has "
                 f"{' or '.join(map(str, possible))}: their second axis is not that of the samples, and what the report "

@@ -9,6 +9,7 @@ integrates, and the length of the trial takes the place of its time constant.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from inspect import signature
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import Layout, mapped, modules_of, parameters_of, preserved, tensors_in
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Layout, mapped, modules_of, parameters_of, tensors_in
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -51,7 +53,9 @@ class ProbedNeuron:
             `[B, T, *N]` ("second").
         reset: brings the module to rest: the name of a method, or a function of the module. None where it keeps nothing
             between trials.
-        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
+        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes. What
+            it insists on in the first call is zero for each of its arguments, or what `start` says.
+        start: that state, a function of module and current `[B, *N]`, where it is more than a tensor for an argument.
         shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
         decay: without `membrane`, what is left of the potential after a step, or the attribute that holds it.
         decay_syn: the same of a synaptic current in front, if there is one.
@@ -83,6 +87,7 @@ class ProbedNeuron:
     decay: float | str | None = None
     decay_syn: float | str | None = None
     gain: float = 1.0
+    start: Callable[[Any, Tensor], tuple[Any, ...]] | None = None
 
     def __post_init__(self) -> None:
         if (self.membrane is None) is (self.decay is None):
@@ -94,6 +99,14 @@ class ProbedNeuron:
             getattr(module, self.reset)()
         elif self.reset is not None:
             self.reset(module)
+
+    def first_state(self, module: nn.Module, x: Tensor) -> tuple[Any, ...]:
+        """What the first call takes behind the current `x`."""
+        if not self.passes_state or self.start is not None:
+            return () if self.start is None else self.start(module, x)
+        arguments = [*signature(module.forward).parameters.values()][1:]
+        positional = (a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD))
+        return tuple(torch.zeros_like(x) for a in positional if a.default is a.empty)
 
     def theta(self, module: nn.Module) -> Any:
         """The threshold, as it is kept.
@@ -267,7 +280,8 @@ class _Bench:
 
     def _step_by_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One call for each step; of a module that takes sequences, with sequences of one step."""
-        potentials, spikes, state = [], [], ()
+        potentials, spikes = [], []
+        state = self.spec.first_state(self.module, self.layout.as_called(x[:1]))
         for now in x.unsqueeze(1).unbind(0):
             output = self.module(self.layout.as_called(now), *state)
             state = tuple(output[1:]) if self.spec.passes_state else ()

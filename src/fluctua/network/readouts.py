@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import KnownNeurons, Specs
 from fluctua.network.facts import FAR, Neuron, Population
-from fluctua.network.run import preserved
+from fluctua.network.preserve import preserved
 from fluctua.network.trace_pass import NEVER
 
 

@@ -13,21 +13,8 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
-from fluctua.network.run import (
-    Copies,
-    Forward,
-    emitted,
-    gpus_of,
-    heard,
-    hooked,
-    mapped,
-    modules_of,
-    only_requiring_grad,
-    parameters_of,
-    preserved,
-    state_of,
-    versions,
-)
+from fluctua.network.preserve import States, gpus_of, only_requiring_grad, preserved, state_of
+from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
 
 if TYPE_CHECKING:
     from fluctua.network.network import Network
@@ -75,7 +62,8 @@ class Replay:
         self.model, self.batch, self.forward = model, batch, forward
         self.populations = tuple(populations)
         self._stepwise = [p for p in populations if p.calls > 1]
-        self._gpus = gpus_of(model)
+        self._states, self._gpus = States(model, prepare), gpus_of(model)
+        self._parameters = list(parameters_of(model))
         self._start = self._random()
         self._done: list[Population] = []
         self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # to the module's first, second, ... call in a pass
@@ -111,7 +99,7 @@ class Replay:
             gradients: parameters that the currents are to have a graph back to.
         """
         arguments = self._arguments(population, gradients)
-        with only_requiring_grad(self.model, gradients or []):
+        with only_requiring_grad(self._parameters, gradients or []):
             return population_currents(population, arguments, self._assumed)
 
     def current(self, population: Population) -> Tensor:
@@ -195,7 +183,7 @@ class Replay:
     def _weights(self) -> list[Any]:
         """What the currents depend on."""
         assumption = self._assumption if self._stepwise else 0
-        return [len(self._done), assumption, *(p._version for p in parameters_of(self.model))]
+        return [len(self._done), assumption, *(p._version for p in self._parameters)]
 
     def kept(self, population: Population) -> Tensor | None:
         """The spikes `[T, B, *N]` that a population which is done has given; None where they are not known."""
@@ -232,7 +220,7 @@ class Replay:
         idle = self._idle(populations)
         working = {p.module for p in (*self._done, *(populations if firing else ()))}
         calls: Counter[nn.Module] = Counter()
-        with preserved(self.model, prepare), only_requiring_grad(self.model, gradients):
+        with self._states.lent(), torch.random.fork_rng(self._gpus), only_requiring_grad(self._parameters, gradients):
             for module in dict.fromkeys(p.module for p in self._done):
                 vars(module)["forward"] = self._answering(module, self._spikes, calls)
             for module in _weighted([*self._done, *self._stepwise]):

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fluctua.network.run import gpus_of, mapped, named_parameters_of, parameters_of, preserved, tensors_in
-from fluctua.network.trace_pass import TracedPass
+from fluctua.network.preserve import gpus_of, preserved
+from fluctua.network.run import mapped, named_parameters_of, parameters_of, tensors_in
+from fluctua.network.trace_pass import TracedPass, parametrised
 
 Values = dict[str, Tensor]  # of parameters, by name
 Run = Callable[..., Tensor]  # values other than at first, number of the input, seed -> the output, flat
 
 _EXACT = 1e-3  # of a change: float32 and half precision are linear to that
 _LITTLE = 1e-6  # in place of zero, by the largest of which weights may be divided
-_NEARLY = 0.1  # of the output: what rounds its weights scales with them to that
+_NEARLY = 0.1  # of the output: what rounds its weights, or bounds them, comes or changes by more
 _PROBED = 4  # outputs of which it is looked up what they depend on
 
 
@@ -36,6 +37,7 @@ class Role:
     mask: Tensor | None  # 1 where an entry has an effect, 0 where it has none; None where all have
     linear: bool  # whether twice the move makes twice the change
     scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
+    grows: bool  # whether twice the parameter makes a larger output, and nearly none next to none, of a linear layer
     sizeless: bool  # whether twice the parameter makes no difference
     of_input: bool  # whether its effect depends on the layer's input
     random: bool  # whether its effect depends on the draws of torch's generator
@@ -62,9 +64,11 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():
-        frozen = [name for name, p in named_parameters_of(module, False) if id(p) not in trainable]
+        frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
         with suppress(Exception):  # of a stranger's code, which may not take any input: then names must do
-            found[module] = roles_of(module, args, kwargs, frozen)
+            roles = roles_of(module, args, kwargs, frozen)
+            if not (parametrised(module) and all(weight.skipped_because for weight in roles.weights)):
+                found[module] = roles
     idle = {module for module, roles in found.items() if not roles.weights}
     record.no_weights |= {id(p) for module in idle for p in parameters_of(module, False)}
     record.synapse_of = {node: module for node, module in record.synapse_of.items() if module not in idle}
@@ -74,7 +78,7 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
 @torch.no_grad()
 def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str]) -> Roles:
     """What the parameters of a layer do, found by running it as it was called; it is afterwards as it was."""
-    named = [(name, p.detach()) for name, p in named_parameters_of(module, False) if p.is_floating_point()]
+    named = [(name, p.detach()) for name, p in named_parameters_of(module) if p.is_floating_point()]
     # Beside a weight that is zero at first others would have no effect.
     own = {name: p if p.ndim < 2 or bool(p.any()) else 0.1 * _noise(p, 0) for name, p in named}
     with preserved(module):
@@ -139,6 +143,10 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
         mask,
         linear=_near(run(_moved(own, name, 2.0)) - base, 2 * change, _EXACT),
         scales=passing and _near(double - without, 2 * (there - without), _NEARLY),
+        grows=passing
+        and rows is not None
+        and bool(without.double().norm() <= _NEARLY * there.double().norm())
+        and bool(double.double().norm() >= (1 + _NEARLY) * there.double().norm()),
         sizeless=_near(double, there, _EXACT),
         of_input=not _near(run(one, 1) - run({}, 1), change, _EXACT),
         random=not _near(run(one, 0, 1) - run({}, 0, 1), change, _EXACT),
@@ -176,7 +184,7 @@ def _chosen(
         partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
         if role.sizeless:
             left[role.name] = "its size has no effect on the output"
-        elif not role.linear and (linear or not role.scales):
+        elif not role.linear and (linear or not (role.scales or role.grows)):
             left[role.name] = "the output is not linear in it"
         elif partner is not None:
             left[role.name] = f"it is multiplied with {partner}"

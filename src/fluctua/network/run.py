@@ -1,28 +1,21 @@
-"""How a user's modules are called, run without leaving a trace in them, and listened to."""
+"""How a user's modules are called, listened to, and what they keep is copied."""
 
 import copy
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.hooks import silent_hooks
-
 if TYPE_CHECKING:
     from fluctua.network.facts import Population
 
 Forward = Callable[[nn.Module, Any], Any]
 Time = Literal["first", "second", "step", "merged"]
-
-# What torch keeps in a module that is not state: hooks must stay where they are, parameters are looked after below.
-_MACHINERY = frozenset(name for name in vars(nn.Module()) if "hooks" in name) | {"_parameters"}
 
 
 def plain_call(model: nn.Module, batch: Any) -> Any:
@@ -157,74 +150,10 @@ def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return output
 
 
-# -- leaving no trace ------------------------------------------------------------------------------------------------
+# -- copies -----------------------------------------------------------------------------------------------------------
 
-TURN = RLock()
-"""Held by the thread whose turn it is: generators of random numbers belong to the whole process, hooks to a model."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release)
-
-
-def _as_it_is(module: nn.Module) -> None:
-    """Torch's hooks see it."""
-
-
-@contextmanager
-def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is) -> Iterator[None]:
-    """Leave all as it was but the values of parameters.
-
-    Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
-    attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
-    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside. The
-    user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
-
-    Args:
-        model: any.
-        prepare: makes a module that torch's hooks do not see fit to be observed; what it sets is taken back.
-    """
-    copies = Copies(model)
-    originals = [(vars(module), state_of(module)) for module in modules_of(model)]
-    flags = [(p, p.requires_grad) for p in parameters_of(model)]
-    with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
-        try:
-            twins = copies.of([state for _, state in originals])
-            for (attributes, _), twin in zip(originals, twins, strict=True):
-                attributes.update(twin)
-            for module in modules_of(model):
-                _run_as_written(module)
-                prepare(module)
-            yield
-        finally:
-            for attributes, state in originals:
-                for name in attributes.keys() - _MACHINERY:
-                    del attributes[name]
-                attributes.update(state)
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-
-
-def gpus_of(model: nn.Module) -> list[int]:
-    """The CUDA devices that its parameters lie on."""
-    return sorted({p.device.index for p in parameters_of(model) if p.is_cuda})
-
-
-@contextmanager
-def only_requiring_grad(model: nn.Module, tensors: list[Tensor] | None) -> Iterator[None]:
-    """Gradients enabled for exactly these parameters inside the block (None: for all of floating point)."""
-    flags = [(p, p.requires_grad) for p in parameters_of(model)]
-    wanted = None if tensors is None else {id(t) for t in tensors}
-    try:
-        for p, _ in flags:
-            p.requires_grad_(p.is_floating_point() and (wanted is None or id(p) in wanted))
-        with torch.enable_grad():
-            yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
-
-
-_PLAIN = frozenset({bool, int, float, str, type(None)})  # most of what modules keep, and nothing that can change
+PLAIN = frozenset({bool, int, float, str, type(None)})
+"""The types of most of what modules keep, which cannot change."""
 
 
 class Copies:
@@ -238,20 +167,21 @@ class Copies:
     def __init__(self, model: nn.Module) -> None:
         self._objects: dict[int, Any] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
-        self._parameters = {_memory(p) for p in parameters_of(model)} - {0}
+        self._parameters = {memory_of(p) for p in parameters_of(model)} - {0}
+        self.pairs: list[tuple[Any, Any]] = []  # copies of tensors and generators, and their originals
         self._views: dict[int, set[Any]] = {}  # by memory: what is seen of it
         self._parts: dict[int, Tensor | None] = {}  # by memory: a copy of the only part that is seen of it
 
     def of(self, value: Any) -> Any:
         """The value's copy, or the value itself if it is of another kind; what shares memory must come together."""
         for tensor in _tensors_within(value, set()):
-            self._views.setdefault(_memory(tensor), set()).add(
+            self._views.setdefault(memory_of(tensor), set()).add(
                 (tensor.storage_offset(), tensor.size(), tensor.stride())
             )
         return self._of(value)
 
     def _of(self, value: Any) -> Any:
-        if type(value) in _PLAIN or isinstance(value, nn.Parameter):
+        if type(value) in PLAIN or isinstance(value, nn.Parameter):
             return value
         if isinstance(value, tuple):
             items = [self._of(item) for item in value]
@@ -262,19 +192,19 @@ class Copies:
         return self._objects.get(id(value), value)
 
     def _copy(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self._objects[id(value)] = self._tensor(value)
-        elif isinstance(value, torch.Generator):
-            self._objects[id(value)] = value.clone_state()
+        if isinstance(value, Tensor | torch.Generator):
+            new = self._tensor(value) if isinstance(value, Tensor) else value.clone_state()
+            self._objects[id(value)] = new
+            self.pairs += [(new, value)] if new is not value else []
         elif isinstance(value, dict | list | deque | set):
             self._objects[id(value)] = twin = copy.copy(value)  # known before its contents, which may lead back to it
             if not isinstance(twin, set):
                 for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
-                    if type(item) not in _PLAIN:
+                    if type(item) not in PLAIN:
                         twin[key] = self._of(item)
 
     def _tensor(self, tensor: Tensor) -> Tensor:
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         if memory in self._parameters:
             return tensor
         if memory == 0:
@@ -292,12 +222,12 @@ class Copies:
 def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
     """The tensors of ordinary memory in a value, however deep."""
     if isinstance(value, Tensor):
-        if _memory(value):
+        if memory_of(value):
             yield value
     elif isinstance(value, dict | list | deque | tuple) and id(value) not in seen:
         seen.add(id(value))
         for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in _PLAIN:
+            if type(item) not in PLAIN:
                 yield from _tensors_within(item, seen)
 
 
@@ -317,21 +247,10 @@ def _part(tensor: Tensor) -> Tensor | None:
     return compact.clone().expand(tensor.size())
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """Address of the tensor's memory; 0 where it has none of the ordinary kind (sparse, lazy, empty)."""
     ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
     return tensor.untyped_storage().data_ptr() if ordinary else 0
-
-
-def state_of(module: nn.Module) -> dict[str, Any]:
-    """What a module itself keeps besides hooks and parameters."""
-    return {name: value for name, value in vars(module).items() if name not in _MACHINERY}
-
-
-def _run_as_written(module: nn.Module) -> None:
-    vars(module).pop("_compiled_call_impl", None)  # of `module.compile()`
-    if "_orig_mod" in module._modules:  # of `torch.compile(module)`
-        vars(module)["forward"] = module._orig_mod
 
 
 # -- listening -------------------------------------------------------------------------------------------------------

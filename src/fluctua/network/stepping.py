@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Hearing, Stepping
-from fluctua.network.run import modules_of, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import modules_of
 from fluctua.timeloop.contract import Dynamics, Tensors
-from fluctua.timeloop.expressions import Expression
+from fluctua.timeloop.expressions import Expression, walk
 from fluctua.timeloop.hoisting import constants_of, hoisted
 from fluctua.timeloop.tracing import Followed, trace
 
@@ -152,6 +153,9 @@ def followed(module: nn.Module, stepping: Stepping) -> NeuronStep:
         except Exception as error:  # of a stranger's code: any
             raise ValueError(f"the step cannot be followed ({type(error).__name__}: {error})") from error
     traced, constants = hoisted(traced)
+    read = walk(value for value in (traced.output, *traced.state, traced.distance) if value is not None)
+    if not any(e.op == "leaf" and e.args[0] == "constant" for e in read):
+        slots = []  # what it keeps, such as a record of potentials, is no part of the step
     return NeuronStep(stepping, Followed.of(traced), states, slots, constants)
 
 

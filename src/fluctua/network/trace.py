@@ -8,6 +8,7 @@ norms, additions). A weight that the walk meets outside such a module is refused
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,8 @@ from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, tran
 from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
-from fluctua.network.run import Forward, modules_of, named_modules_of, only_requiring_grad, parameters_of, preserved
+from fluctua.network.preserve import only_requiring_grad, preserved
+from fluctua.network.run import Forward, modules_of, named_modules_of, parameters_of
 from fluctua.network.trace_pass import (
     Neurons,
     TracedPass,
@@ -89,9 +91,10 @@ def trace(
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
+    whole = set[nn.Module]()
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
-        record = observe(model, batch, forward, neurons, refused)
+        record = observe(model, batch, forward, neurons, refused, whole)
         roles = {}
         if record.inputs:
             from fluctua.network.roles import roles_in  # networks of common layers do without
@@ -103,8 +106,16 @@ def trace(
         reader = _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles)
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
-    with preserved(model, prepare), only_requiring_grad(model, None):
-        found, left = traced()
+    with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
+        for _ in names:
+            try:
+                found, left = traced()
+                break
+            except WiringError as error:  # a layer that holds others, such as attention, is one as a whole
+                owner = next((m for m in names if names[m] == (error.weight or "").rpartition(".")[0]), model)
+                if owner in whole or not {*neurons, *refused}.isdisjoint(modules_of(owner)):
+                    raise
+                whole.add(owner)
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found, left = traced()
@@ -270,7 +281,10 @@ class _Reader:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
-            facts = [{"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, **both} for w in roles.weights]
+            facts = [
+                {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
+                for w in roles.weights
+            ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
         for name, skipped, told in found:
             first, before = self._first(synapse, name, population, reading or Reading())
@@ -286,11 +300,11 @@ class _Reader:
         """The first population that a weight feeds, and how it gets there."""
         if parameter in parametrised(synapse):
             return population, reading
-        return self.taken.setdefault(id(getattr(synapse, parameter)), (population, reading))
+        return self.taken.setdefault(id(attrgetter(parameter)(synapse)), (population, reading))
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, other: str | None) -> str | None:
         """None where it is not; `other` is the population that has it already."""
-        weight = getattr(synapse, parameter)
+        weight = attrgetter(parameter)(synapse)
         if parameter in parametrised(synapse):
             return "parametrised: initialise it first and parametrise it then"
         if not isinstance(weight, Tensor) or weight.ndim < 2:

@@ -136,9 +136,16 @@ def _layout(specs: Specs) -> Layout:
 
 
 def observe(
-    model: nn.Module, batch: Any, forward: Forward, neurons: Neurons, refused: Collection[nn.Module]
+    model: nn.Module,
+    batch: Any,
+    forward: Forward,
+    neurons: Neurons,
+    refused: Collection[nn.Module],
+    whole: Collection[nn.Module] = (),
 ) -> TracedPass:
     """Run the model once and note who made what; of `refused` neurons, whose spikes alone count, what they hear.
+
+    What is `whole` is one layer, whatever it holds.
 
     Raises:
         WiringError: see `fluctua.network.trace`.
@@ -199,11 +206,11 @@ def observe(
         return output
 
     def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if module not in record.inputs and not is_plain(module):
+        if module not in record.inputs and (module in whole or not is_plain(module)):
             record.inputs[module] = mapped((args, kwargs), Tensor.detach)
         noting(record.synapse_of)(module, args, output)
 
-    no_layers = computing(model) | inside_of([*neurons, *refused])
+    no_layers = computing(model) | inside_of([*neurons, *refused]) | inside_of(whole)
     handles = []
     for module in modules_of(model):
         if module in neurons:
@@ -213,6 +220,8 @@ def observe(
         elif module in refused:
             handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
             handles.append(module.register_forward_hook(after_refused))
+        elif module in whole:
+            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
@@ -315,10 +324,12 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a layer is known by its class, or computes its weights: else what its parameters do must be found out."""
+    """Whether a layer is known by its class, or hooks compute its weights: else what its parameters do is found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
     home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
-    return bool(parametrised(module)) or (own <= {"weight", "bias"} and home in {"torch", *ADAPTERS})
+    if computed := parametrised(module):
+        return not parametrize.is_parametrized(module, computed[0])
+    return own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:

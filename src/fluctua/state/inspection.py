@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.network.atomic import in_turn
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population, currents_from_outside, response
 from fluctua.network.network import Network
+from fluctua.network.preserve import in_turn, only_requiring_grad
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import currents_while_silent, states_in
-from fluctua.network.run import Copies, Forward, hooked, only_requiring_grad
+from fluctua.network.run import Copies, Forward, hooked, parameters_of
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import DEEP, needs_passes, report_of
@@ -120,7 +120,7 @@ def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:
 def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str, float]:
     """Norm of the loss gradient with respect to all weights into each population."""
     # Cached, so that a parametrised weight is one tensor.
-    with network.preserved(), only_requiring_grad(network.model, None), parametrize.cached():
+    with network.preserved(), only_requiring_grad(parameters_of(network.model), None), parametrize.cached():
         value = loss(network.forward(network.model, network.batch))
         if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
             raise ValueError("the loss must return one number, a tensor with a gradient with respect to the weights")

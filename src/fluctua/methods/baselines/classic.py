@@ -11,7 +11,8 @@ from fluctua.methods.baselines.baseline import Baseline
 from fluctua.methods.weights import normal, write
 from fluctua.network.adapters.registry import framework_of
 from fluctua.network.network import Network
-from fluctua.network.run import gpus_of, modules_of
+from fluctua.network.preserve import gpus_of
+from fluctua.network.run import modules_of
 from fluctua.network.trace_pass import computing, is_plain, weight_names
 
 

@@ -12,8 +12,9 @@ from fluctua.methods.baselines.spikeinit_theory import SpikeInitConstants, simul
 from fluctua.methods.weights import writable, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
+from fluctua.network.preserve import preserved
 from fluctua.network.replay import Replay
-from fluctua.network.run import modules_of, preserved
+from fluctua.network.run import modules_of
 from fluctua.neurons import LIF
 from fluctua.neurons.surrogates import Surrogate
 

@@ -19,7 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
-from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call, preserved
+from fluctua.network.preserve import preserved
+from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron

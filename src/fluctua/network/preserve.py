@@ -1,0 +1,341 @@
+"""A model left as it was: by passes that only look at it, and by calls that fail.
+
+Passes run on copies of all that modules keep besides parameters, while hooks of the user's own that only look on are
+silent. A call that changes a model is done as a whole, one at a time, or not at all.
+"""
+
+import copy
+import os
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from operator import is_
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as of_all
+from torch.nn.parameter import is_lazy
+
+from fluctua.network.run import PLAIN, Copies, memory_of, modules_of, parameters_of
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# What torch keeps in a module that is not state: hooks must stay where they are, parameters are looked after below.
+_MACHINERY = frozenset(name for name in vars(nn.Module()) if "hooks" in name) | {"_parameters"}
+
+
+TURN = RLock()
+"""Held by the thread whose turn it is: generators of random numbers belong to the whole process, hooks to a model."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release)
+
+
+def _as_it_is(module: nn.Module) -> None:
+    """Torch's hooks see it."""
+
+
+@contextmanager
+def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is) -> Iterator[None]:
+    """Leave all as it was but the values of parameters.
+
+    Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
+    attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
+    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside. The
+    user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
+
+    Args:
+        model: any.
+        prepare: makes a module that torch's hooks do not see fit to be observed; what it sets is taken back.
+    """
+    flags = [(p, p.requires_grad) for p in parameters_of(model)]
+    with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
+        try:
+            with States(model, prepare).lent():
+                yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+
+class States:
+    """What the modules of a model keep besides parameters, and copies of it that passes run on.
+
+    The copies are made once and brought back to the originals before each pass, so that many cost little. From one
+    pass to the next nobody else may change what the modules keep.
+
+    Args:
+        model: any.
+        prepare: see `preserved`.
+    """
+
+    def __init__(self, model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is) -> None:
+        self._model, self._prepare = model, prepare
+        self._modules = list(modules_of(model))
+        self._twins: list[dict[str, Any]] = []
+        self._pairs: dict[int, tuple[Any, Any, list[tuple[Any, Any]]]] = {}  # copies, originals, where the copies are
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside the block the modules have the copies."""
+        originals = [state_of(module) for module in self._modules]
+        if not (self._twins and self._restored()):
+            self._copy(originals)
+        try:
+            self._give(self._twins)
+            yield
+        finally:
+            self._give(originals)
+
+    def _copy(self, originals: list[dict[str, Any]]) -> None:
+        copies = Copies(self._model)
+        try:
+            self._give(copies.of(originals))
+            for module in self._modules:
+                _run_as_written(module)
+                self._prepare(module)
+            self._twins = [state_of(module) for module in self._modules]
+        finally:
+            self._give(originals)
+        self._within = [(c, copy.copy(c)) for c in _containers_within(self._twins, set())]
+        self._pairs = {id(new): (new, old, []) for new, old in copies.pairs}
+        memories = Counter(memory_of(new) for new, _ in copies.pairs if isinstance(new, Tensor))
+        for c, then in self._within:
+            for key, item in c.items() if isinstance(c, dict) else enumerate(c) if isinstance(c, list) else ():
+                if isinstance(item, Tensor) and memories[memory_of(item)] == 1 and id(item) in self._pairs:
+                    self._pairs[id(item)][2].extend(((c, key), (then, key)))
+
+    def _restored(self) -> bool:
+        """Bring the copies back to what the originals are; False where that takes all of them anew.
+
+        What was changed in place is replaced, for somebody may have kept it.
+        """
+        for container, then in self._within:
+            if not _holds(container, then):
+                _refill(container, then)
+        for new, old, places in [*self._pairs.values()]:
+            if isinstance(new, Tensor) and new.shape == old.shape and torch.equal(new, old) and not new.requires_grad:
+                continue
+            if not places:
+                return False
+            fresh = old.detach().clone()
+            for container, key in places:
+                container[key] = fresh
+            del self._pairs[id(new)]
+            self._pairs[id(fresh)] = fresh, old, places
+        return True
+
+    def _give(self, states: list[dict[str, Any]]) -> None:
+        for module, state in zip(self._modules, states, strict=True):
+            attributes = vars(module)
+            for name in attributes.keys() - state.keys() - _MACHINERY:
+                del attributes[name]
+            attributes.update(state)
+
+
+def _containers_within(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The containers in a value, however deep, that can be changed."""
+    if isinstance(value, dict | list | deque | tuple | set) and id(value) not in seen:
+        seen.add(id(value))
+        if not isinstance(value, tuple):
+            yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) not in PLAIN:
+                yield from _containers_within(item, seen)
+
+
+def _holds(container: Any, then: Any) -> bool:
+    """Whether a container holds just what it held."""
+    if len(container) != len(then):
+        return False
+    if isinstance(container, dict):
+        return all(map(is_, container.values(), then.values())) and list(container) == list(then)
+    return container == then if isinstance(container, set) else all(map(is_, container, then))
+
+
+def _refill(container: Any, then: Any) -> None:
+    container.clear()
+    (container.update if isinstance(container, dict | set) else container.extend)(then)
+
+
+def gpus_of(model: nn.Module) -> list[int]:
+    """The CUDA devices that its parameters lie on."""
+    return sorted({p.device.index for p in parameters_of(model) if p.is_cuda})
+
+
+@contextmanager
+def only_requiring_grad(parameters: Iterable[nn.Parameter], tensors: list[Tensor] | None) -> Iterator[None]:
+    """Gradients enabled for exactly these among parameters inside the block (None: for all of floating point)."""
+    flags = [(p, p.requires_grad) for p in parameters]
+    wanted = None if tensors is None else {id(t) for t in tensors}
+    try:
+        for p, _ in flags:
+            p.requires_grad_(p.is_floating_point() and (wanted is None or id(p) in wanted))
+        with torch.enable_grad():
+            yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """What a module itself keeps besides hooks and parameters."""
+    return {name: value for name, value in vars(module).items() if name not in _MACHINERY}
+
+
+def _run_as_written(module: nn.Module) -> None:
+    vars(module).pop("_compiled_call_impl", None)  # of `module.compile()`
+    if "_orig_mod" in module._modules:  # of `torch.compile(module)`
+        vars(module)["forward"] = module._orig_mod
+
+
+# -- hooks of the user's own -----------------------------------------------------------------------------------------
+
+_KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+@contextmanager
+def silent_hooks(model: nn.Module) -> Iterator[None]:
+    """Inside the block, hooks that only observe are not called."""
+    tables = [getattr(m, kind) for m in nn.Module.modules(model) for kind in _KINDS]
+    tables += [getattr(of_all, f"_global{kind}") for kind in _KINDS]
+    tables += [p._backward_hooks for p in nn.Module.parameters(model)]
+    with _without([(table, {key for key, hook in table.items() if not _acts(hook)}) for table in tables if table]):
+        yield
+
+
+@contextmanager
+def silent_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside the block gradients of parameters are what they are, not what hooks, which may clip them, make of them."""
+    tables: list[Any] = [p._backward_hooks for p in nn.Module.parameters(model) if p._backward_hooks]
+    with _without([(table, set(table)) for table in tables]):
+        yield
+
+
+@contextmanager
+def _without(silent: list[tuple[dict[Any, Any], set[Any]]]) -> Iterator[None]:
+    before = [dict(table) for table, _ in silent]
+    for table, keys in silent:
+        for key in keys:
+            del table[key]
+    try:
+        yield
+    finally:
+        for (table, keys), hooks in zip(silent, before, strict=True):
+            now = dict(table)
+            table.clear()  # else the silent ones would come last from now on
+            table.update({key: hook for key, hook in hooks.items() if key in keys or key in now} | now)
+
+
+def _acts(hook: Any) -> bool:
+    """Whether a hook is a part of the network, and does not only look on."""
+    from fluctua.network.hooks import acts  # most models have none
+
+    return acts(hook)
+
+
+# -- all or nothing --------------------------------------------------------------------------------------------------
+
+
+def in_turn(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Of a function of a model: threads take turns, and after an error all generators of random numbers are as before.
+
+    Those are the global ones of torch, NumPy and Python, and any that is given.
+    """
+
+    @wraps(call)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        given: tuple[Any, ...] = *args, *kwargs.values()
+        with TURN, _undone(_generators(given)):
+            return call(*args, **kwargs)
+
+    return wrapped
+
+
+def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """As `in_turn`; and after an error the model, or the weight and bias in its place, are as before, to the bit.
+
+    That is values and gradients of parameters, buffers, and attributes of its modules.
+    """
+
+    @in_turn
+    @wraps(call)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        model: Any = args[0] if args else kwargs.get("model", kwargs.get("weight"))
+        undo = [*_model(model)] if isinstance(model, nn.Module) else [*_values([model, kwargs.get("bias")])]
+        with _undone(undo):
+            return call(*args, **kwargs)
+
+    return wrapped
+
+
+Undo = Callable[[], object]
+
+
+@contextmanager
+def _undone(steps: list[Undo]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for step in steps:
+            step()
+        raise
+
+
+def _generators(given: tuple[Any, ...]) -> list[Undo]:
+    """How to put back all generators of random numbers."""
+    models = [one for one in given if isinstance(one, nn.Module)]
+    own = [(one, one.get_state()) for one in given if isinstance(one, torch.Generator)]
+    gpus = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in sorted({gpu for one in models for gpu in gpus_of(one)})]
+    torchs, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+    def put_back() -> None:
+        for generator, state in own:
+            generator.set_state(state)
+        for gpu, state in gpus:
+            torch.cuda.set_rng_state(state, gpu)
+        torch.set_rng_state(torchs)
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
+
+    return [put_back]
+
+
+def _values(tensors: list[Any]) -> Iterator[Undo]:
+    kept = [(t, t.detach().clone()) for t in tensors if isinstance(t, Tensor) and not is_lazy(t)]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+
+    yield put_back
+
+
+def _model(model: nn.Module) -> Iterator[Undo]:
+    """How to put back a model: attributes and what lies in them, then values, then gradients."""
+    attributes = [vars(module) for module in modules_of(model)]
+    inside = [value for found in attributes for value in found.values() if isinstance(value, dict)]
+    kept = [(found, dict(found)) for found in (*inside, *attributes)]
+
+    def put_back() -> None:
+        for now, before in kept:
+            now.clear()
+            now.update(before)
+
+    yield put_back
+    yield from _values([*parameters_of(model), *nn.Module.buffers(model)])
+    gradients = [(p, p.grad, p.requires_grad) for p in parameters_of(model) if not is_lazy(p)]
+
+    def give_back() -> None:
+        for parameter, gradient, flag in gradients:
+            parameter.grad = gradient
+            parameter.requires_grad_(flag)
+
+    yield give_back
