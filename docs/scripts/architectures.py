@@ -60,7 +60,7 @@ def rows(name: str, method: str, report: Report) -> Iterator[dict[str, str]]:
             "population": p.name,
             "sigma_u": f"{p.sigma_u:.2f}",
             "rate": f"{p.rate:.1f}",
-            "silent": f"{100 * (p.silent or 0):.0f}",
+            "silent": f"{100 * (p.silent_units or 0):.0f}",
             "remark": "",
         }
 

@@ -73,8 +73,8 @@ def overview_figure(
     """
     depth, columns = len(next(iter(states.values()))), len(states)
     with style():
-        figure = new_figure(7.5, 1.4 * depth + 3.0)
-        parts = figure.subfigures(2, 1, height_ratios=(1.4 * depth + 0.7, 2.3), squeeze=False)
+        figure = new_figure(6.4, 1.15 * depth + 2.6)  # small enough for a phone to show its words
+        parts = figure.subfigures(2, 1, height_ratios=(1.15 * depth + 0.7, 1.9), squeeze=False)
         upper, lower = parts.ravel().tolist()
         axes = np.asarray(upper.subplots(depth, columns, squeeze=False, sharex=True, sharey=True))
         for column, (label, layers) in zip(axes.T, states.items(), strict=True):
@@ -89,7 +89,7 @@ def overview_figure(
             axis.set_ylabel(f"layer {k + 1}\nU / threshold")
         upper.suptitle("Before training: three neurons of each layer, one sample", fontsize=11)
         plot_accuracy(curves := lower.subplots(), histories, chance)
-        curves.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        curves.legend(loc="center right", ncols=2)
         lower.suptitle("Training", fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
