@@ -95,6 +95,18 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
     return list(runs)
 
 
+def wishes_for(study: Study, wanted: Sequence[str]) -> list[str]:
+    """Of wishes for several studies those that this one can meet: with its axes, and of their values those it has."""
+    grid = study.grid()
+    met = []
+    for wish in wanted:
+        axis, _, values = wish.partition("=")
+        known = {_printed(setting[axis]) for setting in grid if axis in setting}
+        if here := [value for value in values.split(",") if value in known]:
+            met.append(f"{axis}={','.join(here)}")
+    return met
+
+
 def _printed(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
