@@ -3,7 +3,7 @@
     python docs/scripts/architectures.py --data DIR
 
 DIR holds `fsdd_train.h5` (or another file in the layout of SHD), `nmnist_small.tar` and `cifar-10-batches-py`. Results
-are written as they come, so that a stopped run goes on where it was.
+are written as they come, so that a stopped run resumes where it stopped.
 """
 
 import argparse
