@@ -15,7 +15,7 @@ from fluctua.lab.results.table import with_interval
 from fluctua.lab.sweeps.runner import Backend
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Measure, Reference, Study, Value
-from fluctua.lab.sweeps.sweep import in_words, missing_files, runs_of, wishes_for
+from fluctua.lab.sweeps.sweep import in_words, missing_files, only, runs_of, wishes_for
 
 EXPERIMENTS = (
     "theory",
@@ -91,6 +91,9 @@ def reproduce_paper(
     for wish in wanted:
         if not any(wishes_for(study, [wish]) for study in studies.values()):
             raise ValueError(f"no experiment of the paper has {wish}: write AXIS=VALUE, with an axis of its tables")
+    for study in studies.values():
+        if not missing_files(study, data):
+            only(runs_of(study, seeds, data), wishes_for(study, wanted))  # refused before anything is run
     left_out: dict[str, list[str]] = {}
     found: list[Comparison] = []
     for name, study in studies.items():

@@ -80,8 +80,10 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
     """The runs whose settings have one of the wanted values on each axis: `["method=poisson,measured", "depth=3"]`.
 
     Raises:
-        ValueError: a wish that is not of this form, an axis that no setting has, or values that no run has.
+        ValueError: a wish that is not of this form, an axis that no setting has, values that no run has, or wishes that
+            no run meets together.
     """
+    chosen = list(runs)
     for wish in wanted:
         axis, equals, values = wish.partition("=")
         if not equals or not values:
@@ -91,8 +93,10 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
         known = list(dict.fromkeys(_printed(run.setting.get(axis)) for run in runs))
         if unknown := set(values.split(",")) - set(known):
             raise ValueError(f"no run has {axis}={sorted(unknown)[0]}: choose among {', '.join(known)}")
-        runs = [run for run in runs if _printed(run.setting.get(axis)) in values.split(",")]
-    return list(runs)
+        chosen = [run for run in chosen if _printed(run.setting.get(axis)) in values.split(",")]
+    if wanted and not chosen:
+        raise ValueError(f"no run has all of {', '.join(wanted)}: leave one of them out")
+    return chosen
 
 
 def wishes_for(study: Study, wanted: Sequence[str]) -> list[str]:
