@@ -142,7 +142,7 @@ def damaged(name: str) -> Any:
     ("change", "sentence"),
     [
         (lambda folder: shutil.rmtree(folder), "holds no run: give the folder that `fluctua train` or `fit` wrote to"),
-        (lambda folder: (folder / "result.json").unlink(), "is not finished: resume=True goes on with it"),
+        (lambda folder: (folder / "result.json").unlink(), "is not finished: resume=True continues it"),
         (damaged("result.json"), "result.json is damaged"),
         (damaged("model.safetensors"), "model.safetensors is damaged: resume=True writes it again"),
     ],

@@ -119,7 +119,7 @@ def inspect(
 
 @app.command()
 def diagnose(where: Where, json: AsJson = False) -> None:
-    """Say why your model does not learn, and the line that mends it.
+    """Say why your model does not learn, and the line that fixes it.
 
     The exit status is 1 where something serious is found, so it can stand in CI.
     """
