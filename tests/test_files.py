@@ -259,7 +259,7 @@ def test_a_pipe_is_refused_by_every_reader(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("x")
-    with pytest.raises(FileError, match=r"a cannot be read \(Permission denied\): mend that"), reading(path, "b", "c"):
+    with pytest.raises(FileError, match=r"a cannot be read \(Permission denied\): fix that"), reading(path, "b", "c"):
         raise PermissionError(13, "Permission denied")
 
 

@@ -3,7 +3,7 @@
     python docs/scripts/architectures.py --data DIR
 
 DIR holds `fsdd_train.h5` (or another file in the layout of SHD), `nmnist_small.tar` and `cifar-10-batches-py`. Results
-are written as they come, so that a stopped run goes on where it was.
+are written as they come, so that a stopped run resumes where it stopped.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def rows(name: str, method: str, report: Report) -> Iterator[dict[str, str]]:
             "population": p.name,
             "sigma_u": f"{p.sigma_u:.2f}",
             "rate": f"{p.rate:.1f}",
-            "silent": f"{100 * (p.silent or 0):.0f}",
+            "silent": f"{100 * (p.silent_units or 0):.0f}",
             "remark": "",
         }
 

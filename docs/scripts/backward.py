@@ -1,6 +1,6 @@
 """What blunt surrogates and a relay bring in deep networks: the tables of docs/depth.md, seed by seed.
 
-    python docs/scripts/backward.py run --seeds 100-109        # goes on where it was stopped
+    python docs/scripts/backward.py run --seeds 100-109        # resumes where it stopped
     python docs/scripts/backward.py table
 
 Fully connected networks of 128 neurons a layer on Randman, measured and balanced, Adam with a rate of 5e-3, 10 epochs;

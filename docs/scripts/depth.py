@@ -2,6 +2,7 @@
 
     python docs/scripts/depth.py                              # Poisson input
     python docs/scripts/depth.py --data fsdd_train.h5         # and recordings in the layout of SHD
+    python docs/scripts/depth.py --draw                       # the figure alone, from what was written the last time
 
 1. Layer 1 under the microscope: crossings of the free potential against spikes.
 2. By how much a layer multiplies a small change of activity, for several xi.
@@ -10,23 +11,27 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 import fluctua
 from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.durable import replacing
 from fluctua.lab.networks import READOUT, feed_forward
 from fluctua.lab.results.figures import save
 from fluctua.methods import Measured
 from fluctua.network.facts import free_potential
 from fluctua.state.measure import first_event, window_mask
-from fluctua.state.style import BLUE, GREEN, ORANGE, RED, style
+from fluctua.state.style import BLUE, RED, new_figure, style
 from fluctua.theory import PspKernel, Target, crossing_rate
 
+DOCS = Path(__file__).parents[1]
+LAYERS = DOCS / "results" / "depth-layers.csv"
 DT = 2e-3
 KERNEL = PspKernel.exponential(20e-3, 10e-3, DT)
 N_IN, INPUT_RATE = 700, 15.0
@@ -155,32 +160,49 @@ def many_layers(name: str, x: Tensor, settings: Sequence[Setting], depth: int) -
     return found
 
 
-def draw(found: Mapping[str, Mapping[Setting, Sequence[Layer]]], path: Path) -> None:
-    """Rate, active share and sigma_U against the layer, one column for each input."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def write(found: Mapping[str, Mapping[Setting, Sequence[Layer]]]) -> None:
+    """Every layer of every network, a row each, into `LAYERS`."""
+    with replacing(LAYERS) as file:
+        rows = [
+            {"input": name, "setting": str(setting), "layer": k} | {f: f"{v:.5g}" for f, v in asdict(layer).items()}
+            for name, networks in found.items()
+            for setting, layers in networks.items()
+            for k, layer in enumerate(layers, 1)
+        ]
+        file.write(pd.DataFrame(rows).to_csv(index=False).encode())
+    print(f"\nwritten: {LAYERS}")
 
-    rows = (("rate (Hz)", None), ("active share of the time", 1.05), ("$\\sigma_U$ / target", 1.3))
+
+def draw(path: Path) -> None:
+    """Rate, active share and sigma_U against the layer, one column for each input, from `LAYERS`."""
+    table = pd.read_csv(LAYERS)
+    inputs, settings = table["input"].unique(), table["setting"].unique()
+    rows = (
+        ("rate", "rate (Hz)", None),
+        ("active", "active share of the time", 1.05),
+        ("power", "$\\sigma_U$ / target", 1.3),
+    )
+    blue = ({"ls": ":"}, {"ls": "-"}, {"ls": "--"})  # all are measured + balanced, whose colour is blue
     with style():
-        figure = Figure(figsize=(4.2 * len(found) + 0.8, 6.0))
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(len(rows), len(found), squeeze=False, sharex="col")
-        for column, (name, networks) in zip(axes.T, found.items(), strict=True):
-            for colour, (setting, states) in zip((ORANGE, BLUE, GREEN), networks.items(), strict=False):
-                curves = ([s.rate for s in states], [s.active for s in states], [s.power**0.5 for s in states])
-                for axis, curve in zip(column, curves, strict=True):
-                    axis.plot(range(1, len(states) + 1), curve, color=colour, label=str(setting))
+        figure = new_figure(3.7 * len(inputs), 6.6)
+        axes = figure.subplots(len(rows), len(inputs), squeeze=False, sharex="col", sharey="row")
+        for column, name in zip(axes.T, inputs, strict=True):
+            for setting, look in zip(settings, blue, strict=True):
+                here = table[(table["input"] == name) & (table["setting"] == setting)]
+                for axis, (measure, *_) in zip(column, rows, strict=True):
+                    values = here[measure] ** (0.5 if measure == "power" else 1.0)
+                    axis.plot(here["layer"], values, color=BLUE, label=setting, **look)
             crossings = float(crossing_rate(1.0, KERNEL))
-            column[0].axhline(crossings, color=RED, lw=1, ls="--", label="crossings at xi = 1")
-            for axis, (label, top) in zip(column, rows, strict=True):
-                axis.set_ylim(0, top)
-                axis.set_ylabel(label)
+            column[0].axhline(crossings, color=RED, lw=1, label="threshold crossings at xi = 1")
             column[0].set_title(name)
             column[-1].set_xlabel("layer")
-        axes[0, 0].legend()
+        for row, (_, label, top) in zip(axes, rows, strict=True):
+            row[0].set_ylim(0, top)
+            row[0].set_ylabel(label)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
         save(figure, path)
-    print(f"\nwritten: {path}")
+    print(f"written: {path}")
 
 
 def main() -> None:
@@ -189,17 +211,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a file in the layout of SHD, such as fsdd_train.h5")
     parser.add_argument("--depth", type=int, default=100, help="of the networks with Poisson input")
     parser.add_argument("--data-depth", type=int, default=30, help="of those with data")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "img" / "depth.png")
+    parser.add_argument("--draw", action="store_true", help="the figure alone, from docs/results/depth-layers.csv")
+    parser.add_argument("--out", type=Path, default=DOCS / "img" / "depth.png")
     options = parser.parse_args()
 
-    first_layer()
-    gains((0.5, 0.7, 0.85, 1.0, 2**0.5, 2.0))
-    settings = Setting(64, 1.0), Setting(256, 1.0), Setting(256, 0.5)
-    found = {"Poisson input": many_layers("Poisson input", poisson_input(1000, 16), settings, options.depth)}
-    if options.data:
-        x, _ = SpikeDataModule.from_shd_files(options.data, dt=DT, duration=1.0).batch(32)
-        found[options.data.stem] = many_layers(options.data.stem, x, settings, options.data_depth)
-    draw(found, options.out)
+    if not options.draw:
+        first_layer()
+        gains((0.5, 0.7, 0.85, 1.0, 2**0.5, 2.0))
+        settings = Setting(64, 1.0), Setting(256, 1.0), Setting(256, 0.5)
+        found = {"Poisson input": many_layers("Poisson input", poisson_input(1000, 16), settings, options.depth)}
+        if options.data:
+            x, _ = SpikeDataModule.from_shd_files(options.data, dt=DT, duration=1.0).batch(32)
+            found["spoken digits"] = many_layers("spoken digits", x, settings, options.data_depth)
+        write(found)
+    draw(options.out)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python docs/scripts/results.py
 
 Of a study whose runs are there (NAME.jsonl.gz, which docs/scripts/evidence.py writes) the whole table is made again
-from them as NAME.csv, and the figure drawn; of older ones the CSV is all there is. A table of the page stands between
-`<!-- begin NAME -->` and `<!-- end NAME -->`; the text around is written by hand.
+from them as NAME.csv, and the figure drawn; of older ones the CSV is all there is, and docs/scripts/summaries.py draws
+it. A table of the page stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; what is around is written by hand.
 """
 
 import csv
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fluctua.lab.durable import replacing
 from fluctua.lab.reproduce import study_named
 from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
@@ -24,7 +25,6 @@ from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import across, against, panels
 from fluctua.lab.sweeps.archive import Archive
 from fluctua.lab.sweeps.study import Record
-from fluctua.lab.training.folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +47,7 @@ class Block:
         where: values on other axes.
         within: the least and the largest possible value.
         differences: print the paired differences to the default instead: mean, interval, seeds ahead and behind.
+        only: the values of `columns` to print, where all of them are too many for a page.
     """
 
     study: str
@@ -58,6 +59,7 @@ class Block:
     where: tuple[tuple[str, str], ...] = ()
     within: tuple[float, float] = (0.0, 1.0)
     differences: bool = False
+    only: tuple[str, ...] = ()
 
     def lines(self, table: Sequence[Row]) -> Iterator[str]:
         """The table in Markdown; a run that failed is told, a setting that was not tried is left blank."""
@@ -65,40 +67,66 @@ class Block:
             r for r in table if r["measure"] == self.measure and all(r[axis] == value for axis, value in self.where)
         ]
         here = [r for r in here if not self.differences or r.get("difference")]
-        columns, rows = (sorted(dict.fromkeys(r[axis] for r in here), key=_place) for axis in (self.columns, self.rows))
+        here = [r for r in here if not self.only or r[self.columns] in self.only]
         numbers = {r["pairs" if self.differences else "n"] for r in here} - {"0"}
         same = len(numbers) == 1
-        yield "| " + " | ".join([self.rows, *(_plain(value) for value in columns)]) + " |"
-        yield "|---" * (len(columns) + 1) + "|"
-        for row in rows:
-            cells = [
-                [self._cell(r, same) for r in here if (r[self.rows], r[self.columns]) == (row, c)] for c in columns
-            ]
-            yield "| " + " | ".join([LABELS.get(row, _plain(row)), *(", ".join(cell) for cell in cells)]) + " |"
+        cells = {(r[self.rows], r[self.columns]): self._cell(r, same) for r in here}
+        columns = sorted({c for _, c in cells if c}, key=_place)
+        placed = [row for row in dict.fromkeys(r[self.rows] for r in here) if any((row, c) in cells for c in columns)]
+        rows = sorted(placed, key=_place)
+        if len(columns) > _MOST_COLUMNS > len(rows):  # a page is narrow
+            by_row = [[row, *(cells.get((row, c), "") for c in columns)] for row in rows]
+            yield from _table(self.columns, self.rows, columns, by_row)
+        else:
+            by_column = [[c, *(cells.get((row, c), "") for row in rows)] for c in columns]
+            yield from _table(self.rows, self.columns, rows, by_column)
+        if without := {row: cell for (row, c), cell in cells.items() if not c}:
+            yield ""
+            yield from _table(
+                self.rows, "", [*without], [["no target" if self.columns != "alpha" else "no share", *without.values()]]
+            )
         if same:
             yield f"\nn = {numbers.pop()}"
 
     def _cell(self, r: Row, same: bool) -> str:
+        """The number, and what else is to be known of it in small print on a line of its own."""
         if self.differences:
-            return f"{self._printed(r['difference'], '+')}{self._between(r, 'difference_')}, {r['more']}:{r['less']}"
+            small = [self._between(r, "difference_"), f"{r['more']}:{r['less']}"]
+            return _with_small(self._printed(r["difference"], "+"), small)
         if not r["mean"]:
             return "failed"
-        told = f", {r['failed']} failed" if int(r["failed"] or 0) else ""
-        return f"{self._printed(r['mean'])}{self._between(r, '')}{'' if same else ', n = ' + r['n']}{told}"
+        number = "" if same else f"n = {r['n']}"
+        told = f"{r['failed']} failed" if int(r["failed"] or 0) else ""
+        return _with_small(self._printed(r["mean"]), [self._between(r, ""), number, told])
 
     def _between(self, r: Row, which: str) -> str:
         if not r[f"{which}low"] or int(r["n"]) < _FEWEST:
             return ""
         low, high = (self._printed(r[f"{which}{end}"], "+" if which else "") for end in ("low", "high"))
-        return f" ({low} to {high})" if low != high else ""
+        return f"{low} to {high}" if low != high else ""
 
     def _printed(self, value: str, sign: str = "") -> str:
         number = float(value) if sign else min(max(float(value), self.within[0]), self.within[1])
         return f"{self.factor * number:{sign}.{self.digits}f}"
 
 
+def _table(rows: str, columns: str, names: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table of columns of cells, each with its name first; `rows` and `columns` are the axes of the names."""
+    yield "| " + " | ".join([_WORDS.get(rows, rows), *(_plain(name, columns) for name, *_ in cells)]) + " |"
+    yield "|---" * (len(cells) + 1) + "|"
+    for k, name in enumerate(names, 1):
+        yield "| " + " | ".join([_plain(name, rows), *(column[k] for column in cells)]) + " |"
+
+
+def _with_small(number: str, rest: Sequence[str]) -> str:
+    small = ", ".join(filter(None, rest))
+    return f"{number}<br><small>{small}</small>" if small else number
+
+
 _POSITIVE = (0.0, math.inf)
+_MOST_COLUMNS = 4  # behind the names; more do not fit on a phone
 _FEWEST = 3  # seeds of a mean whose interval is worth printing
+_DEPTHS = ("1", "10", "50", "100")
 BLOCKS: Mapping[str, Block] = {
     "depth": Block("depth-small", "test", "depth"),
     "depth differences": Block("depth-small", "test", "depth", differences=True),
@@ -133,8 +161,8 @@ BLOCKS: Mapping[str, Block] = {
     "conv-shd-wide differences": Block("conv-shd-wide-small", "test", "network", differences=True),
     "conv-shd-wide first": Block("conv-shd-wide-small", "first", "network"),
     "depth before": Block("depth-before", "test", "depth"),
-    "states rate before": Block("states-before", "rate", "depth", factor=1.0, digits=2, within=_POSITIVE),
-    "states silent before": Block("states-before", "silent", "depth", digits=0),
+    "states rate before": Block("states-before", "rate", "depth", factor=1.0, within=_POSITIVE, only=_DEPTHS),
+    "states silent before": Block("states-before", "silent", "depth", digits=0, only=_DEPTHS),
     "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
     "conv-dvs": Block("conv-dvs-small", "test", "network"),
     "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),
@@ -170,13 +198,24 @@ def _place(value: str) -> tuple[bool, float]:
         return False, 0.0
 
 
-def _plain(value: str) -> str:
-    if not value:
-        return "-"
+_WORDS = {"sigma_u": "sigma_U", "target_rate": "target", "mu_u": "mu_U"}
+_IN_WORDS = {
+    "depth": "{} layers",
+    "sigma_u": "sigma_U = {}",
+    "xi": "xi = {}",
+    "alpha": "alpha = {}",
+    "mu_u": "mu_U = {}",
+    "target_rate": "{} Hz",
+    "ratio": "{} E per I",
+}
+
+
+def _plain(value: str, axis: str) -> str:
     try:
-        return f"{float(value):.3g}"
+        text = f"{float(value):.3g}"
     except ValueError:
         return LABELS.get(value, value)
+    return "1 layer" if (axis, text) == ("depth", "1") else _IN_WORDS.get(axis, "{}").format(text)
 
 
 def filled(page: str, name: str, text: str) -> str:
@@ -194,8 +233,8 @@ def made_again(archive: Archive) -> None:
     finished, failed = ([r for r in records if (r.error is None) == ended] for ended in (True, False))
     if not finished:
         return
-    with replacing(archive.path.parent / f"{name}.csv") as partial:
-        partial.write_text(as_csv(summarise(study, finished, failed)), encoding="utf-8")
+    with replacing(archive.path.parent / f"{name}.csv") as opened:
+        opened.write(as_csv(summarise(study, finished, failed)).encode())
     settings = chosen_settings(study, finished)
     figure = study.figure([record for record in finished if record.setting in settings])
     save(figure, DOCS / "img" / f"results-{name}.png")
@@ -235,18 +274,23 @@ def _one_network(axis: "Axes", records: Sequence[Record], methods: Sequence[str]
     axis.set(xlabel="test accuracy (%)", title=title)
 
 
-def main() -> None:
-    """Fill the page, and make what stands beside it."""
-    for path in sorted((DOCS / "results").glob("*.jsonl.gz")):
-        made_again(Archive(path))
-    for_talks()
-    page = (DOCS / "results.md").read_text()
+def with_tables(page: str) -> str:
+    """The page with the tables of the committed results."""
     for name, block in BLOCKS.items():
         path = DOCS / "results" / f"{block.study}.csv"
         if path.exists():
             with path.open() as file:
                 page = filled(page, name, "\n".join(block.lines(list(csv.DictReader(file)))))
-    (DOCS / "results.md").write_text(page)
+    return page
+
+
+def main() -> None:
+    """Fill the page, and make what stands beside it."""
+    for path in sorted((DOCS / "results").glob("*.jsonl.gz")):
+        made_again(Archive(path))
+    for_talks()
+    page = DOCS / "results.md"
+    page.write_text(with_tables(page.read_text()))
 
 
 if __name__ == "__main__":

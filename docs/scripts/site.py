@@ -1,6 +1,7 @@
-"""What the site needs beside mkdocs, as one of its hooks: formulas and the links of the changelog.
+"""What the site needs beside mkdocs, as one of its hooks: formulas, pictures, the changelog, what screen readers miss.
 
-No browser fetches a renderer for the formulas. The changelog is written for the root of the repository.
+No browser fetches a renderer for the formulas. A picture leads to itself, so that a phone can enlarge it. The changelog
+is written for the root of the repository.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+_PICTURE = re.compile(r'(<img [^>]*?src="([^":]+)"[^>]*>)')
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -20,8 +22,22 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The page with every formula that `pymdownx.arithmatex` marks as MathML."""
-    return _FORMULA.sub(rendered, html)
+    """The page with MathML where `pymdownx.arithmatex` marked it, links on pictures, and code that keyboards scroll."""
+    html = _FORMULA.sub(rendered, html)
+    html = _PICTURE.sub(r'<a href="\2" class="picture">\1</a>', html)
+    return html.replace("<pre><span></span><code>", '<pre><span></span><code tabindex="0">')
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """The page with a name for the theme's search dialog, for screen readers."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    """The page for wrong addresses, which is none of the pages, likewise."""
+    return on_post_page(output)
 
 
 def rendered(found: re.Match[str]) -> str:

@@ -37,7 +37,7 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # libraries raise whatever their parsers happen upon
         if isinstance(error, OSError) and error.errno in _FOREIGN:
-            raise FileError(f"{path} cannot be read ({error.strerror}): mend that and try again.") from error
+            raise FileError(f"{path} cannot be read ({error.strerror}): fix that and try again.") from error
         raise FileError(f"{path} cannot be read as {kind} ({reason(error)}): {remedy}.") from error
 
 

@@ -140,7 +140,7 @@ def quantize(
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
     for name, q in written.items():
         if not q.weight.isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite values, which lie on no grid: mend or restore them first")
+            raise ValueError(f"{name} has NaN or infinite values, which lie on no grid: repair or restore them first")
     targets = _targets(report or inspect_network(network, window=window))
     decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
     rounded = {name: rounded_to(grid, q) for name, q in written.items()}

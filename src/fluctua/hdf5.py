@@ -51,7 +51,7 @@ def self_contained(file: Any, path: Path) -> None:
                 room -= claimed
                 if room < 0:
                     raise FileError(
-                        f"{path} says that {where} has {claimed} bytes, more than it can hold: get it anew."
+                        f"{path} says that {where} has {claimed} bytes, more than it can hold: get it again."
                     )
                 if item.dtype.hasobject:
                     _check_rows(item, where, path)
@@ -65,7 +65,7 @@ def _check_heaps(path: Path) -> None:
             while at + _OBJECT.size <= end:
                 number, size = _OBJECT.unpack_from(raw, at)
                 if number == size == 0:
-                    raise FileError(f"{path} is damaged at byte {at}, in a heap of HDF5: get it anew.")
+                    raise FileError(f"{path} is damaged at byte {at}, in a heap of HDF5: get it again.")
                 at += size if number == 0 else _OBJECT.size + -(-size // 8) * 8
 
 
@@ -81,7 +81,7 @@ def _check_rows(item: Any, where: str, path: Path) -> None:
         rows = np.frombuffer(stored[: len(stored) // _ROW.itemsize * _ROW.itemsize], _ROW)
         if (longest := int(rows["length"].max(initial=0)) * width) > path.stat().st_size:
             raise FileError(
-                f"{path} says that a row of {where} has {longest} bytes, more than it can hold: get it anew."
+                f"{path} says that a row of {where} has {longest} bytes, more than it can hold: get it again."
             )
 
 

@@ -544,7 +544,7 @@ def test_weights_that_are_no_numbers_stop_priming_at_once() -> None:
     ("change", "words"),
     [
         ({"regularizers": ()}, "priming needs at least one activity bound"),
-        ({"batches": iter([X])}, "gone through only once"),
+        ({"batches": iter([X])}, "read only once"),
         ({"batches": []}, "there are no batches"),
         ({"epochs": 0}, "epochs=0"),
         ({"lr": -1.0}, "lr=-1.0"),

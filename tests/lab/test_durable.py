@@ -85,7 +85,7 @@ def test_what_the_system_says_is_found_behind_what_a_library_makes_of_it(tmp_pat
             except OSError:
                 raise RuntimeError("unexpected pos 150720\nvs 150614")  # noqa: B904 - as torch does
 
-    with pytest.raises(OSError, match=r"cannot write .*a.txt \(No space left on device\): mend that") as raised:
+    with pytest.raises(OSError, match=r"cannot write .*a.txt \(No space left on device\): fix that") as raised:
         fail()
     assert "\n" not in str(raised.value)
 

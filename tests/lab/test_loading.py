@@ -143,7 +143,7 @@ def damaged(name: str) -> Any:
     [
         (lambda folder: shutil.rmtree(folder), "holds no run: give the folder that `fluctua train` or `fit` wrote to"),
         (lambda folder: (folder.rename(folder.with_name("moved")), folder.write_text("a file")), "holds no run"),
-        (lambda folder: (folder / "result.json").unlink(), "is not finished: resume=True goes on with it"),
+        (lambda folder: (folder / "result.json").unlink(), "is not finished: resume=True continues it"),
         (damaged("result.json"), "result.json is damaged"),
         (damaged("model.safetensors"), "model.safetensors is damaged: resume=True writes it again"),
     ],

@@ -57,6 +57,18 @@ def test_published_numbers_stand_beside_ours_and_what_lacks_its_files_is_named(t
     assert [row["experiment"] for row in json.loads(paper.as_json(found))] == ["toy", "files"]
 
 
+@pytest.mark.usefixtures("toys")
+def test_a_part_of_every_experiment_that_has_the_axis_can_be_run(tmp_path: Path) -> None:
+    (tmp_path / "recordings.h5").touch()
+    how = {"small": False, "seeds": 1, "data": tmp_path, "out": tmp_path, "backend": here}
+    console = Console(file=io.StringIO(), width=80)
+    paper.reproduce_paper(**how, console=console, wanted=["x=1,99"])  # what an experiment has not is no wish to it
+    done = {json.loads(path.read_text())["setting"]["x"] for path in tmp_path.glob("*/runs/*.json")}
+    assert done == {1}
+    with pytest.raises(ValueError, match="no experiment of the paper has y=2"):
+        paper.reproduce_paper(**how, console=console, wanted=["y=2"])
+
+
 def test_every_published_number_of_the_paper_has_a_place() -> None:
     known = {(name, c.published) for name in paper.EXPERIMENTS for c in paper.comparisons(name, STUDIES[name].full, ())}
     assert {("shallow", 0.963), ("conv-shd", 0.809), ("conv-cifar10", 0.656), ("dale", 0.834)} <= known

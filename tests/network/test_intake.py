@@ -109,7 +109,7 @@ def test_whole_numbers_that_are_looked_up_stay_whole() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (iter([SEQUENCE]), "gone through only once: pass the DataLoader itself"),
+        (iter([SEQUENCE]), "read only once: pass the DataLoader itself"),
         (np.zeros(5, [("t", int), ("x", int)]), "which are not numbers: make frames of the events first"),
         (DataLoader(TensorDataset(SEQUENCE[:0])), "the DataLoader is empty"),
     ],

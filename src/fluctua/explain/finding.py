@@ -38,7 +38,7 @@ class Finding:
         kind: one of `fluctua.explain.finding.KINDS`.
         where: name of the population, parameter or module; empty where it concerns the whole.
         message: a sentence with its number.
-        remedy: one line of Python that mends it, in which the arguments of `diagnose` have their names and `fluctua`,
+        remedy: one line of Python that fixes it, in which the arguments of `diagnose` have their names and `fluctua`,
             `torch` and `nn` are imported; a comment where only the author of the model can.
         serious: whether the network will not learn before it is mended.
 

@@ -68,7 +68,7 @@ def prime(
         dt: time step in seconds, for frameworks that count time in steps.
 
     Raises:
-        ValueError: no bounds, a number out of range, batches that can be gone through only once, no spiking
+        ValueError: no bounds, a number out of range, batches that can be read only once, no spiking
             population, or nothing to train.
         BatchError: a first batch that is empty, all zero, not finite or misshapen.
         WiringError: no known neuron found, or a model that cannot be traced.
@@ -123,7 +123,7 @@ class _Inputs:
             ValueError: it is not, or there is none.
         """
         if isinstance(self.batches, Iterator):
-            raise ValueError("batches can be gone through only once: pass a list or a DataLoader, not an iterator")
+            raise ValueError("batches can be read only once: pass a list or a DataLoader, not an iterator")
         for batch in self:
             return batch
         raise ValueError("there are no batches: pass at least one")

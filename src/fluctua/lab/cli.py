@@ -119,7 +119,7 @@ def inspect(
 
 @app.command()
 def diagnose(where: Where, json: AsJson = False) -> None:
-    """Say why your model does not learn, and the line that mends it.
+    """Say why your model does not learn, and the line that fixes it.
 
     The exit status is 1 where something serious is found, so it can stand in CI.
     """
@@ -292,10 +292,15 @@ def reproduce(
     from fluctua.lab.sweeps.runner_local import local_processes
 
     backend = local_processes(workers) if scheduler is None else dask_cluster(scheduler)
-    how: dict[str, Any] = {"seeds": seeds, "data": data, "out": out, "backend": backend, "console": console}
+    how: dict[str, Any] = {
+        "seeds": seeds,
+        "data": data,
+        "out": out,
+        "backend": backend,
+        "console": console,
+        "wanted": only or (),
+    }
     if name == "paper":
-        if only:
-            raise ValueError("--only chooses a part of one experiment: name it, or leave --only out")
         from fluctua.lab.paper import as_json, reproduce_paper
 
         text = as_json(reproduce_paper(small=small, **how))
@@ -304,7 +309,7 @@ def reproduce(
         from fluctua.lab.reproduce import study_named
         from fluctua.lab.results.table import csv_as_json
 
-        table, *_ = do(f"{name}-small" if small else name, study_named(name, small=small), wanted=only or (), **how)
+        table, *_ = do(f"{name}-small" if small else name, study_named(name, small=small), **how)
         text = csv_as_json(table.read_text(encoding="utf-8"))
     if json:
         typer.echo(text)

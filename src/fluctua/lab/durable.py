@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if (cause := _system_error(error)) is None:
             raise
         why = f"cannot write {path} ({cause.strerror})"
-        raise OSError(f"{why}: mend that and go on, what was there before is kept") from error
+        raise OSError(f"{why}: fix that and repeat it; what was there before is kept") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

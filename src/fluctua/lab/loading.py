@@ -70,7 +70,7 @@ def load(
     if description is None:
         raise ValueError(f"{folder} holds no run: give the folder that `fluctua train` or `fit` wrote to")
     if not files.result.exists():
-        raise ValueError(f"the run in {folder} is not finished: resume=True goes on with it")
+        raise ValueError(f"the run in {folder} is not finished: resume=True continues it")
     result = read_json(files.result)
     origin = _origin(description)
     if origin is not None:

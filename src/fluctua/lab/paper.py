@@ -15,7 +15,7 @@ from fluctua.lab.results.table import with_interval
 from fluctua.lab.sweeps.runner import Backend
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Measure, Reference, Study, Value
-from fluctua.lab.sweeps.sweep import in_words, missing_files, runs_of
+from fluctua.lab.sweeps.sweep import in_words, missing_files, only, runs_of, wishes_for
 
 EXPERIMENTS = (
     "theory",
@@ -64,7 +64,14 @@ class Comparison:
 
 
 def reproduce_paper(
-    *, small: bool, seeds: int, data: Path | None, out: Path, backend: Backend, console: Console
+    *,
+    small: bool,
+    seeds: int,
+    data: Path | None,
+    out: Path,
+    backend: Backend,
+    console: Console,
+    wanted: Sequence[str] = (),
 ) -> list[Comparison]:
     """Run all experiments of the paper whose files are there, and print published beside found numbers.
 
@@ -75,20 +82,29 @@ def reproduce_paper(
         out: folder of the stores.
         backend: what does the runs.
         console: to print to.
+        wanted: the part of each grid to do, see `sweep.only`; an experiment ignores axes and values that it has not.
 
     Raises:
         As `fluctua.lab.reproduce.reproduce`.
     """
+    studies = {name: study_named(name, small=small) for name in EXPERIMENTS}
+    for wish in wanted:
+        if not any(wishes_for(study, [wish]) for study in studies.values()):
+            raise ValueError(f"no experiment of the paper has {wish}: write AXIS=VALUE, with an axis of its tables")
+    for study in studies.values():
+        if not missing_files(study, data):
+            only(runs_of(study, seeds, data), wishes_for(study, wanted))  # refused before anything is run
     left_out: dict[str, list[str]] = {}
     found: list[Comparison] = []
-    for name in EXPERIMENTS:
-        study, folder = study_named(name, small=small), f"{name}-small" if small else name
+    for name, study in studies.items():
+        folder = f"{name}-small" if small else name
         if missing := missing_files(study, data):
             left_out[name] = missing
             found += comparisons(name, study, ())
             continue
         console.rule(name, align="left")
-        reproduce(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=console)
+        part = wishes_for(study, wanted)
+        reproduce(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=console, wanted=part)
         store, runs = Store(out / folder), runs_of(study, seeds, data)
         found += comparisons(name, study, summarise(study, store.finished(runs), store.failed(runs)))
     console.print(as_printed(found))

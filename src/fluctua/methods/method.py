@@ -328,7 +328,7 @@ def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
     unknown = [p.name for p in populations if p.neuron.in_steps]
     if target.rate is not None and unknown:
         raise ValueError(
-            f"a rate of {target.rate:g} Hz means nothing to {unknown[0]}, whose neurons count time in steps: give "
+            f"a rate of {target.rate:g} Hz cannot be read by {unknown[0]}, whose neurons count time in steps: give "
             "dt=, the time step in seconds"
         )
 

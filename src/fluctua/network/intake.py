@@ -34,7 +34,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
     the weights' type, unless the model looks them up.
 
     Raises:
-        BatchError: an iterator, which can be gone through only once, or an array of no numbers.
+        BatchError: an iterator, which can be read only once, or an array of no numbers.
     """
     notes = []
     if isinstance(batch, DataLoader):
@@ -44,7 +44,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
         return Input(batch, notes=tuple(notes))
     if isinstance(batch, Iterator):
         raise BatchError(
-            f"the batch is an iterator ({type(batch).__name__}), which can be gone through only once: pass the "
+            f"the batch is an iterator ({type(batch).__name__}), which can be read only once: pass the "
             "DataLoader itself, or next(iterator)"
         )
     labels = spread = None

@@ -114,10 +114,11 @@ def html_table(populations: Populations, notes: Sentences, warnings: Sentences, 
 def as_table(cells: Sequence[Sequence[str]]) -> str:
     """Rows as a table of HTML, the first of them its head."""
     (first, *head), *rows = (tuple(map(escape, row)) for row in cells)
-    cell = 'style="text-align:right"'
+    cell = 'style="text-align:right;white-space:nowrap;padding:0 .4em"'
     names = f"<tr><th>{first}</th>{''.join(f'<th {cell}>{name}</th>' for name in head)}</tr>"
     body = [f"<tr><td>{name}</td>{''.join(f'<td {cell}>{x}</td>' for x in others)}</tr>" for name, *others in rows]
-    return f"<table><thead>{names}</thead><tbody>{''.join(body)}</tbody></table>"
+    table = f"<table><thead>{names}</thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def _rows(populations: Populations) -> list[tuple[str, ...]]:

@@ -70,7 +70,8 @@ def test_the_page_shows_every_store_with_its_figure_table_and_failures(stores: P
     page = Page(path.read_text(encoding="utf-8"))
     assert (path, page.open) == (stores / "report.html", [])
     assert [s["id"] for s in page.attributes("section")] == ["one", "two"]
-    assert page.texts.count(Toy.title) == 4  # headings, and links to them
+    assert page.texts.count(Toy.title) == 2
+    assert {f"{Toy.title} (one)", f"{Toy.title} (two)"} <= set(page.texts)  # links that tell like titles apart
     assert page.texts.count("Score (%)") == 2
     assert len(page.attributes("tr")) == 2 + 6 + 6  # two heads; two settings of the second have failures only
     assert "4 failed runs" in page.texts
@@ -103,7 +104,7 @@ def test_one_store_alone_makes_a_page_too(stores: Path) -> None:
 
 def test_a_sweep_that_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:
     Store(tmp_path / "begun").open({"name": "begun", "title": "Begun"})
-    assert "The sweep is not finished, there is no table yet." in Page(report(tmp_path).read_text()).texts
+    assert "The sweep is not finished; there is no table yet." in Page(report(tmp_path).read_text()).texts
 
 
 def test_a_folder_without_results_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_whatever_a_store_says_is_shown_as_text(tmp_path: Path) -> None:
     page = Page(report(tmp_path).read_text(encoding="utf-8"))
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert not any("onload" in name for _, attributes in page.tags for name in attributes)
-    assert "".join(page.texts).count(evil) == 7  # link, title, about, name, settings, failure, cell
+    assert "".join(page.texts).count(evil) == 8  # link, title, a name with each, about, settings, failure, cell
     assert page.attributes("td")[1] == {"class": "<b>"}
 
 

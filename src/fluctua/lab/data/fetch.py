@@ -201,7 +201,7 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         file.flush()
     except OSError as error:
         raise _CannotWrite(
-            f"cannot write {file.name} ({error.strerror}): mend that and call again to go on."
+            f"cannot write {file.name} ({error.strerror}): fix that and call again to resume."
         ) from error
 
 
@@ -227,7 +227,7 @@ def _unpack(packed: Path, folder: Path) -> None:
         if error.strerror is None or isinstance(error, gzip.BadGzipFile):
             raise ValueError(_damaged(packed, error)) from error
         raise OSError(
-            f"cannot unpack {packed} into {folder.parent} ({error.strerror}): mend that and call again."
+            f"cannot unpack {packed} into {folder.parent} ({error.strerror}): fix that and call again."
         ) from error
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise ValueError(_damaged(packed, error)) from error

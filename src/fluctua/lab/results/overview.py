@@ -73,8 +73,8 @@ def overview_figure(
     """
     depth, columns = len(next(iter(states.values()))), len(states)
     with style():
-        figure = new_figure(7.5, 1.4 * depth + 3.0)
-        parts = figure.subfigures(2, 1, height_ratios=(1.4 * depth + 0.7, 2.3), squeeze=False)
+        figure = new_figure(6.4, 1.35 * depth + 2.6)  # small enough for a phone to show its words
+        parts = figure.subfigures(2, 1, height_ratios=(1.35 * depth + 0.7, 1.9), squeeze=False)
         upper, lower = parts.ravel().tolist()
         axes = np.asarray(upper.subplots(depth, columns, squeeze=False, sharex=True, sharey=True))
         for column, (label, layers) in zip(axes.T, states.items(), strict=True):
@@ -86,10 +86,10 @@ def overview_figure(
             )
             column[-1].set_xlabel("time (s)")
         for k, axis in enumerate(axes[:, 0]):
-            axis.set_ylabel(f"layer {k + 1}\nU / threshold")
+            axis.set_ylabel(f"layer {k + 1}\nU / $\\theta$")
         upper.suptitle("Before training: three neurons of each layer, one sample", fontsize=11)
         plot_accuracy(curves := lower.subplots(), histories, chance)
-        curves.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        curves.legend(loc="center right", ncols=2)
         lower.suptitle("Training", fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
@@ -105,6 +105,6 @@ def _plot_traces(axis: "Axes", traces: Traces, label: str) -> None:
         axis.vlines(time[spikes > 0], floor + 1, floor + HIGHEST, color=BLACK, lw=1.3)
         if u.min() < LOWEST + 0.2:
             axis.plot(time[u.argmin()], floor + LOWEST + 0.2, "v", color=colour, ms=5)
-    axis.set_yticks([floor + level for floor in floors for level in (0, 1)], ["0", "1"] * len(floors), fontsize=7)
+    axis.set_yticks([floor + level for floor in floors for level in (0, 1)], ["0", "1"] * len(floors), fontsize=6)
     axis.set_xlim(0, time[-1])
     axis.set_ylim(floors[-1] + LOWEST, HIGHEST + 0.1)

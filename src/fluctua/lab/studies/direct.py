@@ -13,7 +13,7 @@ from fluctua.lab.networks import Architecture
 from fluctua.lab.networks.direct import DirectVGG, direct_chain
 from fluctua.lab.studies.conv import Conv
 from fluctua.lab.studies.methods import BASELINES, COMPARED, UNBALANCED, start
-from fluctua.lab.studies.plotting import line_per_method, panels
+from fluctua.lab.studies.plotting import line_per_method, mark_places, panels
 from fluctua.lab.studies.training import POSITIVE
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
@@ -123,6 +123,7 @@ class DirectStates(Study):
             def draw(axis: "Axes") -> None:
                 axis.set_xscale("log")
                 line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
+                mark_places(axis, records, "depth")
                 axis.set_ylim(bottom=0)
                 axis.set(xlabel="layers", ylabel=label)
 

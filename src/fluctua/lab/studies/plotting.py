@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
-    """A figure of one panel for each function, in rows of two; one legend for all, in a place that is free."""
+    """A figure of one panel for each function, in rows of two; one legend for all, in a free place if there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -31,9 +31,12 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
             _from_zero(axis)
             for side in (axis.xaxis, axis.yaxis):
                 side.set_minor_formatter(NullFormatter())  # powers of ten are enough on a log scale
+        for left, right in zip(axes[::2], axes[1::2], strict=False):
+            if columns == 2 and _names_of(left) == _names_of(right) != []:
+                right.set_yticklabels([])  # those beside it are enough
         for axis in axes[len(draw) :]:
-            axis.remove()
-        _legend(figure, free=None if len(draw) == len(axes) else (0.75, 0.5 / rows))
+            axis.set_axis_off()
+        _legend(figure, axes[len(draw)] if len(draw) < len(axes) else None)
         figure.suptitle(title, fontsize=11)
         figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     return figure
@@ -49,12 +52,18 @@ def _from_zero(axis: "Axes") -> None:
         axis.set_ylim(bottom=0)
 
 
-def _legend(figure: "Figure", free: tuple[float, float] | None) -> None:
-    """One legend for whatever any panel has labelled: around a free place of the figure, or at its foot."""
+def _names_of(axis: "Axes") -> list[str]:
+    """What stands at the upright axis, if that is no numbers."""
+    found = [tick.get_text() for tick in axis.get_yticklabels()]
+    return found if any(text[:1].isalpha() for text in found) else []
+
+
+def _legend(figure: "Figure", free: "Axes | None") -> None:
+    """One legend for whatever any panel has labelled: in a free place, or at the foot of the figure."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
-    if free:
-        figure.legend(by_label.values(), by_label.keys(), loc="center", bbox_to_anchor=free)
+    if free is not None:
+        free.legend(by_label.values(), by_label.keys(), loc="center")
     else:
         figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
 
@@ -114,13 +123,18 @@ def against(
 
     def draw(axis: "Axes") -> None:
         line_per_method(axis, records, methods, x, measure, factor=factor)
-        places = sorted({float(at) for r in records if isinstance(at := r.axis(x), int | float)})
-        if len(places) <= 8:
-            axis.set_xticks(places, [f"{place:g}" for place in places])
+        mark_places(axis, records, x)
         axis.set_yscale(scale)
         axis.set(xlabel=xlabel, ylabel=ylabel)
 
     return draw
+
+
+def mark_places(axis: "Axes", records: Sequence[Record], x: str) -> None:
+    """Ticks where something has been run, unless that is in many places."""
+    places = sorted({float(at) for r in records if isinstance(at := r.axis(x), int | float)})
+    if len(places) <= 8:
+        axis.set_xticks(places, [f"{place:g}" for place in places])
 
 
 def curves_per_method(
@@ -219,6 +233,7 @@ def _seeds(
 def _names(axis: "Axes", names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(left=-0.03 * axis.get_xlim()[1])  # from zero, with room for a marker
 
 
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:

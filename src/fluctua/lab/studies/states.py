@@ -10,7 +10,7 @@ from torch import Tensor
 import fluctua
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.methods import BASELINES, UNBALANCED, start
-from fluctua.lab.studies.plotting import line_per_method, panels
+from fluctua.lab.studies.plotting import line_per_method, mark_places, panels
 from fluctua.lab.studies.task import FSDD, FileTask
 from fluctua.lab.studies.training import POSITIVE
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
@@ -102,6 +102,7 @@ class States(Study):
             def draw(axis: "Axes") -> None:
                 axis.set_xscale("log")
                 line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
+                mark_places(axis, records, "depth")
                 axis.set_yscale(scale)
                 axis.set(xlabel="layers", ylabel=label)
 

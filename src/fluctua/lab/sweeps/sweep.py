@@ -80,8 +80,10 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
     """The runs whose settings have one of the wanted values on each axis: `["method=poisson,measured", "depth=3"]`.
 
     Raises:
-        ValueError: a wish that is not of this form, an axis that no setting has, or values that no run has.
+        ValueError: a wish that is not of this form, an axis that no setting has, values that no run has, or wishes that
+            no run meets together.
     """
+    chosen = list(runs)
     for wish in wanted:
         axis, equals, values = wish.partition("=")
         if not equals or not values:
@@ -91,8 +93,22 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
         known = list(dict.fromkeys(_printed(run.setting.get(axis)) for run in runs))
         if unknown := set(values.split(",")) - set(known):
             raise ValueError(f"no run has {axis}={sorted(unknown)[0]}: choose among {', '.join(known)}")
-        runs = [run for run in runs if _printed(run.setting.get(axis)) in values.split(",")]
-    return list(runs)
+        chosen = [run for run in chosen if _printed(run.setting.get(axis)) in values.split(",")]
+    if wanted and not chosen:
+        raise ValueError(f"no run has all of {', '.join(wanted)}: leave one of them out")
+    return chosen
+
+
+def wishes_for(study: Study, wanted: Sequence[str]) -> list[str]:
+    """Of wishes for several studies those that this one can meet: with its axes, and of their values those it has."""
+    grid = study.grid()
+    met = []
+    for wish in wanted:
+        axis, _, values = wish.partition("=")
+        known = {_printed(setting[axis]) for setting in grid if axis in setting}
+        if here := [value for value in values.split(",") if value in known]:
+            met.append(f"{axis}={','.join(here)}")
+    return met
 
 
 def _printed(value: Value) -> str:
