@@ -130,12 +130,11 @@ def _run_rest(call: _Call, steps: int, count: int) -> None:
 
 def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
     """The constants, one row each: of one column if all neurons share them, else for the neurons, to whole vectors."""
-    neurons = like.shape[2:]
     if all(value.numel() == 1 for value in values):
-        return torch.stack([value.detach().reshape(1) for value in values]).numpy()
-    each = torch.stack([(v.detach().reshape(()) if v.numel() == 1 else v.detach()).expand(neurons) for v in values])
-    rows = each.reshape(len(values), -1)
-    return np.tile(rows.numpy(), LANES // math.gcd(LANES, max(1, rows.shape[1])))
+        return np.array([[value.item()] for value in values], name_of(like.dtype))
+    each = [(v.reshape(()) if v.numel() == 1 else v).detach().expand(like.shape[2:]) for v in values]
+    rows: Array = torch.stack(each).reshape(len(values), -1).numpy()
+    return np.tile(rows, LANES // math.gcd(LANES, max(1, rows.shape[1])))
 
 
 def _row(tensor: Tensor) -> _Row:
