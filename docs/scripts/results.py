@@ -95,7 +95,7 @@ class Block:
             return _with_small(self._printed(r["difference"], "+"), small)
         if not r["mean"]:
             return "failed"
-        number = "" if same else f"n = {r['n']}"
+        number = "" if same else f"n&nbsp;=&nbsp;{r['n']}"
         told = f"{r['failed']} failed" if int(r["failed"] or 0) else ""
         return _with_small(self._printed(r["mean"]), [self._between(r, ""), number, told])
 

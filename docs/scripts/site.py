@@ -22,10 +22,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The page with MathML where `pymdownx.arithmatex` marked it, links on pictures, and code that keyboards scroll."""
-    html = _FORMULA.sub(rendered, html)
-    html = _PICTURE.sub(r'<a href="\2" class="picture">\1</a>', html)
-    return html.replace("<pre><span></span><code>", '<pre><span></span><code tabindex="0">')
+    """The page with MathML where `pymdownx.arithmatex` marked it, and with links on pictures."""
+    return _PICTURE.sub(r'<a href="\2" class="picture">\1</a>', _FORMULA.sub(rendered, html))
 
 
 def on_post_page(output: str, **_: Any) -> str:

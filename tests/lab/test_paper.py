@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_published_numbers_stand_beside_ours_and_what_lacks_its_files_is_named(t
 @pytest.mark.usefixtures("toys")
 def test_a_part_of_every_experiment_that_has_the_axis_can_be_run(tmp_path: Path) -> None:
     (tmp_path / "recordings.h5").touch()
-    how = {"small": False, "seeds": 1, "data": tmp_path, "out": tmp_path, "backend": here}
+    how: dict[str, Any] = {"small": False, "seeds": 1, "data": tmp_path, "out": tmp_path, "backend": here}
     console = Console(file=io.StringIO(), width=80)
     paper.reproduce_paper(**how, console=console, wanted=["x=1,99"])  # what an experiment has not is no wish to it
     done = {json.loads(path.read_text())["setting"]["x"] for path in tmp_path.glob("*/runs/*.json")}

@@ -162,7 +162,9 @@ class Theory(Study):
         line(axis, here, "dt", "sigma_ratio_continuous", color=RED, marker="D", label="continuous ones")
         axis.axhline(1.0, color="0.5", lw=1, ls=":")
         axis.set_xscale("log")
-        axis.set(xlabel="time step (s)", ylabel="$\\sigma_U$ / target", title="effect of the time step")
+        places = sorted({float(r.setting["dt"] or 0.0) for r in here})
+        axis.set_xticks(places, [f"{1e3 * place:g}" for place in places])
+        axis.set(xlabel="time step (ms)", ylabel="$\\sigma_U$ / target", title="effect of the time step")
 
 
 @dataclass(frozen=True)
