@@ -483,6 +483,14 @@ def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
     assert list(diagnose(model, x, labels=labels, time=time)) == []
 
 
+def test_what_is_random_in_a_model_is_no_state() -> None:
+    model = nn.Sequential(nn.Dropout(0.3), *own(40, 64, 4))
+    found = diagnose(started(model, spikes(100, 16, 40)), spikes(100, 16, 40), labels=torch.arange(16) % 4)
+    assert list(found) == []
+    assert found.report is not None
+    assert "is a pair" not in str(found.report)
+
+
 def test_a_code_by_times_alone_is_no_noise() -> None:
     """Each channel fires once in each sample, whatever it says."""
     first = torch.randint(100, (16, 40), generator=torch.Generator().manual_seed(0))

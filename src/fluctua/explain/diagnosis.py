@@ -1,6 +1,7 @@
 """Why a network does not learn: one run of it, looked at by many small checks."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ def diagnose(
         network = Network.of(
             model, given, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
         )
+        network = replace(network, notes=tuple(note for note in network.notes if not pair or "is a pair" not in note))
         check_values(network.batch)
     except (BatchError, WiringError) as error:
         return Diagnosis((_refused(error, time),))

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from fluctua.explain.watching import reaching
 from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network
-from fluctua.network.preserve import only_requiring_grad
+from fluctua.network.preserve import gpus_of, only_requiring_grad
 from fluctua.network.run import hooked, named_parameters_of, parameters_of, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.inspection import inspect_network
@@ -112,16 +112,14 @@ def gather(
     spikes: dict[str, list[Tensor]] = {p.name: [] for p in network.populations}
     handles = [handle for p in network.populations for handle in _listening(p, currents[p.name], spikes[p.name])]
     with network.preserved(), only_requiring_grad(parameters_of(network.model), None), parametrize.cached():
-        draws = torch.get_rng_state()
-        with hooked(handles):
+        with torch.random.fork_rng(gpus_of(network.model)), hooked(handles):
             output = network.forward(network.model, network.batch)
         learning = _learning(network.model, output, loss, labels)
         passed, lasting = (
             {p.name: _moved_by(currents[p.name], spikes[p.name], p, early) for p in network.populations}
             for early in (False, True)
         )
-        torch.set_rng_state(draws)
-        with torch.no_grad():
+        with torch.no_grad():  # with the same draws
             forgets = _same(output, network.forward(network.model, network.batch))
     activity = tuple(
         Activity(
