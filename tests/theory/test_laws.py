@@ -127,6 +127,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: WeightLaw(Exponential(), -HALF, HALF / 2),
         r"spread from their mean: Exponential\(\) of mean -0.5 needs the std 0.5, got 0.25",
     ),
+    "another spread, of tiny weights": (
+        lambda: WeightLaw(Exponential(), np.asarray(1e-10), np.asarray(5e-10)),
+        "weights of one sign have their spread from their mean",
+    ),
     "rows": (
         lambda: law(Normal(), np.zeros(3)).draw(np.random.default_rng(0), (4, 3)),
         r"the law has the shape \(3,\), the weights \(4, 3\)",

@@ -70,11 +70,28 @@ def test_scaling_scales_the_response_and_the_matrix_gives_the_kernel_back(
     assert back.dt == DT
 
 
-@pytest.mark.parametrize("delay", [0, 1, 3])
-def test_every_kernel_is_its_state_space_delayed(delay: int) -> None:
-    kernel = PspKernel.two_poles(1.5, 0.9, 0.6, DT, delay=delay)
+KERNELS = {
+    "two poles": PspKernel.two_poles(1.5, 0.9, 0.6, DT, delay=3),
+    "one pole": PspKernel.one_pole(2.0, 0.8, DT, delay=1),
+    "neurons of two poles": PspKernel.exponential(np.array([10e-3, 20e-3, 30e-3]), 5e-3, DT),
+    "neurons of one pole": PspKernel.delta(np.array([10e-3, 20e-3, 30e-3]), DT),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_is_its_state_space_delayed(name: str) -> None:
+    kernel = KERNELS[name]
     system = kernel.system()
     assert system is not None
     matrix, after = system
     eps = StateSpaceKernel.of(matrix, DT).response(50 - after)
-    np.testing.assert_allclose(kernel.response(50), np.concatenate([np.zeros(after), eps]), rtol=1e-12, atol=1e-15)
+    expected = np.concatenate([np.zeros((after, *eps.shape[1:])), eps])
+    np.testing.assert_allclose(kernel.response(50), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_one_neuron_needs_no_axis_of_neurons() -> None:
+    several = drawn(0, 2, readout=True, direct=True)
+    matrix, _ = several.system()
+    one = StateSpaceKernel.of(matrix[0], DT)
+    for name in ("eps_bar", "eps_hat", "lag_one"):
+        assert getattr(one, name) == pytest.approx(getattr(several, name)[0], rel=1e-9)
