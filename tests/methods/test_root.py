@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluctua.methods.root import find_root
+from fluctua.methods.root import find_crossing, find_root
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -151,3 +151,10 @@ def test_points_that_cannot_be_evaluated_are_stepped_around(function: Function, 
     assert len(counted.asked) <= 25
     assert np.isfinite(x).all()
     assert all(np.isfinite(asked).all() for asked in counted.asked)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_a_crossing_is_found_whatever_the_slope(power: float) -> None:
+    seen = find_crossing(lambda x: power * (x - 1.7), 0.0, -0.1, enough=1e-3, calls=12)
+    assert min(map(abs, seen.values())) < 1e-3
+    assert len(seen) <= 4
