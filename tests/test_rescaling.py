@@ -76,7 +76,7 @@ def test_the_target_is_met_by_one_factor_and_one_offset_for_each_population(name
     report = rescale(model, x, Target(mean=0.1, xi=1.5), per_neuron=False)
     for p in report:
         tolerance = 0.1 if name == "recurrent" else 2e-3
-        wanted = (0.1, 0.9 / 1.5) if p.threshold is not None else (0.0, 1.0)
+        wanted = (0.1, 0.9 / 1.5) if p.threshold is not None else (0.0, 0.1)
         if name != "thresholds that differ" or p.threshold is None:
             assert (p.mu_u, p.sigma_u) == pytest.approx(wanted, abs=tolerance)
         for q in p.pathways:
@@ -112,7 +112,7 @@ def test_without_biases_the_factor_alone_brings_xi() -> None:
         assert p.threshold is not None
         assert (p.threshold - p.mu_u) / p.sigma_u == pytest.approx(1.5, rel=1e-3)
     assert report[0].mu_u > 0.1
-    assert report[2].sigma_u == pytest.approx(1.0, rel=1e-3)
+    assert report[2].sigma_u == pytest.approx(0.1, rel=1e-3)
 
 
 def test_without_biases_each_neuron_is_brought_to_xi_of_its_own() -> None:
@@ -204,7 +204,7 @@ def test_neurons_that_have_lost_all_weights_stay_of_the_size_of_the_others() -> 
 def test_weights_of_two_bits_are_brought_to_the_target_on_their_grid() -> None:
     model = dense()
     report = rescale(model, batch(), grid=Grid(bits=2))
-    assert [p.sigma_u for p in report] == pytest.approx([1.0] * 3, rel=1e-3)
+    assert [p.sigma_u for p in report] == pytest.approx([1.0, 1.0, 0.1], rel=1e-3)
     assert all(len(set(layer(model, k).weight.flatten().tolist())) <= 4 for k in (0, 2, 4))
 
 

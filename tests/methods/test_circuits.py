@@ -205,7 +205,7 @@ def test_stacks_and_feature_maps_hold_their_targets() -> None:
     stack.extend([nn.Linear(48, 3), LI(0.1)])
     maps = nn.Sequential(recurrent_conv_block(2, 8, LIF, kernel=5, stride=2), recurrent_conv_block(8, 8, LIF, kernel=3))
     for model, x in ((stack, poisson()), (maps, spikes(200, 8, 2, 40, p=0.05))):
-        report = fluctua.initialize(model, x, method=Measured(alpha=0.8), seed=0)
+        report = fluctua.initialize(model, x, readout=Target(sigma=1.0), method=Measured(alpha=0.8), seed=0)
         assert not [w for w in report.warnings if "misses" in w]
         for state in fluctua.inspect(model, x):
             assert state.mu_u == pytest.approx(0.0, abs=0.1)

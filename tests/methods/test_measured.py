@@ -105,7 +105,7 @@ def test_reaches_the_target_in_every_population(name: str, target: Target) -> No
     model, x = make(), spikes(*shape, p=0.1)
     fluctua.initialize(model, x, target, seed=0)
     for p in fluctua.inspect(model, x):
-        wanted = 1.0 if p.threshold is None else target.sigma or p.threshold / (target.xi or 1)
+        wanted = 0.1 if p.threshold is None else target.sigma or p.threshold / (target.xi or 1)
         assert p.mu_u == pytest.approx(0.0, abs=0.05 * wanted)
         # Time constants that differ by neuron are scaled by the theory of white input: 5 % holds for their mean.
         assert p.sigma_u == pytest.approx(wanted, rel=0.05 if name == "many time constants" else 1e-3)
@@ -126,8 +126,9 @@ def test_reaches_a_mean_other_than_zero(name: str) -> None:
 def test_balance_leaves_no_neuron_a_mean_of_its_own(name: str) -> None:
     make, shape = NETWORKS[name]
     model, x = make(), spikes(*shape, p=0.1)
-    balanced = fluctua.initialize(model, x, seed=0)
-    unbalanced = fluctua.initialize(model, x, seed=0, method=Measured(balance=False))
+    loud = Target(sigma=1.0)
+    balanced = fluctua.initialize(model, x, readout=loud, seed=0)
+    unbalanced = fluctua.initialize(model, x, readout=loud, seed=0, method=Measured(balance=False))
     for p, q in zip(balanced, unbalanced, strict=True):
         assert p.sigma_across < 1e-4
         assert q.sigma_across > 0.2

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 import fluctua
 from fluctua.neurons import LI, LIF
@@ -119,3 +120,37 @@ def test_a_scale_that_is_met_at_once_is_left_as_it_is() -> None:
     model = nn.Sequential(nn.Linear(N, 2 * UNITS, bias=False), nn.MaxPool1d(2), LIF(), nn.Linear(UNITS, 3), LI())
     fluctua.initialize(model, BATCH, Target(sigma=0.5), seed=0)
     assert sigma(free_potentials(model, BATCH)["2"]) == pytest.approx(0.5, rel=0.02)
+
+
+class Bounded(nn.Module):
+    def forward(self, w: Tensor) -> Tensor:
+        return torch.tanh(w)
+
+
+def parametrised(function: nn.Module) -> nn.Module:
+    layer = nn.Linear(N, UNITS, bias=False)
+    parametrize.register_parametrization(layer, "weight", function)
+    return network(layer)
+
+
+def test_what_a_parametrised_weight_is_computed_from_is_iterated() -> None:
+    torch.manual_seed(0)
+    model = parametrised(Bounded())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert [q.name for q in report["1"].pathways] == ["0.parametrizations.weight.original"]
+    assert sigma(free_potentials(model, BATCH)["1"]) == pytest.approx(1.0, rel=0.03)
+
+
+class Exponential(nn.Module):
+    def forward(self, w: Tensor) -> Tensor:
+        return w.exp()
+
+
+@pytest.mark.parametrize("function", [Exponential(), nn.Softplus()], ids=["exp", "softplus"])
+def test_weights_that_no_size_brings_near_nothing_stay_as_they_are(function: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = parametrised(function)
+    before = model.get_parameter("0.parametrizations.weight.original").detach().clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert torch.equal(model.get_parameter("0.parametrizations.weight.original"), before)
+    assert any("0.weight was skipped: parametrised" in note for note in report.notes)

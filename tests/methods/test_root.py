@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluctua.methods.root import find_root
+from fluctua.methods.root import find_crossing, find_root
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -159,3 +159,10 @@ def test_where_nothing_converges_every_call_that_is_allowed_is_made(calls: int) 
     _, residual = find_root(function, np.array([0.3]), enough=1e-3, calls=calls)
     assert len(function.asked) == calls
     assert residual == function.best()[1]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_a_crossing_is_found_whatever_the_slope(power: float) -> None:
+    seen = find_crossing(lambda x: power * (x - 1.7), 0.0, -0.1, enough=1e-3, calls=12)
+    assert min(map(abs, seen.values())) < 1e-3
+    assert len(seen) <= 4

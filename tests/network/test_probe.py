@@ -363,3 +363,26 @@ def test_what_spikes_do_not_bear_out_is_refused(stated: dict[str, Any], words: s
 def test_a_potential_is_found_or_stated() -> None:
     with pytest.raises(ValueError, match="needs membrane=, where its potential is found, or decay="):
         ProbedNeuron(threshold=1.0)
+
+
+class Insisting(nn.Module):
+    """Its first call wants the state, one tensor or several as one argument."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+
+    def forward(self, x: torch.Tensor, state: Any) -> Any:
+        u = 0.9 * (state[0] if self.packed else state) + x
+        spikes = fluctua.neurons.spike(u - 1.0)
+        u = u * (1 - spikes)
+        return spikes, (u, u) if self.packed else u
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_state_that_the_first_call_insists_on_is_zero_or_stated(packed: bool) -> None:
+    start = (lambda module, x: ((torch.zeros_like(x),) * 2,)) if packed else None
+    membrane = (lambda module, output: output[1][0]) if packed else 1
+    spec = ProbedNeuron(threshold=1.0, membrane=membrane, passes_state=True, start=start)
+    facts = probe(Insisting(packed), spec, Timing(None, 50))
+    np.testing.assert_allclose(facts.kernel.response(5), 0.9 ** np.arange(5), rtol=1e-6)

@@ -161,10 +161,10 @@ def test_the_default_target_of_a_readout_is_that_of_what_it_is_trained_for() -> 
     model = nn.Sequential(nn.Linear(40, 30), LIF(), nn.Linear(30, 2), LI())
     values = 3.0 + 0.5 * torch.randn(BATCH.shape[1], 2, generator=torch.Generator().manual_seed(0))
     wanted = {
-        "x alone": (BATCH, 1.0),
-        "classes": ((BATCH, torch.arange(BATCH.shape[1]) % 2), 1.0),
+        "x alone": (BATCH, 0.1),
+        "classes": ((BATCH, torch.arange(BATCH.shape[1]) % 2), 0.1),
         "values": ((BATCH, values), 0.1 * float(values.std(correction=0))),
-        "one value": ((BATCH, torch.ones(BATCH.shape[1])), 1.0),
+        "one value": ((BATCH, torch.ones(BATCH.shape[1])), 0.1),
     }
     for name, (batch, sigma) in wanted.items():
         report = fluctua.initialize(model, batch, seed=0)

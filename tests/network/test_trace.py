@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from fluctua.layers import OverTime
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
+from fluctua.network.network import Network
 from fluctua.network.preserve import preserved
 from fluctua.network.run import hooked
 from fluctua.neurons import LIF
@@ -539,3 +540,22 @@ def test_a_neuron_that_is_not_called_with_a_current_is_refused(current: Any) -> 
             return self.lif_a(current)
 
     refused(Odd(), r"the neuron lif_a was not called with a current \[T, B, \.\.\.\] as its first argument$")
+
+
+class Adapted(nn.Module):
+    """A layer beside weights of its own, as adapters have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(20, 16)
+        self.down, self.up = nn.Parameter(torch.randn(2, 20)), nn.Parameter(torch.randn(16, 2))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+def test_what_holds_a_layer_and_weights_of_its_own_is_one_layer() -> None:
+    model = nn.Sequential(Adapted(), LIF())
+    population = Network.of(model, (torch.rand(30, 4, 20) < 0.2).float()).populations[0]
+    assert [q.name for q in population.pathways] == ["0.up", "0.base.weight"]
+    assert [q.bias_name for q in population.pathways] == ["base.bias", "base.bias"]

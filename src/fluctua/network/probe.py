@@ -53,9 +53,8 @@ class ProbedNeuron:
             `[B, T, *N]` ("second").
         reset: brings the module to rest: the name of a method, or a function of the module. None where it keeps nothing
             between trials.
-        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes. What
-            it insists on in the first call is zero for each of its arguments, or what `start` says.
-        start: that state, a function of module and current `[B, *N]`, where it is more than a tensor for an argument.
+        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
+        start: of a call that insists on that, what comes first, a function of module and current; default: zeros.
         shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
         decay: without `membrane`, what is left of the potential after a step, or the attribute that holds it.
         decay_syn: the same of a synaptic current in front, if there is one.
@@ -102,11 +101,10 @@ class ProbedNeuron:
 
     def first_state(self, module: nn.Module, x: Tensor) -> tuple[Any, ...]:
         """What the first call takes behind the current `x`."""
-        if not self.passes_state or self.start is not None:
-            return () if self.start is None else self.start(module, x)
-        arguments = [*signature(module.forward).parameters.values()][1:]
-        positional = (a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD))
-        return tuple(torch.zeros_like(x) for a in positional if a.default is a.empty)
+        if self.start is not None or not self.passes_state:
+            return self.start(module, x) if self.start else ()
+        behind = [*signature(module.forward).parameters.values()][1:]
+        return tuple(torch.zeros_like(x) for a in behind if a.default is a.empty and a.kind < a.VAR_POSITIONAL)
 
     def theta(self, module: nn.Module) -> Any:
         """The threshold, as it is kept.

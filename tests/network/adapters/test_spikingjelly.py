@@ -220,3 +220,14 @@ def test_images_shown_for_some_steps_are_as_the_loop_of_a_user_shows_them(mode: 
         u = simulated(model, p.name, mine)
         assert (float(u.mean()), float(u.std(correction=0))) == pytest.approx((p.mu_u, p.sigma_u), abs=1e-3)
         assert (p.mu_u, p.sigma_u) == pytest.approx((0.0, 1.0), abs=0.02)
+
+
+def test_potentials_that_a_neuron_stores_are_no_part_of_its_step() -> None:
+    nodes = [neuron.IFNode(store_v_seq=True), neuron.IFNode()]
+    reports = []
+    for node in nodes:
+        torch.manual_seed(0)
+        model = nn.Sequential(layer.Linear(48, 64), node)
+        functional.set_step_mode(model, "m")
+        reports.append(fluctua.initialize(model, flat(), seed=0))
+    assert reports[0]["1"].sigma_u == reports[1]["1"].sigma_u == pytest.approx(1.0, rel=1e-3)
