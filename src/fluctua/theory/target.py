@@ -73,9 +73,9 @@ class Target:
             object.__setattr__(self, "xi", 1.0)
         for name, value in given.items():
             if not 1 / _LARGEST <= number(value) <= _LARGEST:
-                raise ValueError(f"a target's {name} must be a positive number, 1e-15 to 1e15, got {value!r}")
+                raise ValueError(f"a target's {name} must be a positive number, got {value!r}: take 1e-15 to 1e15")
         if not abs(number(self.mean)) <= _LARGEST:
-            raise ValueError(f"a target's mean must be a number, at most 1e15 in size, got {self.mean!r}")
+            raise ValueError(f"a target's mean must be a finite number, got {self.mean!r}: take -1e15 to 1e15")
 
     def sigma_u(self, threshold: ArrayLike | None, kernel: PspKernel) -> Array:
         """`sigma_U` for neurons with that threshold and kernel; shape `[]`, or `[*N]` where either differs by neuron.
