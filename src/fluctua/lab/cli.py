@@ -226,7 +226,7 @@ def train(
 
 def _said(ctx: typer.Context) -> set[str]:
     """Names of the settings that the command line has, and not by default."""
-    said = {name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")}
+    said = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
     target = {"target"} if said & {"xi", "rate"} else set[str]()
     return said - {"data", "test", "out", "resume", "json", "xi", "rate"} | target
 
