@@ -90,7 +90,9 @@ def started(model: nn.Module, x: Tensor, **more: Any) -> nn.Module:
 
 
 def snn_conv(**unlike: bool) -> nn.Module:
-    return started(SnnConv(1.0, 0.9, 1, 8, 8, **unlike), images(8, 1, 12, 12), time=None)
+    return started(
+        SnnConv(1.0, 0.9, 1, 8, 8, **unlike), images(8, 1, 12, 12), time=None, readout=fluctua.Target(sigma=1.0)
+    )
 
 
 def snn_dense(*widths: int, beta: float = 0.9, threshold: float = 1.0, **options: Any) -> nn.Sequential:

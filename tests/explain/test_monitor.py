@@ -161,10 +161,10 @@ def test_a_step_that_is_seen_again_counts_as_it_was_last(tmp_path: Path) -> None
     append_rows(file, [{"step": k, "population": "1", "rate": 1.0} for k in (0, 1)])
     append_rows(file, [{"step": 1, "population": "1", "rate": 2.0}])
     assert [row["rate"] for row in read_rows(file)] == [1.0, 2.0]
+    assert len(file.read_text().splitlines()) == 3
     with file.open("ab") as opened:
         opened.write(b"\n1\n[]\n{}\n\xff\xfe\n" + b"[" * 50 + b"\n")
     assert [row["rate"] for row in read_rows(file)] == [1.0, 2.0]
-    assert len(file.read_text().splitlines()) == 3
 
 
 class Writer:

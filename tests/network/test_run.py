@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 import fluctua
+from fluctua import Target
 from fluctua.layers import OverTime
 from fluctua.methods import Poisson
 from fluctua.network.preserve import only_requiring_grad, preserved
@@ -163,7 +164,7 @@ READERS: dict[str, Callable[[nn.Module], Any]] = {
     "inspect with a loss": lambda model: fluctua.inspect(model, batch(), loss=lambda u: u.square().mean()),
 }
 WRITERS: dict[str, Callable[[nn.Module], Any]] = {
-    "measured": lambda model: fluctua.initialize(model, batch(), seed=0),
+    "measured": lambda model: fluctua.initialize(model, batch(), readout=Target(sigma=1.0), seed=0),
     "poisson": lambda model: fluctua.initialize(model, batch(), method=Poisson(nu=10.0), seed=0),
 }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fluctua.neurons.leaky import State
 from fluctua.neurons.steps import LeakyStep, Reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
-from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors
+from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 from fluctua.timeloop.engines import integrate, widened
 
 
@@ -40,13 +40,13 @@ class LoopParameters:
     @property
     def dynamics(self) -> Dynamics:
         """The step and its constants."""
-        q, kind, of_w = self.adaptation, None, tuple[Tensor | None, ...]()
+        q, kind, of_w = self.adaptation, None, []
         if q is not None:
-            kind, of_w = "threshold" if q.coupling is None else "current", (q.decay, q.strength, q.coupling)
+            kind, of_w = "threshold" if q.coupling is None else "current", [q.decay, q.strength, q.coupling]
         reset = self.reset if self.spiking else None
         firing: Any = reset, self.spiking and self.differentiable_reset, self.surrogate, kind
         constants = [c for c in (self.decay_mem, self.decay_syn, self.threshold, *of_w) if c is not None]
-        step = LeakyStep(self.decay_syn is not None, *firing)
+        step = step_for(LeakyStep, self.decay_syn is not None, *firing)
         return Dynamics(step, tuple(constants), sum(self._has), spiking=self.spiking)
 
     def parts(self, state: State) -> Tensors:

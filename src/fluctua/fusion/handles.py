@@ -65,11 +65,7 @@ class Handle(Tensor):
         if name in operations.FACTS or func in operations.PROPERTIES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if (
-            name in operations.PLAIN_LIKE
-            and isinstance(args[0], Handle)
-            and not any(True for _ in handles_in(args[1:]))
-        ):
+        if name in operations.PLAIN_LIKE and isinstance(args[0], Handle) and next(handles_in(args[1:]), None) is None:
             with torch._C.DisableTorchFunctionSubclass():
                 like = args[0]
                 small = args[0].node.like.new_empty(()).expand(like.shape)

@@ -353,8 +353,8 @@ class FreePotential:
         """The part of U that does not scale is too large already: `noise` times `sigma_u`."""
         p = self.population
         sigma = float(self.sigma.double().square().mean().sqrt())
-        if not any(q.skipped_because for q in p.pathways) and not p.unweighted:
-            distance = abs(target.mean - p.neuron.rest)
+        distance = abs(target.mean - p.neuron.rest)
+        if distance and not any(q.skipped_because for q in p.pathways) and not p.unweighted:
             check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest, f" for {p.name}")
         fixed, wanted = _told_apart(noise * sigma, sigma)
         raise InfeasibleTargetError(

@@ -81,7 +81,10 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
     output, *_ = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
     sections = layers[-1].sections
-    return (output,) if len(sections) == 1 else tuple(output.split(sections, 2))  # type: ignore[no-untyped-call]
+    if len(sections) == 1:
+        return (output,)
+    # Each with a history of its own, by which a population is told from the other.
+    return tuple(part.view_as(part) for part in output.split(sections, 2))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,10 +111,11 @@ class Recorder(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self.seconds = self.timer.time_elapsed()
         checkpoint["fluctua"] = {
             "format": FORMAT,
             "history": self.history,
-            "seconds": self.timer.time_elapsed(),
+            "seconds": self.seconds,
             "run": self.description.plain(),
             "best": self.best,
         }

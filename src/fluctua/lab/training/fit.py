@@ -142,7 +142,6 @@ def _fit(
                 folder.result.unlink(missing_ok=True)  # that of fewer epochs
                 classifier.train()
                 trainer.fit(classifier, datamodule=data, ckpt_path=recorder.resume_from)
-                recorder.seconds = recorder.timer.time_elapsed()
             folder.load_weights(model)
             classifier.eval()
             test = _test(trainer, classifier, data)
