@@ -69,11 +69,10 @@ def worker(name: str, way: str, threads: int) -> None:
 
 def without_events() -> None:
     """Let no weight be added up spike by spike in this process."""
-    from fluctua.fusion import nodes
-    from fluctua.layers import over_time
+    from fluctua.fusion import folding, nodes
 
     setattr(nodes.Product, "joins", False)  # noqa: B010
-    setattr(over_time, "MAX_DENSITY", 0.0)  # noqa: B010
+    setattr(folding, "_FEW", 0.0)  # noqa: B010
 
 
 def measured(name: str, threads: int, rounds: int) -> dict[str, dict[str, float]]:

@@ -13,6 +13,12 @@ from fluctua.layers.over_time import PIECE, convolved_by_events
 
 CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
 
+_FEW = 0.1
+"""Share of entries that are not zero above which frames whose channels come last are convolved as they are.
+
+Measured with `benchmarks/fuse.py`: at 4 % a sum over spikes makes a step 1.5 times faster, at 20 % 1.2 times slower.
+"""
+
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 Bound = Callable[[Mapping[Node, Tensor]], Arguments]
 """The arguments of a call with these tensors in the place of steps of nodes."""
@@ -75,7 +81,7 @@ def convolved(func: Callable[..., Any], frames: Tensor, *others: Any, **options:
 
     def by_events() -> Tensor:
         demand_eager(frames)
-        return convolved_by_events(frames, *others, **options)
+        return convolved_by_events(frames, *others, **options, max_density=_FEW)
 
     found = plan("a convolution of a sequence", by_events)
     if found is not None:

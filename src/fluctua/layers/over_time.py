@@ -85,6 +85,7 @@ def convolved_by_events(
     padding: Window | str = 0,
     dilation: Window = 1,
     groups: int = 1,
+    max_density: float = MAX_DENSITY,
 ) -> Tensor:
     """As `torch.nn.functional.conv1d` or `conv2d` of frames `[F, channels, ...]`, a sum over their spikes.
 
@@ -106,9 +107,9 @@ def convolved_by_events(
 
     from fluctua.timeloop.events_conv import convolved, spikes_of
 
-    spikes = spikes_of(x, MAX_DENSITY)
+    spikes = spikes_of(x, max_density)
     if spikes is None:
-        raise Unfused(f"more than {MAX_DENSITY:.0%} of the input is not zero")
+        raise Unfused(f"more than {max_density:.0%} of the input is not zero")
     out = convolved(x, spikes, weight, bias, stride, padding)  # type: ignore[arg-type]
     return out.squeeze(2) if axes == 1 else out
 
