@@ -85,6 +85,7 @@ def convolved_by_events(
     padding: Window | str = 0,
     dilation: Window = 1,
     groups: int = 1,
+    *,
     max_density: float = MAX_DENSITY,
 ) -> Tensor:
     """As `torch.nn.functional.conv1d` or `conv2d` of frames `[F, channels, ...]`, a sum over their spikes.
