@@ -69,12 +69,28 @@ def loss_of(output: Any) -> Tensor:
     return torch.stack([(t * torch.linspace(0.5, 1, t.numel()).view_as(t)).sum() for t in parts]).sum()
 
 
-def passed(call: Callable[[Tensor], Any], model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+def passed(call: Callable[[Tensor], Any], model: nn.Module, x: Tensor) -> "Passed":
     rested(model)
     output = call(x)
     parameters = [p for p in nn.Module.parameters(model) if p.requires_grad]
     gradients = torch.autograd.grad(loss_of(output), parameters, allow_unused=True)
     return [t.detach() + 0 for t in tensors(output)], list(gradients)
+
+
+Passed = tuple[list[Tensor], list[Tensor | None]]
+
+
+def assert_same_passes(ours: Passed, theirs: Passed, *, may_lack_zeros: bool = False) -> None:
+    """Outputs and gradients are alike; `may_lack_zeros`: of a gradient that is zero there may be none instead."""
+    (mine, gradients), (truth, their_gradients) = ours, theirs
+    assert any(t.any() for t in truth)
+    for a, b in zip(mine, truth, strict=True):  # sums in another order: a rounding of single precision
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+    largest = max(float(h.abs().max()) for h in their_gradients if h is not None)
+    for g, h in zip(gradients, their_gradients, strict=True):
+        if h is not None and (h.any() or not may_lack_zeros):
+            assert g is not None
+            torch.testing.assert_close(g, h, rtol=1e-3, atol=1e-5 * largest)
 
 
 FRAMES = spikes(STEPS, SAMPLES, 2, 8, 8)

@@ -299,6 +299,7 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
+            compute([h.node for h in handles_in([args, kwargs])])
             given, options = _bound(args, kwargs, {})
             frames = func in CONVOLUTIONS and isinstance(args[0], Whole) and args[0].ndim == CONVOLUTIONS[func]
             result = convolved(func, *given, **options) if frames else as_pooled(func, func(*given, **options))

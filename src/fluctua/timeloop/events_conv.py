@@ -120,7 +120,9 @@ class _Convolution(Operation):
 
 def _gathered(window: Window, spikes: SpikeBatch, last: bool, weight: Tensor, bias: Tensor | None) -> Tensor:
     frames, dtype = spikes.shape[0], weight.dtype
-    out = frames_of((frames, *window.shape), dtype, last)
+    outputs, *places = window.shape
+    shape = (frames, *places, outputs) if last else (frames, outputs, *places)
+    out = pool.empty(shape, dtype)
     rows = window.rows(weight)
     offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
     arrays, memory = spikes.arrays(dtype), flat(out)
@@ -130,7 +132,7 @@ def _gathered(window: Window, spikes: SpikeBatch, last: bool, weight: Tensor, bi
             kernels.gather(*arrays, window.geometry, rows, offset, first, stop, memory, last)
 
     over_samples(work, frames, _BLOCK)
-    return out
+    return out.movedim(3, 1) if last else out
 
 
 def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Tensor:
@@ -145,13 +147,6 @@ def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Ten
         return [total]
 
     return window.weight_of(*added(over_samples(work, len(g), _BLOCK)))
-
-
-def frames_of(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
-    """Memory for frames `[F, channels, rows, columns]`."""
-    if not last:
-        return pool.empty(shape, dtype)
-    return pool.empty((shape[0], *shape[2:], shape[1]), dtype).movedim(3, 1)
 
 
 def _spread(window: Window, weight: Tensor, last: bool, g: Tensor) -> Tensor:

@@ -173,10 +173,10 @@ class RunFolder:
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all that a model's state holds, on the CPU; of names that share one tensor, the first."""
     first: dict[tuple[Any, ...], str] = {}
-    for name, value in model.state_dict().items():
+    state = model.state_dict()
+    for name, value in state.items():
         place = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
         first.setdefault(place if value.numel() else (name,), name)
-    state = model.state_dict()
     return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in first.values()}
 
 
