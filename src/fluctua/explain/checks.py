@@ -30,8 +30,8 @@ def named_input(e: Evidence) -> Iterator[Finding]:
     if x is None or first is None:
         return
     largest = float(x.detach().abs().max())
-    size = first.state.sigma_u / abs(first.state.threshold or 1.0)
-    if largest >= 10 and max(size, abs(first.state.mu_u) / abs(first.state.threshold or 1.0)) > LARGE:
+    size = _in_thresholds(first.state, first.state.sigma_u)
+    if largest >= 10 and max(size, _in_thresholds(first.state, first.state.mu_u)) > LARGE:
         kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
         said = (
             f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "
@@ -45,6 +45,11 @@ def named_input(e: Evidence) -> Iterator[Finding]:
             "sample: look at how it was encoded, such as by values above 1 taken for probabilities"
         )
         yield Finding("input", "", said, "# encode the samples again, from values between 0 and 1")
+
+
+def _in_thresholds(p: PopulationState, potential: float) -> float:
+    """The size of a potential in units of the threshold, of a readout as it is."""
+    return abs(potential) / abs(p.threshold or 1.0)
 
 
 def noise(e: Evidence) -> Iterator[Finding]:
@@ -188,7 +193,7 @@ def late(e: Evidence) -> Iterator[Finding]:
 
 def growth(e: Evidence) -> Iterator[Finding]:
     """Fluctuations that grow with depth, or a population that drives itself."""
-    sizes = [(a, a.state.sigma_u / abs(a.state.threshold or 1.0)) for a in e.spiking]
+    sizes = [(a, _in_thresholds(a.state, a.state.sigma_u)) for a in e.spiking]
     for a, size in sizes:
         shares = {q.name: q.share or 0.0 for q in a.state.pathways}
         loops = [q for q in a.population.pathways if q.recurrent]
