@@ -4,9 +4,9 @@ import ast
 import doctest
 import math
 import re
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -116,7 +116,7 @@ API = sorted((DOCS / "api").glob("*.md"))
 def test_every_public_name_is_on_a_page_of_the_api() -> None:
     """Of the library; the laboratory's are those that the pages list."""
     listed = re.findall(r"^::: (\S+)$", "\n".join(page.read_text() for page in API), re.MULTILINE)
-    documented = {id(value_of(name)) for name in listed}
+    documented = {id(resolve_name(name)) for name in listed}
     assert len(set(listed)) == len(listed)
     assert sorted(name for name, value in public().items() if id(value) not in documented) == []
     overview = (DOCS / "api" / "index.md").read_text()
@@ -130,15 +130,9 @@ def test_every_name_of_the_api_has_an_example(page: Path) -> None:
     without = [
         name
         for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
-        if ">>>" not in (value_of(name).__doc__ or "") and not re.search(rf"\b{name.rpartition('.')[2]}\b", code)
+        if ">>>" not in (resolve_name(name).__doc__ or "") and not re.search(rf"\b{name.rpartition('.')[2]}\b", code)
     ]
     assert without == []
-
-
-def value_of(path: str) -> Any:
-    """The object of that path."""
-    home, _, name = path.rpartition(".")
-    return getattr(import_module(home), name)
 
 
 def test_every_error_of_the_package_is_explained() -> None:

@@ -6,7 +6,7 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.explain import Diagnosis, Finding, Monitor, diagnose
+    from fluctua.explain import Diagnosis, Monitor, diagnose
     from fluctua.fusion import fuse
     from fluctua.methods import fluctuation_driven_, initialize, measured_
     from fluctua.rescaling import rescale
@@ -18,7 +18,6 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "Diagnosis",
-    "Finding",
     "Monitor",
     "PspKernel",
     "Report",
@@ -38,7 +37,6 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Diagnosis": "fluctua.explain",
-        "Finding": "fluctua.explain",
         "Monitor": "fluctua.explain",
         "PspKernel": "fluctua.theory",
         "diagnose": "fluctua.explain",

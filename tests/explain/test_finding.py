@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fluctua import Diagnosis, Finding
-from fluctua.explain.finding import KINDS
+from fluctua import Diagnosis
+from fluctua.explain.finding import KINDS, Finding
 
 FOUND = Diagnosis(
     (

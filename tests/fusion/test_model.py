@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fluctua
-from fluctua.fusion import FusedModel, FuseError
+from fluctua.fusion import FuseError
+from fluctua.fusion.model import FusedModel
 from fluctua.fusion.population import Population
 from fluctua.timeloop import engine
 from shared.fused_networks import (

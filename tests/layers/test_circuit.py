@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import Circuit, DaleLayer, Recurrent, Synapse
+from fluctua.layers import DaleLayer, Recurrent
+from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.leaky import Firing
 from shared.circuit_loops import ByHand, populations_of, recurrent_by_hand

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fluctua
-from fluctua.layers import DaleLayer, keep_signs
-from fluctua.layers.dale import DaleError, SignedLinear, constrain_
+from fluctua.layers import DaleLayer
+from fluctua.layers.dale import DaleError, SignedLinear, constrain_, keep_signs
 from fluctua.methods import Measured, Poisson
 from fluctua.methods.method import Method
 from fluctua.neurons import LI

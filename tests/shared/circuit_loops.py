@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers import Circuit, DaleLayer, Recurrent
+from fluctua.layers import DaleLayer, Recurrent
+from fluctua.layers.circuit import Circuit
 from fluctua.neurons import AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.leaky import Firing, LeakyNeuron
 

@@ -5,11 +5,8 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.methods.baselines.classic import Kaiming, TorchDefault, Xavier
-    from fluctua.methods.baselines.ding import Ding
-    from fluctua.methods.baselines.ei_init import EIInit
+    from fluctua.methods.baselines.classic import Kaiming, Xavier
     from fluctua.methods.baselines.lsuv import LSUV
-    from fluctua.methods.baselines.micheli import Micheli
     from fluctua.methods.baselines.spikeinit import SpikeInit
     from fluctua.methods.baselines.tdbn import TdBN
     from fluctua.methods.measured import Measured
@@ -19,15 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LSUV",
-    "Ding",
-    "EIInit",
     "Kaiming",
     "Measured",
-    "Micheli",
     "Poisson",
     "SpikeInit",
     "TdBN",
-    "TorchDefault",
     "Xavier",
     "fluctuation_driven_",
     "initialize",
@@ -37,14 +30,10 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "Ding": "fluctua.methods.baselines.ding",
-        "EIInit": "fluctua.methods.baselines.ei_init",
         "Kaiming": "fluctua.methods.baselines.classic",
         "LSUV": "fluctua.methods.baselines.lsuv",
-        "Micheli": "fluctua.methods.baselines.micheli",
         "SpikeInit": "fluctua.methods.baselines.spikeinit",
         "TdBN": "fluctua.methods.baselines.tdbn",
-        "TorchDefault": "fluctua.methods.baselines.classic",
         "Xavier": "fluctua.methods.baselines.classic",
         "Measured": "fluctua.methods.measured",
         "Poisson": "fluctua.methods.poisson",

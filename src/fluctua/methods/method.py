@@ -75,20 +75,20 @@ class Method(ABC):
 
 _NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
-        "measured": ("Measured", {}),
-        "poisson": ("Poisson", {}),
-        "kaiming": ("Kaiming", {}),
-        "kaiming-relu": ("Kaiming", {"gain": sqrt(2)}),
-        "kaiming-folded": ("Kaiming", {"folded": True}),
-        "xavier": ("Xavier", {}),
-        "torch": ("TorchDefault", {}),
-        "ding": ("Ding", {}),
-        "micheli": ("Micheli", {}),
-        "spikeinit": ("SpikeInit", {}),
-        "spikeinit-sim": ("SpikeInit", {"simulated": True}),
-        "tdbn": ("TdBN", {}),
-        "lsuv": ("LSUV", {}),
-        "ei-init": ("EIInit", {}),
+        "measured": ("measured.Measured", {}),
+        "poisson": ("poisson.Poisson", {}),
+        "kaiming": ("baselines.classic.Kaiming", {}),
+        "kaiming-relu": ("baselines.classic.Kaiming", {"gain": sqrt(2)}),
+        "kaiming-folded": ("baselines.classic.Kaiming", {"folded": True}),
+        "xavier": ("baselines.classic.Xavier", {}),
+        "torch": ("baselines.classic.TorchDefault", {}),
+        "ding": ("baselines.ding.Ding", {}),
+        "micheli": ("baselines.micheli.Micheli", {}),
+        "spikeinit": ("baselines.spikeinit.SpikeInit", {}),
+        "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
+        "tdbn": ("baselines.tdbn.TdBN", {}),
+        "lsuv": ("baselines.lsuv.LSUV", {}),
+        "ei-init": ("baselines.ei_init.EIInit", {}),
     }
 )
 NAMES = tuple(_NAMED)
@@ -104,8 +104,9 @@ def method_of(method: Method | str, **options: Any) -> Method:
     if isinstance(method, str):
         if method not in _NAMED:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(NAMES)}")
-        name, defaults = _NAMED[method]
-        found: Any = getattr(import_module(__package__), name)(**defaults)  # the package hands on every method
+        path, defaults = _NAMED[method]
+        module, _, name = path.rpartition(".")
+        found: Any = getattr(import_module(f"{__package__}.{module}"), name)(**defaults)
     elif isinstance(method, Method):
         found = method
     else:

@@ -78,8 +78,8 @@ def participation_share(slope: Slope, mu_u: float = 0.0, sigma_u: float = 1.0, t
     Example:
         >>> for beta in (2.5, 20.0):
         ...     print(f"{participation_share(SUPERSPIKE.slope(beta)):.2f}")
-        0.46
-        0.12
+        0.39
+        0.07
     """
     mean, square = (float(_gaussian_mean(f, mu_u, sigma_u, threshold)) for f in (slope, lambda x: slope(x) ** 2))
     return mean**2 / square if square > 0 else 0.0

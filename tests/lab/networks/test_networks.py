@@ -21,9 +21,9 @@ from fluctua.lab.networks import (
     network,
 )
 from fluctua.lab.training import TimeLoss
-from fluctua.layers import DaleLayer, Recurrent, keep_signs
+from fluctua.layers import DaleLayer, Recurrent
 from fluctua.layers.blocks import OneToOne
-from fluctua.layers.dale import SignedLinear
+from fluctua.layers.dale import SignedLinear, keep_signs
 from fluctua.methods.method import NAMES
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, SuperSpike
 from fluctua.theory import Target

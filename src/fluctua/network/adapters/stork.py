@@ -124,7 +124,7 @@ def _check(module: Any) -> None:
     if any(connection.constraints for connection in getattr(module, "afferents", ())):
         raise UnsupportedNeuronError(
             f"the group {module.name} cannot be initialised while its weights are constrained (Dale's law): use "
-            "stork's own initialiser of DalianLayer, or build the layer from fluctua.layers.Circuit"
+            "stork's own initialiser of DalianLayer, or build the layer from fluctua.layers.circuit.Circuit"
         )
 
 
