@@ -421,33 +421,6 @@ def test_half_precision_and_two_steps_are_enough() -> None:
 # -- what is refused --------------------------------------------------------------------------------------------
 
 
-class Bare(Layers):
-    """A weight without a layer, applied as `self.apply_weight` says."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(12, 20))
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.lif_a(self.function(x, self.w))
-
-
-BARE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "F.linear": F.linear,
-    "a matrix product": lambda x, w: x @ w.T,
-    "einsum": lambda x, w: torch.einsum("tbi,oi->tbo", x, w),
-    "a masked weight": lambda x, w: F.linear(x, w * (w.detach() > 0)),
-    "a scaled weight": lambda x, w: 2 * F.linear(x, w / w.norm()) + 1,
-    "a sum": lambda x, w: (x.unsqueeze(-2) * w).sum(-1),
-}
-
-
-@pytest.mark.parametrize("how", BARE)
-def test_a_weight_outside_a_layer_is_refused(how: str) -> None:
-    refused(Bare(BARE[how]), r"the weight model\.w feeds lif_a from outside a layer of its own.*such as nn\.Linear$")
-
-
 def test_a_weight_borrowed_from_a_layer_is_refused() -> None:
     class Tied(Layers):
         def forward(self, x: Tensor) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fluctua
-from fluctua.network import Network, WiringError
+from fluctua.network import Network
 from shared.spikes import spikes
 
 snn = pytest.importorskip("snntorch")
@@ -85,7 +85,7 @@ def test_an_offset_stays_and_its_effect_counts(name: str) -> None:
     assert float(u.std(correction=0)) == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_weight_that_makes_an_offset_of_raw_input_is_refused() -> None:
+def test_a_weight_that_makes_an_offset_of_raw_input_is_one_more_pathway() -> None:
     model = Changed(lambda h, p, t: h + BATCH[t] @ p, 40, UNITS)
-    with pytest.raises(WiringError, match=r"the weight model\.p feeds neuron from outside a layer of its own"):
-        Network.of(model, BATCH)
+    (population,) = Network.of(model, BATCH).populations
+    assert {q.name: q.sources for q in population.pathways} == {"fc.weight": ("input",), "p": ("input",)}

@@ -18,6 +18,7 @@ from fluctua.network.preserve import in_turn, preserved, silent_gradients
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, plain_call, recorded, tensors_in
 from fluctua.network.trace import Left, trace
+from fluctua.network.trace_pass import bare_parameters
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -114,14 +115,19 @@ class Network:
         chosen = own or over_time(model, taken.batch, known, time, steps)
         if active and by_default and not isinstance(chosen, WholeCall):
             _check_sequence(taken.batch, time)
-        found, left = _traced(model, taken, chosen, known, time)
+        running = chosen
+        if bare := bare_parameters(model, known.found_in(model)):
+            from fluctua.network.bare import BareWeights, WithLayers  # only networks with weights outside of layers
+
+            running = WithLayers(chosen, BareWeights(model, bare))
+        found, left = _traced(model, taken, running, known, time)
         for q in (q for p in found for q in p.pathways if q.weight.numel() == 0):
             raise WiringError(f"{q.name} has the shape {[*q.weight.shape]}: a population needs a neuron and an input")
         if found:
             _check_reading(found[0], taken, chosen, time, steps)
         notes = (*taken.notes, *(one.note for one in left))
         axis = time if by_default else "own"
-        return cls(model, taken.batch, chosen, tuple(with_recurrence(found)), left, notes, axis, spread=taken.spread)
+        return cls(model, taken.batch, running, tuple(with_recurrence(found)), left, notes, axis, spread=taken.spread)
 
     @property
     def groups(self) -> list[Group]:
@@ -215,7 +221,8 @@ def _traced(
 ) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
     """Two samples show the wiring as well as all of them, unless the model insists on more or there are labels."""
     batch, axis = taken.batch, 1 if time == 0 else 0
-    plain = plain_call in (forward, getattr(forward, "forward", None)) and taken.labels is None
+    inner = getattr(forward, "forward", None)
+    plain = plain_call in (forward, inner, getattr(inner, "forward", None)) and taken.labels is None
     if plain and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[axis] > 2:
         with suppress(Exception):  # what is wrong with the model shows on the whole batch too
             return trace(model, batch.narrow(axis, 0, 2).clone(), forward, known)

@@ -220,16 +220,19 @@ class Replay:
         idle = self._idle(populations)
         working = {p.module for p in (*self._done, *(populations if firing else ()))}
         calls: Counter[nn.Module] = Counter()
+        forwards = {p.module: self._answering(p.module, self._spikes, calls) for p in self._done}
+        for module in _weighted([*self._done, *self._stepwise]):
+            forwards[module] = self._answering(module, self._stand_in, calls, recall=module in idle)
+        forwards |= {p.module: self._assuming(p, calls) for p in self._stepwise if p.module not in working}
         with self._states.lent(), torch.random.fork_rng(self._gpus), only_requiring_grad(self._parameters, gradients):
-            for module in dict.fromkeys(p.module for p in self._done):
-                vars(module)["forward"] = self._answering(module, self._spikes, calls)
-            for module in _weighted([*self._done, *self._stepwise]):
-                vars(module)["forward"] = self._answering(module, self._stand_in, calls, recall=module in idle)
-            for p in self._stepwise:
-                if p.module not in working:
-                    vars(p.module)["forward"] = self._assuming(p, calls)
+            for module, forward in forwards.items():
+                vars(module)["forward"] = forward
             self._set_random(self._start)
-            self.forward(self.model, self.batch)
+            try:
+                self.forward(self.model, self.batch)
+            finally:
+                for module in forwards:  # that of the model's own modules comes back with their state
+                    del vars(module)["forward"]
 
     def _answering(
         self,

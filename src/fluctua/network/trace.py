@@ -91,10 +91,11 @@ def trace(
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
+    bare = forward.found(model, batch) if hasattr(forward, "found") else {}
     whole = set[nn.Module]()
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
-        record = observe(model, batch, forward, neurons, refused, whole)
+        record = observe(model, batch, forward, neurons, refused, whole, bare)
         roles = {}
         if record.inputs:
             from fluctua.network.roles import roles_in  # networks of common layers do without
@@ -103,7 +104,7 @@ def trace(
         told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of([*neurons, *refused]), names, record.no_weights)
         called = _population_names(neurons, names) | {module: names[module] for module in refused}
-        reader = _Reader(record, neurons | told, names, trainable, loose, called, {}, shown(record), roles)
+        reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, shown(record), roles)
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
@@ -185,7 +186,7 @@ class _Reader:
         stops = self.record.synapse_of.keys() | self.record.neuron_of.keys()
         before = behind(self.record.left[module], stops)
         synapses = dict.fromkeys(self.record.synapse_of[node] for node in before if node in self.record.synapse_of)
-        weights = [f"{self.names[m]}.{name}" for m in synapses for name in weight_names(m, self.record.no_weights)]
+        weights = [self._path(m, name) for m in synapses for name in weight_names(m, self.record.no_weights)]
         return Left(self.names[module], module, reason, tuple(synapses), tuple(weights))
 
     def _population(self, module: nn.Module, spec: PopulationSpec) -> Population:
@@ -235,7 +236,11 @@ class _Reader:
     def _gates(self, afferents: Afferents) -> Iterator[Pathway]:
         for synapse, sources in afferents.gates.items():
             for name in weight_names(synapse, self.record.no_weights):
-                yield Pathway(f"{self.names[synapse]}.{name}", synapse, name, self._origin(sources))
+                yield Pathway(self._path(synapse, name), synapse, name, self._origin(sources))
+
+    def _path(self, synapse: nn.Module, parameter: str) -> str:
+        """Name of a parameter in the model."""
+        return f"{self.names[synapse]}.{parameter}".lstrip(".")
 
     def _inner(self, module: nn.Module, draft: Pathway, population: str) -> Iterator[Pathway]:
         """The pathways of a synapse that the neuron module holds, as its adapter describes it."""
@@ -290,11 +295,10 @@ class _Reader:
             first, before = self._first(synapse, name, population, reading or Reading())
             reason = skipped or self._why_skipped_because(synapse, name, None if first == population else first)
             trunk = first if first != population and reading is not None and reading.adds_to(before) else None
-            path = f"{self.names[synapse]}.{name}"
             own = first == population or not set(before.norms) & set(reading.norms if reading else ())
             free = [id(p) in self.trainable for norm in more.get("norms", ()) for p in parameters_of(norm)]
             told |= {"skipped_because": reason, "trunk": trunk, "normed": own and bool(free) and all(free)}
-            yield Pathway(path, synapse, name, sources, **more | told)
+            yield Pathway(self._path(synapse, name), synapse, name, sources, **more | told)
 
     def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:
         """The first population that a weight feeds, and how it gets there."""

@@ -142,10 +142,11 @@ def observe(
     neurons: Neurons,
     refused: Collection[nn.Module],
     whole: Collection[nn.Module] = (),
+    bare: Collection[nn.Module] = (),
 ) -> TracedPass:
     """Run the model once and note who made what; of `refused` neurons, whose spikes alone count, what they hear.
 
-    What is `whole` is one layer, whatever it holds.
+    What is `whole` is one layer, whatever it holds; `bare` layers are no modules of the model.
 
     Raises:
         WiringError: see `fluctua.network.trace`.
@@ -212,7 +213,7 @@ def observe(
 
     no_layers = computing(model) | inside_of([*neurons, *refused]) | inside_of(whole)
     handles = []
-    for module in modules_of(model):
+    for module in (*modules_of(model), *bare):
         if module in neurons:
             handles.append(module.register_forward_pre_hook(before_neuron, with_kwargs=True))
             emitters = [spec.emitter for spec in neurons[module].values()]
@@ -345,6 +346,24 @@ def parametrised(module: nn.Module) -> list[str]:
     hooks = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
     computed: Any = module.parametrizations if parametrize.is_parametrized(module) else ()
     return [*computed, *hooks]
+
+
+def bare_parameters(model: nn.Module, neurons: Collection[nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters, by name, that networks own themselves: what holds neurons is no layer. Without a weight, none."""
+    inside = inside_of(neurons)
+    networks = [(path, m) for path, m in named_modules_of(model) if m not in inside and inside & {*modules_of(m)}]
+    lists = [
+        (f"{path}.{name}", child)
+        for path, network in networks
+        for name, child in network.named_children()
+        if isinstance(child, nn.ParameterList | nn.ParameterDict)
+    ]
+    found = {
+        f"{path}.{name}".lstrip("."): parameter
+        for path, module in (*networks, *lists)
+        for name, parameter in named_parameters_of(module, False)
+    }
+    return found if any(map(_is_weight, found.values())) else {}
 
 
 def loose_weights(

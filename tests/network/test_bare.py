@@ -1,0 +1,154 @@
+"""Laws of weights that a model applies itself: they are found, set and left alone as those of layers are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fluctua
+from fluctua.network import Network, ProbedNeuron, WiringError
+from fluctua.neurons import LI, LIF, spike
+from shared.spikes import spikes
+
+BATCH = spikes(60, 16, 40, p=0.05)
+MASK = (torch.rand(30, 40, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+Product = Callable[["Bare", Tensor], Tensor]
+
+
+class Bare(nn.Module):
+    """One population whose weight `w`, `[N, inputs]`, acts as `product` says; `b` and `mask` are there to be used."""
+
+    mask: Tensor
+
+    def __init__(self, product: Product) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.b, self.gain = nn.Parameter(torch.randn(30, 40)), nn.Parameter(torch.randn(30)), torch.tensor(2.0)
+        self.register_buffer("mask", MASK)
+        self.many = nn.ParameterList([torch.randn(30, 40)])
+        self.product, self.lif = product, LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.product(self, x))
+        return out
+
+
+PRODUCTS: dict[str, Product] = {
+    "a matrix product": lambda m, x: x @ m.w.T,
+    "matmul": lambda m, x: torch.matmul(x, m.w.t()),
+    "F.linear": lambda m, x: F.linear(x, m.w, m.b),
+    "einsum": lambda m, x: torch.einsum("tbi,oi->tbo", x, m.w),
+    "a mask": lambda m, x: x @ (m.w * m.mask).T,
+    "a gain and a sign": lambda m, x: -x @ (m.gain * m.w).T,
+    "parts": lambda m, x: torch.cat([x @ half.T for half in (torch.cat(m.w.chunk(2)),)], -1),
+    "an index": lambda m, x: x @ m.w[None][0].T,
+    "a list": lambda m, x: x @ m.many[0].T,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
+    model = Bare(PRODUCTS[name])
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert [(q.name, q.sources) for q in report["lif"].pathways] == [
+        ("many.0" if name == "a list" else "w", ("input",))
+    ]
+    with torch.no_grad():
+        u = _free(model.lif, PRODUCTS[name](model, BATCH))
+    assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.02)
+    assert float(u.mean((0, 1)).abs().max()) < 0.05  # balanced
+
+
+def _free(lif: LIF, current: Tensor) -> Tensor:
+    """The potential that never fires."""
+    never = LIF(tau_mem=float(lif.tau_mem), tau_syn=float(lif.tau_syn), threshold=1e9)
+    return never.simulate(current).potential
+
+
+def test_what_a_mask_takes_away_stays_zero() -> None:
+    model = Bare(PRODUCTS["a mask"])
+    fluctua.initialize(model, BATCH, seed=0)
+    assert bool(((model.w == 0) == (MASK == 0)).all())
+
+
+class Recurrent(nn.Module):
+    """A loop over time with two weights, in layers or bare."""
+
+    w_in: Any
+    w_rec: Any
+
+    def __init__(self, bare: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = {"w_in": nn.Linear(40, 30, bias=False), "w_rec": nn.Linear(30, 30, bias=False)}
+        for name, layer in layers.items():
+            setattr(self, name, layer.weight if bare else layer)
+        self.bare, self.neuron, self.out = bare, Neuron(), LI()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, u, found = x.new_zeros(x.shape[1], 30), x.new_zeros(x.shape[1], 30), []
+        for now in x:
+            current = now @ self.w_in.T + F.linear(z, self.w_rec) if self.bare else self.w_in(now) + self.w_rec(z)
+            z, u = self.neuron(current, u)
+            found.append(z)
+        return torch.stack(found)
+
+
+class Neuron(nn.Module):
+    def forward(self, current: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        u = 0.9 * u + current
+        z = spike(u - 1.0)
+        return z, u - z.detach()
+
+
+NEURONS: dict[type[nn.Module], ProbedNeuron] = {Neuron: ProbedNeuron(threshold=1.0, membrane=1, passes_state=True)}
+
+
+def test_a_loop_over_bare_weights_gets_those_of_its_twin_of_layers() -> None:
+    twin, model = Recurrent(bare=False), Recurrent(bare=True)
+    of_layers = fluctua.initialize(twin, BATCH[:30], neurons=NEURONS, seed=0)
+    report = fluctua.initialize(model, BATCH[:30], neurons=NEURONS, seed=0)
+    assert [(q.name, q.sources) for q in report["neuron"].pathways] == [("w_in", ("input",)), ("w_rec", ("neuron",))]
+    assert report["neuron"].sigma_u == pytest.approx(of_layers["neuron"].sigma_u, rel=1e-4)
+    for name in ("w_in", "w_rec"):
+        torch.testing.assert_close(getattr(model, name), getattr(twin, name).weight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_is_as_it_was() -> None:
+    model = Bare(PRODUCTS["F.linear"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    there, modules = set(vars(model)), list(model.modules())
+    fluctua.inspect(model, BATCH)
+    assert set(vars(model)) == there
+    assert list(model.modules()) == modules
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda m, x: (x.unsqueeze(-2) * m.w).sum(-1),  # no product of matrices
+        lambda m, x: x @ m.w.T + x.flip(0) @ m.w.T[:, :30],  # two of one weight
+    ],
+    ids=["a sum", "twice"],
+)
+def test_what_cannot_be_heard_is_refused(product: Product) -> None:
+    with pytest.raises(WiringError, match=r"the weight model\.w feeds lif from outside a layer of its own"):
+        Network.of(Bare(product), BATCH)
+
+
+def test_all_that_begins_with_a_network_serves_bare_weights() -> None:
+    model = Bare(PRODUCTS["F.linear"])
+    assert fluctua.initialize(model, BATCH, method="kaiming", seed=0)["lif"].pathways[0].name == "w"
+    assert fluctua.initialize(model, BATCH, seed=0)["lif"].sigma_u == pytest.approx(1.0, rel=0.01)
+    assert not fluctua.diagnose(model, BATCH).findings
+    with torch.no_grad():
+        model.w.mul_(3)
+    fluctua.rescale(model, BATCH, target=fluctua.Target())
+    assert fluctua.inspect(model, BATCH)["lif"].sigma_u == pytest.approx(1.0, rel=0.05)
