@@ -54,9 +54,8 @@ PRODUCTS: dict[str, Product] = {
 def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
     model = Bare(PRODUCTS[name])
     report = fluctua.initialize(model, BATCH, seed=0)
-    assert [(q.name, q.sources) for q in report["lif"].pathways] == [
-        ("many.0" if name == "a list" else "w", ("input",))
-    ]
+    weight = "many.0" if name == "a list" else "w"
+    assert [(q.name, q.sources) for q in report["lif"].pathways] == [(weight, ("input",))]
     with torch.no_grad():
         u = _free(model.lif, PRODUCTS[name](model, BATCH))
     assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.02)
@@ -64,9 +63,9 @@ def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
 
 
 def _free(lif: LIF, current: Tensor) -> Tensor:
-    """The potential that never fires."""
-    never = LIF(tau_mem=float(lif.tau_mem), tau_syn=float(lif.tau_syn), threshold=1e9)
-    return never.simulate(current).potential
+    """The potential of neurons that never fire."""
+    lif.threshold = 1e9
+    return lif.simulate(current).potential
 
 
 def test_what_a_mask_takes_away_stays_zero() -> None:

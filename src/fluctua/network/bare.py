@@ -108,10 +108,9 @@ class BareLayer(nn.Module):
     def __init__(self, product: _Made, owned: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
         self.product = product
-        last = Counter(path.rpartition(".")[2] for path in owned)
-        self.called = {
-            path: name if last[name := path.rpartition(".")[2]] == 1 else path.replace(".", "_") for path in owned
-        }
+        last = {path: path.rpartition(".")[2] for path in owned}
+        clear = len({*last.values()}) == len(last)
+        self.called = last if clear else {path: path.replace(".", "_") for path in owned}
         for path, parameter in owned.items():
             self.register_parameter(self.called[path], parameter)
 
