@@ -65,6 +65,7 @@ MET: dict[str, Callable[[], nn.Module]] = {
     "ternary": lambda: Layer(ternary),
     "sign, and the mean size": lambda: Layer(lambda w: w.sign() * w.abs().mean()),
     "sizes and a bias": lambda: Layer(torch.abs, bias=True, through=False),
+    "squares and a bias": lambda: Layer(torch.square, bias=True, through=False),
     "a current of one sign, and a bias behind": lambda: nn.Sequential(
         nn.Linear(N, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.MaxPool1d(2), nn.Linear(UNITS // 2, UNITS)
     ),

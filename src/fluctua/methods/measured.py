@@ -145,13 +145,20 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
     if off <= _NEAR and not best.any():
         return  # the weights are those of the solution
+    by_bias = solution.gain is not None and not solution.shift.values.keys() & {q.weight for q in potential.population.pathways}
+
+    def levelled(x: float) -> float:
+        off = measure(np.array([x, *best[1:]]))
+        if by_bias:  # which moves the mean by just as much
+            best[1] -= off[1]
+            off = measure(np.array([x, *best[1:]]))
+        return float(off[0])
+
     if off > _NEAR:
-        seen = find_crossing(
-            lambda x: float(measure(np.array([x, *best[1:]]))[0]), float(best[0]), -0.1, enough=_NEAR, calls=_CALLS
-        )
+        seen = find_crossing(levelled, float(best[0]), -0.1, enough=_NEAR, calls=_CALLS)
         if abs(seen[nearest := min(seen, key=lambda x: abs(seen[x]))]) <= _NEAR:
             best[0] = nearest
-    measure(best)
+    levelled(best[0])
 
 
 def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:
