@@ -448,6 +448,10 @@ def test_a_weight_outside_a_layer_is_refused(how: str) -> None:
     refused(Bare(BARE[how]), r"the weight model\.w feeds lif_a from outside a layer of its own.*such as nn\.Linear$")
 
 
+def test_a_scripted_layer_is_refused() -> None:
+    refused(nn.Sequential(torch.jit.script(nn.Linear(12, 20)), LIF()), r"torch\.jit cannot be observed \(0\): init")
+
+
 def test_a_weight_borrowed_from_a_layer_is_refused() -> None:
     class Tied(Layers):
         def forward(self, x: Tensor) -> Any:

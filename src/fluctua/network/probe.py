@@ -300,7 +300,8 @@ class _Bench:
                 failure = failure or error
         raise UnsupportedNeuronError(
             f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
-            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and give shape= where it needs one"
+            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and give shape= where it needs one, "
+            "start= where its first call does"
         ) from failure
 
     def _guesses(self) -> list[tuple[int, ...]]:

@@ -82,13 +82,20 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
+    scripted = [names[m] for m in names if isinstance(m, torch.jit.ScriptModule) and list(parameters_of(m, False))]
+    if scripted:
+        raise WiringError(
+            f"layers compiled by torch.jit cannot be observed ({', '.join(scripted)}): initialise the model before it "
+            "is scripted or traced, and load its state_dict then"
+        )
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
     if not neurons:
         kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours by "
-            "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
+            "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
+            "fluctua.measured_"
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     whole = set[nn.Module]()

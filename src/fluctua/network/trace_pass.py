@@ -295,13 +295,13 @@ def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[
     """The parents of a node without those that only scale or shift the others: parameters, and functions of them."""
     if operation not in ELEMENTWISE or len(parents) < 2:
         return parents
-    signals = [parent for parent in parents if _carry_signal([parent], record)]
+    signals = [parent for parent in parents if carry_signal([parent], record)]
     others = behind([parent for parent in parents if parent not in signals], ())
     connecting = any(operation_of(node).startswith(MIXING) for node in others)
     return parents if connecting or not signals else signals
 
 
-def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
+def carry_signal(nodes: list[Node], record: TracedPass) -> bool:
     """Whether what a neuron or a synapse has put out leads to one of the nodes."""
     return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))
 
