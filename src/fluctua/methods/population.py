@@ -150,8 +150,9 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
         parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
         if len(parts) > 1:
             variances = potential.variances(parts)
-            total = max(sum(variances), 1e-24)
-            largest = max(largest, *(abs(v / total - part.share) for v, part in zip(variances, parts, strict=True)))
+            supplied = np.array(variances) / max(sum(variances), 1e-24)
+            asked = np.array([float(potential.shares_of(part, parts).mean()) for part in parts])
+            largest = max(largest, float(np.abs(supplied - asked / asked.sum()).max()))
     return largest
 
 

@@ -51,6 +51,7 @@ class Roles:
 
     weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
     bias: str | None  # name of what shifts each output unit
+    gain: str | None  # of what scales each, where the size of the weights has no effect
     offset: bool  # whether something else adds to the output
     note: str | None  # which parameters were left as they are, and why
 
@@ -67,7 +68,7 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
         frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
         with suppress(Exception):  # of a stranger's code, which may not take any input: then names must do
             roles = roles_of(module, args, kwargs, frozen)
-            if not (parametrised(module) and all(weight.skipped_because for weight in roles.weights)):
+            if roles.gain or not (parametrised(module) and all(weight.skipped_because for weight in roles.weights)):
                 found[module] = roles
     idle = {module for module, roles in found.items() if not roles.weights}
     record.no_weights |= {id(p) for module in idle for p in parameters_of(module, False)}
@@ -90,12 +91,16 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
             connecting = [role for role in matrices if role.linear and role.of_input]
         kept, left = _chosen(run, own, connecting, frozen)
     shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
-    units = {own[r.name].shape[r.rows or 0] for r in kept}
+    units = {own[r.name].shape[r.rows or 0] for r in kept or connecting}
     bias = next((name for name in shifts if own[name].numel() in units), None)
+    gain = None
+    if connecting and all(role.sizeless for role in connecting):
+        scaling = [r.name for r in found if r.single and r.linear and r.of_input and not r.random]
+        gain = next((name for name in scaling if name not in frozen and own[name].numel() in units), None)
     if connecting and not kept:
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is, for {reason}" for name, reason in left.items()]
-    return Roles(tuple(kept), bias, len(shifts) > (bias is not None), "; ".join(notes) or None)
+    return Roles(tuple(kept), bias, gain, len(shifts) > (bias is not None), "; ".join(notes) or None)
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:

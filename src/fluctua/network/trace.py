@@ -133,6 +133,15 @@ def trace(
     return tuple(with_readouts(found, known.readouts)), left
 
 
+class Gain(nn.Module):
+    """A layer's own gain and offset, in which its output is linear, as those of a norm behind it."""
+
+    def __init__(self, layer: nn.Module, gain: str, bias: str | None) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = attrgetter(gain)(layer)
+        self.bias: nn.Parameter | None = None if bias is None else attrgetter(bias)(layer)
+
+
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
     """The populations of a module for the trial that was seen."""
     specs = known.specs(module, record.steps[module])
@@ -287,6 +296,8 @@ class _Reader:
         else:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
+            if roles.gain is not None and not normed:
+                more["norms"] = (Gain(synapse, roles.gain, roles.bias),)
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}

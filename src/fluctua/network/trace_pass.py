@@ -324,12 +324,10 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a layer is known by its class, or hooks compute its weights: else what its parameters do is found out."""
+    """Whether a layer is known by its class: else what its parameters do is found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
     home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
-    if computed := parametrised(module):
-        return not parametrize.is_parametrized(module, computed[0])
-    return own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
+    return not parametrised(module) and own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:
