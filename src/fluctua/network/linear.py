@@ -45,7 +45,10 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
     try:
         with preserved(module):
             left_out = stepping.simplify(module)
-            step = followed(module, stepping)
+            try:
+                step = followed(module, stepping)
+            except ValueError:
+                step = followed(module, stepping, as_numbers=True)
             start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))[: step.states]]
             neuron = linear_neuron(step.dynamics(), start, timing)
         return replace(neuron, note="; ".join(filter(None, (left_out, neuron.note))) or None)
