@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 import fluctua
+from fluctua.layers import OverTime
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 from shared.free import free_potentials, sigma
@@ -103,6 +104,15 @@ def test_where_a_mean_cannot_be_had_the_variance_is_and_the_cause_is_told(name: 
     assert any(w.startswith("mu_U misses its target") for w in report.warnings)
     ending = f"is off its target, for its potential is not linear in its weights: {cause}"
     assert any(note.endswith(ending) for note in report.notes)
+
+
+def test_behind_a_norm_and_a_rectifier_the_variance_is_had() -> None:
+    """There an offset does not only move the mean."""
+    torch.manual_seed(0)
+    norm = OverTime(nn.BatchNorm1d(UNITS))
+    model = nn.Sequential(nn.Linear(N, UNITS, bias=False), norm, nn.ReLU(), LIF(), nn.Linear(UNITS, 3), LI())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["3"].sigma_u == pytest.approx(1.0, rel=0.03)
 
 
 def test_what_keeps_the_potential_within_bounds_is_told() -> None:

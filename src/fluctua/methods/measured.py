@@ -145,7 +145,9 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
     if off <= _NEAR and not best.any():
         return  # the weights are those of the solution
-    by_bias = solution.gain is not None and not solution.shift.values.keys() & {q.weight for q in potential.population.pathways}
+    weights = {q.name: q.weight for q in potential.population.pathways}
+    by_bias = solution.gain is not None and not {*weights.values()} & solution.shift.values.keys()
+    by_bias = by_bias and weights.keys() >= {*bent_by(potential.population)}  # nothing bends what it adds
 
     def levelled(x: float) -> float:
         off = measure(np.array([x, *best[1:]]))
