@@ -384,8 +384,8 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
     left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
     return (
         f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
-        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer batch, a "
-        "smaller xi, or method='poisson', which needs no activity"
+        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
+        "batch, a smaller xi, or method='poisson', which needs no activity"
     )
 
 

@@ -12,18 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from fluctua.network.errors import WiringError
-from fluctua.network.trace_pass import (
-    ELEMENTWISE,
-    MIXING,
-    PLUMBING,
-    Node,
-    TracedPass,
-    behind,
-    carry_signal,
-    operation_of,
-    parents_of,
-    signals_of,
-)
+from fluctua.network.trace_pass import PLUMBING, Node, TracedPass, behind, is_gain, operation_of, parents_of, signals_of
 
 Norm = nn.Module | None
 
@@ -32,7 +21,6 @@ _ATTENTION = "ScaledDotProduct"  # of query, key and value
 _BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
 _NORMALISING = "a division by what depends on the weights"
 _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
-_CONNECTING = (*MIXING, "Sum", "Mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +146,7 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         signals = signals_of(operation, parents, record)
         found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
         found.offset |= _hears_data(node, operation)
-        if operation in ELEMENTWISE and len(parents) < len(node.next_functions) and _only_scale(parents, via, record):
+        if is_gain(node, via, record):
             found.offset = True
             continue
         for parent in signals:
@@ -185,12 +173,6 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
 def _hears_data(node: Node, operation: str) -> bool:
     """Whether what no parameter acts on, such as the batch itself, is added or put beside."""
     return operation in ("Add", "Sub", "Cat", "Stack") and any(parent is None for parent, _ in node.next_functions)
-
-
-def _only_scale(parents: list[Node], via: tuple[str, ...], record: TracedPass) -> bool:
-    """Whether parents are made of parameters alone, which scale or shift raw data unit by unit."""
-    operations = (*via, *map(operation_of, behind(parents, ())))
-    return not carry_signal(parents, record) and not any(o.startswith(_CONNECTING) for o in operations)
 
 
 def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:

@@ -302,11 +302,7 @@ def _kernels(system: Tensor, unit: Tensor, inputs: int, dt: float) -> list[State
 
 
 def _growth(kernels: Sequence[StateSpaceKernel]) -> Array:
-    """How fast the states of kernels grow, `[*N]`, 1 where they stay.
-
-    Raises:
-        UnsupportedNeuronError: they have none and no input moves the potential, or they grow, or jump to and fro.
-    """
+    """How fast the states of kernels grow, `[*N]`, 1 where they stay."""
     if not any(kernel.jump.any() or np.any(kernel.direct) for kernel in kernels):
         raise UnsupportedNeuronError("the potential does not depend on the input: check the step")
     factors = [np.linalg.eigvals(kernel.transition) for kernel in kernels if kernel.jump.shape[-1]]

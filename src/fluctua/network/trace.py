@@ -133,15 +133,6 @@ def trace(
     return tuple(with_readouts(found, known.readouts)), left
 
 
-class Gain(nn.Module):
-    """A layer's own gain and offset, in which its output is linear, as those of a norm behind it."""
-
-    def __init__(self, layer: nn.Module, gain: str, bias: str | None) -> None:
-        super().__init__()
-        self.weight: nn.Parameter = attrgetter(gain)(layer)
-        self.bias: nn.Parameter | None = None if bias is None else attrgetter(bias)(layer)
-
-
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
     """The populations of a module for the trial that was seen."""
     specs = known.specs(module, record.steps[module])
@@ -166,19 +157,7 @@ def _filters(found: list[Population]) -> set[nn.Module]:
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """Reads populations from what was seen.
-
-    Attributes:
-        record: what was seen.
-        neurons: the populations of each neuron module, by name.
-        names: of all modules.
-        trainable: ids of the parameters that may be written.
-        loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
-        called: name of each population, by its emitter.
-        taken: first population that each weight feeds, by its id, and how it is read there; filled on the way.
-        shown: see `trace_pass.shown`.
-        roles: what the parameters of the user's own layers do.
-    """
+    """Reads populations from what was seen."""
 
     record: TracedPass
     neurons: Neurons
@@ -297,10 +276,13 @@ class _Reader:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
-                more["norms"] = (Gain(synapse, roles.gain, roles.bias),)
+                more["norms"] = (scale := nn.Module(),)  # as a norm, in whose gain and offset the output is linear
+                scale.weight = attrgetter(roles.gain)(synapse)
+                scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
+                | {"shifts": w.shifts and w.skipped_because is not None}
                 for w in roles.weights
             ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))

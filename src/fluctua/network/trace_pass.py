@@ -301,12 +301,18 @@ def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[
     return parents if connecting or not signals else signals
 
 
+def is_gain(node: Node, via: tuple[str, ...], record: TracedPass) -> bool:
+    """Whether a node scales or shifts raw data by parameters, unit by unit: nothing behind it, or after, connects."""
+    parents = parents_of(node)
+    if operation_of(node) not in ELEMENTWISE or len(parents) == len(node.next_functions):
+        return False
+    operations = (*via, *map(operation_of, behind(parents, ())))
+    return not carry_signal(parents, record) and not any(o.startswith((*MIXING, "Sum", "Mean")) for o in operations)
+
+
 def carry_signal(nodes: list[Node], record: TracedPass) -> bool:
     """Whether what a neuron or a synapse has put out leads to one of the nodes."""
     return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))
-
-
-# -- weights and synapses --------------------------------------------------------------------------------------------
 
 
 def computing(model: nn.Module) -> set[nn.Module]:

@@ -351,10 +351,6 @@ _OPERATIONS: dict[str, Maker] = {
     "clamp_min": lambda graph, a, low: graph("max", a, low),
     "clamp_max": lambda graph, a, high: graph("min", a, high),
     "relu": lambda graph, a: graph("max", a, 0.0),
-    "leaky_relu": lambda graph, a, slope=0.01: graph("select", graph("gt", a, 0.0), a, graph("mul", a, slope)),
-    "leaky_relu_backward": lambda graph, g, a, slope, of_result: (
-        graph("select", graph("gt", a, 0.0), g, graph("mul", g, slope))
-    ),
     "sign": _sign,
     "sgn": _sign,
     "heaviside": lambda graph, a, at_zero: graph(

@@ -202,6 +202,8 @@ def test_code_that_insists_on_numbers_is_read_with_the_constants_as_they_are() -
         return v + (x - v) / tau
 
     class Compiled(neuron.SimpleLIFNode):  # type: ignore[misc,name-defined]
+        v: Any
+
         def neuronal_charge(self, x: Tensor) -> None:
             self.v = charged(x, self.v, self.tau)
 
