@@ -276,8 +276,8 @@ class _Reader:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
-                more["norms"] = (scale := nn.Module(),)  # as a norm, in whose gain and offset the output is linear
-                scale.weight = attrgetter(roles.gain)(synapse)
+                scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
+                more["norms"], scale.weight = (scale,), attrgetter(roles.gain)(synapse)
                 scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
