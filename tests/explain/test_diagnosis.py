@@ -520,3 +520,13 @@ def test_a_gradient_that_grows_by_blunt_surrogates_does_not_keep_from_learning()
     assert found.message.startswith("the gradient grows from ")
     assert found.remedy.startswith("# clip the gradient")
     assert not found.serious
+
+
+def test_how_far_large_values_drive_the_potential_is_told_by_the_mean_where_that_is_more() -> None:
+    model, batch = own(40, 32, 4), 200 + torch.rand(60, 8, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        next(model.parameters()).abs_()
+    first = fluctua.inspect(model, batch)[0]
+    assert first.mu_u > 2 * first.sigma_u
+    (found,) = [f for f in fluctua.diagnose(model, batch) if f.kind == "input"]
+    assert f"reaches {first.mu_u / (first.threshold or 1.0):.3g} times its threshold" in found.message

@@ -66,6 +66,32 @@ class Found:
         return outside / (outside + recurrent)
 
 
+class Concatenated(nn.Module):
+    """Two layers of different widths, side by side before a recurrent population."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleList(nn.Linear(40, n, bias=False) for n in widths)
+        self.last = Recurrent(LIF(), nn.Linear(sum(widths), sum(widths), bias=False))
+
+    def current(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], -1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.current(x))
+
+
+def test_what_is_concatenated_before_a_recurrent_population_has_the_shares_of_its_units() -> None:
+    model, x = Concatenated(8, 56), poisson()
+    fluctua.initialize(model, x, seed=0)
+    with torch.no_grad():
+        outside, recurrent = potential_parts(model.last, model.current(x))[0]
+    for part in (slice(0, 8), slice(8, 64)):
+        assert float((outside + recurrent)[..., part].std()) == pytest.approx(1.0, abs=0.15)
+        assert float(outside[..., part].var()) == pytest.approx(0.9, abs=0.2)
+
+
 # -- real recordings -------------------------------------------------------------------------------------------
 
 

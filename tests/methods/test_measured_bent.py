@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 import fluctua
+from fluctua.layers import OverTime
 from fluctua.neurons import LI, LIF
 from fluctua.theory import Target
 from shared.free import free_potentials, sigma
@@ -65,6 +66,7 @@ MET: dict[str, Callable[[], nn.Module]] = {
     "ternary": lambda: Layer(ternary),
     "sign, and the mean size": lambda: Layer(lambda w: w.sign() * w.abs().mean()),
     "sizes and a bias": lambda: Layer(torch.abs, bias=True, through=False),
+    "squares and a bias": lambda: Layer(torch.square, bias=True, through=False),
     "a current of one sign, and a bias behind": lambda: nn.Sequential(
         nn.Linear(N, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.MaxPool1d(2), nn.Linear(UNITS // 2, UNITS)
     ),
@@ -104,6 +106,15 @@ def test_where_a_mean_cannot_be_had_the_variance_is_and_the_cause_is_told(name: 
     assert any(note.endswith(ending) for note in report.notes)
 
 
+def test_behind_a_norm_and_a_rectifier_the_variance_is_had() -> None:
+    """There an offset does not only move the mean."""
+    torch.manual_seed(0)
+    norm = OverTime(nn.BatchNorm1d(UNITS))
+    model = nn.Sequential(nn.Linear(N, UNITS, bias=False), norm, nn.ReLU(), LIF(), nn.Linear(UNITS, 3), LI())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["3"].sigma_u == pytest.approx(1.0, rel=0.03)
+
+
 def test_what_keeps_the_potential_within_bounds_is_told() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(N, UNITS), nn.Hardtanh(-0.1, 0.1), LIF())
@@ -141,15 +152,14 @@ def test_what_a_parametrised_weight_is_computed_from_is_iterated() -> None:
     assert sigma(free_potentials(model, BATCH)["1"]) == pytest.approx(1.0, rel=0.03)
 
 
-class Exponential(nn.Module):
+class Catenary(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
-        return w.exp()
+        return w.cosh()
 
 
-@pytest.mark.parametrize("function", [Exponential(), nn.Softplus()], ids=["exp", "softplus"])
-def test_weights_that_no_size_brings_near_nothing_stay_as_they_are(function: nn.Module) -> None:
+def test_weights_that_no_size_and_no_shift_brings_near_nothing_stay_as_they_are() -> None:
     torch.manual_seed(0)
-    model = parametrised(function)
+    model = parametrised(Catenary())
     before = model.get_parameter("0.parametrizations.weight.original").detach().clone()
     report = fluctua.initialize(model, BATCH, seed=0)
     assert torch.equal(model.get_parameter("0.parametrizations.weight.original"), before)

@@ -166,3 +166,10 @@ def test_a_crossing_is_found_whatever_the_slope(power: float) -> None:
     seen = find_crossing(lambda x: power * (x - 1.7), 0.0, -0.1, enough=1e-3, calls=12)
     assert min(map(abs, seen.values())) < 1e-3
     assert len(seen) <= 4
+
+
+def test_where_a_function_is_flat_beside_a_step_the_search_ends() -> None:
+    """As of weights behind a sigmoid: from two equal values no secant leads on, and the same point would come again."""
+    seen = find_crossing(lambda x: 1.0 if x > -0.05 else 0.5, 0.0, -0.1, enough=1e-3, calls=12)
+    assert len(seen) <= 12
+    assert min(seen.values()) == 0.5

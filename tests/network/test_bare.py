@@ -64,7 +64,7 @@ def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
 
 def _free(lif: LIF, current: Tensor) -> Tensor:
     """The potential of neurons that never fire."""
-    lif.threshold = 1e9
+    lif.threshold.fill_(1e9)
     return lif.simulate(current).potential
 
 

@@ -12,6 +12,7 @@ from fluctua.methods.balance import potential_adjoint
 from fluctua.network.facts import free_potential
 from fluctua.neurons import LI, LIF
 from fluctua.theory import PspKernel
+from fluctua.theory.state_space import StateSpaceKernel
 
 DT = 2e-3
 STEPS, BATCH, N = 60, 3, 4
@@ -33,6 +34,8 @@ KERNELS: dict[str, PspKernel] = {
     "by neuron": PspKernel.exponential(TAUS_MEM, TAUS_SYN, DT),
     "delta, by neuron": PspKernel.delta(TAUS_MEM, DT),
     "some with a synapse, some without": PspKernel.two_poles(1.0, np.full(N, 0.9), np.array([0, 0.5, 0, 0.9]), DT),
+    "without memory": StateSpaceKernel.of(np.array([[0.7]]), DT),
+    "without memory, by neuron": StateSpaceKernel.of(TAUS_MEM.reshape(N, 1, 1), DT),
     "by channel": PspKernel.exponential(TAUS_MEM.reshape(CHANNEL), 10e-3, DT),
     "sampled, by channel": PspKernel.from_response(np.cos(np.arange(8.0 * N)).reshape(8, *CHANNEL), DT),
 }

@@ -89,6 +89,21 @@ def test_a_function_that_runs_the_model_gets_the_pair_itself() -> None:
     assert all(len(batch) == 2 and torch.equal(batch[1], LABELS) for batch in seen)
 
 
+@pytest.mark.parametrize("samples", [1, B])
+def test_a_loop_over_steps_does_not_take_a_pair_for_two_of_them(samples: int) -> None:
+    """Input and wanted values of one shape: such a model runs on the pair as well."""
+    x, wanted = SEQUENCE[:, :samples], torch.rand(T, samples, N, generator=torch.Generator().manual_seed(0))
+
+    class Regression(Looping):
+        def forward(self, x: Any) -> Any:
+            return super().forward(torch.stack(list(x)))
+
+    network = Network.of(Regression(), (x, wanted), neurons=NEURONS)
+    assert network.batch is x
+    assert network.spread == pytest.approx(float(wanted.std(correction=0)), rel=1e-6)
+    assert network.populations[0].steps == T
+
+
 def test_a_model_of_two_inputs_gets_both() -> None:
     class Two(Looping):
         def forward(self, pair: Any) -> Any:

@@ -181,14 +181,6 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Layer(lambda m, x: F.linear(x, standardised(m)), weight=parameter(UNITS, N)),
         "0.weight was skipped: its size has no effect on the output",
     ),
-    "standardised, with a gain": (
-        lambda: Layer(
-            lambda m, x: F.linear(x, standardised(m) * m.gain),
-            weight=parameter(UNITS, N),
-            gain=nn.Parameter(torch.ones(UNITS, 1)),
-        ),
-        "0.weight was skipped: its size has no effect on the output",
-    ),
     "its sign alone": (
         lambda: Layer(
             lambda m, x: F.linear(x, m.weight + (m.weight.sign() - m.weight).detach()), weight=parameter(UNITS, N)
@@ -329,6 +321,31 @@ def test_baselines_draw_weights_alone_and_by_the_right_axis(method: str) -> None
     fluctua.initialize(model, BATCH, seed=0, method=method)
     expected = (1 / N if method == "kaiming" else 2 / (N + 400)) ** 0.5
     assert float(layer.w.detach().std()) == pytest.approx(expected, rel=0.02)  # of 16,000 entries
+
+
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "standardised": lambda: Layer(
+        lambda m, x: F.linear(x, standardised(m) * m.gain, m.bias),
+        weight=parameter(UNITS, N),
+        gain=nn.Parameter(torch.ones(UNITS, 1)),
+        bias=parameter(UNITS),
+    ),
+    "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(N, UNITS)),
+    "weight_norm by hook": lambda: nn.utils.weight_norm(nn.Linear(N, UNITS)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the hook is deprecated
+@pytest.mark.parametrize("name", NORMED)
+def test_where_the_size_of_weights_has_no_effect_their_gain_is_set(name: str) -> None:
+    model, report, written = initialised(NORMED[name])
+    gains = {"gain", "weight_g", "parametrizations.weight.original0"}
+    assert written <= gains | {"bias"}
+    assert written & gains
+    u = potential(model[0](BATCH).detach())
+    assert float(u.std(correction=0)) == pytest.approx(1.0, rel=0.01)
+    assert float(u.mean()) == pytest.approx(0.0, abs=0.02)
+    assert report["1"].target_sigma_u == 1.0
 
 
 def test_baselines_leave_what_a_weight_is_computed_from() -> None:

@@ -315,7 +315,10 @@ def test_a_parametrised_weight_is_found_and_skipped_because(name: str) -> None:
     case = CASES[name]
     populations = trace(case.model(), case.batch())
     reasons = [q.skipped_because for p in populations for q in p.pathways]
-    assert reasons == 2 * ["parametrised: initialise it first and parametrise it then"] + [None]
+    alone = "parametrised: initialise it first and parametrise it then"
+    sizeless = "its size has no effect on the output"
+    assert reasons == 2 * [sizeless if "weight_norm" in name else alone] + [None]
+    assert all(q.normed == ("weight_norm" in name) for p in populations[:2] for q in p.pathways)
     assert [tuple(q.weight.shape) for p in populations for q in p.pathways] == [(12, 20), (12, 12), (4, 12)]
 
 
@@ -419,6 +422,10 @@ def test_half_precision_and_two_steps_are_enough() -> None:
 
 
 # -- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_a_scripted_layer_is_refused() -> None:
+    refused(nn.Sequential(torch.jit.script(nn.Linear(12, 20)), LIF()), r"torch\.jit cannot be observed \(0\): init")
 
 
 def test_a_weight_borrowed_from_a_layer_is_refused() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.network import Network
+from fluctua.neurons import LIF
 from shared.spikes import spikes
 
 snn = pytest.importorskip("snntorch")
@@ -83,6 +84,35 @@ def test_an_offset_stays_and_its_effect_counts(name: str) -> None:
     u = potential(model)
     assert float(u.mean()) == pytest.approx(0.0, abs=0.02)
     assert float(u.std(correction=0)) == pytest.approx(1.0, rel=0.02)
+
+
+RAW: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "receptive fields": lambda x, p: torch.exp(-0.5 * ((x - p) / 0.4) ** 2),
+    "a gain behind a view": lambda x, p: x * p.view(1, -1).exp(),
+    "a gain and a constant": lambda x, p: 2 * x * p + 0.1,
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_parameters_on_raw_data_that_no_weight_follows_are_no_weights(name: str) -> None:
+    """An encoder of neurons without weights stays as it is, and what hears it is set."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fields = nn.Parameter(torch.linspace(0.1, 0.9, 40).reshape(1, 40))
+            self.first, self.fc, self.neuron = LIF(), nn.Linear(40, UNITS), LIF()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.neuron(self.fc(self.first(10 * RAW[name](x, self.fields))))
+
+    model = Encoder()
+    before = model.fields.detach().clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert torch.equal(model.fields, before)
+    assert "first was skipped: no weight feeds it" in report.notes
+    assert [q.name for q in report["neuron"].pathways] == ["fc.weight"]
+    assert report["neuron"].sigma_u == pytest.approx(1.0, rel=0.01)
 
 
 def test_a_weight_that_makes_an_offset_of_raw_input_is_one_more_pathway() -> None:

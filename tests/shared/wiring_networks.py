@@ -47,11 +47,12 @@ def sequential() -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 12), LIF(), nn.Linear(12, 12), LIF(), nn.Linear(12, 4), LI(0.1))
 
 
-SEQUENTIAL: list[Feeds] = [
-    ("1", {"0.weight": INPUT}, ()),
-    ("3", {"2.weight": ("1",)}, ()),
-    ("5", {"4.weight": ("3",)}, ()),
-]
+def in_a_row(weight: str = "weight") -> list[Feeds]:
+    """Of three layers, the first two of which have weights of this name."""
+    return [("1", {f"0.{weight}": INPUT}, ()), ("3", {f"2.{weight}": ("1",)}, ()), ("5", {"4.weight": ("3",)}, ())]
+
+
+SEQUENTIAL = in_a_row()
 
 
 class Layers(nn.Module):
@@ -378,10 +379,10 @@ CASES = {
         [("1", {"0.weight": INPUT}, ()), ("3", {"2.weight": ("1",)}, ()), ("5", {"4.weight": ("3",)}, ())],
     ),
     "frozen": Case(frozen, SEQUENTIAL),
-    "weight_norm": Case(parametrised(parametrizations.weight_norm), SEQUENTIAL),
+    "weight_norm": Case(parametrised(parametrizations.weight_norm), in_a_row("parametrizations.weight.original1")),
     "spectral_norm": Case(parametrised(parametrizations.spectral_norm), SEQUENTIAL),
     "orthogonal": Case(parametrised(parametrizations.orthogonal), SEQUENTIAL),
-    "weight_norm by hook": Case(parametrised(weight_norm), SEQUENTIAL),
+    "weight_norm by hook": Case(parametrised(weight_norm), in_a_row("weight_v")),
     "spectral_norm by hook": Case(parametrised(spectral_norm), SEQUENTIAL),
     "hooks that change outputs": Case(with_hooks_that_change_outputs, SEQUENTIAL),
     "model.compile()": Case(compiled_in_place, SEQUENTIAL),

@@ -30,8 +30,8 @@ def named_input(e: Evidence) -> Iterator[Finding]:
     if x is None or first is None:
         return
     largest = float(x.detach().abs().max())
-    size = _in_thresholds(first.state, first.state.sigma_u)
-    if largest >= 10 and max(size, _in_thresholds(first.state, first.state.mu_u)) > LARGE:
+    size = max(_in_thresholds(first.state, u) for u in (first.state.mu_u, first.state.sigma_u))
+    if largest >= 10 and size > LARGE:
         kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
         said = (
             f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "

@@ -192,13 +192,7 @@ def _solved(
 def _adjust_together(
     adjustments: Sequence[_Adjustment], populations: Sequence[Population], replay: Replay
 ) -> tuple[list[_Distance], dict[str, Tensor]]:
-    """Turn the adjustments of all populations alike until they are on average where they should be.
-
-    Turned one by one they would work against each other: the populations of a circuit answer together.
-
-    Returns:
-        The distance of each from its target, and the spikes of all by name.
-    """
+    """Turn the adjustments of all populations alike until they are on average where they should be."""
     last: tuple[Array, list[_Distance], dict[str, Tensor]] | None = None
 
     def measure(x: Array) -> Array:

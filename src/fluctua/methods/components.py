@@ -279,7 +279,7 @@ class FreePotential:
         rows = {p: axes.get(p, 0) for p in part.values}
         own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
         each = all(p.shape[rows[p]] == units for p in part.values)
-        share = torch.tensor(part.share, dtype=torch.float64) if self.reach is None else self._share(part, among)
+        share = self.shares_of(part, among)
         if own and each:
             square = neuron_mean((u / self.sigma) ** 2, self.mask).double().cpu().reshape(units, -1).mean(1)
             factor = square.clamp_min(1e-24).rsqrt()
@@ -295,9 +295,10 @@ class FreePotential:
             v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
         return part, u.mul_(size)
 
-    def _share(self, part: Component, among: list[Component]) -> Tensor:
-        """The share of a part for every unit, of what acts on it."""
-        assert self.reach is not None
+    def shares_of(self, part: Component, among: list[Component]) -> Tensor:
+        """The share of a part for every unit, of what acts on it; one number where all parts act on all."""
+        if self.reach is None:
+            return torch.tensor(part.share, dtype=torch.float64)
         acting = {id(other): self.reach.of(other.values).double().cpu() for other in among}
         total = sum((other.share * acting[id(other)] for other in among), torch.zeros(()))
         return part.share * acting[id(part)] / total.clamp_min(1e-24)
@@ -379,10 +380,12 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
             "by populations="
         )
     sources = sorted({s for q in silent for s in q.sources})
+    feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
+    left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
     return (
         f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
-        "in time. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer batch, a "
-        "smaller xi, or method='poisson', which needs no activity"
+        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
+        "batch, a smaller xi, or method='poisson', which needs no activity"
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method
-from fluctua.methods.population import Goal, adjustable, bent_by, fresh, solve
+from fluctua.methods.population import Goal, adjustable, bent_by, fresh, shiftable, solve
 from fluctua.methods.weights import write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
@@ -75,8 +75,8 @@ class Measured(Method):
         return {p.name: fit(p, goals[p.name], replay, generator) for p in group if p.name in goals}
 
     def serves(self, population: Population) -> bool:
-        """See `Method.serves`: also where norms alone may be set."""
-        return bool(adjustable(population))
+        """See `Method.serves`: also where norms alone may be set, or weights shifted."""
+        return bool(adjustable(population) or shiftable(population))
 
     def _goal(self, p: Population, target: Target, replay: Replay) -> Goal:
         goal = Goal(target, self.balance, self.window, self.alpha, self.law)
@@ -116,6 +116,10 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
 
 
 def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
+    if not adjustable(population):
+        from fluctua.methods.shifted import fit_shifted  # few layers need it
+
+        return fit_shifted(population, goal, replay)
     write_all(fresh(population, goal, generator))
     potential, solution = solve(population, goal, replay)
     scale = 1.0
@@ -145,13 +149,26 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     best, off = find_root(measure, np.zeros(1 if solution.gain is None else 2), enough=_NEAR, calls=_CALLS)
     if off <= _NEAR and not best.any():
         return  # the weights are those of the solution
+    weights = {q.name: q.weight for q in potential.population.pathways}
+    by_bias = solution.gain is not None and not {*weights.values()} & solution.shift.values.keys()
+    by_bias = by_bias and weights.keys() >= {*bent_by(potential.population)}  # nothing bends what it adds
+
+    def levelled(x: float) -> float:
+        off = measure(np.array([x, *best[1:]]))
+        slope = 1.0
+        for _ in range(2 * by_bias):  # the mean is linear in it
+            if abs(start := off[1]) <= _NEAR:
+                break
+            best[1] -= (step := start / slope)
+            off = measure(np.array([x, *best[1:]]))
+            slope = (start - off[1]) / step or 1.0
+        return float(off[0])
+
     if off > _NEAR:
-        seen = find_crossing(
-            lambda x: float(measure(np.array([x, *best[1:]]))[0]), float(best[0]), -0.1, enough=_NEAR, calls=_CALLS
-        )
+        seen = find_crossing(levelled, float(best[0]), -0.1, enough=_NEAR, calls=_CALLS)
         if abs(seen[nearest := min(seen, key=lambda x: abs(seen[x]))]) <= _NEAR:
             best[0] = nearest
-    measure(best)
+    levelled(best[0])
 
 
 def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:

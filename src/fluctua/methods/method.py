@@ -284,11 +284,7 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
 def _solve(
     network: Network, method: Method, wanted: Mapping[str, Target], draws: torch.Generator, *, drives: bool
 ) -> tuple[dict[str, Measurements], dict[str, Moments], dict[str, tuple[str, ...]]]:
-    """Group after group.
-
-    Returns:
-        What was measured of each population, the moments that were aimed at, and whose silent sources were filled.
-    """
+    """Group after group."""
     measured: dict[str, Measurements] = {}
     reached: dict[str, Moments] = {}
     seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
@@ -346,7 +342,8 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     gates = {gate.name: p.name for p in reversed(chosen) for gate in p.gates}
     for gated, names in of_whom((p, name) for name, p in gates.items()).items():
         yield f"what gates the current into {gated} was left as it is, and the current measured behind it: {names}"
-    biases = [q for p in chosen for q in writable(p) if q.bias is not None] if method.aims else []
+    free = [q for p in chosen for q in p.pathways if q.skipped_because is None or q.shifts]
+    biases = [q for q in free if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]
     if moved:
         yield f"the bias that goes with {', '.join(moved)} was set to bring mu_u to its target"

@@ -105,6 +105,12 @@ def adjustable(population: Population) -> list[Pathway]:
     return [q for q in population.pathways if q.skipped_because is None or q.normed]
 
 
+def shiftable(population: Population) -> list[Pathway]:
+    """The pathways whose weight may be shifted as a whole; none in a population that hears itself."""
+    recurrent = any(q.recurrent for q in population.pathways)
+    return [q for q in population.pathways if q.shifts and q.weight.requires_grad and not recurrent]
+
+
 def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
     """The factors that bring weights of the present values to the target, for the afferents as they are active now.
 
@@ -150,19 +156,16 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
         parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
         if len(parts) > 1:
             variances = potential.variances(parts)
-            total = max(sum(variances), 1e-24)
-            largest = max(largest, *(abs(v / total - part.share) for v, part in zip(variances, parts, strict=True)))
+            supplied = np.array(variances) / max(sum(variances), 1e-24)
+            asked = np.array([float(potential.shares_of(part, parts).mean()) for part in parts])
+            largest = max(largest, float(np.abs(supplied - asked / asked.sum()).max()))
     return largest
 
 
 def _balance_of_signs(
     potential: FreePotential, parts: list[Component], inhibition: list[Pathway], goal: Goal
 ) -> Solution:
-    """Inhibition as the shift that cancels the mean of all else: per neuron where it is to be balanced.
-
-    Raises:
-        InfeasibleTargetError: a mean above what excitation alone would bring, naming the largest feasible one.
-    """
+    """Inhibition as the shift that cancels the mean of all else: per neuron where it is to be balanced."""
     weights = {q.weight for q in inhibition}
     inhibiting = [part for part in parts if part.values.keys() & weights]
     others = [part for part in parts if not part.values.keys() & weights]
@@ -176,11 +179,7 @@ def _balance_of_signs(
 
 
 def _check_one_sided(population: Population, carriers: list[Pathway], goal: Goal) -> None:
-    """Refuse weights that all excite, or all inhibit, with nothing to set the mean by.
-
-    Raises:
-        InfeasibleTargetError: always, unless there are weights of either sign, or a bias.
-    """
+    """Refuse weights that all excite, or all inhibit, with nothing to set the mean by."""
     if not carriers and not any(q.bias is not None and q.bias.requires_grad for q in writable(population)):
         raise InfeasibleTargetError(
             f"mu_u = {goal.target.mean:g} is out of reach for {population.name}: where all weights excite, or all "

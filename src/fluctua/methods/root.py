@@ -73,13 +73,15 @@ def find_crossing(
         calls: of `measure`, at most.
 
     Returns:
-        The value at each point; of two that hardly differ no third is tried.
+        The value at each point; of two that hardly differ no third is tried, and no point twice.
     """
     x, seen = start, {start: measure(start)}
     while abs(seen[x]) >= enough and len(seen) < calls:
         if len(seen) > 1 and max(seen.values()) - min(seen.values()) < _FLAT:
             break
         x = x + step if len(seen) == 1 else _next(seen)
+        if x in seen:
+            break
         seen[x] = measure(x)
     return seen
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from fluctua.network.errors import WiringError
-from fluctua.network.trace_pass import PLUMBING, Node, TracedPass, behind, operation_of, parents_of, signals_of
+from fluctua.network.trace_pass import PLUMBING, Node, TracedPass, behind, is_gain, operation_of, parents_of, signals_of
 
 Norm = nn.Module | None
 
@@ -146,6 +146,9 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         signals = signals_of(operation, parents, record)
         found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
         found.offset |= _hears_data(node, operation)
+        if is_gain(node, via, record):
+            found.offset = True
+            continue
         for parent in signals:
             weight = loose.get(id(getattr(parent, "variable", None)))
             if weight is not None:

@@ -111,6 +111,7 @@ class Pathway:
         linear: whether the current is linear in the weight; where it is rounded, that is only nearly so.
         carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
+        shifts: whether the current is no more than monotonic in a constant added to the weight, which is skipped.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -133,6 +134,7 @@ class Pathway:
     linear: bool = True
     carries: bool = True
     normed: bool = False
+    shifts: bool = False
     trunk: str | None = None
 
     @property

@@ -96,12 +96,16 @@ def _has_labels(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
     second = torch.as_tensor(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
     if not isinstance(second, Tensor) or second.ndim < 2 or not second.is_floating_point():
         return True
+    return _runs(model, batch[0], known) or not _runs(model, batch, known)  # a loop over steps runs on a pair too
+
+
+def _runs(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
     with preserved(model, prepare), torch.no_grad():
         try:
             WholeCall(known)(model, Copies(model).of(batch))
         except Exception:
-            return True
-    return False
+            return False
+    return True
 
 
 def _count(labels: Any) -> int | None:

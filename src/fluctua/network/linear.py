@@ -45,7 +45,10 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
     try:
         with preserved(module):
             left_out = stepping.simplify(module)
-            step = followed(module, stepping)
+            try:
+                step = followed(module, stepping)
+            except ValueError:
+                step = followed(module, stepping, as_numbers=True)
             start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))[: step.states]]
             neuron = linear_neuron(step.dynamics(), start, timing)
         return replace(neuron, note="; ".join(filter(None, (left_out, neuron.note))) or None)
@@ -82,12 +85,14 @@ def linear_neuron(
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
     emits, begin = _evaluator(t, t.output, constants), [torch.full_like(constants[0], value) for value in start]
-    compared = _compared(t, emits, begin)
+    reset_at = None if t.distance is not None else _reset_at(t, emits, begin)
+    compared = _compared(t, emits, begin) if reset_at is None else reset_at
     run = emits if compared is None else _evaluator(t, compared, constants)
     state, drift = _at_rest(run, begin, dynamics.inputs, timing)
-    if t.distance is None and compared is not None:
+    if t.distance is None and compared is not None and reset_at is None:
         run = _from_first_spike(emits, run, state, dynamics.inputs)
-    if compared is not None and bool((emits(state, _silence(state, dynamics.inputs))[1] != 0).any()):
+    output = (emits if reset_at is None else run)(state, _silence(state, dynamics.inputs))[1]
+    if compared is not None and bool((output > 0 if reset_at is not None else output != 0).any()):
         raise UnsupportedNeuronError(
             "it fires without input: give it constants with which it rests below its threshold"
         )
@@ -136,21 +141,28 @@ def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
     """
     if t.distance is not None:
         return t.distance
-    after = list(reversed(walk([t.output])))
-
-    def last(*ops: str) -> Expression | None:
-        return next((e for e in after if e.op in ops and _feels(e, t.potential)), None)
-
-    found = last("gt", "ge")
+    found = _last(t, [t.output], "gt", "ge")
     if found is not None:
         return t.graph("sub", *found.args)
-    found = last(*_ROUNDED)
+    found = _last(t, [t.output], *_ROUNDED)
     if found is None and not _linearised(emits, start, t.inputs)[0][..., 0, :].any():
-        found = last("max")  # what does not answer little inputs is no readout
+        found = _last(t, [t.output], "max")  # what does not answer little inputs is no readout
     inside: Value | None = found
     while isinstance(inside, Expression) and inside.op in (*_ROUNDED, "min", "max"):
         inside = next(a for a in inside.args if isinstance(a, Expression))
     return inside
+
+
+def _reset_at(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
+    """How far the potential is above the threshold that resets it, where it shows in the output all the same."""
+    found = _last(t, t.state, "gt", "ge")
+    shows = found is not None and bool(_linearised(emits, start, t.inputs)[0][..., 0, :].any())
+    return t.graph("sub", *found.args) if found is not None and shows else None
+
+
+def _last(t: Traced, roots: Sequence[Value], *ops: str) -> Expression | None:
+    """The last of such operations that feels the potential."""
+    return next((e for e in reversed(walk(roots)) if e.op in ops and _feels(e, t.potential)), None)
 
 
 def _feels(e: Expression, leaf: Expression) -> bool:
@@ -290,11 +302,7 @@ def _kernels(system: Tensor, unit: Tensor, inputs: int, dt: float) -> list[State
 
 
 def _growth(kernels: Sequence[StateSpaceKernel]) -> Array:
-    """How fast the states of kernels grow, `[*N]`, 1 where they stay.
-
-    Raises:
-        UnsupportedNeuronError: they have none and no input moves the potential, or they grow, or jump to and fro.
-    """
+    """How fast the states of kernels grow, `[*N]`, 1 where they stay."""
     if not any(kernel.jump.any() or np.any(kernel.direct) for kernel in kernels):
         raise UnsupportedNeuronError("the potential does not depend on the input: check the step")
     factors = [np.linalg.eigvals(kernel.transition) for kernel in kernels if kernel.jump.shape[-1]]

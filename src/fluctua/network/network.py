@@ -234,9 +234,6 @@ def populations_of(model: nn.Module, batch: Any, forward: Forward | None = None,
     return Network.of(model, batch, forward=forward, **options).populations
 
 
-# -- is a batch fit to run and to measure on, and was it read by the right axis? -------------------------------------
-
-
 def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
     if time not in (0, 1, None):
         raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
@@ -310,9 +307,6 @@ def _order(x: Tensor, draws: int = 999) -> tuple[float, float]:
     by_chance = alike[shuffled[:, :-1], shuffled[:, 1:]].mean(1)
     found = alike.diagonal(1).mean()
     return float(found - by_chance.mean()), float((by_chance >= found).double().mean())
-
-
-# -- which populations hear each other, and must be brought into their state together --------------------------------
 
 
 def groups_of(populations: Sequence[Population]) -> list[Group]:

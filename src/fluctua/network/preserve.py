@@ -240,9 +240,6 @@ def _acts(hook: Any) -> bool:
     return acts(hook)
 
 
-# -- all or nothing --------------------------------------------------------------------------------------------------
-
-
 def in_turn(call: Callable[_P, _R]) -> Callable[_P, _R]:
     """Of a function of a model: threads take turns, and after an error all generators of random numbers are as before.
 

@@ -192,11 +192,7 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
 
 
 def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
-    """The facts that the user states, as far as spikes bear them out.
-
-    Raises:
-        UnsupportedNeuronError: it fires at another input than they say.
-    """
+    """The facts that the user states, as far as spikes bear them out."""
     kernel = bench.spec.stated(bench.module, timing.unit)
     if theta is not None:
         distance = float(torch.as_tensor(theta).double().mean())
@@ -235,11 +231,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 class _Bench:
-    """Runs a neuron from rest on an input that is the same for all of its neurons.
-
-    Raises:
-        UnsupportedNeuronError: it runs on no shape that comes to mind.
-    """
+    """Runs a neuron from rest on an input that is the same for all of its neurons."""
 
     def __init__(self, module: nn.Module, spec: ProbedNeuron) -> None:
         self.module, self.spec, self.layout = module, spec, Layout(spec.time)
@@ -300,7 +292,7 @@ class _Bench:
                 failure = failure or error
         raise UnsupportedNeuronError(
             f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
-            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and give shape= where it needs one"
+            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, or give it shape= or start="
         ) from failure
 
     def _guesses(self) -> list[tuple[int, ...]]:

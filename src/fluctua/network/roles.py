@@ -25,6 +25,7 @@ Run = Callable[..., Tensor]  # values other than at first, number of the input, 
 _EXACT = 1e-3  # of a change: float32 and half precision are linear to that
 _LITTLE = 1e-6  # in place of zero, by the largest of which weights may be divided
 _NEARLY = 0.1  # of the output: what rounds its weights, or bounds them, comes or changes by more
+_DEEP = 30.0  # below which a softplus is nothing
 _PROBED = 4  # outputs of which it is looked up what they depend on
 
 
@@ -38,6 +39,7 @@ class Role:
     linear: bool  # whether twice the move makes twice the change
     scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
     grows: bool  # whether twice the parameter makes a larger output, and nearly none next to none, of a linear layer
+    shifts: bool  # whether one more in every entry makes a larger output, and far less nearly none: exp, softplus
     sizeless: bool  # whether twice the parameter makes no difference
     of_input: bool  # whether its effect depends on the layer's input
     random: bool  # whether its effect depends on the draws of torch's generator
@@ -51,6 +53,7 @@ class Roles:
 
     weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
     bias: str | None  # name of what shifts each output unit
+    gain: str | None  # of what scales each, where the size of the weights has no effect
     offset: bool  # whether something else adds to the output
     note: str | None  # which parameters were left as they are, and why
 
@@ -67,7 +70,8 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
         frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
         with suppress(Exception):  # of a stranger's code, which may not take any input: then names must do
             roles = roles_of(module, args, kwargs, frozen)
-            if not (parametrised(module) and all(weight.skipped_because for weight in roles.weights)):
+            settable = roles.gain or any(weight.shifts or not weight.skipped_because for weight in roles.weights)
+            if settable or not parametrised(module):
                 found[module] = roles
     idle = {module for module, roles in found.items() if not roles.weights}
     record.no_weights |= {id(p) for module in idle for p in parameters_of(module, False)}
@@ -90,12 +94,16 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
             connecting = [role for role in matrices if role.linear and role.of_input]
         kept, left = _chosen(run, own, connecting, frozen)
     shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
-    units = {own[r.name].shape[r.rows or 0] for r in kept}
+    units = {own[r.name].shape[r.rows or 0] for r in kept or connecting}
     bias = next((name for name in shifts if own[name].numel() in units), None)
+    gain = None
+    if connecting and all(role.sizeless for role in connecting):
+        scaling = [r.name for r in found if r.single and r.linear and r.of_input and not r.random]
+        gain = next((name for name in scaling if name not in frozen and own[name].numel() in units), None)
     if connecting and not kept:
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is, for {reason}" for name, reason in left.items()]
-    return Roles(tuple(kept), bias, len(shifts) > (bias is not None), "; ".join(notes) or None)
+    return Roles(tuple(kept), bias, gain, len(shifts) > (bias is not None), "; ".join(notes) or None)
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:
@@ -136,6 +144,7 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
     if not bool((change.abs() > 1e-6 * base.abs().max()).any()):
         return None
     single, rows, mask = _dependence(run, one, name, (change * there).abs().topk(min(_PROBED, len(there))).indices)
+    bare, size = run({name: one[name] - _DEEP}) - nothing, (there - nothing).double().norm()
     passing = _near(run({}, 2) - nothing, 2 * (base - nothing), _NEARLY)
     return Role(
         name,
@@ -147,6 +156,10 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
         and rows is not None
         and bool(without.double().norm() <= _NEARLY * there.double().norm())
         and bool(double.double().norm() >= (1 + _NEARLY) * there.double().norm()),
+        shifts=passing
+        and rows is not None
+        and bool(bare.double().norm() <= _EXACT * size)
+        and bool((run({name: one[name] + 1}) - nothing).double().norm() >= (1 + _NEARLY) * size),
         sizeless=_near(double, there, _EXACT),
         of_input=not _near(run(one, 1) - run({}, 1), change, _EXACT),
         random=not _near(run(one, 0, 1) - run({}, 0, 1), change, _EXACT),
@@ -184,8 +197,8 @@ def _chosen(
         partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
         if role.sizeless:
             left[role.name] = "its size has no effect on the output"
-        elif not role.linear and (linear or not (role.scales or role.grows)):
-            left[role.name] = "the output is not linear in it"
+        elif not role.linear and (linear or role.shifts or not (role.scales or role.grows)):
+            left[role.name] = "the output is not linear in it" + ", so it is shifted as a whole at most" * role.shifts
         elif partner is not None:
             left[role.name] = f"it is multiplied with {partner}"
             factors.add(partner)

@@ -23,9 +23,6 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
-# -- what a model is made of: some frameworks override `modules()` and `parameters()`, so torch's own are called -----
-
-
 def modules_of(model: nn.Module) -> Iterator[nn.Module]:
     """As `model.modules()`."""
     return nn.Module.modules(model)
@@ -61,9 +58,6 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 def versions(output: Any) -> list[int]:
     """How often each tensor in what a module returns has been changed in place."""
     return [tensor._version for tensor in tensors_in(output)]
-
-
-# -- how a neuron module is called: where time is in what it takes and what it returns -------------------------------
 
 
 @dataclass(frozen=True)
@@ -251,9 +245,6 @@ def memory_of(tensor: Tensor) -> int:
     """Address of the tensor's memory; 0 where it has none of the ordinary kind (sparse, lazy, empty)."""
     ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
     return tensor.untyped_storage().data_ptr() if ordinary else 0
-
-
-# -- listening -------------------------------------------------------------------------------------------------------
 
 
 def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:

@@ -34,9 +34,9 @@ class Slot(NamedTuple):
         assert isinstance(found, Tensor)
         return found
 
-    def put(self, tensor: Tensor) -> None:
+    def put(self, value: Tensor | float) -> None:
         """Replace it."""
-        self._holder[self.name] = _replaced(self._holder.get(self.name), self.path, tensor)
+        self._holder[self.name] = _replaced(self._holder.get(self.name), self.path, value)
 
     @property
     def _holder(self) -> dict[str, Any]:
@@ -45,10 +45,10 @@ class Slot(NamedTuple):
         return found
 
 
-def _replaced(value: Any, path: Sequence[str], tensor: Tensor) -> Any:
+def _replaced(value: Any, path: Sequence[str], new: Tensor | float) -> Any:
     if not path:
-        return tensor
-    return value._replace(**{path[0]: _replaced(getattr(value, path[0]), path[1:], tensor)})
+        return new
+    return value._replace(**{path[0]: _replaced(getattr(value, path[0]), path[1:], new)})
 
 
 def slots_of(module: nn.Module, states: Sequence[str]) -> list[Slot]:
@@ -130,8 +130,10 @@ class NeuronStep:
                 slot.put(slot.tensor.double())
 
 
-def followed(module: nn.Module, stepping: Stepping) -> NeuronStep:
+def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False) -> NeuronStep:
     """Follow one step of a neuron module, which stays as it is.
+
+    Constants of one entry are those of the step, or `as_numbers` a part of it, on which compiled code may insist.
 
     Raises:
         ValueError: it does what no loop over neurons can do.
@@ -140,18 +142,23 @@ def followed(module: nn.Module, stepping: Stepping) -> NeuronStep:
     names, hearing = stepping.names(module), stepping.hearing(module)
     states = len(names) - (hearing is not None and hearing.kept)
     slots = slots_of(module, (*names, *stepping.options(module)))
+    numbers = [slot for slot in slots if as_numbers and slot.tensor.numel() == 1]
+    slots = [slot for slot in slots if slot not in numbers]
     step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
     with preserved(module), _own_parameters(module), _muted(hearing):
         for m in modules_of(module):
             for name, value in m._buffers.items():  # an option that is kept as a tensor
                 if value is not None and value.numel() == 1 and not value.is_floating_point():
                     m._buffers[name] = value.item()  # type: ignore[assignment]
+        for slot in numbers:
+            slot.put(slot.tensor.item())
         try:
             traced = trace(step, 1, states, max(1, len(slots)))
         except ValueError:
             raise
         except Exception as error:  # of a stranger's code: any
-            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {error})") from error
+            said = str(error).partition("\n")[0]
+            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {said})") from error
     traced, constants = hoisted(traced)
     read = walk(value for value in (traced.output, *traced.state, traced.distance) if value is not None)
     if not any(e.op == "leaf" and e.args[0] == "constant" for e in read):

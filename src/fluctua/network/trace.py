@@ -82,13 +82,20 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
+    scripted = [names[m] for m in names if isinstance(m, torch.jit.ScriptModule) and list(parameters_of(m, False))]
+    if scripted:
+        raise WiringError(
+            f"layers compiled by torch.jit cannot be observed ({', '.join(scripted)}): initialise the model before it "
+            "is scripted or traced, and load its state_dict then"
+        )
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
     if not neurons:
         kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours by "
-            "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}"
+            "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
+            "fluctua.measured_"
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
@@ -151,19 +158,7 @@ def _filters(found: list[Population]) -> set[nn.Module]:
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """Reads populations from what was seen.
-
-    Attributes:
-        record: what was seen.
-        neurons: the populations of each neuron module, by name.
-        names: of all modules.
-        trainable: ids of the parameters that may be written.
-        loose: names of all weights by their ids; met outside of a synapse they cannot be dealt with.
-        called: name of each population, by its emitter.
-        taken: first population that each weight feeds, by its id, and how it is read there; filled on the way.
-        shown: see `trace_pass.shown`.
-        roles: what the parameters of the user's own layers do.
-    """
+    """Reads populations from what was seen."""
 
     record: TracedPass
     neurons: Neurons
@@ -285,9 +280,14 @@ class _Reader:
         else:
             both = {"bias_name": roles.bias, "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
+            if roles.gain is not None and not normed:
+                scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
+                more["norms"], scale.weight = (scale,), attrgetter(roles.gain)(synapse)
+                scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
+                | {"shifts": w.shifts and w.skipped_because is not None}
                 for w in roles.weights
             ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))

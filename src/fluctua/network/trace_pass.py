@@ -296,18 +296,24 @@ def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[
     """The parents of a node without those that only scale or shift the others: parameters, and functions of them."""
     if operation not in ELEMENTWISE or len(parents) < 2:
         return parents
-    signals = [parent for parent in parents if _carry_signal([parent], record)]
+    signals = [parent for parent in parents if carry_signal([parent], record)]
     others = behind([parent for parent in parents if parent not in signals], ())
     connecting = any(operation_of(node).startswith(MIXING) for node in others)
     return parents if connecting or not signals else signals
 
 
-def _carry_signal(nodes: list[Node], record: TracedPass) -> bool:
+def is_gain(node: Node, via: tuple[str, ...], record: TracedPass) -> bool:
+    """Whether a node scales or shifts raw data by parameters, unit by unit: nothing behind it, or after, connects."""
+    parents = parents_of(node)
+    if operation_of(node) not in ELEMENTWISE or len(parents) == len(node.next_functions):
+        return False
+    operations = (*via, *map(operation_of, behind(parents, ())))
+    return not carry_signal(parents, record) and not any(o.startswith((*MIXING, "Sum", "Mean")) for o in operations)
+
+
+def carry_signal(nodes: list[Node], record: TracedPass) -> bool:
     """Whether what a neuron or a synapse has put out leads to one of the nodes."""
     return any(node in record.neuron_of or node in record.synapse_of for node in behind(nodes, ()))
-
-
-# -- weights and synapses --------------------------------------------------------------------------------------------
 
 
 def computing(model: nn.Module) -> set[nn.Module]:
@@ -325,12 +331,10 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a layer is known by its class, or hooks compute its weights: else what its parameters do is found out."""
+    """Whether a layer is known by its class: else what its parameters do is found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
     home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
-    if computed := parametrised(module):
-        return not parametrize.is_parametrized(module, computed[0])
-    return own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
+    return not parametrised(module) and own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:

@@ -273,6 +273,8 @@ def _check_reach(
         why = "where all weights excite, or all inhibit, their variance fixes their mean"
     else:
         why = "these pathways cannot move the mean of U at all, whatever their weights"
+    if threshold is not None and np.all(rest > np.asarray(threshold)):
+        why = f"without input it rests at {np.min(rest):.3g}, above its threshold {np.max(threshold):g}, and {why}"
     raise InfeasibleTargetError(f"mu_u = {target.mean:g} is out of reach{where}: {why}; {_way_out(reach, target.mean)}")
 
 

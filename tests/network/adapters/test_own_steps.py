@@ -188,3 +188,28 @@ def test_a_subclass_that_halves_its_input_has_half_the_kernel(make: Callable[[],
     halved, whole = own.kernels[0], theirs.kernels[0]
     assert np.mean(halved.eps_bar) == pytest.approx(0.5 * np.mean(whole.eps_bar), rel=1e-6)
     assert np.mean(halved.eps_hat) == pytest.approx(0.25 * np.mean(whole.eps_hat), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_code_that_insists_on_numbers_is_read_with_the_constants_as_they_are() -> None:
+    """As SpikingJelly's compiled steps do, where a user makes the time constant a parameter."""
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    from fluctua.network.adapters.framework import Timing
+    from fluctua.network.adapters.registry import specs_of
+
+    @torch.jit.script
+    def charged(x: Tensor, v: Tensor, tau: float) -> Tensor:
+        return v + (x - v) / tau
+
+    class Compiled(neuron.SimpleLIFNode):  # type: ignore[misc,name-defined]
+        v: Any
+
+        def neuronal_charge(self, x: Tensor) -> None:
+            self.v = charged(x, self.v, self.tau)
+
+    node = Compiled(tau=2.0, decay_input=True)
+    del node.tau
+    node.tau = nn.Parameter(torch.tensor(4.0))
+    kernel = specs_of(node, Timing(steps=STEPS))[""].neuron.kernel
+    np.testing.assert_allclose(kernel.response(5), 0.25 * 0.75 ** np.arange(5), atol=1e-12)
+    assert isinstance(node.tau, nn.Parameter)

@@ -27,6 +27,16 @@ def test_a_threshold_of_each_channel_counts_by_its_mean() -> None:
     assert member(node).neuron.threshold == 1.5
 
 
+@pytest.mark.parametrize("act", [torch.relu, torch.tanh, torch.sigmoid])
+def test_what_an_analog_neuron_emits_has_no_part_in_its_kernel(act: Callable[[Tensor], Tensor]) -> None:
+    """A function of the potential, which a threshold resets as it does that of a LIF neuron."""
+    nodes = neuron.LIAFNode(act, threshold_related=False, tau=3.0), neuron.LIFNode(tau=3.0)
+    analog, plain = (member(node).neuron for node in nodes)
+    assert analog.threshold == plain.threshold == 1.0
+    assert analog.rest == plain.rest
+    np.testing.assert_allclose(analog.kernel.response(9), plain.kernel.response(9), atol=1e-12)
+
+
 @pytest.mark.parametrize(("mode", "time"), [("s", "step"), ("m", "first")], ids=["single step", "multi step"])
 def test_the_step_mode_says_where_time_is(mode: str, time: str) -> None:
     assert member(neuron.LIFNode(step_mode=mode)).layout.time == time

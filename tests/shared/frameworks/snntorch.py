@@ -461,7 +461,11 @@ CASES = FrameworkCases(
     rated=("image", 15.0, 2e-3),
     refused=REFUSED,
     recurrences=RECURRENCES,
-    noted={"none": (leaky, None), "rounded potential": (quantised, ".*state_quant")},
+    noted={
+        "none": (leaky, None),
+        "rounded potential": (quantised, ".*state_quant"),
+        "one fires at most": (lambda: snn.Leaky(beta=0.9, inhibition=True), ".*inhibition"),
+    },
     live={"beta": live},
     width=N,
 )

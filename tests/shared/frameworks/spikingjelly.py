@@ -131,6 +131,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 NOTED: dict[str, tuple[Callable[[], Any], str | None]] = {
     **{name: (SPIKING[name], ".") for name in ("IF", "quadratic")},
     "graded": (lambda: neuron.LIAFNode(torch.relu, threshold_related=True, tau=3.0), "it emits numbers of any size"),
+    "analog": (lambda: neuron.LIAFNode(torch.sigmoid, False, tau=3.0), "it emits numbers of any size"),
     "LIF": (neuron.LIFNode, None),
 }
 

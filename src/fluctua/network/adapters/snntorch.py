@@ -76,7 +76,10 @@ class Cells(Stepping):
     def simplify(self, module: Any) -> str | None:
         """See `Stepping.simplify`."""
         rounds, module.state_quant = module.state_quant, False
-        return "it rounds its potential by `state_quant`, which is not foreseen" if rounds else None
+        alone, module.inhibition = getattr(module, "inhibition", False), False
+        notes = ["it rounds its potential by `state_quant`, which is not foreseen"] if rounds else []
+        notes += ["by `inhibition` one neuron of each sample fires at most, which is not foreseen"] if alone else []
+        return "; ".join(notes) or None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
