@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +412,14 @@ def test_what_is_no_command_is_refused(run: Run, command: tuple[str, ...]) -> No
 # --- Ctrl-C ---
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C is heard, also in a process that a shell has started in the background, where it is not by itself."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> threading.Thread:
     def wait() -> None:
         while not condition() and not ended.wait(0.01):
@@ -426,6 +434,7 @@ def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> 
     return thread
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp_path: Path) -> None:
     out, ended = tmp_path / "run", threading.Event()
     command = ("train", "--data", spike_file, "--out", out, *SMALL)
@@ -449,6 +458,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp
         (["train", "--data", "."], "fluctua.lab.train_file.train_file", "fluctua: interrupted"),
     ],
 )
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_at_any_other_time_is_one_sentence(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, sentence: str
 ) -> None:

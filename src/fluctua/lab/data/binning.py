@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -126,8 +127,10 @@ def check_times(times: NDArray[np.float32], dt: float, duration: float) -> None:
 
 def channel_count(n_units: int, pool: int) -> int:
     """Return the number of channels that `n_units` units make, `pool` neighbours to a channel."""
-    if n_units < 1:
-        raise ValueError(f"n_units={n_units} must be at least 1: pass the number of input units.")
-    if pool < 1:
-        raise ValueError(f"pool={pool} must be at least 1, which merges nothing: pass the units per channel.")
+    if not isinstance(n_units, Integral) or n_units < 1:
+        raise ValueError(f"n_units={n_units!r} must be a whole number, at least 1: pass the number of input units.")
+    if not isinstance(pool, Integral) or pool < 1:
+        raise ValueError(
+            f"pool={pool!r} must be a whole number, at least 1, which merges nothing: pass units per channel."
+        )
     return math.ceil(n_units / pool)
