@@ -362,6 +362,10 @@ def test_a_folder_that_cannot_be_written_is_refused(run: Run, spike_file: Path) 
         assert_sentence(end, 1, f"cannot write to {below_a_file} (Not a directory): choose another --out")
 
 
+def test_what_the_system_says_of_a_name_is_said_in_a_sentence(run: Run) -> None:
+    assert_sentence(run("train", "--resume", "--out", "a" * 300), 1, "aaa (File name too long)")
+
+
 VALUES = {
     ("--xi", 1, "--rate", 5): "a target takes one of xi, sigma and rate, got xi and rate: drop all but one",
     ("--xi", -1): "a target's xi must be a positive number, got -1.0",
@@ -373,6 +377,8 @@ VALUES = {
     ("--seed", -1): "seed must be a whole number of at least 0, got -1",
     ("--minutes", -1): "max_minutes must be a positive number, got -1.0",
     ("--minutes", "nan"): "max_minutes must be a positive number, got nan",
+    ("--duration", 1e12): "more than 10000000: lengthen dt",
+    ("--nu", 5): "nu=5 Hz is for the method poisson, not measured: leave it out",
 }
 
 

@@ -343,8 +343,11 @@ def main() -> None:
 
 
 def _in_options(error: BaseException) -> str:
-    """A message written for callers in Python, in the words of the command line."""
-    return str(error).replace("resume=True", "--resume").replace("another out_dir", "another --out")
+    """A message written for callers in Python, in the words of the command line; or what the system says of a file."""
+    said = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"cannot use {error.filename} ({error.strerror})"
+    return " ".join(said.splitlines()).replace("resume=True", "--resume").replace("another out_dir", "another --out")
 
 
 def _stdout_kept_for(json: bool) -> AbstractContextManager[Any]:

@@ -223,6 +223,8 @@ def train_file(
     if run is None:
         if train_path is None:
             raise ValueError(f"{out} holds no run to resume: give --data to begin one")
+        if settings.nu is not None and settings.method != "poisson":
+            raise ValueError(f"nu={settings.nu:g} Hz is for the method poisson, not {settings.method}: leave it out")
         run = FileRun(train_path, test_path, settings)
     run.train_settings()  # refused before data are read
     run = run.settled()
