@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_refused(run: Run, spike_file: Path) 
 
 
 def test_what_the_system_says_of_a_name_is_said_in_a_sentence(run: Run) -> None:
-    assert_sentence(run("train", "--resume", "--out", "a" * 300), 1, "aaa (File name too long)")
+    assert_sentence(run("train", "--resume", "--out", "a" * 300), 1, "aaa/run.json (File name too long)")
 
 
 VALUES = {
