@@ -121,7 +121,7 @@ def _fit(
 ) -> FitResult:
     description = Description.of(model, data, settings, origin)
     if record := folder.load_record() if resume else None:
-        Description(**record["run"]).refuse_other(description, folder.root)
+        Description.from_plain(record["run"]).refuse_other(description, folder.root)
     classifier = SpikingClassifier(
         model,
         loss=settings.loss,

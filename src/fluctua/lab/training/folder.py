@@ -107,11 +107,11 @@ class RunFolder:
             ValueError: its files are damaged.
         """
         try:
-            return Description(**read_json(self.description))
-        except (FileNotFoundError, NotADirectoryError, DamagedFile, TypeError):
+            return Description.from_plain(read_json(self.description))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             # What the last epoch was trained with does as well.
             record = self.load_record()
-            return Description(**record["run"]) if record else None
+            return Description.from_plain(record["run"]) if record else None
 
     def save_description(self, description: Description) -> None:
         """Rewrite `run.json`."""
