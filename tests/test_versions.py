@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 # What asks for most of what lies below: NumPy, torch, numba, HDF5, safetensors, typer and rich, Lightning, joblib.
 PART = (
     "tests/theory/test_weights.py",
+    "tests/network/test_hooks.py",
     "tests/methods/test_poisson.py",
     "tests/methods/test_tensors.py",
     "tests/neurons/test_neurons.py",

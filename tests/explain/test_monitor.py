@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -308,9 +309,10 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
     assert rows[0]["mu_u"] is None
 
 
-def test_an_interval_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        Monitor(network(), every=0)
+@pytest.mark.parametrize("every", [0, 2.5, math.nan])
+def test_an_interval_that_is_no_number_of_steps_is_refused(every: Any) -> None:
+    with pytest.raises(ValueError, match=f"every must be a whole number, at least 1, got {every}"):
+        Monitor(network(), every=every)
 
 
 def _rank(rank: int, folder: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +362,10 @@ def test_a_folder_that_cannot_be_written_is_refused(run: Run, spike_file: Path) 
         assert_sentence(end, 1, f"cannot write to {below_a_file} (Not a directory): choose another --out")
 
 
+def test_what_the_system_says_of_a_name_is_said_in_a_sentence(run: Run) -> None:
+    assert_sentence(run("train", "--resume", "--out", "a" * 300), 1, "aaa/run.json (File name too long)")
+
+
 VALUES = {
     ("--xi", 1, "--rate", 5): "a target takes one of xi, sigma and rate, got xi and rate: drop all but one",
     ("--xi", -1): "a target's xi must be a positive number, got -1.0",
@@ -373,6 +377,8 @@ VALUES = {
     ("--seed", -1): "seed must be a whole number of at least 0, got -1",
     ("--minutes", -1): "max_minutes must be a positive number, got -1.0",
     ("--minutes", "nan"): "max_minutes must be a positive number, got nan",
+    ("--duration", 1e12): "more than 10000000: lengthen dt",
+    ("--nu", 5): "nu=5 Hz is for the method poisson, not measured: leave it out",
 }
 
 
@@ -412,6 +418,14 @@ def test_what_is_no_command_is_refused(run: Run, command: tuple[str, ...]) -> No
 # --- Ctrl-C ---
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C is heard, also in a process that a shell has started in the background, where it is not by itself."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> threading.Thread:
     def wait() -> None:
         while not condition() and not ended.wait(0.01):
@@ -426,6 +440,7 @@ def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> 
     return thread
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp_path: Path) -> None:
     out, ended = tmp_path / "run", threading.Event()
     command = ("train", "--data", spike_file, "--out", out, *SMALL)
@@ -449,6 +464,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp
         (["train", "--data", "."], "fluctua.lab.train_file.train_file", "fluctua: interrupted"),
     ],
 )
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_at_any_other_time_is_one_sentence(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, sentence: str
 ) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 import fluctua.lab
 from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.demo import DemoRun, DemoSettings, run_demo
-from fluctua.lab.durable import write_json
+from fluctua.lab.durable import read_json, write_json
 from fluctua.lab.networks import LABELS, bring_up, build
 from fluctua.lab.train_file import FileRun, FileSettings, train_file
 from fluctua.lab.training.description import modules_of
@@ -159,6 +159,25 @@ def test_the_checkpoint_stands_in_for_a_damaged_description(trained: Path, tmp_p
     shutil.copytree(trained, tmp_path / "run")
     damaged("run.json")(tmp_path / "run")
     assert fluctua.lab.load(tmp_path / "run").settings.lr == 0.02
+
+
+@pytest.mark.parametrize(
+    "other", [{"settings": {}}, {"data": None}, {"versions": 3}, {"origin": [1]}, {"model": None}, {"new": 1}]
+)
+def test_the_checkpoint_stands_in_for_a_description_of_another_version(
+    other: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    write_json(tmp_path / "run" / "run.json", {**read_json(trained / "run.json"), **other})
+    assert fluctua.lab.load(tmp_path / "run").settings.lr == 0.02
+
+
+@pytest.mark.parametrize("origin", [{}, {"settings": {}}, {"train": 3, "test": None, "settings": {"target": {}}}])
+def test_what_another_version_was_told_is_refused_in_a_sentence(origin: Any, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    write_json(tmp_path / "run" / "run.json", {**read_json(trained / "run.json"), "origin": {"train": origin}})
+    with pytest.raises(ValueError, match="described as another version of fluctua does"):
+        fluctua.lab.load(tmp_path / "run")
 
 
 def test_other_files_at_the_same_place_are_noticed(trained: Path, tmp_path: Path) -> None:

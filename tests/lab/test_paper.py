@@ -3,8 +3,8 @@
 import io
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 from rich.console import Console
 
 from fluctua.lab import paper, reproduce
+from fluctua.lab.reproduce import SweepOptions
 from fluctua.lab.studies import STUDIES, Pair
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.study import Record
@@ -45,7 +46,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("small", [True, False])
 def test_published_numbers_stand_beside_ours_and_what_lacks_its_files_is_named(tmp_path: Path, small: bool) -> None:
     console = Console(file=(text := io.StringIO()), width=80)
-    found = paper.reproduce_paper(small=small, seeds=2, data=tmp_path, out=tmp_path, backend=here, console=console)
+    found = paper.reproduce_paper(SweepOptions(2, tmp_path, here, console, tmp_path), small=small)
     ours, without = found
     scores = [truth(1, seed)["score"] for seed in range(2)]
     assert (ours.published, ours.runs) == (1.75, 2)
@@ -61,13 +62,12 @@ def test_published_numbers_stand_beside_ours_and_what_lacks_its_files_is_named(t
 @pytest.mark.usefixtures("toys")
 def test_a_part_of_every_experiment_that_has_the_axis_can_be_run(tmp_path: Path) -> None:
     (tmp_path / "recordings.h5").touch()
-    how: dict[str, Any] = {"small": False, "seeds": 1, "data": tmp_path, "out": tmp_path, "backend": here}
-    console = Console(file=io.StringIO(), width=80)
-    paper.reproduce_paper(**how, console=console, wanted=["x=1,99"])  # what an experiment has not is no wish to it
+    options = SweepOptions(1, tmp_path, here, Console(file=io.StringIO(), width=80), tmp_path, ["x=1,99"])
+    paper.reproduce_paper(options, small=False)  # what an experiment has not is no wish to it
     done = {json.loads(path.read_text())["setting"]["x"] for path in tmp_path.glob("*/runs/*.json")}
     assert done == {1}
     with pytest.raises(ValueError, match="no experiment of the paper has y=2"):
-        paper.reproduce_paper(**how, console=console, wanted=["y=2"])
+        paper.reproduce_paper(replace(options, wanted=["y=2"]), small=False)
 
 
 def test_every_published_number_of_the_paper_has_a_place() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 
 from fluctua.lab import cli
 from fluctua.lab import reproduce as module
-from fluctua.lab.reproduce import SweepFailed, reproduce, study_named
+from fluctua.lab.reproduce import SweepFailed, SweepOptions, reproduce, study_named
 from fluctua.lab.studies import STUDIES, Pair, Theory
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.study import Record, Study
@@ -28,6 +28,10 @@ from shared.toy_study import Toy, quiet, truth
 def here(runs: Sequence[Run], root: Path) -> Generator[Record, None, None]:
     for run in runs:
         yield perform(run, root)
+
+
+def options(out: Path, seeds: int, wanted: Sequence[str] = ()) -> SweepOptions:
+    return SweepOptions(seeds, out, here, quiet(), wanted=wanted)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
@@ -49,7 +53,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_and_figure_are_written_and_agree_with_the_truth(tmp_path: Path) -> None:
-    files = reproduce("toy", Toy(), seeds=3, data=None, out=tmp_path, backend=here, console=quiet())
+    files = reproduce("toy", Toy(), options(tmp_path, 3))
     assert [path.name for path in files] == ["table.csv", "table.md", "figure.png", "figure.pdf"]
     starts = {".png": b"\x89PNG", ".pdf": b"%PDF"}
     assert all(path.read_bytes().startswith(starts.get(path.suffix, b"")) for path in files)
@@ -64,7 +68,7 @@ def test_table_and_figure_are_written_and_agree_with_the_truth(tmp_path: Path) -
 
 def test_more_seeds_later_add_to_what_is_there(tmp_path: Path) -> None:
     for seeds in (1, 2):
-        reproduce("toy", Toy(), seeds=seeds, data=None, out=tmp_path, backend=here, console=quiet())
+        reproduce("toy", Toy(), options(tmp_path, seeds))
         with (tmp_path / "toy" / "table.csv").open() as file:
             assert {row["n"] for row in csv.DictReader(file)} == {str(seeds)}
     assert len(list((tmp_path / "toy" / "runs").iterdir())) == 12
@@ -72,14 +76,14 @@ def test_more_seeds_later_add_to_what_is_there(tmp_path: Path) -> None:
 
 def test_a_part_of_the_grid_can_be_done_first_and_results_are_of_all_that_is_finished(tmp_path: Path) -> None:
     for wanted, rows in ((["x=0"], 2), (["x=1", "method=a"], 3), ([], 6)):
-        reproduce("toy", Toy(), seeds=1, data=None, out=tmp_path, backend=here, console=quiet(), wanted=wanted)
+        reproduce("toy", Toy(), options(tmp_path, 1, wanted))
         with (tmp_path / "toy" / "table.csv").open() as file:
             assert len(list(csv.DictReader(file))) == rows
 
 
 def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
     with pytest.raises(SweepFailed, match="no run of toy ended well; the first error: ArithmeticError: x = 2"):
-        reproduce("toy", Toy(xs=(2,), fails_at=2), seeds=1, data=None, out=tmp_path, backend=here, console=quiet())
+        reproduce("toy", Toy(xs=(2,), fails_at=2), options(tmp_path, 1))
 
 
 def expected(study: Study, seeds: int) -> int:
@@ -97,7 +101,7 @@ class Choosing(Toy):
 
 
 def test_seeds_after_the_first_are_run_with_what_those_chose(tmp_path: Path) -> None:
-    reproduce("toy", Choosing(), seeds=4, data=None, out=tmp_path, backend=here, console=quiet())
+    reproduce("toy", Choosing(), options(tmp_path, 4))
     assert len(list((tmp_path / "toy" / "runs").iterdir())) == expected(Choosing(), 4) == 2 * 6 + 2 * 2
     with (tmp_path / "toy" / "table.csv").open() as file:
         assert {(row["x"], row["n"]) for row in csv.DictReader(file)} == {("2", "4")}

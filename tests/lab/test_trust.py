@@ -179,8 +179,8 @@ def assert_readable(folder: Path) -> None:
     """What is in place is whole, whatever else is not there."""
     if (folder / "last.ckpt").exists():
         load_checkpoint(folder / "last.ckpt")
-    assert all(is_whole(path) for path in folder.glob("*.safetensors"))
-    assert all(is_whole(path) for path in folder.glob("*.json"))
+    assert all(is_whole(path.read_bytes()) for path in folder.glob("*.safetensors"))
+    assert all(is_whole(path.read_bytes()) for path in folder.glob("*.json"))
 
 
 # --- power cuts ---
@@ -220,7 +220,7 @@ def test_a_record_that_is_saved_outlives_a_power_cut(synced: bool, disk: Disk, p
         paths = [folder / "runs" / f"x={i}.json" for i in range(there)]
         saved += there
         lost += sum(not path.exists() for path in paths)
-        damaged += sum(not is_whole(path) for path in (folder / "runs").glob("x=*.json"))
+        damaged += sum(not is_whole(path.read_bytes()) for path in (folder / "runs").glob("x=*.json"))
         if synced:
             assert Store(folder).open({}) == []
         shutil.rmtree(folder)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import OverTime
 from fluctua.methods import Measured
-from fluctua.methods.balance import Balance
+from fluctua.methods.balance import Balance, _compact, project_
 from fluctua.neurons import LIF
 from fluctua.theory.target import InfeasibleTargetError
 
@@ -46,6 +46,23 @@ def linear(n: int, bias: bool = False, units: int = 40) -> Any:
 def directions(weight: Tensor) -> int:
     values = torch.linalg.svdvals(weight.detach().flatten(1))
     return int((values > 1e-3 * values[0]).sum())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_large_weight_is_projected_as_a_small_one(alike: bool, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean activities that are alike in all rows are kept as one row, in the precision of the weight."""
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 50, generator=rng).transpose(0, axis).contiguous()
+    r = torch.rand(1 if alike else 40, 50, generator=rng).expand(40, 50).transpose(0, axis).contiguous()
+    small, large = weight.clone(), weight.clone()
+    along = project_(small, r, axis)
+    monkeypatch.setattr("fluctua.methods.balance.LARGE", 1)
+    compact = _compact(r, axis)
+    assert (compact.stride(axis) == 0) == alike
+    torch.testing.assert_close(project_(large, compact, axis), along, rtol=0, atol=1e-6)
+    torch.testing.assert_close(large, small, rtol=0, atol=1e-6)
+    torch.testing.assert_close((large * r).sum(1 - axis), torch.zeros(40), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [5, 9, 25, 100, 700])

@@ -56,6 +56,16 @@ def test_what_hears_a_mute_source_is_set_for_the_spikes_that_it_does_not_give() 
     assert sigma(u) == pytest.approx(1.0, rel=0.2)
 
 
+def test_the_spikes_that_it_may_give_are_drawn_from_the_seed() -> None:
+    weights = []
+    for k in range(2):
+        model = Pooled()
+        torch.manual_seed(k)
+        fluctua.initialize(model, BATCH, seed=0)
+        weights.append(model.deep.weight)
+    assert torch.equal(*weights)
+
+
 def test_predicted_spikes_are_as_large_as_those_of_the_neuron() -> None:
     snn = pytest.importorskip("snntorch")
     model = nn.Sequential(nn.Linear(N, N), snn.Leaky(beta=0.9, graded_spikes_factor=0.25, init_hidden=True))

@@ -7,11 +7,12 @@ from torch import nn
 
 import fluctua
 from fluctua import PspKernel, Target
+from fluctua.layers import Recurrent
 from fluctua.methods import Poisson
 from fluctua.methods.weights import draw
 from fluctua.neurons import LI, LIF
-from fluctua.theory import Afferent, Drive, Exponential, Normal, solve
-from fluctua.theory.laws import WeightLaw
+from fluctua.theory import Afferent, Drive, Exponential, Normal, solve, xi_for_rate
+from fluctua.theory.laws import Uniform, WeightLaw
 
 KERNEL = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 
@@ -120,6 +121,45 @@ def test_the_network_gets_the_formula_with_one_global_rate() -> None:
     assert "4 bias(es) were set to zero" in report.notes
 
 
+def test_the_same_seed_gives_the_same_weights_whatever_torch_has_drawn() -> None:
+    found = []
+    for k in range(2):
+        torch.manual_seed(k)
+        fluctua.initialize(model := network(), batch(), method=Poisson(nu=15.8), seed=0)
+        found.append(linears(model)[0].weight)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6])
+def test_recurrent_weights_supply_what_alpha_leaves_and_the_law_is_the_one_asked_for(share: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 200), Recurrent(LIF(), nn.Linear(200, 200, bias=False)))
+    fluctua.initialize(model, batch(), method=Poisson(nu=20.0, alpha=share, law=Uniform()), seed=0)
+    parts = [layer.weight.detach() for layer in model.modules() if isinstance(layer, nn.Linear)]
+    for w, part in zip(parts, (share, 1 - share), strict=True):
+        sigma = math.sqrt(part / (w.shape[1] * 20.0 * float(KERNEL.eps_hat)))
+        assert float(w.std()) == pytest.approx(sigma, rel=0.05)  # 5 standard errors of 10,000 weights are 0.03
+        assert float(w.abs().max()) <= math.sqrt(3) * sigma * (1 + 1e-6)
+
+
+def test_a_rate_stands_for_the_xi_that_the_theory_gives_it() -> None:
+    models = [network() for _ in range(2)]
+    xi = float(xi_for_rate(3.0, KERNEL))
+    for model, target in zip(models, (Target(rate=3.0), Target(xi=xi)), strict=True):
+        fluctua.initialize(model, batch(), target, method=Poisson(nu=15.8), seed=0)
+    assert torch.allclose(linears(models[0])[0].weight, linears(models[1])[0].weight, rtol=1e-6)
+
+
+def test_rates_below_one_hertz_are_rates_and_zero_is_none() -> None:
+    models = [network() for _ in range(2)]
+    for model, nu in zip(models, (0.5, 2.0), strict=True):
+        fluctua.initialize(model, batch(), method=Poisson(nu=nu), seed=0)
+    assert torch.allclose(linears(models[0])[0].weight, 2 * linears(models[1])[0].weight, rtol=1e-6)
+    for nu in (0.0, math.inf, -1.0):
+        with pytest.raises(ValueError, match="nu must be a positive rate in Hz"):
+            Poisson(nu=nu)
+
+
 def test_the_rate_of_the_batch_is_the_default() -> None:
     x = batch()
     models = [network() for _ in range(2)]
@@ -149,6 +189,12 @@ def test_the_formula_drifts_with_depth_and_the_measured_method_does_not() -> Non
     assert any("misses its target" in warning for warning in formula.warnings)
     for name in hidden:
         assert measured[name].sigma_u == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_weight_of_one_row_is_filled_and_what_is_none_is_refused() -> None:
+    assert fluctua.fluctuation_driven_(torch.zeros(1, 50), nu=10.0, kernel=KERNEL).all()
+    with pytest.raises(ValueError, match="tensor must be of floating point"):
+        fluctua.fluctuation_driven_(torch.zeros(5, 5, dtype=torch.long), nu=10.0, kernel=KERNEL)
 
 
 def test_a_one_dimensional_tensor_is_refused() -> None:

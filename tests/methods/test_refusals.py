@@ -14,7 +14,7 @@ import fluctua
 from fluctua import Target
 from fluctua.hardware import Grid, quantize
 from fluctua.homeostasis import prime, scale_synapses
-from fluctua.methods import Measured, Poisson
+from fluctua.methods import LSUV, Kaiming, Measured, Poisson
 from fluctua.methods.components import SilentInputError, _told_apart
 from fluctua.neurons import LI, LIF
 
@@ -172,7 +172,7 @@ def test_a_batch_too_short_for_the_kernel_is_a_warning() -> None:
         ({"method": "magic"}, "unknown method 'magic'"),
         ({"window": "later"}, "unknown window 'later'"),
         ({"populations": ["9"]}, "no population '9' in the model: it has 1, 3"),
-        ({"seed": 1, "generator": torch.Generator()}, "a seed or a generator, not both"),
+        ({"seed": 1, "generator": torch.Generator()}, "give a seed, or a torch.Generator instead, got 1 and"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
@@ -229,6 +229,8 @@ untyped: Any = SimpleNamespace(
     Grid=Grid,
     scale_synapses=scale_synapses,
     LIF=LIF,
+    Kaiming=Kaiming,
+    LSUV=LSUV,
 )
 """What a type checker would refuse too."""
 
@@ -269,6 +271,15 @@ untyped: Any = SimpleNamespace(
         (lambda: untyped.LIF(threshold="1"), "a threshold must be positive and finite, got '1'"),
         (lambda: untyped.LIF(tau_mem=None), "tau_mem must be a positive number of seconds, got None"),
         (lambda: untyped.LIF(dt="1"), "the time step dt must be a positive number of seconds, got '1'"),
+        (lambda: untyped.initialize(model(), batch(), generator=3), "a torch.Generator instead, got None and 3"),
+        (lambda: untyped.Kaiming(gain=math.nan), "gain of Kaiming must be a positive number, got nan"),
+        (lambda: untyped.LSUV(iterations=-1), "iterations of LSUV must be a positive number, got -1"),
+        (
+            lambda: untyped.initialize(model(), batch(), method=Measured(law=untyped.LIF)),
+            r"law must be a law of weights, such as Normal\(\), got <class",
+        ),
+        (lambda: untyped.inspect(model().to("meta"), batch()), "some have none, on the device meta"),
+        (lambda: untyped.initialize(model(), batch().to("meta")), "some have none, on the device meta"),
         (lambda: untyped.quantize(with_nan(), batch()), r"0\.weight has NaN or infinite values, which lie on no grid"),
     ],
 )

@@ -222,7 +222,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (lambda: LIF(threshold=0.0), "a threshold must be positive and finite, got 0.0"),
     (lambda: LIF(threshold=torch.tensor([1.0, math.inf])), "a threshold must be positive and finite"),
     (lambda: LIF(reset="soft"), "unknown reset 'soft': choose 'zero' or 'subtract'"),  # type: ignore[arg-type]
-    (lambda: SuperSpike(-1.0), "a surrogate needs a steepness beta > 0, got -1.0"),
+    (lambda: SuperSpike(-1.0), "a surrogate needs a finite steepness beta > 0, got -1.0"),
+    (lambda: SuperSpike(math.inf), "a surrogate needs a finite steepness beta > 0, got inf"),
+    (lambda: LIF(tau_mem=torch.zeros(0)), "tau_mem must be a positive number of seconds, got tensor([])"),
+    (lambda: LI(initial=math.nan), "initial must be a finite potential, got nan"),
     (lambda: LIF()(torch.zeros(T, B, N).long()), "a time loop takes a floating-point current, got torch.int64"),
     (lambda: LIF()(torch.zeros(0, B, N)), "with T >= 1 steps, got the shape (0, 4, 5)"),
 ]
@@ -234,3 +237,7 @@ def test_bad_input_is_refused_in_a_sentence(call: Callable[[], object], sentence
         call()
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_model_without_values_is_shown() -> None:
+    assert "tau_mem=meta" in repr(LIF().to("meta"))

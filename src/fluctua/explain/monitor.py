@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from fluctua.explain.watching import Watch
 from fluctua.network.network import Network
 from fluctua.network.run import parameters_of
+from fluctua.theory.psp import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +78,8 @@ class Monitor:
         dt: float | None = None,
         network: Network | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
+        if not (number(every) >= 1 and every % 1 == 0):
+            raise ValueError(f"every must be a whole number, at least 1, got {every!r}")
         self.model, self.every, self.dt = model, every, dt
         self.file = None if out is None else Path(out) / FILE
         self._loggers = [_sender(logger) for logger in loggers]

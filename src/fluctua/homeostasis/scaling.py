@@ -93,7 +93,8 @@ def scale_synapses(
         >>> scale_synapses(model, (torch.rand(200, 8, 30) < 0.1).float(), 20.0).reached
         True
     """
-    if rounds < 1 or not (0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
+    whole = isinstance(rounds, int) and rounds >= 1
+    if not (whole and 0 < step < math.inf and 0 < tolerance < math.inf and 0 <= share <= 1):
         raise ValueError(
             "scaling needs at least one round, a positive step and tolerance, and a share from 0 to 1, got "
             f"rounds={rounds}, step={step}, tolerance={tolerance}, share={share}"

@@ -288,28 +288,21 @@ def reproduce(
         soft_wrap=True,
         markup=False,
     )
+    from fluctua.lab.reproduce import SweepOptions, study_named
+    from fluctua.lab.reproduce import reproduce as do
     from fluctua.lab.sweeps.runner_dask import dask_cluster
     from fluctua.lab.sweeps.runner_local import local_processes
 
     backend = local_processes(workers) if scheduler is None else dask_cluster(scheduler)
-    how: dict[str, Any] = {
-        "seeds": seeds,
-        "data": data,
-        "out": out,
-        "backend": backend,
-        "console": console,
-        "wanted": only or (),
-    }
+    options = SweepOptions(seeds, out, backend, console, data, only or ())
     if name == "paper":
         from fluctua.lab.paper import as_json, reproduce_paper
 
-        text = as_json(reproduce_paper(small=small, **how))
+        text = as_json(reproduce_paper(options, small=small))
     else:
-        from fluctua.lab.reproduce import reproduce as do
-        from fluctua.lab.reproduce import study_named
         from fluctua.lab.results.table import csv_as_json
 
-        table, *_ = do(f"{name}-small" if small else name, study_named(name, small=small), **how)
+        table, *_ = do(f"{name}-small" if small else name, study_named(name, small=small), options)
         text = csv_as_json(table.read_text(encoding="utf-8"))
     if json:
         typer.echo(text)
@@ -350,8 +343,11 @@ def main() -> None:
 
 
 def _in_options(error: BaseException) -> str:
-    """A message written for callers in Python, in the words of the command line."""
-    return str(error).replace("resume=True", "--resume").replace("another out_dir", "another --out")
+    """A message written for callers in Python, in the words of the command line; or what the system says of a file."""
+    said = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"cannot use {error.filename} ({error.strerror})"
+    return " ".join(said.splitlines()).replace("resume=True", "--resume").replace("another out_dir", "another --out")
 
 
 def _stdout_kept_for(json: bool) -> AbstractContextManager[Any]:

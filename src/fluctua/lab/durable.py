@@ -142,23 +142,28 @@ def seal(file: BinaryIO) -> None:
     file.write(digest.encode())
 
 
-def is_whole(path: Path) -> bool:
-    """Whether every byte of a sealed file is as it was written; False if it was never sealed, or is no file."""
-    if _special(path):
+def is_whole(content: bytes) -> bool:
+    """Whether every byte of a sealed file is as it was written; False if it was never sealed."""
+    at = content.rfind(UNSEALED[:-64].encode())
+    end = at + len(UNSEALED)
+    if at < 0 or not _SEAL.fullmatch(content[at:end]):
         return False
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size < len(UNSEALED):
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            at = view.rfind(UNSEALED[:-64].encode())
-            end = at + len(UNSEALED)
-            if at < 0 or not _SEAL.fullmatch(view[at:end]):
-                return False
-            with memoryview(view) as every:
-                digest = hashlib.sha256(every[: end - 64])
-                digest.update(b"0" * 64)
-                digest.update(every[end:])
-            return digest.hexdigest().encode() == view[end - 64 : end]
+    every = memoryview(content)
+    digest = hashlib.sha256(every[: end - 64])
+    digest.update(b"0" * 64)
+    digest.update(every[end:])
+    return digest.hexdigest().encode() == content[end - 64 : end]
+
+
+def read_sealed(path: Path, damaged: str) -> bytes:
+    """The content of a sealed file, read once: what was checked is what is used.
+
+    Raises:
+        DamagedFile: the file is not what was written; says what `damaged` does.
+    """
+    if _special(path) or not is_whole(content := path.read_bytes()):
+        raise DamagedFile(damaged)
+    return content
 
 
 def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
@@ -169,13 +174,14 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
     """
     if _special(path):
         raise DamagedFile(f"{path} is damaged: it is a folder, pipe or device")
+    content = path.read_bytes()
     try:
-        facts = dict(json.loads(path.read_bytes()))
+        facts = dict(json.loads(content))
     except (ValueError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged: it is no JSON") from error
     if "checksum" not in facts and unsealed:
         return facts
-    if not is_whole(path):
+    if not is_whole(content):
         raise DamagedFile(f"{path} is damaged: its checksum is not that of its content")
     del facts["checksum"]
     return facts

@@ -12,7 +12,7 @@ from torch import nn
 from fluctua.lab.demo import DemoRun
 from fluctua.lab.durable import read_json
 from fluctua.lab.train_file import FileRun
-from fluctua.lab.training.description import Description, fingerprint_of, modules_of, other_data
+from fluctua.lab.training.description import Description, as_of_now, fingerprint_of, modules_of, other_data
 from fluctua.lab.training.folder import RunFolder
 from fluctua.lab.training.settings import TrainSettings
 
@@ -92,5 +92,6 @@ def load(
 def _origin(description: Description) -> FileRun | DemoRun | None:
     for name, plain in description.origin.items():
         if name in ORIGINS:
-            return ORIGINS[name].from_plain(plain)
+            with as_of_now():
+                return ORIGINS[name].from_plain(plain)
     return None

@@ -2,17 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from fluctua.lab.reproduce import reproduce, study_named
+from fluctua.lab.reproduce import SweepOptions, reproduce, study_named
 from fluctua.lab.results.aggregate import Summary, summarise
 from fluctua.lab.results.table import with_interval
-from fluctua.lab.sweeps.runner import Backend
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Measure, Reference, Study, Value
 from fluctua.lab.sweeps.sweep import in_words, missing_files, only, runs_of, wishes_for
@@ -63,37 +60,25 @@ class Comparison:
     printed: str
 
 
-def reproduce_paper(
-    *,
-    small: bool,
-    seeds: int,
-    data: Path | None,
-    out: Path,
-    backend: Backend,
-    console: Console,
-    wanted: Sequence[str] = (),
-) -> list[Comparison]:
+def reproduce_paper(options: SweepOptions, *, small: bool) -> list[Comparison]:
     """Run all experiments of the paper whose files are there, and print published beside found numbers.
 
     Args:
+        options: how; an experiment whose data files are not there is left out, and named, and each ignores axes and
+            values of `wanted` that it has not.
         small: the versions that take minutes.
-        seeds: how many runs of each setting.
-        data: folder of the data files; an experiment whose files it has not is left out, and named.
-        out: folder of the stores.
-        backend: what does the runs.
-        console: to print to.
-        wanted: the part of each grid to do, see `sweep.only`; an experiment ignores axes and values that it has not.
 
     Raises:
         As `fluctua.lab.reproduce.reproduce`.
     """
     studies = {name: study_named(name, small=small) for name in EXPERIMENTS}
-    for wish in wanted:
+    seeds, data, console = options.seeds, options.data, options.console
+    for wish in options.wanted:
         if not any(wishes_for(study, [wish]) for study in studies.values()):
             raise ValueError(f"no experiment of the paper has {wish}: write AXIS=VALUE, with an axis of its tables")
     for study in studies.values():
         if not missing_files(study, data):
-            only(runs_of(study, seeds, data), wishes_for(study, wanted))  # refused before anything is run
+            only(runs_of(study, seeds, data), wishes_for(study, options.wanted))  # refused before anything is run
     left_out: dict[str, list[str]] = {}
     found: list[Comparison] = []
     for name, study in studies.items():
@@ -103,9 +88,8 @@ def reproduce_paper(
             found += comparisons(name, study, ())
             continue
         console.rule(name, align="left")
-        part = wishes_for(study, wanted)
-        reproduce(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=console, wanted=part)
-        store, runs = Store(out / folder), runs_of(study, seeds, data)
+        reproduce(folder, study, replace(options, wanted=wishes_for(study, options.wanted)))
+        store, runs = Store(options.out / folder), runs_of(study, seeds, data)
         found += comparisons(name, study, summarise(study, store.finished(runs), store.failed(runs)))
     console.print(as_printed(found))
     for name, missing in left_out.items():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +16,27 @@ from fluctua.lab.sweeps.runner import Backend, sweep
 from fluctua.lab.sweeps.store import Store
 from fluctua.lab.sweeps.study import Record, Study
 from fluctua.lab.sweeps.sweep import Run, only, runs_of
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How sweeps are done, whatever the study.
+
+    Attributes:
+        seeds: how many runs of each setting.
+        out: folder of the stores.
+        backend: what does the runs.
+        console: to print to.
+        data: folder of the data files.
+        wanted: the part of the grid to do, see `sweep.only`; results are of all that is finished.
+    """
+
+    seeds: int
+    out: Path
+    backend: Backend
+    console: Console
+    data: Path | None = None
+    wanted: Sequence[str] = ()
 
 
 class SweepFailed(RuntimeError):
@@ -33,28 +54,13 @@ def study_named(name: str, *, small: bool) -> Study:
     return STUDIES[name].small if small else STUDIES[name].full
 
 
-def reproduce(
-    name: str,
-    study: Study,
-    *,
-    seeds: int,
-    data: Path | None,
-    out: Path,
-    backend: Backend,
-    console: Console,
-    wanted: Sequence[str] = (),
-) -> list[Path]:
-    """Do what the store at `out / name` has not of a study's sweep; then print its table, and write it and its figure.
+def reproduce(name: str, study: Study, options: SweepOptions) -> list[Path]:
+    """Do what the store `name` has not of a study's sweep; then print its table, and write it and its figure.
 
     Args:
         name: of the store.
         study: what to do.
-        seeds: how many runs of each setting.
-        data: folder of its data files.
-        out: folder of the stores.
-        backend: what does the runs.
-        console: to print to.
-        wanted: the part of the grid to do, see `sweep.only`; the results are of all that is finished.
+        options: how, and where the stores are.
 
     Returns:
         The files written: `table.csv`, `table.md`, `figure.png`, `figure.pdf`.
@@ -65,8 +71,8 @@ def reproduce(
         SweepFailed: no run ended well.
         SweepInterrupted: Ctrl-C; a KeyboardInterrupt.
     """
-    runs = runs_of(study, seeds, data)
-    store = Store(out / name)
+    seeds, backend, console = options.seeds, options.backend, options.console
+    runs, store = runs_of(study, seeds, options.data), Store(options.out / name)
     printed = [asdict(measure) for measure in study.measures]  # how a page of the results prints them
     facts = {"title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study), "measures": printed}
     if aside := store.open({"name": name, **facts}):
@@ -74,7 +80,7 @@ def reproduce(
             f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
             markup=False,
         )
-    first, rest = choosing(study, only(runs, wanted))
+    first, rest = choosing(study, only(runs, options.wanted))
     sweep(first, store, backend, console)
     if rest:
         chosen = chosen_settings(study, store.finished(runs))

@@ -21,7 +21,7 @@ from fluctua.lab.data.shd import SHDPaths, find_shd
 from fluctua.lab.networks import LABELS, Architecture, bring_up, network
 from fluctua.lab.recipes import Ingredients, recipe_by_name
 from fluctua.lab.results.figures import learning_figure, save
-from fluctua.lab.training.description import different
+from fluctua.lab.training.description import as_of_now, different
 from fluctua.lab.training.fit import FitResult, TrainSettings, fit
 from fluctua.lab.training.folder import RunFolder
 from fluctua.lab.training.isolation import isolated_randomness, seed_all
@@ -168,7 +168,8 @@ def _resumed(
         return None
     if "train" not in description.origin:
         raise ValueError(f"the run in {out} was not begun by `fluctua train`: resume it by what began it")
-    before = FileRun.from_plain(description.origin["train"])
+    with as_of_now():
+        before = FileRun.from_plain(description.origin["train"])
     told = {
         name: value for name, value in vars(settings).items() if value is not None and (said is None or name in said)
     }
@@ -223,6 +224,8 @@ def train_file(
     if run is None:
         if train_path is None:
             raise ValueError(f"{out} holds no run to resume: give --data to begin one")
+        if settings.nu is not None and settings.method != "poisson":
+            raise ValueError(f"nu={settings.nu:g} Hz is for the method poisson, not {settings.method}: leave it out")
         run = FileRun(train_path, test_path, settings)
     run.train_settings()  # refused before data are read
     run = run.settled()

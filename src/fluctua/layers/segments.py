@@ -49,8 +49,8 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     Raises:
         ValueError: a length below 1, or a model with norms that take statistics over time.
     """
-    if length < 1:
-        raise ValueError(f"a segment has a length of 1 step or more, got {length}")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"a segment has a length of 1 step or more, got {length!r}")
     _check(model)
     outputs, states = list[Tensor](), dict[tuple[str, int], Any]()
     for piece in x.split(length):  # type: ignore[no-untyped-call]

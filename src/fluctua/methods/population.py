@@ -59,6 +59,10 @@ class Goal:
     law: Family = Normal()  # noqa: RUF009 - frozen
     place: Place = Place()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.law, Family):
+            raise ValueError(f"law must be a law of weights, such as Normal(), got {self.law!r}")
+
     def moments(self, population: Population) -> Moments:
         """Mean and standard deviation that a target in xi, sigma or rate stands for."""
         sigma = self.target.sigma_u(population.neuron.theta, population.neuron.kernel)

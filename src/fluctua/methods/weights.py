@@ -42,8 +42,8 @@ def check_given(kernel: PspKernel, target: Target | None, **tensors: Tensor) -> 
 def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
     """The generator of all draws: the one given, one from the seed, or one seeded by torch's own generator."""
     if generator is not None:
-        if seed is not None:
-            raise ValueError("give a seed or a generator, not both")
+        if seed is not None or not isinstance(generator, torch.Generator):
+            raise ValueError(f"give a seed, or a torch.Generator instead, got {seed!r} and {generator!r}")
         return generator
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())

@@ -17,6 +17,7 @@ from torch import nn
 
 _LOADS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+_PLACES = (*_ATTRIBUTES, "LOAD_CONST", "LOAD_SMALL_INT", "BINARY_SUBSCR")  # in Python 3.14 x[0] is an operation "[]"
 _SILENT = ("RESUME", "CACHE", "PRECALL", "COPY_FREE_VARS", "PUSH_NULL", "NOP", "MAKE_CELL", "EXTENDED_ARG")
 
 
@@ -43,7 +44,7 @@ def _writes(function: FunctionType, steps: list[dis.Instruction]) -> bool:
         changing = step.opname in _ATTRIBUTES and re.search(r"[a-z0-9]_$", str(step.argval))
         if changing or step.opname == "STORE_ATTR":
             before = reversed(steps[:k])
-            root = next((s for s in before if s.opname not in (*_ATTRIBUTES, "LOAD_CONST", "BINARY_SUBSCR")), None)
+            root = next((s for s in before if s.opname not in _PLACES and s.argrepr != "[]"), None)
             if root is not None and given.intersection(
                 root.argval if isinstance(root.argval, tuple) else [root.argval]
             ):

@@ -106,6 +106,8 @@ class Network:
             raise WiringError(f"the model must be a module of torch, got {type(model).__name__}: pass the model itself")
         if dt is not None and not (isinstance(dt, Real) and 0 < dt < float("inf")):
             raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
+        if any(tensor.is_meta for tensor in tensors_in((batch, *model.parameters(), *model.buffers()))):
+            raise WiringError("model and batch need values, and some have none, on the device meta: use another device")
         known = KnownNeurons(dt, neurons or {}, readouts)
         ready = isinstance(batch, Tensor) and batch.is_floating_point()
         taken = Input(batch) if ready else take(model, batch, known, by_default)

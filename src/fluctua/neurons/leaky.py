@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons.steps import LeakyStep, Reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
-from fluctua.theory.psp import checked_dt
+from fluctua.theory.psp import checked_dt, number
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
@@ -167,9 +167,10 @@ def at_rest(current: Tensor) -> Tensor:
 
 
 def constant(value: Any) -> Tensor:
-    """A copy of a constant in torch's default type; NaN, which lies in no range, for what is no number."""
+    """A copy of a constant in torch's default type; NaN, which lies in no range, for what is none."""
     try:
-        return torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        found = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        return found if found.numel() else torch.tensor(torch.nan)
     except (TypeError, ValueError, RuntimeError):
         return torch.tensor(torch.nan)
 
@@ -183,6 +184,8 @@ def numbers(constant: Any) -> NDArray[np.float64]:
 def shown(constant: Tensor) -> str:
     """One number, or the range over a population whose neurons differ."""
     values = constant.detach().flatten()
+    if constant.is_meta:
+        return "meta"
     return f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g}..{values.max():.4g}"
 
 
@@ -321,6 +324,8 @@ class LI(LeakyNeuron):
         learn_tau: bool = False,
     ) -> None:
         super().__init__(tau_mem, tau_syn, dt, learn_tau=learn_tau)
+        if not np.isfinite(number(initial)):
+            raise ValueError(f"initial must be a finite potential, got {initial!r}")
         self.initial = initial
 
     def dynamics(self) -> Dynamics:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.theory.psp import number
+
 
 @dataclass(frozen=True)
 class Surrogate(ABC):
@@ -16,8 +18,8 @@ class Surrogate(ABC):
     beta: float
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"a surrogate needs a steepness beta > 0, got {self.beta}")
+        if not 0 < number(self.beta) < math.inf:
+            raise ValueError(f"a surrogate needs a finite steepness beta > 0, got {self.beta!r}")
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:

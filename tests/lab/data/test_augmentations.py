@@ -207,10 +207,13 @@ def test_a_sample_without_events_stays_without(name: str) -> None:
         (lambda: UnitJitter(float("nan")), "std=nan must be finite"),
         (lambda: TimeStretch(-0.1), r"limit=-0\.1 must be finite and not negative"),
         (lambda: TimeStretch(math.inf), "limit=inf must be finite"),
-        (lambda: UnitShift(-1), r"limit=-1 must be in 0\.\.699"),
-        (lambda: UnitShift(700), r"limit=700 must be in 0\.\.699"),
-        (lambda: SpatialShift(8, SHAPE), r"limit=8 must be in 0\.\.7"),
-        (lambda: PixelShift(-2), "limit=-2 must not be negative"),
+        (lambda: UnitShift(-1), r"limit=-1 must be a whole number, 0\.\.699"),
+        (lambda: UnitShift(700), r"limit=700 must be a whole number, 0\.\.699"),
+        (lambda: SpatialShift(8, SHAPE), r"limit=8 must be a whole number, 0\.\.7"),
+        (lambda: UnitJitter(1.0, n_units=0), r"must be a whole number, 0\.\.-1"),
+        (lambda: UnitShift(2.5), r"limit=2\.5 must be a whole number"),  # type: ignore[arg-type]
+        (lambda: PixelShift(math.nan), "limit=nan must be a whole number"),  # type: ignore[arg-type]
+        (lambda: PixelShift(-2), "limit=-2 must be a whole number from 0 on"),
     ],
 )
 def test_refusals_name_value_and_limit(refused: Callable[[], object], message: str) -> None:

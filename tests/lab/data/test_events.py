@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +178,11 @@ def bins(unit: int = 0, n_units: int = 1, dt: float = 1e-3, duration: float = 0.
     return bin_events([make_events([0.0], [unit])], n_units=n_units, dt=dt, duration=duration, pool=pool)
 
 
+def untyped(value: Any) -> Any:
+    """What a type checker would refuse too."""
+    return value
+
+
 def arrays(units: list[int], offsets: list[int], labels: list[int]) -> EventArrays:
     times = np.zeros(len(units), dtype=np.float32)
     return EventArrays(times, np.array(units), np.array(offsets), np.array(labels), n_units=2, n_classes=2)
@@ -196,8 +202,10 @@ def arrays(units: list[int], offsets: list[int], labels: list[int]) -> EventArra
         (lambda: bins(dt=math.nan), "dt=nan s must be positive"),
         (lambda: bins(dt=0.1, duration=0.05), "duration=0.05 s must be .* at least one time step, dt=0.1 s"),
         (lambda: bins(duration=math.inf), "duration=inf"),
-        (lambda: bins(pool=0), "pool=0 must be at least 1"),
-        (lambda: channel_count(0, 1), "n_units=0 must be at least 1"),
+        (lambda: bins(pool=0), "pool=0 must be a whole number, at least 1"),
+        (lambda: bins(pool=untyped(2.5)), "pool=2.5 must be a whole number"),
+        (lambda: bins(n_units=untyped(2.5)), "n_units=2.5 must be a whole number"),
+        (lambda: channel_count(0, 1), "n_units=0 must be a whole number, at least 1"),
         (lambda: bin_events([], n_units=1, dt=1.0, duration=1.0), "samples is empty"),
         (lambda: arrays([0, 2], [0, 2], [0]), "unit 2 is not in"),
         (lambda: arrays([0, 1], [0, 2], [2]), "label 2 is not in"),

@@ -188,6 +188,20 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
 
 
+@pytest.mark.parametrize("name", ["~", "~root", "a::b", "zip::a", "s3:", "[b]", "a b\nc"])
+def test_a_folder_may_have_any_name(name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning reads a home in `~root`, and a file in an archive in `zip::a`."""
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_when(patch, "last.ckpt", 3, after=True)
+        with pytest.raises(Killed):
+            fit(network(), data(), out_dir=name, settings=SETTINGS)
+    fit(network(), data(), out_dir=name, settings=SETTINGS, resume=True)
+    ours, theirs = (load_checkpoint(folder / "last.ckpt") for folder in (tmp_path / name, whole))
+    torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=0, atol=0)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_checkpoint_stays_what_it_was_when_its_successor_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     save_checkpoint({"x": torch.ones(3)}, path)

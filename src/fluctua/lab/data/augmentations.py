@@ -7,6 +7,7 @@ seed, epoch and sample: the same three give the same sample, in whatever order a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -174,6 +175,7 @@ class UnitJitter:
 
     def __post_init__(self) -> None:
         _check_std(self.std, "units")
+        _check_limit(0, self.n_units)
 
     def __call__(self, events: Events, rng: np.random.Generator) -> Events:
         """Return the events at their new units."""
@@ -226,8 +228,8 @@ class PixelShift:
     limit: int
 
     def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ValueError(f"limit={self.limit} must not be negative: pass the largest shift in pixels.")
+        if not isinstance(self.limit, Integral) or self.limit < 0:
+            raise ValueError(f"limit={self.limit!r} must be a whole number from 0 on: pass the largest shift.")
 
     def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the shifted image."""
@@ -260,8 +262,8 @@ def _moved(events: Events, units: NDArray[np.int64], n_units: int) -> Events:
 
 
 def _check_limit(limit: int, size: int) -> None:
-    if not 0 <= limit < size:
-        raise ValueError(f"limit={limit} must be in 0..{size - 1}, of {size} in a row: pass the largest shift.")
+    if not isinstance(limit, Integral) or not 0 <= limit < size:
+        raise ValueError(f"limit={limit!r} must be a whole number, 0..{size - 1}, of {size} in a row: pass a shift.")
 
 
 def _check_std(std: float, unit: str) -> None:

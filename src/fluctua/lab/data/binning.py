@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from fluctua.theory.psp import number
 
 # A float32 time lies up to half a unit in the last place below the number it stands for.
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
+_MOST = 10**7  # steps of a batch: one unit then takes 40 MB a sample
 _FEW, _NEARLY_ALL = 20, 0.98  # events that tell no unit; share of them that is not there by chance
 
 
@@ -105,7 +107,9 @@ def step_count(dt: float, duration: float) -> int:
         raise ValueError(f"dt={dt!r} s must be positive and finite: pass the time step in seconds, such as dt=2e-3.")
     if not dt <= number(duration) < math.inf:
         raise ValueError(f"duration={duration!r} s must be finite and at least one time step, dt={dt} s: lengthen it.")
-    return math.ceil(duration / dt * (1 - 1e-9))  # 0.7 / 0.002 is 350, however it rounds
+    if (steps := math.ceil(duration / dt * (1 - 1e-9))) > _MOST:  # 0.7 / 0.002 is 350, however it rounds
+        raise ValueError(f"duration={duration:g} s has {steps} steps of dt={dt:g} s, more than {_MOST}: lengthen dt.")
+    return steps
 
 
 def check_times(times: NDArray[np.float32], dt: float, duration: float) -> None:
@@ -126,8 +130,10 @@ def check_times(times: NDArray[np.float32], dt: float, duration: float) -> None:
 
 def channel_count(n_units: int, pool: int) -> int:
     """Return the number of channels that `n_units` units make, `pool` neighbours to a channel."""
-    if n_units < 1:
-        raise ValueError(f"n_units={n_units} must be at least 1: pass the number of input units.")
-    if pool < 1:
-        raise ValueError(f"pool={pool} must be at least 1, which merges nothing: pass the units per channel.")
+    if not isinstance(n_units, Integral) or n_units < 1:
+        raise ValueError(f"n_units={n_units!r} must be a whole number, at least 1: pass the number of input units.")
+    if not isinstance(pool, Integral) or pool < 1:
+        raise ValueError(
+            f"pool={pool!r} must be a whole number, at least 1, which merges nothing: pass units per channel."
+        )
     return math.ceil(n_units / pool)

@@ -3,8 +3,10 @@
 They are made for one process and passes over data that `Recorder.begin_pass` has seeded.
 """
 
+import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +25,10 @@ except ImportError as error:
     raise ImportError('training needs lightning, which is missing: pip install "fluctua[train]".') from error
 
 
+NOWHERE = os.path.abspath(os.sep)
+"""For Lightning in the place of the run's folder: which reads `~` and `::` in names, and writes nothing itself."""
+
+
 class Recorder(ModelCheckpoint):
     """Puts every finished epoch on disk, at one go as `last.ckpt`, and makes each pass over data repeatable."""
 
@@ -35,7 +41,7 @@ class Recorder(ModelCheckpoint):
         timer: Timer,
     ) -> None:
         super().__init__(
-            folder.root,
+            NOWHERE,
             folder.checkpoint.stem,
             every_n_epochs=1,
             save_on_train_epoch_end=True,
@@ -45,7 +51,7 @@ class Recorder(ModelCheckpoint):
         self.history: list[Row] = record["history"] if record else []
         self.best: dict[str, Tensor] = record["best"] if record else {}
         self.seconds: float = record["seconds"] if record else 0.0
-        self.resume_from = folder.checkpoint if record else None
+        self.resume_from = Path(NOWHERE, folder.checkpoint.name) if record else None
         self.saved = len(self.history)  # epochs that a resumed run need not do again
         self._trainer: lightning.Trainer | None = None
         self._interrupted = False

@@ -3,7 +3,8 @@
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,15 @@ from torch import nn
 
 import fluctua
 from fluctua.lab.training.settings import TrainSettings
+
+
+@contextmanager
+def as_of_now() -> Iterator[None]:
+    """Say in a sentence that plain data are not as this version writes them."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("a run is described as another version of fluctua does: choose another out_dir") from error
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,21 @@ class Description:
     def plain(self) -> dict[str, Any]:
         """As JSON knows it."""
         return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Description":
+        """What `plain` gave.
+
+        Raises:
+            ValueError: it is not as this version gives it.
+        """
+        with as_of_now():
+            found = cls(**plain)
+            TrainSettings.from_plain(found.settings)
+            parts = [found.data, found.data.get("samples", {}), found.origin, *found.origin.values(), found.versions]
+            if not (isinstance(found.model, str) and all(isinstance(part, dict) for part in parts)):
+                raise TypeError("another type")
+        return found
 
     def refuse_other(self, now: "Description", folder: object) -> None:
         """Compare the run in a folder with what it is to go on with.

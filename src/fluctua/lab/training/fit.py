@@ -17,7 +17,7 @@ from torch import nn
 import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
 from fluctua.explain.monitor import FILE, Monitor
 from fluctua.homeostasis.refinement import TrainingDiverged
-from fluctua.lab.training.callbacks import Patience, Recorder, TimeLimit
+from fluctua.lab.training.callbacks import NOWHERE, Patience, Recorder, TimeLimit
 from fluctua.lab.training.description import Description
 from fluctua.lab.training.folder import RunFolder, load_checkpoint, save_checkpoint
 from fluctua.lab.training.isolation import isolated_randomness, quiet_lightning
@@ -121,7 +121,7 @@ def _fit(
 ) -> FitResult:
     description = Description.of(model, data, settings, origin)
     if record := folder.load_record() if resume else None:
-        Description(**record["run"]).refuse_other(description, folder.root)
+        Description.from_plain(record["run"]).refuse_other(description, folder.root)
     classifier = SpikingClassifier(
         model,
         loss=settings.loss,
@@ -157,7 +157,7 @@ def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
         max_epochs=settings.epochs,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        strategy=_SeededPasses(device, recorder.begin_pass),
+        strategy=_SeededPasses(device, recorder),
         plugins=[LightningEnvironment()],  # one process is all we want, also inside a SLURM job of many tasks
         callbacks=[
             recorder.timer,
@@ -166,7 +166,7 @@ def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
             *([progress_bar()] if settings.progress else []),
             *_watching(recorder, model),
         ],
-        default_root_dir=recorder.folder.root,
+        default_root_dir=NOWHERE,
         gradient_clip_val=settings.gradient_clip,
         num_sanity_val_steps=0,
         inference_mode=False,  # a model may keep tensors from validation and use them in training
@@ -225,11 +225,11 @@ def _test(
 
 
 class _SeededPasses(SingleDeviceStrategy):
-    """One device; safe, atomic checkpoints; and `begin_pass(loader)` before each pass over a loader."""
+    """One device; the record of the run as its checkpoint; and `begin_pass(loader)` before each pass over a loader."""
 
-    def __init__(self, device: torch.device, begin_pass: Callable[[Any], None]) -> None:
-        super().__init__(device=device, checkpoint_io=_SafeCheckpoints())
-        self._begin_pass = begin_pass
+    def __init__(self, device: torch.device, recorder: Recorder) -> None:
+        super().__init__(device=device, checkpoint_io=_Record(recorder.folder.checkpoint))
+        self._begin_pass = recorder.begin_pass
 
     def process_dataloader(self, dataloader: object) -> object:
         return _Pass(dataloader, self._begin_pass)
@@ -249,12 +249,21 @@ class _Pass:
         return len(self.loader)
 
 
-class _SafeCheckpoints(TorchCheckpointIO):
+class _Record(TorchCheckpointIO):
+    """A checkpoint that is written at one go, and read safely, in one place, wherever Lightning believes it to be."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_checkpoint(checkpoint, Path(path))
+        save_checkpoint(checkpoint, self.place)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load_checkpoint(Path(path))
+        return load_checkpoint(self.place)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Nothing: each takes the place of the one before."""
 
 
 @contextmanager

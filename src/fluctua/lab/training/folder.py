@@ -1,5 +1,6 @@
 """The folder of a training run: what its files are called, and which of them is the record of all others."""
 
+import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,17 +9,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import load_file, load_model, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from fluctua.files import FileError, reading
 from fluctua.lab.durable import (
     UNSEALED,
     DamagedFile,
-    is_whole,
     locked,
     make_folder,
     read_json,
+    read_sealed,
     replacing,
     seal,
     sweep,
@@ -106,11 +107,11 @@ class RunFolder:
             ValueError: its files are damaged.
         """
         try:
-            return Description(**read_json(self.description))
-        except (FileNotFoundError, NotADirectoryError, DamagedFile, TypeError):
+            return Description.from_plain(read_json(self.description))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             # What the last epoch was trained with does as well.
             record = self.load_record()
-            return Description(**record["run"]) if record else None
+            return Description.from_plain(record["run"]) if record else None
 
     def save_description(self, description: Description) -> None:
         """Rewrite `run.json`."""
@@ -136,16 +137,12 @@ class RunFolder:
             FileNotFoundError: there is no such file.
             FileError: it is damaged, or of another model.
         """
-        with reading(self.weights, "weights", f"resume=True writes it again from {self.checkpoint.name}"):
-            if not is_whole(self.weights):
-                raise DamagedFile(f"{self.weights} is damaged: resume=True writes it again from {self.checkpoint.name}")
-            shapes = [
-                {name: value.shape for name, value in weights.items()}
-                for weights in (load_file(self.weights), weights_of(model))
-            ]
-            if shapes[0] != shapes[1]:
+        remedy = f"resume=True writes it again from {self.checkpoint.name}"
+        with reading(self.weights, "weights", remedy):
+            found, own = load(read_sealed(self.weights, f"{self.weights} is damaged: {remedy}")), weights_of(model)
+            if {name: value.shape for name, value in found.items()} != {name: own[name].shape for name in own}:
                 raise FileError(f"{self.weights} has the weights of another model: build the same")
-            load_model(model, self.weights)
+            model.load_state_dict(found, strict=False)  # of names that share one tensor, the file has the first
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:
         """Rewrite `result.json`."""
@@ -197,10 +194,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     damaged = (
         f"{path} is damaged, or not of this version of fluctua: delete it to train afresh, or choose another out_dir"
     )
-    if not is_whole(path):
-        raise DamagedFile(damaged)
+    content = read_sealed(path, damaged)
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever its parsers happen to raise
         raise DamagedFile(damaged) from error
 
