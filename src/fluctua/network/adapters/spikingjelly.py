@@ -34,9 +34,8 @@ class Nodes(Stepping):
         """See `Stepping.names`."""
         if not hasattr(module, "single_step_forward") and not _is_clock_driven(module):
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
-        constants = self.options(module)
-        memories = module._memories_rv.items()
-        return tuple(name for name, rest in memories if isinstance(rest, float | int) and name not in constants)
+        constants, memories = self.options(module), module._memories_rv.items()
+        return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
@@ -51,6 +50,14 @@ class Nodes(Stepping):
         else:
             output = type(module).forward(module, x.unsqueeze(0)).squeeze(0)
         return output
+
+    def held(self, module: Any) -> States:
+        """See `Stepping.held`; past what finds a memory among attributes, which takes longer than the step."""
+        return tuple(map(module._memories.__getitem__, self.names(module)))
+
+    def keep(self, module: Any, state: States) -> None:
+        """See `Stepping.keep`."""
+        module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
         """See `Stepping.rest`."""
