@@ -71,7 +71,8 @@ def without_events() -> None:
     """Let no weight be added up spike by spike in this process."""
     from fluctua.fusion import folding, nodes
 
-    setattr(nodes.Product, "joins", False)  # noqa: B010
+    setattr(nodes.Spikes, "_joins", lambda self, spiking: False)  # noqa: B010
+    setattr(nodes, "MAX_DENSITY", -1.0)  # noqa: B010
     setattr(folding, "_FEW", 0.0)  # noqa: B010
 
 

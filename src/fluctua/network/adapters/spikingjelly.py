@@ -4,6 +4,7 @@
 """
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,14 +33,14 @@ class Nodes(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if not hasattr(module, "single_step_forward") and not _is_clock_driven(module):
+        constants, memories = _options(type(module)), module._memories_rv.items()
+        if constants is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
-        constants, memories = self.options(module), module._memories_rv.items()
         return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
-        return ("v_threshold", "v_reset") if _is_clock_driven(module) else ()
+        return _options(type(module)) or ()
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
@@ -66,6 +67,14 @@ class Nodes(Stepping):
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
+
+
+@cache
+def _options(kind: Any) -> tuple[str, ...] | None:
+    """What a class keeps among its states though it is none; None where it takes no single step."""
+    if _is_clock_driven(kind):
+        return "v_threshold", "v_reset"
+    return () if hasattr(kind, "single_step_forward") else None
 
 
 class Potentials(Layout):
