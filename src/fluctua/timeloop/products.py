@@ -41,7 +41,7 @@ class _Linear(Operation):
     called = "a product of matrices"
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        x, weight, bias = (t if t is None else t.detach() for t in tensors)
+        x, weight, bias = tensors
         return [times(x, weight.t(), bias)]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -58,12 +58,13 @@ class _Linear(Operation):
 
 def _quicker(size: int, dtype: torch.dtype) -> bool:
     """Whether oneDNN is the quicker one for so many products of numbers."""
-    return size >= _LEAST and dtype == torch.float32 and _has_unused_vectors() and torch.backends.mkldnn.enabled
+    large = size >= _LEAST and dtype == torch.float32
+    return large and _has_unused_vectors() and bool(torch.backends.mkldnn.enabled)
 
 
 @cache
 def _has_unused_vectors() -> bool:
-    from llvmlite.binding import get_host_cpu_name  # with numba, which the loops need anyway
+    from llvmlite.binding import get_host_cpu_name  # type: ignore[import-untyped]  # with numba
 
     amd = get_host_cpu_name().startswith("znver")
-    return amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+    return amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch._C._has_mkldnn

@@ -59,7 +59,7 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        _, names = _states(type(module), tuple(module._buffers))
+        _, names = _states(module)
         if not names:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
         return names
@@ -86,8 +86,8 @@ class Cells(Stepping):
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
         """See `Stepping.given`."""
-        taken, names = _states(type(module), tuple(module._buffers))
-        passed = dict(zip(taken, args, strict=False)) | kwargs
+        taken, names = _states(module)
+        passed = dict(zip(taken, args, strict=False)) | dict(kwargs)
         found = tuple(map(passed.get, names))
         return None if type(None) in map(type, found) else found
 
@@ -95,14 +95,18 @@ class Cells(Stepping):
         """See `Stepping.answer`."""
         if module.init_hidden and not module.output:
             return output
-        taken, names = _states(type(module), tuple(module._buffers))
+        taken, names = _states(module)
         by_name = dict(zip(names, state, strict=True))
         return output, *[by_name[name] for name in taken if name != "spk"]
 
 
-@cache
-def _states(kind: Any, buffers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _states(module: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The state as a call takes it behind the current, and with the potential first; nothing where it takes more."""
+    return _states_of(type(module), tuple(module._buffers))  # type: ignore[arg-type]
+
+
+@cache
+def _states_of(kind: Any, buffers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     taken = tuple(signature(kind.forward).parameters)[2:]
     if "mem" not in taken or not set(taken).issubset(buffers):
         return (), ()

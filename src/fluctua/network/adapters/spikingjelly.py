@@ -33,14 +33,14 @@ class Nodes(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        constants, memories = _options(type(module)), module._memories_rv.items()
+        constants, memories = _options(type(module)), module._memories_rv.items()  # type: ignore[arg-type]
         if constants is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
         return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
-        return _options(type(module)) or ()
+        return _options(type(module)) or ()  # type: ignore[arg-type]
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
