@@ -125,12 +125,12 @@ class Whole(Handle):
         return iter(self.unbind(0))  # type: ignore[no-untyped-call]
 
 
-def handles_in(value: Any) -> list[Handle]:
-    """The handles in arguments or results."""
-    if isinstance(value, Handle):
+def handles_in(value: Any, kinds: Any = Handle) -> list[Any]:
+    """The handles in arguments or results, or what is of other kinds."""
+    if isinstance(value, kinds):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [handle for item in items for handle in handles_in(item)]
+    return [handle for item in items for handle in handles_in(item, kinds)]
 
 
 def reals(value: Any) -> Any:
@@ -160,16 +160,8 @@ def forget(nodes: Iterable[Node]) -> None:
     while waiting:
         node = waiting.pop()
         memo, node.memo = node.memo, {}
-        waiting += _nodes_in(list(memo.values()))
-
-
-def _nodes_in(value: Any) -> list[Node]:
-    if isinstance(value, Node):
-        return [value]
-    if isinstance(value, Handle):
-        return [value.node]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [node for item in items for node in _nodes_in(item)]
+        found = handles_in(list(memo.values()), (Handle, Node))
+        waiting += [x.node if isinstance(x, Handle) else x for x in found]
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
