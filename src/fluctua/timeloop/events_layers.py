@@ -25,7 +25,6 @@ from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
 from fluctua.timeloop.limits import Maybe, Operation, apply
-from fluctua.timeloop.products import times
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
@@ -251,7 +250,7 @@ class _Way:
         """Gradient wrt what arrives, `[T, samples, N]`; `out` is `[T * samples, N]`."""
         if self.weight is None:
             return self.g
-        return times(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
+        return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
 
     def _through_time(self) -> None:
         kind, code, columns = self.layer.kind, self.backward, self.samples * self.layer.width

@@ -18,12 +18,12 @@ from fluctua.timeloop.limits import Maybe, Operation, apply
 _LEAST = 1 << 22  # products of two numbers, below which a call costs more than it gains
 
 
-def times(a: Tensor, b: Tensor, bias: Maybe = None, out: Maybe = None) -> Tensor:
+def times(a: Tensor, b: Tensor, bias: Maybe = None) -> Tensor:
     """`a @ b`, and a bias for each column, of plain matrices on the CPU, without a gradient."""
     if not _quicker(a.shape[0] * b.numel(), a.dtype):
-        return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
+        return F.linear(a, b.t(), bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
-    return found if out is None else out.copy_(found)
+    return found
 
 
 def linear(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
