@@ -18,7 +18,7 @@ from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import Deferred, Late
 from fluctua.fusion.folding import CONVOLUTIONS, as_pooled, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
-from fluctua.network.run import mapped, modules_of, tensors_in
+from fluctua.network.run import PLAIN, mapped, modules_of
 
 
 class Handle(Tensor):
@@ -50,13 +50,13 @@ class Handle(Tensor):
     ) -> Any:
         """Do what torch is asked for."""
         kwargs = kwargs or {}
+        if func is F.linear and len(args) > 1 and isinstance(args[0], Handle) and _of_the_model(args[1:], kwargs):
+            return _product(args, kwargs, args[0])
         name = getattr(func, "__name__", "")
+        if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
+            return _step_of(args[0].node, args[1])
         if name in ("view", "view_as") and isinstance(args[0], Handle) and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape if name == "view" else Tensor.reshape_as  # whatever the order in memory
-        if func is F.linear and isinstance(args[0], Handle) and _of_the_model(args[1:], kwargs):
-            return _product(args, kwargs, args[0])
-        if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
-            return _taken(func, name, args, kwargs)
         if name in operations.CONVERSIONS and isinstance(args[0], Handle):
             like, *others = mapped(tuple(args), lambda x: x.node.like.new_empty(0) if isinstance(x, Handle) else x)
             found = func(like, *others, **kwargs)
@@ -65,7 +65,7 @@ class Handle(Tensor):
         if name in operations.FACTS or func in operations.PROPERTIES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if name in operations.PLAIN_LIKE and isinstance(args[0], Handle) and next(handles_in(args[1:]), None) is None:
+        if name in operations.PLAIN_LIKE and isinstance(args[0], Handle) and not handles_in(args[1:]):
             with torch._C.DisableTorchFunctionSubclass():
                 like = args[0]
                 small = args[0].node.like.new_empty(()).expand(like.shape)
@@ -93,9 +93,9 @@ class Step(Handle):
     @staticmethod
     def of(node: Node, step: int) -> "Step":
         """The step of this number."""
-        made = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=node.like.dtype, device=node.like.device)  # type: ignore[attr-defined]
+        like = node.like
+        made: Step = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
         made.node, made.step = node, step
-        assert isinstance(made, Step)
         return made
 
     @property
@@ -110,9 +110,9 @@ class Whole(Handle):
     @staticmethod
     def of(node: Node) -> "Whole":
         """All of it."""
-        made = Tensor._make_wrapper_subclass(Whole, node.shape, dtype=node.like.dtype, device=node.like.device)  # type: ignore[attr-defined]
+        like = node.like
+        made: Whole = Tensor._make_wrapper_subclass(Whole, node.shape, dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
         made.node = node
-        assert isinstance(made, Whole)
         return made
 
     @property
@@ -125,9 +125,12 @@ class Whole(Handle):
         return iter(self.unbind(0))  # type: ignore[no-untyped-call]
 
 
-def handles_in(value: Any) -> Iterator[Handle]:
-    """The handles in arguments or results."""
-    return (tensor for tensor in tensors_in(value) if isinstance(tensor, Handle))
+def handles_in(value: Any, kinds: Any = Handle) -> list[Any]:
+    """The handles in arguments or results, or what is of other kinds."""
+    if isinstance(value, kinds):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [handle for item in items for handle in handles_in(item, kinds)]
 
 
 def reals(value: Any) -> Any:
@@ -157,16 +160,8 @@ def forget(nodes: Iterable[Node]) -> None:
     while waiting:
         node = waiting.pop()
         memo, node.memo = node.memo, {}
-        waiting += _nodes_in(list(memo.values()))
-
-
-def _nodes_in(value: Any) -> list[Node]:
-    if isinstance(value, Node):
-        return [value]
-    if isinstance(value, Handle):
-        return [value.node]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [node for item in items for node in _nodes_in(item)]
+        found = handles_in(list(memo.values()), (Handle, Node))
+        waiting += [x.node if isinstance(x, Handle) else x for x in found]
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
@@ -180,8 +175,7 @@ def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
 
 
 def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    found = list(handles_in([args, kwargs]))
-    steps = [h for h in found if isinstance(h, Step)]
+    steps = [h for h in handles_in([args, kwargs]) if isinstance(h, Step)]
     if not steps:
         return _on_whole(func, name, args, kwargs)
     joined = _joined(name, steps, args, kwargs)
@@ -294,7 +288,7 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
     if taken is not None:
         return taken
     with torch._C.DisableTorchFunctionSubclass():
-        memo = next(handles_in([args, kwargs])).node.memo
+        memo = handles_in([args, kwargs])[0].node.memo
         if func in operations.BACKWARD or all(isinstance(h.node, Later) for h in handles_in([args, kwargs])):
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
@@ -325,10 +319,14 @@ def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: M
         axis, index = args[1] % whole.ndim, args[2]
     if axis is None or isinstance(index, bool) or not isinstance(index, int):
         return None
-    node = _along(whole, axis)
-    if not -node.shape[0] <= index < node.shape[0]:
-        raise IndexError(f"index {index} is out of bounds for dimension {axis} with size {node.shape[0]}")
-    return Step.of(node, index % node.shape[0])
+    return _step_of(_along(whole, axis), index, axis)
+
+
+def _step_of(node: Node, index: int, axis: int = 0) -> Step:
+    steps = node.shape[0]
+    if not -steps <= index < steps:
+        raise IndexError(f"index {index} is out of bounds for dimension {axis} with size {steps}")
+    return Step.of(node, index % steps)
 
 
 def _axis_of(index: Any, ndim: int) -> tuple[int | None, int | None]:
@@ -370,9 +368,9 @@ def _joined(name: str, steps: Sequence[Step], args: tuple[Any, ...], kwargs: Map
     return value.flatten(0, 1) if axis == 0 else None
 
 
-def _of_the_model(weights: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _of_the_model(weights: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether these are plain weights, or none."""
-    return all(w is None or type(w) in (nn.Parameter, Tensor) for w in (*weights, *kwargs.values()))
+    return {nn.Parameter, Tensor, type(None)}.issuperset(map(type, (*weights, *options.values())))
 
 
 def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], handle: Handle) -> Handle:
@@ -389,6 +387,8 @@ def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], handle: Handle) -
 
 def _key(func: Callable[..., Any], value: Any) -> Hashable:
     """What is done to what: handles by their nodes, tensors by what they are now, anything else as it is."""
+    if type(value) in PLAIN:
+        return type(value), value
     if isinstance(value, Handle):
         return "node", id(value.node), type(value)
     if isinstance(value, Tensor):

@@ -17,6 +17,7 @@ from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
 from fluctua.network.stepping import NeuronStep
 from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import integrate
 from fluctua.timeloop.expressions import Expression, Value, replaced
@@ -100,9 +101,11 @@ class Product(Node):
     def compute(self) -> Tensor:
         """By events, where these are few."""
         x = self.source.value
-        spikes = SpikeBatch.from_dense(x, MAX_DENSITY) if self.joins else None
-        if spikes is None:
+        if not self.joins:
             return linear(x, self.weight, self.bias)
+        spikes = SpikeBatch.from_dense(x, MAX_DENSITY)
+        if spikes is None:
+            return products.linear(x, self.weight, self.bias)
         return _run(x, [_layer(_PASSING, self, x)], spikes)
 
     def first(self) -> Tensor:
@@ -313,7 +316,7 @@ def _through(chain: Sequence[Spikes]) -> Tensor:
     x = first.layout.as_sequence(_product(first).source.value)
     spikes = SpikeBatch.from_dense(x, MAX_DENSITY)
     if spikes is None:
-        x = linear(x, _product(first).weight, _product(first).bias)
+        x = products.linear(x, _product(first).weight, _product(first).bias)
         if first.echo is None:
             x = integrate((x,), first.dynamics, _start(first.initial, x)).output
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ class _Member:
     def __init__(self, population: Population) -> None:
         self.population, self.step = population, population.look()
         self.module, self.layout = population.module, population.layout
+        self.stepwise, self.stepping = self.layout.stepwise, cast("Stepping", population.framework.stepping)
         self.keeps = not isinstance(self.step, str) and population.keeps
         self.hearing = None if isinstance(self.step, str) else population.stepping.hearing(population.module)
         self.source: Node | None = None
@@ -47,11 +48,6 @@ class _Member:
     def __str__(self) -> str:
         """For messages."""
         return f"{self.population.name} ({self.population.kind})"
-
-    @property
-    def stepping(self) -> Stepping:
-        """How its steps are taken."""
-        return self.population.stepping
 
 
 class Session:
@@ -122,7 +118,7 @@ class Session:
 
     def _called(self, member: _Member, x: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of a population, in the place of its own."""
-        stepwise, stepping, module = member.layout.stepwise, member.stepping, member.module
+        stepwise, stepping, module = member.stepwise, member.stepping, member.module
         plain = stepwise and not isinstance(x, Handle)
         if plain and member.spikes is not None:
             raise _changed(member)
@@ -166,7 +162,7 @@ class Session:
         if number not in (None, member.calls - member.late):
             raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
         step, member.calls = member.calls, member.calls + 1
-        state = tuple(Step.of(part, step) for part in member.parts)
+        state = tuple([Step.of(part, step) for part in member.parts])
         if member.keeps:
             member.stepping.keep(member.module, state)
         return member.stepping.answer(member.module, Step.of(member.spikes, step), state)

@@ -1,6 +1,6 @@
 """What a fused loop of a neuron computes and keeps, derived from the neuron's step; and both ways through it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -14,7 +14,7 @@ from torch import Tensor
 from fluctua.timeloop.contract import Dynamics, Form
 from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
-from fluctua.timeloop.limits import Maybe
+from fluctua.timeloop.limits import Maybe, Operation
 from fluctua.timeloop.tracing import Traced, traced
 
 Device = Literal["cpu", "gpu"]
@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def first(self) -> int:
-        """The number of the results of `integrate` in front of the state."""
+        """The number of the results of a loop in front of the state."""
         return 1 + self.traced.separate
 
 
@@ -99,61 +99,62 @@ def plan_of(kind: Kind) -> Plan:
     return Plan.of(kind)
 
 
-def integrate(tensors: Sequence[Any], kind: Kind) -> list[Tensor]:
-    """The way forth.
+@dataclass(frozen=True)
+class Loop(Operation):
+    """A fused loop: what there is to do, and the shape of an input."""
 
-    Args:
-        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants; of a recurrent kind weight and bias.
-        kind: what there is to do.
+    kind: Kind
+    shape: torch.Size
 
-    Returns:
-        Output, potential unless it is the output, final state, and what is recorded for the way back.
-    """
-    plan, (inputs, state, constants, heard) = plan_of(kind), kind.parts(tensors)
-    passed: Passed = _engine(kind).run(plan.forth, inputs, state, constants, *heard)
-    written = passed.written
-    return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
+    @property
+    def called(self) -> str:
+        """See `Operation.called`."""
+        return f"the fused {'recurrent' if self.kind.recurrent else 'time'} loop"
 
+    @property
+    def differentiable(self) -> Collection[int]:
+        """See `Operation.differentiable`."""
+        first = plan_of(self.kind).first
+        return {0, *range(first, first + self.kind.form.states)}
 
-def kept(tensors: Sequence[Any], results: Sequence[Tensor], kind: Kind) -> list[Maybe]:
-    """What `adjoint` gets to see of the arguments and results of `integrate`."""
-    plan, (inputs, _, constants, heard) = plan_of(kind), kind.parts(tensors)
-    there = [*inputs, results[plan.first - 1], *results[plan.first + kind.form.states :]]
-    by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []
-    return [*by_weight, *constants, *(there[k] for k in plan.places)]
+    def forth(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """Output, potential unless it is the output, final state, and what is recorded for the way back.
 
+        Args:
+            tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants; of a recurrent kind weight and bias.
+        """
+        kind, plan = self.kind, plan_of(self.kind)
+        inputs, state, constants, heard = kind.parts(tensors)
+        passed: Passed = _engine(kind).run(plan.forth, inputs, state, constants, *heard)
+        written = passed.written
+        return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
-def adjoint(
-    grads: Sequence[Maybe], saved: Sequence[Any], shape: torch.Size, wanted: Sequence[bool], kind: Kind
-) -> list[Maybe]:
-    """The way back.
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> list[Maybe]:
+        """See `Operation.kept`."""
+        plan, (inputs, _, constants, heard) = plan_of(self.kind), self.kind.parts(tensors)
+        there = [*inputs, results[plan.first - 1], *results[plan.first + self.kind.form.states :]]
+        by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []
+        return [*by_weight, *constants, *(there[k] for k in plan.places)]
 
-    Args:
-        grads: gradients with respect to the results of `integrate`, None for zero.
-        saved: what `kept` gave.
-        shape: of an input.
-        wanted: of the tensors, those whose gradients are asked for; what costs little is there in any case.
-        kind: of the way forth.
-
-    Returns:
-        Gradients with respect to all tensors.
-    """
-    plan, (*_, for_heard) = plan_of(kind), kind.parts(wanted)
-    weight, output, *saved = saved if kind.recurrent else (None, None, *saved)
-    constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
-    g_output, like = grads[0], constants[0]
-    g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
-    g_state = grads[plan.first : plan.first + kind.form.states]
-    ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
-    through = [weight] if kind.recurrent else []
-    passed: Passed = _engine(kind).run(plan.back, [g_output, *read], ends, constants, *through)
-    found: list[Maybe] = [*passed.written, *(part.clone() for part in passed.state)]
-    found += by_constant(over_samples(passed.sums), constants, kind.wanted)
-    if kind.recurrent:
-        heard = passed.written[0][1:].flatten(0, 1)
-        found.append(heard.T @ output[:-1].flatten(0, 1) if for_heard[0] else None)
-        found.append(heard.sum(0) if for_heard[1] else None)
-    return found
+    def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> list[Maybe]:
+        """See `Operation.back`; what costs little is there though it is not wanted."""
+        kind, plan, shape = self.kind, plan_of(self.kind), self.shape
+        *_, for_heard = kind.parts(wanted)
+        weight, output, *saved = kept if kind.recurrent else (None, None, *kept)
+        constants, read = saved[: kind.form.constants], saved[kind.form.constants :]
+        g_output, like = grads[0], constants[0]
+        g_output = like.new_zeros(()).expand(shape) if g_output is None else g_output
+        g_state = grads[plan.first : plan.first + kind.form.states]
+        ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
+        through = [weight] if kind.recurrent else []
+        passed: Passed = _engine(kind).run(plan.back, [g_output, *read], ends, constants, *through)
+        found: list[Maybe] = [*passed.written, *(part.clone() for part in passed.state)]
+        found += by_constant(over_samples(passed.sums), constants, kind.wanted)
+        if kind.recurrent:
+            heard = passed.written[0][1:].flatten(0, 1)
+            found.append(heard.T @ output[:-1].flatten(0, 1) if for_heard[0] else None)
+            found.append(heard.sum(0) if for_heard[1] else None)
+        return found
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:

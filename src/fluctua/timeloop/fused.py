@@ -3,18 +3,17 @@
 A loop is one operation of torch: an autograd function, or operators for `torch.compile` (see `operators.py`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, constant_when_compiled
-from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
-from fluctua.timeloop.limits import Maybe, Operation, apply, has_potential, interpreted, unsupported_numbers
+from fluctua.timeloop.derivation import Device, Kind, Loop
+from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, unsupported_numbers
 
 
 @dataclass(frozen=True)
@@ -96,36 +95,9 @@ def _run(
         from fluctua.timeloop.operators import compiled  # defining operators takes a moment
 
         results = compiled(tensors, kind)  # type: ignore[arg-type]
-    elif trains:
-        results = apply(_Loop(kind, inputs[0].shape), tensors)
     else:
-        results = integrate(tensors, kind)
+        loop = Loop(kind, inputs[0].shape)
+        results = apply(loop, tensors) if trains else loop.forth(tensors)
     output, *others = results
     potential = others.pop(0) if has_potential(*dynamics.form) else output
     return LoopResult(output, potential, tuple(others[: dynamics.states]))
-
-
-@dataclass(frozen=True)
-class _Loop(Operation):
-    """See `limits.Operation`."""
-
-    kind: Kind
-    shape: torch.Size
-
-    @property
-    def called(self) -> str:
-        return f"the fused {'recurrent' if self.kind.recurrent else 'time'} loop"
-
-    @property
-    def differentiable(self) -> Collection[int]:
-        first = plan_of(self.kind).first
-        return {0, *range(first, first + self.kind.form.states)}
-
-    def forth(self, tensors: Sequence[Maybe]) -> list[Tensor]:
-        return integrate(tensors, self.kind)
-
-    def kept(self, tensors: Sequence[Maybe], results: Sequence[Tensor]) -> list[Maybe]:
-        return kept(tensors, results, self.kind)
-
-    def back(self, kept: Sequence[Maybe], grads: Sequence[Any], wanted: Sequence[bool]) -> list[Maybe]:
-        return adjoint(grads, kept, self.shape, wanted, self.kind)

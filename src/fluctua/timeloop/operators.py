@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Form, constant_when_compiled
-from fluctua.timeloop.derivation import Device, Kind, adjoint, integrate, kept, plan_of
+from fluctua.timeloop.derivation import Device, Kind, Loop, plan_of
 from fluctua.timeloop.limits import has_potential, refuse_second_derivative
 
 _KINDS: dict[str, Kind] = {}
 
 
 def compiled(tensors: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """`derivation.integrate` as one operator."""
+    """`derivation.Loop.forth` as one operator."""
     results: list[Tensor] = _loop(list(tensors), _name(kind.device, kind.wanted, kind.trains, kind.compact, *kind.form))
     n = int(has_potential(*kind.form))
     return [results[0], *(t.detach() for t in results[1 : 1 + n]), *results[1 + n :]]
@@ -33,7 +33,7 @@ def _name(device: Device, wanted: tuple[int, ...], trains: bool, compact: bool, 
 
 @torch.library.custom_op("fluctua::time_loop", mutates_args=())
 def _loop(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
-    return integrate(tensors, _KINDS[name])
+    return Loop(_KINDS[name], tensors[0].shape).forth(tensors)
 
 
 @_loop.register_fake
@@ -48,7 +48,7 @@ def _shapes(tensors: Sequence[Tensor], name: str) -> list[Tensor]:
 
 @torch.library.custom_op("fluctua::time_loop_adjoint", mutates_args=())
 def _adjoint(grads: Sequence[Tensor], saved: Sequence[Tensor], name: str) -> list[Tensor]:
-    found = adjoint(grads, saved, grads[0].shape, (), _KINDS[name])
+    found = Loop(_KINDS[name], grads[0].shape).back(saved, grads, ())
     return [grads[0].new_empty(0) if g is None else g for g in found]
 
 
@@ -62,7 +62,7 @@ def _shapes_of_gradients(grads: Sequence[Tensor], saved: Sequence[Tensor], name:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     tensors, ctx.name = inputs
-    ctx.save_for_backward(*kept(tensors, output, _KINDS[ctx.name]))
+    ctx.save_for_backward(*Loop(_KINDS[ctx.name], tensors[0].shape).kept(tensors, output))
     ctx.wanted = [t.requires_grad for t in tensors]
 
 

@@ -69,9 +69,7 @@ class Cells(Stepping):
         """See `Stepping.names`."""
         if not hasattr(module, "activation"):
             raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
-        names = _fields(_state_class(module))
-        order = {"v": 0, "z": 2}  # the spikes of the step before last
-        return tuple(sorted(names, key=lambda name: order.get(name.rpartition(".")[2], 1)))
+        return _in_order(_state_class(module))
 
     def hearing(self, module: Any) -> Hearing | None:
         """See `Stepping.hearing`."""
@@ -138,6 +136,12 @@ class _Unweighted(TorchFunctionMode):
 
 
 _hints = lru_cache(maxsize=64)(get_type_hints)  # which takes longer than a step
+
+
+@lru_cache(maxsize=64)
+def _in_order(kind: Any) -> tuple[str, ...]:
+    order = {"v": 0, "z": 2}  # the spikes of the step before last
+    return tuple(sorted(_fields(kind), key=lambda name: order.get(name.rpartition(".")[2], 1)))
 
 
 def _state_class(module: Any) -> Any:

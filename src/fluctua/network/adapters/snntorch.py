@@ -59,10 +59,10 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        parts = self._parts(module)
-        if parts is None:
+        _, names = _states(module)
+        if not names:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
-        return tuple(sorted(parts, key=lambda name: (name == "spk", name != "mem")))
+        return names
 
     def hearing(self, module: Any) -> Hearing | None:
         """See `Stepping.hearing`."""
@@ -89,27 +89,31 @@ class Cells(Stepping):
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
         """See `Stepping.given`."""
-        passed = dict(zip(self._parts(module) or (), args, strict=False)) | dict(kwargs)
-        found = tuple(passed.get(name) for name in self.names(module))
-        return found if all(part is not None for part in found) else None
+        taken, names = _states(module)
+        passed = dict(zip(taken, args, strict=False)) | dict(kwargs)
+        found = tuple(map(passed.get, names))
+        return None if type(None) in map(type, found) else found
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
         """See `Stepping.answer`."""
         if module.init_hidden and not module.output:
             return output
-        by_name = dict(zip(self.names(module), state, strict=True))
-        return output, *(by_name[name] for name in self._parts(module) or () if name != "spk")
+        taken, names = _states(module)
+        by_name = dict(zip(names, state, strict=True))
+        return output, *[by_name[name] for name in taken if name != "spk"]
 
-    def _parts(self, module: Any) -> tuple[str, ...] | None:
-        """The state as the module takes it, and returns it."""
-        names = _parameters(type(module))  # type: ignore[arg-type]
-        return names if "mem" in names and all(name in module._buffers for name in names) else None
+
+def _states(module: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The state as a call takes it behind the current, and with the potential first; nothing where it takes more."""
+    return _states_of(type(module), tuple(module._buffers))  # type: ignore[arg-type]
 
 
 @cache
-def _parameters(kind: type) -> tuple[str, ...]:
-    """What a call takes behind the current."""
-    return tuple(signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]
+def _states_of(kind: Any, buffers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    taken = tuple(signature(kind.forward).parameters)[2:]
+    if "mem" not in taken or not set(taken).issubset(buffers):
+        return (), ()
+    return taken, tuple(sorted(taken, key=lambda name: (name == "spk", name != "mem")))
 
 
 _SHARPNESS = ("slope", "alpha", "beta", "k")

@@ -4,6 +4,7 @@
 """
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,15 +33,14 @@ class Nodes(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        if not hasattr(module, "single_step_forward") and not _is_clock_driven(module):
+        constants, memories = _options(type(module)), module._memories_rv.items()  # type: ignore[arg-type]
+        if constants is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
-        constants = self.options(module)
-        memories = module._memories_rv.items()
-        return tuple(name for name, rest in memories if isinstance(rest, float | int) and name not in constants)
+        return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
-        return ("v_threshold", "v_reset") if _is_clock_driven(module) else ()
+        return _options(type(module)) or ()  # type: ignore[arg-type]
 
     def call(self, module: Any, x: Tensor) -> Tensor:
         """See `Stepping.call`."""
@@ -52,6 +52,14 @@ class Nodes(Stepping):
             output = type(module).forward(module, x.unsqueeze(0)).squeeze(0)
         return output
 
+    def held(self, module: Any) -> States:
+        """See `Stepping.held`; past what finds a memory among attributes, which takes longer than the step."""
+        return tuple(map(module._memories.__getitem__, self.names(module)))
+
+    def keep(self, module: Any, state: States) -> None:
+        """See `Stepping.keep`."""
+        module._memories.update(zip(self.names(module), state, strict=True))
+
     def rest(self, module: Any, x: Tensor) -> States:
         """See `Stepping.rest`."""
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
@@ -59,6 +67,14 @@ class Nodes(Stepping):
     def watched(self, module: Any) -> str | None:
         """See `Stepping.watched`."""
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
+
+
+@cache
+def _options(kind: Any) -> tuple[str, ...] | None:
+    """What a class keeps among its states though it is none; None where it takes no single step."""
+    if _is_clock_driven(kind):
+        return "v_threshold", "v_reset"
+    return () if hasattr(kind, "single_step_forward") else None
 
 
 class Potentials(Layout):
