@@ -86,6 +86,7 @@ class Run:
     xi: float
     width: int
     clip: float
+    readout: float
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -106,8 +107,8 @@ class Run:
         data = task.load(self.seed, folder)
         model = self.network().build(data.shape, data.n_classes, dt=task.dt, duration=self.duration)
         x, y = data.batch(MEASURED_ON[self.task])
-        method, target = Measured(law=arm.law), Target(xi=self.xi)
-        fluctua.initialize(model, x, target, method=method, surrogate=arm.surrogate, seed=self.seed)
+        method, target, readout = Measured(law=arm.law), Target(xi=self.xi), Target(sigma=self.readout)
+        fluctua.initialize(model, x, target, method=method, readout=readout, surrogate=arm.surrogate, seed=self.seed)
         betas = [cell.surrogate.beta for cell in model.modules() if isinstance(cell, LIF)]
         if arm.even:
             loss = loss_by_name(self.loss)
@@ -165,6 +166,7 @@ def runs(seeds: Sequence[int], options: argparse.Namespace) -> Iterator[Run]:
             options.xi,
             options.width,
             options.clip,
+            options.readout,
         )
 
 
@@ -217,6 +219,7 @@ def in_words(row: Mapping[str, str]) -> str:
         "xi": (1, "xi = {:g}"),
         "width": (128, "{:g} wide"),
         "clip": (0, "clipped at {:g}"),
+        "readout": (0.1, "readout at {:g}"),
     }
     told = [row["task"], row["layers"], f"{float(row['dt']):g} ms", row["loss"].replace("_", " "), row["optimizer"]]
     told += [words.format(float(row[name])) for name, (value, words) in usual.items() if float(row[name]) != value]
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, help="of a trial in seconds; 0.2, or 0.4 beyond ten layers")
     parser.add_argument("--xi", type=float, default=1.0)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--readout", type=float, default=0.1, help="sigma of the readout before training")
     parser.add_argument("--clip", type=float, default=0.0, help="largest norm of the gradient; 0 for no limit")
     options = parser.parse_args()
     torch.set_num_threads(1)
