@@ -40,11 +40,19 @@ RESULTS = Path(__file__).parents[1] / "results" / "backward.csv"
 
 @dataclass(frozen=True)
 class Arm:
-    """What differs between runs that are compared; with `even`, a factor on each layer's gradient makes its gain 1."""
+    """What differs between runs that are compared.
+
+    Attributes:
+        surrogate: see `fluctua.initialize`.
+        law: of the hidden weights.
+        even: a factor on each layer's gradient makes its gain 1.
+        frozen: the readout alone is trained.
+    """
 
     surrogate: str | float | None = None
     law: Family = Normal()  # noqa: RUF009 - frozen
     even: bool = False
+    frozen: bool = False
 
 
 ARMS = {
@@ -58,6 +66,10 @@ ARMS = {
     "share + relay 0.5": Arm("share", Relay(share=0.5)),
     "share + relay 0.98": Arm("share", Relay(share=0.98)),
     "share + relay 0.995": Arm("share", Relay(share=0.995)),
+    "beta 10 + relay 0.98": Arm(10.0, Relay(share=0.98)),
+    "beta 20 + relay 0.98": Arm(None, Relay(share=0.98)),
+    "readout alone": Arm(frozen=True),
+    "relay 0.98, readout alone": Arm(law=Relay(share=0.98), frozen=True),
     "beta 5": Arm(5.0),
     "beta 2.5": Arm(2.5),
 }
@@ -110,6 +122,9 @@ class Run:
         method, target, readout = Measured(law=arm.law), Target(xi=self.xi), Target(sigma=self.readout)
         fluctua.initialize(model, x, target, method=method, readout=readout, surrogate=arm.surrogate, seed=self.seed)
         betas = [cell.surrogate.beta for cell in model.modules() if isinstance(cell, LIF)]
+        if arm.frozen:
+            for weight in list(model.parameters())[:-1]:  # the last is the readout's
+                weight.requires_grad_(False)
         if arm.even:
             loss = loss_by_name(self.loss)
             even_out(model, fluctua.inspect(model, x, loss=lambda output: loss(output, y)))
