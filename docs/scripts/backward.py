@@ -78,6 +78,13 @@ TASKS: Mapping[str, Task] = {
     "fsdd": replace(FSDD, dt=4e-3, pool=7, batch_size=50),
     "nmnist": NMNISTTask(path="nmnist_small.tar", dt=5e-3, batch_size=10, per_class=72, val_fraction=0.2, pool=2),
 }
+WORDS = {
+    "randman": "Randman",
+    "fsdd": "digits",
+    "nmnist": "N-MNIST",
+    "mean_over_time": "mean over time",
+    "max_over_time": "largest potential",
+}
 MEASURED_ON = {"randman": 250, "fsdd": 250, "nmnist": 16}
 
 
@@ -226,36 +233,38 @@ def setting(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def in_words(row: Mapping[str, str]) -> str:
-    """The setting of a run; the numbers that are the same in most runs are named where they differ."""
+    """The setting of a run; numbers that are the same in most runs are named where they differ."""
     usual = {
+        "dt": (5 if row["task"] == "nmnist" else 2, "{:g} ms"),
         "lr": (5e-3, "lr {:g}"),
         "epochs": (10, "{:g} epochs"),
-        "duration": (0.4 if int(row["layers"]) > 10 else 0.2, "trial of {:g} s"),
+        "duration": ({"nmnist": 0.3, "fsdd": 0.7}.get(row["task"], 0.4 if int(row["layers"]) > 10 else 0.2), "{:g} s"),
         "xi": (1, "xi = {:g}"),
-        "width": (128, "{:g} wide"),
+        "width": (4 if row["task"] == "nmnist" else 128, "{:g} wide"),
         "clip": (0, "clipped at {:g}"),
         "readout": (0.1, "readout at {:g}"),
     }
-    told = [row["task"], row["layers"], f"{float(row['dt']):g} ms", row["loss"].replace("_", " "), row["optimizer"]]
+    told = [f"{WORDS[row['task']]}, {row['layers']} layers", WORDS[row["loss"]]]
+    told += [row["optimizer"].upper()] if row["optimizer"] != "adam" else []
     told += [words.format(float(row[name])) for name, (value, words) in usual.items() if float(row[name]) != value]
     return ", ".join(told)
 
 
 def table() -> None:
     """Accuracies, and paired differences from beta 20."""
-    rows = read()
-    print("| task, layers, dt, loss, optimiser | arm | seeds | test accuracy (%) | paired difference from beta 20 |")
+    rows = sorted(read(), key=lambda row: (row["task"] != "randman", int(row["layers"])))
+    print("| setting | arm | seeds | test accuracy (%) | paired difference from beta 20 |")
     print("|---|---|---|---|---|")
     for here in dict.fromkeys(map(setting, rows)):
         those = [row for row in rows if setting(row) == here]
-        of_arm: dict[str, dict[str, float]] = {}
-        for row in those:
-            of_arm.setdefault(row["arm"], {})[row["seed"]] = float(row["test"])
-        base = of_arm.get("beta 20", {})
+        of_arm = {arm: {r["seed"]: float(r["test"]) for r in those if r["arm"] == arm} for arm in ARMS}
+        base = of_arm["beta 20"]
         for arm, found in of_arm.items():
-            paired = [found[seed] - base[seed] for seed in found if seed in base]
-            gain = interval(paired) if arm != "beta 20" and paired else ""
-            print(f"| {in_words(those[0])} | {arm} | {len(found)} | {interval(list(found.values()))} | {gain} |")
+            if found:
+                paired = [found[seed] - base[seed] for seed in found if seed in base]
+                gain = interval(paired) if arm != "beta 20" and paired else ""
+                gain += f" (n = {len(paired)})" if gain and len(paired) < len(found) else ""
+                print(f"| {in_words(those[0])} | {arm} | {len(found)} | {interval(list(found.values()))} | {gain} |")
 
 
 def main() -> None:
@@ -264,7 +273,8 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--seeds", default="100-109", help="a number, or a range such as 100-109")
     parser.add_argument("--layers", type=int, nargs="+", default=[10, 3])
-    parser.add_argument("--losses", nargs="+", default=["mean_over_time", "max_over_time"])
+    losses = ["mean_over_time", "max_over_time"]
+    parser.add_argument("--losses", nargs="+", default=losses, choices=losses)
     parser.add_argument("--arms", nargs="+", default=["beta 20", "share", "share + relay"], choices=ARMS)
     parser.add_argument("--dt", type=float, default=2.0, help="time step in ms")
     parser.add_argument("--optimizer", default="adam", help="sgd has a momentum of 0.9")
