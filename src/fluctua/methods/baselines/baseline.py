@@ -1,4 +1,4 @@
-"""What all baselines have in common."""
+"""The base class of all baselines."""
 
 from collections.abc import Mapping
 
@@ -25,4 +25,4 @@ class Baseline(Method):
         return {}
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """Draw and write the weights into a population; by default nothing is left to do after `begin`."""
+        """Draw and write the weights into a population; by default `begin` has done everything."""
