@@ -254,7 +254,7 @@ untyped: Any = SimpleNamespace(
         ),
         (lambda: untyped.inspect(model(), batch()[0], time=None, steps=2.5), r"one or more .* got steps=2\.5"),
         (lambda: untyped.initialize(model(), batch(), seed=1.5), "a seed is a whole number of 64 bits, got 1.5"),
-        (lambda: untyped.initialize(None, batch()), "the model must be a module of torch, got NoneType"),
+        (lambda: untyped.initialize(None, batch()), "the model must be a torch module, got NoneType"),
         (
             lambda: untyped.inspect(of_nobody(), batch()),
             r"0\.weight has the shape \[0, 30\]: a population needs a neuron",

@@ -110,8 +110,8 @@ def test_a_readout_has_the_sigma_that_is_asked_for() -> None:
     ("shape", "options", "message"),
     [
         ((50, 50), {}, "say which axis of a square weight counts output units"),
-        ((20, 30), {}, "no axis of as many inputs as x"),
-        ((30, 50), {"rows": 1}, "no axis of as many inputs as x"),
+        ((20, 30), {}, "no axis of the weight has as many entries as x"),
+        ((30, 50), {"rows": 1}, "no axis of the weight has as many entries as x"),
         ((30, 50, 2), {}, "a weight of two axes"),
         ((30, 50), {"bias": torch.zeros(50)}, "one entry for each of 30 units"),
         ((30, 50), {"share": 0.0}, "share above 0"),

@@ -59,8 +59,7 @@ class TdBN(Kaiming):
     `OverTime(ThresholdBatchNorm(C, theta))`, or any norm with a gain, between weights and neurons.
 
     Certain: normalisation over time, samples and space; gain, offset and the rule for branches. The paper's neurons
-        have
-    no synaptic current; for ours nothing needs translating, since the norm acts on the current.
+    have no synaptic current; for ours nothing needs translating, since the norm acts on the current.
 
     Attributes:
         gain: of the weights, whose size the norm cancels.

@@ -1,8 +1,8 @@
 """The facts of norse's neurons.
 
 Their constants are in the named tuple `module.p`, time constants as rates in 1/s, integrated by Euler steps of
-`module.dt` seconds. Neurons keep no state: a cell, called once a time step, and a sequence module, called once with
-`[T, B, ...]`, both take the state and return the next beside their spikes. Recurrent ones own their weights.
+`module.dt` seconds. Neurons keep no state: a cell, called once per time step, and a sequence module, called once with
+`[T, B, ...]`, both take the state and return the next with their spikes. Recurrent ones own their weights.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from fluctua.theory import PspKernel
 
 
 def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-    """Of a readout with weights for what it is called with."""
+    """A readout with weights for its input."""
     from fluctua.network.adapters.by_step import called_with_input
 
     gain, decay = (module.dt * numbers_of(rate) for rate in (module.p.tau_mem_inv, module.p.tau_syn_inv))
@@ -34,7 +34,7 @@ def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
 
 
 def sharpness(module: Any) -> Sharpness | None:
-    """`alpha` of its parameters, or of those of the neuron within."""
+    """`alpha` of its parameters, or of those of its inner neuron."""
     path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
     if path is None:
         return None
@@ -57,18 +57,18 @@ def _inner(p: Any, path: tuple[str, ...]) -> Any:
 
 
 def layout(module: Any) -> Layout:
-    """Sequence modules take the whole sequence, cells a step."""
+    """Sequence modules take the whole sequence, cells one step."""
     bases = {base.__name__ for base in type(module).__mro__}
     return Layout("step" if bases.isdisjoint({"SNN", "SNNRecurrent"}) else "first")
 
 
 class Cells(Stepping):
-    """State taken and returned, as a named tuple, of which an item may be one too."""
+    """State taken and returned, as a named tuple that may contain another one."""
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
         if not hasattr(module, "activation"):
-            raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
+            raise UnsupportedNeuronError(f"{type(module).__name__} does more than a single neuron")
         names = _fields(_state_class(module))
         order = {"v": 0, "z": 2}  # the spikes of the step before last
         return tuple(sorted(names, key=lambda name: order.get(name.rpartition(".")[2], 1)))
@@ -122,7 +122,7 @@ class Cells(Stepping):
 
 
 class _Unweighted(TorchFunctionMode):
-    """The current is what the module's own weight for it would give; its weight for its own spikes gives none."""
+    """Takes the input for the current: the module's own input weight passes it on, its recurrent weight gives none."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -137,7 +137,7 @@ class _Unweighted(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_hints = lru_cache(maxsize=64)(get_type_hints)  # which takes longer than a step
+_hints = lru_cache(maxsize=64)(get_type_hints)  # takes longer than a step
 
 
 def _state_class(module: Any) -> Any:
@@ -145,7 +145,7 @@ def _state_class(module: Any) -> Any:
 
 
 def _fields(kind: Any, prefix: str = "") -> list[str]:
-    """The names of all parts of a state, "lif.v" of an inner one."""
+    """The names of all parts of a state; "lif.v" for an inner one."""
     names = []
     for name, part in _hints(kind).items():
         names += _fields(part, f"{prefix}{name}.") if hasattr(part, "_fields") else [f"{prefix}{name}"]
@@ -162,13 +162,13 @@ def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def _shared(part: Tensor) -> Tensor | float:
-    """A number, where all neurons have the same."""
+    """A number if it is the same for all neurons."""
     first = part.reshape(-1)[0]
     return float(first) if bool((part == first).all()) else part
 
 
 def step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
-    """A step of a model that takes its state and returns the next, such as `SequentialState`; or one that keeps it."""
+    """A step of a model that takes and returns its state, such as `SequentialState`, or that keeps it."""
     if len(inspect.signature(model.forward).parameters) < 2:
         return model(x), None
     output, state = model(x, state)
@@ -194,7 +194,7 @@ FACTS: Mapping[str, FactsOf | None] = {
 }
 
 _CONDUCTANCE = "its synapses are conductances, so its potential is not linear in the weights: use LIFCell instead"
-_QUADRATIC = "its membrane is quadratic, so its potential is not linear in the weights: use LIFCell instead"
+_QUADRATIC = "its membrane equation is quadratic, so its potential is not linear in the weights: use LIFCell instead"
 _COMPARTMENTS = (
     "g_coupling joins the potentials of its neurons, so no neuron has a kernel of its own: use LIFRecurrentCell instead"
 )

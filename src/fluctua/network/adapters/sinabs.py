@@ -12,7 +12,7 @@ from fluctua.network.run import Layout
 
 
 def layout(module: Any) -> Layout:
-    """`[B, T, *N]`; the Squeeze variants `[B * T, *N]`, of which they know B, T, or both (-1: not known)."""
+    """`[B, T, *N]`, or for the Squeeze variants `[B * T, *N]`; these know B, T, or both (-1: not known)."""
     if not hasattr(module, "num_timesteps"):
         return Layout("second")
     samples, steps = (size if size > 0 else None for size in (module.batch_size, module.num_timesteps))
