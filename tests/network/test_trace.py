@@ -315,7 +315,7 @@ def test_a_parametrised_weight_is_found_and_skipped_because(name: str) -> None:
     case = CASES[name]
     populations = trace(case.model(), case.batch())
     reasons = [q.skipped_because for p in populations for q in p.pathways]
-    assert reasons == 2 * ["parametrised: initialise it first and parametrise it then"] + [None]
+    assert reasons == 2 * ["parametrised: initialise it before parametrising it"] + [None]
     assert [tuple(q.weight.shape) for p in populations for q in p.pathways] == [(12, 20), (12, 12), (4, 12)]
 
 

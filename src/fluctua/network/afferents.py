@@ -18,6 +18,7 @@ Norm = nn.Module | None
 
 _PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
 _ATTENTION = "ScaledDotProduct"  # of query, key and value
+_BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
 _NORMALISING = "a division by something that depends on the weights"
 _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
 

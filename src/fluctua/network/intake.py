@@ -54,9 +54,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
         notes.append(f"the batch is a pair; its first item was taken; {rest}")
     if isinstance(batch, np.ndarray):
         if batch.dtype.kind not in "biuf":
-            raise BatchError(
-                f"the batch is an array of {batch.dtype}, not of numbers: make frames of the events first"
-            )
+            raise BatchError(f"the batch is an array of {batch.dtype}, not of numbers: make frames of the events first")
         batch = torch.from_numpy(np.ascontiguousarray(batch))
         notes.append("the batch was converted from a NumPy array")
         batch = batch.to(_precision(model)) if batch.is_floating_point() else batch

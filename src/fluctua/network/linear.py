@@ -130,8 +130,7 @@ def _alike(kernels: Sequence[StateSpaceKernel], others: Sequence[StateSpaceKerne
 
 
 def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
-    """The distance of the potential from threshold, for graded spikes up to a constant; None for a readout.
-    """
+    """The distance of the potential from threshold, for graded spikes up to a constant; None for a readout."""
     if t.distance is not None:
         return t.distance
     after = list(reversed(walk([t.output])))

@@ -178,8 +178,8 @@ REFUSED: Mapping[str, str] = {
         f"its potential is a product of projections of its input; use StateLeaky or LinearLeaky, {_ELSEWHERE}"
     ),
     "snntorch._neurons.leakyparallel.LeakyParallel": (
-        "it cuts its potential off at 0, so this cannot fluctuate about a mean; LinearLeaky takes the same weights, is as "
-        "parallel and does not rectify"
+        "it cuts its potential off at 0, so this cannot fluctuate about a mean; LinearLeaky takes the same weights, is "
+        "as parallel and does not rectify"
     ),
     "snntorch._neurons.neurons.SpikingNeuron": (
         "it is a class of your own; describe it with neurons={YourNeuron: fluctua.ProbedNeuron(...)}"
