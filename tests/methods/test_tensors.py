@@ -130,7 +130,7 @@ def test_what_does_not_go_together_is_refused(shape: tuple[int, ...], options: d
         ({"x": X.numpy()}, "x must be a tensor of finite numbers, got ndarray"),
         ({"x": X / 0}, "x must be a tensor of finite numbers"),
         ({"weight": np.zeros((30, 50))}, "weight must be a tensor, got ndarray"),
-        ({"weight": torch.zeros(30, 50, dtype=torch.int64)}, "weight must be of floating point"),
+        ({"weight": torch.zeros(30, 50, dtype=torch.int64)}, "weight must be a dense floating-point tensor"),
         ({"weight": torch.zeros(0, 50)}, r"with entries, got torch.float32 \[0, 50\]"),
         ({"weight": torch.zeros(30, 50, device="meta")}, "on meta"),
         ({"balance": "yes"}, 'balance must be True, False or "auto"'),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Surrogate(ABC):
-    """Derivative that stands in for that of the Heaviside function; `beta` (1 / potential) is its steepness."""
+    """Stands in for the derivative of the Heaviside function; `beta` (1 / potential) is its steepness."""
 
     beta: float
 
