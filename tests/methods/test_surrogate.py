@@ -132,7 +132,7 @@ def test_a_step_of_the_users_own_has_no_parameter_to_set_and_a_note_says_so() ->
     model = stack(from_step(step, constants={"decay": 0.9, "theta": 1.0}, threshold="theta"), LIF())
     report = fluctua.initialize(model, X, surrogate="share", seed=0)
     (note,) = [n for n in report.notes if "surrogate" in n]
-    assert note.startswith("the surrogate of 1 was left as it is: it has no parameter")
+    assert note.startswith("the surrogate of 1 was left as it is: fluctua knows no parameter")
     assert report["1"].sharpness is None
     assert 0.01 < report["1"].participation < 0.2  # it is known all the same
     assert report["3"].participation == pytest.approx(SHARE, rel=0.011)

@@ -1,4 +1,4 @@
-"""`fluctua reproduce paper`: all experiments of the paper, and its numbers beside those found here."""
+"""`fluctua reproduce paper`: all experiments of the paper, with its numbers beside the reproduced ones."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -29,25 +29,25 @@ EXPERIMENTS = (
     "conv-dvs",
     "conv-dvs-deep",
 )
-"""Those of the paper, the quick ones first; docs/paper.md says which of its figures and tables each is."""
+"""The experiments of the paper, quick ones first; docs/paper.md maps its figures and tables to them."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published number beside the one found here.
+    """A published number beside the reproduced one.
 
     Attributes:
         experiment: its name.
-        setting: which network, method and so on, in words.
+        setting: network, method and so on, in words.
         measure: what the number is.
-        data: what it was published on.
+        data: the published number's data.
         published: the number, in the unit of the measure.
-        source: where it is from.
-        found_on: the data of ours; a small study has smaller ones.
-        mean: over our runs; None where there is none.
-        half: half the 95 % interval; None for less than two runs.
-        runs: how many.
-        printed: mean and interval as they are printed.
+        source: its source.
+        found_on: our data; a small study has smaller ones.
+        mean: over our runs; None without any.
+        half: half the 95 % interval; None for fewer than two runs.
+        runs: number of runs.
+        printed: mean and interval as printed.
     """
 
     experiment: str
@@ -73,16 +73,16 @@ def reproduce_paper(
     console: Console,
     wanted: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Run all experiments of the paper whose files are there, and print published beside found numbers.
+    """Run all experiments of the paper whose files are there, and print published beside reproduced numbers.
 
     Args:
         small: the versions that take minutes.
-        seeds: how many runs of each setting.
-        data: folder of the data files; an experiment whose files it has not is left out, and named.
+        seeds: number of runs of each setting.
+        data: folder of the data files; experiments without their files are skipped, and named.
         out: folder of the stores.
-        backend: what does the runs.
+        backend: performs the runs.
         console: to print to.
-        wanted: the part of each grid to do, see `sweep.only`; an experiment ignores axes and values that it has not.
+        wanted: the part of each grid to run, see `sweep.only`; an experiment ignores axes and values that it lacks.
 
     Raises:
         As `fluctua.lab.reproduce.reproduce`.
@@ -93,7 +93,7 @@ def reproduce_paper(
             raise ValueError(f"no experiment of the paper has {wish}: write AXIS=VALUE, with an axis of its tables")
     for study in studies.values():
         if not missing_files(study, data):
-            only(runs_of(study, seeds, data), wishes_for(study, wanted))  # refused before anything is run
+            only(runs_of(study, seeds, data), wishes_for(study, wanted))  # refuse before anything runs
     left_out: dict[str, list[str]] = {}
     found: list[Comparison] = []
     for name, study in studies.items():
@@ -119,7 +119,7 @@ def reproduce_paper(
 
 
 def comparisons(name: str, study: Study, summaries: Sequence[Summary]) -> Iterator[Comparison]:
-    """Every published number that the study in full has, beside what was found.
+    """Every published number for the full study, beside the reproduced one.
 
     A small study has other data: there a number is compared with that of the same network and method.
     """
@@ -174,5 +174,5 @@ def as_printed(found: Sequence[Comparison]) -> Table:
 
 
 def as_json(found: Sequence[Comparison]) -> str:
-    """The comparison for programs: a list of objects."""
+    """The comparison as a JSON list of objects."""
     return json.dumps([asdict(one) for one in found], indent=2)

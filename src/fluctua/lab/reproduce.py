@@ -1,4 +1,4 @@
-"""`fluctua reproduce`: do a study's sweep, print and write its table, and draw its figure."""
+"""`fluctua reproduce`: run a study's sweep, print and write its table, and draw its figure."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from fluctua.lab.sweeps.sweep import Run, only, runs_of
 
 
 class SweepFailed(RuntimeError):
-    """No run of a sweep ended well, so there is nothing to show."""
+    """All runs of a sweep failed, so there is nothing to show."""
 
 
 def study_named(name: str, *, small: bool) -> Study:
-    """The study of that name in `STUDIES`.
+    """The study of this name in `STUDIES`.
 
     Raises:
         ValueError: an unknown name; lists the known ones.
@@ -44,17 +44,17 @@ def reproduce(
     console: Console,
     wanted: Sequence[str] = (),
 ) -> list[Path]:
-    """Do what the store at `out / name` has not of a study's sweep; then print its table, and write it and its figure.
+    """Run what the store at `out / name` lacks of a study's sweep; print its table, and write table and figure.
 
     Args:
         name: of the store.
-        study: what to do.
-        seeds: how many runs of each setting.
+        study: the study.
+        seeds: number of runs of each setting.
         data: folder of its data files.
         out: folder of the stores.
-        backend: what does the runs.
+        backend: performs the runs.
         console: to print to.
-        wanted: the part of the grid to do, see `sweep.only`; the results are of all that is finished.
+        wanted: the part of the grid to run, see `sweep.only`; the results cover everything finished.
 
     Returns:
         The files written: `table.csv`, `table.md`, `figure.png`, `figure.pdf`.
@@ -62,16 +62,16 @@ def reproduce(
     Raises:
         ValueError: no seed, a data file that is missing, an unknown part of the grid; StoreError for a damaged store.
         OSError: `out` cannot be written.
-        SweepFailed: no run ended well.
+        SweepFailed: all runs failed.
         SweepInterrupted: Ctrl-C; a KeyboardInterrupt.
     """
     runs = runs_of(study, seeds, data)
     store = Store(out / name)
-    printed = [asdict(measure) for measure in study.measures]  # how a page of the results prints them
+    printed = [asdict(measure) for measure in study.measures]  # for the results page
     facts = {"title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study), "measures": printed}
     if aside := store.open({"name": name, **facts}):
         console.print(
-            f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
+            f"{len(aside)} damaged files of runs were moved to {store.root / 'damaged'}; their runs are repeated",
             markup=False,
         )
     first, rest = choosing(study, only(runs, wanted))
@@ -85,7 +85,7 @@ def reproduce(
             f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}", markup=False
         )
     if not finished:
-        raise SweepFailed(f"no run of {name} ended well; the first error: {failed[0].error}")
+        raise SweepFailed(f"all runs of {name} failed; the first error: {failed[0].error}")
     files = write_results(study, store, finished, failed)
     console.print(as_printed(study, summarise(study, finished, failed)))
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)

@@ -340,7 +340,7 @@ SQUARE = nir.Linear(np.eye(4))
         ),
         (
             lambda: graph(IO | {"d": nir.Delay(np.full(4, 1.5 * DT))}, ("in", "d"), ("d", "out")),
-            "no whole number",
+            "not a whole number",
         ),
     ],
     ids=["threshold", "no output", "cycle", "weightless loop", "half a step"],

@@ -1,8 +1,8 @@
 """Convolutional networks: along the channels of a cochlea, and on images.
 
-A filter sees many places of every sample, so few samples tell its statistics: initialised on 8 of them, networks with
-8 filters in the first layer have sigma_U within 6 % of its target in every hidden layer on 64 others (CIFAR-10,
-N-MNIST, spoken digits).
+A filter sees many places of every sample, so few samples suffice to measure its statistics: initialised on 8 samples,
+networks with 8 filters in the first layer have sigma_U within 6 % of its target in every hidden layer on 64 others
+(CIFAR-10, N-MNIST, spoken digits).
 """
 
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from fluctua.layers.blocks import Cell, OneToOne, conv_block, recurrent_conv_blo
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConv(Architecture):
-    """Recurrent convolutions along the channels of spike trains `[T, B, N]`, and perhaps a layer that hears it all.
+    """Recurrent convolutions along the channels of spike trains `[T, B, N]`, and an optional fully connected layer.
 
     Attributes:
-        filters: of each convolution; its `kernels` and `strides` likewise.
+        filters: of each convolution; likewise `kernels` and `strides`.
         padding: on each side.
         recurrent_kernel: length of the recurrent filters.
         dense: neurons of a last layer that is fully connected; 0 for none.
-        dropout: probability that a neuron of the last map is silent in a sample.
+        dropout: probability that a neuron of the last map is dropped in a sample.
     """
 
     measured_on: ClassVar[int] = 8
@@ -68,13 +68,13 @@ class AudioConv(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConv(Architecture):
-    """Blocks of convolutions on images `[T, B, C, H, W]`, each with a pooling at its end.
+    """Blocks of convolutions on images `[T, B, C, H, W]`, each with pooling at its end.
 
     Attributes:
         blocks: filters of each convolution in each block.
         kernel: rows and columns of a filter.
         padding: on each side of a map.
-        pool: rows and columns of which the maximum is taken.
+        pool: rows and columns of a max-pooling window.
     """
 
     measured_on: ClassVar[int] = 8
@@ -104,7 +104,7 @@ class ImageConv(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConv(Architecture):
-    """A convolution with pooling, and `depth` residual blocks of two convolutions, past which spikes are handed on.
+    """A convolution with pooling, and `depth` residual blocks of two convolutions, with one-to-one skips.
 
     Attributes:
         width: filters of every convolution.
@@ -137,4 +137,4 @@ def _scaled(filters: tuple[int, ...], width: int, first: int) -> tuple[int, ...]
 
 def _check_map(size: int, shape: tuple[int, ...]) -> None:
     if size < 1:
-        raise ValueError(f"data of the shape {shape} are too small, nothing is left behind a layer: take larger ones")
+        raise ValueError(f"data of the shape {shape} are too small, nothing is left after a layer: use larger ones")

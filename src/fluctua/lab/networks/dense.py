@@ -14,7 +14,7 @@ from fluctua.theory.laws import Exponential, OneSided
 
 @dataclass(frozen=True, kw_only=True)
 class FullyConnected(Architecture):
-    """`depth` populations of `width` neurons, one after the other; if `recurrent`, each hears itself too."""
+    """`depth` populations of `width` neurons, one after the other; if `recurrent`, each with recurrence."""
 
     shape: tuple[int, ...] = (700,)
     width: int = 128
@@ -63,7 +63,7 @@ class Dale(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Residual(Architecture):
-    """A layer, and `depth` residual blocks of two layers each, past which spikes are handed on one to one."""
+    """A layer, and `depth` residual blocks of two layers each, with one-to-one skips."""
 
     shape: tuple[int, ...] = (700,)
     width: int = 128

@@ -1,4 +1,4 @@
-"""`fluctua report`: all results of a folder of stores as one HTML page that needs nothing but itself."""
+"""`fluctua report`: all results in a folder of stores as one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ HEADS = {"reference": "published"}
 def report(folder: Path) -> Path:
     """Build `report.html` in a store, or in a folder of stores and of runs that a monitor watched; returns its path.
 
-    The page has the figures inside, fetches nothing, and is laid out for narrow screens too.
+    The page embeds the figures, fetches nothing, and works on narrow screens too.
 
     Raises:
         StoreError: there is no store, or a file of one is damaged.
@@ -36,7 +36,7 @@ def report(folder: Path) -> Path:
     stores = [store for path in candidates if (store := Store(path)).description.is_file()]
     runs = _runs(folder)
     if not stores and not runs:
-        raise StoreError(f"{folder} holds no results: give the folder that `fluctua reproduce` wrote to (--out)")
+        raise StoreError(f"{folder} holds no results: give a folder that `fluctua reproduce` wrote (--out)")
     path = folder / "report.html"
     with replacing(path) as file:
         file.write(_template().render(sections=[_section(store) for store in stores], runs=runs).encode())
@@ -44,7 +44,7 @@ def report(folder: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
-    """`page.html` beside this file; whatever it is given is shown as text, never read as HTML."""
+    """`page.html` beside this file; all values are escaped, never read as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,7 +53,7 @@ def _template() -> jinja2.Template:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture in base64, and what is to be seen, for those who do not see it."""
+    """A picture in base64, with its alternative text."""
 
     data: str
     alt: str
@@ -61,7 +61,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Table:
-    """One number of a study, as it is printed: what it is, the names of the columns, and the rows."""
+    """One measure of a study as printed: title, names of the columns, and rows."""
 
     title: str
     heads: list[str]
@@ -70,14 +70,14 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page shows of a store.
+    """The part of the page about one store.
 
     Attributes:
         id: its folder.
-        facts: what it says of itself.
+        facts: its description.
         figures: its pictures.
         tables: one for each measure; None if there is no table yet.
-        failures: name and error of each run that failed.
+        failures: name and error of each failed run.
     """
 
     id: str
@@ -89,7 +89,7 @@ class _Section:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a monitor has seen of a training: where its rows are, the picture, and the last state as a table."""
+    """A training seen by a monitor: the folder of its rows, the picture, and the last state as a table."""
 
     name: str
     figure: _Picture
@@ -114,7 +114,7 @@ def _picture(png: bytes, alt: str) -> _Picture:
 
 
 def _tables(path: Path, measures: Mapping[str, Measure]) -> list[_Table] | None:
-    """The rows of each measure, without columns that are empty; a measure that is not known is printed as it is."""
+    """The rows of each measure, without empty columns; unknown measures are printed unchanged."""
     if not path.is_file():
         return None
     rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -134,7 +134,7 @@ def _table(measure: Measure, rows: pd.DataFrame) -> _Table:
 
 
 def _printed(measure: Measure, column: str, cell: str) -> str:
-    """A cell as the tables have it: values of the measure in its unit, methods as they are called in print."""
+    """A cell as in the tables: values in the unit of the measure, methods by their printed names."""
     if column == "method":
         return LABELS.get(cell, cell)
     if column == "failed":
@@ -149,7 +149,7 @@ def _printed(measure: Measure, column: str, cell: str) -> str:
 
 
 def _runs(folder: Path) -> list[_Run]:
-    """What monitors have left in a folder and those within it."""
+    """The runs that monitors recorded in a folder and its subfolders."""
     return [_run(path.parent, rows) for path in sorted(folder.rglob(FILE)) if (rows := read_rows(path))]
 
 

@@ -38,7 +38,7 @@ CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Filters(Study):
-    """The paper's recurrent convolutions, initialised and looked at, not trained.
+    """The paper's recurrent convolutions, initialised and inspected, not trained.
 
     Attributes:
         networks: by name.
@@ -52,7 +52,7 @@ class Filters(Study):
     about: ClassVar[str] = (
         "The formula takes the mean rate of the input for that of every layer. Here one thing after the other is "
         "changed from a narrow network on short, pooled recordings to the setting of the paper, and the state of the "
-        "last layer is looked at on the batch that the network was initialised on."
+        "last layer is measured on the batch that the network was initialised on."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure("sigma_u", "sigma_U of the last layer", spec=".3f", within=POSITIVE),
@@ -107,7 +107,7 @@ class Filters(Study):
         return Outcome(values, {"rates": [p.rate or 0.0 for p in layers], "sigmas": [p.sigma_u for p in layers]})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`: the layers of the deeper network that has been run, in up to three cases."""
+        """See `Study.figure`: the layers of the deepest network run, in up to three cases."""
         name = [n for n in self.networks if any(r.axis("network") == n for r in records)][-1]
         found = [c for c in self.cases if any((r.axis("case"), r.axis("network")) == (c, name) for r in records)]
         shown = list(dict.fromkeys((found[0], found[len(found) // 2], found[-1])))

@@ -1,4 +1,4 @@
-"""Twenty layers: what stands in their way on plain Randman, taken away one by one."""
+"""Twenty layers: the obstacles on plain Randman, removed one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,12 +32,12 @@ CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "time + gradient + xi = 0.5 + smooth": {**_LONG, "beta": 9.0, "xi": 0.5, "alpha": 3.0},
     }
 )
-"""What is other than in the paper's setting: 20 layers, 0.2 s, a surrogate of beta = 20, xi = 1, alpha = 1."""
+"""What differs from the paper's setting: 20 layers, 0.2 s, a surrogate of beta = 20, xi = 1, alpha = 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacles(LearningStudy):
-    """Twenty layers, with more and more of what stands in their way taken away.
+    """Twenty layers, with more and more obstacles removed.
 
     Attributes:
         width: neurons of a hidden layer.

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(LearningStudy):
-    """Networks that are asked for a firing rate.
+    """Networks with a firing rate as their target.
 
     Attributes:
         width: neurons of a hidden layer.
         depth: hidden layers.
-        rates: targets in Hz, up to the 11 Hz at which a free potential of mean 0 crosses the threshold at most.
+        rates: targets in Hz, up to 11 Hz, the largest crossing rate of a free potential of mean 0.
         methods: by name.
     """
 
     title: ClassVar[str] = "Firing-rate targets: rate and accuracy"
     about: ClassVar[str] = (
-        "Every hidden layer of a fully connected network is asked for a firing rate. The formula of the paper gets "
-        "the xi at which threshold crossings are that frequent; measurement with and without balance goes on from it "
+        "Every hidden layer of a fully connected network has a firing rate as its target. The paper's formula gets "
+        "the xi at which threshold crossings are that frequent; measurement with and without balance goes on "
         "to the neurons' own rate. Of several learning rates one is chosen for each setting by validation accuracy, "
-        "the epoch of each run too; the test data are looked at once."
+        "the epoch of each run too; the test data are used once."
     )
 
     width: int = 128

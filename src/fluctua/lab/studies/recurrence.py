@@ -1,4 +1,4 @@
-"""Recurrent networks: how much of the fluctuations should recurrence supply?"""
+"""Recurrent networks: which share of the fluctuations should recurrence supply?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Recurrence(LearningStudy):
     Attributes:
         width: neurons.
         alphas: shares; the rest comes from the recurrent weights.
-        methods: that can be told the share.
-        baselines: that cannot.
+        methods: methods with a share.
+        baselines: methods without one.
         xi: target.
     """
 
@@ -38,7 +38,7 @@ class Recurrence(LearningStudy):
         "the free potential and its recurrent ones the rest: by the formula of the paper, and by measurement with "
         "balance, which refuses shares for which there is no steady state; such runs count as failed. Of several "
         "learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the test "
-        "data are looked at once."
+        "data are used once."
     )
 
     width: int = 128

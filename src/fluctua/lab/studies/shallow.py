@@ -25,7 +25,7 @@ class Shallow(LearningStudy):
     Attributes:
         task_name: in the settings.
         width: neurons of the hidden layer.
-        methods: that are given targets.
+        methods: methods with a target.
         sigmas: targets for sigma_U.
         baselines: methods without a target.
     """
@@ -36,7 +36,7 @@ class Shallow(LearningStudy):
         "with balance, and by baselines, which have no target and are drawn where their sigma_U is found. "
         "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. Of "
         "several learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the "
-        "test data are looked at once. The seed draws the task (where it is made up), the weights and the order of "
+        "test data are used once. The seed draws the task (if it is synthetic), the weights and the order of "
         "training."
     )
     references: ClassVar[tuple[Reference, ...]] = (

@@ -1,4 +1,4 @@
-"""Spoken digits: how well networks know speakers whom they have heard, and one whom they have not."""
+"""Spoken digits: accuracy on speakers in the training data, and on one who is not."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KNOWN, UNHEARD = "known speakers", "unheard speakers"
 
 @dataclass(frozen=True, kw_only=True)
 class Speakers(LearningStudy):
-    """Networks on recordings whose test file has speakers of whom there is nothing to learn from.
+    """Networks on recordings whose test file has speakers that the training file lacks.
 
     Attributes:
         networks: their names in `lab.networks`.
@@ -37,7 +37,7 @@ class Speakers(LearningStudy):
         "Fully connected, recurrent convolutional and Dale networks learn spoken digits, each initialised by several "
         "methods; test samples of speakers who are in the training data count apart from those of speakers who are "
         "not. Of several learning rates one is chosen for each network and method by validation accuracy, on speakers "
-        "of the training data, the epoch of each run too; the test data are looked at once."
+        "of the training data, the epoch of each run too; the test data are used once."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f", within=(0, 1)),

@@ -1,4 +1,4 @@
-"""Deep networks before training: what is left of potential and activity up to a hundred layers in, by initialiser."""
+"""Deep networks before training: potential and activity up to a hundred layers deep, by initialiser."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class States(Study):
-    """Networks of several depths on recordings, initialised and looked at, not trained.
+    """Networks of several depths on recordings, initialised and inspected, not trained.
 
     Attributes:
-        task: where the recordings are from.
-        recordings: shown one after the other; together they must leave activity some 20 ms a layer to arrive.
+        task: source of the recordings.
+        recordings: shown one after the other; together they must leave activity about 20 ms per layer to arrive.
         samples: such streams in a batch.
         width: neurons of a layer.
         depths: numbers of layers.

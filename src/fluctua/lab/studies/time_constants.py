@@ -1,4 +1,4 @@
-"""Time constants: the same for all neurons, of all sizes, or learned."""
+"""Time constants: the same for all neurons, mixed, or learned."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KINDS = (SAME, MIXED, LEARNED)
 
 @dataclass(frozen=True, kw_only=True)
 class Heterogeneous(FullyConnected):
-    """`FullyConnected` with time constants of one of `KINDS`; those drawn are the same in every population."""
+    """`FullyConnected` with time constants of one of `KINDS`; drawn ones are the same in every population."""
 
     kind: str = MIXED
 
@@ -54,7 +54,7 @@ class TimeConstants(LearningStudy):
         "The neurons of a fully connected network have the same time constants, or each its own, drawn from a gamma "
         "law of shape 3 as in Perez-Nieves et al. (2021), or start from such and learn them. Formula and measurement "
         "give each neuron its own kernel. Of several learning rates one is chosen for each setting by validation "
-        "accuracy, the epoch of each run too; the test data are looked at once."
+        "accuracy, the epoch of each run too; the test data are used once."
     )
 
     task: Task = FSDD
