@@ -232,7 +232,9 @@ class DaleLayer(nn.Module):
         recurrent_excitation: whether E also excites itself and I.
         family: weight law, one-sided (default: exponential, the paper's).
         tau_mem: membrane time constant in seconds, as in `ExcInhLIF`, which also takes all further options.
-        tau_exc, tau_inh, dt: time constants of the currents and time step in seconds.
+        tau_exc: time constant of the excitatory current in seconds.
+        tau_inh: time constant of the inhibitory current in seconds.
+        dt: time step in seconds.
 
     Example:
         >>> layer = DaleLayer(n_in=700, n_exc=100)

@@ -37,11 +37,11 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     and adaptation time constants.
 
     Args:
-            model: of fluctua's neurons and circuits; everything else in it must act on each time step alone, as weights
-                and pooling do.
-            x: input `[T, B, ...]`.
-            length: of a segment in steps; the last may be shorter.
-            truncate: whether gradients stop at the borders.
+        model: of fluctua's neurons and circuits; everything else in it must act on each time step alone, as weights
+            and pooling do.
+        x: input `[T, B, ...]`.
+        length: of a segment in steps; the last may be shorter.
+        truncate: whether gradients stop at the borders.
 
     Returns:
         The output `[T, B, ...]`.

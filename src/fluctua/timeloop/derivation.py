@@ -1,4 +1,4 @@
-"""What a fused loop of a neuron computes and keeps, derived from the neuron's step; and both ways through it."""
+"""What a fused loop computes and keeps, derived from the neuron's step; and its forward and backward passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ Device = Literal["cpu", "gpu"]
 
 
 class Kind(NamedTuple):
-    """What there is to do, numbers apart.
+    """The kind of a loop, without its numbers.
 
-    `wanted` are the numbers of the constants whose gradients are asked for, `trains` says whether a backward pass may
-    follow, `compact` whether the distance from threshold is kept in bfloat16 for it, `recurrent` whether what a neuron
-    hears of others is part of its input, which is then nowhere else.
+    `wanted` are the indices of the constants whose gradients are needed, `trains` says whether a backward pass may
+    follow, `compact` whether it gets the distance from threshold in bfloat16, `recurrent` whether part of the input is
+    recurrent, which is then stored nowhere else.
     """
 
     device: Device
@@ -44,20 +44,20 @@ class Kind(NamedTuple):
         return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
 
     def parts(self, tensors: Sequence[Any]) -> list[list[Any]]:
-        """Inputs, state, constants, and what neurons hear each other through: weight and bias, if anything."""
+        """Inputs, state, constants, and the recurrent weight and bias, if any."""
         left, (_, *counts) = iter(tensors), self.form
         return [*(list(islice(left, count)) for count in counts), list(left)]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What the way back reads of each step, and so what the way forth records.
+    """What backward reads of each step, and so what forward records.
 
     Attributes:
         traced: the step.
-        forth: the way forth; it writes the output, the potential unless it is the output, and what is recorded.
-        back: the way back.
-        places: of what that reads, among the inputs, the potential and what is recorded.
+        forth: the forward pass; it writes the output, the potential unless it is the output, and the records.
+        back: the backward pass.
+        places: where its arrays come from: the inputs, the potential or the records.
     """
 
     traced: Traced
@@ -67,7 +67,7 @@ class Plan:
 
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
-        """The cheapest; potential and inputs are there anyway."""
+        """The cheapest plan; potential and inputs are stored anyway."""
         t, n = traced(*kind.form), kind.form.inputs
         roots, read, inputs = t.roots(kind.wanted), tuple[Expression, ...](), t.leaves("input", n)
         halves, written = tuple[Expression, ...](), tuple[Value, ...]()
@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def first(self) -> int:
-        """The number of the results of `integrate` in front of the state."""
+        """The number of results of `integrate` before the state."""
         return 1 + self.traced.separate
 
 
@@ -100,14 +100,14 @@ def plan_of(kind: Kind) -> Plan:
 
 
 def integrate(tensors: Sequence[Any], kind: Kind) -> list[Tensor]:
-    """The way forth.
+    """The forward pass.
 
     Args:
-        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants; of a recurrent kind weight and bias.
-        kind: what there is to do.
+        tensors: inputs `[T, B, *N]`, state `[B, *N]` and constants; for a recurrent kind also weight and bias.
+        kind: of the loop.
 
     Returns:
-        Output, potential unless it is the output, final state, and what is recorded for the way back.
+        Output, potential unless it is the output, final state, and the records for backward.
     """
     plan, (inputs, state, constants, heard) = plan_of(kind), kind.parts(tensors)
     passed: Passed = _engine(kind).run(plan.forth, inputs, state, constants, *heard)
@@ -116,7 +116,7 @@ def integrate(tensors: Sequence[Any], kind: Kind) -> list[Tensor]:
 
 
 def kept(tensors: Sequence[Any], results: Sequence[Tensor], kind: Kind) -> list[Maybe]:
-    """What `adjoint` gets to see of the arguments and results of `integrate`."""
+    """What `adjoint` needs of the arguments and results of `integrate`."""
     plan, (inputs, _, constants, heard) = plan_of(kind), kind.parts(tensors)
     there = [*inputs, results[plan.first - 1], *results[plan.first + kind.form.states :]]
     by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []
@@ -126,14 +126,14 @@ def kept(tensors: Sequence[Any], results: Sequence[Tensor], kind: Kind) -> list[
 def adjoint(
     grads: Sequence[Maybe], saved: Sequence[Any], shape: torch.Size, wanted: Sequence[bool], kind: Kind
 ) -> list[Maybe]:
-    """The way back.
+    """The backward pass.
 
     Args:
         grads: gradients with respect to the results of `integrate`, None for zero.
         saved: what `kept` gave.
         shape: of an input.
-        wanted: of the tensors, those whose gradients are asked for; what costs little is there in any case.
-        kind: of the way forth.
+        wanted: whether each tensor's gradient is needed; cheap ones are computed in any case.
+        kind: of the forward pass.
 
     Returns:
         Gradients with respect to all tensors.
@@ -157,7 +157,7 @@ def adjoint(
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:
-    """The way back where nothing is kept anyway, so that only its number of records counts."""
+    """The backward pass if nothing is stored anyway, so that only its number of records counts."""
     roots = t.roots(wanted)
     return Pass.back(t, roots, cheapest_records(roots, lambda e: 1.0), writes)
 
@@ -169,7 +169,7 @@ def over_samples(sums: Tensor) -> Tensor:
 
 
 def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]) -> list[Maybe]:
-    """Gradients with respect to all constants, from those of the wanted for each neuron `[W, *N]`."""
+    """Gradients with respect to all constants, from those of the wanted ones for each neuron `[W, *N]`."""
     found: list[Maybe] = [None] * len(constants)
     for k, total in zip(wanted, sums, strict=True):
         padded = (1,) * (total.ndim - constants[k].ndim) + constants[k].shape
@@ -180,7 +180,7 @@ def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]
 
 
 def _engine(kind: Kind) -> Any:
-    """The module that runs a pass, which is imported when it is first needed."""
+    """The module that runs a pass, imported when first needed."""
     return import_module(_ENGINES[kind.device])
 
 
