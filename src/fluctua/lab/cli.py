@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def fluctua(
     version: Annotated[
-        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Bring spiking neural networks into the fluctuation-driven regime, and train them."""
@@ -64,8 +64,8 @@ Where = Annotated[
         help="A function that returns (model, batch), (model, batch, labels) or a dict of arguments.",
     ),
 ]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON, all else to stderr.")]
-AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+Json = Annotated[bool, Option("--json", metavar="", help="Print the result as JSON, all else to stderr.")]
+AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of text.")]
 
 
 @app.command()
@@ -151,7 +151,7 @@ def train(
     dt: Annotated[float, _data(metavar="SECONDS", help="Time step: 2e-3.")] = 2e-3,
     duration: Annotated[float | None, _data(metavar="SECONDS", help="Length of a trial.")] = None,
     pool: Annotated[int, _data(min=1, metavar="N", help="Number of channels to merge.")] = 1,
-    augment: Annotated[bool | None, _data("--augment/--no-augment", help="Shift training samples.")] = None,
+    augment: Annotated[bool | None, _data("--augment/--no-augment", metavar="", help="Shift training samples.")] = None,
     model: Annotated[Model | None, _network(metavar="NAME", help="One of those below; default: fc.")] = None,
     width: Annotated[int | None, _network(min=1, metavar="N", help="Neurons in a layer, or first filters.")] = None,
     depth: Annotated[int | None, _network(min=1, metavar="N", help="Hidden layers, or residual blocks.")] = None,
@@ -171,11 +171,11 @@ def train(
     optimizer: Annotated[str | None, _training(metavar="NAME", help="adam (paper: smorms3, modern: adamw).")] = None,
     weight_decay: Annotated[float | None, _training(min=0, metavar="X", help="0 (modern: 1e-2).")] = None,
     out: Annotated[Path, _run(metavar="FOLDER", help="Where the run is kept: runs/train.")] = Path("runs/train"),
-    resume: Annotated[bool, _run("--resume", help="Resume the run in --out, with its settings.")] = False,
+    resume: Annotated[bool, _run("--resume", metavar="", help="Resume the run in --out, with its settings.")] = False,
     minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
     seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
     monitor: Annotated[int, _run(min=0, metavar="N", help="Record the state every N steps: 50; 0: never.")] = 50,
-    json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
+    json: Annotated[bool, _run("--json", metavar="", help="Print the result as JSON.")] = False,
 ) -> None:
     """Initialise and train a network on a data set; show its state before and after."""
     if data is None and not resume:
@@ -246,8 +246,8 @@ def reproduce(
             autocompletion=_experiments,
         ),
     ] = None,
-    show: Annotated[bool, Option("--list", help="List all experiments with their times.")] = False,
-    small: Annotated[bool, Option("--small", help="A version that takes minutes on two cores.")] = False,
+    show: Annotated[bool, Option("--list", metavar="", help="List all experiments with their times.")] = False,
+    small: Annotated[bool, Option("--small", metavar="", help="A version that takes minutes on two cores.")] = False,
     seeds: Annotated[int, Option(min=1, metavar="N", help="Runs of each setting.")] = 3,
     data: Annotated[
         Path | None, Option(metavar="FOLDER", help="Where the data files are: see --list.", show_default=False)
