@@ -135,7 +135,7 @@ def test_what_a_killed_writer_left_is_swept_and_what_another_writes_is_not(store
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="has no study.json, so it is no store"):
+    with pytest.raises(StoreError, match=r"has no study\.json, so it is no store"):
         Store(tmp_path).describe()
 
 

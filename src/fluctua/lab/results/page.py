@@ -16,6 +16,7 @@ from fluctua.lab.durable import replacing
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.sweeps.study import Measure
+from fluctua.lab.sweeps.sweep import in_words
 from fluctua.state.style import as_png
 
 VALUES = {"mean", "std", "low", "high", "reference", "difference", "difference_low", "difference_high"}
@@ -76,13 +77,15 @@ class _Section:
         id: its folder.
         facts: its description.
         figures: its pictures.
-        tables: one for each measure; None if there is no table yet.
+        common: axes of the grid with one value in all rows, in words.
+        tables: one for each measure, without these; None if there is no table yet.
         failures: name and error of each failed run.
     """
 
     id: str
     facts: dict[str, Any]
     figures: list[_Picture]
+    common: str
     tables: list[_Table] | None
     failures: list[tuple[str, str | None]]
 
@@ -98,12 +101,14 @@ class _Run:
 
 def _section(store: Store) -> _Section:
     root, facts = store.root, {"name": store.root.name, "title": store.root.name, **store.describe()}
-    tables = _tables(root / "table.csv", {known["name"]: Measure(**known) for known in facts.get("measures", ())})
+    measures = {known["name"]: Measure(**known) for known in facts.get("measures", ())}
+    common, tables = _tables(root / "table.csv", measures)
     seen = "; ".join(table.title for table in tables or [])
     return _Section(
         id=root.name,
         facts=facts,
         figures=[_picture(path.read_bytes(), f"{facts['title']}: {seen}") for path in sorted(root.glob("*.png"))],
+        common=common,
         tables=tables,
         failures=[(record.key, record.error) for record in store.all_failed()],
     )
@@ -113,13 +118,18 @@ def _picture(png: bytes, alt: str) -> _Picture:
     return _Picture(base64.b64encode(png).decode(), alt)
 
 
-def _tables(path: Path, measures: Mapping[str, Measure]) -> list[_Table] | None:
-    """The rows of each measure, without empty columns; unknown measures are printed unchanged."""
+def _tables(path: Path, measures: Mapping[str, Measure]) -> tuple[str, list[_Table] | None]:
+    """What all rows have in common, and the rows of each measure without it; unknown measures are printed unchanged."""
     if not path.is_file():
-        return None
+        return "", None
     rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    groups = rows.groupby("measure", sort=False)
-    return [_table(measures.get(str(name), Measure(str(name), str(name), spec=".4g")), of_it) for name, of_it in groups]
+    axes = list(rows.columns[: list(rows.columns).index("measure")])
+    common = {axis: rows[axis].iloc[0] for axis in axes if rows[axis].nunique() == 1}
+    if len(common) == len(axes):  # a single setting, which then names the row
+        common = {}
+    groups = rows.drop(columns=list(common)).groupby("measure", sort=False)
+    tables = [_table(measures.get(str(name), Measure(str(name), str(name), spec=".4g")), part) for name, part in groups]
+    return in_words({axis: value for axis, value in common.items() if value}), tables
 
 
 def _table(measure: Measure, rows: pd.DataFrame) -> _Table:
