@@ -130,7 +130,6 @@ class Rescaling(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
         if self.before is not None:
             states = [self.before[p.name] for p in chosen]

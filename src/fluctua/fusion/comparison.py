@@ -157,7 +157,6 @@ class _Widened(TorchFunctionMode):
     """Replaces single precision by double where a model asks for it; functional dropout passes everything."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         kwargs = {k: _wide(v) for k, v in (kwargs or {}).items()}
         name = getattr(func, "__name__", "")
         if func is Tensor.float:

@@ -53,7 +53,6 @@ class Deferred(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and any(late.node.waits for late in self.late)
 
     def of(self, value: Callable[[Node, Lag], Tensor], lag: Lag) -> Tensor:
@@ -67,7 +66,6 @@ class Deferred(Node):
         return result
 
     def first(self) -> Tensor:
-        """See `Node.first`."""
         known = self.computed or any(late.lag != 0 for late in self.late)
         return self.value[0] if known else self.of(lambda node, _: node.first(), 0)
 

@@ -94,7 +94,6 @@ class Product(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and self.source.waits
 
     def compute(self) -> Tensor:
@@ -106,7 +105,6 @@ class Product(Node):
         return _run(x, [_layer(_PASSING, self, x)], spikes)
 
     def first(self) -> Tensor:
-        """See `Node.first`."""
         return self.value[0] if self.computed else linear(self.source.first(), self.weight, self.bias)
 
     @property
@@ -151,7 +149,6 @@ class Spikes(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return self.unheard is not None or (not self.computed and self.source.waits)
 
     def hear(self, source: Node, echo: Echo) -> None:
@@ -227,7 +224,6 @@ class Part(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and self.spikes.waits
 
     def at(self, step: int) -> Tensor:
@@ -300,7 +296,6 @@ class _Passing:
     """A step that returns its input: a layer without neurons."""
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         return inputs[0] * constants[0], state
 
 

@@ -66,7 +66,6 @@ class Measured(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it

@@ -58,7 +58,6 @@ class Poisson(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         nu = replay.input_rate if self.nu is None else self.nu
         goals = {name: Goal(target, alpha=self.alpha, law=self.law) for name, target in targets.items()}
         return {p.name: fit(p, goals[p.name], nu, replay, generator) for p in group if p.name in goals}

@@ -81,7 +81,6 @@ class _ModuleStep:
     neurons: int
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         for slot, constant in zip(self.slots, constants, strict=False):
             slot.put(constant)
         output, after = self.stepping.step(self.module, inputs[0], (*state, *self.unheard(inputs[0])))

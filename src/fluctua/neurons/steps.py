@@ -41,7 +41,6 @@ class LeakyStep:
     adapts: Literal["threshold", "current"] | None = None
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `Step`."""
         (x,), (u, *rest), (a, *others) = inputs, state, constants
         after = []
         if self.exponential:
@@ -87,7 +86,6 @@ class ExcInhStep:
     surrogate: Surrogate
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `Step`."""
         (exc, inh), (u, i_exc, i_inh), (a, b_exc, b_inh, theta) = inputs, state, constants
         out = spike(u - theta, self.surrogate)
         v = a * u + (1 - a) * (i_exc - i_inh)

@@ -36,7 +36,6 @@ class SuperSpike(Surrogate):
     beta: float = 20.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return (self.beta * x.abs() + 1.0).pow(-2)
 
 
@@ -52,7 +51,6 @@ class SigmoidDerivative(Surrogate):
     beta: float = 10.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         s = (self.beta * x).sigmoid()
         return self.beta * s * (1.0 - s)
 
@@ -69,7 +67,6 @@ class ArcTan(Surrogate):
     beta: float = 2.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
 
 

@@ -37,7 +37,6 @@ class Normal(Family):
     """
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        """See `Family.standard`."""
         return rng.standard_normal(tuple(shape))
 
 
@@ -46,7 +45,6 @@ class Uniform(Family):
     """Uniform between `mean - sqrt(3) std` and `mean + sqrt(3) std`."""
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        """See `Family.standard`."""
         return rng.uniform(-np.sqrt(3), np.sqrt(3), tuple(shape))
 
 

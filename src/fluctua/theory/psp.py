@@ -230,7 +230,6 @@ class TwoStateKernel(PspKernel):
         return cls(dt=dt, steps=steps, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=delay)
 
     def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.a.shape))
         m, s = self.jump_mem, self.jump_syn
         for k in range(self.delay, steps):
@@ -239,12 +238,10 @@ class TwoStateKernel(PspKernel):
         return eps
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         factor = checked_factor(factor)
         return replace(self, jump_mem=factor * self.jump_mem, jump_syn=factor * self.jump_syn)
 
     def system(self) -> tuple[Array, int]:
-        """See `PspKernel.system`."""
         if not self.coupling.any():
             return np.stack([np.stack([self.a, self.jump_mem], -1)] * 2, -2), self.delay
         membrane = np.stack([self.a, self.coupling, self.jump_mem], -1)
@@ -271,14 +268,12 @@ class SampledKernel(PspKernel):
             raise ValueError("an impulse response needs at least one sample, all finite and not all zero")
 
     def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.values.shape[1:]))
         known = min(steps, len(self.values))
         eps[:known] = self.values[:known]
         return eps
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         return replace(self, values=checked_factor(factor) * self.values)
 
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
@@ -326,7 +321,6 @@ class ContinuousKernel(PspKernel):
         raise ValueError("the continuous limit has no time step to sample its response at")
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         return replace(self, gain=checked_factor(factor) * self.gain)
 
     def over_trial(self, steps: int) -> Self:

@@ -160,7 +160,6 @@ class Followed:
         return cls("\n".join([*lines, ", ".join(map(said, traced.ends))]), traced)
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         output, *after = _Evaluated.apply(self.traced, *inputs, *state, *constants)  # type: ignore[no-untyped-call]
         return output, tuple(after)
 

@@ -48,7 +48,6 @@ class AudioConv(Architecture):
             )
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, n_in, (length,) = self.cells(dt), 1, shape
         layers: list[nn.Module] = [nn.Unflatten(2, (1, length))]
         for n_out, kernel, stride in zip(self.filters, self.kernels, self.strides, strict=True):
@@ -62,7 +61,6 @@ class AudioConv(Architecture):
         return [*layers, nn.Linear(n_in * length, self.dense, bias=False), cell()], self.dense
 
     def with_width(self, width: int) -> Self:
-        """See `Architecture.with_width`."""
         return replace(self, filters=_scaled(self.filters, width, self.filters[0]))
 
 
@@ -85,7 +83,6 @@ class ImageConv(Architecture):
     pool: int = 2
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, n_in, *size = self.cells(dt), *shape
         layers: list[nn.Module] = []
         for filters in self.blocks:
@@ -97,7 +94,6 @@ class ImageConv(Architecture):
         return [*layers, nn.Flatten(2)], n_in * size[0] * size[1]
 
     def with_width(self, width: int) -> Self:
-        """See `Architecture.with_width`."""
         first = self.blocks[0][0]
         return replace(self, blocks=tuple(_scaled(filters, width, first) for filters in self.blocks))
 
@@ -118,7 +114,6 @@ class ResidualConv(Architecture):
     depth: int = 4
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         n_in, *size = shape
         stem = conv_block(n_in, [self.width], self.cells(dt), padding=1, pool=4)
         size = [n // 4 for n in size]

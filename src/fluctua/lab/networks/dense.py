@@ -22,7 +22,6 @@ class FullyConnected(Architecture):
     recurrent: bool = False
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, layers = self.cells(dt), list[nn.Module]()
         for n in [*shape, *[self.width] * (self.depth - 1)]:
             layers.append(nn.Linear(n, self.width, bias=False))
@@ -53,7 +52,6 @@ class Dale(Architecture):
             raise ValueError(f"neurons under Dale's law have the surrogate {SuperSpike()}, not {self.surrogate}")
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         (n_in,) = shape
         taus = {"tau_mem": self.tau_mem, "tau_exc": self.tau_syn, "tau_inh": self.tau_inh}
         n_inh = math.ceil(self.width / self.ratio)
@@ -70,7 +68,6 @@ class Residual(Architecture):
     depth: int = 20
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, (n_in,) = self.cells(dt), shape
         stem = [nn.Linear(n_in, self.width, bias=False), cell()]
         return [*stem, *[self._block(cell) for _ in range(self.depth)]], self.width

@@ -52,7 +52,6 @@ class DirectVGG(ImageConv):
     padding: int = 1
 
     def cells(self, dt: float) -> Callable[[], nn.Module]:  # type: ignore[override]
-        """See `Architecture.cells`."""
         return lambda: direct_lif(dt)
 
     def build(self, shape: tuple[int, ...], n_out: int, *, dt: float, duration: float) -> nn.Sequential:
@@ -62,6 +61,5 @@ class DirectVGG(ImageConv):
         return FusedSequential(*layers, linear, readout)
 
     def with_width(self, width: int) -> "DirectVGG":
-        """See `Architecture.with_width`."""
         scale = width / self.blocks[0][0]
         return replace(self, blocks=tuple(tuple(max(1, round(n * scale)) for n in block) for block in self.blocks))

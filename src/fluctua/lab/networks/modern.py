@@ -43,7 +43,6 @@ class ModernRecurrent(Architecture):
     tau_adapt: float = 0.2
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         layers: list[nn.Module] = [DropUnits(self.dropout)]
         for k, n in enumerate([*shape, *[self.width] * (self.depth - 1)]):
             forth, back = (nn.Linear(m, self.width, bias=False) for m in (n, self.width))

@@ -56,19 +56,15 @@ class Ablation(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(depth=(self.depth,), method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float) -> "Callable[[Axes], None]":
             def draw(axis: "Axes") -> None:

@@ -80,17 +80,14 @@ class Conv(LearningStudy):
     beta: float | None = None
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(task=(self.task_name,), network=self.networks, method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         full = network(str(setting["network"]))
         scaled = full if self.width is None else full.with_width(self.width)
         return scaled if self.beta is None else replace(scaled, surrogate=SuperSpike(self.beta))
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def nu(self, setting: Setting) -> float | None:
@@ -98,7 +95,6 @@ class Conv(LearningStudy):
         return self.rate
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 2 + self.seconds_per_epoch * self.recipe.epochs * _layers(self.network(setting))
 
     def figure(self, records: Sequence[Record]) -> "Figure":

@@ -69,7 +69,6 @@ class DaleNets(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         base: dict[str, Sequence[Value]] = {
             "task": (self.task_name,),
             "family": self.families[:1],
@@ -86,16 +85,13 @@ class DaleNets(LearningStudy):
         return [setting for i, setting in enumerate(settings) if setting not in settings[:i]]
 
     def network(self, setting: Setting) -> Dale:
-        """See `LearningStudy.network`."""
         family, ratio = FAMILIES[str(setting["family"])], int(setting["ratio"] or self.ratio)
         return replace(Dale(), width=self.width, family=family, ratio=ratio)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(mean=float(setting["mu_u"] or 0.0), xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         family = self.families[0]
 
         def against(x: str, label: str, **fixed: float) -> "Draw":

@@ -46,20 +46,16 @@ class Depth(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, depth=self.depths, lr=self.lrs)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         priming = 1.8 * float(setting["depth"] or 1) if setting["method"] == PRIMED else 0.0
         return priming + super().seconds(setting)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":

@@ -22,5 +22,4 @@ class DepthInTime(Depth):
     beta: float = 2.0
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return replace(super().network(setting), surrogate=SuperSpike(self.beta))

@@ -52,6 +52,5 @@ class Digits(Speakers):
     seconds_per_epoch: float = 6.0
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         name = str(setting["network"])
         return _MORE[name] if name in _MORE else NETWORKS[name]

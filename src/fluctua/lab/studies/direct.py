@@ -45,7 +45,6 @@ class DirectVGGs(Conv):
     rate: float | None = P
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         return DirectVGG() if self.width is None else DirectVGG().with_width(self.width)
 
 
@@ -87,16 +86,13 @@ class DirectStates(Study):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, depth=self.depths)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         depth = float(setting["depth"] or 1)
         return 1 + 0.05 * depth + 6e-4 * depth**2
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         generator = torch.Generator().manual_seed(seed)
         both = torch.randn(2, self.samples, self.width, generator=generator)
         x, other = (one.expand(self.steps, *one.shape).contiguous() for one in both)
@@ -117,7 +113,6 @@ class DirectStates(Study):
         return Outcome(values, {"sigmas": [p.sigma_u for p in layers]})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float = 1.0) -> "Callable[[Axes], None]":
             def draw(axis: "Axes") -> None:

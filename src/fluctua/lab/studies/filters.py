@@ -72,19 +72,15 @@ class Filters(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return FSDD.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(network=self.networks, case=self.cases, method=self.methods)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 8.0 if "dt" in CASES[str(setting["case"])] else 2.0
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         case = CASES[str(setting["case"])]
         sizes = {"dt": 5e-3, "duration": 0.3, "pool": 2} | {k: v for k, v in case.items() if k not in ("width", "nu")}
         task = SpokenTask(path=FSDD.train, test_path=FSDD.test, batch_size=self.samples, **sizes)

@@ -44,11 +44,9 @@ class SampledTask(Task, Generic[D]):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return (self.path,)
 
     def load(self, seed: int, data: Path | None) -> "SplitDataModule[D]":
-        """See `Task.load`."""
         every, test = self.read(data or Path())
         every = self.subset(every, balanced(every.labels, self.per_class, seed))
         test = self.subset(test, balanced(test.labels, self.test_per_class, seed))
@@ -75,7 +73,6 @@ class EventTask(SampledTask[EventDataset]):
     """Recordings in events."""
 
     def subset(self, dataset: EventDataset, indices: NDArray[np.int64]) -> EventDataset:
-        """See `SampledTask.subset`."""
         return Subset(dataset, indices)
 
 
@@ -93,11 +90,9 @@ class SpokenTask(EventTask):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return self.path, self.test_path
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         train, test = SHDFile(folder / self.path), SHDFile(folder / self.test_path)
         if train.speakers is None or test.speakers is None:
             return train, test
@@ -106,7 +101,6 @@ class SpokenTask(EventTask):
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         return SpikeDataModule(train, val, test, pool=self.pool, **options)
@@ -120,13 +114,11 @@ class NMNISTTask(EventTask):
     duration: float = 0.3
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         return NMNIST(folder / self.path), NMNIST(folder / self.path, "Test")
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         train, val, test = (Merged(part, NMNIST.shape, self.pool) for part in (train, val, test))
@@ -148,7 +140,6 @@ class GestureTask(EventTask):
     drop: float = 0.5
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         path, (_, side, _) = folder / self.path, self._shape
         return DVSGesture(path, side=side), DVSGesture(path, "test", side=side)
 
@@ -159,7 +150,6 @@ class GestureTask(EventTask):
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         prepare = (DropEvents(self.drop), RandomCrop(self.duration))
@@ -174,15 +164,12 @@ class CIFAR10Task(SampledTask[Images]):
     duration: float = 0.5
 
     def read(self, folder: Path) -> tuple[Images, Images]:
-        """See `SampledTask.read`."""
         return read_cifar10(folder / self.path)
 
     def subset(self, dataset: Images, indices: NDArray[np.int64]) -> Images:
-        """See `SampledTask.subset`."""
         return dataset.subset(indices)
 
     def module(self, train: Images, val: Images, test: Images, options: dict[str, Any]) -> "ImageDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.image_module import ImageDataModule
 
         train, val, test = (mean_pooled(part, self.pool) for part in (train, val, test))

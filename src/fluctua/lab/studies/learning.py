@@ -40,7 +40,6 @@ class LearningStudy(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     @abstractmethod
@@ -60,12 +59,10 @@ class LearningStudy(Study):
         return None
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         depth = float(getattr(self.network(setting), "depth", 1))
         return 2 + self.seconds_per_epoch * self.recipe.epochs * depth
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         lr = setting["lr"]
         assert isinstance(lr, float)
         return trained(

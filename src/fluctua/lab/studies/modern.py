@@ -101,11 +101,9 @@ class Modern(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(task=(self.task_name,), recipe=(PAPER, MODERN, *self.variants))
 
     def mix(self, recipe: str) -> Mix:
@@ -119,11 +117,9 @@ class Modern(Study):
         return Mix(replace(self.network, **of_network), replace(self.modern, **others))
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 3 + self.seconds_per_epoch * self.epochs * self.network.depth
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         mix, n = self.mix(str(setting["recipe"])), self.network.measured_on
         return trained(
             self.task if mix.ingredients.augment else replace(self.task, shift=0),
@@ -137,7 +133,6 @@ class Modern(Study):
         )
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         recipes = [recipe for recipe in (PAPER, MODERN, *self.variants) if _of(records, recipe)]
         measures = [m for m in ("test", KNOWN, UNHEARD) if any(m in r.values for r in records)]
 

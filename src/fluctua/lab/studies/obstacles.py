@@ -60,22 +60,18 @@ class Obstacles(LearningStudy):
     lists: ClassVar[frozenset[str]] = LearningStudy.lists | {"cases"}
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(case=self.cases, method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         case = CASES[str(setting["case"])]
         return FullyConnected(
             width=self.width, depth=case.get("depth", 20), surrogate=SuperSpike(case.get("beta", 20.0))
         )
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=CASES[str(setting["case"])].get("xi", 1.0))
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         case = CASES[str(setting["case"])]
         changes = {name: value for name, value in case.items() if name in ("duration", "heard", "alpha")}
         if not changes:
@@ -87,7 +83,6 @@ class Obstacles(LearningStudy):
         return super().run(setting, seed, data)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(axis: "Axes") -> None:
             cases_across(axis, records, self.methods, self.cases, "test", factor=100)

@@ -43,19 +43,15 @@ class Rates(LearningStudy):
     methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, target_rate=self.rates, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(rate=float(setting["target_rate"] or 0.0))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         panel = partial(against, records, self.methods, "target_rate", xlabel="target rate (Hz)")
 
         def reached(axis: "Axes") -> None:

@@ -48,27 +48,22 @@ class Recurrence(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(method=self.methods, alpha=self.alphas, lr=self.lrs),
             *grid(method=self.baselines, alpha=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=1, recurrent=True)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def alpha(self, setting: Setting) -> float:
-        """See `LearningStudy.alpha`."""
         alpha = setting["alpha"]
         return super().alpha(setting) if alpha is None else float(alpha)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def against_alpha(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:

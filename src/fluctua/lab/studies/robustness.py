@@ -89,23 +89,18 @@ class Robustness(LearningStudy):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, case=self.cases)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 3 + self.seconds_per_epoch * AFTER.get(str(setting["case"]), 0)
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         from fluctua.lab.training.fit import fit  # not needed to list experiments
 
         case, method, n = str(setting["case"]), str(setting["method"]), self.recipe.measured_on
@@ -140,7 +135,6 @@ class Robustness(LearningStudy):
         return self.network({}).build(shape, 10, dt=dt, duration=self.task.duration)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:

@@ -56,23 +56,19 @@ class Shallow(LearningStudy):
     baselines: tuple[str, ...] = ("kaiming", "kaiming-relu", "xavier", "torch", "ding", "micheli", "spikeinit", "lsuv")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(task=(self.task_name,), method=self.methods, sigma_u=self.sigmas, lr=self.lrs),
             *grid(task=(self.task_name,), method=self.baselines, sigma_u=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=1)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         sigma = setting["sigma_u"]
         return Target() if sigma is None else Target(sigma=float(sigma))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(axis: "Axes") -> None:
             self._draw(axis, records, "test", 100, filled=True)

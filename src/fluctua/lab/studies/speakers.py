@@ -51,7 +51,6 @@ class Speakers(LearningStudy):
     dale_methods: tuple[str, ...] = ("kaiming-folded", "poisson", "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [setting for name in self.networks for setting in self._of(name)]
 
     def _of(self, name: str) -> Iterator[Setting]:
@@ -59,11 +58,9 @@ class Speakers(LearningStudy):
         yield from grid(network=(name,), method=methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         return NETWORKS[str(setting["network"])]
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(measure: str, title: str) -> "Draw":
             def draw(axis: "Axes") -> None:

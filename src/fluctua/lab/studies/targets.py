@@ -42,19 +42,15 @@ class Targets(LearningStudy):
     methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, xi=self.xis, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=float(setting["xi"] or 1.0))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         panel = partial(against, records, self.methods, "xi", xlabel="target $\\xi$")
         return panels(
             self.title,

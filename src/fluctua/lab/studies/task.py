@@ -61,7 +61,6 @@ class RandmanTask(Task):
             raise ValueError(f"heard={self.heard} s must be in (0, {self.duration}], within the trial")
 
     def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
-        """See `Task.load`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         settings = RandmanSettings(
@@ -100,11 +99,9 @@ class FileTask(Task):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return self.train, self.test
 
     def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
-        """See `Task.load`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         folder = data or Path()

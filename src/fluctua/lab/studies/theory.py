@@ -75,7 +75,6 @@ class Theory(Study):
     further_dts: tuple[float, ...] = (0.5e-3, 1e-3, 4e-3, 10e-3)
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(mu_u=self.means, xi=self.xis, dt=(self.dt,)),
             *grid(mu_u=(0.0,), xi=self.further_xis, dt=(self.dt,)),
@@ -83,12 +82,10 @@ class Theory(Study):
         ]
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         steps = self.samples * self.duration / float(setting["dt"] or self.dt)
         return 0.5 + 6e-8 * steps * self.width * (1 + self.n_in / 500)
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         mu_u, xi, dt = (float(setting[name] or 0.0) for name in ("mu_u", "xi", "dt"))
         network = FullyConnected(
             shape=(self.n_in,), width=self.width, depth=1, tau_mem=self.tau_mem, tau_syn=self.tau_syn
@@ -118,7 +115,6 @@ class Theory(Study):
         return Outcome(values, {"edges": layer.plot_data.edges, "density": layer.plot_data.density})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         return panels(
             self.title,
             [

@@ -29,7 +29,6 @@ class Heterogeneous(FullyConnected):
     kind: str = MIXED
 
     def cells(self, dt: float) -> Callable[[], LIF]:
-        """See `Architecture.cells`."""
         if self.kind == SAME:
             return super().cells(dt)
         tau_mem, tau_syn = (
@@ -63,15 +62,12 @@ class TimeConstants(LearningStudy):
     methods: tuple[str, ...] = ("kaiming", "poisson", "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, time_constants=KINDS, lr=self.lrs)
 
     def network(self, setting: Setting) -> Heterogeneous:
-        """See `LearningStudy.network`."""
         return Heterogeneous(width=self.width, depth=self.depth, kind=str(setting["time_constants"]))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def test(axis: "Axes") -> None:
             dots_per_method(axis, records, self.methods, "time_constants", KINDS, "test", factor=100)

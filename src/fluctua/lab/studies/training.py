@@ -78,7 +78,6 @@ class MixedRecipe(Recipe):
     ingredients: Ingredients
 
     def settings(self, lr: float, seed: int) -> TrainSettings:
-        """See `Recipe.settings`."""
         return replace(self.ingredients, lr=lr).settings(epochs=self.epochs, seed=seed, progress=False)
 
 

@@ -54,13 +54,11 @@ class SpikingBaseline(Baseline):
     """
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         draw_kaiming(network, generator)
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         spiking = tuple(p for p in group if p.neuron.threshold is not None)
         return super().solve(spiking, targets, replay, generator)
 

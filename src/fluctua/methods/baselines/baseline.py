@@ -18,7 +18,6 @@ class Baseline(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         for population in group:
             if population.name in targets:
                 self.fill(population, replay, generator)

@@ -48,7 +48,6 @@ class Kaiming(_WholeModel):
     folded: bool = False
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         if not self.folded:
             draw_kaiming(network, generator, self.gain)
             return
@@ -79,7 +78,6 @@ class Xavier(_WholeModel):
     gain: float = 1.0
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         _refuse_signs(network.model)
         for weight, rows in _weights(network).items():
             fans = weight.transpose(0, rows)[0].numel() + weight.transpose(0, rows)[:, 0].numel()
@@ -104,7 +102,6 @@ class TorchDefault(_WholeModel):
     """
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         with torch.random.fork_rng(gpus_of(network.model)):
             torch.manual_seed(generator.initial_seed())
             for module in modules_of(network.model):

@@ -41,7 +41,6 @@ class Ding(SpikingBaseline):
     measures: ClassVar[bool] = False
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         neuron = delta_neuron(population.neuron)
         fan_in = sum(q.fan_in for q in population.pathways)
         draw_weights(population, math.sqrt(2 / fan_in) * neuron.theta / neuron.gain, generator)

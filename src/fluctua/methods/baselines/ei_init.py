@@ -45,7 +45,6 @@ class EIInit(Baseline):
             )
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         heard = replay.heard(population)
         for q in writable(population):
             if excites(q, population) > 0:

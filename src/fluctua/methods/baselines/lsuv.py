@@ -52,7 +52,6 @@ class LSUV(Baseline):
         draw_kaiming(network, generator)
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         for q in writable(population):
             write(q.weight, orthonormal(q.weight, generator))
         scaled = [q.weight for q in writable(population) if not q.norms]

@@ -43,7 +43,6 @@ class Micheli(SpikingBaseline):
     """
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         power = afferents_of(population, replay).total_power(population, _spike_probability(population))
         draw_weights(population, 1 / (delta_neuron(population.neuron).gain * math.sqrt(power)), generator)
 

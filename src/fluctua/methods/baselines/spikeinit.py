@@ -62,7 +62,6 @@ class SpikeInit(SpikingBaseline):
     samples: int = 4096
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         afferents = afferents_of(population, replay)
         if self.simulated:
             drive = self._simulated(population, afferents, generator)
@@ -100,7 +99,6 @@ class PiecewiseExponential(Surrogate):
     """`beta exp(-2 beta |x|)`, the surrogate of SpikeInit; runs on the reference engine."""
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return self.beta * (-2 * self.beta * x.abs()).exp()
 
 

@@ -83,7 +83,6 @@ class TdBN(Kaiming):
     scale: float = 1.0
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         gains = {norm: self.scale * gain for p in network.populations for norm, gain in _gains(p).items()}
         super().begin(network, generator)
         for norm, gain in gains.items():

@@ -66,7 +66,6 @@ class Cells(Stepping):
     """State taken and returned, as a named tuple that may contain another one."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         if not hasattr(module, "activation"):
             raise UnsupportedNeuronError(f"{type(module).__name__} does more than a single neuron")
         names = _fields(_state_class(module))
@@ -74,7 +73,6 @@ class Cells(Stepping):
         return tuple(sorted(names, key=lambda name: order.get(name.rpartition(".")[2], 1)))
 
     def hearing(self, module: Any) -> Hearing | None:
-        """See `Stepping.hearing`."""
         if not hasattr(module, "recurrent_weights"):
             return None
         weight = module.recurrent_weights
@@ -82,7 +80,6 @@ class Cells(Stepping):
         return Hearing(weight, module.input_weights, mask=mask)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
-        """See `Stepping.step`."""
         sequence = not layout(module).stepwise
         given = self._state(module, state)
         with _Unweighted(module):
@@ -90,28 +87,23 @@ class Cells(Stepping):
         return output.squeeze(0) if sequence else output, self._parts(module, after)
 
     def rest(self, module: Any, x: Tensor) -> States:
-        """See `Stepping.rest`."""
         found = module.state_fallback(x if layout(module).stepwise else x[None])
         return tuple(_shared(part.detach()) for part in self._parts(module, found))
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """See `Stepping.given`."""
         state = next(iter([*args, *kwargs.values()]), None)
         return None if state is None else self._parts(module, state)
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        """See `Stepping.kept`."""
         return None
 
     def keep(self, module: Any, state: States) -> None:
         """See `Stepping.keep`."""
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
-        """See `Stepping.answer`."""
         return output, self._state(module, state)
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it records its states (record_states)" if getattr(module, "record_states", False) else None
 
     def _parts(self, module: Any, state: Any) -> States:
@@ -129,7 +121,6 @@ class _Unweighted(TorchFunctionMode):
         self._module = module
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         if func is linear and args[1] is getattr(self._module, "input_weights", self):
             return args[0]
         if func is linear and args[1] is getattr(self._module, "recurrent_weights", self):

@@ -80,21 +80,17 @@ class Populations(Stepping):
     """State in attributes, of one sample: the first of a batch."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         if getattr(module, "_has_rec", False) or getattr(module, "n_synapses", 1) > 1:
             raise UnsupportedNeuronError(f"{type(module).__name__} has recurrence or several synapses")
         return tuple(name for name in ("vmem", "isyn", "spikes") if name in module.state())
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         return ("noise_std",)
 
     def neurons(self, module: Any) -> int:
-        """See `Stepping.neurons`."""
         return int(module.size_out)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
-        """See `Stepping.step`."""
         module._buffers.pop("w_rec", None)  # zeros
         for name in _OF_SYNAPSES & module._parameters.keys() | _OF_SYNAPSES & module._buffers.keys():
             holder = module._parameters if name in module._parameters else module._buffers
@@ -106,25 +102,20 @@ class Populations(Stepping):
         return output, tuple(part.reshape(x.shape) for part in after)
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         with _Attached():
             output: Tensor = type(module).forward(module, x.reshape(1, 1, -1))
         return output.reshape(x.shape)
 
     def constant(self, name: str, tensor: Tensor) -> Tensor:
-        """See `Stepping.constant`."""
         return tensor.reshape(-1) if name in _OF_SYNAPSES else tensor
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        """See `Stepping.kept`."""
         return tuple(part.reshape(-1).expand_as(x) for part in self.held(module))
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
-        """See `Stepping.carried`."""
         return part[0].detach().reshape(getattr(module, name).shape)
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it records its states (record=True)" if module._record else None
 
 
@@ -132,7 +123,6 @@ class _Attached(TorchFunctionMode):
     """Keeps the state between the steps of a sequence in the autograd graph, where the module would detach it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
 
 

@@ -58,40 +58,33 @@ class Cells(Stepping):
     """State in buffers, or taken and returned."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         parts = self._parts(module)
         if parts is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
         return tuple(sorted(parts, key=lambda name: (name == "spk", name != "mem")))
 
     def hearing(self, module: Any) -> Hearing | None:
-        """See `Stepping.hearing`."""
         return Hearing(module.recurrent) if getattr(module, "all_to_all", False) else None
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         factor = module.graded_spikes_factor
         return ("graded_spikes_factor",) if factor.numel() == 1 and not factor.requires_grad else ()
 
     def simplify(self, module: Any) -> str | None:
-        """See `Stepping.simplify`."""
         rounds, module.state_quant = module.state_quant, False
         return "it rounds its potential by `state_quant`, which its facts ignore" if rounds else None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         output = type(module).forward(module, x)
         spikes: Tensor = output[0] if isinstance(output, tuple) else output
         return spikes
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """See `Stepping.given`."""
         passed = dict(zip(self._parts(module) or (), args, strict=False)) | dict(kwargs)
         found = tuple(passed.get(name) for name in self.names(module))
         return found if all(part is not None for part in found) else None
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
-        """See `Stepping.answer`."""
         if module.init_hidden and not module.output:
             return output
         by_name = dict(zip(self.names(module), state, strict=True))

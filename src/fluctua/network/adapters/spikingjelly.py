@@ -31,7 +31,6 @@ class Nodes(Stepping):
     """State in what SpikingJelly calls memories."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         if not hasattr(module, "single_step_forward") and not _is_clock_driven(module):
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single steps")
         constants = self.options(module)
@@ -39,11 +38,9 @@ class Nodes(Stepping):
         return tuple(name for name, rest in memories if isinstance(rest, float | int) and name not in constants)
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         return ("v_threshold", "v_reset") if _is_clock_driven(module) else ()
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         if not _is_clock_driven(module):
             output: Tensor = module.single_step_forward(x)
         elif layout(module).stepwise:
@@ -53,11 +50,9 @@ class Nodes(Stepping):
         return output
 
     def rest(self, module: Any, x: Tensor) -> States:
-        """See `Stepping.rest`."""
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
 
 
@@ -69,7 +64,6 @@ class Potentials(Layout):
         return torch.stack(output) if isinstance(output, list) else output.unsqueeze(0)
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """See `Layout.answer`."""
         return list(spikes) if isinstance(output, list) else spikes[0]
 
 

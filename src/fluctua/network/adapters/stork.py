@@ -37,11 +37,9 @@ class GroupLayout(Layout):
     targets: tuple[str, ...] = ("input",)
 
     def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
-        """See `Layout.currents`."""
         return tuple(module.states[target] for target in self.targets[:most])
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """See `Layout.answer`."""
         module.out = module.states["out"] = spikes
         return spikes
 
