@@ -107,6 +107,9 @@ def reproduce_paper(
         reproduce(folder, study, seeds=seeds, data=data, out=out, backend=backend, console=console, wanted=part)
         store, runs = Store(out / folder), runs_of(study, seeds, data)
         found += comparisons(name, study, summarise(study, store.finished(runs), store.failed(runs)))
+    # A small study may leave a network to another experiment.
+    there = {(c.setting, c.published) for c in found if c.runs}
+    found = [c for c in found if c.runs or (c.setting, c.published) not in there]
     console.print(as_printed(found))
     for name, missing in left_out.items():
         console.print(f"{name} was left out: {', '.join(missing)} is not in the folder of --data", soft_wrap=True)

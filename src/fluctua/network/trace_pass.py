@@ -282,7 +282,7 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
             span, unit = ("time step", "time step") if stepwise else ("forward pass", "whole sequence [T, B, ...]")
             raise WiringError(
                 f"the neuron {names[module]} was called {times} times in one {span}: give each population a module of "
-                f"its own, called once per {unit}"
+                f"its own, called once with the {unit}"
             )
     if record.fed_last and not any(any(nodes) for calls in record.currents.values() for nodes in calls):
         raise WiringError(

@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Write, type[Exception], str]] = {
     "empty labels": (spoiled(official, CSV, b""), ValueError, "labels.csv is empty"),
     "a class of none": (spoiled(official, CSV, labels("12,1,2")), ValueError, "'12,1,2' is not a class from 1 to 11"),
     "a span without end": (spoiled(official, CSV, labels("3,9")), ValueError, "'3,9' is not a class"),
-    "a span backwards": (spoiled(official, CSV, labels("3,9,4")), ValueError, "with start and end in micros"),
+    "a span backwards": (spoiled(official, CSV, labels("3,9,4")), ValueError, "with start and end in µs"),
     "a file of no class": (
         spoiled(tonic, "ibmGestureTrain/user01_led/11.npy", b""),
         ValueError,
