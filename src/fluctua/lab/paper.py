@@ -109,7 +109,7 @@ def reproduce_paper(
         found += comparisons(name, study, summarise(study, store.finished(runs), store.failed(runs)))
     # A small study may leave a network to another experiment.
     there = {(c.setting, c.published) for c in found if c.runs}
-    found = [c for c in found if c.runs or (c.setting, c.published) not in there]
+    found = [c for c in found if c.runs or c.experiment in left_out or (c.setting, c.published) not in there]
     console.print(as_printed(found))
     for name, missing in left_out.items():
         console.print(f"{name} was left out: {', '.join(missing)} is not in the folder of --data", soft_wrap=True)

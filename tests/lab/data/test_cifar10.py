@@ -114,8 +114,8 @@ DATA, LABELS = cifar_batch(1)
 CONTENTS: dict[str, tuple[Any, Any, str]] = {
     "an image of another size": (DATA[:, :-3], LABELS, r"not bytes of the shape \[samples, 3072\]"),
     "one image": (DATA[0], LABELS, r"not bytes of the shape \[samples, 3072\]"),
-    "numbers": (DATA.astype(np.float32), LABELS, "no bytes"),
-    "no array": (b"pixels", LABELS, "no bytes"),
+    "numbers": (DATA.astype(np.float32), LABELS, "not bytes"),
+    "no array": (b"pixels", LABELS, "not bytes"),
     "a label too many": (DATA, [*LABELS, 0], "11 labels for 10 images"),
     "a label out of range": (DATA, [*LABELS[:-1], 10], "not a list of numbers from 0 to 9"),
     "labels that are words": (DATA, [b"cat"] * 10, "not a list of numbers"),
