@@ -187,11 +187,11 @@ MADE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "labels that are a group": (
         without_labels(lambda file, _: file.create_group("labels")),
-        "has a group at 'labels', where SHD's layout has numbers",
+        "has a group at 'labels', but SHD's layout has numbers",
     ),
     "labels of floating point": (
         without_labels(lambda file, _: file.__setitem__("labels", np.array([0.0, 1.5, 2.0, 1.0]))),
-        r"has float64 of the shape \(4,\) in 'labels'.*one whole number a sample: write .astype\('uint16'\)",
+        r"has float64 of the shape \(4,\) in 'labels'.*one integer per sample: write .astype\('uint16'\)",
     ),
     "a label without end": (
         without_labels(lambda file, _: file.__setitem__("labels", np.array([0, 1, 2, 2**60]))),

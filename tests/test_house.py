@@ -312,6 +312,30 @@ def test_every_public_name_has_an_example() -> None:
     assert not offenders, f"{len(offenders)} public names without an example in their docstring:{listed(offenders)}"
 
 
+def test_every_public_method_says_what_it_does_or_overrides_one_that_does() -> None:
+    classes = [
+        (file, node)
+        for file in FILES
+        for node in ast.parse((SOURCES / file).read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+
+    def said(node: ast.ClassDef, method: str) -> bool:
+        own = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == method]
+        bases = re.findall(r"\w+", " ".join(map(ast.unparse, node.bases)))
+        above = (other for _, other in classes if other.name in bases and other is not node)
+        return any(map(ast.get_docstring, own)) or any(said(other, method) for other in above)
+
+    offenders = [
+        f"{file}: {node.name}.{f.name}"
+        for file, node in classes
+        if not node.name.startswith("_") and file != "lab/training/callbacks.py"  # they override Lightning's
+        for f in node.body
+        if isinstance(f, ast.FunctionDef) and not f.name.startswith("_") and not said(node, f.name)
+    ]
+    assert not offenders, f"public methods without a docstring:{listed(offenders)}"
+
+
 API = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "api").glob("*.md")))
 DESCRIBED = {name: resolve_name(name) for name in re.findall(r"^::: (fluctua\.(?!lab\.)\S+)$", API, re.MULTILINE)}
 

@@ -1,6 +1,7 @@
 """Laws of the site: it builds, its links lead somewhere, and nothing is fetched from elsewhere."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_the_picture_of_the_terminal_is_that_of_the_example_and_fetches_nothing(
     assert "url(http" not in svg
     example = terminal.first_example((ROOT / "docs" / "index.md").read_text())
     assert "fluctua.initialize(" in example
+
+
+def test_no_two_landmarks_of_a_page_have_one_name() -> None:
+    pytest.importorskip("latex2mathml", reason='needs the extra "docs"')
+    contents = (
+        '<nav class="md-nav md-nav--secondary" aria-label="Contents"><nav class="md-nav" aria-label="A"></nav></nav>'
+    )
+    menu = f'<nav class="md-nav md-nav--primary" aria-label="Navigation">{contents}</nav>'
+    sidebar = f'<div data-md-component="sidebar" data-md-type="toc">{contents}</div>'
+    page = script("site").on_post_page(menu + sidebar)
+    assert re.findall(r'aria-label="([^"]*)"', page) == [
+        "Navigation",
+        "Contents, in the menu",
+        "A, in the menu",
+        "Contents",
+        "A",
+    ]
 
 
 def test_the_site_builds_strictly_and_its_links_are_sound(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from latex2mathml.converter import convert
 CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
 _PICTURE = re.compile(r'(<img [^>]*?src="([^":]+)"[^>]*>)')
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_SIDEBAR = 'data-md-component="sidebar" data-md-type="toc"'
+_NAV = re.compile(r'(<nav class="md-nav[^>]* aria-label="[^"]*)"')
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
@@ -27,10 +29,15 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """The page with a name for the theme's search dialog, for screen readers."""
-    return output.replace(
-        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
-    )
+    """The page with different names for the theme's landmarks, for screen readers.
+
+    The theme writes the table of contents twice, for phones into the menu, and leaves its search dialog without a name.
+    """
+    menu, sidebar, contents = output.partition(_SIDEBAR)
+    before, toc, inside = menu.partition('<nav class="md-nav md-nav--secondary"')
+    inside = _NAV.sub(r'\1, in the menu"', toc + inside)
+    named = 'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    return (before + inside + sidebar + contents).replace(*named)
 
 
 def on_post_template(output: str, **_: Any) -> str:

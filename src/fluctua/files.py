@@ -1,15 +1,15 @@
-"""Files from outside: one that cannot be read is refused in a sentence that begins with its name."""
+"""Files from outside: one that cannot be read is refused in a sentence that starts with its name."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_FOREIGN = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EISDIR)  # no fault of the content
+_FOREIGN = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EISDIR)  # not the content
 
 
 class FileError(OSError, ValueError):
-    """A file that cannot be used; the message begins with its name, and says what is wrong and what to do."""
+    """A file that cannot be used; the message starts with its name, and says what is wrong and what to do."""
 
 
 @contextmanager
@@ -18,12 +18,12 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
 
     Args:
         path: of the file.
-        kind: what it is to be, in words.
-        remedy: what to do where it is not.
+        kind: what it should be, in words.
+        remedy: what to do if it is not.
 
     Raises:
-        FileNotFoundError: there is none.
-        FileError: it is no regular file, is empty, or cannot be read.
+        FileNotFoundError: there is no such file.
+        FileError: it is not a regular file, is empty, or cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: {remedy}.")
@@ -35,7 +35,7 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
         yield
     except (FileError, ImportError):
         raise
-    except Exception as error:  # libraries raise whatever their parsers happen upon
+    except Exception as error:  # libraries' parsers may raise anything
         if isinstance(error, OSError) and error.errno in _FOREIGN:
             raise FileError(f"{path} cannot be read ({error.strerror}): fix that and try again.") from error
         raise FileError(f"{path} cannot be read as {kind} ({reason(error)}): {remedy}.") from error

@@ -24,18 +24,18 @@ from fluctua.theory.membrane import Moments
 
 __all__ = ["Grid", "quantize"]
 
-_CLIPPINGS = 64  # scales that are tried, from the largest weight on the edge of the grid down to a quarter of it
-_COARSE = 0.1  # rounding error worth a warning, of the weights' own standard deviation
+_CLIPPINGS = 64  # number of scales tried, from the largest weight at the edge of the grid down to a quarter of it
+_COARSE = 0.1  # rounding error worth a warning, relative to the standard deviation of the weights
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The numbers that a weight may take: whole multiples of a scale.
+    """The values that a weight may take: integer multiples of a scale.
 
     Attributes:
-        bits: of a weight, 2 to 16. Weights of either sign take `-2^(bits-1) ... 2^(bits-1) - 1` times the scale, those
-            of one sign `0 ... 2^bits - 1` times.
-        scale: one for all weights; None for the one that fits each tensor best, as where a chip scales each layer.
+        bits: of a weight, 2 to 16. Weights of either sign take `-2^(bits-1) ... 2^(bits-1) - 1` times the scale,
+            weights of one sign `0 ... 2^bits - 1` times.
+        scale: one for all weights; None for the best fit to each tensor, as on chips that scale each layer.
 
     Raises:
         ValueError: numbers out of range.
@@ -59,7 +59,7 @@ class Grid:
         return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
 
     def integers(self, weight: Tensor, scale: float, signed: bool = True) -> Tensor:
-        """The integers, as floating point, that come closest to a weight."""
+        """The integers nearest to a weight, as floating point."""
         return (weight / scale).round().clamp(*self.range(signed))
 
     def fit(self, weight: Tensor, signed: bool = True) -> float:
@@ -67,7 +67,7 @@ class Grid:
         if self.scale is not None:
             return self.scale
         weight = weight.detach().double()
-        widest = float(weight.abs().max()) / self.range(signed)[1] or 1.0  # where all is zero any scale does
+        widest = float(weight.abs().max()) / self.range(signed)[1] or 1.0  # if all weights are zero, any scale will do
 
         def error(scale: float) -> float:
             return float((self.integers(weight, scale, signed) * scale - weight).square().mean())
@@ -93,23 +93,23 @@ def quantize(
 ) -> tuple[Report, dict[str, float]]:
     """Round the weights of a network to a grid, in place, and report the state that survives.
 
-    Biases keep their precision, and what `initialize` skips is skipped here.
+    Biases keep their precision, and weights that `initialize` skips are skipped here too.
 
     Args:
         model: any model of known neurons.
         batch: as for `fluctua.initialize`.
-        grid: the numbers that weights may take.
-        thresholds: round the threshold of each population too, to a whole multiple of the scale of the first weight
-            that leads to it, in whose unit a chip compares the two.
-        decay_bits: round what a step leaves of potential and synaptic current too, to multiples of `2^-decay_bits`;
+        grid: the values that weights may take.
+        thresholds: also round the threshold of each population, to an integer multiple of the scale of the first weight
+            that leads to it, since a chip compares the two in that unit.
+        decay_bits: also round the decay per step of potential and synaptic current, to multiples of `2^-decay_bits`;
             12 on Loihi.
-        report: what `initialize` returned, for the targets; without it they are the state before the rounding.
+        report: what `initialize` returned, for the targets; without it the state before rounding is the target.
         window: as for `fluctua.inspect`, and so are the rest.
         forward: runs all time steps.
         time: axis of the batch that is time.
-        steps: how often a static input is shown.
-        dt: time step in seconds of neurons that count time in steps.
-        neurons: what unknown neuron classes are like.
+        steps: how many steps a static input is shown for.
+        dt: time step in seconds, for neurons that count time in steps.
+        neurons: facts about unknown neuron classes.
 
     Returns:
         The state of every population, with warnings where the grid is too coarse, and the scale of each weight by
@@ -117,9 +117,9 @@ def quantize(
 
     Raises:
         WiringError: see `Network.of`.
-        BatchError: a batch that nothing can be measured on.
-        ValueError: weights that are not finite; `decay_bits` out of range, or of neurons whose decays fluctua does not
-            know how to write. After any error the model is as it was.
+        BatchError: a batch on which nothing can be measured.
+        ValueError: weights that are not finite; `decay_bits` out of range, or given for neurons whose decays fluctua
+            cannot write. After any error the model is as it was.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -140,7 +140,7 @@ def quantize(
     written = {q.name: q for p in network.populations for q in p.pathways if q.skipped_because is None}
     for name, q in written.items():
         if not q.weight.isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite values, which lie on no grid: repair or restore them first")
+            raise ValueError(f"{name} has NaN or infinite values, which no grid contains: restore finite values first")
     targets = _targets(report or inspect_network(network, window=window))
     decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
     rounded = {name: rounded_to(grid, q) for name, q in written.items()}
@@ -150,7 +150,7 @@ def quantize(
     masks = {name: q.mask.double() for name, q in written.items() if q.mask is not None}
     notes += [f"{name} keeps its mask: {mask.mean():.0%} of its entries count" for name, mask in masks.items()]
     state = inspect_network(
-        read(),  # thresholds and kernels are others now
+        read(),  # thresholds and kernels have changed
         window=window,
         targets=targets,
         notes=(*notes, *levels, *decays),
@@ -160,9 +160,9 @@ def quantize(
 
 
 def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
-    """Round a weight in place, where it has entries; what Dale's law keeps positive, by its size.
+    """Round a weight in place, where it has entries; under Dale's law, its absolute value.
 
-    The scale, and what the user should know.
+    Returns the scale, and a warning or None.
     """
     whole, signed = q.weight.detach(), q.family is None
     there = torch.ones_like(whole, dtype=torch.bool) if q.mask is None else (q.mask != 0).expand_as(whole)
@@ -176,7 +176,7 @@ def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
     with torch.no_grad():
         q.weight[there] = new
         for hook in q.synapse._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):  # its module shows the weight of its last pass
+            if isinstance(hook, BasePruningMethod):  # its module holds the weight of its last pass
                 hook(q.synapse, None)
     if error <= _COARSE * spread:
         return scale, None
@@ -191,7 +191,7 @@ def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
 _THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
 
 _DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]] = MappingProxyType(
-    {  # by package: an attribute of its neurons, what a step leaves by it, and the way back; dt in the neuron's unit
+    {  # by package: an attribute of its neurons, from it to the decay per step, and back; dt in the neuron's unit
         "fluctua": tuple(
             (f"log_{tau}", lambda value, dt: (-dt / value.exp()).exp(), lambda decay, dt: (-dt / decay.log()).log())
             for tau in ("tau_mem", "tau_syn", "tau_exc", "tau_inh", "tau_adapt")
@@ -207,7 +207,7 @@ _DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], 
 
 
 def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
-    """Round what a step leaves of the states of neurons to multiples of `2^-bits`, in place; a sentence on each.
+    """Round the decays per step of neurons to multiples of `2^-bits`, in place; yields a sentence on each.
 
     Raises:
         ValueError: bits out of range, or neurons of an unknown kind; then nothing is written.
@@ -219,11 +219,11 @@ def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
         before = decay_of(torch.as_tensor(getattr(module, attribute)).detach().double(), dt)
         after = (before * 2**bits).round().clamp(1, 2**bits - 1) / 2**bits
         _set(module, attribute, value_of(after, dt))
-        yield f"what a step leaves by {attribute} of {name} was rounded from {before.mean():.5g} to {after.mean():.5g}"
+        yield f"the decay by {attribute} of {name} was rounded from {before.mean():.5g} to {after.mean():.5g}"
 
 
 def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
-    """Name of the population, neuron module in it, and entry of `_DECAYS`, for each of its decays."""
+    """Name of the population, neuron module, and entry of `_DECAYS`, for each of its decays."""
     found = []
     for module in modules_of(p.module):
         packages = [base.__module__.partition(".")[0] for base in type(module).__mro__]
@@ -238,7 +238,7 @@ def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
 
 
 def round_thresholds(populations: Sequence[Population], scales: Mapping[str, float]) -> Iterator[str]:
-    """Round thresholds to whole multiples of the scale of the first weight, in place; a sentence on each."""
+    """Round thresholds to whole multiples of the scale of the first weight, in place; yields a sentence on each."""
     for p in populations:
         held = [(m, a) for m in modules_of(p.module) for a in _THRESHOLDS if getattr(m, a, None) is not None]
         scale = next((scales[q.name] for q in p.pathways if q.name in scales), None)
@@ -261,7 +261,7 @@ def _set(module: nn.Module, attribute: str, value: Tensor) -> None:
 
 
 def _targets(report: Report) -> dict[str, Moments]:
-    """What the report's populations were to be, or were."""
+    """The targets of the report's populations, or else their states."""
     return {
         p.name: Moments(
             np.asarray(p.mu_u if p.target_mu_u is None else p.target_mu_u),

@@ -1,4 +1,4 @@
-"""What an HDF5 file may hold: all of it lies in the file, once, and takes no more memory than its bytes can fill."""
+"""What an HDF5 file may contain: all of it lies in the file, once, and takes no more memory than its bytes can fill."""
 
 import math
 import mmap
@@ -14,22 +14,22 @@ import numpy as np
 
 from fluctua.files import FileError
 
-_RATIO, _LITTLE = 16, 1 << 20  # bytes in memory for a byte of a compressed file, and those that any file may take
-_HEAP, _OBJECT = b"GCOL\x01", struct.Struct("<H6xQ")  # how a heap begins; number and size of what is in it
-_ROW = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])  # where a row of its own length lies
+_RATIO, _LITTLE = 16, 1 << 20  # bytes in memory per byte of a compressed file, and bytes that any file may take
+_HEAP, _OBJECT = b"GCOL\x01", struct.Struct("<H6xQ")  # start of a heap; number and size of an object in it
+_ROW = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])  # where a variable-length row lies
 _DEFLATE, _SHUFFLE = 1, 2  # filters
 
 
 def self_contained(file: Any, path: Path) -> None:
-    """Refuse an open file with links, external storage, or sizes that it cannot have, before anything else is read.
+    """Refuse an open file with links, external storage, or impossible sizes, before anything else is read.
 
     Raises:
-        FileError: the first of them.
+        FileError: the first such fault.
     """
     h5py: Any = import_module("h5py")
 
     if file.id.get_create_plist().get_sizes() != (8, 8):
-        raise FileError(f"{path} has addresses of other than 8 bytes: have it written by h5py.")
+        raise FileError(f"{path} has addresses that are not 8 bytes long: write it with h5py.")
     _check_heaps(path)
     room, seen, waiting = _RATIO * path.stat().st_size + _LITTLE, set[Any](), [file]
     while waiting:
@@ -51,14 +51,14 @@ def self_contained(file: Any, path: Path) -> None:
                 room -= claimed
                 if room < 0:
                     raise FileError(
-                        f"{path} says that {where} has {claimed} bytes, more than it can hold: get it again."
+                        f"{path} claims that {where} has {claimed} bytes, more than it can hold: get it again."
                     )
                 if item.dtype.hasobject:
                     _check_rows(item, where, path)
 
 
 def _check_heaps(path: Path) -> None:
-    """Refuse a heap, where rows lie, with free space of no size: HDF5 never comes to its end."""
+    """Refuse a heap, where rows lie, with free space of size zero: HDF5 never reaches its end."""
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         for heap in (found.start() for found in re.finditer(_HEAP, raw)):
             end, at = min(heap + int.from_bytes(raw[heap + 8 : heap + 16], "little"), len(raw)), heap + 16
@@ -70,23 +70,23 @@ def _check_heaps(path: Path) -> None:
 
 
 def _check_rows(item: Any, where: str, path: Path) -> None:
-    """Refuse rows that say they are longer than the file, for which HDF5 would take memory."""
+    """Refuse rows that claim to be longer than the file, since HDF5 would allocate memory for them."""
     h5py: Any = import_module("h5py")
 
     row = h5py.check_vlen_dtype(item.dtype)
     width = 1 if h5py.check_string_dtype(item.dtype) else row.itemsize if isinstance(row, np.dtype) else 0
     if width == 0 or (row is not None and isinstance(row, np.dtype) and row.hasobject):
-        raise FileError(f"{path} has {where} of a type that is not read here: store numbers or rows of numbers.")
+        raise FileError(f"{path} has {where} of a type that is not supported: store numbers or rows of numbers.")
     for stored in _stored(item, where, path):
         rows = np.frombuffer(stored[: len(stored) // _ROW.itemsize * _ROW.itemsize], _ROW)
         if (longest := int(rows["length"].max(initial=0)) * width) > path.stat().st_size:
             raise FileError(
-                f"{path} says that a row of {where} has {longest} bytes, more than it can hold: get it again."
+                f"{path} claims that a row of {where} has {longest} bytes, more than it can hold: get it again."
             )
 
 
 def _stored(item: Any, where: str, path: Path) -> Iterator[bytes]:
-    """The bytes of a data set as they are in memory, piece by piece."""
+    """The bytes of a data set as in memory, piece by piece."""
     plan, size = item.id.get_create_plist(), item.id.get_storage_size()
     with path.open("rb") as opened:
         if item.chunks is None:
@@ -94,11 +94,11 @@ def _stored(item: Any, where: str, path: Path) -> Iterator[bytes]:
                 opened.seek(start)
                 yield opened.read(min(size, (item.size or 0) * _ROW.itemsize))
             elif size:
-                raise FileError(f"{path} keeps {where} in its header, where it cannot be checked: write it by h5py.")
+                raise FileError(f"{path} keeps {where} in its header, where it cannot be checked: write it with h5py.")
             return
         filters = [plan.get_filter(k)[0] for k in range(plan.get_nfilters())]
         if not set(filters) <= {_DEFLATE, _SHUFFLE}:
-            raise FileError(f"{path} has {where} compressed in a way that is not read here: write it with gzip.")
+            raise FileError(f"{path} has {where} compressed in a way that is not supported: write it with gzip.")
         most = math.prod(item.chunks) * _ROW.itemsize
         for k in range(item.id.get_num_chunks()):
             chunk = item.id.get_chunk_info(k)

@@ -1,4 +1,4 @@
-"""Weights that are there already, brought to a target by scale and offset alone."""
+"""Existing weights, brought to a target by scale and offset alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ __all__ = ["rescale"]
 
 Array = NDArray[np.float64]
 
-_ROUNDS = 16  # in which a population that hears itself answers to its new weights, and goes half the way to the next
-_ENOUGH = 0.02  # change of weights, in units of them, at which to stop
+_ROUNDS = 16  # in which a recurrent population responds to its new weights, and goes half the way to the next
+_ENOUGH = 0.02  # relative change of weights at which to stop
 
 
 def rescale(
@@ -51,37 +51,36 @@ def rescale(
 ) -> Report:
     """Bring a network to its target by scale and offset alone, in place: the pattern of its weights stays.
 
-    For weights that are worth keeping: those of a trained ANN, of a network trained with another time step, time
-    constant or threshold, quantised or pruned ones. The weights and the bias of each neuron are multiplied by one
-    positive factor, and a number is added to the bias. Without biases there is no offset: then the factor alone brings
-    the distance from threshold to xi, or sigma_U to its target, and the mean stays what it is in units of it; in a
-    circuit all neurons of a population then share it. Where a norm sets the size of the current, its gain and offset
-    are moved instead.
+    For weights that are worth keeping: of a trained ANN, of a network trained with another time step, time constant or
+    threshold, or quantised and pruned weights. The weights and the bias of each neuron are multiplied by one positive
+    factor, and a number is added to the bias. Without biases there is no offset: the factor alone then brings the
+    distance from threshold to xi, or sigma_U to its target, and the mean stays the same in units of sigma_U; all
+    neurons of a population in a circuit then share the factor. If a norm sets the size of the current, its gain and
+    offset are changed instead.
 
     Args:
         model: any model of known neurons.
         batch: input as in training: see `fluctua.initialize`.
-        target: the wanted state of every spiking population (default: mean 0, xi = 1); or the report of a network of
-            the same populations, such as this one before it was pruned: each gets back the mean and sigma_U of then.
-        readout: likewise of populations without threshold, but from a report where there is one; None leaves them
-            alone.
-        per_neuron: each neuron (of a convolution: each map) has a factor and an offset of its own, so that all have the
-            same mean and fluctuations and none is silent; if not, all of a population share one of each.
-        grid: round the weights to this grid; where its scale is free, that is what is brought to the target.
+        target: the wanted state of every spiking population (default: mean 0, xi = 1); or the report of a network with
+            the same populations, such as this one before it was pruned: each population gets back its mean and sigma_U.
+        readout: the same for populations without threshold; a report's state takes precedence; None leaves them alone.
+        per_neuron: give each neuron (in a convolution: each map) its own factor and offset, so that all have the
+            same mean and fluctuations and none is silent; if False, all neurons of a population share one of each.
+        grid: round the weights to this grid; if its scale is free, the scale is brought to the target.
         window: over which moments are taken: see `fluctua.inspect`.
         forward: runs all time steps: see `fluctua.initialize`, and so are the rest.
         time: axis of the batch that is time.
-        steps: how often a static input is shown.
-        dt: time step in seconds of neurons that count time in steps.
-        neurons: what unknown neuron classes are like.
+        steps: how many steps a static input is shown for.
+        dt: time step in seconds for neurons that count time in steps.
+        neurons: facts about unknown neuron classes.
 
     Raises:
-        SilentInputError: a population that nothing reaches.
+        SilentInputError: a population that no activity reaches.
         KeyError: a report without one of the populations.
         InfeasibleTargetError: a mean so far below threshold that no factor brings it to xi, without a bias to move it;
-            or fluctuations through weights that must not be written which are larger than wanted.
+            or fixed weights that bring more fluctuation than wanted.
 
-    After any error of this call the model is as it was; the others are those of `fluctua.initialize`.
+    After any error the model is as it was; the other errors are those of `fluctua.initialize`.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -98,7 +97,7 @@ def rescale(
         None if isinstance(target, Report) else target,
         method=Rescaling(per_neuron, window, grid, readout is not None, before),
         readout=readout or READOUT,
-        seed=0,  # of nothing but dropout
+        seed=0,  # for dropout only
         forward=forward,
         time=time,
         steps=steps,
@@ -109,7 +108,7 @@ def rescale(
 
 @dataclass(frozen=True)
 class Rescaling(Method):
-    """The method of `rescale`, whose arguments its fields are."""
+    """The method of `rescale`; its fields are the arguments of that."""
 
     aims: ClassVar[bool] = True
 
@@ -130,7 +129,6 @@ class Rescaling(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
         if self.before is not None:
             states = [self.before[p.name] for p in chosen]
@@ -147,7 +145,7 @@ class Rescaling(Method):
             off = max(
                 float((p - old).detach().norm()) / size for p, old, size in zip(parameters, before, sizes, strict=True)
             )
-            if off < nearest:  # these weights, by the spikes that they cause, ask for the least change
+            if off < nearest:  # the spikes of these weights call for the least change
                 nearest, kept, reached = off, before, wanted
             if off < _ENOUGH:
                 break
@@ -160,12 +158,12 @@ class Rescaling(Method):
         if self.grid is not None:
             for q in writable(population):
                 rounded_to(self.grid, q)
-            if self.grid.scale is None:  # one for the whole weight
+            if self.grid.scale is None:  # one scale for the whole weight
                 moments = self._scale(population, target, replay, rows=False)
         return moments
 
     def _scale(self, population: Population, target: Target, replay: Replay, rows: bool) -> Moments:
-        """Write the weights of one population, for the spikes that it hears now; the moments that it then has."""
+        """Write the weights of one population, for its present input; returns its new moments."""
         currents = replay.currents(population)
         first = next(c for c in currents if c is not None)
         if not any(bool(c.any()) for c in currents if c is not None):
@@ -194,7 +192,7 @@ def _scaled(q: Pathway) -> list[Tensor]:
 
 
 class _Potential(FreePotential):
-    """A free potential of which all neurons are scaled by the same factor, also where they differ."""
+    """A free potential whose neurons are all scaled by the same factor, even if they differ."""
 
     def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
         if not (spread := self._variance(u)) > 1e-24:
@@ -206,7 +204,7 @@ class _Potential(FreePotential):
 
 
 def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
-    """The factor alone: it brings sigma_U to its target where that is a sigma, else the mean to xi from threshold.
+    """The factor alone: it brings sigma_U to a target given as sigma, else the mean to xi from threshold.
 
     A neuron far below threshold gets at most twice the factor that its fluctuations ask for.
     """
@@ -225,7 +223,7 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
             f"brings it to xi = {xi:.3g} from threshold: give {p.pathways[0].name} a bias, or let fluctua.initialize "
             "draw new weights"
         )
-    if rows and not any(q.recurrent for q in p.pathways):  # neurons of a circuit would answer to each other's factors
+    if rows and not any(q.recurrent for q in p.pathways):  # neurons of a circuit would respond to each other's factors
         mean, sigma = _by_neuron(u, potential.mask)
     factor = room / np.maximum(mean + xi * sigma, xi * sigma / 2) if xi else wanted / sigma
     axes = {q.weight: q.rows for q in writable(p)}
@@ -235,7 +233,7 @@ def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], targ
 
 
 def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offsets: list[Tensor]) -> dict[Tensor, Tensor]:
-    """The values with a factor for each row, by which all neurons fluctuate alike in time, and without the offset."""
+    """The values with a factor for each row, with which all neurons fluctuate alike in time, and without the offset."""
     values = values | {p: torch.zeros_like(p) for p in offsets}
     write_all({p: values[p] for p in offsets})
     _, sigma = _by_neuron(potential.potential(), potential.mask)

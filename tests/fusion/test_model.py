@@ -518,7 +518,7 @@ def test_neurons_that_cannot_be_followed_are_named() -> None:
 
 
 def test_fluctuas_own_need_no_fusing() -> None:
-    with pytest.raises(FuseError, match="run in fused loops as they are"):
+    with pytest.raises(FuseError, match="own neurons already run in fused loops"):
         fluctua.fuse(nn.Sequential(nn.Linear(INPUTS, 4), fluctua.neurons.LIF()), TIME_FIRST)
 
 

@@ -224,7 +224,7 @@ def test_neurons_that_fire_more_than_once_in_a_step_run_as_they_are() -> None:
     torch.manual_seed(0)
     model = woken(sinabs(once=False), 30)
     report = fluctua.fuse(model, BATCH_FIRST, time=1).report
-    assert report.by_steps == {"1": "it hears itself, and its output is not 0 or 1"}
+    assert report.by_steps == {"1": "it is recurrent, and its output is not 0 or 1"}
 
 
 class Feedback(ByHand):
@@ -257,10 +257,10 @@ def noisy(m: ByHand, x: Tensor, s: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: Feedback(added), r"lif1 \(Leaky\) hears itself by way of other neurons, lif2 \(Leaky\)"),
-        (lambda: Potential(added), r"lif1 \(Leaky\) hears its potential of the step before"),
+        (lambda: Feedback(added), r"lif1 \(Leaky\) feeds back through other neurons, lif2 \(Leaky\)"),
+        (lambda: Potential(added), r"lif1 \(Leaky\) reads its potential of the step before"),
         (lambda: ByHand(gated), "the fused model gives something else"),
-        (lambda: ByHand(noisy), r"lif1 \(Leaky\) hears itself through random numbers \(dropout\)"),
+        (lambda: ByHand(noisy), r"lif1 \(Leaky\) is recurrent through random numbers \(dropout\)"),
     ],
 )
 def test_what_is_no_weight_is_refused(build: Callable[[], nn.Module], words: str) -> None:

@@ -96,7 +96,7 @@ def test_train_learns_a_small_file_and_leaves_its_results(run: Run, spike_file: 
     for name in ("before.png", "learning.png", "metrics.csv"):
         assert str(out / name) in end.out
     again = run("train", "--data", spike_file, "--out", out, "--epochs", 3, *SMALL)
-    assert_sentence(again, 1, "holds a training run already: pass --resume to continue it, or choose another --out")
+    assert_sentence(again, 1, "already holds a training run: pass --resume to continue it, or choose another --out")
     more = run("train", "--data", spike_file, "--out", out, "--epochs", 4, *SMALL, "--resume")
     assert more.status == 0
     assert json.loads((out / "result.json").read_text())["epochs"] == 4
@@ -200,8 +200,8 @@ def test_help_is_quick_and_fits_the_screen(command: str) -> None:
         (("train", "--data", "nowhere.h5"), "nowhere.h5 does not exist"),
         (("train", "--data", "x", "--method", "kaming"), "'kaming' is not one of"),
         (("reproduce", "thery"), "unknown experiment 'thery': choose one of paper, theory"),
-        (("inspect", "nowhere.py:f"), "names no function of a file"),
-        (("diagnose", "nowhere.py:f"), "names no function of a file"),
+        (("inspect", "nowhere.py:f"), "names no function in a file"),
+        (("diagnose", "nowhere.py:f"), "names no function in a file"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
@@ -303,7 +303,7 @@ def test_a_function_that_is_none_is_named(run: Run, own: Path, name: str, said: 
 
 
 def test_a_file_that_is_not_there_is_named(run: Run) -> None:
-    assert_sentence(run("inspect", "nowhere.py:f"), 1, "'nowhere.py:f' names no function of a file")
+    assert_sentence(run("inspect", "nowhere.py:f"), 1, "'nowhere.py:f' names no function in a file")
 
 
 # --- what goes wrong ---

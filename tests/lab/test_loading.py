@@ -100,7 +100,7 @@ def test_a_run_of_fit_comes_back_into_a_model_that_is_built_like_its_own(fitted:
     for name, value in best.state_dict().items():
         assert torch.equal(run.model.state_dict()[name], value)
     assert fluctua.lab.load(folder, model=network(seed=5)).data is None
-    with pytest.raises(ValueError, match=r"only its caller can build the model .*: pass one built like it, model="):
+    with pytest.raises(ValueError, match=r"only you can build the model .*: pass one built like it as model="):
         fluctua.lab.load(folder)
 
 
@@ -108,7 +108,7 @@ def test_another_model_and_other_data_are_refused_and_the_model_stays(fitted: tu
     folder, _ = fitted
     model = network(seed=5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"not the data that the run in .* had \(samples of train, .*\): pass those"):
+    with pytest.raises(ValueError, match=r"not the data that the run in .* had \(samples of train, .*\): pass"):
         fluctua.lab.load(folder, model=model, data=data(seed=9))
     model[2] = nn.Dropout(0.4)
     with pytest.raises(ValueError, match="the model is not built like that of the run"):
@@ -141,11 +141,11 @@ def damaged(name: str) -> Any:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda folder: shutil.rmtree(folder), "holds no run: give the folder that `fluctua train` or `fit` wrote to"),
+        (lambda folder: shutil.rmtree(folder), "holds no run: give a folder that `fluctua train` or `fit` wrote"),
         (lambda folder: (folder.rename(folder.with_name("moved")), folder.write_text("a file")), "holds no run"),
         (lambda folder: (folder / "result.json").unlink(), "is not finished: resume=True continues it"),
         (damaged("result.json"), "result.json is damaged"),
-        (damaged("model.safetensors"), "model.safetensors is damaged: resume=True writes it again"),
+        (damaged("model.safetensors"), "model.safetensors is damaged: resume=True rewrites it"),
     ],
 )
 def test_what_is_missing_or_damaged_is_said(change: Any, sentence: str, trained: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_part_of_the_grid_can_be_done_first_and_results_are_of_all_that_is_fin
 
 
 def test_a_sweep_without_a_result_says_why(tmp_path: Path) -> None:
-    with pytest.raises(SweepFailed, match="no run of toy ended well; the first error: ArithmeticError: x = 2"):
+    with pytest.raises(SweepFailed, match="all runs of toy failed; the first error: ArithmeticError: x = 2"):
         reproduce("toy", Toy(xs=(2,), fails_at=2), options(tmp_path, 1))
 
 
@@ -132,7 +132,7 @@ def test_the_command_does_the_sweep_and_prints_where_its_results_are(
     ("arguments", "message"),
     [
         (("reproduce", "nonsense"), "unknown experiment 'nonsense': choose one of toy, broken"),
-        (("reproduce", "broken", "--seeds", 1), "no run of broken ended well; the first error: ArithmeticError"),
+        (("reproduce", "broken", "--seeds", 1), "all runs of broken failed; the first error: ArithmeticError"),
         (("report", "nowhere"), "nowhere holds no results"),
     ],
     ids=["unknown", "broken", "empty"],

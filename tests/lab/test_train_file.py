@@ -253,16 +253,16 @@ def test_a_test_file_that_was_not_there_is_other_data(train: Train, run: Path, w
 
 def test_where_there_is_nothing_to_resume_data_are_asked_for(train: Train, words: Path, tmp_path: Path) -> None:
     _, said = train("--out", tmp_path / "none", "--resume")
-    assert said == f"fluctua: {tmp_path / 'none'} holds no run to resume: give --data to begin one"
+    assert said == f"fluctua: {tmp_path / 'none'} holds no run to resume: give --data to start one"
     _, said = train("--out", tmp_path / "none")
-    assert "Missing option '--data', which only --resume does without" in said
+    assert "Missing option '--data': only --resume works without it" in said
     assert not (tmp_path / "none").exists()
 
 
 def test_a_run_of_another_command_is_not_gone_on_with(train: Train, tmp_path: Path) -> None:
     fit(killed_runs.network(), killed_runs.data(), out_dir=tmp_path, settings=killed_runs.SETTINGS)
     _, said = train("--out", tmp_path, "--resume")
-    assert "was not begun by `fluctua train`: resume it by what began it" in said
+    assert "was not started by `fluctua train`: resume it with what started it" in said
 
 
 def test_a_folder_may_be_called_anything(train: Train, words: Path, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ BOTH = [("a", 0), ("b", 0)]
         (lambda: Recurrent(LIF(), nn.Linear(5, 5))(torch.ones(0, 2, 5)), r"takes currents \[T, B, ...\].*\(0, 2, 5\)"),
         (lambda: Recurrent(LIF(), nn.Linear(5, 5))(*torch.ones(2, 3, 2, 5)), "takes 1 currents.*got 2"),
         (lambda: FusedSequential(BOTH)(torch.ones(3, 2, 5), torch.ones(4, 2, 3)), "of one length"),
-        (chain(inputs=[("a", 0), ("a", 1)]), "b gets no current from outside"),
+        (chain(inputs=[("a", 0), ("a", 1)]), "b receives no current from outside"),
         (chain(inputs=BOTH, synapses=[Synapse(nn.Linear(3, 3), "b", "b", 2)]), "to port 2 of b: there is a with 2"),
         (chain(inputs=BOTH, synapses=[Synapse(nn.Linear(3, 3), "c", "b")]), "no synapse can lead from c"),
         (chain(inputs=BOTH, synapses=[Synapse(nn.Linear(3, 3), "b", "c")]), "to port 0 of c"),

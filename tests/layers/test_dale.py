@@ -92,8 +92,8 @@ def test_the_papers_ratio_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DaleLayer(5, 0), "every population needs a neuron at least, got n_in=5, n_exc=0"),
-        (lambda: DaleLayer(5, 4, 0), "every population needs a neuron at least"),
+        (lambda: DaleLayer(5, 0), "every population needs a neuron, got n_in=5, n_exc=0"),
+        (lambda: DaleLayer(5, 4, 0), "every population needs a neuron"),
         (lambda: DaleLayer(5, 4, family=Normal()), "needs a one-sided law such as Exponential"),  # type: ignore[arg-type]
         (lambda: SignedLinear(5, 4, Normal()), "needs a one-sided law such as Exponential"),  # type: ignore[arg-type]
     ],

@@ -155,7 +155,9 @@ def test_a_single_weight_keeps_its_signal_and_misses_the_mean() -> None:
 def test_what_balance_would_cancel_is_refused_when_asked_for() -> None:
     net = linear(1, bias=True)
     before = net[0].weight.detach().clone()
-    with pytest.raises(InfeasibleTargetError, match=r"balance=True leaves nothing of what 1 gets through 0\.weight"):
+    with pytest.raises(
+        InfeasibleTargetError, match=r"balance=True removes everything that 1 receives through 0\.weight"
+    ):
         started(net, spikes(60, 8, 1), True)
     assert torch.equal(net[0].weight, before)
 

@@ -102,7 +102,7 @@ def test_where_a_mean_cannot_be_had_the_variance_is_and_the_cause_is_told(name: 
     assert sigma(u) == pytest.approx(1.0, rel=0.03)
     assert float(u.mean()) > 0.1
     assert any(w.startswith("mu_U misses its target") for w in report.warnings)
-    ending = f"is off its target, for its potential is not linear in its weights: {cause}"
+    ending = f"misses its target because its potential is not linear in its weights: {cause}"
     assert any(note.endswith(ending) for note in report.notes)
 
 
@@ -121,7 +121,7 @@ def test_what_keeps_the_potential_within_bounds_is_told() -> None:
     report = fluctua.initialize(model, BATCH, seed=0)
     assert report["2"].sigma_u == pytest.approx(sigma(free_potentials(model, BATCH)["2"]), rel=1e-3)
     assert any(w.startswith("sigma_U misses its target") for w in report.warnings)
-    assert "2 is off its target, for its potential is not linear in its weights: Hardtanh" in report.notes
+    assert "2 misses its target because its potential is not linear in its weights: Hardtanh" in report.notes
     assert float(next(model.parameters()).detach().abs().max()) < 100
 
 

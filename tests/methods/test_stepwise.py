@@ -102,7 +102,7 @@ def test_rates_are_per_step_until_someone_says_how_long_a_step_is() -> None:
 
 def test_a_rate_in_hertz_needs_the_time_step() -> None:
     model, x = stack(2), trains()
-    with pytest.raises(ValueError, match=r"10 Hz cannot be read by 1, .*give dt="):
+    with pytest.raises(ValueError, match=r"1 counts time in steps, so a rate of 10 Hz .*give dt="):
         fluctua.initialize(model, x, Target(rate=10.0), neurons=NEURONS)
     report = fluctua.initialize(model, x, Target(rate=20.0), neurons=NEURONS, dt=1e-3, seed=0)
     assert [p.rate for p in report] == pytest.approx([20.0, 20.0], rel=0.02)

@@ -120,7 +120,7 @@ def test_a_silent_population_is_left_alone_with_a_warning() -> None:
         stack(LIF(), LIF(threshold=100.0)), X, Target(xi=9.0), surrogate="share", method="poisson"
     )
     (warning,) = [w for w in report.warnings if "surrogate" in w]
-    assert warning == "the surrogate of 1, 3 was left as it is, for no neuron fires on this batch"
+    assert warning == "the surrogate of 1, 3 was left as it is: no neuron fires on this batch"
 
 
 def test_a_step_of_the_users_own_has_no_parameter_to_set_and_a_note_says_so() -> None:
@@ -132,7 +132,7 @@ def test_a_step_of_the_users_own_has_no_parameter_to_set_and_a_note_says_so() ->
     model = stack(from_step(step, constants={"decay": 0.9, "theta": 1.0}, threshold="theta"), LIF())
     report = fluctua.initialize(model, X, surrogate="share", seed=0)
     (note,) = [n for n in report.notes if "surrogate" in n]
-    assert note.startswith("the surrogate of 1 was left as it is: it has no parameter")
+    assert note.startswith("the surrogate of 1 was left as it is: fluctua knows no parameter")
     assert report["1"].sharpness is None
     assert 0.01 < report["1"].participation < 0.2  # it is known all the same
     assert report["3"].participation == pytest.approx(SHARE, rel=0.011)
@@ -266,7 +266,7 @@ def test_a_surrogate_whose_parameter_changes_nothing_stays_as_it_is_with_a_note(
     model = norse.SequentialState(*_layers([norse.LIFCell(), norse.LIFCell()]))  # SuperSpike of 1.1.0 ignores alpha
     report = fluctua.initialize(model, X, surrogate="share", readouts=[], seed=0)
     (note,) = [n for n in report.notes if "surrogate" in n]
-    assert note == "the surrogate of 1, 3 was left as it is, for its alpha does not change how many neurons take part"
+    assert note == "the surrogate of 1, 3 was left as it is: its alpha does not change how many neurons take part"
     assert [p.sharpness for p in report] == [100.0, 100.0]
 
 

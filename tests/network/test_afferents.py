@@ -80,7 +80,7 @@ def test_what_multiplies_is_left_alone_and_the_current_measured_as_gated(name: s
     u = free_potentials(model, BATCH)["last"]
     assert sigma(u) == pytest.approx(1.0, rel=0.011)
     assert float(u.mean()) == pytest.approx(0.0, abs=0.011)
-    assert any("what gates the current into last" in note for note in report.notes) == bool(gates)
+    assert any("the gate of the current into last" in note for note in report.notes) == bool(gates)
     assert not any(note.startswith(f"{w} feeds no known neuron") for note in report.notes for w in gates)
 
 

@@ -125,7 +125,7 @@ def test_whole_numbers_that_are_looked_up_stay_whole() -> None:
     ("batch", "message"),
     [
         (iter([SEQUENCE]), "read only once: pass the DataLoader itself"),
-        (np.zeros(5, [("t", int), ("x", int)]), "which are not numbers: make frames of the events first"),
+        (np.zeros(5, [("t", int), ("x", int)]), "not of numbers: make frames of the events first"),
         (DataLoader(TensorDataset(SEQUENCE[:0])), "the DataLoader is empty"),
     ],
 )
@@ -263,4 +263,4 @@ def test_a_model_that_takes_another_axis_for_that_of_samples_is_warned_of() -> N
             return spikes
 
     report = fluctua.inspect(Swapped(), torch.rand(5, 3, 40))
-    assert any("called with 8 samples, of which the batch [5, 3, 40] has 5 or 3" in w for w in report.warnings)
+    assert any("called with 8 samples, but the batch [5, 3, 40] has 5 or 3" in w for w in report.warnings)

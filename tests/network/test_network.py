@@ -63,7 +63,7 @@ def test_a_model_that_cannot_run_is_refused_with_both_reasons() -> None:
 
 
 def test_one_neuron_module_for_two_layers_is_refused() -> None:
-    with pytest.raises(WiringError, match="the neuron neuron is fed by other weights in one call than in the next"):
+    with pytest.raises(WiringError, match="different weights feed the neuron neuron from one call to the next"):
         trace(SameNeuronTwice(), trains(4, 2), neurons=NEURONS)
 
 

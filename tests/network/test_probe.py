@@ -224,7 +224,7 @@ def test_what_is_linear_only_near_rest_is_said_to_be() -> None:
         (Rectified, "it rectifies"),
         (Pacemaker, "fires without input"),
         (Drifting, "does not come to rest"),
-        (Deaf, "does not answer an impulse"),
+        (Deaf, "does not respond to an impulse"),
         (Graded, "emits something"),
     ],
     ids=["rectified", "pacemaker", "drifting", "deaf", "graded"],
@@ -347,9 +347,9 @@ def test_a_stated_kernel_sets_a_potential_that_nobody_sees() -> None:
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ({"threshold": 2.0, "decay": 0.5}, "should just lift it to its threshold 2, but it fires below that"),
+        ({"threshold": 2.0, "decay": 0.5}, "should just raise it to its threshold 2, but it fires below that"),
         ({"threshold": 1.0, "decay": 0.5, "gain": 3.0}, "but it fires not above that"),
-        ({"threshold": 1.0, "decay": 1.5}, "are shares that are left after a step"),
+        ({"threshold": 1.0, "decay": 1.5}, "must be fractions left after a step"),
         ({"threshold": 1.0, "decay": "tau"}, "has no attribute 'tau': check decay="),
     ],
 )
@@ -361,7 +361,7 @@ def test_what_spikes_do_not_bear_out_is_refused(stated: dict[str, Any], words: s
 
 
 def test_a_potential_is_found_or_stated() -> None:
-    with pytest.raises(ValueError, match="needs membrane=, where its potential is found, or decay="):
+    with pytest.raises(ValueError, match=r"needs membrane= \(where its potential is\) or decay="):
         ProbedNeuron(threshold=1.0)
 
 

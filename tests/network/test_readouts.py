@@ -169,6 +169,6 @@ def test_the_default_target_of_a_readout_is_that_of_what_it_is_trained_for() -> 
     for name, (batch, sigma) in wanted.items():
         report = fluctua.initialize(model, batch, seed=0)
         assert report["3"].sigma_u == pytest.approx(sigma, rel=0.01), name
-    assert "of the values only their spread was used" in fluctua.initialize(model, (BATCH, values), seed=0).notes[0]
+    assert "only the spread of the values was used" in fluctua.initialize(model, (BATCH, values), seed=0).notes[0]
     report = fluctua.initialize(model, (BATCH, values), readout=fluctua.Target(sigma=0.5), seed=0)
     assert report["3"].sigma_u == pytest.approx(0.5, rel=0.01)

@@ -204,11 +204,11 @@ def test_what_cannot_be_set_is_left_alone_with_a_note(name: str) -> None:
 
 def test_what_is_left_beside_a_weight_is_named() -> None:
     _, report, _ = initialised(SET["delays"][0])
-    assert "0.weight: P was left as it is, for the output is not linear in it" in report.notes
+    assert "0.weight: P was left as it is: the output is not linear in it" in report.notes
     _, report, _ = initialised(SET["noisy"][0])
     assert "0.weight_sigma was skipped: it scales noise" in report.notes
     _, report, _ = initialised(SET["two factors"][0])
-    assert "0.B: A was left as it is, for it is multiplied with B" in report.notes
+    assert "0.B: A was left as it is: it is multiplied with B" in report.notes
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

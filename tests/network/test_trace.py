@@ -315,7 +315,7 @@ def test_a_parametrised_weight_is_found_and_skipped_because(name: str) -> None:
     case = CASES[name]
     populations = trace(case.model(), case.batch())
     reasons = [q.skipped_because for p in populations for q in p.pathways]
-    alone = "parametrised: initialise it first and parametrise it then"
+    alone = "parametrised: initialise it before parametrising it"
     sizeless = "its size has no effect on the output"
     assert reasons == 2 * [sizeless if "weight_norm" in name else alone] + [None]
     assert all(q.normed == ("weight_norm" in name) for p in populations[:2] for q in p.pathways)

@@ -71,7 +71,7 @@ def test_on_a_full_disk_code_stays_in_memory_and_that_is_said_once(
         kernel = compiling.generated(function(tmp_path))
         assert (kernel(21), kernel(2.5)) == (42, 5.0)
     assert [record.getMessage() for record in caplog.records] == [
-        f"kernels are not kept for the next process: {tmp_path / '__pycache__'} cannot be written (No space left on "
+        f"kernels are not cached for the next process: {tmp_path / '__pycache__'} cannot be written (No space left on "
         "device)"
     ]
 
@@ -116,6 +116,6 @@ def test_a_network_runs_all_the_same(changed: dict[str, str]) -> None:
         [sys.executable, "-c", RUN], capture_output=True, text=True, env={**os.environ, **changed}, check=False
     )
     assert done.stdout == "True\n", done.stderr
-    said = [line for line in done.stderr.splitlines() if "kernels are not kept" in line]
+    said = [line for line in done.stderr.splitlines() if "kernels are not cached" in line]
     assert len(said) == len(set(said)) <= 2
     assert "Traceback" not in done.stderr

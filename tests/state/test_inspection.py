@@ -462,7 +462,7 @@ def test_saturation_is_worth_a_warning() -> None:
     assert not any("above threshold" in warning for warning in fluctua.inspect(model, x).warnings)
     weight_of(model, "2.bias").data.fill_(20.0)
     (warning,) = [w for w in fluctua.inspect(model, x).warnings if "above threshold" in w]
-    assert warning.startswith("the mean potential of half of the neurons or more is above threshold")
+    assert warning.startswith("the mean potential of at least half of the neurons is above threshold")
     assert ": 3;" in warning
 
 

@@ -246,7 +246,9 @@ def test_weights_of_one_sign_have_one_mean() -> None:
 
 def test_neurons_that_would_need_different_means_are_refused() -> None:
     drive = Drive(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
-    with pytest.raises(InfeasibleTargetError, match=r"no mu_u is feasible here: add a pathway of free or of the other"):
+    with pytest.raises(
+        InfeasibleTargetError, match=r"no mu_u is feasible here: add a free-sign pathway or one of the other"
+    ):
         solve(Target(mean=0.5), 1.0, LIF, [Afferent(drive, family=Exponential())])
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with what a network is given and does, one small check for each kind of finding."""
+"""What can be wrong with a network's input and activity: one small check for each kind of finding."""
 
 from collections.abc import Iterator
 from math import inf, sqrt
@@ -14,16 +14,16 @@ from fluctua.network.run import named_modules_of, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.summary import counted, listed, settled
 
-FEW_VALUES = 16  # distinct weights up to which they lie on a grid
-LARGE = 5.0  # sigma_U in units of the threshold, from which on a spike is no event
+FEW_VALUES = 16  # up to this number of distinct values weights lie on a grid
+LARGE = 5.0  # sigma_U in units of the threshold, from which a spike is no event
 LATE = 2 / 3  # of the trial, after which little time is left to learn from
 FEW_PASS = 0.1  # share of neurons that pass a gradient, below which a population does not learn
-FORGETS = 0.05  # of U that is left after a step, below which spikes do not add up
-UNSETTLED = 0.2  # of the stationary variance of U, below which a trial is too short for the time constants
+FORGETS = 0.05  # fraction of U left after a step, below which spikes do not add up
+UNSETTLED = 0.2  # fraction of the stationary variance of U, below which a trial is too short for the time constants
 
 
 def named_input(e: Evidence) -> Iterator[Finding]:
-    """An input whose size or sameness the network cannot work with."""
+    """An input that is too large or too uniform for the network."""
     raw = next(tensors_in(e.raw), None)
     x = next(tensors_in(e.network.batch), None)
     first = next((a for a in e.activity if a.population.heard & {INPUT} or not a.population.heard), None)
@@ -34,26 +34,26 @@ def named_input(e: Evidence) -> Iterator[Finding]:
     if largest >= 10 and size > LARGE:
         kind = "integers" if raw is not None and not raw.is_floating_point() else "values"
         said = (
-            f"the batch has {kind} up to {largest:g}, by which the potential of {first.state.name} reaches {size:.3g} "
+            f"the batch has {kind} up to {largest:g}, which drive the potential of {first.state.name} to {size:.3g} "
             "times its threshold: scale it to about 1"
         )
         yield Finding("input", "", said, "batch = batch / batch.max()")
     channels = x.detach().flatten(2) if x.ndim > 2 else x.detach()
     if channels.shape[-1] > 1 and bool((channels == channels[..., :1]).all()):
         said = (
-            f"all {channels.shape[-1]} channels of the batch are the same at every step, so they say nothing of the "
-            "sample: look at how it was encoded, such as by values above 1 taken for probabilities"
+            f"all {channels.shape[-1]} channels of the batch are the same at every step, so they tell nothing about "
+            "the sample: check how it was encoded; values above 1, for instance, are no probabilities"
         )
         yield Finding("input", "", said, "# encode the samples again, from values between 0 and 1")
 
 
 def _in_thresholds(p: PopulationState, potential: float) -> float:
-    """The size of a potential in units of the threshold, of a readout as it is."""
+    """The size of a potential in units of the threshold; unscaled for a readout."""
     return abs(potential) / abs(p.threshold or 1.0)
 
 
 def noise(e: Evidence) -> Iterator[Finding]:
-    """Spikes of one rate in all channels, samples and steps, of which all sums vary as chance has it."""
+    """Spikes at the same rate in all channels, samples and steps, whose sums vary only by chance."""
     x = next(tensors_in(e.network.batch), None)
     if e.labels is None or e.network.time not in (0, 1) or x is None or x.ndim < 3:
         return
@@ -63,20 +63,20 @@ def noise(e: Evidence) -> Iterator[Finding]:
     parts = torch.stack([part.sum(0) for part in x.tensor_split(8)])
     if not any(_varies(s, x) for s in (x.sum(0), x.sum(1), x.sum(2), x.sum((0, 1)), parts, parts.sum(2))):
         said = (
-            f"the batch cannot be told from noise: all {x.shape[2]} channels fire at one rate, {x.mean():.3g} spikes "
+            f"the batch looks like noise: all {x.shape[2]} channels fire at the same rate, {x.mean():.3g} spikes "
             "in a step, in every sample, so there is nothing to learn"
         )
         yield Finding("input", "", said, "# encode samples by rates or times that differ", serious=False)
 
 
 def _varies(sums: Tensor, x: Tensor) -> bool:
-    """Whether sums over parts of equal size vary otherwise than those of independent entries, by four deviations."""
+    """Whether sums over equal parts vary more or less than chance allows, by four standard deviations."""
     chance = x.var() * x.numel() / sums.numel()
     return sums.numel() > 1 and bool((sums.var() / chance - 1).abs() > 4 * sqrt(2 / (sums.numel() - 1)))
 
 
 def exchanged_axes(e: Evidence) -> Iterator[Finding]:
-    """Samples that were read as time."""
+    """Samples that were read as time steps."""
     for doubt in e.network.doubts(e.steps, e.samples):
         yield Finding("axes", "", doubt, "batch = batch.transpose(0, 1)")
 
@@ -84,28 +84,28 @@ def exchanged_axes(e: Evidence) -> Iterator[Finding]:
 def carried_state(e: Evidence) -> Iterator[Finding]:
     """A forward that continues where the last batch ended."""
     if e.forgets is False:
-        said = "the same batch gave another output when it was run again: the model goes on from its last state"
+        said = "the same batch gave a different output in a second run: the model continues from its last state"
         own = e.network.time == "own"
-        yield Finding("state", "", said, _resetting(e) if own else "# begin from rest: an attribute keeps the state")
+        yield Finding("state", "", said, _resetting(e) if own else "# start from rest: an attribute keeps the state")
 
 
 def _resetting(e: Evidence) -> str:
-    """A line that makes the user's forward begin from rest, as the framework of the neurons has it."""
+    """A line that makes the user's forward start from rest, with the resets of the neurons' framework."""
     for name in ("reset_mem", "reset_states", "reset_state", "reset"):
         if any(callable(getattr(a.population.module, name, None)) for a in e.activity):
             resets = f"[m.{name}() for m in model.modules() if hasattr(m, {name!r})]"
             return f"forward = lambda model, batch, run=forward: ({resets}, run(model, batch))[1]"
-    return "# let forward begin from rest: reset the states of all neurons in it"
+    return "# make forward start from rest: reset the states of all its neurons"
 
 
 def batch_norms(e: Evidence) -> Iterator[Finding]:
-    """Batch norm that normalises by what it has not learned."""
+    """Batch norm that normalises with statistics it has not learned."""
     norms = {n: m for n, m in named_modules_of(e.network.model) if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     unlearned = [n for n, m in norms.items() if not m.training and m.num_batches_tracked == 0]
     if unlearned:
         said = (
-            f"in eval mode, without having seen a batch, {listed(unlearned)} take{'s' * (len(unlearned) == 1)} mean 0 "
-            "and variance 1 for those of the input"
+            f"in eval mode, without having seen a batch, {listed(unlearned)} assume{'s' * (len(unlearned) == 1)} "
+            "mean 0 and variance 1 for the input"
         )
         yield Finding("norm", unlearned[0], said, "model.train()")
 
@@ -135,17 +135,17 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     if zero:
         return Finding("grid", p.name, f"{said}: all weights of {zero[0]} are zero", e.call("initialize", ", seed=0"))
     left = max(e.steps - a.arrival, 0) / e.steps
-    if a.arrival >= LATE * e.steps and xi * sqrt(left) < 2 * FAR:  # it fires once it has time
+    if a.arrival >= LATE * e.steps and xi * sqrt(left) < 2 * FAR:  # it would fire with more time
         when = f"arrives only in step {a.arrival}" if left else "does not arrive within the trial"
         return Finding("late", p.name, f"{said}: activity {when} of {counted(e.steps, 'step')}", _longer(e))
     if xi == inf and not p.mu_u < -theta / 2:
-        message = f"{said}: what it hears never changes, so nothing makes U move"
-        return Finding("silent", p.name, message, f"# see what takes its input away before it reaches {p.name}")
-    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, where 1 to 3 are wanted"
+        message = f"{said}: its input never changes, so nothing makes U move"
+        return Finding("silent", p.name, message, f"# find what blocks the input before it reaches {p.name}")
+    far = f"the threshold {theta:g} is {xi:.3g} standard deviations of U away, instead of 1 to 3"
     if a.passing is not None and a.passing < FEW_PASS:
-        far += ", and so far from it the surrogate passes no gradient"
+        far += ", where the surrogate passes no gradient"
     if few:
-        message = f"{said}: of the few values that {few[0]} takes, too little fluctuation comes; {far}"
+        message = f"{said}: {few[0]} takes only few values, which cause too little fluctuation; {far}"
         return Finding("grid", p.name, message, _toward(e, a))
     if a.from_biases < -theta / 2 and p.mu_u < -theta / 2:
         why = f"biases hold its mean potential {-a.from_biases:.3g} below rest"
@@ -157,13 +157,13 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
 
 
 def _never(p: PopulationState) -> str:
-    """How many neurons, or feature maps, never fire, in words."""
+    """A phrase on how many neurons, or feature maps, never fire."""
     share, what = p.silent_units or 0.0, "neurons" if p.silent_maps is None else "feature maps"
     return f"no {what[:-1]} of {p.name} fires" if share == 1 else f"{share:.0%} of the {what} of {p.name} never fire"
 
 
 def _toward(e: Evidence, a: Activity) -> str:
-    """The line that brings the network to its target: by its own weights, or where these cannot, by new ones."""
+    """The line that brings the network to its target: with its own weights if possible, else with new ones."""
     movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
     weights = [q.weight for other in e.activity for q in other.population.pathways]
@@ -185,9 +185,9 @@ def _on_grid(q: Pathway) -> bool:
 
 
 def late(e: Evidence) -> Iterator[Finding]:
-    """Activity that comes when the trial is nearly over."""
+    """Activity that arrives when the trial is nearly over."""
     for a in [a for a in e.spiking if not a.dead and a.arrival > LATE * e.steps][:1]:
-        said = f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer takes time"
+        said = f"activity reaches {a.state.name} only in step {a.arrival} of {e.steps}: every layer adds a delay"
         yield Finding("late", a.state.name, said, _longer(e), serious=False)
 
 
@@ -215,7 +215,7 @@ def growth(e: Evidence) -> Iterator[Finding]:
 
 
 def saturation(e: Evidence) -> Iterator[Finding]:
-    """Neurons that fire whatever the input, and thresholds at or below rest."""
+    """Neurons that fire whatever the input, and thresholds not above rest."""
     none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
     if none:
         rest = none[0].population.neuron.rest
@@ -230,7 +230,7 @@ def saturation(e: Evidence) -> Iterator[Finding]:
         if (p.saturated or 0.0) > 0.5 or a.per_step > 0.6:
             said = (
                 f"{p.saturated:.0%} of the neurons of {p.name} have a mean potential above threshold (mean "
-                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever comes"
+                f"{p.mu_u:.3g}, threshold {p.threshold:g}), and {a.per_step:.0%} fire in a step, whatever the input"
             )
             yield Finding("saturated", p.name, said, _toward(e, a))
             return
@@ -248,18 +248,16 @@ def _raise_thresholds(found: list[Activity], value: float) -> str:
 
 
 def time_step(e: Evidence) -> Iterator[Finding]:
-    """Neurons that forget within a step, or trials that end before they have settled."""
+    """Neurons that forget within a step, or trials that end before the neurons have settled."""
     for a in e.spiking:
         left, reached = float(np.mean(a.population.neuron.kernel.lag_one)), settled(a.population)
         if left < FORGETS:
-            said = f"keeps no more than {max(left, 0.01):.0%} in a step, which is far longer than its time constants"
+            said = f"keeps only {max(left, 0.01):.0%} or less in a step, which is far longer than its time constants"
         elif reached < UNSETTLED:
             share = max(sqrt(reached), 0.01)
-            said = (
-                f"reaches no more than {share:.0%} of its fluctuations: the trial is short against its time constants"
-            )
+            said = f"reaches only {share:.0%} or less of its fluctuations: the trial is short for its time constants"
         else:
             continue
-        remedy = "# other time constants, another time step or a longer trial: are all of them in seconds?"
+        remedy = "# change time constants, time step or length of the trial: are all in seconds?"
         yield Finding("time", a.state.name, f"U of {a.state.name} {said}", remedy, serious=a.dead)
         return

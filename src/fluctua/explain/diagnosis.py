@@ -1,4 +1,4 @@
-"""Why a network does not learn: one run of it, looked at by many small checks."""
+"""Why a network does not learn: one run, examined by many small checks."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -50,26 +50,26 @@ def diagnose(
     neurons: Mapping[type[nn.Module], ProbedNeuron] | None = None,
     readouts: Collection[str] | None = None,
 ) -> Diagnosis:
-    """Find out why a network does not learn, with a line of code that fixes each cause; changes nothing.
+    """Find out why a network does not learn, with a line of code that fixes each cause; changes nothing itself.
 
     Args:
         model: any model of known neurons, of any framework.
         batch: input as in training, `[T, B, ...]` or what the model takes: see `fluctua.initialize`.
-        loss: `loss(output)`, or `loss(output, labels)` where there are labels; then gradients are looked at too.
-            Default with labels: the cross entropy of the output summed over time.
+        loss: `loss(output)`, or `loss(output, labels)` with labels; then gradients are examined too. Default with
+            labels: the cross entropy of the output summed over time.
         labels: of the samples.
-        forward: runs all time steps and resets the state: see `fluctua.initialize`, and so are the rest.
+        forward: runs all time steps and resets the state: see `fluctua.initialize` for this and the rest.
         time: axis of the batch that is time.
-        steps: how often a static input is shown.
-        dt: time step in seconds of neurons that count time in steps.
-        neurons: what unknown neuron classes are like.
-        readouts: names of populations that are read by their potential.
+        steps: how many steps a static input is shown for.
+        dt: time step in seconds, for neurons that count time in steps.
+        neurons: facts about unknown neuron classes.
+        readouts: names of populations whose potential is read.
 
     Returns:
-        The findings, those that keep the network from learning first; empty where nothing is wrong.
+        The findings, those that keep the network from learning first; empty if nothing is wrong.
 
     Raises:
-        ValueError: a loss that is no single number, or labels that are no classes of the output.
+        ValueError: a loss that is not one number, or labels that are not classes of the output.
 
     Example:
         >>> import fluctua
@@ -89,7 +89,7 @@ def diagnose(
     options += f", time={time}" if time != 0 else ""
     try:
         pair = labels is not None and forward is None and isinstance(batch, Tensor | np.ndarray)
-        given = (batch, labels) if pair else batch  # as many labels as samples tell which axis is which
+        given = (batch, labels) if pair else batch  # labels tell which axis is that of the samples
         network = Network.of(
             model, given, forward=forward, time=time, steps=steps, dt=dt, neurons=neurons, readouts=readouts
         )
@@ -105,15 +105,15 @@ def diagnose(
 
 
 def _refused(error: Exception, time: Axis) -> Finding:
-    """What it means that a model or a batch cannot be looked at."""
+    """The finding that a model or a batch cannot be run."""
     said = str(error)
     if "labels but was read as" in said:
         return Finding("axes", "", said, "batch = batch.transpose(0, 1)")
     if "detaches" in said or "no_grad" in said:
-        return Finding("detached", "", said, "# take the .detach(), rounding or torch.no_grad() out of the forward")
+        return Finding("detached", "", said, "# remove .detach(), rounding or torch.no_grad() from the forward")
     if "more than 1 value per channel" in said:
         return Finding("norm", "", f"batch norm needs more than one sample in training: {said}", "# take more samples")
     if isinstance(error, BatchError):
-        mends = "batch = torch.nan_to_num(batch)" if "NaN" in said else "# another batch, with activity in it"
+        mends = "batch = torch.nan_to_num(batch)" if "NaN" in said else "# take another batch, with activity"
         return Finding("input", "", said, mends)
     return Finding("wiring", "", said, "# see the message, and docs/errors.md")

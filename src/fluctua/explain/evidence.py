@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: one run of the network with its gradients, as numbers."""
+"""The facts behind a diagnosis: one run of the network with its gradients."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from fluctua.state.inspection import inspect_network
 from fluctua.state.report import Report
 
 Loss = Callable[..., Tensor]
-FAR = 3.0  # standard deviations from threshold, from which on a neuron hardly fires
-PASSES = 1e-5  # gradient of a spike with respect to a current, from which on a neuron passes any
+FAR = 3.0  # standard deviations from threshold, beyond which a neuron hardly fires
+PASSES = 1e-5  # gradient of a spike with respect to a current, from which a neuron passes any
 
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """What one population did, beside its state.
+    """What one population did, besides its state.
 
     Attributes:
-        population: whose.
+        population: the population.
         state: as reported.
-        arrival: first step in which what it hears fires, in half of the samples or more; 0 where it hears the input.
+        arrival: first step in which its sources fire, in at least half of the samples; 0 if it receives the input.
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
-            where the graph does not reach them, NaN where a gradient is.
-        through_time: whether a gradient of late spikes gets to early currents.
-        from_biases: mean potential that biases alone bring.
+            if the graph does not reach them, NaN if a gradient is NaN.
+        through_time: whether a gradient of late spikes reaches early currents.
+        from_biases: mean potential due to biases alone.
     """
 
     population: Population
@@ -46,36 +46,36 @@ class Activity:
 
     @property
     def dead(self) -> bool:
-        """Whether it cannot be said to fire: most of its neurons never do, by no chance of a small batch."""
+        """Whether most of its neurons never fire, and not just by the chance of a small batch."""
         p = self.state
         far = p.latency is None or p.xi is None or p.xi > FAR
         return p.rate == 0 or ((p.silent_units or 0.0) > 0.5 and far)
 
     @property
     def per_step(self) -> float:
-        """Spikes of a neuron in a step."""
+        """Mean number of spikes per neuron and step."""
         return (self.state.rate or 0.0) * self.population.neuron.kernel.dt
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that is known of a network on a batch.
+    """Everything known about a network on a batch.
 
     Attributes:
-        network: found once.
+        network: the network.
         raw: the batch as the user gave it.
         report: its state.
         activity: of each population.
         loss: its value, None without one.
         output: the first tensor that the model returned.
         connected: whether the loss, or without one the output, depends on any parameter.
-        norms: of the gradient by name of the parameter; None where the graph does not reach it.
+        norms: of the gradient, by name of the parameter; None if the graph does not reach it.
         steps: of the trial, as the first population saw them.
-        samples: likewise.
+        samples: of the batch, likewise.
         labels: if given.
-        options: what was said besides to `diagnose`, as it stands in a call.
+        options: the other arguments of `diagnose`, as they stand in a call.
         required: by name of the parameter, whether it requires a gradient.
-        forgets: whether a second pass gave what the first did.
+        forgets: whether a second pass gave the same as the first.
     """
 
     network: Network
@@ -99,7 +99,7 @@ class Evidence:
         return tuple(a for a in self.activity if a.state.threshold is not None)
 
     def call(self, verb: str, more: str = "") -> str:
-        """A line that calls a verb of fluctua on the model and the batch."""
+        """A line that calls a function of fluctua on the model and the batch."""
         return "fluctua." + f"{verb}(model, batch{more}{self.options})"
 
 
@@ -146,13 +146,13 @@ def _listening(p: Population, currents: list[tuple[Tensor, ...]], spikes: list[T
 def _learning(
     model: nn.Module, output: Any, loss: Loss | None, labels: Any
 ) -> tuple[float | None, Tensor | None, bool, dict[str, float | None]]:
-    """Loss, output, whether they are connected, and norms, as `Evidence` has them."""
+    """Loss, output, whether they are connected, and norms, as in `Evidence`."""
     first = next(tensors_in(output), None)
     if loss is None and labels is not None:
         loss = cross_entropy
     value = None if loss is None else (loss(output) if labels is None else loss(output, labels))
     if value is not None and not (isinstance(value, Tensor) and value.numel() == 1):
-        raise ValueError(f"the loss must return one number, got {type(value).__name__}: reduce it, such as by mean()")
+        raise ValueError(f"the loss must return one number, got {type(value).__name__}: reduce it, say by mean()")
     ends = [t for t in tensors_in(output if value is None else value) if t.requires_grad]
     named = dict(named_parameters_of(model))
     norms: dict[str, float | None] = dict.fromkeys(named)
@@ -165,7 +165,7 @@ def _learning(
 
 
 def cross_entropy(output: Any, labels: Any) -> Tensor:
-    """Of the output summed over time, where it has time."""
+    """Cross entropy of the output, summed over time if it has time."""
     first = next(tensors_in(output), None)
     if first is None:
         raise ValueError("the model returns no tensor to compare with the labels: give loss=")
@@ -177,7 +177,7 @@ def cross_entropy(output: Any, labels: Any) -> Tensor:
     if classes.is_floating_point() or not 0 <= int(classes.min()) <= int(classes.max()) < first.shape[-1]:
         raise ValueError(
             f"the labels go from {classes.min():g} to {classes.max():g}, but the output has the classes 0 to "
-            f"{first.shape[-1] - 1}: give it more, or loss= for values"
+            f"{first.shape[-1] - 1}: give it more classes, or loss= for values"
         )
     return nn.functional.cross_entropy(first, classes.long())
 
@@ -185,9 +185,9 @@ def cross_entropy(output: Any, labels: Any) -> Tensor:
 def _moved_by(
     currents: list[tuple[Tensor, ...]], spikes: list[Tensor], p: Population, early: bool
 ) -> list[Tensor] | None:
-    """Gradients of spikes with respect to currents, or of late spikes to early currents, as far as the graph leads.
+    """Gradients of spikes with respect to currents, or of late spikes to early currents, if the graph reaches these.
 
-    None of a readout, and where no current has a graph.
+    None for a readout, and if no current has a graph.
     """
     half = len(currents) // 2
     starts = [c for given in currents[: half if early else None] for c in reaching(p, given) if c.requires_grad]
@@ -200,7 +200,7 @@ def _moved_by(
 
 
 def _passing(found: list[Tensor] | None) -> float | None:
-    """Share of neurons whose spikes move with any of their currents."""
+    """Share of neurons whose spikes have a gradient with respect to any of their currents."""
     if not found:
         return None if found is None else 0.0
     largest = torch.stack([g.abs().flatten(0, 1).amax(0) for g in found]).amax(0)

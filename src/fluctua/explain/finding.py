@@ -1,4 +1,4 @@
-"""What a diagnosis says."""
+"""The findings of a diagnosis."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from fluctua.state.report import Report, as_json
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "input": "the batch is all zero, not a number, unscaled, or of one value or rate in all channels",
+        "input": "the batch is all zero, not a number, unscaled, or has the same value or rate in all channels",
         "axes": "time and samples are exchanged",
-        "state": "a pass begins with what the last one left",
+        "state": "a pass starts from the state that the last one left",
         "norm": "batch norm uses statistics that it has not learned, or has too few samples",
         "time": "the time step is too long for the time constants, or the trial too short",
-        "grid": "weights of few values, or none but zero, leave no fluctuations",
+        "grid": "weights with few values, or only zeros, cause no fluctuations",
         "late": "activity arrives when the trial is nearly over, or after it",
         "silent": "neurons are too far from threshold to fire",
         "exploding": "activity grows from layer to layer, or feeds on itself",
-        "saturated": "neurons fire whatever comes",
-        "detached": "the graph is cut, between layers or between steps, so that no gradient comes through",
+        "saturated": "neurons fire whatever the input",
+        "detached": "the graph is cut between layers or steps, so that no gradient gets through",
         "frozen": "weights do not require a gradient, or get none",
-        "gradient": "the gradient fades or grows on its way back, or neurons pass none",
-        "readout": "the output is the same for all classes, a softmax already, or so large that the softmax is sure",
+        "gradient": "the gradient vanishes or explodes on its way back, or neurons pass none",
+        "readout": "the output is the same for all classes, a softmax already, or so large that the softmax is certain",
         "wiring": "the model cannot be run or read as it is",
     }
 )
-"""The kinds of findings, in order of weight: what comes first causes what comes later."""
+"""The kinds of findings, in order of weight: earlier ones cause later ones."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Finding:
 
     Attributes:
         kind: one of `fluctua.explain.finding.KINDS`.
-        where: name of the population, parameter or module; empty where it concerns the whole.
+        where: name of the population, parameter or module; empty if it concerns the whole network.
         message: a sentence with its number.
         remedy: one line of Python that fixes it, in which the arguments of `diagnose` have their names and `fluctua`,
-            `torch` and `nn` are imported; a comment where only the author of the model can.
-        serious: whether the network will not learn before it is mended.
+            `torch` and `nn` are imported; a comment if only the author of the model can fix it.
+        serious: whether the network cannot learn until it is fixed.
 
     Example:
         >>> Finding("silent", "3", "no neuron of 3 fires", "fluctua.rescale(model, batch)").kind
@@ -55,16 +55,16 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind {self.kind!r} of a finding: it is one of {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind {self.kind!r} of a finding: choose one of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis(Sequence[Finding]):
-    """The findings, those that keep a network from learning first; none where nothing is wrong.
+    """The findings, those that keep a network from learning first; none if nothing is wrong.
 
     Attributes:
         findings: in order of weight.
-        report: the state that they were found in, None where the network could not be run.
+        report: the state of the network, None if it could not be run.
 
     Example:
         >>> print(Diagnosis((Finding("silent", "3", "no neuron of 3 fires", "fluctua.rescale(model, batch)"),)))
@@ -95,7 +95,7 @@ class Diagnosis(Sequence[Finding]):
         return {"findings": self.rows(), "report": None if self.report is None else self.report.to_dict()}
 
     def to_json(self, indent: int | None = None) -> str:
-        """The same as JSON, in which what is NaN or infinite is null."""
+        """`to_dict()` as JSON; NaN and infinite values become null."""
         return as_json(self.to_dict(), indent)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What can be wrong with the loss and its gradients, one small check for each kind of finding."""
+"""What can be wrong with the loss and its gradients: one small check for each kind of finding."""
 
 from collections.abc import Iterator
 from math import exp, isnan, log
@@ -12,8 +12,8 @@ from fluctua.explain.finding import Finding
 from fluctua.network.run import modules_of
 from fluctua.state.summary import FEW, LOST, listed, sharp, sharply
 
-SURE = 8.0  # spread of the logits, from which on the softmax is sure of one class
-_SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate with long tails
+SURE = 8.0  # spread of the logits from which the softmax is certain of one class
+_SURROGATES = (  # attribute of the neuron, import, a surrogate with long tails
     ("spike_grad", "from snntorch import surrogate; ", "surrogate.atan(alpha=2.0)"),
     ("surrogate_function", "from spikingjelly.activation_based import surrogate; ", "surrogate.ATan()"),
     ("surrogate", "", "fluctua.neurons.SuperSpike(beta=2.5)"),
@@ -21,22 +21,22 @@ _SURROGATES = (  # attribute of the neuron, what is to be imported, a surrogate 
 
 
 def cut_graph(e: Evidence) -> Iterator[Finding]:
-    """An output without a gradient, or a place from which on none comes back."""
-    cut = "# take away what cuts the graph there: .detach(), .data, .item(), torch.no_grad(), a rounding"
+    """An output without a gradient, or a place where the gradient stops."""
+    cut = "# remove what cuts the graph there: .detach(), .data, .item(), torch.no_grad(), rounding"
     if not e.connected:
         what = "output" if e.loss is None else "loss"
         yield Finding("detached", "", f"the {what} depends on no parameter: its graph is cut", cut)
         return
     still = [a.state.name for a in e.spiking if not (a.through_time or a.dead)]
     if still:
-        said = f"the graph of {listed(still)} is cut from step to step, so that no gradient goes back in time"
+        said = f"the graph of {listed(still)} is cut between steps, so that no gradient flows back in time"
         yield Finding("detached", still[0], said, cut, serious=False)
     reached = [(a, [e.norms.get(q.name) for q in a.population.pathways]) for a in e.activity]
     lost = [a for a, norms in reached if norms and all(norm is None for norm in norms)]
     wanted = any(q.weight.requires_grad for a in lost for q in a.population.pathways)
     if wanted and len(lost) < len([1 for _, norms in reached if norms]):
         last = lost[-1]
-        yield Finding("detached", last.state.name, f"no graph leads from the output back to {last.state.name}", cut)
+        yield Finding("detached", last.state.name, f"the output has no graph back to {last.state.name}", cut)
 
 
 def frozen(e: Evidence) -> Iterator[Finding]:
@@ -45,17 +45,17 @@ def frozen(e: Evidence) -> Iterator[Finding]:
     still = [name for name in weights if e.required.get(name) is False]
     if still:
         every = len(still) == len(weights)
-        said = f"no gradient is required of {'any weight' if every else listed(still)}"
+        said = f"requires_grad is False for {'all weights' if every else listed(still)}"
         remedy = f"[model.get_parameter(n).requires_grad_(True) for n in {still}]"
         yield Finding("frozen", "" if every else still[0], said, remedy, serious=every)
 
 
 def gradients(e: Evidence) -> Iterator[Finding]:
-    """Neurons that pass no gradient, and a gradient that gets lost on its way back."""
+    """Neurons that pass no gradient, and a gradient that vanishes or explodes on its way back."""
     alive = [a for a in e.spiking if not a.dead]
     for a in alive:
         if a.passing is not None and isnan(a.passing):
-            said = f"the gradient that {a.state.name} passes is no number: its surrogate overflows far from threshold"
+            said = f"the gradient that {a.state.name} passes is NaN: its surrogate overflows far from threshold"
             yield Finding("gradient", a.state.name, said, blunter(a))
             return
         if a.passing is not None and a.passing < FEW_PASS:
@@ -77,7 +77,7 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     (first, low), (last, high) = norms[0], norms[-1]
     if high > 0 and not 1 / LOST < low / high < LOST:
         fades, blunt = low < high, all(share is not None and share >= FEW for share in shares)
-        remedy = "# clip the gradient, or train with an optimiser that does not mind, such as Adam"
+        remedy = "# clip the gradient, or train with an optimiser that rescales it, such as Adam"
         said = (
             f"the gradient {'fades' if fades else 'grows'} from {high:.1e} in {last.state.name} to {low:.1e} in "
             f"{first.state.name}"
@@ -98,14 +98,14 @@ def readout(e: Evidence) -> Iterator[Finding]:
         return
     logits = output.detach().double()
     if bool((logits == logits[..., :1]).all()):
-        chance = "" if e.loss is None else f", so the loss stands at {e.loss:.3g}"
+        chance = "" if e.loss is None else f", so the loss stays at {e.loss:.3g}"
         c = output.shape[-1]
         said = f"the output is the same for all {c} classes (ln {c} = {log(c):.3g}){chance}"
         yield Finding("readout", last.state.name, said, e.call("initialize", ", seed=0"))
         return
     if _softmaxed_twice(e, logits):
         said = (
-            f"the output is a softmax already, and the cross entropy takes another: the loss, {e.loss:.3g}, "
+            f"the output is already a softmax, and the cross entropy applies another: the loss, {e.loss:.3g}, "
             f"cannot fall below {log(1 + (output.shape[-1] - 1) / exp(1)):.3g}"
         )
         yield Finding(
@@ -118,7 +118,7 @@ def readout(e: Evidence) -> Iterator[Finding]:
     spread = float(logits.std(-1).mean())
     weight = next((q for q in reversed(last.population.pathways)), None)
     if e.labels is not None and last.state.threshold is None and spread > SURE and weight is not None:
-        said = f"the outputs of the classes differ by {spread:.3g}, so the softmax is sure before anything is learned"
+        said = f"the outputs of the classes differ by {spread:.3g}, so the softmax is certain before any learning"
         yield Finding("readout", last.state.name, said, f"model.get_parameter({weight.name!r}).data.div_({spread:.3g})")
 
 
@@ -132,7 +132,7 @@ def _softmaxed_twice(e: Evidence, output: Tensor) -> bool:
 
 
 def blunter(a: Activity) -> str:
-    """A line that gives all neurons of the population's kind a surrogate with long tails."""
+    """A line that gives all neurons of the population's class a surrogate with long tails."""
     module = a.population.module
     for attribute, before, value in _SURROGATES:
         if any(hasattr(m, attribute) for m in modules_of(module)):

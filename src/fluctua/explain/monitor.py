@@ -1,4 +1,4 @@
-"""The state of a network while it is trained, in any loop."""
+"""The state of a network during training, in any loop."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,29 +26,29 @@ FILE = "monitor.jsonl"
 
 
 class Monitor:
-    """Watches a network in any training loop: the state of its populations, once in `every` steps of the optimiser.
+    """Records the state of a network's populations, once every `every` optimiser steps, in any training loop.
 
-    Enter it around the loop. It finds the populations in the first training pass of the model, and looks at a pass, its
-    backward and its step of the optimiser every `every` steps; in all others nothing of it runs. It adds nothing to the
-    graph and changes no number; layers that run fused do not while it looks, which may change their last bits. Of a
-    distributed training it sees the samples of its own process; the first alone writes and logs.
+    Enter it around the loop. It finds the populations in the first training pass of the model. Every `every` steps it
+    observes one pass, its backward and its optimiser step; in all others it does not run. It adds nothing to the graph
+    and changes no number, but while it looks fused layers run unfused, which may change their last bits. In distributed
+    training it sees the samples of its own process; only the first process writes and logs.
 
-    For every population and step that it looked at, a row has `step`, `population`, `rate` (Hz, or spikes per step
-    where no time step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` (in time) and `xi`,
-    `gradient_norm` of its weights, `update_ratio` (how far the step moved them, over their norm), and `surrogate`, the
-    share of its neurons that a gradient passes.
+    For every population and observed step, a row has `step`, `population`, `rate` (Hz, or spikes per step if no time
+    step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` (in time) and `xi`, `gradient_norm`
+    of its weights, `update_ratio` (how far the step moved them, over their norm), and `surrogate`, the share of its
+    neurons that pass a gradient.
 
     Args:
-        model: that the loop calls, of known neurons.
-        every: steps of the optimiser.
-        out: folder of the rows, one line each in `monitor.jsonl`, to which a run that is resumed adds; None keeps them
+        model: the model that the loop calls, of known neurons.
+        every: optimiser steps between observations.
+        out: folder of the rows, one line each in `monitor.jsonl`, to which a resumed run appends; None keeps them
             in memory.
-        start: step that the loop begins with; default: behind the last one in the folder.
-        loggers: what also gets the numbers: a TensorBoard `SummaryWriter`, a W&B run, the `mlflow` module, a logger of
+        start: step at which the loop starts; default: after the last one in the folder.
+        loggers: also get the numbers: a TensorBoard `SummaryWriter`, a W&B run, the `mlflow` module, a logger of
             Lightning, or any object with `add_scalar(name, value, step)`, `log_metrics(numbers, step)` or
             `log(numbers, step=)`.
         dt: time step in seconds, for frameworks that count time in steps.
-        network: what is known of the model, where the loop does not call the model itself but its parts.
+        network: the network, if the loop calls parts of the model rather than the model itself.
 
     Raises:
         ValueError: an interval below 1.
@@ -103,7 +103,7 @@ class Monitor:
         self._open.close()
 
     def begin_at(self, step: int) -> "Monitor":
-        """Go on from this step of the optimiser; what was seen of later ones is to come again."""
+        """Continue from this optimiser step; rows of later steps are dropped, since these come again."""
         self.step, self._rows = step, [row for row in self._rows if row["step"] < step]
         return self
 
@@ -116,10 +116,10 @@ class Monitor:
         return json.dumps(self._rows, indent=indent)
 
     def plot(self, number: str | None = None, ax: "Axes | None" = None) -> "Figure":
-        """A matplotlib figure: each number over the steps, one line for each population.
+        """A matplotlib figure: each number over the steps, one line per population.
 
         Args:
-            number: one of them alone, such as `"xi"`; with `ax` the default is `"rate"`.
+            number: only this number, such as `"xi"`; with `ax` the default is `"rate"`.
             ax: draw it into these axes.
 
         Raises:
@@ -130,9 +130,10 @@ class Monitor:
         return plot_rows(self._rows) if number is None and ax is None else plot_number(self._rows, number or "rate", ax)
 
     def callback(self) -> Any:
-        """The monitor as a callback of Lightning, in whose steps it counts: `Trainer(callbacks=[monitor.callback()])`.
+        """The monitor as a Lightning callback, with Lightning's step numbers:
+        `Trainer(callbacks=[monitor.callback()])`.
 
-        A run that Lightning resumes from a checkpoint is gone on with from the step of that.
+        A run that Lightning resumes from a checkpoint continues from the checkpoint's step.
         """
         from lightning.pytorch import Callback
 
@@ -200,7 +201,7 @@ class Monitor:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a file, each step once, as it was seen last; a line that a kill has cut off is left out."""
+    """The rows of a file, each step once, as last written; an incomplete last line is left out."""
     found: dict[tuple[int, str], Row] = {}
     for line in file.read_text("utf-8", "replace").splitlines() if file.is_file() else ():
         with suppress(ValueError, TypeError, KeyError):
@@ -210,7 +211,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def append_rows(file: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a file, on lines of their own also behind one that was cut off."""
+    """Append rows to a file, on new lines even after an incomplete one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+") as opened:
         cut = opened.tell() and not file.read_text().endswith("\n")
@@ -218,7 +219,7 @@ def append_rows(file: Path, rows: Sequence[Row]) -> None:
 
 
 def _network_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dt: float | None) -> Network:
-    """The network that a call of the model shows, twice where a call is one time step."""
+    """The network traced from a call of the model, repeated if a call is one time step."""
 
     def once(model: nn.Module, batch: Any) -> Any:
         return model(*args, **kwargs)
@@ -237,7 +238,7 @@ def _send_each(logger: Any, numbers: dict[str, float], step: int) -> None:
 
 
 def _sender(logger: Any) -> Callable[[dict[str, float], int], None]:
-    """How numbers are handed to a logger."""
+    """The function that sends numbers to a logger."""
     if hasattr(logger, "add_scalar"):
         return partial(_send_each, logger)
     if take := getattr(logger, "log_metrics", None) or getattr(logger, "log", None):

@@ -1,4 +1,4 @@
-"""What a monitor has seen, as figure and table."""
+"""The rows of a monitor as figure and table."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ SHARES = {"silent", "saturated", "surrogate"}
 
 
 def plot_rows(rows: Rows) -> "Figure":
-    """Each number over the steps, one line for each population."""
+    """Each number over the steps, one line per population."""
     with style():
         figure = new_figure(7.0, 9.6)
         *axes, rest = figure.subplots(5, 2, sharex=True).ravel()
@@ -39,7 +39,7 @@ def plot_rows(rows: Rows) -> "Figure":
             axis.set_title(label)
         for axis in axes[-2:]:
             axis.set_xlabel("step")
-            axis.tick_params(labelbottom=True)  # the last of its column, or above the legend
+            axis.tick_params(labelbottom=True)  # the last in its column, or above the legend
         lines = {line.get_label(): line for axis in axes for line in axis.lines}
         shown = [name for name in dict.fromkeys(row["population"] for row in rows) if name in lines]
         rest.set_axis_off()
@@ -49,7 +49,7 @@ def plot_rows(rows: Rows) -> "Figure":
 
 
 def plot_number(rows: Rows, key: str, axis: "Axes | None") -> "Figure":
-    """One number over the steps, into axes or a figure of its own."""
+    """One number over the steps, into given axes or a new figure."""
     if key not in LABELS:
         raise ValueError(f"a monitor has no {key!r}: choose one of {', '.join(LABELS)}")
     with style():
@@ -62,7 +62,7 @@ def plot_number(rows: Rows, key: str, axis: "Axes | None") -> "Figure":
 
 
 def _draw(axis: "Axes", rows: Rows, key: str) -> None:
-    """A line of each population that has the number."""
+    """A line for each population that has the number."""
     from matplotlib import colormaps
 
     names = list(dict.fromkeys(row["population"] for row in rows))

@@ -1,4 +1,4 @@
-"""One step of the training of a network, seen through hooks: what its populations did, and what became of them."""
+"""One training step of a network, observed by hooks: what its populations did, and how their weights changed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ from fluctua.network.facts import Population, population_currents, response
 from fluctua.state.measure import neuron_mean
 
 SAMPLES = 8  # of the batch, from which the free potential is taken
-FELT = 1e-4  # of the largest gradient in a population, from which on one counts as passed
+FELT = 1e-4  # of the largest gradient in a population, from which a gradient counts as passed
 
 
 class Watch:
-    """Looks at the passes of a model from now on until it is closed; it only holds what the model computes anyway."""
+    """Observes the passes of a model until it is closed; it only holds what the model computes anyway."""
 
     def __init__(self, populations: Sequence[Population]) -> None:
         self._seen = [_Seen(p) for p in populations]
         self._before: dict[Tensor, Tensor] = {w: w.detach().clone() for seen in self._seen for w in seen.weights}
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was seen, after the step; populations that did not run are left out."""
+        """The rows, after the step; populations that did not run are left out."""
         seen = {s.population.name: s for s in self._seen if s.currents and s.spikes}
         with torch.no_grad():
             spikes = {name: torch.cat(s.spikes) for name, s in seen.items()}
             return [s.row(spikes, self._before) for s in seen.values()]
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for seen in self._seen:
             for handle in seen.handles:
                 handle.remove()
@@ -104,7 +104,7 @@ class _Seen:
 
 
 def reaching(population: Population, given: Sequence[Tensor]) -> list[Tensor]:
-    """Of the currents that a module is called with, those that reach a population as they are, neuron by neuron."""
+    """The currents, among those that a module is called with, that directly enter a population, neuron by neuron."""
     return [given[k] for k in population.arguments if k is not None and k < len(given)]
 
 

@@ -1,4 +1,4 @@
-"""A fused model beside the model itself: the same spikes, outputs and gradients, or not."""
+"""A fused model against the model itself: do spikes, outputs and gradients agree?"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from fluctua.fusion.model import FusedModel
 
 _SAMPLES = 4
-_NOTHING = 1e-12  # of the largest gradient: what is left of sums that cancel
-_TOLERANCE = 1e-6  # of the largest number; both run in double precision, but for what a model keeps in single
+_NOTHING = 1e-12  # of the largest gradient: rounding left over from sums that cancel
+_TOLERANCE = 1e-6  # of the largest number; both run in double precision, except what a model keeps in single
 
 
 def compared(
     fast: "FusedModel", batch: Any, axis: int | None, exact: bool
 ) -> tuple[dict[str, int], str, tuple[str, ...]]:
-    """How often each population is called in a trial, what the comparison has shown, and what it has not.
+    """Calls of each population in a trial, what the comparison showed, and what it could not show.
 
     Raises:
         FuseError: outputs, spikes or gradients differ, unless not `exact`.
@@ -39,13 +39,13 @@ def compared(
             step.widen()
     for module in modules_of(twin):
         if "Dropout" in type(module).__name__:
-            module.eval()  # a mask per step comes from other random numbers
+            module.eval()  # masks per step would use other random numbers
     with _in_double(), engine("reference"):
         for little in _few_samples(batch, axis):
             try:
                 truth, spikes, gradients = _everything(twin, twin.plain, little)
                 break
-            except Exception:  # of a stranger's code, which may ask for all that it is made for
+            except Exception:  # foreign code may need the whole batch
                 if little is batch:
                     raise
         shown = {name: len(calls) for name, calls in spikes.items()}
@@ -57,7 +57,7 @@ def compared(
             except FuseError as error:
                 if error.changed is None or error.changed in twin.hearing:
                     raise
-                twin.hearing.add(error.changed)  # perhaps they hear themselves
+                twin.hearing.add(error.changed)  # perhaps they are recurrent
     fast.hearing.update(twin.hearing)
     largest = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     differences = _differences(truth, mine, "an output")
@@ -66,17 +66,17 @@ def compared(
     for name, gradient in gradients.items():
         differences += _differences([gradient], [fused_gradients[name]], f"the gradient of {name}", _NOTHING * largest)
     if differences and exact:
-        raise FuseError(f"the fused model gives something else: {differences[0]} (exact=False takes it all the same)")
+        raise FuseError(f"the fused model gives something else: {differences[0]} (exact=False accepts it)")
     silent = [name for name, calls in spikes.items() if not any(bool((c != 0).any()) for c in calls)]
     count = sum(int((c != 0).sum()) for calls in spikes.values() for c in calls)
     total = sum(c.numel() for calls in spikes.values() for c in calls)
     what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
-    notes = [f"{name} is silent on this batch, so nothing is shown of what it feeds" for name in silent]
+    notes = [f"{name} is silent on this batch, so the comparison does not cover what it feeds" for name in silent]
     return shown, "; ".join(differences) or what, (*notes, *differences)
 
 
 def _copied(fast: "FusedModel") -> "FusedModel":
-    """A deep copy, past what modules have to say about it, which is not always right."""
+    """A deep copy that bypasses the modules' own copying, which is not always correct."""
     own = [m for m in modules_of(fast) if hasattr(type(m), "__deepcopy__")]
     memo: dict[int, Any] = {id(m): object.__new__(type(m)) for m in own}
     for m in own:
@@ -85,7 +85,7 @@ def _copied(fast: "FusedModel") -> "FusedModel":
 
 
 def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:
-    """The batch with a few of its samples, along this axis; then all of it."""
+    """The batch with a few of its samples along this axis, then all of it."""
     if axis is not None and isinstance(batch, Tensor) and batch.ndim > axis + 1 and batch.shape[axis] > _SAMPLES:
         yield batch.narrow(axis, 0, _SAMPLES)
     yield batch
@@ -126,7 +126,7 @@ def _everything(
 
 
 def _differences(truth: list[Tensor], mine: list[Tensor], what: str, floor: float = 0.0) -> list[str]:
-    """How tensors differ by more than roundings, those below `floor` apart."""
+    """Differences between tensors beyond rounding, except those below `floor`."""
     if [x.shape for x in truth] != [x.shape for x in mine]:
         return [
             f"{what} has other shapes, {[tuple(x.shape) for x in mine][:3]} for {[tuple(x.shape) for x in truth][:3]}"
@@ -143,7 +143,7 @@ def _differences(truth: list[Tensor], mine: list[Tensor], what: str, floor: floa
 
 @contextmanager
 def _in_double() -> Iterator[None]:
-    """What the model makes inside the block is float64 too."""
+    """Inside the block new tensors of the model are float64 too."""
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
@@ -154,10 +154,9 @@ def _in_double() -> Iterator[None]:
 
 
 class _Widened(TorchFunctionMode):
-    """Single precision that a model asks for is double; a functional dropout lets all through."""
+    """Replaces single precision by double where a model asks for it; functional dropout passes everything."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         kwargs = {k: _wide(v) for k, v in (kwargs or {}).items()}
         name = getattr(func, "__name__", "")
         if func is Tensor.float:
@@ -169,12 +168,12 @@ class _Widened(TorchFunctionMode):
 
 
 def dropout(x: Tensor, *_: Any) -> Tensor:
-    """All comes through; the name says what it stands for."""
+    """Passes everything; named after the function that it replaces."""
     return x
 
 
 def _wide(argument: Any) -> Any:
-    """Double precision in the place of single, as torch names it; anything else as it is."""
+    """Double precision in place of single, as torch names it; anything else unchanged."""
     if argument is torch.float32:
         return torch.float64
     if argument in ("torch.FloatTensor", "torch.cuda.FloatTensor") if isinstance(argument, str) else False:

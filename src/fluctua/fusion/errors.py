@@ -1,11 +1,11 @@
-"""What is raised where a model cannot be fused."""
+"""The error of a model that cannot be fused."""
 
 
 class FuseError(ValueError):
     """The model cannot run on fused loops; the message names the module and the reason.
 
     Attributes:
-        changed: name of neurons for which it does not compute what they hear as at the first step, if that is it.
+        changed: name of the neurons whose input is computed differently after the first step, if that is the reason.
 
     Example:
         >>> import torch, fluctua

@@ -1,7 +1,7 @@
-"""Neurons that hear themselves by the model's own code: what it computes of their last spikes, and of anything else.
+"""Recurrence in the model's own code: what it computes from the last spikes of neurons, and from anything else.
 
-While the model runs its second step, such operations are kept as they are, until the neurons are called with their
-result. As a function of their spikes it must be a weight, which is then found by giving it each spike alone.
+While the model runs its second step, such operations are recorded, until the neurons are called with their result. As
+a function of the spikes this must be a weight; giving it each spike alone then determines the weight.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,20 +18,20 @@ from fluctua.fusion.recurrence import Echo
 from fluctua.network.run import mapped, tensors_in
 
 Lag = int | None
-"""How many steps ago a node is meant; None for what is the same at every step."""
+"""How many steps ago a node is taken; None for a node that is the same at every step."""
 
 Lagged = tuple[Node, Lag]
 
 
 class Deferred(Node):
-    """What an operation gives, some of whose arguments are not known yet.
+    """The result of an operation some of whose arguments are not known yet.
 
     Args:
-        like: what it gives of one step.
+        like: its result for one step.
         func: the operation.
-        args: of it; steps of nodes as functions from `(node, lag)` to a tensor, see `Late`.
+        args: its arguments; steps of nodes as functions from `(node, lag)` to a tensor, see `Late`.
         kwargs: likewise.
-        item: which of several results.
+        item: index among several results.
     """
 
     def __init__(
@@ -53,11 +53,10 @@ class Deferred(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and any(late.node.waits for late in self.late)
 
     def of(self, value: Callable[[Node, Lag], Tensor], lag: Lag) -> Tensor:
-        """The result where the nodes have these values at the step that is so long ago."""
+        """The result if the nodes have these values, `lag` steps ago."""
 
         def tensor(x: Tensor) -> Tensor:
             return value(x.node, _sum(lag, x.lag)) if isinstance(x, Late) else x
@@ -67,12 +66,11 @@ class Deferred(Node):
         return result
 
     def first(self) -> Tensor:
-        """See `Node.first`."""
         known = self.computed or any(late.lag != 0 for late in self.late)
         return self.value[0] if known else self.of(lambda node, _: node.first(), 0)
 
     def compute(self) -> Tensor:
-        """All steps; one that reaches back before the first step is zero."""
+        """All steps; values from before the first step are zero."""
         leaves = list(dict.fromkeys(_leaves(self, 0)))
         lost = max((lag for _, lag in leaves if lag is not None), default=0)
         found = _over_time(self, leaves, lost)
@@ -80,14 +78,14 @@ class Deferred(Node):
 
 
 class Late(Tensor):
-    """In the arguments of a `Deferred`: a node, so many steps before the latest of them."""
+    """In the arguments of a `Deferred`: a node, `lag` steps before the latest of them."""
 
     node: Node
     lag: Lag
 
     @staticmethod
     def of(node: Node, lag: Lag) -> "Late":
-        """The node, so long ago."""
+        """The node, `lag` steps ago."""
         made = Tensor._make_subclass(Late, torch.empty(0))  # type: ignore[attr-defined]
         made.node, made.lag = node, lag
         assert isinstance(made, Late)
@@ -95,7 +93,7 @@ class Late(Tensor):
 
 
 class Led(Node):
-    """A current whose first step comes by another way than the others, of which there are `rest` `[T - 1, B, *N]`."""
+    """A current whose first step is computed differently from the rest, `[T - 1, B, *N]`."""
 
     def __init__(self, begun: Callable[[], Tensor], node: Node, rest: Tensor) -> None:
         super().__init__([1 + len(rest), *rest.shape[1:]], node.like, node.depth + 1)
@@ -107,15 +105,15 @@ class Led(Node):
 
 
 def heard(spikes: Spikes, node: Node, lag: int) -> tuple[Node, Echo]:
-    """What neurons hear: a current from outside at all steps, and themselves.
+    """The input of recurrent neurons: a current from outside at all steps, and their own spikes.
 
     Args:
-        spikes: their own; their source is what they are called with at the first step.
-        node: what they are called with from the second step on, of so many steps ago.
-        lag: zero, or one where steps are counted by their last spikes.
+        spikes: their spikes; the source is their input at the first step.
+        node: their input from the second step on, `lag` steps ago.
+        lag: zero, or one if steps are counted by the last spikes.
 
     Raises:
-        FuseError: it is no weight by which they hear themselves.
+        FuseError: the recurrence is not a weight.
     """
     begun = spikes.source
     plain = _by_a_weight(spikes, node) if lag == 0 and not spikes.shown else None
@@ -132,7 +130,7 @@ def heard(spikes: Spikes, node: Node, lag: int) -> tuple[Node, Echo]:
 
 
 def _by_a_weight(spikes: Spikes, node: Node) -> tuple[Node, Product] | None:
-    """The two parts of the sum of a current from outside and that of a plain weight for the last spikes, if it is."""
+    """If the node is a current from outside plus a plain weight times the last spikes, the two parts."""
     if not isinstance(node, Deferred) or getattr(node.func, "__name__", "") not in ADDS or len(node.late) != 2:
         return None
     (outside, later), (own, before) = sorted([(x.node, x.lag) for x in node.late], key=lambda pair: pair[1] or 0)
@@ -145,7 +143,7 @@ def _apart(spikes: Spikes, node: Node, lag: int) -> tuple[Tensor, Tensor]:
     """The current from outside `[T - 1, B, N]` from the second step on, and the weight."""
     name = spikes.name
     if len(spikes.shape) != 3:
-        raise FuseError(f"{name} hears itself, and its neurons lie on more than one axis: no loop takes such a weight")
+        raise FuseError(f"{name} is recurrent, and its neurons lie on more than one axis: no loop takes such a weight")
     steps, leaves = spikes.shape[0], list(dict.fromkeys(_leaves(node, lag, spikes, name)))
     silent = spikes.like.new_zeros(spikes.shape[1:])
     try:
@@ -154,22 +152,22 @@ def _apart(spikes: Spikes, node: Node, lag: int) -> tuple[Tensor, Tensor]:
         alone, none = (_weighed(node, leaves, lag, spikes, own) for own in (each, torch.zeros_like(each)))
         weight = (alone - none).t().contiguous()
     except (RuntimeError, ValueError, TypeError) as error:
-        raise FuseError(f"what {name} hears of itself is no weight ({error})") from error
+        raise FuseError(f"the recurrence of {name} is not a weight ({error})") from error
     if weight.shape != each.shape:
-        raise FuseError(f"what {name} hears of itself is no weight, but of the shape {tuple(weight.shape)}")
+        raise FuseError(f"the recurrence of {name} is not a weight, but has the shape {tuple(weight.shape)}")
     return outside, weight
 
 
 def _leaves(node: Node, lag: Lag, own: Node | None = None, name: str = "") -> Iterator[Lagged]:
-    """What a node is made of that is known."""
+    """The known nodes that a node is computed from."""
     if node is own:
         if lag != 1:
-            raise FuseError(f"{name} hears its spikes of {lag} steps before, which is served for one step alone")
+            raise FuseError(f"{name} receives its spikes from {lag} steps before; only one step is supported")
     elif not node.waits and own is not None:
         yield node, lag
     elif isinstance(node, Deferred):
         if own is not None and getattr(node.func, "__name__", "") in RANDOM:
-            raise FuseError(f"{name} hears itself through random numbers ({node.func.__name__})")
+            raise FuseError(f"{name} is recurrent through random numbers ({node.func.__name__})")
         for late in node.late:
             yield from _leaves(late.node, _sum(lag, late.lag), own, name)
     elif own is None:
@@ -177,10 +175,10 @@ def _leaves(node: Node, lag: Lag, own: Node | None = None, name: str = "") -> It
     elif isinstance(node, Product):
         yield from _leaves(node.source, lag, own, name)
     elif isinstance(node, Spikes):
-        raise FuseError(f"{name} hears itself by way of other neurons, {node.name}: feedback has no fused loop")
+        raise FuseError(f"{name} feeds back through other neurons, {node.name}: no fused loop supports that")
     else:
         what = "its potential" if isinstance(node, Part) else type(node).__name__
-        raise FuseError(f"{name} hears {what} of the step before: there is no fused loop for that")
+        raise FuseError(f"{name} reads {what} of the step before: no fused loop supports that")
 
 
 def _sum(lag: Lag, more: Lag) -> Lag:
@@ -188,7 +186,7 @@ def _sum(lag: Lag, more: Lag) -> Lag:
 
 
 def _value(node: Node, lag: Lag, known: Callable[[Node, Lag], Tensor | None], biased: bool = True) -> Tensor:
-    """A node that is so many steps ago, of those that are known."""
+    """The value of a node `lag` steps ago, from known nodes."""
     found = known(node, lag)
     if found is not None:
         return found
@@ -207,7 +205,7 @@ def _over_time(
     silent: Tensor | None = None,
     steps: int | None = None,
 ) -> Tensor:
-    """The node at all steps from `first` on, where its neurons are silent."""
+    """The node at all steps from `first` on, while its neurons are silent."""
     count = steps or node.shape[0]
     timed = [(n, k) for n, k in leaves if k is not None]
     still: dict[Lagged, Tensor] = {(n, None): n.value for n, k in leaves if k is None}
@@ -225,6 +223,6 @@ def _over_time(
 
 
 def _weighed(node: Node, leaves: list[Lagged], lag: int, own: Node, spikes: Tensor) -> Tensor:
-    """The current for spikes `[samples, N]` where all else is zero, biases too."""
+    """The current for spikes `[samples, N]` with everything else zero, also biases."""
     zero = {(n, k): spikes.new_zeros(len(spikes), *n.shape[1 if k is None else 2 :]) for n, k in leaves}
     return _value(node, lag, lambda n, k: spikes if n is own else zero.get((n, k)), biased=False)

@@ -1,4 +1,4 @@
-"""One operation on all steps of sequences at once, with the result of one step after another."""
+"""One operation on all steps of sequences at once, with the same result as step by step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from fluctua.fusion.nodes import Given, Node
 from fluctua.layers.fusion import demand_eager, plan
 from fluctua.layers.over_time import PIECE, convolved_by_events
 
-CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # axes of what they take
+CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # number of axes of their input
 
 _FEW = 0.1
-"""Share of entries that are not zero above which frames whose channels come last are convolved as they are.
+"""Fraction of non-zero entries above which frames with channels last are convolved as dense tensors.
 
 Measured with `benchmarks/fuse.py`: at 4 % a sum over spikes makes a step 1.5 times faster, at 20 % 1.2 times slower.
 """
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 Bound = Callable[[Mapping[Node, Tensor]], Arguments]
-"""The arguments of a call with these tensors in the place of steps of nodes."""
+"""The arguments of a call, with these tensors in place of steps of nodes."""
 
 
 def folded(func: Callable[..., Any], nodes: Sequence[Node], bound: Bound) -> Any:
-    """The operation on all steps of the nodes that its arguments are steps of: nodes in the place of tensors."""
+    """The operation on all steps of the nodes among its arguments; returns nodes in place of tensors."""
     depth = 1 + max(node.depth for node in nodes)
     values = {node: node.value for node in nodes}
     args, kwargs = bound(values)
@@ -43,7 +43,7 @@ def folded(func: Callable[..., Any], nodes: Sequence[Node], bound: Bound) -> Any
 
 
 def as_pooled(func: Callable[..., Any], value: Any) -> Any:
-    """What an operation gives; a maximum of places gets its gradient channels last too, else torch copies both maps."""
+    """The result of an operation; the gradient of max pooling becomes channels last too, or torch copies both maps."""
     if func is F.max_pool2d and isinstance(value, Tensor) and value.requires_grad and value.stride(-3) == 1:
 
         def last(g: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _convolved(func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], op
 
 
 def convolved(func: Callable[..., Any], frames: Tensor, *others: Any, **options: Any) -> Tensor:
-    """A convolution of many frames `[F, channels, ...]`, by events where these are few.
+    """A convolution of many frames `[F, channels, ...]`, by events if these are few.
 
     Channels of images come last in memory from here on, where torch convolves faster, and pools several times faster.
     """

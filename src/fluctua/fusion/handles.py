@@ -100,7 +100,6 @@ class Step(Handle):
 
     @property
     def stored(self) -> Tensor:
-        """See `Handle.stored`."""
         return self.node.at(self.step)
 
 
@@ -117,7 +116,6 @@ class Whole(Handle):
 
     @property
     def stored(self) -> Tensor:
-        """See `Handle.stored`."""
         return self.node.value
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -24,27 +24,27 @@ def fuse(
     steps: int | None = None,
     exact: bool = True,
 ) -> "FusedModel":
-    """The model with its loop over time taken apart: weights act on all steps at once, neurons run in fused loops.
+    """Run the model on fused loops: weights act on all steps at once, and neurons run in fused loops over time.
 
-    The loops are derived from each neuron's own step, which is followed once, so spikes and gradients are those of the
-    model. Its forward pass runs as it is written; what it does to the first step is done to all of them. Weights in
-    front of neurons are added up spike by spike where spikes are few, and so are those by which neurons hear themselves
-    one step later. What cannot join runs step by step as it is.
+    The loops are derived from each neuron's own step, which is traced once, so spikes and gradients are those of the
+    model. The model's own forward pass runs; whatever it does to the first step is done to all steps. If spikes are
+    few, weights in front of neurons, also recurrent ones, are added up spike by spike. What cannot join runs step by
+    step.
 
     Args:
-        model: of snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It stays as it is, and shares its
+        model: of snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and shares its
             parameters and buffers with the fused model.
-        batch: an input as the model takes it in training; a few of its samples are compared.
-        forward: `(model, batch)` that runs all time steps, where the model itself does not.
-        time: which axis of a batch is time, for a model that is written for a single step, None for a static input.
-        steps: how often a static input is shown to a model that is written for a single step.
-        exact: whether a difference in the comparison is an error, or a note in the report.
+        batch: an input as in training; a few of its samples are compared.
+        forward: `(model, batch)` that runs all time steps, if the model itself does not.
+        time: which axis of a batch is time, for a model written for a single step; None for a static input.
+        steps: how many steps a static input is shown for, for a model written for a single step.
+        exact: whether a difference in the comparison is an error, or only a note in the report.
 
     Raises:
-        FuseError: no population can run in a fused loop, the model does what no loop over all steps can do (feedback
-            between populations, a state that is edited between steps, backward within forward), or it gives something
-            else.
-        WiringError: it cannot be seen how the model runs over time.
+        FuseError: no population can run in a fused loop; the model does something that no loop over all steps can do
+            (feedback between populations, a state that is edited between steps, backward within forward); or the
+            fused model gives different results.
+        WiringError: fluctua cannot see how the model runs over time.
 
     Example:
         >>> import fluctua, snntorch, torch
@@ -62,7 +62,7 @@ def fuse(
         if (framework := framework_of(module)) is not None and framework.package != "fluctua"
     ]
     if not populations:
-        raise FuseError("no neuron of a known framework in the model: fluctua's own run in fused loops as they are")
+        raise FuseError("no neuron of a known framework in the model: fluctua's own neurons already run in fused loops")
     by_steps = {p.name: found for p in populations if isinstance(found := p.look(), str)}
     fused = tuple(p.name for p in populations if p.name not in by_steps)
     if not fused:
@@ -70,7 +70,7 @@ def fuse(
         raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
     if forward is None:
         way = over_time(model, batch, KnownNeurons(), time, steps)
-        forward = way.through if isinstance(way, StepLoop) else None  # without bringing the model to rest before
+        forward = way.through if isinstance(way, StepLoop) else None  # without bringing the model to rest first
     fast = FusedModel(model, populations, forward)
     shown, what, notes = compared(fast, batch, 1 if time == 0 else 0, exact)
     fast.__dict__["_shown"] = shown
@@ -79,15 +79,15 @@ def fuse(
 
 
 class FusedModel(nn.Module):
-    """What `fuse` makes. Its parameters, buffers and children are the model's own, by the same names.
+    """The result of `fuse`. Its parameters, buffers and children are the model's own, under the same names.
 
-    So an optimiser of either trains both, and a `state_dict` of either fits both. It is deterministic like the model,
-    but for masks of dropout, which come from other random numbers.
+    So an optimiser of either trains both, and a `state_dict` of either fits both. It is as deterministic as the model,
+    except for dropout masks, which use other random numbers.
 
     Attributes:
         unfused: the model.
-        report: what became of it: `fused` and `by_steps` name its neuron modules, `compared` and `notes` tell what was
-            seen when both ran side by side.
+        report: `fused` and `by_steps` name its neuron modules, `compared` and `notes` tell what the comparison of both
+            showed.
 
     Example:
         >>> import fluctua, snntorch, torch
@@ -114,19 +114,19 @@ class FusedModel(nn.Module):
         own |= {"populations": populations, "hearing": set(), "_forward": forward}
 
     def train(self, mode: bool = True) -> "FusedModel":
-        """As of any module; the model goes along."""
+        """As for any module; sets the mode of the model too."""
         self.unfused.train(mode)
         self.training = mode
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns."""
+        """The model's output."""
         answer = Session(self.populations, self._shown, self.hearing).run(self.plain, *args, **kwargs)
         settle(self.unfused)
         return answer
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns, without fused loops."""
+        """The model's output, without fused loops."""
         if self._forward is None:
             return self.unfused(*args, **kwargs)
         return self._forward(self.unfused, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What a model computes, computed when somebody needs it: so that weights and the neurons behind them join."""
+"""The values that a model computes, evaluated only on demand, so that weights and the neurons behind them can join."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from fluctua.timeloop.engines import integrate
 from fluctua.timeloop.expressions import Expression, Value, replaced
 from fluctua.timeloop.tracing import Followed
 
-if TYPE_CHECKING:  # numba is imported when a first network runs
+if TYPE_CHECKING:  # numba is imported only when a network runs
     from fluctua.timeloop.events_layers import Layer
 
 
@@ -31,10 +31,10 @@ class Node:
     """A tensor of the model, whose first axis may be time.
 
     Attributes:
-        shape: of it.
+        shape: its shape.
         like: a tensor of its type, on its device.
-        depth: more than of what it is made of.
-        memo: what has been made of it.
+        depth: larger than that of the nodes that it is computed from.
+        memo: nodes computed from it.
     """
 
     def __init__(self, shape: Sequence[int], like: Tensor, depth: int) -> None:
@@ -45,12 +45,12 @@ class Node:
 
     @property
     def waits(self) -> bool:
-        """Whether it depends on spikes of neurons of which it is not known yet how they hear themselves."""
+        """Whether it depends on spikes of neurons whose recurrence is not known yet."""
         return False
 
     @property
     def computed(self) -> bool:
-        """Whether its value is there."""
+        """Whether its value has been computed."""
         return self._value is not None
 
     @property
@@ -62,15 +62,15 @@ class Node:
         return self._value
 
     def set(self, value: Tensor) -> None:
-        """Say what it is, without computing it."""
+        """Set its value without computing it."""
         self._value = value
 
     def at(self, step: int) -> Tensor:
-        """What it is at a step."""
+        """Its value at a step."""
         return self.value[step]
 
     def first(self) -> Tensor:
-        """What it is at the first step, without the others if they are not there."""
+        """Its value at the first step, without computing the others."""
         return self.value[0]
 
     def compute(self) -> Tensor:
@@ -79,7 +79,7 @@ class Node:
 
 
 class Given(Node):
-    """A tensor that is there."""
+    """A tensor that already exists."""
 
     def __init__(self, value: Tensor, depth: int = 0) -> None:
         super().__init__(value.shape, value, depth)
@@ -95,11 +95,10 @@ class Product(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and self.source.waits
 
     def compute(self) -> Tensor:
-        """By events, where these are few."""
+        """By events, if these are few."""
         x = self.source.value
         if not self.joins:
             return linear(x, self.weight, self.bias)
@@ -109,7 +108,6 @@ class Product(Node):
         return _run(x, [_layer(_PASSING, self, x)], spikes)
 
     def first(self) -> Tensor:
-        """See `Node.first`."""
         return self.value[0] if self.computed else linear(self.source.first(), self.weight, self.bias)
 
     @property
@@ -124,15 +122,15 @@ class Spikes(Node):
     """The output of a population at all steps, in the order of axes in which its module is called.
 
     Attributes:
-        step: of the population that gives it.
+        step: the step of the population.
         source: its input current.
-        shown: for how many steps, where this is the same at every step.
+        shown: number of steps, if the input is the same at every step.
         initial: state before the first step.
         layout: where time is.
-        echo: how it hears itself, if it does.
+        echo: its recurrence, if any.
         name: of the population, for messages.
-        dynamics: what the population does.
-        unheard: what to say, while it is not known how it hears itself, to who needs it before.
+        dynamics: what the population computes.
+        unheard: the error message while its recurrence is still unknown.
     """
 
     def __init__(
@@ -154,18 +152,17 @@ class Spikes(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return self.unheard is not None or (not self.computed and self.source.waits)
 
     def hear(self, source: Node, echo: Echo) -> None:
-        """Say what it hears: a current from outside at all steps, and itself."""
+        """Set its input: a current from outside at all steps, and its recurrence."""
         self.source, self.echo, self.shown, self.unheard = source, echo, None, None
 
     def compute(self) -> Tensor:
         """Together with the weights and populations in front, as far as they join.
 
         Raises:
-            FuseError: it is not known yet how it hears itself.
+            FuseError: its recurrence is not known yet.
         """
         if self.unheard is not None:
             raise FuseError(self.unheard)
@@ -178,7 +175,7 @@ class Spikes(Node):
         return self.layout.as_called(output)
 
     def run(self, dynamics: Dynamics) -> tuple[Tensor, Tensors]:
-        """Output `[T, B, *N]` of these dynamics, and the state behind the last step."""
+        """Output `[T, B, *N]` of these dynamics, and the state after the last step."""
         x = self._outside
         if self.echo is not None:
             x = self.echo.added(x, self.layout.as_sequence(self.value))
@@ -193,7 +190,7 @@ class Spikes(Node):
 
     @property
     def final(self) -> Tensors:
-        """The state behind the last step."""
+        """The state after the last step."""
         if self._final is None:
             with torch.set_grad_enabled(self._grad):
                 _, self._final = self.run(self.dynamics)
@@ -212,7 +209,7 @@ class Spikes(Node):
         return found
 
     def _joins(self, spiking: bool) -> bool:
-        """Whether it runs as one with the weight in front, if need be as one whose spikes go on to others."""
+        """Whether it runs as one with the weight in front; `spiking` if its spikes feed others."""
         product, fires = self.source, self.step.step.traced.fired is not None
         uniform = not any(isinstance(part, Tensor) for part in self.initial)
         if not isinstance(product, Product) or product.computed or self.shown or not uniform or not product.joins:
@@ -222,7 +219,7 @@ class Spikes(Node):
 
 
 class Part(Node):
-    """A part of the state of a population behind every step, in the order of axes of its output."""
+    """A part of the state of a population after every step, in the order of axes of its output."""
 
     def __init__(self, spikes: Spikes, number: int) -> None:
         super().__init__(spikes.shape, spikes.like, spikes.depth + 1)
@@ -230,17 +227,16 @@ class Part(Node):
 
     @property
     def waits(self) -> bool:
-        """See `Node.waits`."""
         return not self.computed and self.spikes.waits
 
     def at(self, step: int) -> Tensor:
-        """What it is at a step; at the last one without the others."""
+        """Its value at a step; at the last one without computing the others."""
         if step == self.shape[0] - 1 and not self.computed:
             return self.spikes.final[self.number]
         return super().at(step)
 
     def compute(self) -> Tensor:
-        """By a loop whose output it is. Gradients of two loops on one current add up to those of both outputs."""
+        """By a loop with it as output. The gradients of two loops on one current add up to those of both outputs."""
         dynamics = self.spikes.dynamics
         assert isinstance(dynamics.step, Followed)
         watched = replace(dynamics, step=_observed(dynamics.step, self.number), spiking=False)
@@ -248,7 +244,7 @@ class Part(Node):
 
 
 class Later(Node):
-    """What a model leaves behind or returns though hardly anybody looks at it: computed by who does."""
+    """A value that a model leaves behind or returns but that is rarely read: computed on demand."""
 
     def __init__(self, shape: Sequence[int], of: Node, make: Callable[[], Tensor]) -> None:
         super().__init__(shape, of.like, of.depth + 1)
@@ -256,7 +252,7 @@ class Later(Node):
 
 
 def left_behind(spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> Later:
-    """A part of the state behind the last step of a sequence, as `carried` leaves it; the last may be the spikes."""
+    """A part of the state after the last step of a sequence, changed by `carried`; the last may be the spikes."""
 
     def made() -> Tensor:
         last = number == spikes.dynamics.states
@@ -272,12 +268,12 @@ def copied(node: Node) -> Later:
 
 
 def compute(nodes: Iterable[Node]) -> None:
-    """Compute all of them, what others are made of first, so that nothing is computed twice.
+    """Compute all of them, in an order in which nothing is computed twice.
 
-    A single step of a part of the state is left to who wants it.
+    A single step of a part of the state is left to whoever wants it.
     """
     wanted = set(nodes)
-    wanted |= {node.spikes.source for node in wanted if isinstance(node, Part)}  # else only as one with its spikes
+    wanted |= {node.spikes.source for node in wanted if isinstance(node, Part)}  # otherwise only as one with its spikes
     for node in sorted(wanted, key=lambda n: n.depth):
         if not isinstance(node, Part):
             _ = node.value
@@ -285,7 +281,7 @@ def compute(nodes: Iterable[Node]) -> None:
 
 @lru_cache(maxsize=256)
 def _observed(step: Followed, number: int) -> Followed:
-    """The step whose output is a part of the state behind it."""
+    """The step with a part of the state after it as output."""
     t = step.traced
     output, own = t.leaf("gradient", 0), t.leaf("gradient", 1 + number)
     known: dict[Expression, Value] = {output: 0.0, own: t.graph("add", own, output)}
@@ -300,10 +296,9 @@ def _observed(step: Followed, number: int) -> Followed:
 
 @dataclass(frozen=True)
 class _Passing:
-    """A step that gives its input: what is left of a layer without neurons."""
+    """A step that returns its input: a layer without neurons."""
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         return inputs[0] * constants[0], state
 
 

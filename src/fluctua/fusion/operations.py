@@ -1,4 +1,4 @@
-"""What operations of torch, by name or by themselves, are to tensors that stand for a step."""
+"""How operations of torch treat tensors that stand for a step, by name or function."""
 
 import torch
 from torch import Tensor
@@ -7,35 +7,35 @@ FACTS = frozenset(
     {"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex", "__len__", "element_size"}
     | {"get_device", "stride", "is_contiguous", "__hash__", "is_same_size", "is_signed"}
 )
-"""What asks for no numbers."""
+"""They ask for no values."""
 
 CONVERSIONS = frozenset({"to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "contiguous"})
-"""What gives the same numbers in another type, or on another device."""
+"""They give the same values in another type, or on another device."""
 
 PROPERTIES = frozenset(
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_sparse", "is_quantized", "is_meta")
 )
-"""As `FACTS`, of attributes."""
+"""As `FACTS`, for attributes."""
 
 OF_TENSORS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data"))
 """Attributes that are tensors."""
 
 PLAIN_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"})
-"""What makes new tensors of the shape of another."""
+"""They make new tensors in the shape of another."""
 
 ANSWERS = frozenset({"__bool__", "item", "tolist", "numpy", "__int__", "__float__", "__format__", "__repr__"})
-"""What gives no tensor, but a value of the language."""
+"""They give no tensor, but a Python value."""
 
 BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
-"""What computes gradients."""
+"""They compute gradients."""
 
 RANDOM = frozenset(
     {"bernoulli", "rand_like", "randn_like", "randint_like", "poisson", "multinomial", "normal", "dropout", "rrelu"}
     | {"alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
     | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential", "bernoulli_", "uniform_", "normal_"}
 )
-"""Names of what draws random numbers."""
+"""Names of functions that draw random numbers."""
 
 ADDS = frozenset({"add", "__add__", "__radd__"})
-"""Names of a sum of two."""
+"""Names of the sum of two tensors."""

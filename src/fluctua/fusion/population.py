@@ -1,4 +1,4 @@
-"""One neuron module of a model, as the fused loops run it."""
+"""One neuron module of a model, for the fused loops."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +14,12 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(eq=False)
 class Population:
-    """A neuron module, its step followed when it is first needed, and again when its options have changed.
+    """A neuron module; its step is traced when first needed, and again when its options have changed.
 
     Attributes:
         name: of the module in the model.
-        module: itself.
-        framework: that it is of.
+        module: the module.
+        framework: its framework.
     """
 
     name: str
@@ -49,22 +49,22 @@ class Population:
         return all(hasattr(self.module, name) for name in self.stepping.names(self.module))
 
     def look(self) -> NeuronStep | str:
-        """What one step of it does, as it is now, or why it runs as it is."""
+        """The trace of its present step, or why it runs unfused."""
         if self.framework.stepping is None:
-            return f"neurons of {self.framework.package} are not followed"
+            return f"neurons of {self.framework.package} are not supported"
         now = _options(self.module, self.stepping)
         if self._known is None or self._known[0] != now:
             try:
                 found = followed(self.module, self.stepping)
                 heard = self.stepping.hearing(self.module) is None or found.step.traced.fired is not None
-                self._known = now, found if heard else "it hears itself, and its output is not 0 or 1"
+                self._known = now, found if heard else "it is recurrent, and its output is not 0 or 1"
             except ValueError as error:
                 self._known = now, str(error)
         return self.stepping.watched(self.module) or self._known[1]
 
 
 def _options(module: nn.Module, stepping: Stepping) -> Any:
-    """All that decides what a step does and is no tensor of numbers."""
+    """Everything except tensors of numbers that decides what a step does."""
     attributes = [
         (m.training, *((n, v if isinstance(v, _PLAIN) else id(v)) for n, v in vars(m).items() if _counts(n, v)))
         for m in modules_of(module)

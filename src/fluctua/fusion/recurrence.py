@@ -1,4 +1,4 @@
-"""A population that hears its own spikes, one step late."""
+"""A recurrent population, whose spikes return one step late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _CONVOLUTIONS = nn.Conv1d, nn.Conv2d
 
 @dataclass(frozen=True, eq=False)
 class Echo:
-    """How a population hears itself.
+    """The recurrence of a population.
 
     Attributes:
-        back: what makes a current `[B, *N]` of the spikes of the step before: a module, or a weight `[N, N]`.
-        before: what it hears at the first step: spikes `[B, *N]`, 0.0 for those of neurons that were silent, or None
-            where nothing is heard yet, not even a bias.
+        back: turns the spikes of the last step into a current `[B, *N]`: a module, or a weight `[N, N]`.
+        before: the recurrent spikes at the first step, `[B, *N]`; 0.0 for silent neurons, or None if there is no
+            recurrent input yet, not even a bias.
         bias: beside a weight.
     """
 
@@ -37,13 +37,13 @@ class Echo:
         return current.reshape(spikes.shape)
 
     def with_first(self, x: Tensor) -> Tensor:
-        """The current `[T, B, *N]` from outside, and at the first step what is heard there."""
+        """The current `[T, B, *N]` from outside, plus the recurrent input of the first step."""
         if self.before is None or (isinstance(self.before, float) and self._without_bias):
             return x
         return torch.cat([x[:1] + self.of(torch.zeros_like(x[0]) + self.before), x[1:]])
 
     def added(self, x: Tensor, spikes: Tensor) -> Tensor:
-        """The whole current, of that from outside and all spikes, both `[T, B, *N]`."""
+        """The whole current, from the current from outside and all spikes, both `[T, B, *N]`."""
         heard = self.of(spikes[:-1].flatten(0, 1)).reshape(x[1:].shape)
         return torch.cat([self.with_first(x)[:1], x[1:] + heard])
 
@@ -58,7 +58,7 @@ class Echo:
         return (self.of(each) - bias).t().contiguous(), bias[0]
 
     def throughout(self, like: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """As `numbers`, with a bias that is heard from the first step on; None where that is not so."""
+        """As `numbers`, with a bias that acts from the first step on; None if it does not."""
         weight, bias = self.numbers(like)
         fits = (self.before is None and bias is None) or isinstance(self.before, float)
         return (weight, bias) if fits and tuple(weight.shape) == (like.shape[-1],) * 2 else None
@@ -69,22 +69,22 @@ class Echo:
 
 
 def run(x: Tensor, dynamics: Dynamics, initial: Sequence[Tensor | float], echo: Echo) -> Tensor:
-    """Spikes `[T, B, *N]` for a current `x` from outside, in a fused loop where there is one; the log says why not."""
+    """Spikes `[T, B, *N]` for a current `x` from outside, in a fused loop if possible; the log says why not."""
 
     def fused() -> Tensor:
         demand_eager(x, ("cpu", "cuda"))
         numbers = [part for part in initial if not isinstance(part, Tensor)]
-        demand(len(numbers) == len(initial), "the state before the first step is not one for all neurons")
+        demand(len(numbers) == len(initial), "the state before the first step differs between neurons")
         outside, own = echo.with_first(x), dynamics.to(x)
         if not isinstance(echo.back, Tensor) and is_unmodified(echo.back, *_CONVOLUTIONS):
             conv: nn.Conv2d = echo.back  # type: ignore[assignment]
             if conv.bias is not None:
                 outside = torch.cat([outside[:1], outside[1:] + conv.bias.view(-1, *[1] * (x.ndim - 3))])
             return heard_map(own, numbers, conv, outside)
-        demand(x.ndim == 3, f"neurons of the shape {tuple(x.shape[2:])} hear themselves by no plain convolution")
+        demand(x.ndim == 3, f"neurons of the shape {tuple(x.shape[2:])} have no plain convolution as recurrence")
         return heard_spikes(own, numbers, *echo.numbers(x), outside)
 
-    found = plan("a population that hears itself", fused)
+    found = plan("a recurrent population", fused)
     return _by_steps(x, dynamics, initial, echo) if found is None else found
 
 

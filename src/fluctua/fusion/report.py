@@ -1,17 +1,17 @@
-"""What became of a model that was fused."""
+"""The report on a fused model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class FuseReport:
-    """Which population runs in which loop, and what the fused model was compared with.
+    """Which population runs in which loop, and how the fused model compared with the model.
 
     Attributes:
         fused: names of the neuron modules that run in loops derived from their own step.
-        by_steps: names of those that run as they are, and why.
-        compared: what was found when the model and the fused one ran side by side.
-        notes: what the comparison does not show.
+        by_steps: names of those that run step by step, and why.
+        compared: the result of running the model and the fused one side by side.
+        notes: what the comparison does not cover.
 
     Example:
         >>> print(FuseReport(("lif1",), {}, "40 of 200 outputs are spikes, all alike"))

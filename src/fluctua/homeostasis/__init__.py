@@ -1,4 +1,4 @@
-"""Homeostatic plasticity: populations brought to the rates at which they should fire, after any initialiser."""
+"""Homeostatic plasticity: populations brought to their target rates, after any initialiser."""
 
 from fluctua.homeostasis.bounds import ActivityBound
 from fluctua.homeostasis.priming import prime

@@ -11,16 +11,16 @@ from torch import Tensor
 class ActivityBound:
     """One-sided penalty on the spike count `n` of a trial: `strength * mean relu(excess)^order`.
 
-    The excess is `threshold - n` for a lower bound and `n - threshold` for an upper one. `n` is first averaged over
-    the neurons of a population or over the positions of a feature map where `per` says so; the outer mean runs over
-    the samples and whatever `n` still distinguishes. A bound that is kept costs nothing and has no gradient.
+    The excess is `threshold - n` for a lower bound and `n - threshold` for an upper one. `n` is first averaged as `per`
+    says, over the neurons of a population or over the positions of a feature map. The outer mean runs over samples and
+    the remaining axes of `n`. A bound that is kept costs nothing and has no gradient.
 
     Attributes:
         kind: which side is penalised, `"lower"` or `"upper"`.
         threshold: the bound, in spikes per trial (not Hz).
         strength: the factor in front.
         order: 1 or 2, the power of the excess.
-        per: what has to keep the bound: each `"neuron"`, each `"channel"` (axis 2 of `[T, B, C, ...]`) on average, or
+        per: what must keep the bound: each `"neuron"`, each `"channel"` (axis 2 of `[T, B, C, ...]`) on average, or
             the whole `"population"` on average.
 
     Example:
@@ -77,7 +77,7 @@ _PAPER_BOUNDS: dict[str, tuple[ActivityBound, ...]] = {
 def paper_bounds(experiment: str) -> tuple[ActivityBound, ...]:
     """Bounds that an experiment of the paper applies to every hidden population.
 
-    As in the authors' published notebooks: the fully connected networks bound both sides, the others only the top;
+    As in the authors' published notebooks: the fully connected networks have both bounds, the others only the upper;
     7 spikes in 0.7 s are 10 Hz, 4 in 0.2 s are 20 Hz.
 
     Args:
@@ -85,7 +85,7 @@ def paper_bounds(experiment: str) -> tuple[ActivityBound, ...]:
             `"cifar10_conv"`.
 
     Raises:
-        ValueError: there is no such experiment.
+        ValueError: an unknown experiment.
     """
     if experiment not in _PAPER_BOUNDS:
         raise ValueError(f"experiment {experiment!r} is unknown: choose one of {', '.join(_PAPER_BOUNDS)}")

@@ -39,7 +39,7 @@ class SMORMS3(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient; `closure`, if given, computes the loss and the gradients anew."""
+        """Move every parameter that has a gradient; `closure`, if given, recomputes the loss and the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -75,7 +75,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, **o
         options: passed on to the optimiser, such as `weight_decay`.
 
     Raises:
-        ValueError: there is no optimiser of that name.
+        ValueError: an unknown optimiser.
     """
     return optimizer_by_name(name)(parameters, lr=lr, **options)
 

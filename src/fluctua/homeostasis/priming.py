@@ -43,27 +43,27 @@ def prime(
     """Train on activity regularisers alone, in place, until every population stays within its bounds.
 
     All trainable parameters that lead to a spiking population take part; weights with a sign (modules with
-    `constrain_`) keep it, and buffers such as the statistics of a batch norm stay as they are. Penalties are compared
-    in units of `strength * threshold^order`, so that 1 is that of a silent population for a lower bound. A step is
-    taken on each batch on which one is above `tolerance`; the first epoch without a step is the last.
+    `constrain_`) keep it, and buffers such as batch-norm statistics stay as they are. Penalties are measured in units
+    of `strength * threshold^order`, so a silent population has the penalty 1 for a lower bound. Each batch with a
+    penalty above `tolerance` causes a step; the first epoch without a step is the last.
 
     The gradient comes through the surrogate derivative. A layer whose afferents are silent gets none, so silent layers
-    wake up one after the other. Too large a step is not taken back: it can leave neurons so far from threshold that no
-    gradient brings them back.
+    wake up one after the other. Steps that are too large are not undone: they can leave neurons so far from threshold
+    that no gradient brings them back.
 
     Args:
         model: any model of known neurons.
-        batches: what an epoch goes through, such as a list or a `DataLoader`: inputs `[T, B, ...]`, or pairs that begin
-            with one; a single input is an epoch of its own. Rates and report are those on the first.
+        batches: what an epoch iterates over, such as a list or a `DataLoader`: inputs `[T, B, ...]`, or pairs that
+            begin with one; a single input is an epoch by itself. Rates and report are those on the first.
         regularizers: bounds on the spike counts of every spiking population (default: the paper's for SHD).
-        epochs: at most.
+        epochs: maximal number.
         lr: learning rate.
         optimizer: its name, see `fluctua.homeostasis.make_optimizer`.
         tolerance: largest penalty of a population on a batch, in the units above.
-        forward: `forward(model, batch)` runs all time steps of an element of `batches`, where a plain call does not.
+        forward: `forward(model, batch)` runs all time steps of an element of `batches`, if a plain call does not.
         time: axis of an input that is time, 0 or 1; None for a static input `[B, ...]`.
-        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
-        seed: of what is random on the way, such as dropout and the order of a loader; default: drawn from torch's
+        steps: how many steps a static input is shown for; not needed if the model makes a sequence of it.
+        seed: for randomness on the way, such as dropout and the order of a loader; default: drawn from torch's
             generator.
         dt: time step in seconds, for frameworks that count time in steps.
 
@@ -95,7 +95,7 @@ def prime(
         network = Network.of(model, inputs.first(), forward=forward, time=time, steps=steps, dt=dt, active=True)
         before = rates(network.spiking, network.spikes())
         priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
-        for rounds in range(epochs + 1):  # the last one only looks
+        for rounds in range(epochs + 1):  # the last one only measures
             penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
             missed = {key: value for key, value in penalties.items() if value > tolerance}
             if not missed:
@@ -109,7 +109,7 @@ def prime(
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What an epoch goes through."""
+    """What an epoch iterates over."""
 
     batches: Tensor | Iterable[Any]
 
@@ -117,10 +117,10 @@ class _Inputs:
         yield from [self.batches] if isinstance(self.batches, Tensor | np.ndarray) else self.batches
 
     def first(self) -> Any:
-        """The first element, where it is fit for a network and an epoch can follow.
+        """The first element, if a network can run on it and an epoch can follow.
 
         Raises:
-            ValueError: it is not, or there is none.
+            ValueError: there is no first element, or the batches can be read only once.
         """
         if isinstance(self.batches, Iterator):
             raise ValueError("batches can be read only once: pass a list or a DataLoader, not an iterator")
@@ -131,7 +131,7 @@ class _Inputs:
 
 @dataclass(frozen=True, eq=False)
 class _Priming:
-    """A network in training on its bounds."""
+    """A network being trained on its bounds."""
 
     network: Network
     bounds: Sequence[ActivityBound]
@@ -140,7 +140,7 @@ class _Priming:
     draws: torch.Generator
 
     def epoch(self, number: int, inputs: Iterable[Any], *, learn: bool) -> Penalties:
-        """Largest penalties over the batches; with a step on each batch that has one above the tolerance."""
+        """Largest penalties over the batches; if `learn`, with a step on each batch above the tolerance."""
         worst: Penalties = {}
         _reseed(self.draws)
         for batch in inputs:
@@ -183,12 +183,12 @@ def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
 
 
 def _unit(bound: ActivityBound) -> float:
-    """The penalty for missing the threshold by all of it."""
+    """The penalty for missing the whole threshold."""
     return bound.strength * bound.threshold**bound.order or 1.0
 
 
 def _check_finite(what: str, value: Tensor, epoch: int) -> None:
-    """Stop at once; NaN weights need not show in the spikes, for a NaN potential is not above threshold."""
+    """Stop at once: NaN weights may not show in the spikes, since a NaN potential is not above threshold."""
     if not math.isfinite(number := float(value.detach())):
         raise TrainingDiverged(
             f"priming diverged in epoch {epoch} ({what} {number}): try a smaller lr, and inspect the network before"

@@ -1,7 +1,7 @@
-"""Homeostatic plasticity: an initial state refined, before any training, until its populations fire as they should.
+"""Homeostatic plasticity: an initial state refined before training, until its populations fire as they should.
 
-For use after any initialiser. `priming.prime` is the paper's way, gradient steps on activity regularisers alone;
-`scaling.scale_synapses` needs no gradient. Here is what both return, and what both need to see.
+Use it after any initialiser. `priming.prime` is the paper's way, gradient steps on activity regularisers alone;
+`scaling.scale_synapses` needs no gradient. This file has what both return and share.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a gradient is no longer finite; what a training run had finished before is on disk."""
+    """A loss or a gradient is no longer finite; everything that a training run had finished is on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Refinement:
     """The result of homeostatic plasticity; print it for a table.
 
     Attributes:
-        before: firing rate in Hz of every population in question before, by name.
-        missed: those that are not within tolerance at the end, and in words what they miss.
-        rounds: passes over the data that changed weights; with `scale_synapses`, the most that any population took.
+        before: firing rate in Hz of each population concerned before, by name.
+        missed: the populations not within tolerance at the end, and in words what they miss.
+        rounds: passes over the data that changed weights; with `scale_synapses`, the most for any population.
         report: the state of the network at the end.
     """
 

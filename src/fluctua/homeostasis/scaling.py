@@ -24,9 +24,9 @@ from fluctua.theory.psp import number
 
 Array = NDArray[np.float64]
 
-# Steps in the logarithm of a factor for an error in that of the rate: the rate is taken to answer by the inverse.
+# Step in the logarithm of a factor per error in that of the rate; the rate is assumed to respond by the inverse.
 _COMMON, _OWN = 0.5, 0.125
-_GROWTH = 1.2  # of the largest step, after one that went the right way
+_GROWTH = 1.2  # of the largest step, after one in the right direction
 
 
 @all_or_nothing
@@ -47,42 +47,42 @@ def scale_synapses(
 ) -> Refinement:
     """Synaptic scaling (Turrigiano 2008): multiply afferent weights until every neuron fires at its rate, in place.
 
-    In two stages. First all weights of a population are multiplied by one factor, from its mean rate: that sets the
-    size of the fluctuations and leaves their ratio to the mean. Then each neuron, from its own rate alone, multiplies
-    its *excitatory* weights, the positive ones of its row, which shifts its mean. Under Dale's law there is no first
-    stage, and what is multiplied are the rows of the excitatory pathways; inhibition stays as it is. No weight changes
-    its sign.
+    There are two stages. First one factor, from the population's mean rate, multiplies all weights of a population:
+    that sets the size of the fluctuations and keeps their ratio to the mean. Then each neuron, from its own rate alone,
+    multiplies its *excitatory* weights, the positive ones of its row, which shifts its mean. Under Dale's law there is
+    no first stage; only the rows of excitatory pathways are multiplied, and inhibition stays as it is. No weight
+    changes its sign.
 
-    A factor moves by `exp(step)` at most in a round, which is what a silent neuron takes, and by half of its last move
-    where that went beyond the target. A round is a forward pass. Populations are done in the order in which they run,
-    so that what reaches them is final; those of one circuit together. Neurons that share their weights, as in a
-    feature map, are scaled together by their mean rate. Where a normalisation layer sets the scale of the current, its
-    gains are multiplied instead of the weights.
+    A factor changes by `exp(step)` at most in a round, which is what a silent neuron takes, and by half of its last
+    change if that went beyond the target. A round is a forward pass. Populations are done in the order in which they
+    run, so that their input is final; those of one circuit together. Neurons that share their weights, as in a feature
+    map, are scaled together by their mean rate. If a normalisation layer sets the scale of the current, its gains are
+    multiplied instead of the weights.
 
-    Biases, and weights that are frozen, shared or parametrised (the report's notes name them), are left alone. The
-    factor of a neuron that stays silent is taken back in the end, and so is the common one where it does not bring
-    half of the wanted spikes, as where inhibition prevails.
+    Biases stay as they are, and so do weights that are frozen, shared or parametrised (the report's notes name them).
+    The factor of a neuron that stays silent is undone in the end. So is the common factor if it does not bring half of
+    the wanted spikes, for instance because inhibition prevails.
 
     Args:
         model: any model of known neurons.
         batch: input `[T, B, ...]`, or whatever `forward` takes. Rates are means over its trials.
-        rate: target in Hz: of all spiking populations, or by name of those that are to be scaled.
-        rounds: for each population, at most; the first stage takes half of them at most.
+        rate: target in Hz for all spiking populations, or by name for those to be scaled.
+        rounds: maximal number for each population; the first stage takes at most half of them.
         step: largest change of the logarithm of a factor in a round.
         tolerance: largest distance of a rate from its target, in units of the target; half a spike in the whole batch
             is always tolerated.
-        share: part of a population's neurons (channels) that has to be within tolerance, besides its mean rate.
-        per_neuron: whether to do the second stage; if not, only the mean rate counts.
-        forward: `forward(model, batch)` runs all time steps, where a plain call does not.
+        share: fraction of a population's neurons (channels) that must be within tolerance, besides its mean rate.
+        per_neuron: whether to run the second stage; if not, only the mean rate counts.
+        forward: `forward(model, batch)` runs all time steps, if a plain call does not.
         time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
-        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
+        steps: how many steps a static input is shown for; not needed if the model makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps.
 
     Returns:
-        What came of it; where not all was reached, each population is in the best state that it was found in.
+        The result; a population that missed its target is in the best state found.
 
     Raises:
-        ValueError: a rate that is not positive, a name of no spiking population, or a number out of range.
+        ValueError: a rate that is not positive, a name that no spiking population has, or a number out of range.
         BatchError: an empty, all-zero, non-finite or misshapen batch.
         WiringError: no known neuron found, or a model that cannot be traced.
 
@@ -121,7 +121,7 @@ def scale_synapses(
 
 
 def _targets(rate: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The target of each population that is to be scaled, in Hz."""
+    """The target of each population to be scaled, in Hz."""
     targets = dict(rate) if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
     for name, value in targets.items():
         if name not in names:
@@ -133,7 +133,7 @@ def _targets(rate: float | Mapping[str, float], names: Sequence[str]) -> dict[st
 
 @dataclass(frozen=True)
 class _Goal:
-    """Where a population is to be brought: see `scale_synapses`."""
+    """The state that a population should reach: see `scale_synapses`."""
 
     rate: float
     tolerance: float
@@ -142,7 +142,7 @@ class _Goal:
 
 
 def _scale(working: Sequence["_Scaling"], within: Sequence[Population], replay: Replay, rounds: int) -> int:
-    """Bring populations of one module, all of which are `within`, to their goals; how many rounds it took."""
+    """Bring populations of one module, whose populations are `within`, to their goals; returns the number of rounds."""
     if not any(bool(current.any()) for p in within for current in replay.currents(p) if current is not None):
         for scaling in working:
             scaling.missed = "no current reaches it"
@@ -167,12 +167,12 @@ def _scale(working: Sequence["_Scaling"], within: Sequence[Population], replay: 
 
 @dataclass(frozen=True, eq=False)
 class _Rates:
-    """What a population fires, in Hz, against its goal; a unit are the neurons that share their weights.
+    """The rates of a population in Hz, against its goal; a unit is the neurons that share weights.
 
     Attributes:
-        goal: where it should be.
-        mean: of the population.
-        units: of each unit.
+        goal: the goal.
+        mean: rate of the population.
+        units: rate of each unit.
         quantum: the rate of a unit with one spike in the whole batch.
     """
 
@@ -202,13 +202,13 @@ class _Rates:
 
     @property
     def distance(self) -> float:
-        """From the goal; 0 if that is reached."""
+        """Distance from the goal; 0 if it is reached."""
         lacking = max(0.0, self.goal.share - self.within) if self.goal.per_neuron else 0.0
         return lacking + abs(self.mean_error)
 
 
 class _Factors:
-    """Logarithms of factors, moved to where errors vanish that grow with them, nobody knows how fast.
+    """Logarithms of factors, moved to where errors vanish that grow with them at an unknown rate.
 
     Resilient propagation (Riedmiller & Braun 1993), but with steps that get shorter with the error.
     """
@@ -220,7 +220,7 @@ class _Factors:
         self._last = np.zeros(n)
 
     def move(self, error: Array) -> None:
-        """Move the way of the error: by the bound at most, and by half of the last move where it has turned."""
+        """Move in the direction of the error: by at most the bound, or half the last move if it changed sign."""
         turn = error * self._last
         self._step = np.where(turn < 0, np.abs(self._last) / 2, self._step)
         self._step = np.where(turn > 0, np.minimum(_GROWTH * self._step, self._bound), self._step)
@@ -231,7 +231,7 @@ class _Factors:
 
 @dataclass(frozen=True, eq=False)
 class _ScaledWeight:
-    """A parameter that is scaled, the pathway of it, its value at first, and 1 where it excites, 0 elsewhere.
+    """A parameter to scale, its pathway, its initial value, and 1 where it excites, 0 elsewhere.
 
     Its axis `rows` counts output units.
     """
@@ -247,8 +247,8 @@ class _Scaling:
     """One population on the way to its goal.
 
     Attributes:
-        population: which.
-        scaled: what is multiplied.
+        population: the population.
+        scaled: the parameters that are multiplied.
         missed: what it misses at the end, in words.
     """
 
@@ -272,12 +272,12 @@ class _Scaling:
         return _Rates(self.goal, float(neurons.mean()), units, 1 / (seconds * sizes.max()))
 
     def adjust(self, seen: _Rates, *, patient: bool) -> None:
-        """One round; after the first stage, or when there is no more patience with it, each unit by its own rate."""
+        """One round; after the first stage, or unless `patient`, each unit by its own rate."""
         if not self.goal.per_neuron or (self._together and seen.mean_error and patient):
             self._common.move(np.asarray([seen.mean_error]))
         elif self._together and seen.mean < self.goal.rate / 2:
             self._together = False
-            self._common.position = np.zeros(1)  # growth alone does not bring enough spikes
+            self._common.position = np.zeros(1)  # growth alone does not cause enough spikes
         else:
             self._together = False
             self._own.move(seen.errors)
@@ -288,7 +288,7 @@ class _Scaling:
         return self._common.position, self._own.position
 
     def settle(self, seen: _Rates, state: tuple[Array, Array]) -> None:
-        """Stay in a state that was met, and with what was seen in it; what growth could not wake is not to grow."""
+        """Return to a state and its rates; units that growth could not wake go back to their weights."""
         self._common.position = state[0]
         self._own.position = np.where(seen.units > 0, state[1], 0.0)
         self._write()
@@ -297,7 +297,7 @@ class _Scaling:
             self.missed = f"{seen.mean:.3g} for {self.goal.rate:g} Hz{each if self.goal.per_neuron else ''}"
 
     def notes(self) -> Iterator[str]:
-        """What was skipped, and why."""
+        """Notes on what was skipped, and why."""
         for q in self.population.pathways:
             if q.skipped_because is not None:
                 yield f"{q.name} was skipped: {q.skipped_because}"
@@ -311,7 +311,7 @@ class _Scaling:
 
 
 def _scaled(population: Population) -> list[_ScaledWeight]:
-    """The weights that may be scaled, or the gains of the normalisation layer behind; none where none excites.
+    """The weights to scale, or the gains of the normalisation layer behind; none if none excites.
 
     Inhibitory pathways under Dale's law are not among them.
     """
@@ -329,7 +329,7 @@ def _scaled(population: Population) -> list[_ScaledWeight]:
 
 
 def _units(scaled: Sequence[_ScaledWeight], shape: Sequence[int]) -> NDArray[np.int64]:
-    """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all where that is not clear."""
+    """For each neuron `[*N]`, flattened, the row of the weights that feeds it; one for all if that is not clear."""
     neurons = math.prod(shape)
     if scaled:
         q, rows = scaled[0].pathway, scaled[0].parameter.shape[scaled[0].rows]

@@ -1,4 +1,4 @@
-"""What `fluctua reproduce --list` shows: all experiments, with their runs, times and files."""
+"""`fluctua reproduce --list`: all experiments, with their runs, times and files."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def listed(seeds: int) -> list[dict[str, Any]]:
 def _facts(study: Study, seeds: int) -> dict[str, Any]:
     settings = study.grid()
     kept = list({tuple((k, v) for k, v in s.items() if k not in study.chosen): s for s in settings}.values())
-    choose = seeds if study.choose_by is None else min(seeds, study.choose_by)  # the seeds that try all that is chosen
+    choose = seeds if study.choose_by is None else min(seeds, study.choose_by)  # seeds that try all values
     count = choose * len(settings) + (seeds - choose) * len(kept)
     seconds = choose * sum(map(study.seconds, settings)) + (seeds - choose) * sum(map(study.seconds, kept))
     return {"runs": count, "seconds": seconds / cores(), "files": list(study.files)}
 
 
 def catalogue(seeds: int) -> Table:
-    """The list for a terminal of 80 columns; files have numbers, which the caption explains."""
+    """The list for a terminal of 80 columns; the caption says which files the numbers stand for."""
     rows = listed(seeds)
     kinds = [tuple(row[size]["files"]) for row in rows for size in ("full", "small")]
     numbers = {files: str(i) for i, files in enumerate(dict.fromkeys(filter(None, kinds)), 1)}

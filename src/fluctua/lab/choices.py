@@ -1,4 +1,4 @@
-"""Names that the command line lets one choose, without what they stand for: help and completion are quick thereby."""
+"""The names that the command line offers, without their implementations: this keeps help and completion fast."""
 
 from enum import StrEnum
 

@@ -1,6 +1,6 @@
-"""The command line: `fluctua demo`, `inspect`, `diagnose`, `train` and more; what they do is in `fluctua.lab`.
+"""The command line: `fluctua demo`, `inspect`, `diagnose`, `train` and more; the work is done in `fluctua.lab`.
 
-Nothing heavy is imported before a command has seen that it can begin: help, completion and a typo are answered at once.
+Heavy modules are imported only once a command can start: help, completion and typos are answered at once.
 """
 
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """Commands that say on Ctrl-C how to resume; typer would end in silence."""
+    """Commands that say on Ctrl-C how to resume; typer would say nothing."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def fluctua(
     version: Annotated[
-        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Bring spiking neural networks into the fluctuation-driven regime, and train them."""
@@ -64,8 +64,8 @@ Where = Annotated[
         help="A function that returns (model, batch), (model, batch, labels) or a dict of arguments.",
     ),
 ]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON, all else to stderr.")]
-AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+Json = Annotated[bool, Option("--json", metavar="", help="Print the result as JSON, all else to stderr.")]
+AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of text.")]
 
 
 @app.command()
@@ -121,7 +121,7 @@ def inspect(
 def diagnose(where: Where, json: AsJson = False) -> None:
     """Say why your model does not learn, and the line that fixes it.
 
-    The exit status is 1 where something serious is found, so it can stand in CI.
+    The exit status is 1 if something serious is found, so you can use it in CI.
     """
     from json import dumps
 
@@ -147,11 +147,11 @@ _data, _network, _start, _training, _run = (
 def train(
     ctx: typer.Context,
     data: Annotated[Path | None, _data(metavar="PATH", help="A data set: see docs/data.md.")] = None,
-    test: Annotated[Path | None, _data(metavar="FILE", help="Test file, if apart.")] = None,
+    test: Annotated[Path | None, _data(metavar="FILE", help="Test file, if separate.")] = None,
     dt: Annotated[float, _data(metavar="SECONDS", help="Time step: 2e-3.")] = 2e-3,
     duration: Annotated[float | None, _data(metavar="SECONDS", help="Length of a trial.")] = None,
     pool: Annotated[int, _data(min=1, metavar="N", help="Number of channels to merge.")] = 1,
-    augment: Annotated[bool | None, _data("--augment/--no-augment", help="Shift training samples.")] = None,
+    augment: Annotated[bool | None, _data("--augment/--no-augment", metavar="", help="Shift training samples.")] = None,
     model: Annotated[Model | None, _network(metavar="NAME", help="One of those below; default: fc.")] = None,
     width: Annotated[int | None, _network(min=1, metavar="N", help="Neurons in a layer, or first filters.")] = None,
     depth: Annotated[int | None, _network(min=1, metavar="N", help="Hidden layers, or residual blocks.")] = None,
@@ -171,15 +171,15 @@ def train(
     optimizer: Annotated[str | None, _training(metavar="NAME", help="adam (paper: smorms3, modern: adamw).")] = None,
     weight_decay: Annotated[float | None, _training(min=0, metavar="X", help="0 (modern: 1e-2).")] = None,
     out: Annotated[Path, _run(metavar="FOLDER", help="Where the run is kept: runs/train.")] = Path("runs/train"),
-    resume: Annotated[bool, _run("--resume", help="Continue the run in the folder, all from there.")] = False,
+    resume: Annotated[bool, _run("--resume", metavar="", help="Resume the run in --out, with its settings.")] = False,
     minutes: Annotated[float | None, _run(metavar="MINUTES", help="Limit for the training.")] = None,
     seed: Annotated[int, _run(metavar="N", help="Same seed, same result.")] = 0,
     monitor: Annotated[int, _run(min=0, metavar="N", help="Record the state every N steps: 50; 0: never.")] = 50,
-    json: Annotated[bool, _run("--json", help="Print the result as JSON.")] = False,
+    json: Annotated[bool, _run("--json", metavar="", help="Print the result as JSON.")] = False,
 ) -> None:
     """Initialise and train a network on a data set; show its state before and after."""
     if data is None and not resume:
-        ctx.fail("Missing option '--data', which only --resume does without.")
+        ctx.fail("Missing option '--data': only --resume works without it.")
     if data is not None and not data.exists():
         raise FileNotFoundError(
             f"{data} does not exist: give the path of a data set, or get one with "
@@ -225,7 +225,7 @@ def train(
 
 
 def _said(ctx: typer.Context) -> set[str]:
-    """Names of the settings that the command line has, and not by default."""
+    """Names of the settings given on the command line."""
     said = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
     target = {"target"} if said & {"xi", "rate"} else set[str]()
     return said - {"data", "test", "out", "resume", "json", "xi", "rate"} | target
@@ -246,8 +246,8 @@ def reproduce(
             autocompletion=_experiments,
         ),
     ] = None,
-    show: Annotated[bool, Option("--list", help="List all experiments with their times.")] = False,
-    small: Annotated[bool, Option("--small", help="A version that takes minutes on two cores.")] = False,
+    show: Annotated[bool, Option("--list", metavar="", help="List all experiments with their times.")] = False,
+    small: Annotated[bool, Option("--small", metavar="", help="A version that takes minutes on two cores.")] = False,
     seeds: Annotated[int, Option(min=1, metavar="N", help="Runs of each setting.")] = 3,
     data: Annotated[
         Path | None, Option(metavar="FOLDER", help="Where the data files are: see --list.", show_default=False)
@@ -261,7 +261,7 @@ def reproduce(
         int | None, Option(min=1, metavar="N", help="Processes; default: one per core.", show_default=False)
     ] = None,
     scheduler: Annotated[
-        str | None, Option(metavar="ADDRESS", help="Of a Dask scheduler, to run on a cluster.", show_default=False)
+        str | None, Option(metavar="ADDRESS", help="Dask scheduler, to run on a cluster.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
@@ -271,7 +271,7 @@ def reproduce(
     """
     console = _console(json)
     if show or name is None:
-        console.print("Experiments, and what they take on this machine:")
+        console.print("Experiments, and how long they take on this machine:")
         from fluctua.lab.catalogue import catalogue, listed
 
         if json:
@@ -311,12 +311,12 @@ def reproduce(
 @app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote to.")
+        Path, typer.Argument(metavar="FOLDER", help="Where `fluctua reproduce` or `fluctua train` wrote.")
     ] = Path("runs"),
 ) -> None:
     """Build one HTML page of all results in a folder.
 
-    It opens from disk, without a network.
+    It opens from disk, offline.
     """
     from fluctua.lab.results.page import report as build
 
@@ -332,7 +332,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, no traceback."""
+    """Entry point of the `fluctua` command: an expected failure is one sentence and exit status 1, not a traceback."""
     extra = ("rich", "lightning", "matplotlib", "h5py", "safetensors", "scipy", "pandas", "jinja2", "joblib")
     if missing := [name for name in extra if find_spec(name) is None]:
         sys.exit(f'fluctua: the command line needs {", ".join(missing)}: pip install "fluctua[train]"')
@@ -351,12 +351,12 @@ def _in_options(error: BaseException) -> str:
 
 
 def _stdout_kept_for(json: bool) -> AbstractContextManager[Any]:
-    """Progress bars and the like write to stdout, whatever the console."""
+    """Redirect progress bars, which write to stdout whatever the console."""
     return redirect_stdout(sys.stderr) if json else nullcontext()
 
 
 def _console(json: bool = False) -> "Console":
-    """A console that leaves stdout to JSON; wide enough for the tables even where the output is a file."""
+    """A console that leaves stdout to JSON; wide enough for tables even if the output is a file."""
     from rich.console import Console
 
     console = Console(highlight=False, stderr=json)

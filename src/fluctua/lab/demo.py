@@ -25,7 +25,7 @@ from fluctua.theory import Target
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo does: the paper's Randman task, three hidden layers of 128 neurons, Adam."""
+    """Settings of the demo: the paper's Randman task, three hidden layers of 128 neurons, Adam."""
 
     width: int = 128
     depth: int = 3
@@ -42,18 +42,18 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoRun:
-    """One of its three trainings: the method, and the settings of all."""
+    """One of the three trainings of the demo: its method, and the common settings."""
 
     method: str
     settings: DemoSettings
 
     def plain(self) -> dict[str, Any]:
-        """As JSON knows it, for `fit(origin=...)`."""
+        """As plain data for JSON and `fit(origin=...)`."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "DemoRun":
-        """What `plain` gave."""
+        """The inverse of `plain`."""
         return cls(plain["method"], DemoSettings(**plain["settings"]))
 
     def load_data(self) -> SpikeDataModule:
@@ -71,7 +71,7 @@ class DemoRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network of the demo: its state before and after training, what training gave, and potentials before it."""
+    """One network of the demo: its state before and after training, its training, and potentials before it."""
 
     before: Report
     after: Report
@@ -90,12 +90,12 @@ class Outcome:
 
 
 def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSettings | None = None) -> list[Path]:
-    """Initialise and train the same network in three ways, write figures and tables to `out`, and say what was seen.
+    """Initialise and train the same network in three ways, write figures and tables to `out`, and print conclusions.
 
-    Finished parts are not repeated: a demo that was stopped, or cut short by the limit, resumes where it stopped.
+    Finished parts are not repeated: a demo that was interrupted, or reached the limit, resumes where it stopped.
 
     Args:
-        out: folder of the results; made if need be.
+        out: folder of the results; created if missing.
         console: to print to.
         minutes: limit for the training of all three together.
         settings: of the demo.
@@ -104,8 +104,8 @@ def run_demo(out: Path, console: Console, *, minutes: float, settings: DemoSetti
         The files written.
 
     Raises:
-        OSError: `out` cannot be made or written, or another process is in it.
-        ValueError: settings out of range, or other than those of the demo that `out` holds.
+        OSError: `out` cannot be created or written, or another process uses it.
+        ValueError: settings out of range, or different from those of the demo in `out`.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     s = settings or DemoSettings()
@@ -143,7 +143,7 @@ def _run(s: DemoSettings, train: TrainSettings, out: Path, console: Console) -> 
 
 
 def conclusions(outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
-    """Two sentences on what was seen, from the numbers."""
+    """Two sentences on the results."""
     deepest = {label: _last_hidden(o.before) for label, o in outcomes.items()}
     states = "; ".join(
         f"{label}: sigma_U = {p.sigma_u:.2f}, {p.rate:.1f} Hz, {p.silent:.0%} of its neurons silent"

@@ -1,8 +1,8 @@
-"""Files that outlive a kill, a power cut and a flipped bit: written whole or not at all, sealed, and by one process.
+"""Files that survive a kill, a power cut and flipped bits: written whole or not at all, sealed, and by one process.
 
-A file is sealed by `fluctua-sha256:` and 64 digits somewhere in it: the SHA-256 of all its bytes, with zeros in the
-place of the digits. In a checkpoint that is the comment of the zip archive, in weights the metadata of safetensors, in
-a record a field of the JSON: other programs read all of them as before.
+A file is sealed by `fluctua-sha256:` and 64 digits somewhere in it: the SHA-256 of all its bytes, with zeros in place
+of the digits. In a checkpoint this is the comment of the zip archive, in weights the metadata of safetensors, in a
+record a field of the JSON: other programs read all of them as usual.
 """
 
 import errno
@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from fluctua.files import FileError
 
 UNSEALED = "fluctua-sha256:" + "0" * 64
-"""What a file holds where `seal` will write."""
+"""The placeholder that `seal` overwrites."""
 
 _SEAL = re.compile(rb"fluctua-sha256:[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|\d+)")  # with a number only: of fluctua 0.1
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|\d+)")  # a number alone: from fluctua 0.1
 
 
 class DamagedFile(FileError):
@@ -39,12 +39,12 @@ class DamagedFile(FileError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` at the end, when it is whole and on the disk.
+    """A new file that replaces `path` at the end, once it is complete and on disk.
 
-    After that a power cut cannot undo it; before, `path` is what it was, or is not there.
+    After that a power cut cannot undo it; before, `path` is unchanged or does not exist.
 
     Raises:
-        OSError: it cannot be written; `path` is what it was.
+        OSError: it cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if (cause := _system_error(error)) is None:
             raise
         why = f"cannot write {path} ({cause.strerror})"
-        raise OSError(f"{why}: fix that and repeat it; what was there before is kept") from error
+        raise OSError(f"{why}: fix that and try again; the previous file is kept") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -72,10 +72,10 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, on the disk, and see that it can be written.
+    """Create a folder and its parents on disk, and check that it can be written.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: it cannot be created or written.
     """
     try:
         new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -89,21 +89,21 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    if os.name == "nt":  # which has no such call
+    """Flush the names in a folder to disk."""
+    if os.name == "nt":  # it has no such call
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have none either
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # nor have some file systems
             raise
     finally:
         os.close(descriptor)
 
 
 def sweep(folder: Path, *, idle: float = 0.0) -> None:
-    """Delete what killed writers left in a folder and nobody has touched for so many seconds."""
+    """Delete what killed writers left in a folder, unless it was touched in the last `idle` seconds."""
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= idle:
@@ -112,10 +112,10 @@ def sweep(folder: Path, *, idle: float = 0.0) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes, and other threads, out of a folder; the lock of a process ends with it, however it ends.
+    """Keep other processes and threads out of a folder; the lock ends with its process, however that ends.
 
     Raises:
-        OSError: another process is in it.
+        OSError: another process uses it.
     """
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
@@ -134,7 +134,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def seal(file: BinaryIO) -> None:
-    """Write the checksum of a file that holds `UNSEALED` into it."""
+    """Write its checksum into a file that contains `UNSEALED`."""
     file.flush()
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         at, digest = view.rfind(UNSEALED.encode()), hashlib.sha256(view).hexdigest()
@@ -167,7 +167,7 @@ def read_sealed(path: Path, damaged: str) -> bytes:
 
 
 def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
-    """What `write_json` wrote; with `unsealed`, also JSON that has no checksum.
+    """Read what `write_json` wrote; with `unsealed`, also JSON without a checksum.
 
     Raises:
         DamagedFile: the file is not what was written.
@@ -178,7 +178,7 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
     try:
         facts = dict(json.loads(content))
     except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged: it is no JSON") from error
+        raise DamagedFile(f"{path} is damaged: it is not JSON") from error
     if "checksum" not in facts and unsealed:
         return facts
     if not is_whole(content):
@@ -188,12 +188,12 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
 
 
 def _special(path: Path) -> bool:
-    """Whether there is something that is no file; to open a pipe would wait for ever."""
+    """Whether the path is not a regular file; opening a pipe would wait for ever."""
     return path.exists() and not path.is_file()
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """What the system said, behind whatever a library made of it."""
+    """The system's error behind a library's own."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__cause__ or cause.__context__

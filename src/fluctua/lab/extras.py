@@ -1,4 +1,4 @@
-"""What training and studies need besides the library; imported first, it says what to install."""
+"""Packages that training and studies need; imported first, this says what to install."""
 
 from importlib.util import find_spec
 

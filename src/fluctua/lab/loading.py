@@ -1,4 +1,4 @@
-"""A finished run, given back from its folder."""
+"""A finished run, loaded from its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fluctua.lab.training.folder import RunFolder
 from fluctua.lab.training.settings import TrainSettings
 
 ORIGINS: Mapping[str, type[FileRun] | type[DemoRun]] = MappingProxyType({"train": FileRun, "demo": DemoRun})
-"""What makes model and data of a run again, by the name that it has in `run.json`."""
+"""The classes that rebuild model and data of a run, by their name in `run.json`."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class FinishedRun:
 
     Attributes:
         model: with the weights of the best epoch, in evaluation mode.
-        data: the data module that it was trained on; None for a run of `fit` that is loaded without.
+        data: the data module that it was trained on; None for a run of `fit` loaded without data.
         settings: how it was trained.
         result: test accuracy, best epoch and the rest of `result.json`.
-        origin: the command that began it, with its settings; None for a run of `fit`.
-        versions: of what computed the numbers.
+        origin: the command that started it, with its settings; None for a run of `fit`.
+        versions: of the software that computed the numbers.
 
     Example:
         >>> run: FinishedRun = load("runs/shd")  # doctest: +SKIP
@@ -48,13 +48,13 @@ class FinishedRun:
 def load(
     folder: str | Path, *, model: nn.Module | None = None, data: lightning.LightningDataModule | None = None
 ) -> FinishedRun:
-    """Give back model, data and settings of a finished run.
+    """Load model, data and settings of a finished run.
 
     Args:
         folder: of the run.
-        model: for a run of `fit`, whose model only its caller can build: one that is built like it; its weights are
+        model: for a run of `fit`, whose model only its caller can build: a model built like it; its weights are
             overwritten.
-        data: for a run of `fit`, or where the files have moved: the same data.
+        data: for a run of `fit`, or if the files have moved: the same data.
 
     Raises:
         ValueError: the folder holds no finished run, one of its files is damaged, or model or data are not those that
@@ -68,7 +68,7 @@ def load(
     files = RunFolder(Path(folder))
     description = files.describe()
     if description is None:
-        raise ValueError(f"{folder} holds no run: give the folder that `fluctua train` or `fit` wrote to")
+        raise ValueError(f"{folder} holds no run: give a folder that `fluctua train` or `fit` wrote")
     if not files.result.exists():
         raise ValueError(f"the run in {folder} is not finished: resume=True continues it")
     result = read_json(files.result)
@@ -77,13 +77,13 @@ def load(
         known: Any = origin.load_data() if data is None else data
         data, model = known, origin.build(known) if model is None else model
     elif model is None:
-        raise ValueError(f"only its caller can build the model of the run in {folder}: pass one built like it, model=")
+        raise ValueError(f"only you can build the model of the run in {folder}: pass one built like it as model=")
     if data is not None and (others := other_data(description.data, fingerprint_of(data))):
         raise ValueError(
-            f"these are not the data that the run in {folder} had ({', '.join(others)}): pass those, data="
+            f"these are not the data that the run in {folder} had ({', '.join(others)}): pass the same as data="
         )
     if description.model != modules_of(model):
-        raise ValueError(f"the model is not built like that of the run in {folder}: build the same")
+        raise ValueError(f"the model is not built like that of the run in {folder}: build the same model")
     files.load_weights(model)
     settings = TrainSettings.from_plain(description.settings)
     return FinishedRun(model.eval(), data, settings, result, origin, dict(description.versions))

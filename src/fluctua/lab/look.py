@@ -1,4 +1,4 @@
-"""A model and a batch from a file of the user's, for the command line to look at."""
+"""A model and a batch from a user's file, for the command line."""
 
 import runpy
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ def file_and_function(where: str) -> tuple[str, str]:
     """
     file, _, name = where.rpartition(":")
     if not file or not name or not Path(file).is_file():
-        raise ValueError(f"{where!r} names no function of a file: give FILE.py:function, such as model.py:example")
+        raise ValueError(f"{where!r} names no function in a file: give FILE.py:function, such as model.py:example")
     return file, name
 
 
 def arguments_from(where: str) -> dict[str, Any]:
-    """What a function of a file returns, as arguments of `fluctua.diagnose` by name.
+    """The result of a function in a file, as arguments of `fluctua.diagnose` by name.
 
     Args:
         where: "FILE.py:function". The function takes nothing and returns `(model, batch)`, `(model, batch, labels)`, or

@@ -1,4 +1,4 @@
-"""`fluctua reproduce paper`: all experiments of the paper, and its numbers beside those found here."""
+"""`fluctua reproduce paper`: all experiments of the paper, with its numbers beside the reproduced ones."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,25 +26,25 @@ EXPERIMENTS = (
     "conv-dvs",
     "conv-dvs-deep",
 )
-"""Those of the paper, the quick ones first; docs/paper.md says which of its figures and tables each is."""
+"""The experiments of the paper, quick ones first; docs/paper.md maps its figures and tables to them."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published number beside the one found here.
+    """A published number beside the reproduced one.
 
     Attributes:
         experiment: its name.
-        setting: which network, method and so on, in words.
+        setting: network, method and so on, in words.
         measure: what the number is.
-        data: what it was published on.
+        data: the published number's data.
         published: the number, in the unit of the measure.
-        source: where it is from.
-        found_on: the data of ours; a small study has smaller ones.
-        mean: over our runs; None where there is none.
-        half: half the 95 % interval; None for less than two runs.
-        runs: how many.
-        printed: mean and interval as they are printed.
+        source: its source.
+        found_on: our data; a small study has smaller ones.
+        mean: over our runs; None without any.
+        half: half the 95 % interval; None for fewer than two runs.
+        runs: number of runs.
+        printed: mean and interval as printed.
     """
 
     experiment: str
@@ -91,6 +91,9 @@ def reproduce_paper(options: SweepOptions, *, small: bool) -> list[Comparison]:
         reproduce(folder, study, replace(options, wanted=wishes_for(study, options.wanted)))
         store, runs = Store(options.out / folder), runs_of(study, seeds, data)
         found += comparisons(name, study, summarise(study, store.finished(runs), store.failed(runs)))
+    # A small study may leave a network to another experiment.
+    there = {(c.setting, c.published) for c in found if c.runs}
+    found = [c for c in found if c.runs or c.experiment in left_out or (c.setting, c.published) not in there]
     console.print(as_printed(found))
     for name, missing in left_out.items():
         console.print(f"{name} was left out: {', '.join(missing)} is not in the folder of --data", soft_wrap=True)
@@ -103,7 +106,7 @@ def reproduce_paper(options: SweepOptions, *, small: bool) -> list[Comparison]:
 
 
 def comparisons(name: str, study: Study, summaries: Sequence[Summary]) -> Iterator[Comparison]:
-    """Every published number that the study in full has, beside what was found.
+    """Every published number for the full study, beside the reproduced one.
 
     A small study has other data: there a number is compared with that of the same network and method.
     """
@@ -158,5 +161,5 @@ def as_printed(found: Sequence[Comparison]) -> Table:
 
 
 def as_json(found: Sequence[Comparison]) -> str:
-    """The comparison for programs: a list of objects."""
+    """The comparison as a JSON list of objects."""
     return json.dumps([asdict(one) for one in found], indent=2)

@@ -1,4 +1,4 @@
-"""Recipes of training, by name: what goes into one besides the data, the time and the draws."""
+"""Training recipes by name: everything except data, duration and seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from fluctua.lab.training.settings import TrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Ingredients:
-    """What a network is trained with.
+    """The parts of a recipe.
 
     Attributes:
         model: name of the network in `lab.networks`.
         loss: name of the loss, see `fluctua.lab.training.LOSSES`.
         optimizer: name of the optimiser, see `make_optimizer`.
-        lr: learning rate, the largest one where it changes.
+        lr: learning rate; its maximum if it changes.
         weight_decay: of the optimiser.
-        schedule: what becomes of the learning rate, see `TrainSettings`.
-        warmup: epochs in which it rises.
-        augment: whether training samples are altered, each time in another way.
+        schedule: of the learning rate, see `TrainSettings`.
+        warmup: epochs over which it rises.
+        augment: whether training samples are augmented, with new draws in every epoch.
     """
 
     model: str = "fc"
@@ -35,7 +35,7 @@ class Ingredients:
     augment: bool = False
 
     def settings(self, *, epochs: int, seed: int, **others: Any) -> TrainSettings:
-        """For `fit`; `others` are further settings.
+        """The settings for `fit`; `others` are added.
 
         Raises:
             ValueError: a setting out of range, or a weight decay for an optimiser that has none.
@@ -43,14 +43,14 @@ class Ingredients:
         decays = "weight_decay" in signature(optimizer_by_name(self.optimizer)).parameters
         if self.weight_decay and not decays:
             raise ValueError(
-                f"the optimiser {self.optimizer} has no weight decay, but {self.weight_decay:g} is asked for: "
+                f"the optimiser {self.optimizer} has no weight decay, but {self.weight_decay:g} was asked for: "
                 "set it to 0, or choose adamw"
             )
         return TrainSettings(
             epochs=epochs,
             lr=self.lr,
             optimizer=self.optimizer,
-            # A decay of 0 has to be said: AdamW would take another.
+            # Pass a decay of 0 too: AdamW has another default.
             optimizer_options={"weight_decay": self.weight_decay} if decays else {},
             loss=self.loss,
             schedule=self.schedule,
@@ -82,7 +82,7 @@ def recipe_by_name(name: str) -> Ingredients:
     """Look up one of `RECIPES`.
 
     Raises:
-        ValueError: there is no recipe of that name.
+        ValueError: an unknown recipe.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")

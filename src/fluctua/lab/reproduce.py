@@ -1,4 +1,4 @@
-"""`fluctua reproduce`: do a study's sweep, print and write its table, and draw its figure."""
+"""`fluctua reproduce`: run a study's sweep, print and write its table, and draw its figure."""
 
 import math
 from collections.abc import Sequence
@@ -40,11 +40,11 @@ class SweepOptions:
 
 
 class SweepFailed(RuntimeError):
-    """No run of a sweep ended well, so there is nothing to show."""
+    """All runs of a sweep failed, so there is nothing to show."""
 
 
 def study_named(name: str, *, small: bool) -> Study:
-    """The study of that name in `STUDIES`.
+    """The study of this name in `STUDIES`.
 
     Raises:
         ValueError: an unknown name; lists the known ones.
@@ -68,7 +68,7 @@ def reproduce(name: str, study: Study, options: SweepOptions) -> list[Path]:
     Raises:
         ValueError: no seed, a data file that is missing, an unknown part of the grid; StoreError for a damaged store.
         OSError: `out` cannot be written.
-        SweepFailed: no run ended well.
+        SweepFailed: all runs failed.
         SweepInterrupted: Ctrl-C; a KeyboardInterrupt.
     """
     seeds, backend, console = options.seeds, options.backend, options.console
@@ -77,7 +77,7 @@ def reproduce(name: str, study: Study, options: SweepOptions) -> list[Path]:
     facts = {"title": study.title, "about": study.about, "seeds": seeds, "settings": repr(study), "measures": printed}
     if aside := store.open({"name": name, **facts}):
         console.print(
-            f"{len(aside)} damaged files of runs are in {store.root / 'damaged'} now; their runs are done again",
+            f"{len(aside)} damaged files of runs were moved to {store.root / 'damaged'}; their runs are repeated",
             markup=False,
         )
     first, rest = choosing(study, only(runs, options.wanted))
@@ -91,7 +91,7 @@ def reproduce(name: str, study: Study, options: SweepOptions) -> list[Path]:
             f"{len(failed)} of {len(runs)} runs failed; their errors are in {store.root / 'failed'}", markup=False
         )
     if not finished:
-        raise SweepFailed(f"no run of {name} ended well; the first error: {failed[0].error}")
+        raise SweepFailed(f"all runs of {name} failed; the first error: {failed[0].error}")
     files = write_results(study, store, finished, failed)
     console.print(as_printed(study, summarise(study, finished, failed)))
     console.print("Written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)

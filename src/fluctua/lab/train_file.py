@@ -37,9 +37,9 @@ class Kind:
     Attributes:
         name: in words.
         duration: of a trial in seconds.
-        batch_size: samples per step of training. Feature maps are large: 16 images fill 0.7 GB a layer in 250 steps.
-        augment: what training samples go through if augmentation is asked for.
-        nu: rate of the afferents in Hz for the formula of the paper; None to measure it.
+        batch_size: samples per training step. Feature maps are large: 16 images fill 0.7 GB per layer in 250 steps.
+        augment: augmentations of training samples, if asked for.
+        nu: rate of the afferents in Hz for the paper's formula; None to measure it.
     """
 
     name: str
@@ -61,7 +61,7 @@ CIFAR10 = Kind(  # a constant current has no rate
 class FileSettings:
     """A network, its initial state and its training; times in seconds, `monitor` in steps, 0 for none.
 
-    None stands for what the recipe says, or for the default of model or data.
+    None stands for the default of the recipe, the model or the data.
     """
 
     recipe: str = "plain"
@@ -89,7 +89,7 @@ class FileSettings:
 
     @property
     def ingredients(self) -> Ingredients:
-        """Those of the recipe, but for what is set otherwise."""
+        """The recipe's ingredients, with the given settings in their place."""
         recipe = recipe_by_name(self.recipe)
         own = {field.name: getattr(self, field.name) for field in fields(recipe)}
         return replace(recipe, **{name: value for name, value in own.items() if value is not None})
@@ -97,25 +97,25 @@ class FileSettings:
 
 @dataclass(frozen=True)
 class FileRun:
-    """What `fluctua train` is told: a training file or folder, a test file if there is one, and settings."""
+    """The input of `fluctua train`: a training file or folder, an optional test file, and settings."""
 
     train: Path
     test: Path | None
     settings: FileSettings
 
     def plain(self) -> dict[str, Any]:
-        """As JSON knows it, for `fit(origin=...)`."""
+        """As plain data for JSON and `fit(origin=...)`."""
         test = None if self.test is None else str(self.test.absolute())
         return {"train": str(self.train.absolute()), "test": test, "settings": asdict(self.settings)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "FileRun":
-        """What `plain` gave."""
+        """The inverse of `plain`."""
         settings = {**plain["settings"], "target": Target(**plain["settings"]["target"])}
         return cls(Path(plain["train"]), plain["test"] and Path(plain["test"]), FileSettings(**settings))
 
     def settled(self) -> "FileRun":
-        """With what its kind of data brings in the place of None.
+        """The run with the defaults of its kind of data instead of None.
 
         Raises:
             ValueError: the data are not of the model's kind.
@@ -133,7 +133,7 @@ class FileRun:
         )
 
     def train_settings(self) -> TrainSettings:
-        """For `fit`.
+        """The settings for `fit`.
 
         Raises:
             ValueError: settings out of range.
@@ -142,13 +142,13 @@ class FileRun:
         return s.ingredients.settings(epochs=s.epochs, seed=s.seed, max_minutes=s.minutes, monitor=s.monitor or None)
 
     def load_data(self) -> Data:
-        """The data of a settled run; errors as of `train_file`."""
+        """The data of a settled run; errors as in `train_file`."""
         s = self.settings
         data = _data(_kind(self.train, _architecture(s), s.ingredients.model), self.train, self.test, s)
         if empty := [name for name, part in data.splits.items() if len(part) == 0]:
             raise ValueError(
                 f"no sample of {self.train} is left for {' and '.join(empty)}: a tenth of each class is held out, so "
-                "give ten samples of each or more"
+                "give at least ten samples of each"
             )
         return data
 
@@ -162,7 +162,7 @@ class FileRun:
 def _resumed(
     out: Path, train: Path | None, test: Path | None, settings: FileSettings, said: Collection[str] | None
 ) -> FileRun | None:
-    """The run of a folder, with the settings that may change; None where there is none."""
+    """The run in a folder, with the settings that may change; None if there is none."""
     description = RunFolder(out).describe()
     if description is None:
         return None
@@ -200,24 +200,24 @@ def train_file(
     """Initialise a network on the training data, train it, test it once, and write figures and tables to `out`.
 
     Args:
-        train_path: what the model learns from: an HDF5 file in the layout of SHD or the folder of SHD or SSC, N-MNIST's
-            folder or tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is kept for
-            validation, unless SSC's validation file is there.
-        test_path: another file in the layout of SHD; None for the test file in the folder, or where there is none to
-            keep another tenth of the training file. The image data have a test set of their own. A run that is resumed
-            knows both paths; they are given where the data have moved.
+        train_path: the training data: an HDF5 file in the layout of SHD, the folder of SHD or SSC, N-MNIST's folder or
+            tar file, the folder of DVS128 Gesture, or CIFAR-10's folder of batches. A tenth is held out for validation,
+            unless SSC's validation file is there.
+        test_path: another file in the layout of SHD. None for the test file in the folder; without one, another tenth
+            of the training file is held out. The image data have their own test set. A resumed run knows both paths;
+            give them if the data have moved.
         out: folder of the run.
         console: to print to.
         settings: of network and training.
-        resume: go on with the run that `out` holds, or begin where it holds none.
-        said: names of the settings that a resumed run must have had, but for `epochs`, `minutes` and `monitor`, which
-            may differ; default: all. The others, and those that are None, are taken from `out`.
+        resume: continue the run in `out`, or start one if there is none.
+        said: names of the settings that must match those of a resumed run, except `epochs`, `minutes` and `monitor`,
+            which may differ; default: all. The others, and those that are None, are taken from `out`.
 
     Raises:
-        OSError: a file cannot be read, `out` not written, or another process is in it; FileExistsError if it holds a
-            run and `resume` is false.
-        ValueError: settings out of range, data of another layout or not of the model's kind, too few samples, or a run
-            to resume that had other settings or other data.
+        OSError: a file cannot be read, `out` cannot be written, or another process uses it; FileExistsError if it holds
+            a run and `resume` is false.
+        ValueError: settings out of range, data of another layout or not of the model's kind, too few samples, or a
+            resumed run with other settings or other data.
         TrainingInterrupted: Ctrl-C while training; a KeyboardInterrupt.
     """
     run = _resumed(out, train_path, test_path, settings, said) if resume else None
@@ -227,7 +227,7 @@ def train_file(
         if settings.nu is not None and settings.method != "poisson":
             raise ValueError(f"nu={settings.nu:g} Hz is for the method poisson, not {settings.method}: leave it out")
         run = FileRun(train_path, test_path, settings)
-    run.train_settings()  # refused before data are read
+    run.train_settings()  # refuse before data are read
     run = run.settled()
     data = run.load_data()
     model = run.build(data)
@@ -239,7 +239,7 @@ def _train(run: FileRun, model: nn.Sequential, data: Data, out: Path, console: C
     s = run.settings
     x, _ = data.batch(min(_architecture(s).measured_on, len(data.splits["train"])))
     with isolated_randomness():
-        seed_all(s.seed)  # dropout is on, as it will be in training
+        seed_all(s.seed)  # dropout is active, as in training
         before = bring_up(model, x, s.method, target=s.target, seed=s.seed, nu=s.nu)
     console.rule(f"Initial state: {LABELS[s.method]}", align="left")
     console.print(before)
@@ -277,7 +277,7 @@ def _kind(path: Path, architecture: Architecture, model: str) -> Kind:
     found = _kind_found(path)
     if len(architecture.shape) == 1:
         if found in (SHD, None):
-            return SHD  # whose reader says best what is wrong with a file
+            return SHD  # its reader gives the best error message
         wanted = "a file of spike trains in the layout of SHD"
     else:
         if found in (NMNIST, DVS_GESTURE, CIFAR10):

@@ -9,7 +9,7 @@ from fluctua.layers.over_time import OverTime
 from fluctua.theory.laws import Gamma
 
 Cell = Callable[[], nn.Module]
-"""Makes a new population of neurons, such as `lambda: LIF(20e-3, 10e-3, 2e-3)`, or `LIF` itself."""
+"""Makes a population of neurons, such as `lambda: LIF(20e-3, 10e-3, 2e-3)`, or `LIF` itself."""
 
 
 def conv_block(
@@ -23,7 +23,7 @@ def conv_block(
         cell: makes the neurons.
         kernel: rows and columns of a filter.
         padding: on each side of the image (the paper: 2, so that maps grow by 2 for a kernel of 3).
-        pool: rows and columns of which the maximum is taken.
+        pool: rows and columns of a max-pooling window.
 
     Example:
         >>> from fluctua.neurons import LIF
@@ -56,7 +56,7 @@ def recurrent_conv_block(
         torch.Size([20, 2, 16, 70])
     """
     if recurrent_kernel % 2 == 0:
-        raise ValueError(f"recurrent_kernel={recurrent_kernel} has no middle, so maps would not fit: take an odd one")
+        raise ValueError(f"recurrent_kernel={recurrent_kernel} has no middle, so maps would shrink: take an odd one")
     back = nn.Conv1d(n_out, n_out, recurrent_kernel, padding=recurrent_kernel // 2, bias=False)
     forth = nn.Conv1d(n_in, n_out, kernel, stride=stride, padding=padding, bias=False)
     return nn.Sequential(OverTime(forth), Recurrent(cell(), back))
@@ -65,7 +65,7 @@ def recurrent_conv_block(
 class OneToOne(nn.Conv1d):
     """A synapse from each neuron to its counterpart: spikes `[T, B, C, ...]` -> current of the same shape.
 
-    Weights start nearly equal and positive, so that spikes are handed on as they are; `fluctua.initialize` finds their
+    Weights start nearly equal and positive, so that spikes are passed on unchanged; `fluctua.initialize` finds their
     size. Training may change all that.
 
     Args:
@@ -93,13 +93,13 @@ class OneToOne(nn.Conv1d):
 class ResidualBlock(nn.Module):
     """Two pathways into one population: `cell(body(x) + skip(x))`.
 
-    To `fluctua.initialize` a skip with weights is one more feed-forward pathway, which brings as much of the variance
-    as the one from the body (the paper's rule). A `OneToOne` hands spikes on as they are, past any number of blocks;
+    For `fluctua.initialize` a skip with weights is one more feed-forward pathway, which supplies as much of the
+    variance as that of the body (the paper's rule). `OneToOne` passes spikes on unchanged through any number of blocks;
     random weights, such as those of an `nn.Linear`, mix them anew in every block. An `nn.Identity` is fixed and weak.
 
     Args:
-        body: from spikes to current through neurons of its own, such as `nn.Sequential(linear, LIF(), linear)`.
-        skip: from spikes to current without.
+        body: from spikes to current, with neurons of its own, such as `nn.Sequential(linear, LIF(), linear)`.
+        skip: from spikes to current, without neurons.
         cell: the neurons at the end.
 
     Example:

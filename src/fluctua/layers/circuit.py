@@ -1,4 +1,4 @@
-"""Populations that hear each other: explicit recurrence, one step late."""
+"""Populations with recurrent connections, explicit and one step late."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class Synapse:
         """The current that spikes `[B, *N]` of one step cause in the next, of the shape of `like`.
 
         Raises:
-            ValueError: the module cannot take such spikes, or returns another shape.
+            ValueError: the module cannot take such spikes, or returns a different shape.
         """
         try:
             current: Tensor = self.module(spikes)
@@ -79,7 +79,7 @@ class CircuitState(NamedTuple):
 
     Attributes:
         cells: the state of each population, by name.
-        spikes: `[B, *N]`, of each population in the step before, which arrive in the next; none before the first step.
+        spikes: `[B, *N]` of each population in the last step, which arrive in the next; none before the first step.
     """
 
     cells: Mapping[str, Any]
@@ -91,10 +91,10 @@ class SpikeProbe(nn.Identity):
 
 
 class Circuit(nn.Module, ABC):
-    """Populations of neurons with synapses among them; called with the currents that come from outside.
+    """Populations of neurons with synapses between them; called with the currents from outside.
 
-    A subclass says what there is in `cells` and `synapses`, and keeps the modules as its own. Spikes of one step
-    reach their targets in the next. Every population's spikes pass through `spikes[<name>]`.
+    A subclass lists its populations in `cells` and its connections in `synapses`, and owns their modules. Spikes of one
+    step reach their targets in the next. Every population's spikes pass through `spikes[<name>]`.
 
     Example:
         >>> from fluctua.neurons import LIF
@@ -121,11 +121,11 @@ class Circuit(nn.Module, ABC):
     @property
     @abstractmethod
     def synapses(self) -> Sequence[Synapse]:
-        """What connects them."""
+        """The connections between them."""
 
     @property
     def inputs(self) -> Sequence[tuple[str, int]]:
-        """Population and port that each argument of the circuit reaches; by default the first port of each."""
+        """Population and port that each argument of the circuit feeds; by default the first port of each."""
         return [(name, 0) for name in self.cells]
 
     @property
@@ -134,7 +134,7 @@ class Circuit(nn.Module, ABC):
         return next(iter(self.cells))
 
     def tap(self) -> None:
-        """Make the taps; a subclass calls it when its cells are in place."""
+        """Make the taps; call it in a subclass once its cells exist."""
         self.spikes = nn.ModuleDict({name: SpikeProbe() for name in self.cells})
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
@@ -146,10 +146,10 @@ class Circuit(nn.Module, ABC):
         return self.proceed(*currents)[0]
 
     def proceed(self, *currents: Tensor, state: CircuitState | None = None) -> tuple[dict[str, Tensor], CircuitState]:
-        """As `simulate`, step by step, from a state on (default: at rest); returns the state after it as well."""
+        """As `simulate`, step by step from a state (default: at rest); also returns the state after the last step."""
         cells, synapses = self.cells, self.synapses
         steppers = {name: cell.stepper() for name, cell in cells.items()}  # type: ignore[operator]
-        # Besides its currents, one for each port, a stepper takes the state.
+        # A stepper takes one current for each port, and the state.
         ports = {name: len(signature(stepper).parameters) - 1 for name, stepper in steppers.items()}
         self._check(currents, ports)
         if state is None:
@@ -186,7 +186,7 @@ class Circuit(nn.Module, ABC):
         if any(len(shape) < 3 or shape[:2] != shapes[0][:2] or shape[0] == 0 for shape in shapes):
             raise ValueError(f"a circuit takes currents [T, B, ...] of one length, got the shapes {shapes}")
         if missing := [name for name in ports if (name, 0) not in inputs]:
-            raise ValueError(f"{missing[0]} gets no current from outside: name its first port among the inputs")
+            raise ValueError(f"{missing[0]} receives no current from outside: name its first port among the inputs")
         for s in self.synapses:
             if s.source not in ports or s.port not in range(ports.get(s.target, 0)):
                 there = ", ".join(f"{name} with {n} port(s)" for name, n in ports.items())
@@ -198,7 +198,7 @@ class Circuit(nn.Module, ABC):
 class Recurrent(Circuit):
     """Explicit recurrence around a population: its spikes pass `weight` and reach it again one step later.
 
-    Called with the current `[T, B, *N]` that comes from outside, it returns spikes of the same shape.
+    Called with the current `[T, B, *N]` from outside, it returns spikes of the same shape.
 
     Args:
         cell: the neurons, such as `LIF`, `AdaptiveLIF` or what `from_step` makes.
@@ -230,22 +230,22 @@ class Recurrent(Circuit):
         return (Synapse(self.weight, "cell", "cell"),)
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; one operation for known cells and weights if no hook needs the steps in between."""
+        """See `Circuit.simulate`; one operation for known kinds, unless a hook needs the steps in between."""
         fused = plan(f"Recurrent({type(self.cell).__name__})", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
     def fused_layer(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer":
-        """What a fused operation takes, with the weight in front.
+        """The arguments of a fused operation, with the weight in front.
 
-        Hooks on the neurons do not matter, which the loop never calls but steps.
+        Hooks on the neurons do not matter, since the loop takes steps of them and never calls them.
 
         Args:
             size: number of neurons.
             like: a tensor of the input's type.
-            linear: the weight in front, if it is to be part of the operation.
+            linear: the weight in front, if it should be part of the operation.
 
         Raises:
-            Unfused: it has to be stepped through.
+            Unfused: it must run step by step.
         """
         weight = self._checked_weight()
         demand(isinstance(weight, nn.Linear), "the recurrent weight is not an nn.Linear")
@@ -264,7 +264,7 @@ class Recurrent(Circuit):
         return heard_spikes(*dynamics_of(self.cell, x), weight.weight, weight.bias, x)
 
     def _checked_weight(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
-        """The recurrent weight, where it and the neurons are of kinds that an operation knows."""
+        """The recurrent weight, if a fused operation knows its kind and that of the neurons."""
         known = type(self) is Recurrent and type(self.cell) in SPIKING
         demand(known, f"{type(self).__name__} or {type(self.cell).__name__} is of a kind of its own")
         demand_unmodified(self.weight, nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -272,5 +272,5 @@ class Recurrent(Circuit):
 
     @property
     def spikes_unobserved(self) -> bool:
-        """Whether no hook needs the spikes that pass the tap, so that they may stay bits."""
+        """Whether the spikes may stay bits, since no hook sees them."""
         return all(is_unmodified(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))

@@ -24,7 +24,7 @@ from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
 
-if TYPE_CHECKING:  # numba is imported when a first network runs
+if TYPE_CHECKING:  # numba is imported only when a network runs
     from fluctua.timeloop.events_layers import Layer
 
 
@@ -33,9 +33,9 @@ class DaleError(ValueError):
 
 
 class SignedLinear(nn.Linear):
-    """`nn.Linear` without bias with weights of zero or more; whether they excite or inhibit depends on the neuron.
+    """`nn.Linear` without bias, with weights of zero or more; the neuron decides whether they excite or inhibit.
 
-    An optimiser knows nothing of the sign: call `constrain_(model)` after each of its steps, or `keep_signs` once.
+    Optimisers ignore the sign: call `constrain_(model)` after each of their steps, or `keep_signs` once.
 
     Args:
         in_features: afferents.
@@ -61,7 +61,7 @@ class SignedLinear(nn.Linear):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Set to zero what has the wrong sign."""
+        """Set weights of the wrong sign to zero."""
         self.weight.clamp_(min=0.0)
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class SignedLinear(nn.Linear):
         if bool(self.weight.isnan().any()):
             raise DaleError("a weight is NaN, so it has no sign: training has diverged, try a smaller learning rate")
         raise DaleError(
-            f"a weight of {float(self.weight.detach().min()):.3g} breaks Dale's law, weights here are zero or more: "
+            f"a weight of {float(self.weight.detach().min()):.3g} breaks Dale's law: weights here are zero or more; "
             "call fluctua.layers.keep_signs(optimizer, model) once, or constrain_ of `dale.py` after every step"
         )
 
@@ -92,7 +92,7 @@ def constrain_(model: nn.Module) -> None:
 
 
 def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableHandle:
-    """Call `constrain_` on the model after every step of the optimiser; `fluctua.lab.training` does so by itself.
+    """Call `constrain_` on the model after every step of the optimiser; `fluctua.lab.training` does this itself.
 
     Example:
         >>> layer = SignedLinear(20, 10)
@@ -149,7 +149,7 @@ class DaleCircuit(Circuit):
         return [Synapse(self.exc_exc, "exc", "exc"), Synapse(self.exc_inh, "exc", "inh"), *inhibition]
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
-        """See `Circuit.simulate`; as one operation where no hook needs the steps in between."""
+        """See `Circuit.simulate`; as one operation, unless a hook needs the steps in between."""
         fused = plan("DaleCircuit", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else fused
 
@@ -162,16 +162,16 @@ class DaleCircuit(Circuit):
         return _run(torch.cat(currents, -1), both)
 
     def fused_layer(self, like: Tensor) -> "Layer":
-        """Both populations as a fused operation takes them, but for the weights in front.
+        """Both populations as arguments of a fused operation, without the weights in front.
 
-        Hooks on the taps do not matter, for those see the spikes of a whole sequence in either case, nor do hooks on
-        the neurons, which the loop never calls but steps.
+        Hooks on the taps do not matter, since they see the spikes of a whole sequence in either case; nor do hooks on
+        the neurons, since the loop takes steps of them and never calls them.
 
         Args:
             like: a tensor of the input's type.
 
         Raises:
-            Unfused: they have to be stepped through.
+            Unfused: they must run step by step.
         """
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
         own = [type(module) for module in (self, self.exc, self.inh)]
@@ -218,12 +218,12 @@ def _demand_signed_linear(*modules: nn.Module | None) -> None:
 class DaleLayer(nn.Module):
     """A recurrent layer under Dale's law (paper, section on biologically constrained networks).
 
-    Spikes `[T, B, n_in]` of excitatory afferents reach an excitatory population E and an inhibitory one I, which
-    inhibits both; spikes of E `[T, B, n_exc]` come out. All weights are zero or more and stay so in training; a
-    forward pass refuses weights of the wrong sign.
+    Spikes `[T, B, n_in]` of excitatory afferents reach an excitatory population E and an inhibitory population I, which
+    inhibits both; the output is the spikes of E, `[T, B, n_exc]`. All weights are zero or more and stay so in training;
+    a forward pass refuses weights of the wrong sign.
 
-    On the CPU the whole layer runs as one operation, as the modules of a `FusedSequential` do. A hook on a weight
-    within the circuit, or neurons of two kinds, make it go step by step, with the same result.
+    On the CPU the whole layer runs as one operation, like the modules of a `FusedSequential`. With a hook on a weight
+    within the circuit, or neurons of two kinds, it runs step by step, with the same result.
 
     Args:
         n_in: afferents.
@@ -231,8 +231,10 @@ class DaleLayer(nn.Module):
         n_inh: neurons of I (default: a quarter of `n_exc`, the paper's ratio).
         recurrent_excitation: whether E also excites itself and I.
         family: weight law, one-sided (default: exponential, the paper's).
-        tau_mem: time constants in seconds, as in `ExcInhLIF`, which further options go to; likewise `tau_exc`,
-            `tau_inh` and the time step `dt`.
+        tau_mem: membrane time constant in seconds, as in `ExcInhLIF`, which also takes all further options.
+        tau_exc: time constant of the excitatory current in seconds.
+        tau_inh: time constant of the inhibitory current in seconds.
+        dt: time step in seconds.
 
     Example:
         >>> layer = DaleLayer(n_in=700, n_exc=100)
@@ -257,7 +259,7 @@ class DaleLayer(nn.Module):
         super().__init__()
         n_inh = math.ceil(n_exc / 4) if n_inh is None else n_inh
         if min(n_in, n_exc, n_inh) < 1:
-            raise ValueError(f"every population needs a neuron at least, got n_in={n_in}, n_exc={n_exc}, n_inh={n_inh}")
+            raise ValueError(f"every population needs a neuron, got n_in={n_in}, n_exc={n_exc}, n_inh={n_inh}")
         self.input_exc = SignedLinear(n_in, n_exc, family)
         self.input_inh = SignedLinear(n_in, n_inh, family)
         exc, inh = (ExcInhLIF(tau_mem, tau_exc, tau_inh, dt, **options) for _ in range(2))

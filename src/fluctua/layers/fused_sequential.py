@@ -1,4 +1,4 @@
-"""A sequence of layers in which weights and the neurons behind them run as one."""
+"""A sequence of layers in which weights and the neurons behind them run as one operation."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 class FusedSequential(nn.Sequential):
     """`nn.Sequential` on spikes `[T, B, N]`, with the same results, in less time and memory.
 
-    An `nn.Linear` and fluctua's neurons behind it, those of `from_step` too, or a `Recurrent` of such neurons and an
-    `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike are
-    added up, and the input current is never in memory as a whole. The first of these operations
-    takes dense input, of which the density decides whether it is turned into spikes, or a `SpikeBatch`, which is never
-    made dense. A `DaleLayer` at the front takes both as well.
+    An `nn.Linear` and the fluctua neurons behind it (also those of `from_step`), or a `Recurrent` of such neurons and
+    an `nn.Linear`, run as one operation: spikes pass from layer to layer as bits, only the weights of units that spike
+    are added up, and the whole input current is never in memory. The first operation takes dense input, whose density
+    decides whether it is turned into spikes, or a `SpikeBatch`, which stays sparse. A `DaleLayer` at the front takes
+    both as well.
 
-    What cannot be fused runs as it stands: other modules, subclasses, modules with hooks, parametrisations, on another
-    device than the CPU or in half precision, under `torch.func`, `torch.compile` or autocast; the log says why. So
-    whoever looks into the network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
+    Everything else runs unfused: other modules, subclasses, modules with hooks, parametrisations, devices other than
+    the CPU, half precision, `torch.func`, `torch.compile` and autocast; the log says why. So whoever looks into the
+    network, such as `fluctua.initialize`, sees what an `nn.Sequential` would show.
 
-    A weight that is NaN or infinite shows up when its afferent spikes, whereas a product with dense input always does.
+    A weight that is NaN or infinite shows only when its afferent spikes; a product with dense input always shows it.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -61,7 +61,7 @@ class FusedSequential(nn.Sequential):
 
 
 def _fused(modules: Sequence[nn.Module], x: Tensor | SpikeBatch) -> tuple[Tensor | None, int]:
-    """Output of the modules at the front that run as one, and how many they are; None where there are none."""
+    """Output of the modules at the front that run as one, and their number; None if there are none."""
     like = x.placeholder(_dtype(modules)) if isinstance(x, SpikeBatch) else x
     layers = list(_layers(modules, like))
     spikes = x if isinstance(x, SpikeBatch) else SpikeBatch.from_dense(x, MAX_DENSITY) if layers else None
@@ -88,7 +88,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
 
 
 def _layer(linear: nn.Module, neurons: nn.Module, like: Tensor, before: int) -> "Layer":
-    """A pair behind so many neurons, or none; `like` is the input of the first."""
+    """A pair behind `before` neurons; `like` is the input of the first."""
     demand_sequence(like)
     demand_eager(like)
     demand_unmodified(linear, nn.Linear)
@@ -97,7 +97,7 @@ def _layer(linear: nn.Module, neurons: nn.Module, like: Tensor, before: int) -> 
     demand(linear.in_features == afferents, f"the weight takes {linear.in_features} units, not {afferents}")
     if isinstance(neurons, Recurrent):
         demand_unmodified(neurons, Recurrent)
-        demand(neurons.spikes_unobserved, "somebody looks at the spikes of the recurrence")
+        demand(neurons.spikes_unobserved, "a hook sees the recurrent spikes")
         return neurons.fused_layer(linear.out_features, like, linear)
     demand_unmodified(neurons, *FUSED)
     return fused_layer(neurons, linear.out_features, like, linear=linear)

@@ -1,7 +1,7 @@
-"""Which modules run together in one fused operation, what they are to it, and why others run as they stand.
+"""Which modules run together in one fused operation, with which arguments, and why others run unfused.
 
-Only what nobody looks into is fused: a module with hooks, a subclass, or one inside a transformation of torch runs as
-it stands, with the same result, and the log says so.
+Only modules that nobody looks into are fused: a module with hooks, a subclass, or one inside a transformation of torch
+runs unfused, with the same result, and the log says so.
 """
 
 import logging
@@ -21,7 +21,7 @@ from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import choose
 from fluctua.timeloop.limits import gives_spikes, is_special
 
-if TYPE_CHECKING:  # numba is imported when a first network runs
+if TYPE_CHECKING:  # numba is imported only when a network runs
     from fluctua.timeloop.events_layers import Layer
 
 log = logging.getLogger(__name__)
@@ -29,33 +29,33 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 SPIKING = LIF, AdaptiveLIF, ExcInhLIF, StepNeuron
-"""Neurons that may hear themselves in a fused loop."""
+"""Neurons that may be recurrent in a fused loop."""
 
 FUSED = *SPIKING, LI
 """Neurons that run together with the weight in front."""
 
 WIDEST = 1000
-"""Neurons of a map that one hears; beyond, torch's dense convolution is as fast where a tenth of them spike."""
+"""Largest recurrent fan-in in a map; beyond, torch's dense convolution is as fast if a tenth of them spike."""
 
 MAX_DENSITY = 0.25
-"""Share of entries that are not zero above which an input is multiplied as it is.
+"""Fraction of non-zero entries above which an input is multiplied as a dense tensor.
 
 Measured for 700 afferents of 128 LIF neurons, forward and backward, one thread: spikes take 0.27 of the time of a
 product at 3 %, 0.8 at 20 %, 1.25 at 35 %; convolutions cross at about the same density (`benchmarks/conv_events.py`).
-Close to the crossing either costs the same, so the choice needs no memory.
+Near the crossing both cost the same, so the choice needs no memory.
 """
 
 
 class Unfused(Exception):
-    """Why modules run as they stand."""
+    """Why modules run unfused."""
 
 
 def plan(what: str, decide: Callable[[], Result]) -> Result | None:
-    """What to run in the place of modules, or None where they run as they stand; the log says why.
+    """What to run in place of modules, or None if they run unfused; the log says why.
 
     Args:
         what: the modules, for the log.
-        decide: finds out, or raises `Unfused`.
+        decide: returns it, or raises `Unfused`.
     """
     if torch.compiler.is_compiling():
         return None
@@ -67,17 +67,17 @@ def plan(what: str, decide: Callable[[], Result]) -> Result | None:
 
 
 def demand(holds: bool, otherwise: str) -> None:
-    """Say why modules run as they stand.
+    """Raise the reason why modules run unfused, unless a condition holds.
 
     Raises:
-        Unfused: something does not hold.
+        Unfused: the condition does not hold.
     """
     if not holds:
         raise Unfused(otherwise)
 
 
 def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module is exactly of one of these kinds, and its forward all that a call of it does."""
+    """Whether a module's class is exactly one of `kinds`, and a call runs only its forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     altered = any(hooks) or "forward" in vars(module) or module._compiled_call_impl is not None
     return type(module) in kinds and not altered
@@ -87,11 +87,11 @@ def demand_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> None:
     """Refuse a module that is not `is_unmodified`."""
     name = type(module).__name__
     demand(type(module) in kinds, f"{name} is none of {', '.join(kind.__name__ for kind in kinds)}")
-    demand(is_unmodified(module, *kinds), f"{name} has a hook, or a forward of its own")
+    demand(is_unmodified(module, *kinds), f"{name} has a hook or its own forward")
 
 
 def demand_eager(x: Tensor, devices: Container[str] = ("cpu",)) -> None:
-    """Refuse all but plain numbers on which torch runs eagerly: no tracing, transformation, autocast, mode or hook."""
+    """Refuse anything but plain numbers in eager mode: tracing, transformations, autocast, modes and hooks."""
     demand(x.device.type in devices, f"the input is on {x.device}")
     demand(x.dtype in (torch.float32, torch.float64), f"the input is {x.dtype}")
     demand(not torch.is_autocast_enabled(x.device.type), "autocast is on")
@@ -116,17 +116,17 @@ def demand_ordinary(like: Tensor, *weights: Tensor | None) -> None:
 
 
 def demand_sequence(*inputs: Tensor) -> None:
-    """Refuse what is not an ordinary sequence `[T, B, N]`, or empty."""
+    """Refuse anything that is not an ordinary sequence `[T, B, N]`, or is empty."""
     for x in inputs:
         demand(x.ndim == 3 and x.numel() > 0, f"the input {tuple(x.shape)} is no sequence [T, B, N], or empty")
         demand_ordinary(x, x)
 
 
 def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, tuple[float, ...]]:
-    """What a population of the kinds `FUSED` does, in the type of a tensor, and its state before the first step.
+    """The step of a population of the kinds `FUSED`, in the type of a tensor, and its state before the first step.
 
     Raises:
-        Unfused: layers have no place for it.
+        Unfused: fused layers do not support it.
     """
     assert isinstance(neurons, Neuron)
     dynamics = neurons.dynamics().to(like)
@@ -134,7 +134,7 @@ def dynamics_of(neurons: nn.Module, like: Tensor) -> tuple[Dynamics, tuple[float
         first = neurons.initial if isinstance(neurons, LI) else 0.0
         return dynamics, (first, *[0.0] * (dynamics.states - 1))
     demand(dynamics.inputs == 1, "the neurons have several inputs")
-    demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not what it says")
+    demand(gives_spikes(dynamics) is dynamics.spiking, "their step cannot be traced, or its output is not as declared")
     return dynamics, neurons.facts()[0]
 
 
@@ -144,11 +144,11 @@ def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
 
 
 def demand_cpu(dynamics: Dynamics, size: int, like: Tensor) -> None:
-    """Refuse what the fused layers do not serve: they do what the fused CPU loop does, of `size` neurons."""
+    """Refuse what the fused layers, which use the fused CPU loop, do not serve for `size` neurons."""
     name = serving(dynamics, torch.Size([size]), like)
     demand(name == "cpu", f"the {name} engine serves the neurons")
     each = all(c.numel() == 1 or c.shape == (size,) for c in dynamics.constants)
-    demand(each, "a constant is neither for all neurons nor for each")
+    demand(each, "a constant is neither one number nor one per neuron")
 
 
 def fused_layer(
@@ -158,13 +158,13 @@ def fused_layer(
 
     Args:
         neurons: a bare module of one of the kinds `FUSED`.
-        size: how many there are.
+        size: number of neurons.
         like: a tensor of the input's type.
         linear: the bare weight in front.
         back: the bare weight from the population to itself.
 
     Raises:
-        Unfused: it has to run as it stands.
+        Unfused: it must run unfused.
     """
     dynamics, initial = dynamics_of(neurons, like)
     demand_cpu(dynamics, size, like)
@@ -186,20 +186,20 @@ def fused_layer(
 def heard_spikes(
     dynamics: Dynamics, initial: Sequence[float], weight: Tensor, bias: Tensor | None, x: Tensor
 ) -> Tensor:
-    """Spikes of a population that hears itself, on the CPU or the GPU.
+    """Spikes of a recurrent population, on the CPU or the GPU.
 
     Args:
-        dynamics: of neurons that spike.
+        dynamics: the step of spiking neurons.
         initial: each part of their state before the first step.
         weight: from the population to itself; likewise `bias`.
         x: current from outside `[T, B, N]`, not empty.
 
     Raises:
-        Unfused: it has to be stepped through.
+        Unfused: it must run step by step.
     """
     size = x.shape[2]
     demand_ordinary(x, weight, bias)
-    demand(tuple(weight.shape) == (size, size), "the recurrent weight is not one from the population to itself")
+    demand(tuple(weight.shape) == (size, size), "the recurrent weight does not lead from the population to itself")
     if serving(dynamics, x.shape[2:], x) != "gpu":
         demand_cpu(dynamics, size, x)
         from fluctua.timeloop.events_layers import Layer, run_layers
@@ -213,19 +213,20 @@ def heard_spikes(
 
 
 def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """As `heard_spikes`, of a feature map `[T, B, C, *N]` through a convolution, without the bias of that.
+    """As `heard_spikes`, for a feature map `[T, B, C, *N]` through a convolution, without its bias.
 
-    Served is what keeps its map, no wider than `WIDEST`, without groups or holes, of neurons that start at zero.
+    The convolution must keep the map's size, be no wider than `WIDEST`, and have neither groups nor dilation; the
+    neurons must start at zero.
 
     Raises:
-        Unfused: it has to be stepped through.
+        Unfused: it must run step by step.
     """
     demand(not any(initial), "the neurons do not start at zero")
     middle = tuple(kernel // 2 for kernel in conv.kernel_size)
     centred = all(kernel % 2 for kernel in conv.kernel_size) and conv.padding in ("same", middle)
     alone = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros"
     demand(centred and alone, "the convolution is not a plain window around each neuron")
-    demand(conv.weight[0].numel() <= WIDEST, f"a neuron hears more than {WIDEST} others")
+    demand(conv.weight[0].numel() <= WIDEST, f"a neuron receives spikes from more than {WIDEST} others")
     fits = x.ndim == 3 + len(conv.kernel_size) and {conv.in_channels, conv.out_channels} == {x.shape[2]}
     demand(fits and x.numel() > 0, f"the current {tuple(x.shape)} is not that of such a map, or empty")
     demand_ordinary(x, x, conv.weight)
@@ -242,4 +243,4 @@ def _demand_weights(size: int, like: Tensor, linear: nn.Linear | None, back: nn.
         if module is not None:
             demand_ordinary(like, module.weight, module.bias)
     square = back is None or (back.in_features, back.out_features) == (size, size)
-    demand(square, "the recurrent weight is not one from the population to itself")
+    demand(square, "the recurrent weight does not lead from the population to itself")

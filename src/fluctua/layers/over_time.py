@@ -7,7 +7,7 @@ from fluctua.layers.fusion import MAX_DENSITY, Unfused, demand, demand_eager, de
 from fluctua.timeloop.engines import wants
 
 PIECE = 32
-"""Samples and steps that a convolution gets at a time, so that what it needs stays in cache."""
+"""Number of frames that a convolution gets at a time, so that its data stay in cache."""
 
 Window = int | tuple[int, ...]
 
@@ -20,8 +20,8 @@ class OverTime(nn.Module):
     Time and batch are folded into one axis, `[T, B, ...] -> [T * B, ...]`, and unfolded behind the module, so a batch
     norm inside takes its statistics over batch and time. `nn.Linear` does not need it: it acts on the last axis.
 
-    On the CPU a convolution of few spikes adds up the weights of these alone, with the same result but for the order in
-    which they are added. A weight that is NaN or infinite shows up when its afferent spikes.
+    On the CPU a convolution of few spikes adds up only the weights of these, with the same result except for the order
+    of summation. A weight that is NaN or infinite then shows only when its afferent spikes.
 
     Args:
         module: takes and returns one tensor `[batch, ...]`.
@@ -52,7 +52,7 @@ class OverTime(nn.Module):
         return out.reshape(*x.shape[:2], *out.shape[1:])
 
     def _applied(self, x: Tensor) -> Tensor:
-        """The module on `[T * B, ...]`; a convolution that nobody looks into by events, or a piece after the other."""
+        """The module on `[T * B, ...]`; by events for a convolution without hooks, or piece by piece."""
         name = f"OverTime({type(self.module).__name__})"
         if type(self.module) in _CONVOLUTIONS and plan(name, lambda: _is_alone(self.module, x)):
             by_events = plan(name, lambda: _by_events(self.module, x))
@@ -72,7 +72,7 @@ def _is_alone(module: nn.Module, x: Tensor) -> bool:
 
 def _by_events(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of frames `[F, channels, ...]` as a sum over their spikes."""
-    demand(isinstance(conv, nn.Conv1d | nn.Conv2d) and conv.padding_mode == "zeros", "its window is not a plain one")
+    demand(isinstance(conv, nn.Conv1d | nn.Conv2d) and conv.padding_mode == "zeros", "it does not pad with zeros")
     assert isinstance(conv, nn.Conv1d | nn.Conv2d)
     return convolved_by_events(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
@@ -91,13 +91,13 @@ def convolved_by_events(
     """As `torch.nn.functional.conv1d` or `conv2d` of frames `[F, channels, ...]`, a sum over their spikes.
 
     Raises:
-        Unfused: another kind of convolution, another engine, or more spikes than pay.
+        Unfused: an unsupported convolution, another engine, or too many spikes.
     """
     axes = weight.ndim - 2
     stride, dilation = _each(stride, axes), _each(dilation, axes)
     demand(not isinstance(padding, str) and {*dilation, groups} == {1}, "the convolution is not a plain window")
     demand(axes in (1, 2), f"it goes over {axes} axes")
-    demand(wants("cpu"), "another engine is wanted")
+    demand(wants("cpu"), "another engine was asked for")
     padding = _each(padding, axes)  # type: ignore[arg-type]
     fits = x.ndim == weight.ndim and x.shape[1] == weight.shape[1] and x.numel() > 0
     reaches = (n + 2 * pad >= k for n, pad, k in zip(x.shape[2:], padding, weight.shape[2:], strict=False))

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons.leaky import Neuron
 
-States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit: by its name, and which call it was
+States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit, by its name and the number of the call
 
 
 def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = False) -> Tensor:
@@ -25,20 +25,20 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
     >>> model[0].weight.grad.shape
     torch.Size([10, 20])
 
-    Between forward and backward only the states at the borders are kept, besides input and output; a segment is
-    computed again when backward comes to it. So the memory of training is that of one segment, for one forward pass
-    more, and the gradients are those of the whole sequence.
+    Between forward and backward only input, output and the states at the borders are kept; backward computes each
+    segment again. So training needs the memory of one segment and one more forward pass, and the gradients are those of
+    the whole sequence.
 
-    Recurrent circuits go step by step here, also a `Recurrent` or `DaleLayer` that runs as one operation otherwise.
-    That operation is faster by far and keeps its spikes as bits, so as a rule it needs no segments.
+    Recurrent circuits run step by step here, also a `Recurrent` or `DaleLayer` that is otherwise one operation. That
+    operation is much faster and keeps its spikes as bits, so it usually needs no segments.
 
     With `truncate` no gradient flows from a segment into the one before it (truncated backpropagation through time).
-    This is biased: what a spike does to later segments is not learnt from, so choose a length of many membrane and
-    synaptic time constants, and of many adaptation time constants where neurons adapt.
+    This is biased: the effect of a spike on later segments is not learnt. So choose a length of many membrane, synaptic
+    and adaptation time constants.
 
     Args:
-        model: of fluctua's neurons and circuits; all else in it works on each time step by itself, as weights and
-            pooling do.
+        model: of fluctua's neurons and circuits; everything else in it must act on each time step alone, as weights
+            and pooling do.
         x: input `[T, B, ...]`.
         length: of a segment in steps; the last may be shorter.
         truncate: whether gradients stop at the borders.

@@ -1,4 +1,4 @@
-"""Balance: the mean potential of a neuron is made the same as that of all others, where the signal bears it."""
+"""Balance: give all neurons of a population the same mean potential, unless that would remove the signal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from fluctua.theory.target import InfeasibleTargetError
 
 Balance = bool | Literal["auto"]
 
-LEFT, MANY = 0.5, 10  # a part of the signal, or what so many inputs carry
+LEFT, MANY = 0.5, 10  # fraction of the signal that must be left; number of inputs that make that needless
 DUST = 1e-6
-_PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part
+_PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part of a tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Balanced:
 
     Attributes:
         activity: mean activity in the shape of each weight.
-        biases: of a weight that was left as it is, the bias that goes with it and takes its neurons' means out.
+        biases: for a weight that was left as it is, the bias that cancels the means of its neurons.
         movable: whether the weights can move the mean of U and leave a signal.
     """
 
@@ -36,7 +36,7 @@ class Balanced:
 
 
 def moved_by(pathways: Sequence[Pathway], how: Balance) -> list[Tensor]:
-    """The weights, and for "auto" the biases, by which `balance` works."""
+    """The parameters that `balance` may write: weights and, for "auto", biases."""
     return [*(q.weight for q in pathways), *(b for q in pathways if how == "auto" and (b := _bias(q)) is not None)]
 
 
@@ -49,21 +49,21 @@ def balance(
 ) -> Balanced:
     """Balance the weights of pathways, in place, by projection or by biases, or leave them.
 
-    The projection takes one direction out of each neuron's weights. Of many inputs this is one among many, and what
-    lies along it is noise; of few, or where all inputs go up and down together, it is what the neurons are to tell. So
-    the variance over samples of what they bring to U is compared before and after (over time, where samples do not
-    differ). Of n inputs, a part `1 - 1 / n` of all directions stays. If variance and directions together leave less
-    than half, and less than ten inputs carry, "auto" takes the weights as they are: biases take the means out where
-    there are any, and where they leave half.
+    The projection removes one direction from the weights of each neuron. With many inputs this is one direction among
+    many, and what lies along it is noise. With few inputs, or where all inputs rise and fall together, it is the
+    signal. So "auto" compares the variance over samples of what the pathways bring to U before and after (over time, if
+    samples do not differ); of n inputs, the fraction `1 - 1 / n` of all directions stays. If variance and directions
+    together leave less than half, and fewer than ten inputs carry the signal, the weights stay as they are. Biases then
+    cancel the means, if there are any and if they leave half.
 
     Args:
         potential: of the population, with the weights as they were drawn.
-        currents: of the population, with a graph back to what `moved_by` says.
-        pathways: whose weights may take either sign.
-        how: project in any case (True), or see above ("auto").
+        currents: of the population, differentiable with respect to `moved_by`.
+        pathways: those whose weights may take either sign.
+        how: True always projects; "auto" decides as above.
 
     Raises:
-        InfeasibleTargetError: True, and nothing is left.
+        InfeasibleTargetError: `how` is True, and no signal is left.
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
@@ -77,8 +77,8 @@ def balance(
     if how is True and kept < DUST:
         names = " and ".join(q.name for q in pathways)
         raise InfeasibleTargetError(
-            f"balance=True leaves nothing of what {population.name} gets through {names}: "
-            "all of it lies along the mean of the input; balance='auto' keeps it"
+            f"balance=True removes everything that {population.name} receives through {names}: "
+            "all of it lies along the mean of the input; use balance='auto', which keeps it"
         )
     n = _inputs(pathways, activity)
     if how is True or kept * (1 - 1 / n) >= min(LEFT, MANY / n):
@@ -101,7 +101,7 @@ def balance(
 
 
 def _rest(potential: FreePotential, pathways: Sequence[Pathway], moved: Sequence[Tensor]) -> Tensor | None:
-    """What other pathways, or currents without a weight, bring, such as a trunk to which these add."""
+    """The potential from other pathways or from currents without a weight, such as a trunk."""
     population = potential.population
     if len(pathways) == len(population.pathways) and not population.unweighted and not population.offset:
         return None
@@ -112,9 +112,9 @@ def _rest(potential: FreePotential, pathways: Sequence[Pathway], moved: Sequence
 
 
 def _signal(u: Tensor, rest: Tensor | None) -> float:
-    """Variance over samples of U `[T, B, *N]` without the rest, in the mean of steps and neurons.
+    """Variance over samples of U `[T, B, *N]` without the rest, averaged over steps and neurons.
 
-    Where samples are alike it is that over time.
+    If all samples are alike, it is the variance over time.
     """
     u = u if rest is None else u - rest
     found = float(u.var(1, correction=0).mean())
@@ -122,13 +122,13 @@ def _signal(u: Tensor, rest: Tensor | None) -> float:
 
 
 def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:
-    """How many inputs a neuron has by a pathway at least, by their weight: `(sum_j r_j^2)^2 / sum_j r_j^4`."""
+    """Effective number of inputs of a neuron through a pathway, at least: `(sum_j r_j^2)^2 / sum_j r_j^4`."""
 
     def power(r: Tensor, p: int) -> float:
         return float((torch.linalg.vector_norm(r, p, dim=1, dtype=torch.float64) ** p).mean())
 
     by_row = (r.transpose(0, q.rows) for q, r in zip(pathways, activity, strict=True))
-    rows = [r[:: max(1, len(r) // 64)].flatten(1) for r in by_row]  # some stand for all
+    rows = [r[:: max(1, len(r) // 64)].flatten(1) for r in by_row]  # some rows represent all
     return min((power(r, 2) ** 2 / fourth for r in rows if (fourth := power(r, 4))), default=float("inf"))
 
 
@@ -137,14 +137,14 @@ def mean_activity(
 ) -> list[Tensor]:
     """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
 
-    With frozen weights the mean potential `w_i . r` differs from neuron to neuron, and that difference never goes away
-    with time: it leaves some neurons silent and others saturated (theory: balance). U is linear in the weights, so `r`
-    is the gradient of the mean potential with respect to them. This holds for any linear path: convolutions with
-    strides, groups, dilation and borders, pooling, additions. Rows are known up to a common factor, the number of
-    neurons that share a row.
+    With frozen weights the mean potential `w_i . r` differs between neurons, and that difference never goes away: it
+    leaves some neurons silent and others saturated (theory: balance). U is linear in the weights, so `r` is the
+    gradient of the mean potential with respect to them. This holds for any linear path: convolutions with strides,
+    groups, dilation and borders, pooling, additions. Rows are known up to a common factor, the number of neurons that
+    share a row.
 
     Args:
-        currents: `[T, B, *N]`, one for each kernel, with a graph back to `weights`.
+        currents: `[T, B, *N]`, one for each kernel, differentiable with respect to `weights`.
         mask: `[T, B]`, the window over which the mean is taken.
         kernels: of the population's neurons.
         weights: of the pathways to be balanced.
@@ -156,7 +156,7 @@ def mean_activity(
 
 
 def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
-    """The mean activity where a population reads a part of a layer; other rows get that of those that it reads."""
+    """The mean activity if a population reads a part of a layer; the other rows get that of the rows it reads."""
     by_row = activity.transpose(0, q.rows)
     parted = any(operation.startswith(_PARTING) for operation in q.via)
     if not parted or bool((read := by_row.flatten(1).any(1)).all()):
@@ -165,7 +165,7 @@ def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
 
 
 def _mean_adjoint(current: Tensor, mask: Tensor, kernel: PspKernel) -> Tensor:
-    """What the mean potential within the window gains from each entry of the current."""
+    """Gradient of the mean potential within the window with respect to the current."""
     weight = (mask / mask.sum()).reshape(*mask.shape, *[1] * (current.ndim - 2))
     if kernel.eps_bar.ndim:  # time constants differ by neuron
         weight = weight.expand_as(current)
@@ -178,7 +178,7 @@ def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
 
 
 def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
-    """Every row made orthogonal to the mean activity, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
+    """Make every row orthogonal to the mean activity, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
 
     Args:
         weight: to be balanced.
@@ -189,7 +189,7 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
         `(r_i . w_i) / |r_i|^2`.
     """
     found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
-    if along_row.stride(0) == 0 and len(by_row) > 1:  # one for all rows, of a large weight: in its own precision
+    if along_row.stride(0) == 0 and len(by_row) > 1:  # one row for all, of a large weight: in its own precision
         one = along_row[0].to(weight.dtype)
         square = one.square().sum().clamp_min(torch.finfo(one.dtype).tiny)
         along: Tensor = torch.tensordot(by_row, one, one.ndim) / square
@@ -206,12 +206,12 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
 
 
 def _compact(r: Tensor, axis: int) -> Tensor:
-    """A large activity that is the same for all rows, as it is behind most layers, as one row."""
+    """A large activity as one row if it is the same for all rows, as behind most layers."""
     by_row = r.transpose(0, axis)
     if r.numel() < LARGE or len(by_row) < 2:
         return r
     probe = torch.randn(by_row[0].shape, generator=torch.Generator().manual_seed(0)).to(r)
-    seen = torch.tensordot(by_row, probe, probe.ndim)  # two rows that differ hardly look alike in a random direction
+    seen = torch.tensordot(by_row, probe, probe.ndim)  # rows that differ almost surely differ in a random direction
     if bool((seen - seen[0]).abs().max() > 1e-4 * by_row[0].norm()):
         return r
     return by_row[:1].clone().expand_as(by_row).transpose(0, axis)

@@ -1,11 +1,12 @@
-"""Measured initialisation of populations that hear themselves or each other: until they reproduce their own state.
+"""Measured initialisation of recurrent populations, until they reproduce their own state.
 
-What a recurrent weight brings depends on the spikes that it helps to cause. So the populations of a circuit start from
-Poisson spikes at the rates that the theory predicts at their target, and go on in rounds. In each, weights are solved
-for as if the spikes were to stay as they are, and all go part of the way there: that sets right the shares of the
-pathways, the balance of the neurons and what one population lacks against the others. The circuit answers with other
-spikes, strong inhibition with very different ones. So all populations are then adjusted together until their state is
-the wanted one, by two numbers: the size of the fluctuations and, where weights take one, the shift of the mean.
+The input from a recurrent weight depends on the spikes that it helps to cause. So the populations of a circuit start
+from Poisson spikes at the rates that the theory predicts at their target, and continue in rounds. Each round solves for
+weights as if the spikes stayed as they are, and moves all populations part of the way there: this corrects the shares
+of the pathways, the balance of the neurons, and the distance of one population relative to the others. The circuit
+then answers with other spikes, strong inhibition with very different ones. So all populations are next adjusted
+together until their state is the wanted one, by two numbers: the size of the fluctuations and, where weights can set
+one, the shift of the mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,11 +32,11 @@ from fluctua.theory.target import InfeasibleTargetError, Target
 Array = NDArray[np.float64]
 
 ROUNDS = 6
-SLOWER = 0.7  # each round goes that part as far as the one before,
-SHORTEST = 0.2  # but at least so far, in parts of the way to the weights that the last spikes ask for
-CALLS = 7  # simulations of a round
+SLOWER = 0.7  # each round covers this fraction of the step of the one before,
+SHORTEST = 0.2  # but at least this fraction of the way to the weights that the last spikes call for
+CALLS = 7  # simulations per round
 ENOUGH = 0.05  # distance from the target at which to stop: of mu_u in theta, of sigma_u or rate in its logarithm
-BEARABLE = 0.1  # distance that is accepted when all is done
+BEARABLE = 0.1  # distance that is accepted in the end
 
 
 class NoFixedPointError(ValueError):
@@ -44,7 +45,7 @@ class NoFixedPointError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class _Distance:
-    """From the target: `off` of sigma_u or rate in its logarithm and of mu_u in theta; `size` of sigma_u always."""
+    """Distance from the target: `off` of sigma_u or rate in its logarithm and mu_u in theta; `size` of sigma_u."""
 
     off: Array
     size: float
@@ -52,9 +53,9 @@ class _Distance:
 
 @dataclass(frozen=True, eq=False)
 class _Adjustment:
-    """Two numbers, zero at first, that move a population about its weights `base`, along with a solution near them.
+    """Two numbers, zero at first, that move a population around the weights `base`, by a solution near them.
 
-    `sigma` is the wanted `sigma_u`; `goal` what is wanted in the end, whatever the solution is for.
+    `sigma` is the wanted `sigma_u`; `goal` is the final goal, whatever the solution was solved for.
     """
 
     goal: Goal
@@ -67,7 +68,7 @@ class _Adjustment:
     def about(
         before: dict[Tensor, Tensor], step: float, goal: Goal, potential: FreePotential, solution: Solution
     ) -> "_Adjustment":
-        """Knobs about the weights that lie a `step` on the way from those before, if any, to the solution."""
+        """Around the weights that lie a `step` on the way from those before, if any, to the solution."""
         base = {w: torch.lerp(before.get(w, value), value, step) for w, value in solution.values().items()}
         sigma = torch.as_tensor(goal.moments(potential.population).sigma_u).to(potential.sigma)
         return _Adjustment(goal, sigma, potential, solution, base)
@@ -94,7 +95,7 @@ class _Adjustment:
             write(w, (signs[w] * value).clamp_min(0.0) * signs[w] if w in signs else value)
 
     def distance(self, spikes: Tensor) -> _Distance:
-        """How far the population is from its target, with the weights and spikes as they are."""
+        """Distance of the population from its target, with the present weights and spikes."""
         theta, dt, target = self.population.neuron.threshold or 1.0, self.population.neuron.kernel.dt, self.goal.target
         u = self.potential.potential()
         mean = population_mean(u, self.potential.mask)
@@ -105,7 +106,7 @@ class _Adjustment:
         return _Distance(np.array(off), float(np.log(max(size, 1e-6))))
 
     def closer(self, own: _Distance, common: Array) -> Goal:
-        """What to solve for next: the wanted state, but for the little that all populations are off in common."""
+        """The next goal to solve for: the wanted state, except for the small error common to all populations."""
         theta = self.population.neuron.threshold or 1.0
         tolerated = np.clip(common, -ENOUGH, ENOUGH)
         size = np.exp(own.size - own.off[0] + tolerated[0])
@@ -115,7 +116,7 @@ class _Adjustment:
         )
 
     def reached(self, own: _Distance) -> Moments:
-        """The moments aimed at; where that is a rate, with the `sigma_u` that brings it."""
+        """The moments aimed at; for a rate, with the `sigma_u` that produces it."""
         wanted = self.goal.moments(self.population)
         return wanted if self.goal.target.rate is None else Moments(wanted.mu_u, wanted.sigma_u * np.exp(own.size))
 
@@ -123,13 +124,13 @@ class _Adjustment:
 def fit_circuit(
     populations: Sequence[Population], goals: Mapping[str, Goal], replay: Replay, generator: torch.Generator
 ) -> dict[str, Moments]:
-    """Draw and scale the weights into and among the populations of one module.
+    """Draw and scale the weights into and between the populations of one module.
 
     Args:
-        populations: all of the module's.
-        goals: of those to be brought somewhere, by name; the others stay as they are.
-        replay: to run the network.
-        generator: of the draws.
+        populations: all populations of the module.
+        goals: by name, of those to be set; the others stay as they are.
+        replay: for running the network.
+        generator: for the draws.
 
     Returns:
         The moments that were aimed at, by name.
@@ -174,9 +175,9 @@ def fit_circuit(
     write_all(kept)
     if nearest > BEARABLE:
         raise NoFixedPointError(
-            f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest was off by "
-            f"{nearest:.0%} in sigma_u, in mu_u (of theta) or in a pathway's share of the variance. Recurrence as "
-            "strong as asked for has no steady state there: ask for a smaller recurrent share (a larger alpha), a "
+            f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest missed by "
+            f"{nearest:.0%} in sigma_u, in mu_u (of theta) or in a pathway's share of the variance. Recurrence this "
+            "strong has no steady state there: ask for a smaller recurrent share (a larger alpha) or a "
             "smaller xi, or give a larger batch"
         )
     return reached
@@ -215,7 +216,7 @@ def _adjust_together(
 def _predicted_spikes(
     populations: Sequence[Population], wanted: Mapping[str, Moments], replay: Replay, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Poisson spikes at the rates that the theory predicts at the target; of others, what they fire now."""
+    """Poisson spikes at the rates predicted for the targets; for other populations, their present spikes."""
     spikes = replay.simulate(populations)
     for p in populations:
         if p.name in wanted and p.neuron.theta is not None:

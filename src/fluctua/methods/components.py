@@ -1,8 +1,8 @@
-"""The free potential of one population as a sum of components, and the factors that bring it where it is wanted.
+"""The free potential of one population as a sum of components, and the factors that bring it to its target.
 
-U is linear in the weights of a population's pathways. So a handful of *components* is measured, one per pathway and
-one for the mean, and their factors follow from a quadratic equation, exactly: no assumption on rates, stationarity,
-independence or binary spikes, and whatever lies between weight and neuron is accounted for.
+U is linear in the weights of a population's pathways. So a few *components* are measured, one per pathway and one for
+the mean, and a quadratic equation gives their factors exactly. Nothing is assumed about rates, stationarity,
+independence or binary spikes, and everything between weight and neuron is accounted for.
 """
 
 from collections.abc import Iterable
@@ -31,10 +31,10 @@ class SilentInputError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """The values of parameters that cause one component of U, up to a factor; all others are zero in it.
+    """Parameter values that cause one component of U, up to a factor, while all other parameters are zero.
 
     Attributes:
-        values: by parameter; brought to their size they are overwritten, for they may be large.
+        values: by parameter; they may be large, so scaling them overwrites them.
         share: of the population's variance.
     """
 
@@ -44,9 +44,9 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class MeanShift:
-    """What moves the mean of U: for all neurons by the same factor, or for each by its own (`per_neuron`).
+    """What moves the mean of U: by one factor for all neurons, or by one for each (`per_neuron`).
 
-    Where it is `bounded`, a neuron of its own kind must not turn the sign of its weights, nor lose them.
+    If `bounded`, a neuron with its own factor must not reverse the sign of its weights, nor lose them.
     """
 
     part: Component
@@ -56,13 +56,13 @@ class MeanShift:
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """Which units each parameter acts on, where branches are concatenated: `by[p]` along `axis` of U `[T, B, *N]`."""
+    """The units that each parameter acts on if branches are concatenated: `by[p]` along `axis` of U `[T, B, *N]`."""
 
     axis: int
     by: dict[Tensor, Tensor]
 
     def of(self, parameters: Iterable[Tensor]) -> Tensor:
-        """Where any of them acts."""
+        """The units that any of them acts on."""
         return torch.stack([self.by[p] for p in parameters if p in self.by]).any(0)
 
 
@@ -70,10 +70,10 @@ class Reach:
 class Solution:
     """The one-parameter family of weights whose potential has the wanted mean, and how its variance grows.
 
-    For the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
+    With the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
     is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
-    `lift` is the mean of the fluctuating part in units of its own standard deviation, `gain` how far the shift moves
-    the mean of U, None where it was not needed. k is at `least` so large; of `bounded` see `MeanShift`.
+    `lift` is the mean of the fluctuating part in units of its own standard deviation. `gain` is how far the shift moves
+    the mean of U, None if no shift was needed. k is at least `least`; for `bounded` see `MeanShift`.
     """
 
     fluctuations: Component
@@ -89,18 +89,18 @@ class Solution:
     bounded: bool = True
 
     def discriminant(self, scale: float = 1.0) -> float:
-        """Of the quadratic equation for k; negative where the part that does not grow with k is too large already."""
+        """Of the quadratic equation for k; negative if the part that does not grow with k is already too large."""
         return self.cross**2 + self.square * (scale**2 - self.constant)
 
     def factors(self, scale: float) -> tuple[float, Array]:
-        """What fluctuations and shift are multiplied by to bring U to `scale` times the wanted `sigma_u`."""
+        """Factors of fluctuations and shift that bring U to `scale` times the wanted `sigma_u`."""
         k = max(float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square), self.least)
         return k, np.asarray(self.fixed + k * self.per_k)
 
     def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
         """The weights that bring U to `scale` times the wanted `sigma_u`, by parameter.
 
-        The fluctuations can be made to `grow` beyond by a factor, at the same mean, and the mean to `move`.
+        `grow` multiplies the fluctuations further at the same mean; `move` shifts the mean.
         """
         size, factor = self._sizes(scale, grow, move)
         values = {p: size * fluctuation for p, fluctuation in self.fluctuations.values.items()}
@@ -118,7 +118,7 @@ class Solution:
         return grow * k, factor
 
     def write(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> None:
-        """Write the weights of these `values`, without the memory."""
+        """Write the weights of these `values`, without holding them all in memory."""
         size, factor = self._sizes(scale, grow, move)
         parts, shifts = self.fluctuations.values, self.shift.values
         with torch.no_grad():
@@ -133,12 +133,12 @@ class FreePotential:
     """One population's free potential, measured as a sum of components.
 
     Attributes:
-        population: at work.
-        replay: to run the network.
+        population: the population.
+        replay: for running the network.
         mask: `[T, B]`, the window.
         sigma: wanted `sigma_u`, `[]` or `[*N]`.
-        reach: of parameters that do not act on all units, None where all do. Moments are then over those units that
-            any of them acts on, and the shares those of each unit.
+        reach: the units that parameters act on, if not all; None if all. Moments are then taken over the units that any
+            of them acts on, and shares for each unit.
     """
 
     population: Population
@@ -148,7 +148,7 @@ class FreePotential:
     reach: Reach | None = None
 
     def reaching(self, parts: dict[Tensor, Component]) -> "FreePotential":
-        """The same, with the units that each of these parts acts on, if it does not act on all."""
+        """The same, with the units that each of these parts acts on, unless all act on all units."""
         touched = {p for part in parts.values() for p in part.values}
         rest = self._rest(touched)
         seen = {p: self._signal(part, touched, rest).abs() for p, part in parts.items()}
@@ -162,15 +162,15 @@ class FreePotential:
     def solve(
         self, fluctuations: list[Component], shift: MeanShift | None, target: Target, least: float = 0.0
     ) -> Solution:
-        """Its share of the variance from each fluctuation, and as much of the shift as the mean needs.
+        """Give each fluctuation its share of the variance, and the shift the size that the mean needs.
 
-        Without a shift U keeps its mean, and the mean square distance from the wanted one is `sigma_u^2`; with an empty
-        one it keeps its mean, and its variance is `sigma_u^2`. What cannot be changed may bring more than the wanted
-        variance where the fluctuations have a `least` size.
+        Without a shift U keeps its mean, and the mean square distance from the wanted mean is `sigma_u^2`. With an
+        empty shift U keeps its mean, and its variance is `sigma_u^2`. If the fluctuations have a `least` size, the
+        fixed part of U may bring more than the wanted variance.
 
         Raises:
             SilentInputError: a part has no effect.
-            InfeasibleTargetError: the shift, or what cannot be changed, brings more fluctuation than wanted.
+            InfeasibleTargetError: the shift, or the fixed part of U, brings more fluctuation than wanted.
         """
         moved = Component({}) if shift is None else shift.part
         touched = {p for part in (*fluctuations, moved) for p in part.values}
@@ -206,7 +206,7 @@ class FreePotential:
         return solution
 
     def in_proportion(self, parts: list[Component]) -> Component:
-        """Several parts as one, each of its share."""
+        """Several parts as one, each with its share."""
         if len(parts) == 1:
             return parts[0]
         touched = {p for part in parts for p in part.values}
@@ -215,7 +215,7 @@ class FreePotential:
         return Component({p: v for part in scaled for p, v in part.values.items()})
 
     def levelled(self, parts: list[Component]) -> Component:
-        """Several parts that move the mean of other units each, as one that moves all by the same."""
+        """Several parts, each moving the mean of other units, as one that moves all by the same amount."""
         touched = {p for part in parts for p in part.values}
         rest = self.potential(touched)
         values: dict[Tensor, Tensor] = {}
@@ -225,12 +225,12 @@ class FreePotential:
         return Component(values)
 
     def moments(self) -> tuple[float, float]:
-        """Mean of U with the weights as they are, and its standard deviation in units of `sigma_u`."""
+        """Mean of U with the present weights, and its standard deviation in units of `sigma_u`."""
         u = self.potential()
         return self._mean(u), max(self._variance(u), 0.0) ** 0.5
 
     def variances(self, parts: list[Component]) -> list[float]:
-        """The variance of U, in units of `sigma_u^2`, that each part supplies with its parameters as they are."""
+        """The variance of U, in units of `sigma_u^2`, that each part supplies with its present parameters."""
         now = {p: p.detach().clone() for part in parts for p in part.values}
         rest = self.potential(now)
         signals = (self._signal(Component({p: now[p] for p in part.values}), now, rest) for part in parts)
@@ -239,12 +239,12 @@ class FreePotential:
         return found
 
     def rate(self) -> float:
-        """Firing rate in Hz with the weights as they are."""
+        """Firing rate in Hz with the present weights."""
         spikes = self.replay.simulate([self.population])[self.population.name]
         return population_mean(self.population.neuron.counted(spikes), self.mask) / self.population.neuron.kernel.dt
 
     def potential(self, touched: Iterable[Tensor] = (), part: Component | None = None) -> Tensor:
-        """Free potential; parameters that are `touched` are first written, as they are in the part, or to zero."""
+        """Free potential, after `touched` parameters are set to their values in the part, or else to zero."""
         values = {} if part is None else part.values
         for p in touched:
             nothing = torch.full((), self._nothing.get(p, 0.0), dtype=p.dtype, device=p.device)
@@ -269,9 +269,9 @@ class FreePotential:
         return replace(self, reach=Reach(self.reach.axis, {p: self.reach.of(part.values) for p in part.values}))
 
     def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
-        """A part, and its component, scaled to its share of the variance that it supplies together with others.
+        """A part and its component, scaled to its share of the variance among the others.
 
-        Where neurons differ in kernel or threshold each gets its own scale, as far as rows of the weight are its own.
+        If neurons differ in kernel or threshold, each gets its own scale, as far as it has its own row of the weight.
         """
         factor = torch.ones((), dtype=torch.float64)
         units = u.shape[2]
@@ -304,7 +304,7 @@ class FreePotential:
         return part.share * acting[id(part)] / total.clamp_min(1e-24)
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
-        """The component that no part can change; a number where by the wiring nothing but the resting potential is."""
+        """The component that no part can change; a number if the wiring leaves only the resting potential."""
         population = self.population
         fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
@@ -318,7 +318,7 @@ class FreePotential:
 
     @cached_property
     def _nothing(self) -> dict[Tensor, float]:
-        """What stands for zero in weights that may be divided by their largest."""
+        """What stands for zero in weights that may be divided by their largest entry."""
         return {q.weight: 1e-9 for q in self.population.pathways if not q.linear}
 
     @cached_property
@@ -351,7 +351,7 @@ class FreePotential:
         return population_mean(*self._in_sigma(u))
 
     def _refuse(self, target: Target, noise: float) -> None:
-        """The part of U that does not scale is too large already: `noise` times `sigma_u`."""
+        """Refuse a target: the part of U that does not scale is already `noise` times `sigma_u`."""
         p = self.population
         sigma = float(self.sigma.double().square().mean().sqrt())
         distance = abs(target.mean - p.neuron.rest)
@@ -359,13 +359,13 @@ class FreePotential:
             check_feasible(target, p.neuron.threshold, noise * sigma / distance, sigma, p.neuron.rest, f" for {p.name}")
         fixed, wanted = _told_apart(noise * sigma, sigma)
         raise InfeasibleTargetError(
-            f"what {p.name} gets through frozen, shared or missing weights alone makes U fluctuate by {fixed}, more "
+            f"the input of {p.name} through frozen, shared or missing weights alone makes U fluctuate by {fixed}, more "
             f"than the wanted sigma_u = {wanted}: unfreeze them or ask for more"
         )
 
 
 def silence(population: Population, replay: Replay, steps: int, part: Component | None = None) -> str:
-    """Why a population cannot be initialised on a batch of so many steps: a part has no effect, by default all."""
+    """Why a population cannot be initialised on a batch of `steps` steps: a part, by default all, has no effect."""
     length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
     silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
     heard, currents = replay.heard(population), replay.currents(population)
@@ -376,8 +376,8 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
     if arriving and not late:
         return (
             f"{' and '.join(arriving)} cannot make the potential of {population.name} fluctuate, though input arrives: "
-            "something in between takes it away, or all neurons get the same at every step; leave the population out "
-            "by populations="
+            "something in between blocks it, or all neurons get the same input at every step; leave the population out "
+            "with populations="
         )
     sources = sorted({s for q in silent for s in q.sources})
     feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
@@ -390,7 +390,7 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
 
 
 def _told_apart(more: float, less: float) -> tuple[str, str]:
-    """Two numbers in as few digits as show that one is larger."""
+    """Two numbers in as few digits as show which is larger."""
     pairs = ((f"{more:.{digits}g}", f"{less:.{digits}g}") for digits in range(3, 18))
     return next((pair for pair in pairs if pair[0] != pair[1]), (repr(more), repr(less)))
 

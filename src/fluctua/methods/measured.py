@@ -29,18 +29,18 @@ _CALLS = 12  # potentials that are measured on the way
 
 @dataclass(frozen=True)
 class Measured(Method):
-    """The weights of each population are scaled by the free potential that they cause on the batch.
+    """Scale the weights of each population by the free potential that they cause on the batch.
 
     It holds its target at any depth, and whatever lies between weight and neuron is accounted for.
 
     Attributes:
-        balance: give every neuron the same mean potential: no silent, no saturated neurons. "auto" takes it out of the
-            weights where they have many inputs, else by the biases, and leaves it where the signal would go along (see
-            `docs/theory.md`, section 5); True always does the first, False nothing.
-        window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on,
-            which is what networks deeper than the trial is long need.
+        balance: give every neuron the same mean potential, so that none is silent or saturated. "auto" removes
+            differences by projecting the weights where they have many inputs, else by the biases, and leaves them where
+            the signal would be lost (`docs/theory.md`, section 5). True always projects, False never balances.
+        window: measure over the whole "trial", or in each sample from the "arrival" of activity at a population on.
+            Networks that are deep for the length of the trial need the latter.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
-        law: of weights that may take either sign; synapses under Dale's law have theirs.
+        law: law of the weights that may take either sign; synapses under Dale's law have their own.
 
     Example:
         >>> import fluctua
@@ -66,7 +66,6 @@ class Measured(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it
@@ -91,15 +90,15 @@ class Measured(Method):
 def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
     """Draw and scale the weights into one population so that its free potential has the target's moments.
 
-    A target given as a rate starts from the level-crossing formula and is then corrected by the rate that the neurons
-    really have, resets included. Where sources are silent that no weight can make fire, they are taken to.
+    A target given as a rate starts from the level-crossing formula and is then corrected by the measured rate, resets
+    included. Sources that are silent whatever their weights are assumed to fire at their predicted rate.
 
     Returns:
         The moments that were aimed at.
 
     Raises:
         SilentInputError: no current reaches the population.
-        InfeasibleTargetError: the wanted mean, or what cannot be changed, brings more fluctuation than wanted, or the
+        InfeasibleTargetError: the wanted mean, or a fixed part of U, brings more fluctuation than wanted, or the
             wanted rate cannot be reached.
     """
     try:
@@ -133,9 +132,9 @@ def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Ge
 
 
 def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
-    """Go on from a solution that holds where U is linear in the weights, to the moments that they really bring.
+    """Correct a solution, exact where U is linear in the weights, by the moments that the weights really produce.
 
-    Where both cannot be had, such as the mean of a current without negative parts, the variance comes first.
+    If both moments cannot be had, such as the mean of a current without negative parts, the variance comes first.
     """
     from fluctua.methods.root import find_crossing, find_root
 
@@ -175,7 +174,7 @@ def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) ->
     """The factor of `sigma_u` at which the neurons fire at `rate` (Hz), by bisection of its logarithm.
 
     Raises:
-        InfeasibleTargetError: even eight times the fluctuations of the formula do not bring that rate.
+        InfeasibleTargetError: even eight times the fluctuations of the formula do not give that rate.
     """
     low: float = max(1 / 8, solution.constant**0.5)
     high = 8.0

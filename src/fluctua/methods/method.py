@@ -1,4 +1,4 @@
-"""What a method is, and the one call that applies it: put a network into the fluctuation-driven regime."""
+"""The interface of a method, and `initialize`, which applies one to a network."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -36,18 +36,19 @@ READOUT = Target(sigma=0.1)
 
 
 class Method(ABC):
-    """How weights are found; a frozen dataclass whose fields are its settings.
+    """A way to find weights; a frozen dataclass whose fields are its settings.
 
     Class attributes:
-        aims: whether it brings populations to a target; one that does not knows none.
-        measures: whether it measures the batch, which then must not be silent; else that only shows the wiring.
+        aims: whether it brings populations to a target; otherwise it ignores targets.
+        measures: whether it measures activity on the batch, which then must not be silent; otherwise the batch only
+            shows the wiring.
     """
 
     aims: ClassVar[bool] = False
     measures: ClassVar[bool] = True
 
     def begin(self, network: Network, generator: torch.Generator) -> None:  # noqa: B027 - most have nothing to do
-        """What comes before the first group and concerns the model as a whole, such as layers that feed no neuron."""
+        """Run once before the first group, for the model as a whole, such as layers that feed no neuron."""
 
     @abstractmethod
     def solve(
@@ -56,21 +57,18 @@ class Method(ABC):
         """Find the weights into the populations of a group, and write them.
 
         Args:
-            group: populations that hear each other, or a single one; what they hear besides is final.
-            targets: of those whose weights are to be written, by name; the others stay as they are.
+            group: populations connected in a loop, or a single one; everything else that feeds them is final.
+            targets: by name, of those whose weights are to be written; the others stay as they are.
             replay: passes of the network up to the group.
-            generator: of all draws.
-
-        Returns:
-            The moments of the free potential that were aimed at, by name of the population; none where `aims` is False.
+            generator: for all draws.
         """
 
     def serves(self, population: Population) -> bool:
-        """Whether there is anything that it may set for a population."""
+        """Whether the method can set anything for a population."""
         return bool(writable(population))
 
     def end(self, network: Network) -> None:  # noqa: B027
-        """What comes after the last group and is no weight, such as a surrogate that belongs to the method."""
+        """Run once after the last group, for what is no weight, such as a surrogate that belongs to the method."""
 
 
 _NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
@@ -142,32 +140,33 @@ def initialize(
 
     Args:
         model: any model of known neurons, of any framework and on any device; its weights are overwritten.
-        batch: input as in training, `[T, B, ...]` or what the model takes, of one or a few hundred samples; a
-            `DataLoader`, `(x, y)`, NumPy arrays, integers and booleans will do: see `Network.of`.
+        batch: input as in training, `[T, B, ...]` or what the model takes, of one to a few hundred samples. A
+            `DataLoader`, `(x, y)`, NumPy arrays, integers and booleans work too: see `Network.of`.
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
-        method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name:
-            "measured" holds its target at any depth, "poisson" is the paper's formula, all others are baselines to
-            compare with, which know no target.
-        readout: the wanted state of populations without threshold (default: sigma = 0.1, with which a softmax begins
-            undecided, or a tenth of the spread of y where the batch is `(x, y)` with values y that are no classes).
-        seed: of the draws; default: drawn from torch's generator. The same seed gives the same weights.
-        generator: of the draws, on the CPU, instead of a seed.
+        method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name.
+            "measured" holds its target at any depth; "poisson" is the paper's formula; all others are baselines for
+            comparison, which ignore targets.
+        readout: the wanted state of populations without threshold (default: sigma = 0.1, from which a softmax starts
+            undecided, or a tenth of the spread of y if the batch is `(x, y)` with values y that are no classes).
+        seed: for the draws; default: drawn from torch's generator. The same seed gives the same weights.
+        generator: for the draws, on the CPU, instead of a seed.
         surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps
-            carries the gradient, whatever dt and xi, which deep networks need (`docs/depth.md`); a number is the
-            sharpness itself, in the framework's own parameter. The model then has other surrogates, and the same
-            forward pass. None leaves them as they are.
+            carries the gradient, whatever dt and xi; deep networks need this (`docs/depth.md`). A number is the
+            sharpness itself, in the framework's own parameter. The forward pass stays the same. None leaves surrogates
+            alone.
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
-            looped over time, as its neurons ask for.
+            looped over time, as its neurons require.
         time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
-        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
+        steps: how many steps a static input is shown for; not needed if the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
-        neurons: what neuron classes are like that fluctua does not know.
-        readouts: names of populations that are read by their potential. A population is taken for one besides where
-            its threshold is out of reach, or where it is the last and the model returns its potential alone, or where
-            it is the last and never resets; with `readouts=[]` only where it cannot spike at all.
+        neurons: facts about neuron classes that fluctua does not know.
+        readouts: names of populations whose potential is read. A population also counts as a readout if its threshold
+            is out of reach, or if it is the last and the model returns only its potential, or if it is the last and
+            never resets; with `readouts=[]` only if it cannot spike at all.
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
 
+    Returns:
     Returns:
         The state of every population after the call, with what was skipped and why.
 
@@ -176,12 +175,12 @@ def initialize(
         WiringError: no spiking neuron found, or a model that cannot be run or traced.
         UnsupportedNeuronError: no neuron whose potential is linear in its input; a single one that is not stays as it
             is, and a note says why.
-        SilentInputError: a population that nothing reaches.
+        SilentInputError: a population that no activity reaches.
         NoFixedPointError: a recurrent population without a steady state near its target.
         InfeasibleTargetError: a target out of reach, naming the largest feasible `mu_u`.
-        ValueError: an unknown method or population, another `surrogate`, or a rate in Hz where nobody gives `dt`.
+        ValueError: an unknown method or population, an invalid `surrogate`, or a rate in Hz without a time step.
 
-    After any of them the model is as it was.
+    After any error the model is as it was.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -238,7 +237,7 @@ def initialize(
         on_trunks += told_of_trunks(network.populations, wanted, reached)
     notes += [told for told, far in on_trunks if not far]
     if target is not None and not method.aims:
-        notes.insert(0, f"{type(method).__name__} knows no target, so the one given was not used")
+        notes.insert(0, f"{type(method).__name__} has no target, so the one given was not used")
     return report_of(
         network,
         measured,
@@ -257,7 +256,7 @@ def initialize(
 
 
 def _ran(method: Method, seed: int | None) -> Iterator[str]:
-    """What the head of the report says of the method and its draws."""
+    """The method and its draws, for the head of the report."""
     yield f"window = {getattr(method, 'window', 'trial')}"
     given: Any = method
     chosen = [(f, repr(getattr(method, f.name))) for f in fields(given) if f.name != "window"]
@@ -267,7 +266,7 @@ def _ran(method: Method, seed: int | None) -> Iterator[str]:
 
 
 def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
-    """The method, with fields that version 0.1 took as arguments of `initialize`."""
+    """The method, with the fields that version 0.1 took as arguments of `initialize`."""
     if moved:
         found = method_of(method)
         if unknown := set(moved) - set(vars(found)):
@@ -287,7 +286,7 @@ def _solve(
     """Group after group."""
     measured: dict[str, Measurements] = {}
     reached: dict[str, Moments] = {}
-    seed = (draws.initial_seed() + 1) % 2**63  # for dropout: other draws than those of the weights
+    seed = (draws.initial_seed() + 1) % 2**63  # for dropout: not the draws of the weights
     window: Window = getattr(method, "window", "trial")
     with ExitStack() as watching, network.replay(seed) as replay:
         for group in network.groups:
@@ -303,9 +302,9 @@ def _solve(
 
 @contextmanager
 def _others_kept(network: Network, chosen: Collection[Population] | None) -> Iterator[None]:
-    """Parameters that lead to none of the chosen populations get back their values at the end.
+    """Restore, at the end, parameters that lead to none of the chosen populations.
 
-    Without a choice those do that lead only to neurons which are left as they are.
+    Without a choice, restore those that lead only to neurons that are left as they are.
     """
     own: set[int] = set()
     for q in (q for p in (network.populations if chosen is None else chosen) for q in adjustable(p)):
@@ -325,7 +324,7 @@ def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
     unknown = [p.name for p in populations if p.neuron.in_steps]
     if target.rate is not None and unknown:
         raise ValueError(
-            f"a rate of {target.rate:g} Hz cannot be read by {unknown[0]}, whose neurons count time in steps: give "
+            f"{unknown[0]} counts time in steps, so a rate of {target.rate:g} Hz means nothing to it: give "
             "dt=, the time step in seconds"
         )
 
@@ -355,20 +354,20 @@ def _filled(pretended: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for sources, names in of_whom((", ".join(sources), name) for name, sources in pretended.items()).items():
         yield (
             f"no spike of {sources} reaches {names} on this batch, and no weight can change that: the weights into "
-            f"{names} are for spikes at the rate that the theory predicts"
+            f"{names} assume spikes at the rate that the theory predicts"
         )
 
 
 def _bent(network: Network, measured: Mapping[str, Measurements], reached: Mapping[str, Moments]) -> Iterator[str]:
-    """Why populations are off their target whose potential is not linear in their weights."""
+    """A note on each population that misses its target because its potential is not linear in its weights."""
     for p in network.populations:
         bent = bent_by(p) if p.name in reached and measured[p.name].distance(reached[p.name]) > 0.1 else []
         if bent:
-            yield f"{p.name} is off its target, for its potential is not linear in its weights: {listed(bent)}"
+            yield f"{p.name} misses its target because its potential is not linear in its weights: {listed(bent)}"
 
 
 def _unreached(network: Network) -> Iterator[str]:
-    """Layers whose weights lead to no population: readouts, or what feeds neurons that nobody has named."""
+    """Layers whose weights lead to no population: readouts, or layers that feed unknown neurons."""
     pathways = [(p.name, q) for p in network.populations for q in p.pathways]
     synapses = {q.synapse for _, q in pathways}
     before = {m: (name, q.name) for name, q in pathways for m in q.through if m not in synapses}
@@ -381,8 +380,8 @@ def _unreached(network: Network) -> Iterator[str]:
     for module, (population, weight) in before.items():
         yield (
             f"{names[module]} was skipped: it acts on {population} through {weight}; between the two may be a "
-            "gate, such as glu, or an unknown neuron, which is named by neurons="
+            "gate, such as glu, or an unknown neuron, which neurons= can name"
         )
     if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
         verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")
-        yield f"{', '.join(others)} {verb} no known neuron and {was} skipped; an unknown one is named by neurons="
+        yield f"{', '.join(others)} {verb} no known neuron and {was} skipped; neurons= can name an unknown one"

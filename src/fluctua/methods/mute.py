@@ -1,7 +1,7 @@
 """Populations without weights that gave no spike, such as those behind attention or pooling alone.
 
-What hears them cannot be measured on the batch. Its weights are set for spikes that they do not give yet: Poisson, at
-the rate that the theory predicts at the target.
+Weights that read them cannot be measured on the batch. They are set for assumed spikes: Poisson, at the rate that the
+theory predicts at the target.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from fluctua.theory.target import crossing_rate
 
 
 def mute_sources(population: Population, replay: Replay) -> dict[str, tuple[Population, Tensor]]:
-    """Those that a population hears, by name, with what they gave: nothing."""
+    """The silent populations that feed a population, by name, with their output: zeros."""
     known = {p.name: p for p in replay.populations}
 
     def heard(p: Population) -> list[Population]:
@@ -34,7 +34,7 @@ def mute_sources(population: Population, replay: Replay) -> dict[str, tuple[Popu
 
 
 def poisson_spikes(population: Population, wanted: Moments, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Spikes, as large as the population's, in the shape of `like` at the rate that the theory predicts for it."""
+    """Poisson spikes of the population's size, in the shape of `like`, at the rate that the theory predicts."""
     assert population.neuron.theta is not None
     rate = crossing_rate(wanted.xi(population.neuron.theta), population.neuron.kernel)
     probability = float(np.mean(rate)) * population.neuron.kernel.dt

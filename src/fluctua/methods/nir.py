@@ -26,8 +26,8 @@ def initialize_nir(
         graph: `nir.NIRGraph`, or the path of a file; it is not changed.
         batch: input `[T, B, *N]`.
         target: the wanted state of every spiking population (default: mean 0, xi = 1).
-        dt: time step in seconds; NIR has none. None where the convention, or the graph's metadata, say it.
-        convention: how the numbers of its neurons are meant: "euler", "exact", or the framework that wrote it; see
+        dt: time step in seconds; NIR has none. None if the convention or the graph's metadata have it.
+        convention: what the numbers of its neurons mean: "euler", "exact", or the framework that wrote it; see
             `fluctua.network.from_nir`.
         options: of `fluctua.initialize`.
 

@@ -29,10 +29,10 @@ class Poisson(Method):
 
     Attributes:
         nu: rate of the afferents in Hz: a number for the whole network; None for the mean rate of the batch, as in the
-            paper; "per-layer" to measure it for each pathway, where that of a recurrent one is the rate that the theory
+            paper; "per-layer" to measure it for each pathway. A recurrent pathway then has the rate that the theory
             predicts at the target.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
-        law: of weights that may take either sign; synapses under Dale's law have theirs.
+        law: law of the weights that may take either sign; synapses under Dale's law have their own.
 
     Example:
         >>> import fluctua
@@ -58,7 +58,6 @@ class Poisson(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         nu = replay.input_rate if self.nu is None else self.nu
         goals = {name: Goal(target, alpha=self.alpha, law=self.law) for name, target in targets.items()}
         return {p.name: fit(p, goals[p.name], nu, replay, generator) for p in group if p.name in goals}
@@ -80,15 +79,15 @@ def fluctuation_driven_(
         mu_W      = mu_U / (n nu eps_bar)
         sigma_W^2 = ((theta - mu_U) / xi)^2 / (n nu eps_hat) - mu_W^2
 
-    As in `torch.nn.init`, the tensor is one that is multiplied from the left, `x @ w.T`.
+    As in `torch.nn.init`, the weight is used as `x @ w.T`.
 
     Args:
         tensor: the weights; they are overwritten.
         nu: mean firing rate of the afferents in Hz.
         kernel: PSP kernel of the neurons that the weights lead to.
         target: the wanted state (default: mean 0, xi = 1).
-        threshold: of those neurons.
-        generator: of the draws, which are made on the CPU; default: torch's own.
+        threshold: threshold of those neurons.
+        generator: for the draws, which are made on the CPU; default: torch's own.
 
     Returns:
         The tensor.
@@ -115,11 +114,11 @@ def fit(
     """Draw the weights into one population by the formula; returns the moments aimed at.
 
     Args:
-        population: where the weights lead; pathways that must be skipped count as if they did their share.
+        population: the population; pathways that must be skipped count as if they supplied their share.
         goal: the wanted state.
         nu: rate of the afferents in Hz, or "per-layer": see `Poisson`.
         replay: for measuring.
-        generator: of the draws.
+        generator: for the draws.
     """
     neuron, pathways, wanted = population.neuron, population.pathways, goal.moments(population)
     rates = presynaptic_rates(population, wanted, replay) if nu == "per-layer" else {}
@@ -142,7 +141,7 @@ def fit(
 
 
 def presynaptic_rates(population: Population, wanted: Moments, replay: Replay) -> dict[str, float]:
-    """Mean rate in Hz of what each pathway of a population gets, by the pathway's name."""
+    """Mean presynaptic rate in Hz of each pathway of a population, by the pathway's name."""
     neuron = population.neuron
     rates = {}
     if neuron.theta is not None:

@@ -1,4 +1,4 @@
-"""Weights into one population, for the afferents as they are active now (theory: measured moments)."""
+"""Weights into one population, for the present activity of its afferents (theory: measured moments)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ _BENDING = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """Where on a trunk a population reads (`methods/trunk.py`).
+    """The place of a population on a trunk (`methods/trunk.py`).
 
     Attributes:
-        part: of the wanted variance that it is to find there.
-        least: standard deviation that its own pathways add in any case, in units of the one that it is to find.
+        part: the fraction of the wanted variance that it should find there.
+        least: standard deviation that its own pathways add in any case, in units of the one that it should find.
     """
 
     part: float = 1.0
@@ -41,14 +41,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Goal:
-    """Where a population is to be brought, and how.
+    """The state that a population should reach, and how.
 
     Attributes:
         target: the wanted state.
-        balance: give every neuron the same mean potential; "auto": where the signal bears it, see `balance`.
+        balance: give every neuron the same mean potential; "auto": unless that would lose the signal, see `balance`.
         window: over which moments are taken.
         alpha: share of the variance that feed-forward pathways supply in a population with recurrence.
-        law: of weights that may take either sign.
+        law: law of the weights that may take either sign.
         place: on a trunk that several populations read.
     """
 
@@ -70,7 +70,7 @@ class Goal:
 
 
 def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
-    """New values for the weights into a population, of about the right size; no bias, a neutral norm."""
+    """New values for the weights into a population, of about the right size; zero biases, neutral norms."""
     values: dict[Tensor, Tensor] = {}
     for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
@@ -90,14 +90,14 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
 
 
 def _joined(pathways: Sequence[Pathway]) -> bool:
-    """Whether pathways may feed some of the neurons each: they are concatenated, or written into parts."""
+    """Whether each pathway may feed only some of the neurons: they are concatenated, or written into parts."""
     return any(operation.startswith(_JOINING) for q in pathways for operation in q.via)
 
 
 def bent_by(population: Population) -> list[str]:
-    """What its potential is not linear in its weights for: weights themselves, operations on the way, gates."""
+    """Why its potential is not linear in its weights: the weights themselves, operations on the way, gates."""
     found: list[str] = []
-    for q in adjustable(population):  # what comes before a norm does not count where its gain is set
+    for q in adjustable(population):  # what comes before a norm does not count if its gain is set
         after = max((k + 1 for k, operation in enumerate(q.via) if q.norms and "Norm" in operation), default=0)
         found += [] if q.linear or q.norms else [q.name]
         found += [operation for operation in q.via[after:] if _BENDING.match(operation) or "Norm" in operation]
@@ -116,7 +116,7 @@ def shiftable(population: Population) -> list[Pathway]:
 
 
 def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
-    """The factors that bring weights of the present values to the target, for the afferents as they are active now.
+    """The factors that bring the present weights to the target, for the present activity of the afferents.
 
     Raises:
         SilentInputError: no current reaches the population.
@@ -147,9 +147,9 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
 
 
 def missed_share(potential: FreePotential, goal: Goal) -> float:
-    """How far the shares of the variance are from those asked for, at most, with the weights as they are.
+    """The largest distance of a share of the variance from the wanted one, with the present weights.
 
-    They are compared within excitation, inhibition and weights of either sign: see `shares`.
+    Shares are compared within excitation, inhibition and weights of either sign: see `shares`.
     """
     population, largest = potential.population, 0.0
     free = adjustable(population)
@@ -192,7 +192,7 @@ def _check_one_sided(population: Population, carriers: list[Pathway], goal: Goal
 
 
 def _alone(parts: list[Component]) -> list[Component]:
-    """The same parts, as if they supplied all of the variance."""
+    """The same parts, as if each supplied all of the variance."""
     total = sum(part.share for part in parts)
     return [Component(part.values, part.share / total) for part in parts]
 
@@ -200,7 +200,7 @@ def _alone(parts: list[Component]) -> list[Component]:
 def _parts(
     free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]]
 ) -> list[Component]:
-    """What makes U fluctuate: the weight of each pathway, and a bias that takes its mean out, or the gain of a norm."""
+    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm."""
     shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
         parameters = (*affine(q, "weight"),) or (q.weight,)
@@ -210,7 +210,7 @@ def _parts(
 
 
 def _all_of(free: Sequence[Pathway], reach: Reach) -> None:
-    """What goes with a weight acts where it does."""
+    """Let the other parameters of a pathway act where its weight does."""
     for q in free:
         for p in (*affine(q, "weight"), *offsets_of(q)):
             reach.by[p] = reach.by[q.weight]
@@ -219,12 +219,12 @@ def _all_of(free: Sequence[Pathway], reach: Reach) -> None:
 def _mean_part(
     potential: FreePotential, free: list[Pathway], wanted: list[float], activity: Sequence[Tensor], goal: Goal
 ) -> Component:
-    """The part that shifts the mean of U: a bias where there is one, else the weights of either sign.
+    """The part that shifts the mean of U: a bias if there is one, else the weights of either sign.
 
-    A bias shifts without noise. Weights do it with the least noise along the mean activity, every neuron by the same;
-    where that was not measured, all by the same amount as in the paper. What noise it is comes from each pathway in
-    proportion to its share. Where only chance is to be taken out, neurons of different thresholds are shifted by as
-    many `sigma_u`.
+    A bias shifts without noise. Weights shift with the least noise along the mean activity, every neuron by the same
+    amount; if that was not measured, every weight by the same amount, as in the paper. Each pathway brings its share of
+    that noise. If only chance differences are to be removed, neurons with different thresholds are shifted by equal
+    multiples of `sigma_u`.
     """
     by_chance = goal.target.mean == potential.population.neuron.rest
     sigma = potential.sigma.double().cpu().numpy() if by_chance and potential.sigma.ndim else None
@@ -243,14 +243,14 @@ def _mean_part(
         return _covering(potential, [*biased, *(Component({q.weight: r}) for q, r in zip(carrying, rows, strict=True))])
     if activity:
         rows = [r.transpose(0, q.rows) for q, r in zip(carrying, activity, strict=True)]
-        rows = [r if r.stride(0) else r[:1] for r in rows]  # one may stand for all
+        rows = [r if r.stride(0) else r[:1] for r in rows]  # one may represent all
         norm = sum((r.flatten(1).square().sum(1) for r in rows), torch.zeros(())).clamp_min(1e-30)
         scaled = [r / norm.reshape(-1, *[1] * (r.ndim - 1)) for r in rows]
         along = [r.transpose(0, q.rows).expand_as(q.weight) for q, r in zip(carrying, scaled, strict=True)]
     if sigma is not None:
         along = [v * by_row(sigma, v, q.rows) for q, v in zip(carrying, along, strict=True)]
     values = dict(zip((w for w, _ in carriers), along, strict=True))
-    if by_chance:  # hardly needed, so not worth measuring
+    if by_chance:  # too small to be worth measuring
         return Component(values)
     return potential.in_proportion(
         [Component({w: v.contiguous()}, sum(s for u, s in carriers if u is w)) for w, v in values.items()]
@@ -258,7 +258,7 @@ def _mean_part(
 
 
 def _covering(potential: FreePotential, parts: list[Component]) -> Component:
-    """The first of the parts that together move every unit."""
+    """The first parts that together move every unit."""
     assert potential.reach is not None
     chosen: list[Component] = []
     for part in parts:
@@ -269,7 +269,7 @@ def _covering(potential: FreePotential, parts: list[Component]) -> Component:
 
 
 def offsets_of(q: Pathway) -> list[Tensor]:
-    """The parameters that set the mean of what a pathway brings without noise."""
+    """The parameters of a pathway that set its mean without noise."""
     biases = affine(q, "bias") if q.norms else [] if q.bias is None else [q.bias]
     return [bias for bias in biases if bias.requires_grad]
 

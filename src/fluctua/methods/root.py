@@ -16,9 +16,9 @@ _HARDLY = 1e-2  # of the strongest answer, per step: weaker ones are lost in the
 def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float, calls: int) -> tuple[Array, float]:
     """The point at which `measure` comes closest to zero, by Broyden's method (1965) with bounded, shortened steps.
 
-    Made for a function that is costly, a little noisy and not smooth: a derivative is taken by differences once and
-    then learnt on the way; a step that leads away from zero is halved. A direction in which the residuals hardly
-    answer is not followed.
+    For a function that is costly, slightly noisy and not smooth. Differences give the first derivative, which is then
+    updated along the way; a step that leads away from zero is halved. Directions in which the residuals hardly change
+    are not followed.
 
     Args:
         measure: n numbers -> n residuals; not finite where it cannot be evaluated.
@@ -63,7 +63,7 @@ _FLAT = 1e-3
 def find_crossing(
     measure: Callable[[float], float], start: float, step: float, *, enough: float, calls: int
 ) -> dict[float, float]:
-    """Points of a function of one number that grows or falls, on the way to where it is zero: secants, then halves.
+    """Evaluate a monotonic function of one number on the way to its zero: by secants, then by halving.
 
     Args:
         measure: the function.
@@ -87,7 +87,7 @@ def find_crossing(
 
 
 def _next(seen: Mapping[float, float]) -> float:
-    """Where to look next: by a secant, or half-way where a sign changes and that leads out of there, or nowhere."""
+    """The next point: by a secant, or half-way if the sign changes and the secant leaves that interval, or none."""
     (x1, f1), (x0, f0) = sorted(seen.items(), key=lambda entry: abs(entry[1]))[:2]
     step = -f1 * (x1 - x0) / (f1 - f0) if f1 != f0 else _FAR
     x = x1 + min(max(step, -_FAR), _FAR)

@@ -1,4 +1,4 @@
-"""The sharpness of surrogates: as sharp as lets a wanted share of neurons and steps carry the gradient."""
+"""The sharpness of surrogates: set so that a wanted share of neurons and steps carries the gradient."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -16,14 +16,14 @@ from fluctua.state.summary import SHARE, listed, of_whom
 
 Wanted = Literal["share"] | float | None
 
-_NEAR = 0.01  # distance from the share at which to stop, in parts of it
-_FAR = 0.1  # likewise, from which on a user should know
-_FIRST, _CALLS = math.log(2), 16  # step of the logarithm of the sharpness, and how many at most
+_NEAR = 0.01  # relative distance from the share at which to stop
+_FAR = 0.1  # relative distance from which to warn
+_FIRST, _CALLS = math.log(2), 16  # first step of the logarithm of the sharpness, and the maximal number of steps
 _FLAT = 1e-3
 
 
 def checked(wanted: Wanted) -> Wanted:
-    """Refuse what is no sharpness.
+    """Refuse an invalid sharpness.
 
     Raises:
         ValueError: neither "share" nor a positive, finite number nor None.
@@ -31,7 +31,7 @@ def checked(wanted: Wanted) -> Wanted:
     number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
     if wanted in (None, "share") or (number and 0 < float(wanted) < math.inf):  # type: ignore[arg-type]
         return wanted
-    raise ValueError(f'surrogate= is "share", a sharpness above 0, or None to leave surrogates as they are: {wanted!r}')
+    raise ValueError(f'surrogate= is "share", a sharpness above 0, or None to leave surrogates alone, got {wanted!r}')
 
 
 def set_surrogates(
@@ -40,18 +40,18 @@ def set_surrogates(
     """Set the sharpness of the surrogate of each spiking population.
 
     Args:
-        populations: whose.
-        measured: of each, with what drives it, by name.
+        populations: the populations.
+        measured: measurements of each, with its drive, by name.
         wanted: "share" for a participation share of `SHARE`, or the sharpness itself.
 
     Returns:
-        Notes on what could not be set, and a warning of what is silent.
+        Notes on populations that could not be set, and a warning about silent ones.
     """
     notes, silent = list[tuple[str, str]](), list[str]()
     for p in (p for p in populations if p.neuron.threshold is not None):
         knob, spikes, drive = sharpness_of(p), measured[p.name].spikes, measured[p.name].drive
         if knob is None:
-            notes.append(("was left as it is: it has no parameter for its sharpness that fluctua knows", p.name))
+            notes.append(("was left as it is: fluctua knows no parameter for its sharpness", p.name))
         elif isinstance(wanted, int | float):
             knob.put(float(wanted))
         elif spikes is None or drive is None or not spikes.any():
@@ -59,30 +59,30 @@ def set_surrogates(
         else:
             notes += [(note, p.name) for note in _fit(p, knob, drive)]
     told = [f"the surrogate of {names} {what}" for what, names in of_whom(notes).items()]
-    of_silent = f"the surrogate of {listed(silent)} was left as it is, for no neuron fires on this batch"
+    of_silent = f"the surrogate of {listed(silent)} was left as it is: no neuron fires on this batch"
     return told, [of_silent] if silent else []
 
 
 def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
-    """Bring the participation share of a population to `SHARE`, or as near as its surrogate allows."""
+    """Bring the participation share of a population to `SHARE`, or as close as its surrogate allows."""
     try:
         course = Course.of(p, drive)
     except (ValueError, UnsupportedNeuronError) as error:
-        return [f"was left as it is, for its neurons cannot be followed step by step: {error}; give a number instead"]
+        return [f"was left as it is: its neurons cannot be followed step by step ({error}); give a number instead"]
 
     def off(x: float) -> float:
-        """Logarithm of the share over the one wanted, at that of a sharpness."""
+        """Logarithm of the share at a sharpness over the wanted share."""
         knob.put(float(f"{math.exp(x):.3g}"))
         return math.log(max(course.share(), 1e-9) / SHARE)
 
     start = math.log(knob.value)
-    sharper = math.copysign(_FIRST, off(start))  # the sharper, the fewer
+    sharper = math.copysign(_FIRST, off(start))  # sharper surrogates have a smaller share
     seen = find_crossing(off, start, sharper, enough=_NEAR, calls=_CALLS)
     nearest = min(seen, key=lambda x: abs(seen[x]))
     flat = max(seen.values()) - min(seen.values()) < _FLAT and len(seen) > 1
     knob.put(knob.value if flat else float(f"{math.exp(nearest):.3g}"))
     if flat:
-        return [f"was left as it is, for its {knob.name} does not change how many neurons take part"]
+        return [f"was left as it is: its {knob.name} does not change how many neurons take part"]
     if abs(seen[nearest]) > _FAR:
         share = SHARE * math.exp(seen[nearest])
         return [f"brings its participation share no nearer to {SHARE:g} than {share:.2f}, whatever its {knob.name}"]

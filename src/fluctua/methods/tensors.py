@@ -1,4 +1,4 @@
-"""Measured initialisation of a weight that is no module's, as networks written by hand have them."""
+"""Measured initialisation of a plain weight tensor, for hand-written networks."""
 
 import math
 
@@ -46,32 +46,33 @@ def measured_(
 ) -> Tensor:
     """Fill a weight in place so that the potential it causes on a batch has the target's moments.
 
-    This is `Measured` for one weight and the neurons that it feeds, of which nothing need be a module. What several
-    weights bring to one population adds up: give each its `share` of the variance, such as 0.9 to the weight from
+    This is `Measured` for one weight and the neurons that it feeds; neither needs to be a module. The input from
+    several weights to one population adds up: give each its `share` of the variance, such as 0.9 to the weight from
     outside and 0.1 to the recurrent one, on spikes at the rate that you expect.
 
     Args:
         weight: `[out, in]` or `[in, out]`.
-        x: what it hears, `[T, B, in]`: the data, or spikes of the layer before.
-        kernel: of the neurons; `PspKernel.by_update` has those of common updates.
+        x: the input of the weight, `[T, B, in]`: the data, or spikes of the layer before.
+        kernel: kernel of the neurons; `PspKernel.by_update` has those of common updates.
         target: the wanted state (default: mean 0, xi = 1).
-        threshold: of the neurons; None for a readout, whose target is a `sigma`.
-        bias: `[out]`, set where a mean asks for one, else to zero.
-        share: of the variance of U that this weight is to supply.
-        rows: axis of the weight that counts output units; needed only where it is square.
+        threshold: threshold of the neurons; None for a readout, whose target is a `sigma`.
+        bias: `[out]`; set if the mean calls for one, else to zero.
+        share: of the variance of U that this weight should supply.
+        rows: axis of the weight that counts output units; needed only if it is square.
         time: axis of `x` that is time, 1 for `[B, T, in]`.
         balance: see `Measured`.
-        seed: of the draw, and so is `generator`; default: torch's own generator.
+        seed: for the draw; default: torch's own generator.
+        generator: for the draw, instead of a seed.
 
     Returns:
         The weight.
 
     Raises:
-        ValueError: shapes that do not go together, or a square weight without `rows`.
+        ValueError: shapes that do not match, or a square weight without `rows`.
         SilentInputError: no input, or none in time.
         InfeasibleTargetError: a target out of reach.
 
-    After any of them weight and bias are as they were.
+    After any error weight and bias are as they were.
 
     Example:
         >>> from fluctua import PspKernel
@@ -92,7 +93,7 @@ def measured_(
         )
     rows, balance = _rows(weight, x, rows), Measured(balance=balance).balance
     if time not in (0, 1) or not 0 < number(share) <= 1:
-        raise ValueError(f"time is the axis 0 or 1 of x and share above 0 and at most 1, got {time} and {share}")
+        raise ValueError(f"time must be 0 or 1, and share above 0 and at most 1, got {time} and {share}")
     if bias is not None and bias.shape != (weight.shape[rows],):
         raise ValueError(f"a bias has one entry for each of {weight.shape[rows]} units, got {[*bias.shape]}")
     wanted = target or Target()
@@ -114,7 +115,7 @@ def _rows(weight: Tensor, x: Tensor, rows: int | None) -> int:
         raise ValueError(f"measured_ needs a weight of two axes and x [T, B, in], {shapes}")
     fitting = [axis for axis in (0, 1) if weight.shape[1 - axis] == x.shape[2] and rows in (None, axis)]
     if not fitting:
-        raise ValueError(f"the weight has no axis of as many inputs as x, {shapes}")
+        raise ValueError(f"no axis of the weight has as many entries as x has inputs, {shapes}")
     if len(fitting) > 1:
         raise ValueError(f"say which axis of a square weight counts output units: rows=0 for [out, in] or 1, {shapes}")
     return fitting[0]

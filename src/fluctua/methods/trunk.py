@@ -1,10 +1,10 @@
-"""Populations that read one trunk: each finds on it what all before have added.
+"""Populations that read the same trunk: each finds there what all branches before have added.
 
-Branches that add to the potential (membrane shortcuts: MS-ResNet, Spikingformer, spike-driven transformers) leave what
-is there as it is, so the variance that readers find can only grow along the trunk. Were every reader brought to the
-same, no branch could add any. So it grows: from reader to reader by the same factor, by `GROWTH` in all, about the
-targets. Every sigma_u is then within 8 % of its target, and all branches add alike. Where thresholds differ the growing
-variances are fitted to what the readers want (isotonic regression).
+Branches that add to the potential (membrane shortcuts: MS-ResNet, Spikingformer, spike-driven transformers) leave the
+signal on the trunk as it is, so the variance that readers find can only grow along the trunk. If every reader were
+brought to the same variance, no branch could add any. So it grows from reader to reader by the same factor, by `GROWTH`
+in all, centred on the targets. Every sigma_u is then within 8 % of its target, and all branches add alike. If
+thresholds differ, the growing variances are fitted to what the readers want (isotonic regression).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from fluctua.theory.membrane import Moments
 from fluctua.theory.target import Target
 
 GROWTH = 1.36
-"""Of the variance along a trunk whose readers want the same."""
+"""Growth of the variance along a trunk whose readers want the same."""
 LEAST = 0.5
-"""Of what a branch is to add, which it adds in any case."""
+"""Fraction of a branch's intended addition that it adds in any case."""
 
 
 def trunks(populations: Sequence[Population]) -> list[list[Population]]:
-    """Those among the populations that read one trunk with others, in their order."""
+    """Groups of populations that read the same trunk, each in order."""
     root = {p.name: p.name for p in populations}
 
     def origin(name: str) -> str:
@@ -43,12 +43,12 @@ def trunks(populations: Sequence[Population]) -> list[list[Population]]:
 
 
 def place_of(population: Population, among: Sequence[Population], variance: Callable[[Population], float]) -> Place:
-    """Its place on the trunk that it reads, if any.
+    """The place of a population on the trunk that it reads, if any.
 
     Args:
-        population: which.
-        among: all of the network, in the order in which they run.
-        variance: wanted by a population with a threshold, or by this one.
+        population: the population.
+        among: all populations of the network, in the order in which they run.
+        variance: gives the variance that a population with a threshold, or this one, wants.
     """
     readers = next((found for found in trunks(among) if population in found), [])
     stations: list[list[Population]] = []  # readers between two additions
@@ -72,7 +72,7 @@ def place_of(population: Population, among: Sequence[Population], variance: Call
 def told_of_trunks(
     populations: Sequence[Population], targets: Mapping[str, Target], reached: Mapping[str, Moments]
 ) -> Iterator[tuple[str, bool]]:
-    """A sentence on every trunk whose readers were not all to find what was asked for, and whether that is far off."""
+    """A sentence on each trunk whose readers could not all get their target, and whether they are far off."""
     for readers in trunks(populations):
         parts = {
             p.name: _size(reached[p.name].sigma_u) / _size(targets[p.name].sigma_u(p.neuron.theta, p.neuron.kernel))
@@ -82,7 +82,7 @@ def told_of_trunks(
         far = any(abs(part - 1) > 0.1 for part in parts.values())
         if any(abs(part - 1) > 1e-3 for part in parts.values()):
             listed = [f"{name} {part:.2f}" for name, part in parts.items()] if far else list(parts)
-            why = "; no trunk brings them nearer, for what it carries cannot fall" if far else ""
+            why = "; no trunk brings them closer, since its variance cannot fall" if far else ""
             yield (
                 f"{', '.join(listed)} read one trunk, to which every branch adds, so that sigma_u rises along it: from "
                 f"{min(parts.values()):.2f} to {max(parts.values()):.2f} of the target{why}",
@@ -95,7 +95,7 @@ def _size(sigma: NDArray[np.float64]) -> float:
 
 
 def _isotonic(values: list[float]) -> list[float]:
-    """The numbers next to `values`, in the mean square, that do not fall from one to the next."""
+    """The numbers nearest to `values`, in the mean square, that do not fall from one to the next."""
     blocks: list[list[float]] = []
     for value in values:
         blocks.append([value])

@@ -1,4 +1,4 @@
-"""Weights: what they can be set from, how they are drawn and written, and what share of the variance is whose."""
+"""Weights: checks of arguments, draws, writing, and the shares of the variance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -17,17 +17,17 @@ from fluctua.theory.target import Target, default_shares
 Array = NDArray[np.float64]
 
 LARGE = 2**20
-"""Entries from which on a weight takes more time and memory than all else, and last bits matter less."""
+"""From this number of entries a weight dominates time and memory, and the last bits matter less."""
 
 
 def check_target(given: Target | None, name: str) -> None:
-    """Refuse what is no `Target`, if anything is given."""
+    """Refuse a given target that is no `Target`."""
     if not isinstance(given, Target | None):
         raise ValueError(f"{name} must be a Target, such as Target(xi=1.0) or Target(sigma=0.1), got {given!r}")
 
 
 def check_given(kernel: PspKernel, target: Target | None, **tensors: Tensor) -> None:
-    """Refuse what is no kernel, no `Target` and no tensor that numbers can be written to."""
+    """Refuse an invalid kernel or target, and tensors that numbers cannot be written to."""
     if not isinstance(kernel, PspKernel):
         raise ValueError(f"kernel must be a PspKernel, such as PspKernel.by_update('leaky', beta=0.9), got {kernel!r}")
     check_target(target, "target")
@@ -36,7 +36,7 @@ def check_given(kernel: PspKernel, target: Target | None, **tensors: Tensor) -> 
             raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
         if not given.is_floating_point() or given.is_meta or given.numel() == 0:
             kind = f"{given.dtype} {[*given.shape]} on {given.device}"
-            raise ValueError(f"{name} must be of floating point, with entries and memory, got {kind}")
+            raise ValueError(f"{name} must be a dense floating-point tensor with entries, got {kind}")
 
 
 def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
@@ -53,12 +53,11 @@ def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.
 
 
 def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: int = 0) -> Tensor:
-    """Weights from the law in the shape of `like`, whose axis `rows` counts output units, drawn on the CPU.
+    """Weights from the law in the shape of `like`, whose axis `rows` counts output units.
 
-    So they are the same on every device.
-
-    One number of `generator` (default: torch's own) seeds the NumPy generator that they come from, or for normal
-    weights of large tensors a generator of torch, which takes a tenth of the time.
+    They are drawn on the CPU, so they are the same for every device. One number of `generator` (default: torch's own)
+    seeds the NumPy generator that draws them; for normal weights of large tensors it seeds a generator of torch, which
+    takes a tenth of the time.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     rng, numbers = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
@@ -80,23 +79,23 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
 
 
 def _broadcast(value: Array, like: Tensor) -> Tensor:
-    """Numbers `[]` or `[rows]` as they broadcast to `like`."""
+    """Numbers `[]` or `[rows]`, shaped to broadcast to `like`."""
     return torch.as_tensor(value).to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def blocks(rows: Tensor) -> Iterator[slice]:
-    """Slices of the first axis of about 1 MB in double precision, so that copies of a large weight need no memory."""
+    """Slices of the first axis of about 1 MB in double precision, so that a large weight is not copied as a whole."""
     step = max(1, 2**17 * len(rows) // max(1, rows.numel()))
     yield from (slice(start, start + step) for start in range(0, len(rows), step))
 
 
 def of_entries(q: Pathway, value: Tensor) -> Tensor:
-    """A value for the weight of a pathway, zero where that has no entries."""
+    """A value for the weight of a pathway, zero outside its mask."""
     return value if q.mask is None else value * q.mask.to(value)
 
 
 def family_of(q: Pathway, law: Family) -> Family:
-    """The law of a pathway's weights: its own wish, or the one asked for. A relay is for those between populations."""
+    """The law of a pathway's weights: its own if it has one, else the given; `Relay` only between populations."""
     if q.family is not None:
         return q.family
     hears_data = INPUT in q.sources or not q.sources
@@ -109,7 +108,7 @@ def normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def write(parameter: Tensor, value: Tensor) -> None:
-    """Overwrite a parameter in place, where it is another value: what came of the old one is then no longer known."""
+    """Overwrite a parameter in place if the value differs; caches of the old value are then invalid."""
     with torch.no_grad():
         if not torch.equal(parameter, value):
             parameter.copy_(value)
@@ -132,32 +131,32 @@ def affine(q: Pathway, name: Literal["weight", "bias"]) -> list[Tensor]:
 
 
 def by_row(value: Array, weight: Tensor, rows: int = 0) -> Tensor:
-    """A number for all rows of `weight`, which its axis `rows` counts, or one for each, broadcast against it.
+    """Numbers, one for each row of `weight` or one for all, shaped to broadcast against it; `rows` is its row axis.
 
-    A value per neuron `[*N]` becomes one per row, the mean over the neurons that share it; where the first axis of
-    `[*N]` is not that of the rows, all rows get the mean.
+    Values per neuron `[*N]` become one per row, the mean over the neurons that share it. If the first axis of `[*N]` is
+    not that of the rows, all rows get the mean.
     """
     return _broadcast(_rows(value, weight.shape[rows]), weight).transpose(0, rows)
 
 
 def _rows(value: Array, size: int) -> Array:
-    """As `by_row` for so many rows, of the shape `[]` or `[rows]`."""
+    """As `by_row`, for `size` rows, of the shape `[]` or `[rows]`."""
     rows = value.reshape(value.shape[0] if value.ndim else 1, -1).mean(1)
     return rows if len(rows) == size else np.asarray(rows.mean())
 
 
 def excites(q: Pathway, population: Population) -> int:
-    """1 where all weights of a pathway excite, -1 where all inhibit, 0 where they may take either sign."""
+    """1 if all weights of a pathway excite, -1 if all inhibit, 0 if they may take either sign."""
     if not isinstance(q.family, OneSided):
         return 0
     return q.sign if population.neuron.kernels[q.port].eps_bar.mean() > 0 else -q.sign
 
 
 def shares(pathways: Sequence[Pathway], population: Population, alpha: float) -> list[float]:
-    """Shares that add up to 1: the paper's `alpha` within excitation, inhibition and weights of either sign alike.
+    """Shares that add up to 1: the paper's `alpha` within excitation, inhibition and weights of either sign.
 
-    Pathways of one kind together supply as much as there are of them. Between excitation and inhibition that is only
-    a start: how they divide their part between them follows from the wanted mean.
+    Each of these kinds together gets a share in proportion to its number of pathways. Between excitation and inhibition
+    that is only a start: the wanted mean decides how they divide their part.
     """
     kinds = [excites(q, population) for q in pathways]
     found = [0.0] * len(pathways)

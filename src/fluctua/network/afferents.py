@@ -1,8 +1,8 @@
 """What reaches the input of a neuron: a walk back through the autograd graph to the first modules with weights.
 
-What is multiplied with another signal is one signal and a gate. A gate is what goes through a function with bounds on
-every way, such as the sigmoid of squeeze and excite; of two factors without, spikes, then the one that is made by more
-products, or is smaller and broadcast against the other.
+A product of two signals is read as one signal and a gate. A factor is a gate if every way back from it passes a bounded
+function, such as the sigmoid of squeeze and excite. If no factor is bounded, spikes are the gate, else the factor that
+is made by more products, or is smaller and broadcast against the other.
 """
 
 import math
@@ -19,23 +19,23 @@ Norm = nn.Module | None
 _PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
 _ATTENTION = "ScaledDotProduct"  # of query, key and value
 _BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
-_NORMALISING = "a division by what depends on the weights"
+_NORMALISING = "a division by something that depends on the weights"
 _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How the output of a synapse gets to the input of a neuron, over all its calls."""
+    """How the output of a synapse reaches the input of a neuron, over all its calls."""
 
     via: tuple[str, ...] = ()  # operations in between, on one of the ways
     added: bool = False  # whether something is added on any
-    norms: tuple[nn.Module, ...] = ()  # the last one on each way; none where a way has none
+    norms: tuple[nn.Module, ...] = ()  # the last one on each way; none if a way has none
     nodes: frozenset[Node] = frozenset()  # that made the output
-    sources: frozenset[nn.Module] = frozenset()  # emitters that the synapse hears
+    sources: frozenset[nn.Module] = frozenset()  # emitters that feed the synapse
     through: dict[nn.Module, None] = field(default_factory=dict)  # modules with weights before the synapse
 
     def adds_to(self, before: "Reading") -> bool:
-        """Whether it is of the same output, in the same size, with something added on the way."""
+        """Whether it has the same output, of the same size, with something added on the way."""
         return self.added and bool(self.nodes & before.nodes) and set(self.norms) == set(before.norms)
 
 
@@ -44,28 +44,28 @@ class Afferents:
     """What reaches one input of a neuron's calls."""
 
     readings: dict[nn.Module, Reading]  # of each synapse
-    direct: dict[nn.Module, None]  # emitters heard without a synapse
-    gates: dict[nn.Module, set[nn.Module]]  # modules with weights that multiply it, and the emitters that they hear
+    direct: dict[nn.Module, None]  # emitters that reach it without a synapse
+    gates: dict[nn.Module, set[nn.Module]]  # modules with weights that multiply it, and the emitters that feed them
     offset: bool = False  # whether loose parameters, or data without a weight, add to it
 
 
 @dataclass
 class _Hits:
-    """The first stops of walks from one call, and what was met on the way."""
+    """The first stops of walks from one call, and what lies on the way."""
 
     ways: dict[Node, Reading] = field(default_factory=dict)
-    norms: dict[Node, dict[Norm, None]] = field(default_factory=dict)  # the last one on each way
-    gates: dict[Node, None] = field(default_factory=dict)  # stops behind a gate alone
+    norms: dict[Node, dict[Norm, None]] = field(default_factory=dict)  # the last norm on each way
+    gates: dict[Node, None] = field(default_factory=dict)  # stops reached only through a gate
     offset: bool = False
 
 
 def afferents_of(
     starts: list[Node | None], together: int, record: TracedPass, loose: dict[int, str], population: str
 ) -> Afferents:
-    """Over all calls, so many `together` in a step: what comes back from the neurons shows from the second step on.
+    """Over all calls, `together` of them in each step; recurrent input shows from the second step on.
 
     Raises:
-        WiringError: other weights in one call than in the next, or a weight outside a layer.
+        WiringError: the weights differ between calls, or a weight is outside a layer.
     """
     found = Afferents({}, {}, {})
     last: set[nn.Module] | None = None
@@ -75,8 +75,8 @@ def afferents_of(
         final = number == len(starts) // together - 1
         if last is not None and final and (synapses != last if number > 1 else not last <= synapses):
             raise WiringError(
-                f"the neuron {population} is fed by other weights in one call than in the next: give each population a "
-                "module of its own, called once with the time step"
+                f"different weights feed the neuron {population} from one call to the next: give each population a "
+                "module of its own, called once per time step"
             )
         last = synapses
         found = replace(found, offset=found.offset or hits.offset)
@@ -122,9 +122,9 @@ def _note_gate(node: Node, record: TracedPass, found: Afferents) -> None:
 
 
 def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], population: str) -> _Hits:
-    """Walk back from nodes to the first stops; for each, the operations on the way and the last norm of every way.
+    """Walk back from nodes to the first stops; for each, the operations and the last norm on every way.
 
-    What gains and offsets are made of is not walked.
+    What makes gains and offsets is not walked.
     """
     found = _Hits()
     seen: set[tuple[Node, Norm, bool, bool]] = set()
@@ -153,7 +153,7 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
             weight = loose.get(id(getattr(parent, "variable", None)))
             if weight is not None:
                 error = WiringError(
-                    f"the weight {weight} feeds {population} from outside a layer of its own, so what reaches it "
+                    f"the weight {weight} feeds {population} from outside a layer of its own, so its input "
                     "cannot be observed: apply it in a module that holds nothing else, such as nn.Linear"
                 )
                 error.weight = weight
@@ -171,12 +171,12 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
 
 
 def _hears_data(node: Node, operation: str) -> bool:
-    """Whether what no parameter acts on, such as the batch itself, is added or put beside."""
+    """Whether something that no parameter acts on, such as the batch itself, is added or concatenated."""
     return operation in ("Add", "Sub", "Cat", "Stack") and any(parent is None for parent, _ in node.next_functions)
 
 
 def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:
-    """Which factors of a product multiply, rather than are multiplied."""
+    """Which factors of a product are gates."""
     if operation.startswith(_ATTENTION):
         return signals[:2]
     if operation not in _PRODUCTS or len(set(signals)) < 2:
@@ -195,7 +195,7 @@ def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> lis
 
 
 def _bounded(node: Node, record: TracedPass) -> bool:
-    """Whether every way back to what a module has put out leads through a function with bounds."""
+    """Whether every way back to the output of a module passes a bounded function."""
     pending, seen = [node], set()
     while pending:
         node = pending.pop()
@@ -213,7 +213,7 @@ def _size(node: Node) -> int:
 
 
 def _upstream(synapse: Node, record: TracedPass) -> tuple[set[nn.Module], Iterable[nn.Module]]:
-    """The neurons that a synapse hears, and the modules with weights in between."""
+    """The neurons that feed a synapse, and the modules with weights in between."""
     neurons: set[nn.Module] = set()
     through: dict[nn.Module, None] = {}
     for node in behind(parents_of(synapse), record.neuron_of):

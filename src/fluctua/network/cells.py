@@ -23,24 +23,24 @@ def cell_of(p: Population) -> nn.Module:
 
 
 def sharpness_of(p: Population) -> Sharpness | None:
-    """The parameter that sets how sharp the surrogate of a population is; None where there is none."""
+    """The parameter that sets the sharpness of a population's surrogate; None if there is none."""
     cell = cell_of(p)
     framework = framework_of(cell)
     return None if framework is None else framework.sharpness(cell)
 
 
 def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Tensor, ...]]:
-    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to that.
+    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to it.
 
     Raises:
-        ValueError: it is not known, or no loop over neurons.
+        ValueError: the step is not known, or is no loop over neurons.
     """
     framework = framework_of(cell)
     if framework is None or (framework.stepping is None and framework.package != "fluctua"):
-        raise ValueError(f"nothing is known of a step of {type(cell).__name__}")
+        raise ValueError(f"the step of {type(cell).__name__} is not known")
     if framework.stepping is not None:
         dynamics = followed(cell, framework.stepping).dynamics()
-        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))[: dynamics.states]  # not what it hears of itself
+        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))[: dynamics.states]  # no recurrent spikes
         parts = [part[0] if isinstance(part, Tensor) and part.ndim > len(neurons) else part for part in rest]
         return dynamics, tuple(torch.as_tensor(part) for part in parts)
     state = cell.initial_state(torch.zeros(1, 1, *neurons))

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Axis = Literal[0, 1] | None
-"""Which axis of a batch is time; None of a static input."""
+"""Which axis of a batch is time; None for a static input."""
 
 AXES: Mapping[Axis, str] = MappingProxyType({0: "[T, B, ...]", 1: "[B, T, ...]", None: "[B, ...]"})
 
@@ -24,8 +24,8 @@ class WiringError(ValueError):
         fluctua.network.errors.WiringError: no spiking neuron found in the model: ...
     """
 
-    weight: str | None = None  # that acts outside of a layer of its own, if that is what is wrong
+    weight: str | None = None  # the weight outside a layer of its own, if that is the fault
 
 
 class UnsupportedNeuronError(ValueError):
-    """A neuron class that is known and cannot be served; the message says why, and the way out."""
+    """A known neuron class that cannot be served; the message says why, and what to do."""

@@ -22,12 +22,12 @@ from fluctua.timeloop.engines import filtered
 
 Array = NDArray[np.float64]
 
-FAR = 1e3  # thresholds from here on, and so many times the lowest of the others, are out of reach
-INPUT = "input"  # name of the source of what no population of the network has sent
+FAR = 1e3  # thresholds that are larger, also relative to the lowest of the others, are out of reach
+INPUT = "input"  # name of the source of signals from outside the network
 
 
 def numbers_of(value: Any) -> Array:
-    """The values of a number, tensor or parameter, of shape [] where all neurons share one."""
+    """The values of a number, tensor or parameter; of shape [] if all neurons share one."""
     values = numbers(value)
     return values.reshape(()) if values.size == 1 else values
 
@@ -36,19 +36,18 @@ def numbers_of(value: Any) -> Array:
 class Neuron:
     """The facts of one neuron module.
 
-    The free potential is `rest` and, added up over the input currents of the module's call, each current filtered by
-    its kernel.
+    The free potential is `rest` plus, for each input current of the module's call, that current filtered by its kernel.
 
     Attributes:
         kernels: PSP kernels from its live parameters, one for each input current in the order of the call; that of an
             inhibitory current is negative.
-        threshold: `theta` (mean over the population where neurons differ), or None for a readout.
+        threshold: `theta` (mean over the population if neurons differ), or None for a readout.
         rest: the potential without input.
         in_steps: whether the kernels count time in steps whose length in seconds is unknown.
-        note: what a user should know of the facts, such as a linearisation.
+        note: what a user should know about the facts, such as a linearisation.
         resets: whether a spike changes the potential.
-        thresholds: those of all neurons `[*N]`, or such that they broadcast to it, where they differ.
-        size: of one spike in what the module emits, `[]` or `[*N]`.
+        thresholds: if neurons differ, those of all neurons, in a shape that broadcasts to `[*N]`.
+        size: of one spike in the module's output, `[]` or `[*N]`.
     """
 
     kernels: tuple[PspKernel, ...]
@@ -62,7 +61,7 @@ class Neuron:
 
     @staticmethod
     def spiking(kernels: tuple[PspKernel, ...], threshold: Any, rest: float = 0.0, **more: Any) -> "Neuron":
-        """From a threshold as frameworks keep it: a number or a tensor, for all neurons or for each, or none."""
+        """From a threshold as frameworks keep it: a number or a tensor, one for all or one per neuron, or none."""
         if threshold is None:
             return Neuron(kernels, None, rest, **more)
         values = numbers_of(threshold)
@@ -76,7 +75,7 @@ class Neuron:
 
     @property
     def theta(self) -> float | Array | None:
-        """The threshold, of each neuron where they differ."""
+        """The threshold; one per neuron if they differ."""
         return self.thresholds if self.threshold is not None and self.thresholds is not None else self.threshold
 
     @property
@@ -92,18 +91,17 @@ class Pathway:
     Attributes:
         name: of the weight, as in `model.named_parameters()`.
         synapse: the module that owns the weight.
-        parameter: attribute of the weight in that module, or the path to what a parametrised one is computed from.
-        sources: names of the presynaptic populations; `("input",)` where the data come straight in.
+        parameter: attribute of the weight in that module, or for a parametrised weight the path to its source.
+        sources: names of the presynaptic populations; `("input",)` if the data arrive directly.
         via: operations between the synapse's output and the neuron's input, as autograd names them.
         norms: the normalisation layers in between whose gains set the scale of the current: one, or one for each step.
         skipped_because: why an initialiser must not write the weight (frozen, shared, parametrised), or None.
-        through: modules with weights that the signal passes on its way from the sources to the synapse. They feed no
-            population of their own.
+        through: modules with weights on the way from the sources to the synapse. They feed no population of their own.
         port: which of the neuron's input currents it adds to.
-        inner: of a synapse within a neuron module: presynaptic spikes `[T, B, *N]`, or the argument of the module's
-            call, to the current that they cause; None for one that a walk from outside finds.
-        argument: number of that argument, None where the pathway starts from a population.
-        recurrent: whether the population's own spikes come back by it.
+        inner: for a synapse within a neuron module: from presynaptic spikes `[T, B, *N]`, or the argument of the
+            module's call, to the current that they cause; None for a synapse outside.
+        argument: index of that argument, None if the pathway starts from a population.
+        recurrent: whether the population's own spikes return through it.
         rows: axis of the weight that counts output units, 0 or 1.
         mask: 1 where the weight has entries, 0 where there are none; None where it has all.
         bias_name: attribute of the bias that goes with the weight, None where there is none.
@@ -144,7 +142,7 @@ class Pathway:
 
     @property
     def family(self) -> Family | None:
-        """The weight law that the synapse prescribes, of one sign under Dale's law; None where it has no wish."""
+        """The weight law that the synapse prescribes, one-sided under Dale's law; None if it prescribes none."""
         family = getattr(self.synapse, "family", None)
         return family if isinstance(family, Family) else None
 
@@ -157,7 +155,7 @@ class Pathway:
     def weight(self) -> Tensor:
         """The weight tensor, one row per output unit."""
         if parametrize.is_parametrized(self.synapse, self.parameter):
-            with preserved(self.synapse):  # computed anew, and a spectral norm moves on with every look at it
+            with preserved(self.synapse):  # it is computed anew, and every look advances a spectral norm
                 computed: Tensor = getattr(self.synapse, self.parameter)
                 return computed
         weight: Tensor = attrgetter(self.parameter)(self.synapse)
@@ -197,10 +195,10 @@ def inner_pathway(
     mask: Tensor | None = None,
     rows: int = 0,
 ) -> Pathway:
-    """A pathway that a neuron module holds for itself, as its adapter describes it; tracing gives it its name.
+    """A pathway inside a neuron module, as its adapter describes it; tracing names it.
 
     Args:
-        module: owns the weight, or one of its children does where no `parameter` is named.
+        module: owns the weight, or without `parameter` one of its children does.
         source: name of the presynaptic population within the holding module, or the number of the argument of the
             module's call that passes the weight.
         port: which of the target's input currents it adds to.
@@ -213,7 +211,7 @@ def inner_pathway(
 
 
 def one_step_late(x: Tensor) -> Tensor:
-    """A sequence `[T, ...]` that begins with zeros and leaves its last step out."""
+    """A sequence `[T, ...]` delayed by one step, starting with zeros."""
     return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
 
 
@@ -224,8 +222,8 @@ class PopulationSpec:
     Attributes:
         neuron: its facts.
         emitter: the module whose output is its spikes.
-        arguments: for each input current, which argument of the module's call reaches it as it is; None if none does.
-        inner: pathways that the module holds itself and that lead to the population.
+        arguments: for each input current, which argument of the module's call it equals; None if none.
+        inner: pathways inside the module that lead to the population.
         layout: how the module is called.
     """
 
@@ -237,34 +235,34 @@ class PopulationSpec:
 
     @property
     def most(self) -> int:
-        """How many currents the module is called with at most for this population."""
+        """Maximal number of currents that the module is called with for this population."""
         return most_arguments(self.arguments, self.inner)
 
 
 def most_arguments(arguments: tuple[int | None, ...], pathways: tuple[Pathway, ...]) -> int:
-    """How many currents a module is called with at most."""
+    """Maximal number of currents that a module is called with."""
     entries = [*arguments, *(q.argument for q in pathways)]
     return 1 + max((k for k in entries if k is not None), default=0)
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """The neurons of one module, or one of several populations that it holds, with everything that feeds them.
+    """The neurons of one module, or one of several populations in it, with everything that feeds them.
 
     Attributes:
-        name: of the module, as in `model.named_modules()`; with the population's own behind it where there are several.
+        name: of the module, as in `model.named_modules()`; followed by the population's own if there are several.
         module: the neuron module, called with the currents from outside.
         neuron: its facts.
         pathways: the weights that feed it.
-        unweighted: populations whose spikes reach it without passing a weight (identity skip connections).
+        unweighted: populations whose spikes reach it without a weight (identity skip connections).
         emitter: the module whose output is its spikes, or its potential if it never spikes; often `module` itself.
-        arguments: for each input current, which argument of the module's call reaches it as it is; None if none does.
+        arguments: for each input current, which argument of the module's call it equals; None if none.
         layout: how the module is called.
         calls: of the module in one forward pass: one, or as many as time steps.
-        steps, samples: of the batch that it was traced on, two samples where two were enough to find the wiring.
-        offset: whether parameters that are no bias of a weight, or data without a weight, add to its current.
-        shown: what the model's answer is made of: its "spikes", its "potential", both, or neither.
-        gates: the weights of what multiplies its current.
+        steps, samples: of the batch that it was traced on; two samples if two were enough to find the wiring.
+        offset: whether parameters other than the bias of a weight, or data without a weight, add to its current.
+        shown: what the model's output is made of: its "spikes", its "potential", both, or neither.
+        gates: the weights of whatever multiplies its current.
     """
 
     name: str
@@ -284,12 +282,12 @@ class Population:
 
     @property
     def most(self) -> int:
-        """How many currents the module is called with at most."""
+        """Maximal number of currents that the module is called with."""
         return most_arguments(self.arguments, self.pathways)
 
     @property
     def heard(self) -> set[str]:
-        """Names of the populations that it hears."""
+        """Names of the populations that feed it."""
         return {*self.unweighted}.union(*(q.sources for q in (*self.pathways, *self.gates)))
 
     @property
@@ -306,7 +304,7 @@ class Population:
 def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
     """`U = eps * I` from rest: current `[T, B, *N]` -> potential of the same shape, without gradient.
 
-    Half precision is integrated in float32, and so returned.
+    Half precision is integrated and returned in float32.
     """
     current = current.detach().to(torch.promote_types(current.dtype, torch.float32))
     found = kernel.system()
@@ -316,12 +314,12 @@ def free_potential(current: Tensor, kernel: PspKernel) -> Tensor:
 def population_currents(
     population: Population, arguments: Sequence[Tensor], spikes: Mapping[str, Tensor]
 ) -> list[Tensor | None]:
-    """Input currents `[T, B, *N]` of a population, one for each of its kernels; None where none arrives.
+    """Input currents `[T, B, *N]` of a population, one for each of its kernels; None if none arrives.
 
     Args:
-        population: whose.
+        population: the population.
         arguments: the currents that its module is called with.
-        spikes: `[T, B, *N]` of the populations that recurrent pathways start from, by name; without them these add
+        spikes: `[T, B, *N]` of the sources of recurrent pathways, by name; without them these pathways add
             nothing.
     """
     currents = currents_from_outside(population, arguments)
@@ -332,7 +330,7 @@ def population_currents(
 
 
 def currents_from_outside(population: Population, arguments: Sequence[Tensor]) -> list[Tensor | None]:
-    """What its module's call alone brings a population, for each of its kernels."""
+    """The currents of a population that its module is called with, one for each of its kernels."""
     currents = [None if k is None or k >= len(arguments) else arguments[k] for k in population.arguments]
     for q in _once(q for q in population.pathways if q.argument is not None):
         if q.inner is not None and q.argument is not None:
@@ -346,7 +344,7 @@ def recurrent_pathways(population: Population) -> list[Pathway]:
 
 
 def _once(pathways: Iterable[Pathway]) -> list[Pathway]:
-    """One pathway for each synapse: one with two weights has two in the population."""
+    """One pathway for each synapse; a synapse with two weights has two in the population."""
     return list({q.inner: q for q in reversed(list(pathways))}.values())[::-1]
 
 

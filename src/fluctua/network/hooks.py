@@ -1,7 +1,7 @@
-"""Whether a hook of the user's own only looks on, and is silent during fluctua's passes, or acts and does its part.
+"""Whether a user's hook only observes, so that fluctua's passes silence it, or acts, so that they keep it.
 
-A monitor would note passes that the user has not made; a hook that changes what a module takes or gives, or computes
-its weight, is part of the network. Which of the two one is, its bytecode tells without a call.
+A monitor must not record passes that the user did not make. A hook that changes a module's input or output, or computes
+its weight, is part of the network. The hook's bytecode tells which of the two it is, without a call.
 """
 
 import dis
@@ -27,7 +27,7 @@ def acts(hook: Any) -> bool:
         hook = hook.func
     if not inspect.isroutine(hook):
         hook = type(hook).__call__
-    if str(getattr(hook, "__module__", "")).partition(".")[0] in ("torch", "fluctua"):  # computes a weight, or is ours
+    if str(getattr(hook, "__module__", "")).partition(".")[0] in ("torch", "fluctua"):  # a weight's, or ours
         return True
     function = getattr(hook, "__func__", hook)
     if not isinstance(function, FunctionType):
@@ -37,7 +37,7 @@ def acts(hook: Any) -> bool:
 
 
 def _writes(function: FunctionType, steps: list[dis.Instruction]) -> bool:
-    """Whether it sets an attribute of what it is given, changes that in place, or resets a state."""
+    """Whether it sets an attribute of an argument, changes one in place, or resets a state."""
     code, defaults = function.__code__, len(function.__defaults__ or ())
     given = {name for name in code.co_varnames[: code.co_argcount - defaults] if name != "self"}
     for k, step in enumerate(steps):
@@ -53,7 +53,7 @@ def _writes(function: FunctionType, steps: list[dis.Instruction]) -> bool:
 
 
 def _returns(function: FunctionType, steps: list[dis.Instruction]) -> bool:
-    """Whether it may return something else than None."""
+    """Whether it may return something other than None."""
     ends = [k for k, step in enumerate(steps) if step.opname in ("RETURN_VALUE", "RETURN_CONST")]
     for k in ends:
         end = steps[k] if steps[k].opname == "RETURN_CONST" else steps[k - 1]
@@ -66,7 +66,7 @@ def _returns(function: FunctionType, steps: list[dis.Instruction]) -> bool:
 
 
 def _only_records(function: FunctionType, steps: list[dis.Instruction]) -> bool:
-    """Whether an expression that is a call, such as `seen.append(output)`, calls what returns nothing."""
+    """Whether an expression is a call that returns nothing, such as `seen.append(output)`."""
     if steps[0].opname not in _LOADS:
         return False
     scope = inspect.getclosurevars(function)

@@ -18,23 +18,23 @@ from fluctua.network.run import Copies, modules_of, parameters_of
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What a model is run on, as it was taken from what the user gave."""
+    """The input of a model, as taken from what the user gave."""
 
     batch: Any
-    labels: int | None = None  # how many samples have one
-    spread: float | None = None  # standard deviation of what is wanted, where that is values and no classes
+    labels: int | None = None  # number of samples with a label
+    spread: float | None = None  # standard deviation of the wanted values, if these are no classes
     notes: tuple[str, ...] = ()  # what was done, a sentence each
 
 
 def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) -> Input:
-    """The input in what the user gave.
+    """Extract the input from what the user gave.
 
-    Of a `DataLoader` the first batch is taken. The rest is for models without a given `forward`: of a pair the
-    first item is the input, and the labels are ignored; NumPy arrays become tensors, integers and booleans numbers of
-    the weights' type, unless the model looks them up.
+    From a `DataLoader` the first batch is taken. The rest applies to models without a given `forward`: of a pair, the
+    first item is the input, and the labels are ignored; NumPy arrays become tensors, and integers and booleans become
+    numbers of the weights' type, unless the model looks them up.
 
     Raises:
-        BatchError: an iterator, which can be read only once, or an array of no numbers.
+        BatchError: an iterator, which can be read only once, or an array that holds no numbers.
     """
     notes = []
     if isinstance(batch, DataLoader):
@@ -50,13 +50,11 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
     labels = spread = None
     if _has_labels(model, batch, known):
         batch, labels, spread = batch[0], _count(batch[1]), _spread(batch[1])
-        rest = "the labels were ignored" if spread is None else "of the values only their spread was used"
-        notes.append(f"the batch is a pair, of which the first item was taken; {rest}")
+        rest = "the labels were ignored" if spread is None else "only the spread of the values was used"
+        notes.append(f"the batch is a pair; its first item was taken; {rest}")
     if isinstance(batch, np.ndarray):
         if batch.dtype.kind not in "biuf":
-            raise BatchError(
-                f"the batch is an array of {batch.dtype}, which are not numbers: make frames of the events first"
-            )
+            raise BatchError(f"the batch is an array of {batch.dtype}, not of numbers: make frames of the events first")
         batch = torch.from_numpy(np.ascontiguousarray(batch))
         notes.append("the batch was converted from a NumPy array")
         batch = batch.to(_precision(model)) if batch.is_floating_point() else batch
@@ -68,7 +66,7 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
 
 
 def alike(batch: Any, first: Any) -> Any:
-    """The input in another batch, of which the first was taken before."""
+    """The input in a further batch, taken as in the first."""
     if not isinstance(first, Tensor):
         return batch
     x = batch[0] if isinstance(batch, tuple | list) else batch
@@ -77,7 +75,7 @@ def alike(batch: Any, first: Any) -> Any:
 
 
 def _first_of(loader: DataLoader[Any]) -> Any:
-    """Its first batch; neither torch's generator of random numbers nor its own moves on."""
+    """Its first batch; neither torch's random number generator nor its own advances."""
     generator = loader.generator
     state = None if generator is None else generator.get_state()
     with torch.random.fork_rng([]):
@@ -90,7 +88,7 @@ def _first_of(loader: DataLoader[Any]) -> Any:
 
 
 def _has_labels(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
-    """Whether it is an input with its labels, and not two inputs, of which no model takes one alone."""
+    """Whether the batch is an input with its labels, rather than two inputs that the model needs together."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor | np.ndarray)):
         return False
     second = torch.as_tensor(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
@@ -109,13 +107,13 @@ def _runs(model: nn.Module, batch: Any, known: KnownNeurons) -> bool:
 
 
 def _count(labels: Any) -> int | None:
-    """How many samples have labels, where they are one axis of them."""
+    """Number of samples with labels, if these have one axis."""
     one_axis = getattr(labels, "ndim", 1) == 1 and hasattr(labels, "__len__")
     return len(labels) if one_axis else None
 
 
 def _spread(wanted: Any) -> float | None:
-    """The standard deviation of floating-point numbers that differ; None of anything else."""
+    """The standard deviation of floating-point numbers that differ; None for anything else."""
     values = torch.as_tensor(wanted) if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f" else wanted
     if not isinstance(values, Tensor) or not values.is_floating_point():
         return None

@@ -1,4 +1,4 @@
-"""The facts of a neuron that is known by its step: what it does before its first spike, linear at rest."""
+"""The facts of a neuron from its step: its behaviour before the first spike, linearised at rest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,22 +22,22 @@ from fluctua.timeloop.tracing import Traced, trace
 Array = NDArray[np.float64]
 
 Run = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Tensor]]
-"""State and inputs -> the state after a step, and what is observed."""
+"""State and inputs -> the state after a step, and the observed quantity."""
 
 _DOUBLINGS, _HALVINGS = 60, 100
 _SETTLING = 4096  # steps within which a neuron without input comes to rest
 _STILL = 1e-12
 _CURVED = 1e-6  # change of a derivative that is worth a note, such as
 _AWAY = (0.5, -0.5, -2.0)  # distances to threshold above rest
-_ENDLESS = 1e-9  # less than 1, and a decay never settles within a trial
-_WHILE, _ANSWERS, _SKEWED = 64, 3, 0.9  # steps after an impulse; share of its answer
+_ENDLESS = 1e-9  # a decay this close to 1 never settles within a trial
+_WHILE, _ANSWERS, _SKEWED = 64, 3, 0.9  # steps after an impulse; responses; asymmetry relative to the response
 _LIFTS = 12
 _ROUNDED = ("round", "floor", "trunc")
-_DIGITS = 9  # of a threshold that is worked out
+_DIGITS = 9  # of a computed threshold
 
 
 def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neuron:
-    """The facts of a neuron module, from one step of it. The module stays as it is.
+    """The facts of a neuron module, from one step. The module stays as it is.
 
     Raises:
         UnsupportedNeuronError: see `linear_neuron`.
@@ -55,7 +55,7 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
     except (ValueError, UnsupportedNeuronError) as error:
         name = type(module).__name__
         raise UnsupportedNeuronError(
-            f"{name} cannot be read from its own step: {error}; or say what it is like by "
+            f"{name} cannot be read from its own step: {error}; or describe it with "
             f"neurons={{{name}: fluctua.ProbedNeuron(...)}}"
         ) from error
 
@@ -65,23 +65,23 @@ def linear_neuron(
 ) -> Neuron:
     """The facts of a neuron, from its traced step.
 
-    The potential is the first part of the state, where what is compared is a multiple of it less a number; else it is
-    counted from rest, in units of what is compared.
+    The potential is the first part of the state if what is compared with zero is a multiple of it minus a constant;
+    otherwise it is measured from rest, in units of what is compared.
 
     Args:
         dynamics: the step, and its constants.
         start: state before the first step.
-        timing: time step, and length of a trial, over which the moments of a neuron that never settles are taken.
+        timing: time step, and length of a trial, over which the moments of a neuron that never settles are averaged.
         threshold: the constant that the potential is compared to, if it is known.
 
     Raises:
-        UnsupportedNeuronError: a step that cannot be traced, does not depend on its input, rectifies it, fires without
+        UnsupportedNeuronError: the step cannot be traced, does not depend on its input, rectifies it, fires without
             any, or is unstable.
     """
     try:
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
     except ValueError as error:
-        raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found, for {error}") from error
+        raise UnsupportedNeuronError(f"the kernel of the neuron cannot be found: {error}") from error
     numbers = [c.detach().double().cpu() for c in dynamics.constants]
     constants: list[Tensor] = list(torch.broadcast_tensors(*numbers))  # type: ignore[no-untyped-call]
     emits, begin = _evaluator(t, t.output, constants), [torch.full_like(constants[0], value) for value in start]
@@ -135,10 +135,7 @@ def _alike(kernels: Sequence[StateSpaceKernel], others: Sequence[StateSpaceKerne
 
 
 def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
-    """How far the potential is above the threshold, or of a graded spike something that differs from it by a number.
-
-    None of a readout.
-    """
+    """The distance of the potential from threshold, for graded spikes up to a constant; None for a readout."""
     if t.distance is not None:
         return t.distance
     found = _last(t, [t.output], "gt", "ge")
@@ -166,7 +163,7 @@ def _last(t: Traced, roots: Sequence[Value], *ops: str) -> Expression | None:
 
 
 def _feels(e: Expression, leaf: Expression) -> bool:
-    """Whether little changes of a leaf reach it: not through a comparison, or what is rounded."""
+    """Whether small changes of a leaf reach it, which comparisons and rounding block."""
     left = [a for a in e.args if isinstance(a, Expression)]
     while left:
         a = left.pop()
@@ -178,7 +175,7 @@ def _feels(e: Expression, leaf: Expression) -> bool:
 
 
 def _from_first_spike(emits: Run, compares: Run, state: list[Tensor], inputs: int) -> Run:
-    """What is compared, from where on it is that a graded neuron emits something: found by bisection of its input."""
+    """The compared quantity, measured from where a graded neuron starts to emit; found by bisection of its input."""
     high, low = torch.ones_like(state[0]), torch.zeros_like(state[0])
     for _ in range(_DOUBLINGS):
         silent = emits(state, [high] * inputs)[1] == 0
@@ -201,7 +198,7 @@ def _from_first_spike(emits: Run, compares: Run, state: list[Tensor], inputs: in
 
 
 def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Run:
-    """A function of state and inputs: the state after a step, and what is observed, without surrogate gradients."""
+    """A function of state and inputs: the next state, and the observed quantity, without surrogate gradients."""
 
     def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         leaves = {"state": state, "input": inputs, "constant": constants}
@@ -219,9 +216,9 @@ def _silence(state: Sequence[Tensor], inputs: int) -> list[Tensor]:
 
 
 def _at_rest(run: Run, state: list[Tensor], inputs: int, timing: Timing) -> tuple[list[Tensor], Tensor]:
-    """Where the neuron comes to rest without input, or has come to after many steps.
+    """Where the neuron comes to rest without input, or where it is after many steps.
 
-    And how much more is observed on average over the trial, if its length is known.
+    Also by how much more is observed on average over the trial, if its length is known.
     """
     silence, steps, total = _silence(state, inputs), timing.steps or 0, torch.zeros_like(state[0])
     left = steps
@@ -234,16 +231,16 @@ def _at_rest(run: Run, state: list[Tensor], inputs: int, timing: Timing) -> tupl
         if moved <= _STILL:
             break
     observed = run(state, silence)[1]
-    return state, ((total - (steps - left) * observed) / max(steps, 1)).nan_to_num(0.0)  # of an infinite threshold
+    return state, ((total - (steps - left) * observed) / max(steps, 1)).nan_to_num(0.0)  # for an infinite threshold
 
 
 def _peak(kernel: StateSpaceKernel, unit: Tensor) -> Tensor:
-    """The largest answer to an impulse within a while, in units of what is compared."""
+    """The largest response to an impulse within `_WHILE` steps, in units of what is compared."""
     return unit * torch.as_tensor(np.abs(kernel.response(_WHILE)).max(0)).clamp_min(_STILL)
 
 
 def _check_mirrored(run: Run, state: Sequence[Tensor], impulses: Sequence[Tensor]) -> None:
-    """Refuse a neuron that answers a negative impulse by far otherwise than a positive one."""
+    """Refuse a neuron that responds very differently to negative and positive impulses."""
     silence = _silence(state, len(impulses))
     for p, impulse in enumerate(impulses):
         ends = []
@@ -256,13 +253,13 @@ def _check_mirrored(run: Run, state: Sequence[Tensor], impulses: Sequence[Tensor
         up, down = ends[0] - ends[1], ends[1] - ends[2]
         if bool(((up - down).abs() > _SKEWED * torch.maximum(up.abs(), down.abs()) + _STILL).any()):
             raise UnsupportedNeuronError(
-                "it does not answer a negative input as a positive one: it rectifies its potential, which so cannot "
+                "it responds differently to negative and positive input: it rectifies its potential, which thus cannot "
                 "fluctuate about a mean; lower its floor"
             )
 
 
 def _linearised(run: Run, state: Sequence[Tensor], inputs: int) -> tuple[Tensor, Tensor]:
-    """Derivatives `[*N, 1 + S, S + inputs]` of what is observed and the state after a step, and what is observed."""
+    """Derivatives `[*N, 1 + S, S + inputs]` of the observed quantity and the next state, and the observed quantity."""
     given = [s.detach().clone().requires_grad_() for s in (*state, *_silence(state, inputs))]
     with torch.enable_grad():
         after, observed = run(given[: len(state)], given[len(state) :])
@@ -271,7 +268,7 @@ def _linearised(run: Run, state: Sequence[Tensor], inputs: int) -> tuple[Tensor,
 
 
 def _gradients(end: Tensor, given: Sequence[Tensor]) -> Tensor:
-    """Of one number of each neuron wrt all of what it is given, `[*N, given]`."""
+    """Gradient of one number per neuron with respect to everything in `given`, `[*N, given]`."""
     found: Sequence[Tensor | None] = [None] * len(given)
     if end.requires_grad:
         found = torch.autograd.grad(end.sum(), given, allow_unused=True, retain_graph=True)
@@ -279,7 +276,7 @@ def _gradients(end: Tensor, given: Sequence[Tensor]) -> Tensor:
 
 
 def _scale(system: Tensor) -> Tensor | None:
-    """What is compared, in units of the first part of the state before or after the step; None if that is not it."""
+    """The compared quantity in units of the first part of the state before or after the step; None if unrelated."""
     compared, after = system[..., 0, :], system[..., 1, :]
     for potential in (after, torch.eye(system.shape[-1], dtype=system.dtype)[0].expand_as(after)):
         scale = (compared * potential).sum(-1) / potential.square().sum(-1)
@@ -289,7 +286,7 @@ def _scale(system: Tensor) -> Tensor | None:
 
 
 def _kernels(system: Tensor, unit: Tensor, inputs: int, dt: float) -> list[StateSpaceKernel]:
-    """The kernel of each input, of what of the state it moves and the potential reads."""
+    """The kernel of each input, from the part of the state that it moves and the potential reads."""
     size, kernels = system.shape[-2] - 1, []
     used = (system != 0).reshape(-1, *system.shape[-2:]).any(0).numpy()
     read = _reached(used[0, :size], used[1:, :size].T)
@@ -323,7 +320,7 @@ def _growth(kernels: Sequence[StateSpaceKernel]) -> Array:
 
 
 def _reached(first: NDArray[np.bool_], onward: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The parts of the state that are reached from some, `onward[to, from]`."""
+    """The parts of the state that are reached from `first`, with `onward[to, from]`."""
     found = first
     for _ in range(len(first)):
         found = found | (onward & found).any(1)
@@ -333,7 +330,7 @@ def _reached(first: NDArray[np.bool_], onward: NDArray[np.bool_]) -> NDArray[np.
 def _spikes(
     run: Run, emits: Run, state: list[Tensor], system: Tensor, inputs: int
 ) -> tuple[bool, Array | float | None]:
-    """Whether a spike changes the state, and its size, of counts that of one; None where it may be any number."""
+    """Whether a spike changes the state, and its size (of counts: that of one); None if it may be any number."""
     silence = _silence(state, inputs)
     lift = run(state, silence)[1].abs()
     for _ in range(_LIFTS):

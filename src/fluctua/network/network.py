@@ -1,4 +1,4 @@
-"""A model on a batch: how it runs over time, its populations in order, and passes of it that leave nothing behind."""
+"""A model on a batch: how it runs over time, its populations in order, and passes that leave no trace in it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,19 +30,19 @@ Group = tuple[Population, ...]
 class Network:
     """A model on a batch, found once; everything that fluctua does to a model begins with it.
 
-    It keeps the model and the batch themselves, no copies. Whatever it runs, the model is afterwards as it was, also
-    after an error: states of neurons, buffers, plain attributes, hooks, `requires_grad`, and torch's random number
-    generators. The values of parameters are left to the caller.
+    It keeps the model and the batch themselves, not copies. After every run, also after an error, the model is as it
+    was: states of neurons, buffers, plain attributes, hooks, `requires_grad`, and torch's random number generators.
+    Only the values of parameters are left to the caller.
 
     Attributes:
         model: any model of known neurons.
         batch: its input.
         forward: `(model, batch)` runs all time steps, from rest.
         populations: in the order in which they run, each with the pathways into it.
-        left: neurons that cannot be served and stay as they are, with what feeds them.
-        notes: what was done to the batch, and what is left, a sentence each.
-        time: axis of the batch that was taken for time, None of a static input, "own" where the user runs the model.
-        spread: standard deviation of the values that came with the batch, where these are no classes.
+        left: neurons that cannot be served and stay as they are, with the weights that feed them.
+        notes: what was done to the batch, and which neurons were left, a sentence each.
+        time: axis of the batch that is time, None for a static input, "own" if the user runs the model.
+        spread: standard deviation of the values that came with the batch, if these are no classes.
 
     Example:
         >>> from fluctua.neurons import LI, LIF
@@ -81,29 +81,29 @@ class Network:
 
         Args:
             model: any model of known neurons, of any framework and on any device.
-            batch: input as in training: `[T, B, ...]`, or what the model or `forward` takes. Of a `DataLoader` the
-                first batch is taken, and of `(x, y)` the input; NumPy arrays, integers and booleans become what
-                weights are.
+            batch: input as in training: `[T, B, ...]`, or what the model or `forward` takes. From a `DataLoader` the
+                first batch is taken, from `(x, y)` the input; NumPy arrays, integers and booleans become tensors of the
+                weights' type.
             forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called,
-                or looped over time, as its neurons ask for.
+                or looped over time, as its neurons require.
             time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
-            steps: how often a static input is shown; needless where the model itself makes a sequence of it.
+            steps: how many steps a static input is shown for; not needed if the model makes a sequence of it.
             dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
-            neurons: what neuron classes are like that fluctua does not know.
-            readouts: names of populations that are read by their potential, besides those that show it: see
+            neurons: facts about neuron classes that fluctua does not know.
+            readouts: names of populations whose potential is read, besides those that show it: see
                 `fluctua.initialize`.
             active: refuse a batch that nothing can be measured on, before the model is traced: see `check_batch`.
 
         Raises:
-            ValueError: another axis of time, or steps of an input that is not static.
-            BatchError: such a batch, or one that is read by the wrong axis.
+            ValueError: an invalid axis of time, or `steps` for an input that is not static.
+            BatchError: a batch without activity, or read along the wrong axis.
             WiringError: no spiking neuron found, or a model that cannot be run or traced.
-            UnsupportedNeuronError: no neuron that can be served; a single one is left as it is.
+            UnsupportedNeuronError: no neuron can be served; a single unsupported one is left as it is.
         """
         by_default = forward is None or forward is plain_call
         _check_time(time, steps, by_default)
         if not isinstance(model, nn.Module):
-            raise WiringError(f"the model must be a module of torch, got {type(model).__name__}: pass the model itself")
+            raise WiringError(f"the model must be a torch module, got {type(model).__name__}: pass the model itself")
         if dt is not None and not (isinstance(dt, Real) and 0 < dt < float("inf")):
             raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
         if any(tensor.is_meta for tensor in tensors_in((batch, *model.parameters(), *model.buffers()))):
@@ -133,7 +133,7 @@ class Network:
 
     @property
     def groups(self) -> list[Group]:
-        """The populations, each with those that it hears and is heard by: see `groups_of`."""
+        """The populations, grouped with those that they share a loop with: see `groups_of`."""
         return groups_of(self.populations)
 
     @property
@@ -141,22 +141,22 @@ class Network:
         """The populations with a threshold.
 
         Raises:
-            ValueError: none has one.
+            ValueError: there are none.
         """
         chosen = tuple(p for p in self.populations if p.neuron.threshold is not None)
         if not chosen:
             raise ValueError(
                 f"no population of the model spikes ({', '.join(p.name for p in self.populations)}), so there is no "
-                "rate to bring anywhere: build it from neurons with a threshold"
+                "rate to set: build it from neurons with a threshold"
             )
         return chosen
 
     def chosen(self, names: Collection[str] | None) -> tuple[Population, ...]:
-        """The populations of these names, in their order; None for all.
+        """The populations with these names, in running order; None for all.
 
         Raises:
             ValueError: a name that no population has.
-            UnsupportedNeuronError: that of a neuron that cannot be served.
+            UnsupportedNeuronError: a named neuron cannot be served.
         """
         known = {p.name for p in self.populations}
         if names is not None and (unknown := set(names) - known):
@@ -167,7 +167,7 @@ class Network:
         return tuple(p for p in self.populations if names is None or p.name in names)
 
     def doubts(self, steps: int, samples: int) -> Iterator[str]:
-        """What may be wrong with the steps and samples that its neurons have seen; a sentence each."""
+        """Doubts about the numbers of steps and samples that its neurons saw, a sentence each."""
         if self.time == "own" or not isinstance(self.batch, Tensor) or self.batch.ndim < 2:
             return
         shape = self.batch.shape
@@ -184,13 +184,13 @@ class Network:
             )
         elif samples not in possible and steps * samples not in possible:
             yield (
-                f"the neurons were called with {samples} samples, of which the batch {[*shape]} has "
-                f"{' or '.join(map(str, possible))}: their second axis is not that of the samples, and what the report "
-                "says of single neurons is wrong"
+                f"the neurons were called with {samples} samples, but the batch {[*shape]} has "
+                f"{' or '.join(map(str, possible))}: their second axis is not that of the samples, and the report is "
+                "wrong about single neurons"
             )
 
     def preserved(self) -> Any:
-        """A `with` block at whose end the model is as it was but for the values of parameters."""
+        """A `with` block at whose end the model is as it was, except for the values of parameters."""
         return preserved(self.model, prepare)
 
     def run(self) -> Any:
@@ -207,10 +207,10 @@ class Network:
 
     @contextmanager
     def replay(self, seed: int | None = None) -> Iterator[Replay]:
-        """Passes that go just as far as the population at work: see `Replay`.
+        """Passes that run only as far as needed: see `Replay`.
 
         Args:
-            seed: of torch's own generators, for what is random in the model; default: as they are.
+            seed: of torch's own generators, for randomness in the model; default: as they are.
         """
         with self.preserved(), silent_gradients(self.model):
             if seed is not None:
@@ -221,12 +221,12 @@ class Network:
 def _traced(
     model: nn.Module, taken: Input, forward: Forward, known: KnownNeurons, time: Axis
 ) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
-    """Two samples show the wiring as well as all of them, unless the model insists on more or there are labels."""
+    """Trace with two samples, which show the wiring as well as all, unless there are labels or the model needs more."""
     batch, axis = taken.batch, 1 if time == 0 else 0
     inner = getattr(forward, "forward", None)
     plain = plain_call in (forward, inner, getattr(inner, "forward", None)) and taken.labels is None
     if plain and isinstance(batch, Tensor) and batch.ndim > 1 and batch.shape[axis] > 2:
-        with suppress(Exception):  # what is wrong with the model shows on the whole batch too
+        with suppress(Exception):  # a faulty model also fails on the whole batch
             return trace(model, batch.narrow(axis, 0, 2).clone(), forward, known)
     return trace(model, batch, forward, known)
 
@@ -248,17 +248,17 @@ def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
 
 
 def check_values(batch: Any) -> None:
-    """Refuse what nothing can be measured on.
+    """Refuse a batch on which nothing can be measured.
 
     Raises:
         BatchError: empty, NaN or infinite values, or nothing but zeros.
     """
     tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
-    # A finite sum is proof, ten times cheaper than to look at every entry; one that overflows is none. Likewise zero.
+    # A finite sum proves finite entries ten times faster than looking at each; an overflow proves nothing. So for zero.
     if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):
         raise BatchError("the batch has NaN or infinite values: remove them first")
     if tensors and not any(tensor.numel() for tensor in tensors):
-        raise BatchError(f"the batch is empty, {[*tensors[0].shape]}: a sequence has at least 2 steps and 1 sample")
+        raise BatchError(f"the batch is empty, {[*tensors[0].shape]}: a sequence needs at least 2 steps and 1 sample")
     if tensors and not any(bool(tensor.sum() != 0) or bool(tensor.any()) for tensor in tensors):
         raise BatchError("the batch is all zero: there is nothing to measure, take one with activity")
 
@@ -278,7 +278,7 @@ def _check_sequence(batch: Any, time: Axis) -> None:
 
 
 def _check_reading(first: Population, taken: Input, forward: Forward, time: Axis, steps: int | None) -> None:
-    """Refuse samples taken for time steps, as labels tell, and a model's own loop of other steps than wanted."""
+    """Refuse samples mistaken for time steps, as labels tell, and `steps` that differ from the model's own loop."""
     if taken.labels is not None and first.steps == taken.labels != first.samples:
         raise BatchError(
             f"the batch {[*taken.batch.shape]} came with {taken.labels} labels but was read as {first.steps} steps of "
@@ -291,7 +291,7 @@ def _check_reading(first: Population, taken: Input, forward: Forward, time: Axis
 
 
 def _looks_batch_first(batch: Tensor) -> bool:
-    """Whether a batch follows an order along its second axis, as time does, and none along its first."""
+    """Whether a batch has an order, as time has, along its second axis but not along its first."""
     if batch.layout != torch.strided or batch.ndim < 3:
         return False
     little = batch.detach()[:128, :128].flatten(2)
@@ -301,7 +301,7 @@ def _looks_batch_first(batch: Tensor) -> bool:
 
 
 def _order(x: Tensor, draws: int = 999) -> tuple[float, float]:
-    """How much more neighbours along the first axis correlate than any two do, and how likely chance alone does so."""
+    """Excess correlation of neighbours along the first axis over any two entries, and its probability by chance."""
     rows = x.flatten(1) - x.flatten(1).mean(0)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     alike = rows @ rows.T
@@ -312,9 +312,9 @@ def _order(x: Tensor, draws: int = 999) -> tuple[float, float]:
 
 
 def groups_of(populations: Sequence[Population]) -> list[Group]:
-    """The populations, each with those that it hears and is heard by, or that are in one module with it.
+    """The populations, each grouped with those that it shares a loop or a module with.
 
-    The groups follow each other so that each hears only itself and those before it.
+    The groups are ordered so that each receives spikes only from itself and those before it.
     """
     reach = _reach(populations)
     remaining, ordered = list(range(len(populations))), list[Group]()
@@ -327,13 +327,13 @@ def groups_of(populations: Sequence[Population]) -> list[Group]:
 
 
 def hears_itself(group: Group) -> bool:
-    """Whether spikes of the group come back to it."""
+    """Whether spikes of the group return to it."""
     names = {p.name for p in group}
     return any(q.recurrent for p in group for q in p.pathways) or any(names & set(p.unweighted) for p in group)
 
 
 def with_recurrence(populations: Sequence[Population]) -> list[Population]:
-    """The populations, their pathways marked as recurrent where they come from the population's own group."""
+    """The populations, with pathways marked as recurrent if they come from the population's own group."""
     marked = {p.name: {member.name for member in group} for group in groups_of(populations) for p in group}
     loops = _reach(populations).diagonal()
     return [
@@ -349,7 +349,7 @@ def with_recurrence(populations: Sequence[Population]) -> list[Population]:
 
 
 def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Whether spikes of one population get to another, over any number of others."""
+    """Whether spikes of one population reach another, through any number of others."""
     index = {p.name: i for i, p in enumerate(populations)}
     reach = np.zeros((len(populations), len(populations)), dtype=bool)
     for i, p in enumerate(populations):

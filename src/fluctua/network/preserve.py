@@ -1,7 +1,7 @@
-"""A model left as it was: by passes that only look at it, and by calls that fail.
+"""Leave a model as it was: by passes that only look at it, and by calls that fail.
 
-Passes run on copies of all that modules keep besides parameters, while hooks of the user's own that only look on are
-silent. A call that changes a model is done as a whole, one at a time, or not at all.
+Passes run on copies of everything that modules keep besides parameters, while user hooks that only observe are silent.
+A call that changes a model is done completely, one at a time, or not at all.
 """
 
 import copy
@@ -26,33 +26,33 @@ from fluctua.network.run import PLAIN, Copies, memory_of, modules_of, parameters
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# What torch keeps in a module that is not state: hooks must stay where they are, parameters are looked after below.
+# What torch keeps in a module besides state: hooks must stay, parameters are handled below.
 _MACHINERY = frozenset(name for name in vars(nn.Module()) if "hooks" in name) | {"_parameters"}
 
 
 TURN = RLock()
-"""Held by the thread whose turn it is: generators of random numbers belong to the whole process, hooks to a model."""
+"""Held by the active thread: random number generators belong to the whole process, hooks to a model."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release)
 
 
 def _as_it_is(module: nn.Module) -> None:
-    """Torch's hooks see it."""
+    """For a model whose modules torch's hooks all see."""
 
 
 @contextmanager
 def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is) -> Iterator[None]:
-    """Leave all as it was but the values of parameters.
+    """Leave everything as it was, except the values of parameters.
 
     Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
-    attributes; at its end they get back the originals, which nothing has touched. `requires_grad` and torch's random
-    number generators are put back. Compiled modules run as they are written: hooks must see what happens inside. The
-    user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
+    attributes; at its end they get back the untouched originals. `requires_grad` and torch's random number generators
+    are restored. Compiled modules run uncompiled, since hooks must see what happens inside. The user's own hooks are
+    silent, unless they are part of the network: see `silent_hooks`.
 
     Args:
-        model: any.
-        prepare: makes a module that torch's hooks do not see fit to be observed; what it sets is taken back.
+        model: any model.
+        prepare: makes modules observable that torch's hooks do not see; undone at the end.
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
@@ -65,13 +65,13 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
 
 
 class States:
-    """What the modules of a model keep besides parameters, and copies of it that passes run on.
+    """What the modules of a model keep besides parameters, and the copies on which passes run.
 
-    The copies are made once and brought back to the originals before each pass, so that many cost little. From one
-    pass to the next nobody else may change what the modules keep.
+    The copies are made once and refreshed before each pass, so that many passes cost little. Between passes nobody else
+    may change what the modules keep.
 
     Args:
-        model: any.
+        model: any model.
         prepare: see `preserved`.
     """
 
@@ -112,9 +112,9 @@ class States:
                     self._pairs[id(item)][2].extend(((c, key), (then, key)))
 
     def _restored(self) -> bool:
-        """Bring the copies back to what the originals are; False where that takes all of them anew.
+        """Refresh the copies from the originals; False if all must be made anew.
 
-        What was changed in place is replaced, for somebody may have kept it.
+        Objects changed in place are replaced, since somebody may have kept them.
         """
         for container, then in self._within:
             if not _holds(container, then):
@@ -140,7 +140,7 @@ class States:
 
 
 def _containers_within(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The containers in a value, however deep, that can be changed."""
+    """The mutable containers in a value, however deep."""
     if isinstance(value, dict | list | deque | tuple | set) and id(value) not in seen:
         seen.add(id(value))
         if not isinstance(value, tuple):
@@ -151,7 +151,7 @@ def _containers_within(value: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _holds(container: Any, then: Any) -> bool:
-    """Whether a container holds just what it held."""
+    """Whether a container holds exactly what it held."""
     if len(container) != len(then):
         return False
     if isinstance(container, dict):
@@ -171,7 +171,7 @@ def gpus_of(model: nn.Module) -> list[int]:
 
 @contextmanager
 def only_requiring_grad(parameters: Iterable[nn.Parameter], tensors: list[Tensor] | None) -> Iterator[None]:
-    """Gradients enabled for exactly these among parameters inside the block (None: for all of floating point)."""
+    """Inside the block exactly these parameters require gradients (None: all floating-point ones)."""
     flags = [(p, p.requires_grad) for p in parameters]
     wanted = None if tensors is None else {id(t) for t in tensors}
     try:
@@ -185,7 +185,7 @@ def only_requiring_grad(parameters: Iterable[nn.Parameter], tensors: list[Tensor
 
 
 def state_of(module: nn.Module) -> dict[str, Any]:
-    """What a module itself keeps besides hooks and parameters."""
+    """What a module itself keeps, except hooks and parameters."""
     return {name: value for name, value in vars(module).items() if name not in _MACHINERY}
 
 
@@ -212,7 +212,7 @@ def silent_hooks(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def silent_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside the block gradients of parameters are what they are, not what hooks, which may clip them, make of them."""
+    """Inside the block no hook changes gradients of parameters, for example by clipping."""
     tables: list[Any] = [p._backward_hooks for p in nn.Module.parameters(model) if p._backward_hooks]
     with _without([(table, set(table)) for table in tables]):
         yield
@@ -229,19 +229,19 @@ def _without(silent: list[tuple[dict[Any, Any], set[Any]]]) -> Iterator[None]:
     finally:
         for (table, keys), hooks in zip(silent, before, strict=True):
             now = dict(table)
-            table.clear()  # else the silent ones would come last from now on
+            table.clear()  # else the silent ones would move to the end
             table.update({key: hook for key, hook in hooks.items() if key in keys or key in now} | now)
 
 
 def _acts(hook: Any) -> bool:
-    """Whether a hook is a part of the network, and does not only look on."""
+    """Whether a hook is part of the network, rather than only observing."""
     from fluctua.network.hooks import acts  # most models have none
 
     return acts(hook)
 
 
 def in_turn(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Of a function of a model: threads take turns, and after an error all generators of random numbers are as before.
+    """Decorate a function of a model: threads take turns, and an error restores all random number generators.
 
     Those are the global ones of torch, NumPy and Python, and any that is given.
     """
@@ -256,9 +256,9 @@ def in_turn(call: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """As `in_turn`; and after an error the model, or the weight and bias in its place, are as before, to the bit.
+    """As `in_turn`; also, an error restores the model, or the given weight and bias, bit for bit.
 
-    That is values and gradients of parameters, buffers, and attributes of its modules.
+    This covers values and gradients of parameters, buffers, and attributes of modules.
     """
 
     @in_turn
@@ -286,7 +286,7 @@ def _undone(steps: list[Undo]) -> Iterator[None]:
 
 
 def _generators(given: tuple[Any, ...]) -> list[Undo]:
-    """How to put back all generators of random numbers."""
+    """How to restore all random number generators."""
     models = [one for one in given if isinstance(one, nn.Module)]
     own = [(one, one.get_state()) for one in given if isinstance(one, torch.Generator)]
     gpus = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in sorted({gpu for one in models for gpu in gpus_of(one)})]
@@ -316,7 +316,7 @@ def _values(tensors: list[Any]) -> Iterator[Undo]:
 
 
 def _model(model: nn.Module) -> Iterator[Undo]:
-    """How to put back a model: attributes and what lies in them, then values, then gradients."""
+    """How to restore a model: attributes and their contents, then values, then gradients."""
     attributes = [vars(module) for module in modules_of(model)]
     inside = [value for found in attributes for value in found.values() if isinstance(value, dict)]
     kept = [(found, dict(found)) for found in (*inside, *attributes)]

@@ -1,9 +1,9 @@
-"""Neurons of unknown classes: what they are like is measured, by a small impulse.
+"""Neurons of unknown classes, measured by a small impulse.
 
 A neuron that is linear below its threshold is known by its impulse response. It is run in float64 from rest, once
-without input, once with a small impulse and once with the negative of that: half the difference between the last two
-is the kernel. Where they do not mirror each other the neuron rectifies; where the response never dies away it
-integrates, and the length of the trial takes the place of its time constant.
+without input, once with a small impulse and once with its negative: half the difference between the last two
+is the kernel. If they do not mirror each other, the neuron rectifies; if the response never decays, it integrates, and
+the length of the trial takes the place of its time constant.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,38 +27,38 @@ from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
 
-_OFF = 0.02  # of the input that should just make a neuron fire
+_OFF = 0.02  # relative to the input that should just make a neuron fire
 _IMPULSE = 1e-3
 _SHRINKINGS = 4  # by a factor of 1000 each, for a neuron that fires at the impulse
-_LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has died away
+_LENGTHS = (128, 512, 2048)  # steps; the response is followed until it has decayed
 _GROWTH = 4  # from the third to the last quarter of a response; that of a double integrator grows by less
-_AT_ONCE = 5  # steps within which a graded output shows
+_AT_ONCE = 5  # steps within which a graded output appears
 _DEAD = 1e-9  # of the peak
 _MIRRORED = 1e-3  # asymmetry above which a neuron rectifies, of the peak
-_LINEAR = 0.01  # change of the response to a large impulse that is worth a note, of the peak
+_LINEAR = 0.01  # change of the response to a large impulse, of the peak, that is worth a note
 
 
 @dataclass(frozen=True)
 class ProbedNeuron:
-    """What fluctua must be told of a neuron class that it does not know; the rest it measures.
+    """The facts that fluctua needs about a neuron class that it does not know; it measures the rest.
 
-    The class takes one input current and returns its spikes first (a readout its potential).
+    The class takes one input current and returns its spikes first (a readout: its potential).
 
     Attributes:
         threshold: `theta`, or the attribute of the module that holds it; None for a readout, which never spikes.
-        membrane: where the potential is found after a call: an attribute of the module ("v", "state.v"), the number of
-            an item of what the call returned, or a function of module and output. None where it is a variable of the
-            call that nobody else sees: then `decay` says what it does.
+        membrane: where the potential is after a call: an attribute of the module ("v", "state.v"), the index of an
+            item of the output, or a function of module and output. None if it is a local variable of the call: then
+            give `decay`.
         time: the module is called with one time step `[B, *N]` ("step") or a whole sequence, `[T, B, *N]` ("first") or
             `[B, T, *N]` ("second").
-        reset: brings the module to rest: the name of a method, or a function of the module. None where it keeps nothing
+        reset: brings the module to rest: the name of a method, or a function of the module. None if it keeps nothing
             between trials.
-        passes_state: whether the call takes, behind the current, what the last one returned behind the spikes.
-        start: of a call that insists on that, what comes first, a function of module and current; default: zeros.
-        shape: `[*N]` of the population, where the module runs on no other and its parameters do not tell it.
-        decay: without `membrane`, what is left of the potential after a step, or the attribute that holds it.
-        decay_syn: the same of a synaptic current in front, if there is one.
-        gain: by how much an input of 1 moves the potential (or the current) in its step.
+        passes_state: whether the call takes, after the current, what the last call returned after the spikes.
+        start: the first of these states, a function of module and current, if the call requires one; default: zeros.
+        shape: `[*N]` of the population, if the module runs on no other and its parameters do not tell it.
+        decay: without `membrane`, the fraction of the potential left after a step, or the attribute that holds it.
+        decay_syn: the same for a synaptic current in front, if there is one.
+        gain: how far an input of 1 moves the potential (or the current) in its step.
 
     Example:
         >>> class Leaky(nn.Module):
@@ -90,24 +90,24 @@ class ProbedNeuron:
 
     def __post_init__(self) -> None:
         if (self.membrane is None) is (self.decay is None):
-            raise ValueError("a ProbedNeuron needs membrane=, where its potential is found, or decay=, what it does")
+            raise ValueError("a ProbedNeuron needs membrane= (where its potential is) or decay= (how it decays)")
 
     def bring_to_rest(self, module: nn.Module) -> None:
-        """Forget what has come in so far."""
+        """Forget all input so far."""
         if isinstance(self.reset, str):
             getattr(module, self.reset)()
         elif self.reset is not None:
             self.reset(module)
 
     def first_state(self, module: nn.Module, x: Tensor) -> tuple[Any, ...]:
-        """What the first call takes behind the current `x`."""
+        """What the first call takes after the current `x`."""
         if self.start is not None or not self.passes_state:
             return self.start(module, x) if self.start else ()
         behind = [*signature(module.forward).parameters.values()][1:]
         return tuple(torch.zeros_like(x) for a in behind if a.default is a.empty and a.kind < a.VAR_POSITIONAL)
 
     def theta(self, module: nn.Module) -> Any:
-        """The threshold, as it is kept.
+        """The threshold as the module keeps it.
 
         Raises:
             UnsupportedNeuronError: the module has no such attribute.
@@ -115,7 +115,7 @@ class ProbedNeuron:
         return _read(module, "threshold", self.threshold)
 
     def stated(self, module: nn.Module, dt: float) -> PspKernel:
-        """The kernel that `decay`, `decay_syn` and `gain` say.
+        """The kernel given by `decay`, `decay_syn` and `gain`.
 
         Raises:
             UnsupportedNeuronError: a decay outside of 0 to 1, or no such attribute.
@@ -127,7 +127,7 @@ class ProbedNeuron:
         ]
         if not all(0 <= decay < 1 for decay in decays):
             raise UnsupportedNeuronError(
-                f"the decays {decays} of the neuron {type(module).__name__} are shares that are left after a step, "
+                f"the decays {decays} of the neuron {type(module).__name__} must be fractions left after a step, "
                 "from 0 to less than 1: check decay= and decay_syn= of its ProbedNeuron"
             )
         mem, *syn = decays
@@ -136,7 +136,7 @@ class ProbedNeuron:
     def potential(self, module: nn.Module, output: Any) -> Tensor:
         """The potential after a call that returned `output`."""
         if self.membrane is None:
-            found = next(tensors_in(output))  # nobody sees it
+            found = next(tensors_in(output))  # it is not accessible
         elif isinstance(self.membrane, str):
             found = attrgetter(self.membrane)(module)
         elif isinstance(self.membrane, int):
@@ -149,7 +149,7 @@ class ProbedNeuron:
 
 
 def _read(module: nn.Module, name: str, value: Any) -> Any:
-    """A number, or what the module has by this name."""
+    """A number, or the module's attribute of this name."""
     try:
         return attrgetter(value)(module) if isinstance(value, str) else value
     except AttributeError as error:
@@ -160,13 +160,13 @@ def _read(module: nn.Module, name: str, value: Any) -> Any:
 
 
 def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
-    """Measure the facts of a neuron; nothing of the module is changed.
+    """Measure the facts of a neuron; the module is not changed.
 
-    While the trial's length is not known nothing is measured, and the kernel only stands in for one.
+    While the trial's length is not known nothing is measured, and a placeholder stands for the kernel.
 
     Raises:
-        UnsupportedNeuronError: a module that cannot be run, fires without input or never comes to rest, does not
-            answer, or responds differently to negative and positive impulses.
+        UnsupportedNeuronError: a module that cannot be run, fires without input, never comes to rest, does not
+            respond, or responds differently to negative and positive impulses.
     """
     theta, in_steps = spec.theta(module), timing.dt is None
     if timing.steps is None:
@@ -187,7 +187,7 @@ def probe(module: nn.Module, spec: ProbedNeuron, timing: Timing) -> Neuron:
     neuron = Neuron.spiking((kernel,), theta, rest, in_steps=in_steps)
     distance = None if neuron.threshold is None else neuron.threshold - rest
     if distance is not None and (change := _nonlinearity(bench, start, eps, distance)) > _LINEAR:
-        notes.append(f"it is linear only near rest: half-way to threshold its response is {change:.0%} off")
+        notes.append(f"it is linear only near rest: half-way to threshold its response deviates by {change:.0%}")
     return replace(neuron, note="; ".join(notes))
 
 
@@ -200,8 +200,8 @@ def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
         _, (below, above) = bench.run([(1 - _OFF) * pulse, (1 + _OFF) * pulse], 0, _LENGTHS[0])
         if below or not above:
             raise UnsupportedNeuronError(
-                f"the neuron {bench.name} does not do what its ProbedNeuron says: an input of {pulse:.4g} in one step "
-                f"should just lift it to its threshold {distance:g}, but it fires {'below' if below else 'not above'} "
+                f"{bench.name} does not behave as its ProbedNeuron says: an input of {pulse:.4g} in one step "
+                f"should just raise it to its threshold {distance:g}, but it fires {'below' if below else 'not above'} "
                 "that: check threshold=, decay=, decay_syn= and gain="
             )
     return Neuron.spiking((kernel,), theta, in_steps=timing.dt is None, note="its kernel is the one stated")
@@ -209,7 +209,7 @@ def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
 
 @contextmanager
 def in_double(module: nn.Module) -> Iterator[None]:
-    """All that a module holds of floating point is float64 inside the block; afterwards it is as it was."""
+    """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
     with preserved(module):
         kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
         try:
@@ -256,7 +256,7 @@ class _Bench:
         return potential, fired.cpu().numpy()
 
     def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One call with the sequence; one for each of its steps where only the last potential comes out."""
+        """One call with the sequence, or one for each of its prefixes if only the last potential comes out."""
         output = self.module(self.layout.as_called(x))
         found = self.spec.potential(self.module, output).clone()
         u = self.layout.as_sequence(found) if found.ndim > 1 else found
@@ -265,11 +265,11 @@ class _Bench:
         self.spec.bring_to_rest(self.module)
         potentials, spikes = self._step_by_step(x)
         if not torch.allclose(potentials[-1].flatten(), found.flatten(), rtol=1e-6, atol=1e-15):
-            raise ValueError("fed step by step it ends at another potential: give membrane= that of all time steps")
+            raise ValueError("step by step it ends at another potential: give membrane= for all time steps")
         return potentials, spikes
 
     def _step_by_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One call for each step; of a module that takes sequences, with sequences of one step."""
+        """One call for each step; with sequences of one step for a module that takes sequences."""
         potentials, spikes = [], []
         state = self.spec.first_state(self.module, self.layout.as_called(x[:1]))
         for now in x.unsqueeze(1).unbind(0):
@@ -282,13 +282,13 @@ class _Bench:
         return torch.cat(potentials), torch.cat(spikes)
 
     def _shape(self) -> tuple[int, ...]:
-        """The population's shape, or one that its constants take to it by broadcasting."""
+        """The population's shape, or one that its constants broadcast to it."""
         failure: Exception | None = None
         for shape in [self.spec.shape] if self.spec.shape else self._guesses():
             try:
                 self._run(shape, [_IMPULSE, -_IMPULSE], 0, 5)
                 return shape
-            except Exception as error:  # of a stranger's code: any
+            except Exception as error:  # foreign code may raise anything
                 failure = failure or error
         raise UnsupportedNeuronError(
             f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
@@ -297,7 +297,7 @@ class _Bench:
 
     def _guesses(self) -> list[tuple[int, ...]]:
         own = [tuple(p.shape) for p in parameters_of(self.module)]
-        kept = [tuple(b.shape) for b in self.module.buffers() if b.numel()]  # a state may be empty yet
+        kept = [tuple(b.shape) for b in self.module.buffers() if b.numel()]  # a state may still be empty
         guesses: dict[tuple[int, ...], None] = {}
         for shapes in (own + kept, own):
             with suppress(ValueError):
@@ -306,13 +306,13 @@ class _Bench:
 
 
 def _resting(bench: _Bench) -> tuple[int, float]:
-    """The step at which the neuron has come to rest by itself, and the potential there."""
+    """The step at which the neuron has come to rest, and the potential there."""
     for length in _LENGTHS:
         u, fired = bench.run([0.0], 0, length)
         if fired.any():
             raise UnsupportedNeuronError(
                 f"the neuron {bench.name} fires without input, so it has no resting potential that its weights could "
-                "be set for: give it constants with which it rests, or reset= if it was not at rest"
+                "start from: give it constants with which it rests, or reset= if it was not at rest"
             )
         away = np.abs(u - u[-1]).reshape(length, -1).max(1)
         moving = np.flatnonzero(away > _DEAD * max(1.0, float(np.abs(u).max())))
@@ -322,7 +322,7 @@ def _resting(bench: _Bench) -> tuple[int, float]:
             return int(moving[-1]) + 1, float(u[-1].mean())
     raise UnsupportedNeuronError(
         f"the neuron {bench.name} does not come to rest without input within {_LENGTHS[-1]} steps, so its mean "
-        "potential cannot be set: take the input that it makes for itself away while it is initialised"
+        "potential cannot be set: remove its self-generated input while it is initialised"
     )
 
 
@@ -338,7 +338,7 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
         if not bench.run([0.0, amplitude, -amplitude], start, start + _AT_ONCE)[1].any():
             _refuse_unstable(bench, np.abs(u[start:, 1] - u[start:, 0]).max(0) > 1e6 * amplitude, steps)
         raise UnsupportedNeuronError(
-            f"the neuron {bench.name} emits something at an input of {amplitude:g} already: neurons with a graded "
+            f"the neuron {bench.name} already emits something at an input of {amplitude:g}: neurons with a graded "
             "output cannot be served, one that spikes needs a threshold above its resting potential"
         )
     up, down = (u[start:, k] - u[start:, 0] for k in (1, 2))
@@ -348,7 +348,7 @@ def _response(bench: _Bench, start: int, steps: int) -> Array:
     peak = float(np.abs(eps).max())
     if not peak > 0 or not np.isfinite(peak):
         raise UnsupportedNeuronError(
-            f"the potential of the neuron {bench.name} does not answer an impulse (largest response {peak:g} within "
+            f"the potential of {bench.name} does not respond to an impulse (largest response {peak:g} within "
             f"{steps} steps): check membrane= of its ProbedNeuron"
         )
     if (skew := float(np.abs(up + down).max()) / (2 * amplitude * peak)) > _MIRRORED:
@@ -368,7 +368,7 @@ def _refuse_unstable(bench: _Bench, grown: NDArray[np.bool_], steps: int) -> Non
 
 
 def _tail(eps: Array) -> tuple[bool, bool]:
-    """Whether a response has died away, and whether it never will: it is still where it was, or grows."""
+    """Whether a response has decayed, and whether it never will, since it stays or grows."""
     peak = np.abs(eps).max()
     last, before = np.abs(eps[-len(eps) // 4 :]), np.abs(eps[len(eps) // 2 : -len(eps) // 4])
     return bool(last.max() <= _DEAD * peak), bool(last.max() >= (1 - _DEAD) * before.max())
@@ -384,7 +384,7 @@ def _kernel(eps: Array, timing: Timing, settled: bool) -> PspKernel:
 
 
 def _nonlinearity(bench: _Bench, start: int, eps: Array, distance: float) -> float:
-    """How far the response to impulses that lead half-way to threshold is from `eps`, of its peak."""
+    """Distance, relative to the peak, between `eps` and the response to impulses half-way to threshold."""
     peak = float(np.abs(eps).max())
     pulse, steps = distance / 2 / peak, min(len(eps), _LENGTHS[0])
     u, _ = bench.run([0.0, pulse, -pulse], start, start + steps)

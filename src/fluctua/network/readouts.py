@@ -1,4 +1,4 @@
-"""Which populations are read by their potential, whatever their class says of spikes."""
+"""Which populations are read by their potential, even if their class spikes."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -15,15 +15,15 @@ from fluctua.network.trace_pass import NEVER
 
 
 def as_returned(module: nn.Module, specs: Specs, like: Tensor, known: KnownNeurons) -> Specs:
-    """The populations of a module of the user's own class, without threshold where it returns its potential.
+    """The populations of a module of the user's own class, as readouts if the module returns its potential.
 
-    That is, where a current far too small for a spike, of the shape of `like`, changes what it gives.
+    It does if a current far too small for a spike, in the shape of `like`, changes its output.
     """
     (spec, *others), same = specs.values(), True
     if others or spec.neuron.threshold is None or not math.isfinite(spec.neuron.threshold):
         return specs
     small = torch.full_like(like, 1e-6 * (spec.neuron.threshold - spec.neuron.rest))
-    with preserved(module), torch.no_grad(), suppress(Exception):  # of a stranger's code, which may want more arguments
+    with preserved(module), torch.no_grad(), suppress(Exception):  # foreign code may need more arguments
         answers = []
         for current in (small, torch.zeros_like(small)):
             known.reset(module)
@@ -39,7 +39,7 @@ def _as_readout(neuron: Neuron, reason: str) -> Neuron:
 
 
 def with_readouts(found: list[Population], named: Collection[str] | None) -> Iterator[Population]:
-    """The populations, without threshold where what they do shows that they are read by their potential."""
+    """The populations, without threshold if their use shows that their potential is read."""
     named = None if named is None else list(named)
     if unknown := sorted(set(named or ()) - {p.name for p in found}):
         raise ValueError(
@@ -54,17 +54,17 @@ def with_readouts(found: list[Population], named: Collection[str] | None) -> Ite
         elif not math.isfinite(theta):
             yield replace(p, neuron=_as_readout(p.neuron, f"its threshold of {theta:g} cannot be reached"))
         elif named != [] and not heard and (reason := _why_read_out(p, theta, min(others, default=1.0))):
-            yield replace(p, neuron=_as_readout(p.neuron, f"{reason}; readouts=[] takes it for spiking"))
+            yield replace(p, neuron=_as_readout(p.neuron, f"{reason}; readouts=[] treats it as spiking"))
         else:
             yield p
 
 
 def _why_read_out(p: Population, theta: float, lowest: float) -> str | None:
-    """Why the last population of a model is taken for a readout, None if it is not."""
+    """Why the last population of a model is treated as a readout, None if it is not."""
     if theta >= NEVER or theta >= FAR * max(lowest, 1.0):
         return f"its threshold of {theta:g} cannot be reached"
     if p.shown == {"potential"}:
         return "the model returns its potential, not its spikes"
     if not p.neuron.resets and p.shown != {"spikes"}:
-        return "no spike resets it and nothing hears it"
+        return "no spike resets it and nothing receives its spikes"
     return None

@@ -1,4 +1,4 @@
-"""Forward passes that go just as far as the population at work, at the cost of one layer."""
+"""Forward passes that run only up to the current population, at the cost of one layer."""
 
 import copy
 from collections import Counter
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fluctua.network.network import Network
 
 
-class _Enough(BaseException):  # no Exception, which the model might catch
-    """All that was wanted of a pass is there."""
+class _Enough(BaseException):  # not an Exception, which the model might catch
+    """Everything wanted from a pass is there."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What a module returned once and then kept, and the states of torch's random number generators."""
+    """What a module returned and its state afterwards, and the states of torch's random number generators."""
 
     output: Any
     state: Any
@@ -35,24 +35,24 @@ class _Answer:
 
 
 class Replay:
-    """Runs a model up to a population's input current; populations reported as done answer from memory.
+    """Runs a model up to a population's input current; finished populations answer from memory.
 
-    A pass stops at the wanted population. What is done is not computed again: the neurons of a finished population
-    return the spikes that they gave once, and the modules with weights that feed only finished ones a meaningless
-    tensor of the right shape, which nothing reads. So bringing a network of L populations into shape costs O(L)
-    layers, not O(L^2). Every pass starts from the same state of the model and of torch's random number generators, and
-    a module that answers from memory leaves them as if it had run: dropout masks stay the same.
+    A pass stops at the wanted population and does not repeat finished work: the neurons of a finished population return
+    their recorded spikes, and modules with weights that feed only finished populations return a meaningless tensor of
+    the right shape, which nothing reads. So initialising a network of L populations costs O(L) layers, not O(L^2).
+    Every pass starts from the same state of the model and of torch's random number generators, and a module that
+    answers from memory leaves them as if it had run: dropout masks stay the same.
 
-    A model that runs step by step cannot stop at a population, for the next step begins at the input again. There all
-    outside the wanted population and its inputs returns a placeholder: modules with weights a meaningless tensor,
-    neurons that are not done yet the spikes that they are assumed to give, or none.
+    A model that runs step by step cannot stop at a population, since the next step begins at the input again. There,
+    modules outside the wanted population and its inputs return placeholders: modules with weights a meaningless tensor,
+    unfinished neurons their assumed spikes, or none.
 
-    With its answer a neuron gets back the state that it had then: the model, or a hook, may look into it.
+    With its answer a neuron gets back the state that it had then, since the model, or a hook, may read it.
 
-    Populations are to be reported as done in the order in which they run.
+    Report populations as done in the order in which they run.
 
     Args:
-        model: any.
+        model: any model.
         batch: its input.
         forward: runs it.
         populations: of the model, in the order in which they run.
@@ -66,37 +66,37 @@ class Replay:
         self._parameters = list(parameters_of(model))
         self._start = self._random()
         self._done: list[Population] = []
-        self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # to the module's first, second, ... call in a pass
+        self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # for the module's first, second, ... call in a pass
         self._changed: set[nn.Module] = set()  # neurons whose output the model changes in place
-        self._zeros: dict[Any, Tensor] = {}  # one for all outputs of the same form
-        self._forms: dict[nn.Module, Any] = {}  # what a neuron that is called step by step returns, all zero, and keeps
+        self._zeros: dict[Any, Tensor] = {}  # one for all outputs of the same shape and type
+        self._forms: dict[nn.Module, Any] = {}  # zero output, and state, of neurons called step by step
         self._assumed: dict[str, Tensor] = {}
-        self._assumption = 0  # how many there were
-        self.pretended: dict[str, tuple[str, ...]] = {}  # by population: sources whose silence was filled for it
-        self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, what came of them
+        self._assumption = 0  # counts the assumptions made
+        self.pretended: dict[str, tuple[str, ...]] = {}  # by population: its silent sources that were assumed to spike
+        self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, their currents
 
     def done(self, population: Population) -> None:
         """From now on the weights of `population` stay as they are."""
         self._done.append(population)
 
     def assume(self, spikes: Mapping[str, Tensor]) -> None:
-        """Take these to be the spikes `[T, B, *N]` of populations, by name, that recurrent pathways start from."""
+        """Assume these spikes `[T, B, *N]`, by name of the population, for the sources of recurrent pathways."""
         self._assumed |= spikes
         self._assumption += 1
 
     def scale(self, name: str, factor: float) -> None:
-        """Take the spikes of a population to be so many times as many as last assumed."""
+        """Assume `factor` times as many spikes of a population as before."""
         self._assumed[name] = factor * self._assumed[name]
         self._assumption += 1
 
     def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
-        """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None where none arrives.
+        """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None if none arrives.
 
-        What recurrent pathways add follows from the spikes that were last assumed; without any they add nothing.
+        Recurrent pathways contribute according to the last assumed spikes; without any they add nothing.
 
         Args:
-            population: whose.
-            gradients: parameters that the currents are to have a graph back to.
+            population: the population.
+            gradients: parameters with respect to which the currents should be differentiable.
         """
         arguments = self._arguments(population, gradients)
         with only_requiring_grad(self._parameters, gradients or []):
@@ -107,9 +107,9 @@ class Replay:
         return next(current for current in self.currents(population) if current is not None)
 
     def heard(self, population: Population) -> dict[str, Tensor]:
-        """What the synapse of each pathway from outside a population's module gets, by the pathway's name.
+        """The input of the synapse of each pathway from outside a population's module, by the pathway's name.
 
-        Of a model that runs step by step all steps together, one after the other.
+        If the model runs step by step, it contains all steps, one after the other.
         """
         inputs: dict[str, list[Tensor]] = {}
 
@@ -119,7 +119,7 @@ class Replay:
 
             return before
 
-        self._last.clear()  # what answers from memory does not run
+        self._last.clear()  # what answers from memory would not run
         outside = [q for q in population.pathways if not q.inside]
         with hooked([q.synapse.register_forward_pre_hook(noting(q.name)) for q in outside]):
             self._arguments(population, None)
@@ -127,7 +127,7 @@ class Replay:
 
     @cached_property
     def input_rate(self) -> float:
-        """Mean rate in Hz of the network's input, over all pathways that it comes in by; 0 where there is none."""
+        """Mean rate in Hz of the network's input, over all pathways from the input; 0 if there are none."""
         rates: list[float] = []
         for population in self.populations:
             from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
@@ -136,7 +136,7 @@ class Replay:
         return sum(rates) / len(rates) if rates else 0.0
 
     def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
-        """Spikes `[T, B, *N]` of a group of populations with the weights as they are, by name."""
+        """Spikes `[T, B, *N]` of a group of populations with their present weights, by name."""
         spikes: dict[str, Tensor] = {}
         arguments: dict[str, tuple[Tensor, ...]] = {}
 
@@ -152,7 +152,7 @@ class Replay:
         handles += [heard(p, partial(arguments.__setitem__, p.name)) for p in populations]
         with hooked(handles), suppress(_Enough):
             self._run(populations, [], firing=True)
-        if not any(p.calls > 1 for p in populations):  # else the spikes that were not assumed are among the currents
+        if not any(p.calls > 1 for p in populations):  # else the currents contain spikes that were not assumed
             for name, currents in arguments.items():
                 self._remember(name, currents)
         return spikes
@@ -181,12 +181,12 @@ class Replay:
         self._last = {other: known for other, known in self._last.items() if known[0] == now} | {name: (now, currents)}
 
     def _weights(self) -> list[Any]:
-        """What the currents depend on."""
+        """The weights that the currents depend on."""
         assumption = self._assumption if self._stepwise else 0
         return [len(self._done), assumption, *(p._version for p in self._parameters)]
 
     def kept(self, population: Population) -> Tensor | None:
-        """The spikes `[T, B, *N]` that a population which is done has given; None where they are not known."""
+        """The recorded spikes `[T, B, *N]` of a finished population; None if they are not known."""
         calls = [self._answers.get((population.module, k)) for k in range(population.calls)]
         if population.emitter is not population.module or None in calls:
             return None
@@ -195,7 +195,7 @@ class Replay:
 
     @contextmanager
     def pretending(self, population: Population, spikes: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside the block populations answer these spikes `[T, B, *N]`, by name, for the one that hears them."""
+        """Inside the block populations answer the given spikes `[T, B, *N]`, by name, to the population they feed."""
         self.pretended[population.name] = tuple(spikes)
         answers = dict(self._answers)
         for p in (p for p in self._done if p.name in spikes):
@@ -211,7 +211,7 @@ class Replay:
             self._last.clear()
 
     def finish(self) -> None:
-        """Run to the end once more: what has not run since it was done does so now."""
+        """Run to the end once more, including everything that has not run since it was done."""
         self._run((), [])
 
     def _run(self, populations: Sequence[Population], gradients: list[Tensor], *, firing: bool = False) -> None:
@@ -242,7 +242,7 @@ class Replay:
         *,
         recall: bool = True,
     ) -> Callable[..., Any]:
-        """A `forward` that returns what was kept of the same call in an earlier pass, if anything."""
+        """A `forward` that returns what the same call returned in an earlier pass, if recorded."""
         forward = module.forward
 
         def answer(*args: Any, **kwargs: Any) -> Any:
@@ -264,7 +264,7 @@ class Replay:
         return answer
 
     def _assuming(self, population: Population, calls: Counter[nn.Module]) -> Callable[..., Any]:
-        """A `forward` that returns the spikes that a population is assumed to give, or none."""
+        """A `forward` that returns the assumed spikes of a population, or none."""
         module, layout, forward = population.module, population.layout, population.module.forward
 
         def answer(*args: Any, **kwargs: Any) -> Any:
@@ -300,7 +300,7 @@ class Replay:
         return _weighted([*self._done, *self._stepwise]) - _weighted([*computed, *populations])
 
     def _forget_changed(self) -> None:
-        """Outputs that the model has changed in place are worthless: compute them again, and keep a copy then."""
+        """Forget outputs that the model changed in place; computed again, they are kept as copies."""
         done = {p.module for p in self._done} - self._changed
         for (module, _), known in self._answers.items():
             if module in done and known.versions != versions([known.output, known.state]):
@@ -308,7 +308,7 @@ class Replay:
         self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
 
     def _copy(self, kept: tuple[Any, Sequence[dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:
-        """Copies but for records, to which modules add step by step: no step changes what others have added."""
+        """Copies, except of records to which modules append in each step: no step changes earlier entries."""
         output, states = kept
         records = [{k: v for k, v in state.items() if _is_record(v)} for state in states]
         others = [{k: v for k, v in state.items() if not _is_record(v)} for state in states]
@@ -325,12 +325,12 @@ class Replay:
 
 
 def states_in(module: nn.Module) -> list[dict[str, Any]]:
-    """What a neuron module, and each that it holds, keeps now: the tensors themselves, in containers of their own."""
+    """The present state of a neuron module and its children: the tensors themselves, in new containers."""
     return [_apart({k: v for k, v in state_of(m).items() if k != "forward"}) for m in modules_of(module)]
 
 
 def put_back(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
-    """Give a neuron module, and each that it holds, what it kept when that was noted, if it was."""
+    """Restore the recorded state of a neuron module and its children, if any."""
     for inner, state in zip(modules_of(module), states, strict=False):
         vars(inner).update(_apart(state))
 
@@ -355,13 +355,13 @@ def currents_while_silent(
     populations: Sequence[Population],
     silent: list[nn.Module],
 ) -> dict[str, tuple[Tensor, ...]]:
-    """The currents that populations are called with, by name, while some modules with weights put out nothing.
+    """The currents that populations are called with, by name, while some modules with weights output zeros.
 
     Args:
         network: a model on a batch.
-        answers: what each neuron module has returned and then kept before, call by call; it does so again.
-        populations: whose.
-        silent: modules that put out zeros. Weights are not touched.
+        answers: what each neuron module returned, and its state afterwards, call by call; it repeats these.
+        populations: those whose currents are wanted.
+        silent: modules that output zeros. Weights are not touched.
     """
     arrived: dict[str, tuple[Tensor, ...]] = {}
 

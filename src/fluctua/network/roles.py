@@ -1,9 +1,9 @@
-"""What the parameters of a layer of a user's own do, by what its output is linear in.
+"""What the parameters of a user's own layer do, by what its output is linear in.
 
 Names and shapes do not tell a weight from a delay, a scale of noise or a factor of another weight, nor which axis of it
-counts output units. So the layer is run a few times on random input of the shape that it gets in the model, its
-parameters moved one by one: a weight is what the output is linear in, connects several inputs to a unit, and is not
-noise.
+counts output units. So the layer is run a few times on random input of the shape that it gets in the model, with its
+parameters moved one by one: a weight is a parameter that the output is linear in, that connects several inputs to a
+unit, and that is not noise.
 """
 
 from collections.abc import Callable, Collection
@@ -20,7 +20,7 @@ from fluctua.network.run import mapped, named_parameters_of, parameters_of, tens
 from fluctua.network.trace_pass import TracedPass, parametrised
 
 Values = dict[str, Tensor]  # of parameters, by name
-Run = Callable[..., Tensor]  # values other than at first, number of the input, seed -> the output, flat
+Run = Callable[..., Tensor]  # changed values, index of the input, seed -> the output, flat
 
 _EXACT = 1e-3  # of a change: float32 and half precision are linear to that
 _LITTLE = 1e-6  # in place of zero, by the largest of which weights may be divided
@@ -35,7 +35,7 @@ class Role:
 
     name: str
     rows: int | None  # axis along which an output depends on one index: it counts output units
-    mask: Tensor | None  # 1 where an entry has an effect, 0 where it has none; None where all have
+    mask: Tensor | None  # 1 where an entry has an effect, else 0; None if all have
     linear: bool  # whether twice the move makes twice the change
     scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
     grows: bool  # whether twice the parameter makes a larger output, and nearly none next to none, of a linear layer
@@ -44,7 +44,7 @@ class Role:
     of_input: bool  # whether its effect depends on the layer's input
     random: bool  # whether its effect depends on the draws of torch's generator
     single: bool  # whether each output depends on one entry of it
-    skipped_because: str | None = None  # why it is not to be written
+    skipped_because: str | None = None  # why it must not be written
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class Roles:
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
-    """The roles in the layers of the user's own; one that connects nothing is then no synapse of the record any more.
+    """The roles in the user's own layers; a layer that connects nothing is dropped from the record's synapses.
 
     Args:
-        record: of a pass.
+        record: the record of a pass.
         trainable: ids of the parameters that may be written.
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():
         frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
-        with suppress(Exception):  # of a stranger's code, which may not take any input: then names must do
+        with suppress(Exception):  # foreign code may refuse such input: then names must do
             roles = roles_of(module, args, kwargs, frozen)
             settable = roles.gain or any(weight.shifts or not weight.skipped_because for weight in roles.weights)
             if settable or not parametrised(module):
@@ -81,16 +81,16 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
 
 @torch.no_grad()
 def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str]) -> Roles:
-    """What the parameters of a layer do, found by running it as it was called; it is afterwards as it was."""
+    """What the parameters of a layer do, found by running it as it was called; the layer is not changed."""
     named = [(name, p.detach()) for name, p in named_parameters_of(module) if p.is_floating_point()]
-    # Beside a weight that is zero at first others would have no effect.
+    # Beside a weight that is zero other weights would have no effect.
     own = {name: p if p.ndim < 2 or bool(p.any()) else 0.1 * _noise(p, 0) for name, p in named}
     with preserved(module):
         run = _runner(module, args, kwargs, own)
         found = [role for name in own if (role := _role(run, own, name)) is not None]
         matrices = [role for role in found if own[role.name].ndim > 1]
         connecting = [role for role in matrices if not role.single]
-        if not connecting and len(run({})) > sum(x.numel() for x in tensors_in((args, kwargs))):  # of one input each
+        if not connecting and len(run({})) > sum(x.numel() for x in tensors_in((args, kwargs))):  # one input each
             connecting = [role for role in matrices if role.linear and role.of_input]
         kept, left = _chosen(run, own, connecting, frozen)
     shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
@@ -131,13 +131,13 @@ def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
 
 
 def _moved(own: Values, name: str, times: float = 1.0) -> Values:
-    """The parameter moved by a multiple of its own size."""
+    """The values, with the parameter moved by a multiple of its own size."""
     size = float(own[name].double().square().mean().sqrt()) or 0.1
     return {name: own[name] + times * size * _noise(own[name], 1)}
 
 
 def _role(run: Run, own: Values, name: str) -> Role | None:
-    """None where the output does not depend on the parameter."""
+    """The role of a parameter; None if the output does not depend on it."""
     base, one = run({}), _moved(own, name)
     there, double, without = run(one), run({name: 2 * one[name]}), run({name: _LITTLE * one[name]})
     change, nothing = there - base, run({}, 3)
@@ -173,7 +173,7 @@ def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
 
 @torch.enable_grad()
 def _dependence(run: Run, at: Values, name: str, probed: Tensor) -> tuple[bool, int | None, Tensor | None]:
-    """Whether an output depends on one entry, the axis of which it sees one index, and which entries act at all."""
+    """Whether an output depends on one entry, the axis along which it sees one index, and the entries that act."""
     p = at[name]
     value = p.clone().requires_grad_()
     output = run({name: value})
@@ -190,10 +190,10 @@ def _dependence(run: Run, at: Values, name: str, probed: Tensor) -> tuple[bool, 
 def _chosen(
     run: Run, own: Values, connecting: list[Role], frozen: Collection[str]
 ) -> tuple[list[Role], dict[str, str]]:
-    """The weights among parameters that connect, and why others were left."""
+    """The weights among connecting parameters, and why others were left."""
     kept, left, factors = list[Role](), dict[str, str](), set[str]()
     linear = any(role.linear for role in connecting)
-    for role in sorted(connecting, key=lambda role: role.rows is None):  # what counts output units comes first
+    for role in sorted(connecting, key=lambda role: role.rows is None):  # parameters that count output units come first
         partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
         if role.sizeless:
             left[role.name] = "its size has no effect on the output"

@@ -1,4 +1,4 @@
-"""How a user's modules are called, listened to, and what they keep is copied."""
+"""How a user's modules are called and observed, and how their state is copied."""
 
 import copy
 from collections import deque
@@ -62,13 +62,13 @@ def versions(output: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The convention of one neuron module; a subclass for a framework that passes currents by other ways.
+    """The calling convention of a neuron module; a framework that passes currents differently subclasses it.
 
     Attributes:
         time: "first" for a call with the whole sequence `[T, B, *N]`, "second" for `[B, T, *N]`, "merged" for
             `[B * T, *N]` sample by sample, "step" for one call a time step with `[B, *N]`.
-        samples: B of a merged sequence, None where T is known.
-        steps: T of a merged sequence, None where B is known.
+        samples: B of a merged sequence, None if T is known.
+        steps: T of a merged sequence, None if B is known.
     """
 
     time: Time = "first"
@@ -81,7 +81,7 @@ class Layout:
         return self.time == "step"
 
     def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
-        """The input currents of one call, as they are given: its leading tensors, `most` at most."""
+        """The input currents of one call, as given: its leading tensors, at most `most`."""
         currents: list[Tensor] = []
         for argument in args or tuple(kwargs.values()):
             if not isinstance(argument, Tensor) or len(currents) == most:
@@ -90,18 +90,18 @@ class Layout:
         return tuple(currents)
 
     def spikes(self, module: Any, output: Any) -> Tensor:
-        """What the module has emitted in one call, as it is returned: the first tensor of its output."""
+        """The module's spikes in one call, as returned: the first tensor of its output."""
         if (found := next(tensors_in(output), None)) is None:
             raise ValueError(f"{type(module).__name__} returned no tensor that could be its spikes")
         return found
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """What the module returns in place of `output` where its spikes in that call are `spikes` instead."""
+        """What the module returns instead of `output` if its spikes in that call are `spikes`."""
         remaining = iter([spikes])
         return mapped(output, lambda x: next(remaining, x))
 
     def as_sequence(self, x: Tensor) -> Tensor:
-        """What one call takes or returns -> `[t, B, *N]`, where t is 1 for a step; a view."""
+        """A call's argument or result as `[t, B, *N]`, with t = 1 for a step; a view."""
         if self.time == "step":
             return x.unsqueeze(0)
         if self.time == "second":
@@ -122,7 +122,7 @@ class Layout:
             )
 
     def as_called(self, x: Tensor) -> Tensor:
-        """The way back: `[t, B, *N]` -> what one call takes or returns."""
+        """The inverse: `[t, B, *N]` -> a call's argument or result."""
         if self.time == "step":
             return x.squeeze(0)
         if self.time == "second":
@@ -133,7 +133,7 @@ class Layout:
 
 
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a module returns, every tensor in it changed."""
+    """A module's output with every tensor in it changed."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, tuple | list):
@@ -147,15 +147,15 @@ def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
 # -- copies -----------------------------------------------------------------------------------------------------------
 
 PLAIN = frozenset({bool, int, float, str, type(None)})
-"""The types of most of what modules keep, which cannot change."""
+"""Immutable types, which most values in modules have."""
 
 
 class Copies:
-    """Copies of values that can be changed in place: tensors, generators of random numbers, and containers of them.
+    """Copies of values that can be changed in place: tensors, random number generators, and containers of them.
 
-    What is one object, or shares its memory, among the originals is so among the copies. Parameters, and tensors that
-    share the memory of one, stand for themselves. Of a memory of which the originals show a part alone, such as a batch
-    of a whole data set, that part is copied.
+    Originals that are the same object, or share memory, have copies that do so too. Parameters, and tensors that share
+    the memory of one, are not copied. If the originals show only a part of a memory, such as a batch of a whole data
+    set, only that part is copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -163,11 +163,11 @@ class Copies:
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._parameters = {memory_of(p) for p in parameters_of(model)} - {0}
         self.pairs: list[tuple[Any, Any]] = []  # copies of tensors and generators, and their originals
-        self._views: dict[int, set[Any]] = {}  # by memory: what is seen of it
-        self._parts: dict[int, Tensor | None] = {}  # by memory: a copy of the only part that is seen of it
+        self._views: dict[int, set[Any]] = {}  # by memory: the views of it
+        self._parts: dict[int, Tensor | None] = {}  # by memory: a copy of its only visible part
 
     def of(self, value: Any) -> Any:
-        """The value's copy, or the value itself if it is of another kind; what shares memory must come together."""
+        """The value's copy, or the value itself if it is immutable; values that share memory must come together."""
         for tensor in _tensors_within(value, set()):
             self._views.setdefault(memory_of(tensor), set()).add(
                 (tensor.storage_offset(), tensor.size(), tensor.stride())
@@ -191,7 +191,7 @@ class Copies:
             self._objects[id(value)] = new
             self.pairs += [(new, value)] if new is not value else []
         elif isinstance(value, dict | list | deque | set):
-            self._objects[id(value)] = twin = copy.copy(value)  # known before its contents, which may lead back to it
+            self._objects[id(value)] = twin = copy.copy(value)  # before its contents, which may refer to it
             if not isinstance(twin, set):
                 for key, item in list(twin.items() if isinstance(twin, dict) else enumerate(twin)):
                     if type(item) not in PLAIN:
@@ -226,7 +226,7 @@ def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 def _part(tensor: Tensor) -> Tensor | None:
-    """A copy of a tensor without the rest of its memory; None where it is all of it, or overlaps itself otherwise than
+    """A copy of a tensor without the rest of its memory; None if it is all of it, or overlaps itself in other ways than
     by axes that repeat one entry."""
     compact = tensor.detach()
     for axis, (size, stride) in enumerate(zip(tensor.size(), tensor.stride(), strict=True)):
@@ -242,13 +242,13 @@ def _part(tensor: Tensor) -> Tensor | None:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Address of the tensor's memory; 0 where it has none of the ordinary kind (sparse, lazy, empty)."""
+    """Address of the tensor's memory; 0 if it has no ordinary memory (sparse, lazy, empty)."""
     ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
     return tensor.untyped_storage().data_ptr() if ordinary else 0
 
 
 def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:
-    """A hook that hands on the currents `[T, B, *N]` of the population's module when the last has arrived."""
+    """A hook that passes the currents `[T, B, *N]` of the population's module to `then`, once the last has arrived."""
     layout, parts = population.layout, list[tuple[Tensor, ...]]()
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) 
 
 
 def emitted(population: "Population", then: Callable[[Tensor], None]) -> RemovableHandle:
-    """A hook that hands on the spikes `[T, B, *N]` of a population when it has emitted the last."""
+    """A hook that passes the spikes `[T, B, *N]` of a population to `then`, once it has emitted the last."""
     layout, calls, parts = population.emission, population.emissions, list[Tensor]()
 
     def after(module: Any, args: Any, output: Any) -> None:

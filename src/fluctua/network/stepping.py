@@ -1,4 +1,4 @@
-"""One step of a neuron module of any framework, followed once: what it does, and the tensors that it reads."""
+"""One traced step of a neuron module of any framework: what it does, and the tensors that it reads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ class Slot(NamedTuple):
 
     @property
     def tensor(self) -> Tensor:
-        """What is there now."""
+        """The tensor there now."""
         found = self._holder[self.name]
         for name in self.path:
             found = getattr(found, name)
@@ -52,7 +52,7 @@ def _replaced(value: Any, path: Sequence[str], new: Tensor | float) -> Any:
 
 
 def slots_of(module: nn.Module, states: Sequence[str]) -> list[Slot]:
-    """Where a module keeps tensors of numbers that are not its state."""
+    """Where a module keeps numerical tensors that are not its state."""
     return [
         slot
         for m in modules_of(module)
@@ -73,7 +73,7 @@ def _slots(module: nn.Module, kind: str, name: str, value: Any, path: tuple[str,
 
 @dataclass(frozen=True, eq=False)
 class _ModuleStep:
-    """A step of a module, as it is followed: with other tensors in the place of its own."""
+    """A step of a module, to be traced with other tensors in place of its own."""
 
     module: nn.Module
     stepping: Stepping
@@ -81,14 +81,13 @@ class _ModuleStep:
     neurons: int
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         for slot, constant in zip(self.slots, constants, strict=False):
             slot.put(constant)
         output, after = self.stepping.step(self.module, inputs[0], (*state, *self.unheard(inputs[0])))
         return output, after[: len(state)]
 
     def unheard(self, x: Tensor) -> Tensors:
-        """The last part of a state, where this is spikes of the step before, which are no part of the step."""
+        """The last part of a state if it is the spikes of the step before, which the step does not compute."""
         hearing = self.stepping.hearing(self.module)
         return (torch.zeros_like(x),) if hearing is not None and hearing.kept else ()
 
@@ -98,8 +97,8 @@ class NeuronStep:
     """The step of a neuron module.
 
     Attributes:
-        stepping: how its framework takes it.
-        step: what it does.
+        stepping: how its framework takes a step.
+        step: the function.
         states: number of parts of the state.
         slots: where the module keeps what the step reads.
         constants: of the step, in terms of these.
@@ -115,7 +114,7 @@ class NeuronStep:
         """The step with the tensors that the module has now.
 
         Raises:
-            ValueError: they are of several types, or on several devices.
+            ValueError: these have several types or devices.
         """
         given = [self.stepping.constant(slot.name, slot.tensor) for slot in self.slots]
         if len({(t.dtype, t.device) for t in given}) > 1:
@@ -124,7 +123,7 @@ class NeuronStep:
         return Dynamics(self.step, constants, self.states, spiking=self.step.traced.fired is not None)
 
     def widen(self) -> None:
-        """What the module keeps outside of parameters and buffers becomes float64."""
+        """Convert what the module keeps outside parameters and buffers to float64."""
         for slot in self.slots:
             if not slot.kind:
                 slot.put(slot.tensor.double())
@@ -147,7 +146,7 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
     step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
     with preserved(module), _own_parameters(module), _muted(hearing):
         for m in modules_of(module):
-            for name, value in m._buffers.items():  # an option that is kept as a tensor
+            for name, value in m._buffers.items():  # an option kept as a tensor
                 if value is not None and value.numel() == 1 and not value.is_floating_point():
                     m._buffers[name] = value.item()  # type: ignore[assignment]
         for slot in numbers:
@@ -162,13 +161,13 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
     traced, constants = hoisted(traced)
     read = walk(value for value in (traced.output, *traced.state, traced.distance) if value is not None)
     if not any(e.op == "leaf" and e.args[0] == "constant" for e in read):
-        slots = []  # what it keeps, such as a record of potentials, is no part of the step
+        slots = []  # other tensors, such as a record of potentials, are no part of the step
     return NeuronStep(stepping, Followed.of(traced), states, slots, constants)
 
 
 @contextmanager
 def _muted(hearing: Hearing | None) -> Iterator[None]:
-    """What neurons hear of themselves is nothing inside the block, where a module makes it."""
+    """Inside the block neurons receive nothing from their own spikes, if a module computes this input."""
     if hearing is None or not isinstance(hearing.back, nn.Module):
         yield
         return
@@ -185,7 +184,7 @@ def _muted(hearing: Hearing | None) -> Iterator[None]:
 
 @contextmanager
 def _own_parameters(module: nn.Module) -> Iterator[None]:
-    """Whatever the block puts in the place of parameters, they are there again at its end."""
+    """Restore, at the end of the block, parameters that it has replaced."""
     kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
     try:
         yield

@@ -1,9 +1,9 @@
 """From a model and a batch to its populations, by hooks and the autograd graph.
 
-One forward pass is run with gradients on. Hooks note the autograd node of every tensor that a neuron or a synapse
-(a module that owns a weight and holds no other layers) puts out; a walk back from each neuron's input current then
-stops at the first of those it meets: they are what feeds the neuron, whatever lies between (pooling, flatten, dropout,
-norms, additions). A weight that the walk meets outside such a module is refused: what reaches it is not to be seen.
+One forward pass runs with gradients on. Hooks record the autograd node of every tensor that a neuron or a synapse
+(a module that owns a weight and contains no other layers) puts out. A walk back from each neuron's input current then
+stops at the first of these: they feed the neuron, whatever lies between (pooling, flatten, dropout, norms, additions).
+A weight found outside such a module is refused, since its input cannot be observed.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Left:
-    """A neuron module that is known and cannot be served: it stays as it is, and only sends its spikes."""
+    """A known neuron module that cannot be served: it stays as it is, and only sends its spikes."""
 
     name: str
     module: nn.Module
-    reason: str  # and the way out
+    reason: str  # and what to do
     synapses: tuple[nn.Module, ...]  # modules whose weights feed it
     weights: tuple[str, ...]  # their names
 
     @property
     def note(self) -> str:
-        """What a user should know."""
+        """A note for the user."""
         fed = f", fed by {', '.join(self.weights)} as before" if self.weights else ""
         return f"{self.name} was left as it is{fed}: {self.reason}"
 
@@ -59,22 +59,22 @@ class Left:
 def trace(
     model: nn.Module, batch: Any, forward: Forward, known: KnownNeurons
 ) -> tuple[tuple[Population, ...], tuple[Left, ...]]:
-    """The populations of `model` in the order in which they run, each with its afferent pathways, and what is left.
+    """The populations of `model` in the order in which they run, each with its afferent pathways, and the neurons left.
 
-    Nothing of the model is changed. Neurons that the pass does not reach are no populations. What lies behind a
-    `detach()` is not seen. A neuron that is known and cannot be served is a source of spikes for what follows.
+    The model is not changed. Neurons that the pass does not reach are no populations, and anything behind a `detach()`
+    is invisible. A known neuron that cannot be served is a source of spikes for what follows.
 
     Args:
         model: any model of known neurons.
         batch: its input.
         forward: runs all time steps.
-        known: what is known of its neurons.
+        known: the known neurons.
 
     Raises:
         WiringError: no known neuron in the model or none reached, a neuron called twice in one pass or time step, a
             model that runs without gradients or changes its input in place, a lazy module that has not run yet, or a
             weight that acts outside a module of its own.
-        UnsupportedNeuronError: no neuron that can be served.
+        UnsupportedNeuronError: no neuron can be served.
     """
     if torch.is_inference_mode_enabled():
         raise WiringError("the wiring cannot be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")
@@ -105,7 +105,7 @@ def trace(
         record = observe(model, batch, forward, neurons, refused, whole, bare)
         roles = {}
         if record.inputs:
-            from fluctua.network.roles import roles_in  # networks of common layers do without
+            from fluctua.network.roles import roles_in  # not needed for networks of common layers
 
             roles = roles_in(record, trainable)
         told = {module: _told(module, record, known) for module in record.currents}
@@ -119,7 +119,7 @@ def trace(
             try:
                 found, left = traced()
                 break
-            except WiringError as error:  # a layer that holds others, such as attention, is one as a whole
+            except WiringError as error:  # a layer that contains others, such as attention, counts as one
                 owner = next((m for m in names if names[m] == (error.weight or "").rpartition(".")[0]), model)
                 if owner in whole or not {*neurons, *refused}.isdisjoint(modules_of(owner)):
                     raise
@@ -135,7 +135,7 @@ def trace(
 
 
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
-    """The populations of a module for the trial that was seen."""
+    """The populations of a module, for a trial of the observed length."""
     specs = known.specs(module, record.steps[module])
     if not known.is_derived(module):
         return specs
@@ -150,7 +150,7 @@ def _may_be_readout(p: Population) -> bool:
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:
-    """Readouts that are none: what they give out is, without a weight in between, the current of a spiking neuron."""
+    """False readouts: their output is, without a weight in between, the current of a spiking neuron."""
     direct = {name for p in found if p.neuron.threshold is not None for name in p.unweighted}
     readouts = [p for p in found if p.neuron.threshold is None and p.name in direct and p.emitter is p.module]
     return {p.module for p in readouts if not any(q.inner for q in p.pathways)}
@@ -214,7 +214,7 @@ class _Reader:
         return afferents_of(starts, together, self.record, self.loose, population)
 
     def _outer(self, port: int, afferents: Afferents, population: str) -> Iterator[Pathway]:
-        """The pathways that reach an input current of the module's call."""
+        """The pathways into an input current of the module's call."""
         for synapse, reading in afferents.readings.items():
             yield from self._pathways(
                 synapse,
@@ -238,7 +238,7 @@ class _Reader:
         return f"{self.names[synapse]}.{parameter}".lstrip(".")
 
     def _inner(self, module: nn.Module, draft: Pathway, population: str) -> Iterator[Pathway]:
-        """The pathways of a synapse that the neuron module holds, as its adapter describes it."""
+        """The pathways of a synapse inside the neuron module, as its adapter describes it."""
         through: tuple[nn.Module, ...] = ()
         if draft.argument is None:
             sources = self._origin({self.neurons[module][draft.sources[0]].emitter})
@@ -270,7 +270,7 @@ class _Reader:
         reading: Reading | None = None,
         **more: Any,
     ) -> Iterator[Pathway]:
-        """One for each weight of a synapse, or for the one that is named."""
+        """One for each weight of a synapse, or for the named one."""
         roles = None if parameter else self.roles.get(synapse)
         found: list[tuple[str, str | None, dict[str, Any]]]
         if roles is None:
@@ -301,16 +301,16 @@ class _Reader:
             yield Pathway(self._path(synapse, name), synapse, name, sources, **more | told)
 
     def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:
-        """The first population that a weight feeds, and how it gets there."""
+        """The first population that a weight feeds, and how the signal gets there."""
         if parameter in parametrised(synapse):
             return population, reading
         return self.taken.setdefault(id(attrgetter(parameter)(synapse)), (population, reading))
 
     def _why_skipped_because(self, synapse: nn.Module, parameter: str, other: str | None) -> str | None:
-        """None where it is not; `other` is the population that has it already."""
+        """Why the weight must not be written, else None; `other` is the population that has it already."""
         weight = attrgetter(parameter)(synapse)
         if parameter in parametrised(synapse):
-            return "parametrised: initialise it first and parametrise it then"
+            return "parametrised: initialise it before parametrising it"
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             return "no weight matrix"
         if other is not None:
@@ -323,7 +323,7 @@ class _Reader:
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
-    """The module that owns the weights of a recurrent synapse: itself, or one that it holds beside dropout and such."""
+    """The module that owns the weights of a recurrent synapse: itself, or the only child with weights."""
     owners = [module for module in modules_of(synapse) if module not in computing(synapse) and weight_names(module)]
     if len(owners) != 1:
         raise WiringError(

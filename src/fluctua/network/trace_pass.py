@@ -1,6 +1,6 @@
 """One forward pass of a model as hooks see it: which module made which node of the autograd graph.
 
-What a synapse is, is told here too: a module that owns weights and holds no other layers.
+It also defines a synapse: a module that owns weights and contains no other layers.
 """
 
 import re
@@ -31,7 +31,7 @@ from fluctua.network.run import (
     versions,
 )
 
-NEVER = 1e6  # thresholds from here on are out of reach in any network
+NEVER = 1e6  # larger thresholds are out of reach in any network
 Neurons = Mapping[nn.Module, Specs]  # the populations of each neuron module, by name
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 Node = Any  # torch.autograd.graph.Node
@@ -41,15 +41,15 @@ PLUMBING = (
     *("View", "Reshape", "Unsafe", "Alias", "Clone", "Accumulate", "Contiguous", "ToCopy", "Expand", "Unsqueeze"),
     *("Squeeze", "AsStrided", "BackwardHookFunction"),
 )
-"""Operations that only pass on what they get."""
+"""Operations that only pass on their input."""
 MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
 """Operations that connect units."""
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
-"""What a gain or an offset acts by on another signal."""
+"""Operations by which a gain or an offset acts on another signal."""
 
 
 def behind(nodes: Iterable[Node], stops: Container[Node]) -> Iterator[Node]:
-    """The nodes and all that lead to them, but not what is behind a stop."""
+    """The nodes and all that lead to them, but nothing behind a stop."""
     pending, seen = list(nodes), set()
     while pending:
         node = pending.pop()
@@ -79,28 +79,28 @@ def nodes_in(output: Any) -> Iterator[Node]:
 
 @dataclass
 class TracedPass:
-    """What the hooks saw in one forward pass. Autograd nodes are kept alive here, so that they stay comparable."""
+    """The record of one forward pass. It keeps autograd nodes alive, so that they stay comparable."""
 
     # The nodes that made each neuron's currents, call by call, in the order of execution. A current itself may be
     # changed in place.
     currents: dict[nn.Module, list[list[Node | None]]] = field(default_factory=dict)
-    steps: dict[nn.Module, int] = field(default_factory=dict)  # of a neuron's calls together
-    samples: dict[nn.Module, int] = field(default_factory=dict)  # of each of them
-    left: dict[nn.Module, list[Node]] = field(default_factory=dict)  # of neurons that cannot be served: what made input
+    steps: dict[nn.Module, int] = field(default_factory=dict)  # of all calls of a neuron together
+    samples: dict[nn.Module, int] = field(default_factory=dict)  # of each call
+    left: dict[nn.Module, list[Node]] = field(default_factory=dict)  # input nodes of neurons that cannot be served
     synapse_of: dict[Node, nn.Module] = field(default_factory=dict)
-    neuron_of: dict[Node, nn.Module] = field(default_factory=dict)  # the emitter of the population
+    neuron_of: dict[Node, nn.Module] = field(default_factory=dict)  # emitter of the population
     norm_of: dict[Node, nn.Module] = field(default_factory=dict)
-    inputs: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)  # of each layer of the user's own
+    inputs: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)  # of each user-defined layer
     no_weights: set[int] = field(default_factory=set)  # ids of the gains and offsets among the parameters of synapses
     fed_last: bool = False  # whether a synapse ran before the neuron that ran last
     first: dict[nn.Module, Tensor] = field(default_factory=dict)  # current of each neuron's first call, as it was given
     emissions: set[Node] = field(default_factory=set)  # the nodes that made spikes
-    spans: list[tuple[int, int, nn.Module]] = field(default_factory=list)  # numbers of the nodes that a call has made
+    spans: list[tuple[int, int, nn.Module]] = field(default_factory=list)  # number ranges of each call's nodes
     answer: list[Node] = field(default_factory=list)  # the nodes that made what the model returned
 
 
 def shown(record: TracedPass) -> dict[nn.Module, set[str]]:
-    """What the model's answer depends on of each neuron that nothing else stands before: "spikes", "potential"."""
+    """What the model's output reads directly of each neuron: "spikes", "potential", or both."""
     starts = [start for start, _, _ in record.spans]
     found: dict[nn.Module, set[str]] = {}
     pending, seen = list(record.answer), set()
@@ -127,7 +127,7 @@ def _now() -> int:
 
 
 def inside_of(neurons: Iterable[nn.Module]) -> set[nn.Module]:
-    """All that neuron modules hold, and themselves."""
+    """Neuron modules and everything inside them."""
     return {inner for module in neurons for inner in modules_of(module)}
 
 
@@ -144,7 +144,7 @@ def observe(
     whole: Collection[nn.Module] = (),
     bare: Collection[nn.Module] = (),
 ) -> TracedPass:
-    """Run the model once and note who made what; of `refused` neurons, whose spikes alone count, what they hear.
+    """Run the model once and record who made what; for `refused` neurons, which only send spikes, record their inputs.
 
     What is `whole` is one layer, whatever it holds; `bare` layers are no modules of the model.
 
@@ -173,7 +173,7 @@ def observe(
         began[module] = _now()
         if currents[0].requires_grad or not currents[0].is_floating_point():
             return None
-        attached = _attached(currents[0])  # else its spikes would not be on the graph
+        attached = _attached(currents[0])  # else its spikes would not be in the graph
 
         def swapped(x: Any) -> Any:
             return attached if x is currents[0] else x
@@ -189,7 +189,7 @@ def observe(
     def after_neuron(module: nn.Module, args: Any, output: Any) -> Any:
         layout = _layout(neurons[module]) if module in neurons else Layout()
         spikes = layout.spikes(module, output)
-        if spikes.is_floating_point() and spikes.grad_fn is None:  # no input has reached a spike in so few steps
+        if spikes.is_floating_point() and spikes.grad_fn is None:  # no input has caused a spike in so few steps
             spikes = _attached(spikes)
             output = layout.answer(module, output, spikes)
         noting(record.neuron_of)(module, args, (spikes, output))
@@ -235,7 +235,7 @@ def observe(
 
 
 def _attached(x: Tensor) -> Tensor:
-    """The same values, on the graph."""
+    """The same values, in the graph."""
     return x.detach().requires_grad_().clone()
 
 
@@ -247,14 +247,14 @@ def _check_currents(currents: tuple[Tensor, ...], layout: Layout, name: str) -> 
 
 
 def _run_once(model: nn.Module, batch: Any, forward: Forward) -> Any:
-    own = Copies(model).of(batch)  # the user's own data stay out of reach of a model that works in place
+    own = Copies(model).of(batch)  # protects the user's data from a model that works in place
     before = versions(own)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _not_saved):  # nodes are all that is wanted
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _not_saved):  # only nodes are needed
         answer = forward(model, own)
     if versions(own) != before:
         raise WiringError(
-            "the model changes its input in place, so every pass would see another one: let it work on a copy, for "
-            "example by forward=lambda model, batch: model(batch.clone())"
+            "the model changes its input in place, so every pass would see a different one: let it work on a copy, for "
+            "example with forward=lambda model, batch: model(batch.clone())"
         )
     return answer
 
@@ -267,7 +267,7 @@ def _not_saved(nothing: None) -> Tensor:
 
 
 def calls_per_step(record: TracedPass, module: nn.Module, neurons: Neurons) -> int:
-    """How often a neuron that is called step by step was called in one: a readout may sum up several layers."""
+    """Calls per step of a neuron that is called step by step: a readout may sum over several layers."""
     stepping = [len(calls) for other, calls in record.currents.items() if _layout(neurons[other]).stepwise]
     return len(record.currents[module]) // min(stepping) if _layout(neurons[module]).stepwise else 1
 
@@ -293,7 +293,7 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
 
 
 def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[Node]:
-    """The parents of a node without those that only scale or shift the others: parameters, and functions of them."""
+    """The parents of a node, except those that only scale or shift others: parameters, and functions of them."""
     if operation not in ELEMENTWISE or len(parents) < 2:
         return parents
     signals = [parent for parent in parents if carry_signal([parent], record)]
@@ -317,13 +317,13 @@ def carry_signal(nodes: list[Node], record: TracedPass) -> bool:
 
 
 def computing(model: nn.Module) -> set[nn.Module]:
-    """The modules that compute parametrised weights; what they own is no weight itself."""
+    """The modules that compute parametrised weights; their own parameters are no weights."""
     lists = [m for m in modules_of(model) if isinstance(m, parametrize.ParametrizationList)]
     return {inner for outer in lists for inner in modules_of(outer)}
 
 
 def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
-    """Whether the module owns weights and all that it holds besides is without parameters."""
+    """Whether the module owns weights and none of its children has parameters."""
     if not weight_names(module):
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
@@ -338,7 +338,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:
-    """Attributes of the module's own weights: what it learns in two or more dimensions."""
+    """Attributes of the module's own weights: its trained parameters of two or more dimensions."""
     computed = parametrised(module)
     plain = [name for name, _ in named_parameters_of(module, False) if name.rsplit("_", 1)[0] not in computed]
     weights = {name: getattr(module, name) for name in (*computed, *plain)}
@@ -373,7 +373,7 @@ def bare_parameters(model: nn.Module, neurons: Collection[nn.Module]) -> dict[st
 def loose_weights(
     inside: Container[nn.Module], names: dict[nn.Module, str], no_weights: Container[int]
 ) -> dict[int, str]:
-    """Names of all weights; met outside of a synapse they cannot be dealt with."""
+    """Names of all weights; outside a synapse they cannot be handled."""
     return {
         id(p): f"{names[module]}.{name}"
         for module in names

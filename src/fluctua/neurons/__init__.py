@@ -1,4 +1,4 @@
-"""The spiking modules a user builds with."""
+"""The spiking modules that users build networks from."""
 
 from typing import TYPE_CHECKING
 

@@ -15,27 +15,27 @@ from fluctua.timeloop.contract import Dynamics
 
 
 class AdaptiveLIF(LIF):
-    """Leaky integrate-and-fire neurons that tire: input current `[T, B, *N]` -> spikes.
+    """Leaky integrate-and-fire neurons with adaptation: input current `[T, B, *N]` -> spikes.
 
-    The dynamics are those of `LIF` but for an adaptation `w` in units of the potential, `rho = exp(-dt/tau_adapt)`.
+    The dynamics are those of `LIF` plus an adaptation `w` in units of the potential, `rho = exp(-dt/tau_adapt)`.
     It raises the threshold (`kind="threshold"`: ALIF, Bellec et al. 2018)::
 
         out[t] = H(U[t] - theta - w[t])
         w[t+1] = rho w[t] + (1-rho) beta out[t]
 
-    which is their `theta + beta A[t]` with `w = beta A`; the reset "subtract" takes off the raised threshold. Or it
+    which is their `theta + beta A[t]` with `w = beta A`; the reset "subtract" subtracts the raised threshold. Or it
     is a current against the drive (`kind="current"`: adLIF, Bittar & Garner 2022; Baronig et al. 2025)::
 
         w[t+1] = rho w[t] + (1-rho) (c U[t] + beta out[t])
         U[t+1] = (a U[t] + (1-a) (I[t] - w[t+1])) (1 - out[t])
 
-    and for a delta synapse `U[t+1] = (a U[t] + x[t] - (1-a) w[t+1]) (1 - out[t])`. That U feels the new w is the order
-    of both papers (symplectic Euler in the second, which shows that it is the stabler one). Bittar & Garner write w
+    and for a delta synapse `U[t+1] = (a U[t] + x[t] - (1-a) w[t+1]) (1 - out[t])`. U reads the new w, as in the order
+    of both papers (symplectic Euler in the second, which shows that it is more stable). Bittar & Garner write w
     without the factor `1-rho`: their a and b are `(1-rho) coupling` and `(1-rho) beta`; in Baronig et al. they are
-    `coupling / q` and `beta / q` with `q = 120`. Their U[t] in the coupling is the one before the reset in the first
-    paper, as here, and the one after it in the second.
+    `coupling / q` and `beta / q` with `q = 120`. U[t] in the coupling is that before the reset in the first paper, as
+    here, and that after it in the second.
 
-    Neurons that fire at the rate r settle at `w = beta r dt`; one spike adds about `beta dt / tau_adapt`.
+    At a constant rate r, w settles at `beta r dt`; one spike adds about `beta dt / tau_adapt`.
 
     Args:
         tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
@@ -48,7 +48,7 @@ class AdaptiveLIF(LIF):
         kind: "threshold" or "current".
         threshold: see `LIF`, as all that follow.
         reset: "zero" or "subtract"; it leaves the adaptation alone.
-        differentiable_reset: whether the gradient also flows through the reset. Through the adaptation it always does.
+        differentiable_reset: whether the gradient also flows through the reset. It always flows through the adaptation.
         surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
         learn_tau: whether the time constants are trained.
         learn_adaptation: whether `beta` and `coupling` are trained.
@@ -133,7 +133,7 @@ class AdaptiveLIF(LIF):
         return True, self.log_tau_syn is not None, True
 
     def initial_state(self, current: Tensor) -> State:
-        """State before the first step for an input current `[T, B, *N]`: at rest, and rested."""
+        """State before the first step for an input current `[T, B, *N]`: at rest, without adaptation."""
         rest = super().initial_state(current)
         return rest._replace(adaptation=rest.potential)
 

@@ -1,4 +1,4 @@
-"""Leaky neurons given by their constants per step, which act in the step of the input."""
+"""Leaky neurons given by their constants per step; they respond in the step of the input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from fluctua.timeloop.contract import Tensors
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of `CurrentBased`; one without a reset is that of a readout."""
+    """One step of `CurrentBased`; without a reset, that of a readout."""
 
     reset: Reset | None
     surrogate: Surrogate
@@ -35,7 +35,7 @@ class _Step:
 
 
 class CurrentBased(StepNeuron, Surrogated):
-    """A leaky membrane, with a synaptic current or without, as NIR graphs and most frameworks have it.
+    """A leaky membrane, with or without a synaptic current, as in NIR graphs and most frameworks.
 
     In each step ::
 
@@ -44,12 +44,12 @@ class CurrentBased(StepNeuron, Surrogated):
         out = H(U - threshold)
         U <- v_reset where out = 1 (reset "zero"), or U - threshold out (reset "subtract")
 
-    where the `LIF` of the paper needs two steps from an input to its effect. Constants are numbers, or tensors that
+    whereas the `LIF` of the paper needs two steps from an input to its effect. Constants are numbers, or tensors that
     broadcast to the population's shape; they are not trained.
 
     Args:
-        decay_mem: factor per step in [0, 1]; at 1 it is a perfect integrator, without `leak`.
-        gain: of the membrane for the current.
+        decay_mem: factor per step in [0, 1]; at 1 it is a perfect integrator, which has no `leak`.
+        gain: of the membrane, for the current.
         dt: time step in seconds.
         decay_syn: factor per step in [0, 1), or None for no synaptic current.
         leak: resting potential.
@@ -97,7 +97,7 @@ class CurrentBased(StepNeuron, Surrogated):
 
     @property
     def surrogate(self) -> Surrogate:  # type: ignore[override]
-        """What stands for the derivative of a spike in backward."""
+        """Stands in for the derivative of a spike in backward."""
         step: _Step = self._step.function  # type: ignore[assignment]
         return step.surrogate
 
@@ -106,7 +106,7 @@ class CurrentBased(StepNeuron, Surrogated):
         self._step = replace(self._step, function=replace(self._step.function, surrogate=value))  # type: ignore[type-var]
 
     def initial_state(self, current: Tensor) -> Tensors:
-        """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
+        """State before the first step for an input current `[T, B, *N]`: at rest. For one step `x`, pass `x[None]`."""
         u, *others = super().initial_state(current)
         return u + self.leak.to(u), *others
 

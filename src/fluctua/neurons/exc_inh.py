@@ -25,7 +25,7 @@ ExcInhStepper = Callable[[Tensor, Tensor | None, ExcInhState], tuple[Tensor, Exc
 
 
 class ExcInhLIF(Neuron, Firing):
-    """Leaky integrate-and-fire neurons with synapses of two kinds: two input currents `[T, B, *N]` -> spikes.
+    """Leaky integrate-and-fire neurons with two kinds of synapses: two input currents `[T, B, *N]` -> spikes.
 
     The neurons of the paper's networks with Dale's law. With `a = exp(-dt/tau_mem)`, `b_e = exp(-dt/tau_exc)` and
     `b_i = exp(-dt/tau_inh)`::
@@ -35,7 +35,7 @@ class ExcInhLIF(Neuron, Firing):
         I_e[t+1] = b_e I_e[t] + exc[t]
         I_i[t+1] = b_i I_i[t] + inh[t]
 
-    The signs are here: both input currents come through weights that are not negative.
+    The neuron applies the signs: both input currents come through non-negative weights.
 
     Args:
         tau_mem: membrane time constant in seconds; a scalar, or a tensor that broadcasts to the population's shape.
@@ -103,7 +103,7 @@ class ExcInhLIF(Neuron, Firing):
         return Dynamics(step, (*decays, self.threshold), states=3, inputs=2)
 
     def initial_state(self, exc: Tensor) -> ExcInhState:
-        """State before the first step for a current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
+        """State before the first step for a current `[T, B, *N]`: at rest. For one step `x`, pass `x[None]`."""
         rest = at_rest(exc)
         return ExcInhState(rest, rest, rest)
 
@@ -114,7 +114,7 @@ class ExcInhLIF(Neuron, Firing):
         """Run the time loops and return everything: output, potential and final state.
 
         Raises:
-            ValueError: currents of different shapes, or what `timeloop.engines.integrate` refuses.
+            ValueError: currents of different shapes; see also `timeloop.engines.integrate`.
         """
         return self._simulate((exc, torch.zeros_like(exc) if inh is None else inh), state)
 

@@ -23,9 +23,9 @@ def heterogeneous(
 ) -> Tensor:
     """Draw the time constants of a population, as in `LIF(tau_mem=heterogeneous(20e-3, (128,), seed=0))`.
 
-    The default is the gamma law of shape 3 that Perez-Nieves et al. (2021) start from, who also train the time
-    constants (`learn_tau=True`). What is drawn outside of `low..high` is set to the bound. The theory takes all this
-    into account: each neuron has a kernel of its own.
+    The default is the gamma law of shape 3 from which Perez-Nieves et al. (2021) start; they also train the time
+    constants (`learn_tau=True`). Draws outside `low..high` are set to the bound. The theory accounts for all this: each
+    neuron has its own kernel.
 
     Args:
         mean: of the law, in seconds.
@@ -33,10 +33,10 @@ def heterogeneous(
         law: "gamma" or "lognormal".
         cv: coefficient of variation of the law, standard deviation over mean; a gamma law has the shape `1 / cv^2`.
         dt: time step of the neurons in seconds.
-        low: lower bound in seconds; default: one time step, for what decays faster is lost between two steps.
+        low: lower bound in seconds; default: one time step, since anything faster is lost between two steps.
         high: upper bound in seconds.
-        seed: of the draws, not negative; default: drawn from torch's generator. The same seed gives the same values.
-        generator: of the draws, on the CPU, instead of a seed.
+        seed: for the draws, not negative; default: drawn from torch's generator. The same seed gives the same values.
+        generator: for the draws, on the CPU, instead of a seed.
 
     Returns:
         Time constants in seconds, `shape`, in torch's default type.

@@ -1,4 +1,4 @@
-"""The leaky neurons: integrate-and-fire and readout, their time constants, and their way to the time loop."""
+"""The leaky neurons: integrate-and-fire and readout, their time constants, and their calls of the time loop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,22 +21,22 @@ Tau = float | Tensor
 
 
 class Neuron(nn.Module):
-    """Neurons that are known by one step of them."""
+    """Neurons defined by one step."""
 
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""
         raise NotImplementedError
 
     def initial_state(self, current: Tensor) -> Any:
-        """State before the first step for an input current `[T, B, *N]`. Of one step `x` give `x[None]`."""
+        """State before the first step for an input current `[T, B, *N]`. For one step `x`, pass `x[None]`."""
         raise NotImplementedError
 
     def parts_of(self, state: Any) -> Tensors:
-        """A state as the step has it."""
+        """The parts of a state, as the step takes them."""
         return tuple(state)
 
     def _after(self, parts: Tensors, before: Any) -> Any:
-        """Back from there; what the step does not have is as it was before."""
+        """The inverse of `parts_of`; parts that the step does not have stay as before."""
         return parts
 
     def _simulate(self, currents: Tensors, state: Any) -> LoopResult:
@@ -55,7 +55,7 @@ class Neuron(nn.Module):
 
 
 class State(NamedTuple):
-    """State between two steps: potential `U`, synaptic current `I` and, where it adapts, `w`, each `[B, *N]`."""
+    """State between two steps: potential `U`, synaptic current `I` and, with adaptation, `w`, each `[B, *N]`."""
 
     potential: Tensor
     current: Tensor
@@ -68,7 +68,7 @@ Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 class LeakyNeuron(Neuron):
     """A leaky membrane behind an exponential or a delta synapse: what `LIF` and `LI` share, and their arguments.
 
-    Time constants that are trained are kept as their logarithms, so stay positive.
+    Trained time constants are kept as logarithms, so they stay positive.
     """
 
     spiking: bool
@@ -95,7 +95,7 @@ class LeakyNeuron(Neuron):
         return None if self.log_tau_syn is None else self.log_tau_syn.exp()
 
     def _dynamics(self, constants: Tensors, *options: Any) -> Dynamics:
-        """Those of a `LeakyStep`, from the constants and options behind the time constants."""
+        """The dynamics of a `LeakyStep`, from the constants and options besides the time constants."""
         _, exponential, _ = self._has
         taus = (self.tau_mem, self.tau_syn) if exponential else (self.tau_mem,)
         decays = (torch.exp(-self.dt / tau) for tau in taus if tau is not None)
@@ -108,12 +108,12 @@ class LeakyNeuron(Neuron):
         return True, self.log_tau_syn is not None, False
 
     def initial_state(self, current: Tensor) -> State:
-        """State before the first step for an input current `[T, B, *N]`: at rest. Of one step `x` give `x[None]`."""
+        """State before the first step for an input current `[T, B, *N]`: at rest. For one step `x`, pass `x[None]`."""
         rest = at_rest(current)
         return State(rest, rest)
 
     def parts_of(self, state: State) -> Tensors:
-        """A state as the step has it."""
+        """The parts of a state, as the step takes them."""
         there = [part for part, has in zip(state, self._has, strict=True) if has]
         if any(part is None for part in there):
             raise ValueError("the state of a population that adapts needs an adaptation, got None")
@@ -190,7 +190,7 @@ def shown(constant: Tensor) -> str:
 
 
 class Surrogated(nn.Module):
-    """Neurons with a `surrogate`, whose sharpness is kept in checkpoints where it is not what they were built with."""
+    """Neurons with a `surrogate`; checkpoints keep its sharpness if it differs from the one they were built with."""
 
     surrogate: Surrogate
     _built: Surrogate
@@ -210,7 +210,7 @@ class Surrogated(nn.Module):
 
 
 class Firing(Surrogated):
-    """What neurons that spike have besides their time constants: threshold, reset and surrogate (see `LIF`)."""
+    """Threshold, reset and surrogate of spiking neurons (see `LIF`)."""
 
     spiking = True
     threshold: Tensor
@@ -256,7 +256,7 @@ class LIF(LeakyNeuron, Firing):
         tau_syn: synaptic time constant in seconds, likewise, or None for a delta synapse.
         dt: time step in seconds.
         threshold: `theta`; a scalar, or a tensor that broadcasts to the population's shape.
-        reset: "zero" (the paper's: U and the step's drive are lost) or "subtract" (theta is taken off the new U).
+        reset: "zero" (the paper's: U and the step's drive are lost) or "subtract" (theta is subtracted from the new U).
         differentiable_reset: whether the gradient also flows through the reset (the paper: no).
         surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
         learn_tau: whether the time constants are trained.

@@ -1,4 +1,4 @@
-"""Neurons of your own, from one step in torch: with the fused loops, the theory and the initialisers of the others."""
+"""Neurons of your own, from one step in torch: with fused loops, theory and initialisers like the others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ def from_step(
     inputs: int = 1,
     dt: float = 1e-3,
 ) -> "StepNeuron":
-    """A neuron that is known by one step of it, as a module with fused loops on CPU and GPU.
+    """A module from one step of a neuron, with fused loops on CPU and GPU.
 
     `step(x, state, constants) -> output, state after` is a function of torch, neuron by neuron: `x` is the input
-    current of the step (a tuple of them where there are several inputs), `state` a tuple of tensors, the potential
+    current of the step (a tuple for several inputs), `state` a tuple of tensors, the potential
     first, and `constants` a mapping by name. A spike is `fluctua.neurons.spike(distance from threshold)`, whose
-    gradient is a surrogate's. The step is followed once; the loops and their gradients are derived from what it did.
+    gradient is a surrogate's. The step is traced once; the loops and their gradients are derived from the trace.
     It may use `+ - * /`, comparisons, `torch.where, exp, log, sqrt, sigmoid, tanh, erf, sin, cos, abs, minimum,
-    maximum, clamp, round, floor`. A step that does something else runs too, slowly, and the log says why.
+    maximum, clamp, round, floor`. Any other step runs too, slowly, and the log says why.
 
     Args:
         step: the function. It must not change later, nor depend on anything but its arguments.
         constants: numbers or tensors that broadcast to the population's shape; an `nn.Parameter` is trained.
-        threshold: name of the constant that is the threshold, None for a readout, which never spikes.
+        threshold: name of the threshold among the constants; None for a readout, which never spikes.
         rest: the state before the first step, one number for each part of it.
         inputs: number of input currents.
         dt: time step in seconds.
@@ -61,7 +61,7 @@ def from_step(
 
 @dataclass(frozen=True)
 class _Named:
-    """A step that takes its constants by name, as the loops take it."""
+    """A step with constants by name, wrapped for the loops, which pass them in order."""
 
     function: OwnStep
     names: tuple[str, ...]
@@ -88,7 +88,7 @@ class StepNeuron(Neuron):
         super().__init__()
         if threshold is not None and threshold not in constants:
             raise ValueError(
-                f"the threshold {threshold!r} is not among the constants {sorted(constants)}: name it by threshold=, "
+                f"the threshold {threshold!r} is not among the constants {sorted(constants)}: name it with threshold=, "
                 "or pass threshold=None for a readout"
             )
         if not rest or not constants:
@@ -120,7 +120,7 @@ class StepNeuron(Neuron):
         return self._rest, None if self._threshold is None else getattr(self, self._threshold)
 
     def initial_state(self, current: Tensor) -> Tensors:
-        """State before the first step for a current `[T, B, *N]`. Of one step `x` give `x[None]`."""
+        """State before the first step for a current `[T, B, *N]`. For one step `x`, pass `x[None]`."""
         zero = at_rest(current)
         return tuple(zero + value for value in self._rest)
 
@@ -128,20 +128,20 @@ class StepNeuron(Neuron):
         """Run the time loop and return everything: output, potential before each step, and final state.
 
         Raises:
-            ValueError: another number of currents than the step takes, or what `timeloop.engines.integrate` refuses.
+            ValueError: a wrong number of currents; see also `timeloop.engines.integrate`.
         """
         if len(currents) != self._step.inputs:
             raise ValueError(f"the neuron takes {self._step.inputs} input currents, got {len(currents)}")
         return self._simulate(currents, state)
 
     def forward(self, *currents: Tensor) -> Tensor:
-        """Input currents `[T, B, *N]` -> spikes, or what the step of a readout gives, of the same shape."""
+        """Input currents `[T, B, *N]` -> spikes, or the output of a readout, of the same shape."""
         return self.simulate(*currents).output
 
     def stepper(self) -> Callable[..., tuple[Tensor, Tensors]]:
         """One step: `(current [B, *N], ..., state) -> (output [B, *N], next state)`."""
         advance = self._stepper()
-        if self._step.inputs == 1:  # a circuit counts the arguments
+        if self._step.inputs == 1:  # circuits count the arguments
             return lambda current, state: advance((current,), state)
         return lambda *arguments: advance(arguments[:-1], arguments[-1])
 

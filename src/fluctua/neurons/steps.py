@@ -13,7 +13,7 @@ Reset = Literal["zero", "subtract"]
 
 @dataclass(frozen=True)
 class LeakyStep:
-    """A leaky membrane behind an exponential or a delta synapse; it spikes, and may adapt, or it is a readout.
+    """A leaky membrane behind an exponential or a delta synapse; a spiking neuron, maybe adaptive, or a readout.
 
     With threshold theta, `a = exp(-dt/tau_mem)` and `b = exp(-dt/tau_syn)` (Rossbroich, Gygax & Zenke 2022; the
     released code of the paper)::
@@ -30,8 +30,8 @@ class LeakyStep:
         w[t+1] = rho w[t] + (1 - rho) beta out[t]              its threshold is theta + w[t] instead of theta,
         w[t+1] = rho w[t] + (1 - rho) (c U[t] + beta out[t])   or V[t] loses (1 - a) w[t+1] before the reset
 
-    The state is U, then I of an exponential synapse, then w; the constants are a, b, theta, rho, beta, c, as far as
-    they are needed. `reset` is None for a readout.
+    The state is U, then I of an exponential synapse, then w; the constants are those needed of a, b, theta, rho, beta,
+    c. `reset` is None for a readout.
     """
 
     exponential: bool
@@ -41,7 +41,6 @@ class LeakyStep:
     adapts: Literal["threshold", "current"] | None = None
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `Step`."""
         (x,), (u, *rest), (a, *others) = inputs, state, constants
         after = []
         if self.exponential:
@@ -72,7 +71,7 @@ class LeakyStep:
 
 @dataclass(frozen=True)
 class ExcInhStep:
-    """A leaky membrane behind an excitatory and an inhibitory synapse, each with an input of its own::
+    """A leaky membrane behind an excitatory and an inhibitory synapse, each with its own input::
 
         out[t]   = H(U[t] - theta)
         V[t]     = a U[t] + (1 - a) (I_e[t] - I_i[t])          U[t+1] from V[t] by the reset, as in `LeakyStep`
@@ -87,7 +86,6 @@ class ExcInhStep:
     surrogate: Surrogate
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `Step`."""
         (exc, inh), (u, i_exc, i_inh), (a, b_exc, b_inh, theta) = inputs, state, constants
         out = spike(u - theta, self.surrogate)
         v = a * u + (1 - a) * (i_exc - i_inh)

@@ -13,7 +13,7 @@ from fluctua.theory.psp import number
 
 @dataclass(frozen=True)
 class Surrogate(ABC):
-    """Derivative that stands in for that of the Heaviside function; `beta` (1 / potential) is its steepness."""
+    """Stands in for the derivative of the Heaviside function; `beta` (1 / potential) is its steepness."""
 
     beta: float
 
@@ -38,7 +38,6 @@ class SuperSpike(Surrogate):
     beta: float = 20.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return (self.beta * x.abs() + 1.0).pow(-2)
 
 
@@ -54,7 +53,6 @@ class SigmoidDerivative(Surrogate):
     beta: float = 10.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         s = (self.beta * x).sigmoid()
         return self.beta * s * (1.0 - s)
 
@@ -71,7 +69,6 @@ class ArcTan(Surrogate):
     beta: float = 2.0
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return (0.5 * self.beta) / (1.0 + (0.5 * math.pi * self.beta * x).square())
 
 

@@ -20,7 +20,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without th
 
 @contextmanager
 def _enabled() -> Iterator[None]:
-    """Numba compiles, also where NUMBA_DISABLE_JIT is set to look into other kernels: ours have no form in Python."""
+    """Let numba compile even with NUMBA_DISABLE_JIT, set to debug other kernels: ours have no Python form."""
     disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
         yield
@@ -54,10 +54,10 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def generated(function: Callable[..., Any]) -> Any:
-    """As `kernel`, of a file whose name changes with all that it is made of."""
+    """As `kernel`, for a file whose name changes with its sources."""
     made = _compiled(function)
     try:
-        # As `cache=True` sets it, but for what happens where files cannot be used.
+        # As `cache=True` does, except for files that cannot be used.
         made._cache = _Cache(function)  # type: ignore[no-untyped-call]
     except Exception:
         _say_once("there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written")
@@ -65,13 +65,13 @@ def generated(function: Callable[..., Any]) -> Any:
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache; what cannot be read is written anew, and where nothing can be written code stays in memory."""
+    """Numba's cache; files that cannot be read are rewritten, and without a writable folder code stays in memory."""
 
     def load_overload(self, *arguments: Any) -> Any:
         try:
             return super().load_overload(*arguments)  # type: ignore[no-untyped-call]
-        except Exception:  # a file that is cut short or spoiled: whatever its parsers happen upon
-            log.info("a file of kernels in %s is damaged and made anew", self.cache_path)
+        except Exception:  # a truncated or corrupt file: its parsers may raise anything
+            log.info("a file of kernels in %s is damaged and rewritten", self.cache_path)
             self._try(self.flush)
             return None
 
@@ -87,12 +87,12 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 @cache
 def _say_once(why: str) -> None:
-    log.warning("kernels are not kept for the next process: %s", why)
+    log.warning("kernels are not cached for the next process: %s", why)
 
 
 @cache
 def edition(folder: Path) -> str:
-    """Changes with the sources that kernels of a folder are made of: those there, and the spikes and vectors below."""
+    """A hash of the sources of a folder's kernels: the folder itself, and the spikes and vectors below."""
     here = Path(__file__).parent
     folders = {folder, here, here.with_name("spikes")}
     sources = [path.read_bytes() for place in sorted(folders) for path in sorted(place.glob("*.py"))]

@@ -1,4 +1,4 @@
-"""Functions of vectors of floating-point numbers that machines have no instruction for."""
+"""Functions of floating-point vectors for which machines have no instruction."""
 
 import math
 from typing import Any
@@ -21,12 +21,12 @@ from fluctua.simd.vectors import (
 )
 
 _LOG2_E = 1 / math.log(2)
-# log(2) in two parts, the first with so few digits that a whole number times it is exact.
+# log(2) in two parts, the first with so few digits that its integer multiples are exact.
 _LOG2_HIGH = {32: float.fromhex("0x1.62e4p-1"), 64: float.fromhex("0x1.62e42feep-1")}
 _LOG2_LOW = {32: 1.4286068203094173e-06, 64: 1.9082149292705877e-10}
-# Of the exponential series, from the highest power on: within half of log(2) what is left out is below rounding.
+# Coefficients of the exponential series, highest power first; within log(2) / 2 the rest is below rounding.
 _SERIES = {width: tuple(1 / math.factorial(k) for k in range(n, -1, -1)) for width, n in ((32, 7), (64, 13))}
-_LARGEST = {32: 87.0, 64: 708.0}  # exponents beyond do not give a normal number
+_LARGEST = {32: 87.0, 64: 708.0}  # larger exponents do not give a normal number
 
 
 def exp_of_minus(z):  # type: ignore[no-untyped-def]
@@ -44,7 +44,7 @@ def _exp_of_minus(z):  # type: ignore[no-untyped-def]
     def build(z):  # type: ignore[no-untyped-def]
         small = select(z > largest, broadcast(largest, z), z)
         n = nearest(small * -_LOG2_E)
-        n = select(n > -largest * 2, n, broadcast(0, z))  # a NaN has no whole number next to it
+        n = select(n > -largest * 2, n, broadcast(0, z))  # a NaN has no nearest integer
         r = (-small - n * high) - n * low
         total = broadcast(0, z)
         for coefficient in series:
@@ -88,7 +88,7 @@ round_of = nearest
 
 
 def _by_lane(name: str) -> Any:
-    """A function of C's library, of one number after the other."""
+    """A function of the C library, applied lane by lane."""
 
     @instruction
     def of_one(typingctx, x):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Vectors from and to memory: contiguous arrays, of which the index counts through all axes."""
+"""Vectors from and to memory, in contiguous arrays with one index through all axes."""
 
 from typing import Any
 
@@ -52,12 +52,12 @@ def _storing(past_caches: bool) -> Any:
 
 
 store = _storing(past_caches=False)
-"""`store(array, index, vector)`: write a vector to the memory from `array[index]` on."""
+"""`store(array, index, vector)`: write a vector to the memory starting at `array[index]`."""
 
 stream = _storing(past_caches=True)
-"""As `store`, past the caches: for what is not read soon. `array[index]` must lie at a multiple of 64 bytes.
+"""As `store`, past the caches, for data not read soon. `array[index]` must be aligned to 64 bytes.
 
-Such stores may be seen late by other threads: end a kernel that uses them with `fence()`.
+Other threads may see such stores late: end a kernel that uses them with `fence()`.
 """
 
 
@@ -69,7 +69,7 @@ def add(array, index, vector):  # type: ignore[no-untyped-def]
 
 @inlined
 def put(array, index, vector, streams):  # type: ignore[no-untyped-def]
-    """Write what is not read soon: past the caches where the array allows it."""
+    """Write data that are not read soon, past the caches if the array allows it."""
     if streams:
         stream(array, index, vector)
     else:
@@ -95,7 +95,7 @@ def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 @instruction
 def fence(typingctx):  # type: ignore[no-untyped-def]
-    """Let other threads see all that was stored so far."""
+    """Make everything stored so far visible to other threads."""
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
         builder.fence("seq_cst")
@@ -124,7 +124,7 @@ def _itemsize(array: Any) -> int:
 
 @instruction
 def store_bfloat16(typingctx, array, index, vector):  # type: ignore[no-untyped-def]
-    """Write a vector of floating-point numbers, rounded to the nearest bfloat16, to `array[index]` and on."""
+    """Write a vector of floating-point numbers, rounded to the nearest bfloat16, starting at `array[index]`."""
     if not _is_contiguous(array) or array.dtype != types.int16:
         return None
 
@@ -134,7 +134,7 @@ def store_bfloat16(typingctx, array, index, vector):  # type: ignore[no-untyped-
         bits_ = builder.bitcast(value, word)
         upper = builder.lshr(bits_, ir.Constant(word, [16] * vector.lanes))
         odd = builder.and_(upper, ir.Constant(word, [1] * vector.lanes))
-        up = builder.add(builder.add(bits_, ir.Constant(word, [0x7FFF] * vector.lanes)), odd)  # halves to the even one
+        up = builder.add(builder.add(bits_, ir.Constant(word, [0x7FFF] * vector.lanes)), odd)  # ties to even
         rounded = builder.trunc(builder.lshr(up, ir.Constant(word, [16] * vector.lanes)), half)
         builder.store(rounded, _pointer(context, builder, signature, args, half), align=2)
         return context.get_dummy_value()
@@ -182,7 +182,7 @@ def transpose(typingctx, source, at, step, target, to, stride):  # type: ignore[
 
         rows = [builder.load(pointer, align=_itemsize(source)) for pointer in pointers(0)]
         zipped = [ir.Constant(ir.VectorType(ir.IntType(32), n), _zip(half, n)) for half in (0, n // 2)]
-        # Zip row i with row i + n/2: after log2(n) rounds each row has gone through all halvings, and is a column.
+        # Zip row i with row i + n/2: after log2(n) rounds each row is a column.
         for _ in range(n.bit_length() - 1):
             pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
             rows = [builder.shuffle_vector(a, b, mask) for a, b in pairs for mask in zipped]

@@ -1,9 +1,9 @@
-"""Vectors and masks as values of a numba kernel, and what can be computed with them.
+"""Vectors and masks as values of a numba kernel, and their arithmetic.
 
 Arithmetic `+ - * /`, unary `-` and the comparisons take two vectors, or a vector and a number, which is converted to
-the vector's type and broadcast. A comparison gives a mask, to be joined by `& | ~`, to be used in `select`, or to be
-turned into an integer with one bit a lane by `bits`, lane 0 the lowest. A NaN compares as in C: only `!=` holds.
-No operation is fused or reordered: each is rounded once, as torch rounds it, but for `mul_add`.
+the vector's type and broadcast. A comparison gives a mask: join masks by `& | ~`, use them in `select`, or turn them
+into an integer with one bit per lane by `bits`, lane 0 the lowest. A NaN compares as in C: only `!=` holds. No
+operation is fused or reordered: each is rounded once, as in torch, except `mul_add`.
 """
 
 import operator
@@ -28,7 +28,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 class Mask(types.Type):  # type: ignore[misc]
-    """Numba's type of one truth value a lane."""
+    """Numba's type of one truth value per lane."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -58,7 +58,7 @@ class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 def instruction(build: Callable[..., Any]) -> Any:
-    """A numba intrinsic, untyped as all that is called in a kernel."""
+    """A numba intrinsic, untyped like everything called in a kernel."""
     return intrinsic(build)
 
 
@@ -119,18 +119,18 @@ def function_of_vectors(name: str, operands: int) -> Any:
 
 
 mul_add = function_of_vectors("fmuladd", 3)
-"""`x y + z`, with one rounding where the machine is quick at that, else with two."""
+"""`x y + z`, with one rounding if the machine does that fast, else with two."""
 
 absolute = function_of_vectors("fabs", 1)
 """`|x|`."""
 
 nearest = function_of_vectors("rint", 1)
-"""The nearest whole number; halves go to the even one."""
+"""The nearest whole number; ties to even."""
 
 
 @instruction
 def power_of_two(typingctx, n):  # type: ignore[no-untyped-def]
-    """`2^n` of whole floating-point numbers `n` whose power is a normal number of the type."""
+    """`2^n` for whole floating-point numbers `n`, if it is a normal number of the type."""
     mantissa, bias = {32: (23, 127), 64: (52, 1023)}[n.element.bitwidth]
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -217,7 +217,7 @@ _define_of_masks(operator.invert, "not_", 1)
 
 @instruction
 def bits(typingctx, mask):  # type: ignore[no-untyped-def]
-    """An unsigned integer with one bit a lane, lane 0 the lowest; zero where the mask holds nowhere."""
+    """An unsigned integer with one bit per lane, lane 0 the lowest; zero if the mask holds nowhere."""
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
         packed = builder.bitcast(args[0], ir.IntType(mask.lanes))
@@ -228,7 +228,7 @@ def bits(typingctx, mask):  # type: ignore[no-untyped-def]
 
 @instruction
 def trailing_zeros(typingctx, number):  # type: ignore[no-untyped-def]
-    """How many zeros an integer ends with: the lane of the first spike in `bits`. Of zero: the integer's width."""
+    """Number of trailing zeros of an integer: the lane of the first spike in `bits`. For zero: its width."""
 
     def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
         zeros = builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))

@@ -1,4 +1,4 @@
-"""Sparse spikes as bits: one for each unit of a batch and step, and the kernels that walk through them."""
+"""Sparse spikes, one bit for each unit, sample and step, and the kernels that walk through them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Sparse spikes: which units of a batch spike when, one bit each, and their values where these are not all 1."""
+"""Sparse spikes: one bit for each unit, sample and step, and the values of the spikes where these are not all 1."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class SpikeBatch:
-    """Spikes of a batch, 1/32 of the size of the dense tensor `[T, B, N]` and quick to walk through.
+    """Spikes of a batch, in 1/32 of the memory of the dense tensor `[T, B, N]`, and quick to walk through.
 
     Attributes:
         words: int64 `[B, T, ceil(N / 64)]`; bit k of word m says whether unit 64 m + k spikes.
@@ -61,7 +61,7 @@ class SpikeBatch:
 
     @classmethod
     def from_dense(cls, x: Tensor, max_density: float = 1.0) -> "SpikeBatch | None":
-        """From a dense tensor `[T, B, N]`, in any layout, or None where a larger share than that is not zero."""
+        """From a dense tensor `[T, B, N]`, in any layout, or None if more than `max_density` of it is not zero."""
         from fluctua.spikes import bits
 
         steps, samples, units = x.shape
@@ -92,7 +92,7 @@ class SpikeBatch:
         return out
 
     def placeholder(self, dtype: torch.dtype) -> Tensor:
-        """A tensor of the shape of the dense one, whose numbers mean nothing and take no memory."""
+        """A tensor in the shape of the dense one that takes no memory; its values are meaningless."""
         return torch.zeros(1, dtype=dtype).expand(self.shape)
 
     @property

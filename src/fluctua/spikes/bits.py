@@ -1,6 +1,6 @@
 """Numba kernels that turn dense spikes into bits and back, and walk through the bits.
 
-The spikes of a population are bits, `[samples, steps, words]` of 64 units each, in a flat array of unsigned integers.
+The spikes of a population are bits `[samples, steps, words]`, 64 units in a word, in a flat array of unsigned integers.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What state a network is in."""
+"""The state of a network, measured and reported."""
 
 from typing import TYPE_CHECKING
 

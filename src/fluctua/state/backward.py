@@ -1,4 +1,4 @@
-"""What the gradient meets on its way back: the surrogate derivative of neurons in a trial, and the weights."""
+"""How the gradient passes a population: the surrogate derivative of its neurons in a trial, and its weights."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Course:
 
     Attributes:
         cell: the module of the neurons.
-        drive: what they hear.
+        drive: their input currents.
         states: `[T, K]`, each part of their state before every step.
     """
 
@@ -57,7 +57,7 @@ class Course:
         return Course(cell, drive, tuple(torch.stack(part) for part in zip(*before, strict=True)))
 
     def slopes(self) -> Tensor:
-        """The surrogate derivative `[T, K]` that the neurons have now, with respect to the potential."""
+        """The surrogate derivative `[T, K]` with respect to the potential, with the present surrogate."""
         dynamics, _ = step_of_cell(self.cell, self.drive.neurons)
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
         leaves = self._leaves(dynamics)
@@ -71,11 +71,11 @@ class Course:
         return torch.zeros_like(self.states[0])
 
     def share(self) -> float:
-        """The participation share of the neurons and steps, with the surrogate that they have now."""
+        """The participation share of the neurons and steps, with the present surrogate."""
         return participation(self.slopes())
 
     def _leaves(self, dynamics: Dynamics) -> dict[tuple[str, int], Tensor]:
-        """Of the adjoint of all steps at once, for a gradient of 1 with respect to each spike."""
+        """Results of the adjoint of all steps at once, for a gradient of 1 with respect to each spike."""
         one = torch.ones((), dtype=torch.float64)
         kinds = {
             "state": self.states,
@@ -87,7 +87,7 @@ class Course:
 
 
 def _moved(distance: Value | None, leaves: Mapping[tuple[str, int], Tensor], by: tuple[str, int]) -> Tensor:
-    """By how much the distance from threshold moves with a part of the state or an input, `[K]`."""
+    """Derivative of the distance from threshold with respect to a part of the state or an input, `[K]`."""
     first = {leaf: value[0] if value.ndim == 2 else value for leaf, value in leaves.items()}
     with torch.enable_grad():
         first[by] = first[by].clone().requires_grad_()
@@ -108,8 +108,8 @@ class Passage:
 
     Attributes:
         participation: share of neurons and steps that take part.
-        sharpness: of its surrogate, None where that has no parameter.
-        gradient_gain: of the gradient from its output to that of the populations before it, None where there is none.
+        sharpness: of its surrogate; None if that has no such parameter.
+        gradient_gain: growth of the gradient from its output to that of the populations before it; None without these.
     """
 
     participation: float
@@ -130,7 +130,7 @@ def passage_of(p: Population, course: Course) -> Passage:
 
 
 def passages(populations: Iterable[Population], measured: Mapping[str, Measurements]) -> dict[str, Passage]:
-    """Of all spiking populations whose drive is known and whose step can be followed, by name."""
+    """The passage of each spiking population whose drive is known and whose step can be followed, by name."""
     found = {}
     for p in populations:
         drive = measured[p.name].drive
@@ -138,7 +138,7 @@ def passages(populations: Iterable[Population], measured: Mapping[str, Measureme
             try:
                 found[p.name] = passage_of(p, Course.of(p, drive))
             except (ValueError, UnsupportedNeuronError):
-                continue  # such as neurons that hear themselves inside one module of a framework
+                continue  # such as neurons with recurrence inside one module of a framework
     return found
 
 
@@ -155,7 +155,7 @@ def _response(p: Population, q: Pathway, steps: int) -> Array:
 
 
 def _power(q: Pathway) -> float:
-    """`n_out E[w^2]`: the sum of squares of the weights that leave a unit, on average over units."""
+    """`n_out E[w^2]`: the sum of squares of the weights that leave a unit, averaged over units."""
     weight, synapse = q.weight.detach().double(), q.synapse
     units = weight.shape[1 - q.rows] * getattr(synapse, "groups", 1)
     stride = getattr(synapse, "stride", (1,)) if isinstance(synapse, nn.modules.conv._ConvNd) else (1,)

@@ -1,4 +1,4 @@
-"""What neurons hear in a trial, of a few that stand for all."""
+"""The input currents of a few neurons that represent their population in a trial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from fluctua.network.facts import Population, population_currents
 
-UNITS = 2048  # neurons of samples that stand for all
+UNITS = 2048  # neurons, each in one sample, that represent all
 
 
 @dataclass(frozen=True, eq=False)
 class Drive:
-    """What some neurons of a population hear in a trial.
+    """Input currents of some neurons of a population in a trial.
 
     Attributes:
-        currents: `[T, K]` of K neurons of some samples, for each input.
-        units: `[K]`, which of the neurons each is.
-        neurons: the shape `[*N]` of all of them.
+        currents: `[T, K]` for each input: K neurons, each in one sample.
+        units: `[K]`, the index of each neuron.
+        neurons: the shape `[*N]` of the whole population.
     """
 
     currents: tuple[Tensor, ...]
@@ -27,7 +27,7 @@ class Drive:
 
     @staticmethod
     def of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> "Drive":
-        """From what its module is called with, and the spikes `[T, B, *N]` that recurrent pathways start from."""
+        """From the arguments of its module, and the spikes `[T, B, *N]` of the sources of recurrent pathways."""
         currents = population_currents(p, arguments, spikes)
         first = next(c for c in currents if c is not None)
         count = first[0].numel()
@@ -39,10 +39,10 @@ class Drive:
         return Drive(parts, chosen % first[0, 0].numel(), tuple(first.shape[2:]))
 
     def of_units(self, value: Tensor) -> Tensor:
-        """A constant that broadcasts to `[*N]`, for the K neurons."""
+        """Values for the K neurons, from a constant that broadcasts to `[*N]`."""
         try:
             return value.detach().cpu().double().expand(self.neurons).reshape(-1)[self.units]
         except RuntimeError as error:
             raise ValueError(
-                f"a constant of the shape {[*value.shape]} is not one of neurons {[*self.neurons]}"
+                f"a constant of the shape {[*value.shape]} does not fit neurons of the shape {[*self.neurons]}"
             ) from error

@@ -18,10 +18,10 @@ class PathwayState:
         fan_in: afferents of a neuron.
         mean: of the weights.
         std: of the weights.
-        skipped_because: why they were not to be written, None if they were.
-        share: the variance of U that it brings alone, over the sum of what all bring alone. None where the population
-            has no other pathway or they cannot be told apart, and in the report of `initialize` where the population
-            has several pathways from outside: `inspect` knows.
+        skipped_because: why `initialize` did not write them, None if it did.
+        share: the variance of U that it brings alone, over the sum of what each pathway brings alone. None if the
+            population has no other pathway or they cannot be separated. If several pathways come from outside,
+            `initialize` gives None and `inspect` the share.
     """
 
     name: str
@@ -35,12 +35,12 @@ class PathwayState:
 
 @dataclass(frozen=True, eq=False)
 class PlotData:
-    """What `Report.plot` draws of a population, in few numbers.
+    """The data that `Report.plot` draws of a population.
 
     Attributes:
         edges: `[K + 1]`, and `density` `[K]`: histogram of the free potential over neurons, samples and window.
         rates: `[N]`, firing rate of every neuron in Hz.
-        raster: `[M, 2]`, spikes of some neurons in the first sample: time in seconds, and the neuron's number among
+        raster: `[M, 2]`, spikes of some neurons in the first sample: time in seconds, and the index of the neuron among
             those shown, which are spread evenly over the population.
         shown: number of neurons in the raster.
         duration: of the trial, in seconds.
@@ -69,23 +69,23 @@ class PopulationState:
         xi: `(theta - mu_u) / sigma_temporal`.
         rate: measured firing rate in Hz.
         rate_predicted: by the level-crossing formula, from the mean and the temporal deviation of each neuron.
-        latency: time of the population's first spike in seconds, median over samples; None where half of them or more
-            have none.
+        latency: time of the population's first spike in seconds, median over samples; None if at least half have
+            none.
         silent: share of neurons without a spike in the whole batch.
         saturated: share of neurons whose mean potential is above threshold: driven by their mean, not by fluctuations.
-        target_mu_u: what was asked for, None if nothing was.
-        target_sigma_u: likewise.
+        target_mu_u: the target; None without one.
+        target_sigma_u: the target; None without one.
         gradient_norm: of the loss with respect to the population's weights, where a loss was given.
         pathways: the weights that feed it.
-        plot_data: for the figure.
-        in_steps: whether time is counted in steps, as its framework does where nobody says how long one is: rates are
-            then spikes per step, and times numbers of steps.
-        silent_maps: share of feature maps without a spike, None where there are no maps.
+        plot_data: for `Report.plot`.
+        in_steps: whether time is counted in steps, as some frameworks do without `dt`: rates are then spikes per step,
+            and times numbers of steps.
+        silent_maps: share of feature maps without a spike; None if there are no maps.
         participation: share of neurons and steps that carry the gradient, `<phi'>^2 / <phi'^2>` of their surrogate
-            derivative; None, as are the next two, where it was not measured.
-        sharpness: the parameter of its surrogate, as its framework has it.
-        gradient_gain: by how much its neurons and weights let the gradient grow, as the theory has it; None where it
-            hears the data alone.
+            derivative; like the next two, None if it was not measured.
+        sharpness: the parameter of its surrogate, as its framework defines it.
+        gradient_gain: factor by which its neurons and weights let the gradient grow, by theory; None if its only input
+            is the data.
     """
 
     name: str
@@ -114,7 +114,7 @@ class PopulationState:
 
     @property
     def silent_units(self) -> float | None:
-        """Share of silent maps, in which neurons in still places have nothing to say, or of neurons without maps."""
+        """Share of silent maps if there are maps (in still places neurons rightly rest), else of silent neurons."""
         return self.silent if self.silent_maps is None else self.silent_maps
 
     def rate_in_words(self, rate: float | None) -> str:

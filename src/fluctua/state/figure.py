@@ -36,7 +36,7 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
             row[1].set_title("firing rates")
             row[2].set_title("spikes, one sample")
         in_steps = any(population.in_steps for population in populations)
-        for row in spiking[-1:]:  # readouts, often the last rows, have neither
+        for row in spiking[-1:]:  # readouts, often the last rows, have no rates and no raster
             row[1].set_xlabel(f"rate ({'per step' if in_steps else 'Hz'})")
             row[2].set_xlabel(f"time ({'steps' if in_steps else 's'})")
         shared_legend(figure)
@@ -70,7 +70,7 @@ def plot_populations(report: Sequence[PopulationState], axis: "Axes", title: str
 
 
 def shared_legend(figure: "Figure") -> None:
-    """One legend at the foot of the figure, for whatever any of its axes has labelled."""
+    """One legend at the foot of the figure, for the labels of all its axes."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
     figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=len(by_label) or 1)
@@ -99,7 +99,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
             axis.plot(u, gauss, color=BLACK, lw=1.2, label="target")
         peak, found = float(gauss.max()), float(p.plot_data.density.max())
         axis.set_ylim(0, 1.1 * max(peak, min(found, 2.5 * peak)))
-        if found > 2.75 * peak:  # as that of a population mostly at rest
+        if found > 2.75 * peak:  # as in a population mostly at rest
             axis.text(0.02, 0.97, "cut off", transform=axis.transAxes, va="top", fontsize=7.5, color=RED)
     if p.threshold is not None:
         axis.axvline(p.threshold, color=RED, lw=1.2, ls="--", label="threshold")
@@ -124,7 +124,7 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
     top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
     counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
-    axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text, which the lines end below
+    axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text above the lines
     lines = [(f"mean {p.rate_in_words(p.rate)}", BLUE), (f"{p.silent:.0%} silent", BLACK)]
     axis.axvline(p.rate, ymax=0.58, color=BLUE, lw=1.4)
     if p.rate_predicted is not None:

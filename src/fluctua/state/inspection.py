@@ -41,18 +41,18 @@ def inspect(
         model: any model of known neurons, of any framework.
         batch: input `[T, B, ...]`, or whatever the model or `forward` takes.
         window: take the moments over the whole "trial", or from the "arrival" of activity at each population on.
-        loss: scalar loss of the model's output; with it the report has the gradient norm of every population, and, as
-            of networks of six spiking populations or more, says how the gradient passes them.
+        loss: scalar loss of the model's output. With it the report has the gradient norm of every population and, for
+            networks of six spiking populations or more, says how the gradient passes them.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
-            looped over time, as its neurons ask for.
+            looped over time, as its neurons require.
         time: axis of the batch that is time, 0 or 1; None for a static input `[B, ...]`.
-        steps: how often a static input is shown; needless where the model itself makes a sequence of it.
+        steps: how many steps a static input is shown for; not needed if the model itself makes a sequence of it.
         dt: time step in seconds, for frameworks that count time in steps; without it rates are per step.
-        neurons: what neuron classes are like that fluctua does not know.
+        neurons: facts about neuron classes that fluctua does not know.
         readouts: names of populations that are read by their potential: see `fluctua.initialize`.
 
     Raises:
-        WiringError: see `fluctua.network.Network.of`, and so are the errors of a batch.
+        WiringError, BatchError: see `fluctua.network.Network.of`.
         ValueError: an unknown window, or a loss that is no scalar or does not depend on any weight.
 
     Example:
@@ -79,7 +79,7 @@ def inspect_network(
     warnings: tuple[str, ...] = (),
     ran: tuple[str, ...] = (),
 ) -> Report:
-    """`inspect` for a network that is known already, with the targets it was initialised for, by name."""
+    """`inspect` for a `Network`, with the targets that its populations were initialised for, by name."""
     populations = network.populations
     measured: dict[str, Measurements] = {}
     modules = dict.fromkeys(p.module for p in populations)
@@ -119,7 +119,7 @@ def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:
 
 def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str, float]:
     """Norm of the loss gradient with respect to all weights into each population."""
-    # Cached, so that a parametrised weight is one tensor.
+    # Cached, so that a parametrised weight stays the same tensor.
     with network.preserved(), only_requiring_grad(parameters_of(network.model), None), parametrize.cached():
         value = loss(network.forward(network.model, network.batch))
         if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
@@ -137,14 +137,14 @@ def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str
 def outer_parts(
     network: Network, answers: Mapping[nn.Module, list[Any]], masks: Mapping[str, Tensor]
 ) -> dict[str, Parts]:
-    """The variance that each pathway from outside supplies, of the populations that need passes to know.
+    """Variance that each pathway from outside supplies, for populations where only extra passes can tell.
 
-    In each pass the neurons answer what they gave before, and of the modules that feed a population all but one put
-    out nothing; weights are not touched. One pass serves all populations at a time.
+    In each pass the neuron modules repeat their earlier answers, and all but one of the modules that feed a population
+    output zeros; weights are not touched. One pass serves all populations at a time.
 
     Args:
         network: a model on a batch.
-        answers: what each neuron module has returned and then kept, call by call.
+        answers: what each neuron module returned, and its state afterwards, call by call.
         masks: window `[T, B]` of each population, by name.
     """
     chosen = _separable([p for p in network.populations if needs_passes(p)])
@@ -166,7 +166,7 @@ def outer_parts(
 
 
 def _separable(populations: list[Population]) -> list[Population]:
-    """Without those that have a norm behind several pathways, or a pathway through a module that feeds another."""
+    """Those with no norm shared by pathways, and no pathway through a module that feeds another population."""
     feeding = {q.synapse for p in populations for q in p.pathways}
 
     def separable(p: Population) -> bool:
@@ -177,7 +177,7 @@ def _separable(populations: list[Population]) -> list[Population]:
 
 
 def _turns(populations: list[Population]) -> dict[nn.Module, int]:
-    """In which pass each module may speak, so that in no pass two of one population do."""
+    """The pass in which each module is active; never two that feed one population in the same pass."""
     turns: dict[nn.Module, int] = {}
     beside: dict[nn.Module, set[nn.Module]] = {}
     for p in populations:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from fluctua.state.drive import Drive
 
 Window = Literal["trial", "arrival"]
-OUTSIDE = ""  # stands for all that comes from outside together where pathways have their names
+OUTSIDE = ""  # in place of a pathway's name: everything from outside together
 Parts = dict[str, float]
 
 
 def window_mask(current: Tensor, window: Window) -> Tensor:
     """1 where a time step of a sample counts, else 0: `[T, B]` for a current `[T, B, *N]`.
 
-    "trial" counts all steps; "arrival" those of each sample from the first on in which any current reaches the
-    population: activity needs 12 to 20 ms a layer to come through (20/10 ms time constants), and before that a deep
-    population is at rest whatever its weights.
+    "trial" counts all steps. "arrival" counts those of each sample from the first current into the population on:
+    activity needs 12 to 20 ms per layer (20/10 ms time constants), and until it arrives a deep population is at rest
+    whatever its weights.
     """
     if window == "trial":
         return current.new_ones(current.shape[:2])
@@ -42,20 +42,20 @@ def by_neuron(x: Tensor) -> Tensor:
 
 
 def neuron_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `x` `[T, B, *N]` over the window, per neuron `[N]` (float64); 0, the state of rest, if that is empty."""
+    """Mean of `x` `[T, B, *N]` over the window, per neuron `[N]` (float64); 0, as at rest, if the window is empty."""
     total = mask.flatten().to(x.dtype) @ by_neuron(x).flatten(0, 1)
     return total.double() / mask.sum(dtype=torch.float64).clamp_min(1)
 
 
 def population_mean(x: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
-    """Mean of `x` `[T, B, *N]` over window and neurons; in a unit, which may be one for each neuron `[*N]`."""
+    """Mean of `x` `[T, B, *N]` over window and neurons, divided by `unit`: a number, or one for each neuron `[*N]`."""
     if isinstance(unit, Tensor) and unit.ndim:
         return population_mean(x / unit, mask)
     return float(neuron_mean(x, mask).mean()) / float(unit)
 
 
 def product_mean(u: Tensor, v: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
-    """Mean of `u v` over window and neurons, without the product in memory; both as in `population_mean`."""
+    """Mean of `u v` over window and neurons, without the product in memory, in units as in `population_mean`."""
     if isinstance(unit, Tensor) and unit.ndim:
         return product_mean(u / unit, v / unit, mask)
     rows, columns = (by_neuron(x).flatten(0, 1) for x in (u, v))
@@ -65,18 +65,18 @@ def product_mean(u: Tensor, v: Tensor, mask: Tensor, unit: Tensor | float = 1.0)
 
 
 def variance(u: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
-    """Of a potential `[T, B, *N]` over window and neurons, as in `population_mean`."""
+    """Variance of a potential `[T, B, *N]` over window and neurons, in units as in `population_mean`."""
     return product_mean(u, u, mask, unit) - population_mean(u, mask, unit) ** 2
 
 
 def first_event(x: Tensor) -> Tensor:
-    """First step in which anything of `x` `[T, B, *N]` is not zero, per sample `[B]`; T where nothing ever is."""
+    """First step in which `x` `[T, B, *N]` is not all zero, per sample `[B]`; T if there is none."""
     active = (by_neuron(x) != 0).any(-1)
     return torch.where(active.any(0), active.to(torch.uint8).argmax(0), x.shape[0])
 
 
 def parts_of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The free potential `[T, B, *N]` without `rest`, cut into what comes from outside and each recurrent pathway."""
+    """The free potential `[T, B, *N]` without `rest`, split into the input from outside and each recurrent pathway."""
     parts = {OUTSIDE: response(p.neuron, currents_from_outside(p, arguments))}
     for q in recurrent_pathways(p):
         if q.inner is not None:
@@ -91,16 +91,16 @@ class Measurements:
 
     mask: Tensor
     mean: Tensor  # of the free potential, per neuron [N]
-    variance: Tensor  # likewise
-    parts: Parts  # variance of what comes from outside and of each recurrent pathway
+    variance: Tensor  # in time, per neuron [N]
+    parts: Parts  # variance of the input from outside and of each recurrent pathway
     edges: Tensor
     density: Tensor
     spikes: Tensor | None = None  # [T, B, N]
     silent_maps: float | None = None
-    drive: "Drive | None" = None  # what some of its neurons hear
+    drive: "Drive | None" = None  # input currents of some of its neurons
 
     def distance(self, target: Moments) -> float:
-        """From a target: of mu_u in the wanted sigma_u, or of sigma_u in parts of it, whichever is larger."""
+        """Distance from a target: of mu_u over the wanted sigma_u, or relative of sigma_u, whichever is larger."""
         wanted: float = np.sqrt(np.mean(target.sigma_u**2))
         sigma = float((self.variance.mean() + self.mean.var(correction=0)).sqrt())
         return max(abs(float(self.mean.mean()) - float(np.mean(target.mu_u))), abs(sigma - wanted)) / wanted
@@ -109,7 +109,7 @@ class Measurements:
 def watch(
     populations: Sequence[Population], window: Window, measured: dict[str, Measurements], *, drives: bool = False
 ) -> list[Any]:
-    """Hooks that measure the populations of one module when it runs next, and where asked what drives them."""
+    """Hooks that measure the populations of one module when it next runs, and their drive if asked."""
     arrived: dict[str, tuple[Tensor, ...]] = {}
     fired: dict[str, Tensor] = {}
 
@@ -167,7 +167,7 @@ def silent_share(spikes: Tensor) -> float:
 
 
 def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:
-    """Density and edges of the potential `[T, B, N]` within the window; many values are thinned to about `samples`."""
+    """Density and edges of the potential `[T, B, N]` within the window; thinned to about `samples` values."""
     rows = mask.flatten().nonzero().flatten()  # steps of samples
     rows = rows[:: max(1, rows.numel() * u.shape[2] // samples)]
     values = u.flatten(0, 1)[rows].flatten().double().cpu()
@@ -175,7 +175,7 @@ def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) 
     if values.numel() == 0:
         return torch.zeros(bins), torch.linspace(-1, 1, bins + 1)
     middle = float(values.mean())
-    spread = max(float(values.std(correction=0)), 1e-9 * (1 + abs(middle)))  # the edges of equal values must differ
+    spread = max(float(values.std(correction=0)), 1e-9 * (1 + abs(middle)))  # equal values need edges that differ too
     edges = torch.linspace(middle - 5 * spread, middle + 5 * spread, bins + 1, dtype=values.dtype)
     density, _ = torch.histogram(values, edges, density=True)
     return density, edges

@@ -26,7 +26,7 @@ class Report(Sequence[PopulationState]):
         populations: their states.
         notes: what was done or skipped, a sentence each.
         warnings: what the user should know, a sentence each.
-        ran: how long and on how many samples, as the neurons saw it.
+        ran: for how many steps and on how many samples, as the neurons saw them.
 
     Example:
         >>> import fluctua
@@ -57,14 +57,14 @@ class Report(Sequence[PopulationState]):
         return self.populations[key]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the data of the figure, in plain Python: populations with pathways, notes, warnings, head."""
+        """Everything but the data of the figure, in plain Python."""
         populations = [asdict(replace(p, plot_data=None)) for p in self.populations]  # type: ignore[arg-type]
         for p in populations:
             del p["plot_data"]
         return {"ran": self.ran, "populations": populations, "notes": list(self.notes), "warnings": list(self.warnings)}
 
     def to_json(self, indent: int | None = None) -> str:
-        """The same as JSON, in which what is NaN or infinite is null."""
+        """`to_dict()` as JSON; NaN and infinite values become null."""
         return as_json(self.to_dict(), indent)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ class Report(Sequence[PopulationState]):
 
         Args:
             title: above the figure.
-            ax: draw into these axes instead, in little: mean and fluctuations of U of all populations.
+            ax: draw a small version into these axes instead: mean and fluctuations of U of all populations.
         """
         from fluctua.state.figure import plot_populations, plot_report
 
@@ -115,12 +115,12 @@ class Report(Sequence[PopulationState]):
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """Plain data as JSON, in which what is NaN or infinite is null."""
+    """Plain data as JSON; NaN and infinite values become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
-    """A value for JSON, which has neither NaN nor infinity."""
+    """A value for JSON, which knows neither NaN nor infinity."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -23,7 +23,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
     "#7F7F7F",
 )
 COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK, GREY)
-"""For lines that are no methods, in turn."""
+"""For lines that stand for no method, in turn."""
 MARKERS = "osvD^XP*"
 
 LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
@@ -57,7 +57,7 @@ LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Arguments for a line of each name: those of the method, or for what is no method, the next that are free."""
+    """Arguments for a line of each name: the look of a method, or the next free one for any other name."""
     free = ((colour, marker, "-") for _ in iter(int, 1) for colour, marker in zip(COLOURS, MARKERS, strict=True))
     chosen = {name: LOOKS.get(name) or next(free) for name in names}
     return {name: dict(zip(("color", "marker", "ls"), look, strict=True)) for name, look in chosen.items()}
@@ -91,7 +91,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure that pyplot does not know, and that a notebook shows all the same. To be called within `style()`."""
+    """A figure that pyplot does not know, but a notebook shows. Call it within `style()`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -102,13 +102,13 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def as_png(figure: "Figure") -> bytes:
-    """The picture."""
+    """The figure as PNG."""
     written = BytesIO()
     figure.savefig(written, format="png")
     return written.getvalue()
 
 
 def as_html(figure: "Figure", alt: str) -> str:
-    """The picture as an element of a page, on white also where that is dark; `alt` says what is to be seen."""
+    """The figure as an HTML image, on white on dark pages too; `alt` describes it."""
     data = b64encode(as_png(figure)).decode()
     return f'<img style="max-width:100%" alt="{escape(alt)}" src="data:image/png;base64,{data}">'

@@ -1,4 +1,4 @@
-"""From what was measured to the report: states, shares of the variance, and what a user should know."""
+"""From measurements to the report: states, shares of the variance, and warnings."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from fluctua.state.backward import Passage
 
 RASTER_NEURONS = 40
-NEVER = 40.0  # standard deviations, from which on a double has no probability left
+NEVER = 40.0  # standard deviations, beyond which the probability underflows a double
 SHARE = 0.4  # participation share that lets deep networks learn
-FEW = 0.1  # participation share, below which too few neurons carry the gradient through a deep network
-DEEP = 6  # spiking populations, from which on that matters
-LOST = 1000.0  # factor between the gradients of two layers, from which on one does not learn beside the other
+FEW = 0.1  # participation share below which too few neurons carry the gradient through a deep network
+DEEP = 6  # number of spiking populations from which this matters
+LOST = 1000.0  # ratio between the gradients of two layers from which one does not learn beside the other
 
 
 def report_of(
@@ -40,10 +40,10 @@ def report_of(
     ran: Iterable[str] = (),
     passages: "Mapping[str, Passage] | None" = None,
 ) -> Report:
-    """The report of what `watch` has measured.
+    """The report on what `watch` has measured.
 
-    With `outside`, see `shares`, it knows the shares of more pathways; `ran` says how, beside how long and on how many;
-    `passages` say of each population how the gradient passes it.
+    `outside`, see `shares`, adds the shares of more pathways; `ran` says how, besides the numbers of steps and samples;
+    `passages` says for each population how the gradient passes it.
     """
     populations = network.populations
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
@@ -66,7 +66,7 @@ def _time_step(populations: Iterable[Population]) -> list[str]:
 
 
 def counted(n: int, what: str) -> str:
-    """A number of things."""
+    """A number of things, in words."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
@@ -77,7 +77,7 @@ def _state(
     mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
     theta, kernel = p.neuron.threshold, p.neuron.kernel
     thresholds = torch.as_tensor(_each(p.neuron.theta, len(m.mean))).to(m.mean)
-    unit = torch.where(thresholds == 0, 1.0, thresholds.abs())  # each neuron's own, where thresholds differ
+    unit = torch.where(thresholds == 0, 1.0, thresholds.abs())  # one per neuron where thresholds differ
     distance, deviation = (thresholds - m.mean) / unit, m.variance.sqrt() / unit
     xi = None if theta is None or temporal == 0 else float(distance.mean() / deviation.square().mean().sqrt())
     rates, raster = np.zeros(0), np.zeros((0, 2))
@@ -121,22 +121,22 @@ def _state(
 
 
 def _each(theta: float | np.ndarray[Any, Any] | None, n: int) -> np.ndarray[Any, Any]:
-    """The threshold of each of n neurons `[*N]`, flat, where it is given for all or for the first axes of them."""
+    """Thresholds of n neurons, flat, from one for all or one for each index of their first axes."""
     values = np.ravel(np.nan if theta is None else theta)
     return np.repeat(values, n // len(values))
 
 
 def _predicted_rate(xi: Tensor, kernel: PspKernel) -> float:
-    """Mean of the crossing rates of neurons `[N]`; those without fluctuations never cross."""
+    """Mean of the crossing rates of neurons `[N]`; a neuron without fluctuations never crosses."""
     own = kernel.lag_one  # [] or of the neurons' shape, or of the first axes of it
     each = xi.nan_to_num(NEVER).clamp(-NEVER, NEVER).cpu().numpy().reshape(max(np.size(own), 1), -1)
     return float(crossing_rate(each.T.reshape(-1, *np.shape(own)), kernel).mean())
 
 
 def _latency(spikes: Tensor, dt: float) -> float | None:
-    """Median over samples of the first spike's time; None where half of them or more never see one."""
+    """Median over samples of the time of the first spike; None if at least half have no spike."""
     first = first_event(spikes).cpu()
-    steps = int(first.kthvalue(len(first) // 2 + 1).values)  # of an even number, the later of the two in the middle
+    steps = int(first.kthvalue(len(first) // 2 + 1).values)  # with an even number, the later of the middle two
     return None if steps >= spikes.shape[0] else steps * dt
 
 
@@ -149,22 +149,22 @@ def _raster(spikes: Tensor, dt: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _pathway_state(q: Pathway, share: float | None) -> PathwayState:
-    weight = q.weight.detach()  # in its own precision, for it may be large
+    weight = q.weight.detach()  # in its own precision: it may be large
     mean, size = weight.mean(), torch.linalg.vector_norm(weight)
-    std = (size.square() / weight.numel() - mean.square()).clamp_min(0).sqrt()  # many times faster, if mean is small
+    std = (size.square() / weight.numel() - mean.square()).clamp_min(0).sqrt()  # many times faster than .std()
     if weight.numel() < 2**20 or std < mean.abs():
         std, mean = torch.std_mean(weight, correction=0)
     return PathwayState(q.name, q.sources, q.fan_in, float(mean), float(std), q.skipped_because, share)
 
 
 def shares(p: Population, parts: Parts, outside: Parts | None = None) -> Parts:
-    """The shares of a population's pathways, by their names, of what all bring if each is taken alone.
+    """The shares of a population's pathways, by name: the variance of each alone, over the sum of all.
 
     Args:
-        p: the population. The shares are unknown, and left out, where it has a single pathway, two weights in one
+        p: the population. Shares are unknown, and left out, if it has a single pathway, two weights in one
             module, or several pathways from outside without `outside`.
-        parts: the variance of what comes from outside, and of each recurrent pathway.
-        outside: the variance of each pathway from outside, and of what arrives without a weight: `outer_parts`.
+        parts: variance of the input from outside, and of each recurrent pathway.
+        outside: variance of each pathway from outside, and of what arrives without a weight: see `outer_parts`.
     """
     names = {q.name for q in p.pathways}
     if len(names) < 2 or len({q.synapse for q in p.pathways}) < len(names):
@@ -181,13 +181,13 @@ def shares(p: Population, parts: Parts, outside: Parts | None = None) -> Parts:
 
 
 def needs_passes(p: Population) -> bool:
-    """Whether what comes from outside is made of parts that only passes of the model can tell apart."""
+    """Whether the input from outside has parts that only extra passes of the model can separate."""
     outer = {q.name for q in p.pathways if not q.inside}
     return len({q.name for q in p.pathways}) > 1 and (len(outer) > 1 or bool(p.unweighted))
 
 
 def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
-    """What a user should know: broken numbers, silence, saturation, late activity, missed targets; a sentence each."""
+    """Broken numbers, silence, saturation, late activity and missed targets, a sentence each."""
     length = states[0].plot_data.duration if states else 0.0
     trial = counted(round(length), "step") if states and states[0].in_steps else f"{length:g} s"
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
@@ -209,8 +209,8 @@ def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
         warnings.append(f"no spike within the trial of {trial}, in half of the samples or more: {listed(silent)}")
     if above:
         warnings.append(
-            f"the mean potential of half of the neurons or more is above threshold, so that they fire whatever comes: "
-            f"{listed(above)}; lower their mean, such as that of biases"
+            "the mean potential of at least half of the neurons is above threshold, so that they fire whatever the "
+            f"input: {listed(above)}; lower their mean, for instance that of biases"
         )
     if off:
         worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / _wanted_sigma(p))
@@ -237,12 +237,12 @@ def _wanted_sigma(p: PopulationState) -> float:
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
-    """Whether few neurons carry the gradient, or it gets lost, or out of hand, on its way back through them.
+    """Whether few neurons carry the gradient, or it vanishes or explodes on its way back.
 
-    The first population is left out: its weights hear the input, whose size is not that of spikes.
+    The first population is left out: its weights receive the input, whose size is not that of spikes.
     """
     if few := sharp(states):
-        return [f'{sharply(few)}: blunter surrogates, such as initialize(..., surrogate="share") sets']
+        return [f'{sharply(few)}: use blunter surrogates, which initialize(..., surrogate="share") sets']
     spiking = [p for p in states if p.threshold is not None and p.gradient_norm is not None]
     norms = [p.gradient_norm or 0.0 for p in spiking]
     if len(norms) < 3 or any(p.latency is None for p in spiking) or not 0 < norms[-1] < np.inf:
@@ -251,21 +251,21 @@ def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:
         return []
     what, cure = "fades", "give the neurons a blunter surrogate, such as SuperSpike with a smaller beta"
     if norms[1] > norms[-1]:
-        what, cure = "grows", "it does no harm under Adam and its like; under SGD or in half precision, clip it"
+        what, cure = "grows", "harmless with Adam and similar optimizers; with SGD or in half precision, clip it"
     return [
         f"the gradient {what} from {norms[-1]:.1e} in {spiking[-1].name} to {norms[1]:.1e} in {spiking[1].name}: {cure}"
     ]
 
 
 def sharp(states: Iterable[PopulationState]) -> list[PopulationState]:
-    """The populations of a deep network that too few neurons carry the gradient through."""
+    """The populations of a deep network in which too few neurons carry the gradient."""
     spiking = [p for p in states if p.threshold is not None]
     few = [p for p in spiking if p.participation is not None and p.participation < FEW and p.latency is not None]
     return few if len(spiking) >= DEEP else []
 
 
 def sharply(few: list[PopulationState]) -> str:
-    """What is wrong with these."""
+    """The sentence on these populations."""
     worst = min(few, key=lambda p: p.participation or 0.0)
     return (
         f"few neurons carry the gradient through {listed([p.name for p in few])}: the participation share is "
@@ -279,7 +279,7 @@ def listed(names: list[str]) -> str:
 
 
 def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
-    """Each sentence once, with the names of all that it holds for: from pairs of the two, or of None and a name."""
+    """Each sentence once, with the names that it holds for; from pairs of a sentence, or None, and a name."""
     names: dict[str, list[str]] = {}
     for sentence, name in said:
         if sentence is not None:
@@ -288,7 +288,7 @@ def of_whom(said: Iterable[tuple[str | None, str]]) -> dict[str, str]:
 
 
 def short_batch_warnings(populations: tuple[Population, ...]) -> Iterator[str]:
-    """Which spiking populations have a potential that has no time to settle within the batch; once for each length."""
+    """A warning for each length of batch in which the potential of spiking populations has no time to settle."""
     short = [p for p in populations if p.neuron.threshold is not None and settled(p) < 0.95]
     for length, names in of_whom((_length(p), p.name) for p in short).items():
         yield (
@@ -303,6 +303,6 @@ def _length(p: Population) -> str:
 
 
 def settled(p: Population) -> float:
-    """The part of the stationary variance that is reached at the end of a trial."""
+    """The fraction of the stationary variance reached at the end of a trial."""
     kernel = p.neuron.kernel
     return float(((kernel.response(p.steps or 1) ** 2).sum(0) * kernel.dt / kernel.eps_hat).min())

@@ -29,11 +29,11 @@ def flat_row(p: PopulationState) -> dict[str, Any]:
 
 
 def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
-    """The table in plain characters, with what was run above, and notes and warnings below.
+    """The table in plain characters, below what was run and above notes and warnings.
 
-    Pairs read actual/target. "across" is the part of sigma_U that lies between neurons and makes none fire; xi and the
-    rate of the theory are those of the other, temporal part. "Saturated" neurons have a mean potential above threshold.
-    How the gradient passes, where that was measured, is a table of its own.
+    Pairs read actual/target. "across" is the part of sigma_U between neurons, which makes none fire; xi and the
+    predicted rate use the other, temporal part. "Saturated" neurons have a mean potential above threshold. A second
+    table shows how the gradient passes, if that was measured.
     """
     lines = [ran] if ran else []
     lines += [*aligned(_rows(populations)), *_backward_text(populations)]
@@ -60,7 +60,7 @@ def _backward_text(populations: Populations) -> list[str]:
 
 
 def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:
-    """The head, and of each population that it was measured of how the gradient passes it."""
+    """The head, and a row for each population of which it was measured how the gradient passes."""
     found = [
         (p.name, f"{p.participation:.2f}", _number(p.sharpness, ".3g"), _number(p.gradient_gain, ".2f"))
         for p in populations
@@ -70,7 +70,7 @@ def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:
 
 
 def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> "Table":
-    """The table for a rich console of 80 columns or more, under what was run; notes and warnings are its caption."""
+    """The table for a rich console of 80 columns or more, titled with what was run, notes and warnings below."""
     from rich import box
     from rich.markup import escape as literal
     from rich.table import Table
@@ -101,7 +101,7 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
 
 
 def html_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> str:
-    """The table for a notebook; colours are the page's own, so that it reads in the light and in the dark."""
+    """The table for a notebook; it takes the colours of the page, light or dark."""
     backward = _backward_rows(populations)
     said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
     return "".join(
@@ -112,7 +112,7 @@ def html_table(populations: Populations, notes: Sentences, warnings: Sentences, 
 
 
 def as_table(cells: Sequence[Sequence[str]]) -> str:
-    """Rows as a table of HTML, the first of them its head."""
+    """Rows as an HTML table; the first is its head."""
     (first, *head), *rows = (tuple(map(escape, row)) for row in cells)
     cell = 'style="text-align:right;white-space:nowrap;padding:0 .4em"'
     names = f"<tr><th>{first}</th>{''.join(f'<th {cell}>{name}</th>' for name in head)}</tr>"
@@ -122,7 +122,7 @@ def as_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _rows(populations: Populations) -> list[tuple[str, ...]]:
-    """The head, and the cells of each population; silent maps and gradient norms only where there are some."""
+    """The head, and the cells of each population; with silent maps and gradient norms if there are any."""
     in_steps = {p.in_steps for p in populations}
     rates = {frozenset({True}): "per step (theory)", frozenset({False}): "Hz (theory)"}.get(frozenset(in_steps), "rate")
     head = tuple(rates if name == "Hz (theory)" else name for name in _HEAD)

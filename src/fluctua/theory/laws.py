@@ -28,7 +28,7 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class Normal(Family):
-    """The bell of the paper, `N(mean, std^2)`: weights of either sign.
+    """The paper's law, `N(mean, std^2)`: weights of either sign.
 
     Example:
         >>> Normal().standard(np.random.default_rng(0), [2, 3]).round(2)
@@ -37,29 +37,27 @@ class Normal(Family):
     """
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        """See `Family.standard`."""
         return rng.standard_normal(tuple(shape))
 
 
 @dataclass(frozen=True)
 class Uniform(Family):
-    """Equally likely between `mean - sqrt(3) std` and `mean + sqrt(3) std`."""
+    """Uniform between `mean - sqrt(3) std` and `mean + sqrt(3) std`."""
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        """See `Family.standard`."""
         return rng.uniform(-np.sqrt(3), np.sqrt(3), tuple(shape))
 
 
 @dataclass(frozen=True)
 class Relay(Family):
-    """Each neuron hears one neuron of the layer before above all, and all others a little.
+    """Each neuron listens mainly to one neuron of the layer before, and weakly to all others.
 
-    The identity less its mean, `I - 1/n`, blended into random weights: so what a layer represents reaches the next
-    instead of being mixed anew. Of a convolution the tap in the middle is such a matrix. It holds for square weights
-    between populations; those from the data and recurrent ones, and those that are not square, are as in `rest`.
+    The identity less its mean, `I - 1/n`, is blended into random weights, so that a layer passes on what the layer
+    before represents instead of mixing it anew. In a convolution the central tap is such a matrix. This applies to
+    square weights between populations; all others (from the data, recurrent, not square) are drawn from `rest`.
 
     Attributes:
-        share: part of the variance of the weights that is in the identity, between 0 and 1.
+        share: part of the variance of the weights that the identity supplies, between 0 and 1.
         rest: the law of all other weights.
 
     Example:
@@ -81,7 +79,7 @@ class Relay(Family):
             )
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        """See `Family.standard`: on average over the weight, not each number for itself."""
+        """See `Family.standard`: mean 0 and variance 1 over the whole weight, not for each entry."""
         drawn = self.rest.standard(rng, shape)
         if len(shape) < 2 or shape[0] != shape[1] or shape[0] < 2:
             return drawn
@@ -100,11 +98,11 @@ class OneSided(Family):
     @property
     @abstractmethod
     def kappa(self) -> float:
-        """Mean square of the weights over their squared mean; above 1."""
+        """`E[w^2] / E[w]^2`; above 1."""
 
     @property
     def spread(self) -> float:
-        """Standard deviation per size of the mean, `sqrt(kappa - 1)`."""
+        """Standard deviation over the size of the mean, `sqrt(kappa - 1)`."""
         return float(np.sqrt(self.kappa - 1))
 
     def standard(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
@@ -184,7 +182,7 @@ class Gamma(OneSided):
 
 @dataclass(frozen=True)
 class HalfNormal(OneSided):
-    """Size of a normal number."""
+    """Absolute value of a normal number."""
 
     @property
     def kappa(self) -> float:
@@ -202,8 +200,8 @@ class WeightLaw:
     Attributes:
         family: its shape. A one-sided family with a negative mean is inhibition: all weights are 0 or below.
         mean: of the weights that are present; `[]`, or `[*N]` for one value per neuron.
-        std: of the weights that are present, likewise.
-        density: the part of all possible synapses that is present.
+        std: of the weights that are present; same shapes.
+        density: the fraction of all possible synapses that is present.
     """
 
     family: Family
@@ -234,7 +232,7 @@ class WeightLaw:
         """Weights of that shape, one row per neuron along axis 0; absent synapses are 0.
 
         Raises:
-            ValueError: a law with one value per neuron for another number of neurons.
+            ValueError: the law has one value per neuron, but for another number of neurons.
         """
         mean, std = (_by_row(value, shape) for value in (self.mean, self.std))
         deviation = std * self.family.standard(rng, shape)
@@ -246,7 +244,7 @@ class WeightLaw:
 
 
 def check_density(density: float) -> None:
-    """Refuse a part of all synapses that is not above 0 and at most 1."""
+    """Refuse a density that is not above 0 and at most 1."""
     if not 0 < density <= 1:
         raise ValueError(f"the density of a pathway's synapses must lie above 0 and at most at 1, got {density}")
 

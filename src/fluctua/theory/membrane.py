@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 class Drive:
     """What the afferents of one pathway do to U, per unit of weight; each `[]`, or `[*N]` for one value per neuron.
 
-    With independent weights `w` of that pathway it adds `mean E[w]` to `mu_U` and `power E[w^2]` to `sigma_U^2`.
+    With independent weights `w`, the pathway adds `mean E[w]` to `mu_U` and `power E[w^2]` to `sigma_U^2`.
 
     Attributes:
         mean: `sum_j <f_j>` over the afferents j, `f_j` being their filtered spike trains.

@@ -20,13 +20,13 @@ Array = NDArray[np.float64]
 class PspKernel(ABC):
     """Free impulse response of a linear neuron. Build one with the constructors `exponential`, `delta`, ...
 
-    A kernel may stand for a whole population with one set of time constants per neuron: its sums then have the
+    If every neuron of a population has its own time constants, one kernel describes them all: its sums then have the
     population's shape `[*N]`; for a homogeneous population they are arrays of shape `[]`.
 
     Attributes:
         dt: time step in seconds (0 for the continuous limit).
-        steps: None for the stationary process. A number of steps T asks for moments averaged over a trial that
-            starts at rest: what a perfect integrator, which never settles, needs, and a readout as slow as the trial.
+        steps: None for the stationary process. A number of steps T asks for moments averaged over a trial of that
+            length from rest: a perfect integrator, which never settles, needs it, and a readout as slow as the trial.
 
     Example:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
@@ -44,10 +44,10 @@ class PspKernel(ABC):
         """`eps[0], ..., eps[steps-1]`, shape `[steps, *N]`."""
 
     def system(self) -> tuple[Array, int] | None:
-        """The same response as that of a linear system, after so many steps; None of a kernel known by samples.
+        """The response as that of a linear system, and its delay in steps; None for a kernel known only by samples.
 
-        Its matrix `[*N, 1 + S, S + 1]` has a row for the response and for each part of the state after a step, and a
-        column for each part of the state before it and for the input.
+        The matrix `[*N, 1 + S, S + 1]` has one row for the response and one for each part of the state after a step. It
+        has one column for each part of the state before the step and one for the input.
         """
         return None
 
@@ -106,7 +106,7 @@ class PspKernel(ABC):
 
     @staticmethod
     def delta(tau_mem: ArrayLike, dt: float) -> "PspKernel":
-        """Every spike lifts the membrane by the weight itself; `eps_bar` ~ `tau_mem`, `eps_hat` ~ `tau_mem / 2`."""
+        """Every spike raises the potential by the weight itself; `eps_bar` ~ `tau_mem`, `eps_hat` ~ `tau_mem / 2`."""
         return PspKernel.one_pole(1.0, decay(tau_mem, dt, "tau_mem"), dt, delay=1)
 
     @staticmethod
@@ -128,12 +128,12 @@ class PspKernel(ABC):
 
     @staticmethod
     def integrator(gain: ArrayLike, dt: float, steps: int, *, delay: int = 0) -> "PspKernel":
-        """A perfect integrator (IF neuron): `eps[k] = gain`. It never settles, so it needs the trial's length."""
+        """A perfect integrator (IF neuron): `eps[k] = gain`. It never settles, so give the trial's length."""
         return TwoStateKernel.make(dt, a=1.0, jump_mem=gain, delay=delay, steps=steps)
 
     @staticmethod
     def by_update(update: str, *, beta: ArrayLike, alpha: ArrayLike = 0.0, dt: float = 1e-3) -> "PspKernel":
-        """The kernel of a common update of the membrane `v`, as loops written by hand have them.
+        """The kernel of a common update of the potential `v`, as hand-written loops have it.
 
         | `update` | per step | v is read |
         |---|---|---|
@@ -146,11 +146,11 @@ class PspKernel(ABC):
         | "stork" | `i, v = alpha i + x, beta v + (1 - beta) i`, with the old i | before |
 
         Args:
-            update: its name. Snntorch's tutorials are "leaky" and "synaptic", `v += (x - v) / tau` is "leaky-mean" with
+            update: its name. snnTorch's tutorials use "leaky" and "synaptic", `v += (x - v) / tau` is "leaky-mean" with
                 `beta = 1 - 1 / tau`.
             beta: decay of v per step.
             alpha: decay of i per step.
-            dt: time step in seconds; it matters to rates in Hz alone.
+            dt: time step in seconds; only rates in Hz depend on it.
 
         Raises:
             ValueError: an unknown name.
@@ -181,12 +181,12 @@ _UPDATES = {
     "spytorch": (False, 2),
     "stork": (True, 2),
 }
-"""Whether the input is scaled to the mean of itself, and how many steps late it acts, by the name of the update."""
+"""By the name of the update: whether it scales its input by `1 - beta`, and how many steps later the input acts."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TwoStateKernel(PspKernel):
-    """Every closed form in one: a membrane state m driven by a synaptic state s, one step being ::
+    """All closed forms in one: a membrane state m driven by a synaptic state s, one step being ::
 
         m <- a m + coupling s + jump_mem x        s <- b s + jump_syn x        eps = m, `delay` steps later
 
@@ -230,7 +230,6 @@ class TwoStateKernel(PspKernel):
         return cls(dt=dt, steps=steps, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=delay)
 
     def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.a.shape))
         m, s = self.jump_mem, self.jump_syn
         for k in range(self.delay, steps):
@@ -239,12 +238,10 @@ class TwoStateKernel(PspKernel):
         return eps
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         factor = checked_factor(factor)
         return replace(self, jump_mem=factor * self.jump_mem, jump_syn=factor * self.jump_syn)
 
     def system(self) -> tuple[Array, int]:
-        """See `PspKernel.system`."""
         if not self.coupling.any():
             return np.stack([np.stack([self.a, self.jump_mem], -1)] * 2, -2), self.delay
         membrane = np.stack([self.a, self.coupling, self.jump_mem], -1)
@@ -271,14 +268,12 @@ class SampledKernel(PspKernel):
             raise ValueError("an impulse response needs at least one sample, all finite and not all zero")
 
     def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.values.shape[1:]))
         known = min(steps, len(self.values))
         eps[:known] = self.values[:known]
         return eps
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         return replace(self, values=checked_factor(factor) * self.values)
 
     def _stationary_sums(self) -> tuple[Array, Array, Array]:
@@ -326,7 +321,6 @@ class ContinuousKernel(PspKernel):
         raise ValueError("the continuous limit has no time step to sample its response at")
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         return replace(self, gain=checked_factor(factor) * self.gain)
 
     def over_trial(self, steps: int) -> Self:
@@ -347,21 +341,21 @@ def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
 
 
 def checked_factor(factor: float) -> float:
-    """The factor that a kernel is scaled by, if it is one."""
+    """Refuse a factor by which no kernel can be scaled."""
     if not np.isfinite(number(factor)) or factor == 0:
         raise ValueError(f"a kernel can be scaled by a finite number other than 0, got {factor}")
     return factor
 
 
 def checked_dt(dt: float) -> float:
-    """The time step, if it is one."""
+    """Refuse a time step that is not a positive number of seconds."""
     if not 0 < number(dt) < np.inf:
         raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
     return dt
 
 
 def number(value: Any) -> float:
-    """A number as such; NaN, which lies in no range, for anything else."""
+    """The value as a float; NaN, which lies in no range, for anything that is not a number."""
     try:
         return np.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):

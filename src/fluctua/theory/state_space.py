@@ -46,7 +46,6 @@ class StateSpaceKernel(PspKernel):
         )
 
     def response(self, steps: int) -> Array:
-        """See `PspKernel.response`."""
         eps = np.zeros((steps, *self.jump.shape[:-1]))
         if steps and self.direct is not None:
             eps[0] = self.direct
@@ -57,12 +56,10 @@ class StateSpaceKernel(PspKernel):
         return eps
 
     def scaled(self, factor: float) -> Self:
-        """See `PspKernel.scaled`."""
         factor = checked_factor(factor)
         return replace(self, jump=factor * self.jump, direct=None if self.direct is None else factor * self.direct)
 
     def system(self) -> tuple[Array, int]:
-        """See `PspKernel.system`."""
         size = self.jump.shape[-1]
         c = np.broadcast_to(np.eye(size)[0], self.jump.shape) if self.readout is None else self.readout
         d = np.zeros(self.jump.shape[:-1]) if self.direct is None else self.direct

@@ -1,7 +1,8 @@
-"""How a surrogate lets the gradient through: the share of neurons that take part, and the gain of a layer.
+"""How a surrogate passes the gradient on: the share of neurons that take part, and the gain of a layer.
 
-The gradient passes a population by the surrogate derivative `phi'(U - theta)` of its neurons, and a layer of weights by
-their transpose. How many neurons take part says the participation share, how much of the gradient is left the gain.
+The gradient passes a population through the surrogate derivative `phi'(U - theta)` of its neurons, and a layer of
+weights through their transpose. The participation share says how many neurons take part, the gain how much of the
+gradient is left.
 
 Example:
     >>> print(f"{participation_share(SIGMOID.slope(3.5)):.2f}")
@@ -20,13 +21,13 @@ Slope = Callable[[Array], Array]
 
 _REACH = 12.0  # standard deviations, beyond which a normal number has no weight
 _NODES = 100  # on either side of the threshold
-_SAME = 1e-4  # part of the standard deviation that makes no difference
+_SAME = 1e-4  # relative to the standard deviation: smaller differences do not matter
 _ITERATIONS = 200
 
 
 @dataclass(frozen=True)
 class SurrogateShape:
-    """`beta^grows profile(beta x)`: a surrogate but for its sharpness `beta`, which scales the distance x.
+    """A surrogate except for its sharpness `beta`, which scales the distance x: `beta^grows profile(beta x)`.
 
     Attributes:
         profile: the derivative at beta = 1.
@@ -45,7 +46,7 @@ class SurrogateShape:
         return lambda x: beta**self.grows * self.profile(beta * np.asarray(x, float))
 
     def mean(self, beta: float, density: float) -> float:
-        """`E[phi']` in the limit of a sharp surrogate, of a potential of that density at threshold."""
+        """`E[phi']` in the limit of a sharp surrogate, for a potential with this density at threshold."""
         return float(density * self.area * beta ** (self.grows - 1))
 
     def mean_square(self, beta: float, density: float) -> float:
@@ -72,8 +73,8 @@ def threshold_density(mu_u: float, sigma_u: float, threshold: float) -> float:
 def participation_share(slope: Slope, mu_u: float = 0.0, sigma_u: float = 1.0, threshold: float = 1.0) -> float:
     """`P = <phi'>^2 / <phi'^2>` of a surrogate on a Gaussian potential, between 0 and 1.
 
-    It is the share of neurons and steps that carry the gradient: 1 where all do alike, and `p` where a part `p` does
-    alike and the others do not at all. Without resets, which take the potential away from threshold.
+    This is the share of neurons and steps that carry the gradient: 1 where all contribute alike, and `p` where a part
+    `p` contributes alike and the rest nothing. It ignores resets, which take the potential away from threshold.
 
     Example:
         >>> for beta in (2.5, 20.0):
@@ -86,14 +87,14 @@ def participation_share(slope: Slope, mu_u: float = 0.0, sigma_u: float = 1.0, t
 
 
 def _gaussian_mean(of: Slope, mu_u: ArrayLike, sigma_u: float, threshold: float) -> Array:
-    """Of a function of the distance from threshold, for means of any shape."""
+    """Mean of a function of the distance from threshold, for potentials with means of any shape."""
     mean = np.asarray(mu_u, float)[..., None]
     z, weight = _grid((threshold - mean) / sigma_u)
     return np.asarray((of(mean + sigma_u * z - threshold) * weight).sum(-1))
 
 
 def _grid(edge: Array) -> tuple[Array, Array]:
-    """Nodes of a standard normal number, and their weights: two grids that meet at an edge, where they are dense."""
+    """Nodes and weights for a standard normal number: two grids that meet at `edge`, where they are dense."""
     start, u = np.clip(edge, -_REACH, _REACH), (np.arange(_NODES) + 0.5) / _NODES
     z = np.concatenate([start + (far - start) * u**5 for far in (-_REACH, _REACH)], -1)
     steps = np.concatenate([np.abs(far - start) * u**4 for far in (-_REACH, _REACH)], -1)
@@ -102,9 +103,9 @@ def _grid(edge: Array) -> tuple[Array, Array]:
 
 
 def slope_correlation(slope: Slope, rho: ArrayLike, mu_u: float, sigma_u: float, threshold: float) -> Array:
-    """`R = E[phi'(U) phi'(U')]` of two Gaussian potentials with the correlation `rho`, of its shape.
+    """`R = E[phi'(U) phi'(U')]` of two Gaussian potentials with correlation `rho`, in the shape of `rho`.
 
-    Given what they have in common, `|rho|` of their variance, the two are independent.
+    Given their common part, which is `|rho|` of their variance, the two are independent.
     """
     of = np.vectorize(lambda r: _product_mean(slope, float(r), mu_u, sigma_u, threshold), otypes=[float])
     return np.asarray(of(rho))
@@ -122,21 +123,21 @@ def _product_mean(slope: Slope, rho: float, mu_u: float, sigma_u: float, thresho
 
 
 def gradient_gain(power: float, kernel: ArrayLike, correlation: ArrayLike) -> float:
-    """By how much the gradient with respect to spikes grows from the output of a layer to that of the layer before.
+    """Growth of the gradient with respect to spikes from the output of a layer to that of the layer before.
 
-    U is linear in the spikes of the layer before. With the reset taken for a constant, the covariance D of the
+    U is linear in the spikes of the layer before. If the reset is treated as a constant, the covariance D of the
     gradient over time lags becomes `power A * (R D)`, with the autocorrelation A of the kernel and R of the surrogate
     derivative. So the square of the gain is the largest eigenvalue of `power sqrt(R) A sqrt(R)`.
 
     Args:
-        power: `n_out E[w^2]`: mean sum of squares of the weights that leave a unit.
+        power: `n_out E[w^2]`: sum of squares of the weights that leave a unit, averaged over units.
         kernel: `eps[k]`, the response of U to a spike through a weight of 1, `[K]`.
         correlation: `E[phi'(U[t]) phi'(U[t + k])]` for the lags k = 0, 1, ... of a trial, `[T]`.
 
     Example:
         >>> from fluctua import PspKernel
         >>> eps = PspKernel.exponential(20e-3, 10e-3, 2e-3).response(100)
-        >>> white = np.r_[0.2, np.zeros(99)]  # of a derivative that is another at every step
+        >>> white = np.r_[0.2, np.zeros(99)]  # a derivative that is independent at every step
         >>> print(f"{gradient_gain(10.0, eps, white):.3f} = {np.sqrt(10 * 0.2 * eps @ eps):.3f}")
         1.427 = 1.427
     """
@@ -157,9 +158,9 @@ def gradient_gain(power: float, kernel: ArrayLike, correlation: ArrayLike) -> fl
 
 
 def white_gain(sigma_u: float, nu: float, dt: float, mean_square: float) -> float:
-    """The gain where the surrogate derivative is another at every step: `sigma_U sqrt(E[phi'^2] / (nu dt))`.
+    """The gain if the surrogate derivative is independent at every step: `sigma_U sqrt(E[phi'^2] / (nu dt))`.
 
-    The weights are those that give `sigma_U` at the presynaptic rate `nu` (Hz), in layers of equal width.
+    It assumes layers of equal width, with the weights that give `sigma_U` at the presynaptic rate `nu` (Hz).
     """
     return float(sigma_u * np.sqrt(mean_square / (nu * dt)))
 
@@ -167,8 +168,8 @@ def white_gain(sigma_u: float, nu: float, dt: float, mean_square: float) -> floa
 def balanced_beta(sigma_u: float, tau_mem: float, tau_syn: float, dt: float) -> float:
     """The sharpness of SuperSpike at which the gradient keeps its size, in the white limit and at Rice's rate.
 
-    `beta* = (2 sqrt(2 pi) / 3) sigma_U sqrt(tau_mem tau_syn) / dt`: the rate and the density at threshold fall alike
-    with xi, so that it cancels.
+    `beta* = (2 sqrt(2 pi) / 3) sigma_U sqrt(tau_mem tau_syn) / dt`. It does not depend on xi: rate and density at
+    threshold fall alike with xi.
 
     Example:
         >>> print(f"{balanced_beta(1.0, 20e-3, 10e-3, 2e-3):.1f}")

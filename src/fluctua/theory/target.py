@@ -1,4 +1,4 @@
-"""Where a user wants the free membrane potential to be, and what it means: its firing rate, the paths' shares in it.
+"""The target of a free membrane potential, its firing rate, and the shares of the pathways.
 
 xi <-> firing rate: how often a Gaussian potential crosses a threshold `xi` standard deviations above its mean.
 
@@ -24,11 +24,11 @@ Array = NDArray[np.float64]
 # The integrand is analytic: 32 nodes give full double precision for every xi of interest (tested against SciPy).
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
-_LARGEST = 1e15  # of a target: its square and that of its inverse are numbers in single precision
+_LARGEST = 1e15  # for a target: it and its inverse can be squared in single precision
 
 
 class InfeasibleTargetError(ValueError):
-    """No weights reach this target; the message names the largest feasible `mu_u`.
+    """No weights reach this target; the message names the nearest feasible `mu_u`, if there is one.
 
     Example:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
@@ -40,7 +40,7 @@ class InfeasibleTargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """The wanted state of a population: mean of U, and its spread in one of three ways (default: `xi=1`).
+    """The wanted state of a population: mean of U, and its spread given in one of three ways (default: `xi=1`).
 
     Attributes:
         mean: `mu_U`, in the units of the threshold.
@@ -48,7 +48,7 @@ class Target:
             recommends 1 to 3.
         sigma: `sigma_U` itself.
         rate: a firing rate in Hz, turned into xi by the level-crossing formula, `crossing_rate`. The formula ignores
-            the reset: it holds for xi of 1 and more; the measured method goes on from it to the neurons' true rate.
+            the reset, so it holds for xi of 1 and more; the measured method then corrects it to the neurons' true rate.
 
     Example:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
@@ -78,7 +78,7 @@ class Target:
             raise ValueError(f"a target's mean must be a finite number, got {self.mean!r}: take -1e15 to 1e15")
 
     def sigma_u(self, threshold: ArrayLike | None, kernel: PspKernel) -> Array:
-        """`sigma_U` for neurons with that threshold and kernel; shape `[]`, or `[*N]` where either differs by neuron.
+        """`sigma_U` for neurons with this threshold and kernel; `[]`, or `[*N]` where either differs between neurons.
 
         Raises:
             InfeasibleTargetError: the mean is not below threshold.
@@ -104,8 +104,8 @@ def default_shares(recurrent: Sequence[bool], alpha: float = 0.9) -> tuple[float
     """The paper's shares: feed-forward pathways supply `alpha` of the variance in equal parts, recurrent ones the rest.
 
     Args:
-        recurrent: of each pathway, whether it starts in the population that it leads to.
-        alpha: part of the feed-forward pathways; where there is only one kind, that supplies all.
+        recurrent: for each pathway, whether it leads from a population back to itself.
+        alpha: share of the feed-forward pathways; if all pathways are of one kind, they supply everything.
 
     Raises:
         ValueError: `alpha` is not between 0 and 1.
@@ -121,7 +121,7 @@ def default_shares(recurrent: Sequence[bool], alpha: float = 0.9) -> tuple[float
 def crossing_rate(xi: ArrayLike, kernel: PspKernel) -> Array:
     """Up-crossings of the threshold per second (Hz) of the free potential of a neuron with that PSP kernel.
 
-    Without the reset this is the predicted firing rate of a fluctuation-driven neuron. Shapes broadcast.
+    This predicts the firing rate of a fluctuation-driven neuron, ignoring its reset. Shapes broadcast.
 
     Raises:
         ValueError: the continuous limit of a delta synapse, whose potential crosses infinitely often.
@@ -150,7 +150,7 @@ def xi_for_rate(rate: float, kernel: PspKernel) -> Array:
     """The `xi > 0` at which `crossing_rate` is `rate` (Hz); one per neuron where the kernel has several.
 
     Raises:
-        ValueError: a rate that is not positive, or at least the largest one possible, that at xi = 0.
+        ValueError: a rate that is not between 0 and that at xi = 0, the largest possible.
 
     Example:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)

@@ -1,8 +1,9 @@
-"""The budget solver: a wanted state and the pathways that must supply it -> the law of each pathway's weights.
+"""The budget solver: from a target and the pathways into a population to the law of each pathway's weights.
 
-Weights grow in proportion to the wanted `sigma_U`, so the solver works per unit of it: the wanted mean is
-`z = (mu_U - rest) / sigma_U`, and a pathway of share a has `E[w^2] = a / drive.power`. For one-sided weights this is
-`kappa E[w]^2`: the share fixes their size, and with it their *lift* `drive.mean E[w]`, the part of z that they bring.
+Weights grow in proportion to the wanted `sigma_U`, so the solver works in units of it: the wanted mean is
+`z = (mu_U - rest) / sigma_U`, and a pathway with the share a has `E[w^2] = a / drive.power`. For one-sided weights
+this equals `kappa E[w]^2`. Their share thus fixes their size, and with it their *lift* `drive.mean E[w]`, the part of
+z that they supply.
 """
 
 import math
@@ -29,11 +30,11 @@ class Afferent:
     inhibitory synapse has negative weights, or a negative PSP kernel.
 
     Attributes:
-        drive: what its spikes do to U per unit of weight if every possible synapse is present.
+        drive: what its spikes do to U per unit of weight, if every possible synapse is present.
         share: the part of the variance of U that it supplies; the shares of a population add up to 1.
         family: the shape of its weight distribution.
         sign: of the weights of a one-sided family, 1 or -1.
-        density: the part of all possible synapses that is present.
+        density: the fraction of all possible synapses that is present.
 
     Example:
         >>> kernel = PspKernel.exponential(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
@@ -78,16 +79,16 @@ def solve(
 ) -> tuple[WeightLaw, ...]:
     """Weight laws that put the population's free potential at `target`.
 
-    Each pathway supplies its share of the variance, `E[w_p^2] = share_p sigma_U^2 / drive_p.power`. The mean comes
+    Each pathway supplies its share of the variance, `E[w_p^2] = share_p sigma_U^2 / drive_p.power`. The mean of U comes
 
-    - from the free-sign weights, by one mean for all: `(mu_U - rest - what one-sided ones lift) / sum_p drive_p.mean`;
-    - where one-sided pathways excite and others inhibit, from the balance of these two instead. Together they supply
-      the sum of their shares; how much of it is excitation follows from `mu_U`, and within each of the two the variance
-      is in proportion to the shares. Free-sign weights then have mean 0.
+    - from the free-sign weights, which share one mean: `(mu_U - rest - lift of the one-sided) / sum_p drive_p.mean`;
+    - or, if some one-sided pathways excite and others inhibit, from the balance of these two. Together they supply
+      the sum of their shares. How much of it is excitation follows from `mu_U`; within excitation and within inhibition
+      the variance is divided in proportion to the shares. Free-sign weights then have mean 0.
 
-    One-sided pathways alone that all excite or all inhibit have but one feasible mean. The paper's formulas (section 2,
-    its recurrent `alpha`, Dale's law) are special cases. The results reproduce the target exactly under
-    `theory.membrane.membrane_moments`.
+    If all pathways are one-sided and all excite, or all inhibit, only one mean is feasible. The paper's formulas
+    (section 2, its recurrent `alpha`, Dale's law) are special cases. Under `theory.membrane.membrane_moments` the
+    results reproduce the target exactly.
 
     Args:
         target: the wanted state.
@@ -95,13 +96,13 @@ def solve(
         kernel: of the population's neurons, for a target given as a rate.
         afferents: at least one, with shares that add up to 1.
         rest: U without any input, `[]` or `[*N]`: `mu_U = rest + sum_p drive_p.mean E[w_p]`.
-        where: what an error says of the population, such as " for 3".
+        where: names the population in error messages, such as " for 3".
 
     Returns:
         A law for each afferent; its numbers are `[]`, or `[*N]` where drives, `rest` or `sigma_U` differ by neuron.
 
     Raises:
-        InfeasibleTargetError: no such weights; names the nearest `mu_u` that can be had.
+        InfeasibleTargetError: no weights reach the target; names the nearest feasible `mu_u`.
         ValueError: no afferents, or shares that are not positive or do not add up to 1.
 
     Example:
@@ -125,12 +126,12 @@ def check_feasible(
 ) -> None:
     """Refuse a mean that by itself brings more fluctuation than wanted.
 
-    Weights with a mean carry the noise of their input along: a mean of `rest + 1` brings `sigma_per_mean`. The message
-    says `where`, such as " for 3".
+    Weights with a mean pass on the noise of their input: a mean of `rest + 1` brings `sigma_per_mean`. `where`, such as
+    " for 3", names the population in the message.
 
     Raises:
-        InfeasibleTargetError: naming the largest feasible `mu_u` (lowest, where the wanted one is too low); unless
-            `sigma_u` was given outright it shrinks as the mean nears threshold.
+        InfeasibleTargetError: names the largest feasible `mu_u`, or the lowest, where the wanted one is too low. Unless
+            `sigma_u` was given outright, it shrinks as the mean nears threshold.
     """
     reach = np.asarray(1 / sigma_per_mean)
     _check_reach(target, threshold, np.asarray(sigma), np.asarray(rest), -reach, reach, where)
@@ -138,11 +139,11 @@ def check_feasible(
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """All excitation, or all inhibition, by one-sided weights at their own shares."""
+    """All excitation, or all inhibition, through one-sided weights at their own shares."""
 
     exists: NDArray[np.bool_]
-    spread: Array  # standard deviation that it supplies; 1 where it does not exist
-    lift: Array  # of z, in size
+    spread: Array  # standard deviation that it supplies; 1 if there is no such pathway
+    lift: Array  # absolute value of its part of z
 
     @property
     def gain(self) -> Array:
@@ -169,14 +170,14 @@ class _Budget:
         return _Side(variance > 0, np.where(variance > 0, np.sqrt(variance), 1.0), _sum(lifts))
 
     def reach(self) -> tuple[Array, Array]:
-        """The lowest and the largest z that can be had: one side supplies all, or a free-sign pathway only its mean."""
+        """The lowest and the largest feasible z: one side supplies everything, or a free-sign pathway has no spread."""
         fixed, free = self._excitation.lift - self._inhibition.lift, np.abs(self._free_drive) * self._free_mean
         low = np.where(self._balanced, -self._inhibition.gain * self._radius, fixed - free)
         high = np.where(self._balanced, self._excitation.gain * self._radius, fixed + free)
         return low, high
 
     def means(self, z: Array) -> list[Array]:
-        """Mean weight of each pathway, for a z within reach."""
+        """Mean weight of each pathway, for a feasible z."""
         scale_e, scale_i = self._scales(z)
         missing = np.where(self._balanced, 0.0, z - self._excitation.lift + self._inhibition.lift)
         common = missing / np.where(self._free_drive == 0, 1.0, self._free_drive)
@@ -188,10 +189,10 @@ class _Budget:
         ]
 
     def _scales(self, z: Array) -> tuple[Array, Array]:
-        """Factors of all excitatory and of all inhibitory weights; 1 where the two do not meet.
+        """Factors of all excitatory and of all inhibitory weights; 1 unless there are both.
 
         The standard deviations u, v that the two supply lie on the circle `u^2 + v^2 = radius^2` and on the line
-        `gain_e u - gain_i v = z`. They cut each other twice; where u and v are both positive is the one further up.
+        `gain_e u - gain_i v = z`. These intersect twice; u and v are both positive at the upper intersection.
         """
         e, i = (np.where(self._balanced, side.gain, 1.0) for side in (self._excitation, self._inhibition))
         length = np.hypot(e, i)
@@ -227,7 +228,7 @@ def _sum(values: Iterable[Array]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Reach:
-    """Which `mu_U` can be had: those with `low <= z <= high` for every neuron, `sigma_U` being `start + slope mu_U`."""
+    """The feasible `mu_U`: those with `low <= z <= high` for every neuron, `sigma_U` being `start + slope mu_U`."""
 
     low: Array
     high: Array
@@ -236,16 +237,16 @@ class _Reach:
     slope: Array
 
     def has(self, mu: float) -> NDArray[np.bool_]:
-        """Whether each neuron can have that mean, up to rounding errors."""
+        """Whether the mean is feasible for each neuron, up to rounding errors."""
         sigma, distance, width = self.start + self.slope * mu, mu - self.rest, self.high - self.low
-        # A limit holds to 1e-10 of its size, and of the width between the two where there is any.
+        # Tolerance: 1e-10 of each limit, and of the width between the two if there is any.
         sizes = (np.minimum(np.abs(limit), np.where(width > 0, width, np.inf)) for limit in (self.low, self.high))
         below, above = (1e-10 * size for size in sizes)
         within = ((self.low - below) * sigma <= distance) & (distance <= (self.high + above) * sigma)
         return np.asarray((sigma > 0) & within)
 
     def limits(self) -> tuple[float, float]:
-        """The lowest and the largest `mu_U` for all neurons together, infinite where there is none."""
+        """The lowest and the largest `mu_U` feasible for all neurons, infinite where there is no limit."""
         upper = np.broadcast_arrays(1 - self.high * self.slope, self.rest + self.high * self.start)
         lower = np.broadcast_arrays(1 - self.low * self.slope, self.rest + self.low * self.start)
         # As inequalities `c mu_U <= d`; c turns negative where the spread grows faster than the distance from rest.
@@ -268,7 +269,7 @@ def _check_reach(
         return
     if np.any(low < high):
         wanted = np.broadcast_to(sigma, within.shape)[~within].flat[0]
-        why = f"weights with the mean it takes make U fluctuate by more than the wanted sigma_u = {wanted:.3g}"
+        why = f"the weights that give this mean make U fluctuate by more than the wanted sigma_u = {wanted:.3g}"
     elif np.any(high):
         why = "where all weights excite, or all inhibit, their variance fixes their mean"
     else:
@@ -279,7 +280,7 @@ def _check_reach(
 
 
 def _way_out(reach: _Reach, mean: float) -> str:
-    """Names the feasible mean that is nearest to `mean`, in as few digits as leave it feasible."""
+    """Name the feasible mean nearest to `mean`, in as few digits as keep it feasible."""
     lowest, largest = reach.limits()
     limit, kind = (largest, "largest") if mean > largest else (lowest, "lowest")
     if math.isclose(lowest, largest, rel_tol=1e-9):
@@ -289,4 +290,4 @@ def _way_out(reach: _Reach, mean: float) -> str:
         named = float(text := f"{limit:.{digits}g}")
         if abs(named - limit) <= near and reach.has(named).all():
             return f"the {kind} feasible mu_u here is {text}"
-    return "no mu_u is feasible here: add a pathway of free or of the other sign, or ask for more fluctuation"
+    return "no mu_u is feasible here: add a free-sign pathway or one of the other sign, or ask for more fluctuation"

@@ -1,4 +1,4 @@
-"""What a time loop gets and what it gives.
+"""The arguments and results of a time loop.
 
 A neuron is a function of one step, written in torch; `neurons/steps.py` has fluctua's own. Every loop runs it or is
 derived from it.
@@ -22,22 +22,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def constant_when_compiled(function: Function) -> Function:
-    """Let `torch.compile` call the function when it compiles and take the result for a constant."""
+    """Let `torch.compile` call the function when it compiles and treat the result as a constant."""
     # What `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The name of a type, as numba, NumPy and Triton have it."""
+    """The name of a type, as numba, NumPy and Triton name it."""
     return str(dtype).removeprefix("torch.")
 
 
-_NAMED: dict[str, Step] = {}  # for operators of torch, which take texts
+_NAMED: dict[str, Step] = {}  # for operators of torch, which take strings
 
 
 def step_for(kind: type, *options: Any) -> Step | str:
-    """A step of this kind, or in code of `torch.compile`, which keeps no objects, its name."""
+    """A step of this kind; its name under `torch.compile`, which keeps no objects."""
     return _name(kind, *options) if torch.compiler.is_compiling() else kind(*options)
 
 
@@ -54,7 +54,7 @@ def step_of(step: Step | str) -> Step:
 
 
 class Form(NamedTuple):
-    """All of a neuron that can be traced: its step, and how many inputs, parts of the state and constants it has."""
+    """The traceable part of a neuron: its step, and its numbers of inputs, parts of the state and constants."""
 
     step: Step | str
     inputs: int
@@ -64,10 +64,10 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamics:
-    """A neuron, to the loops.
+    """A neuron as the loops see it.
 
     Attributes:
-        step: one step of it, or in code of `torch.compile` its name.
+        step: one step of it; its name under `torch.compile`.
         constants: of the step; each broadcasts to the population's shape `[*N]` and may require a gradient.
         states: number of parts of the state, the potential first.
         inputs: number of input currents.
@@ -82,11 +82,11 @@ class Dynamics:
 
     @property
     def form(self) -> Form:
-        """It, numbers apart."""
+        """The neuron without its numbers."""
         return Form(self.step, self.inputs, self.states, len(self.constants))
 
     def to(self, like: Tensor) -> "Dynamics":
-        """The same in the type and on the device of a tensor, so that no engine has to think of it."""
+        """The same in the type and on the device of a tensor, so that engines need not convert."""
         return replace(self, constants=tuple(constant.to(like) for constant in self.constants))
 
 
@@ -95,9 +95,9 @@ class LoopResult(NamedTuple):
 
     Attributes:
         output: `[T, B, *N]`, spikes (0 or 1), or the potential of a population without threshold.
-        potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it where the
+        potential: `[T, B, *N]`, `U[t]` before the reset of step t; no gradient flows through it if the
             population spikes.
-        state: the state after the last step, to continue from: its parts as the step has them, or as the module does.
+        state: the state after the last step, to continue from: its parts as in the step, or as in the module.
     """
 
     output: Tensor
@@ -111,7 +111,7 @@ class Engine(Protocol):
     name: str
 
     def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
-        """Why this engine does not support a request, or None where it does; `neurons` as in `engines.choose`."""
+        """Why this engine does not support a request, or None if it does; `neurons` as in `engines.choose`."""
         ...
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:

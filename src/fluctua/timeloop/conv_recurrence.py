@@ -1,8 +1,8 @@
-"""The fused loop on the CPU of a feature map that hears itself through a convolution, one step late.
+"""The fused CPU loop of a feature map with recurrence through a convolution, one step late.
 
-Forward only the windows of neurons that spike are added up. For backward the potential is kept, and the spikes as
-bits. Samples are split over threads, each with a gradient of the weight of its own; these are summed in a fixed order,
-so a fixed number of threads gives the same numbers every time.
+Forward adds up only the windows of neurons that spike. For backward it keeps the potential, and the spikes as bits.
+Samples are split over threads, each with its own gradient of the weight; these are summed in a fixed order, so a fixed
+number of threads gives the same numbers every time.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 
-_BLOCK = 8  # samples that go through the steps together: what they have of one step lies side by side in memory
+_BLOCK = 8  # samples that go through the steps together: their values of one step lie side by side in memory
 
 
 def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
 
     Args:
         x: current from outside `[T, B, C, *N]`, with one or two axes N, not empty.
-        dynamics: of neurons that spike; what they hear and the current go to their first input.
+        dynamics: of spiking neurons; recurrent input and current go to their first input.
         weight: `[C, C, *K]` of odd sizes K, that of a convolution which keeps the shape of the map.
     """
     inputs = x, weight, *dynamics.constants
@@ -49,7 +49,7 @@ def run(x: Tensor, dynamics: Dynamics, weight: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _kernels(form: Form, wanted: tuple[int, ...], trains: bool, dtype: str) -> tuple[Kernel, Kernel, int]:
-    """Forth and back, and the number of records in between."""
+    """The kernels forward and backward, and the number of records in between."""
     facts, t = {"LANES": lanes(dtype), "STATES": form.states}, traced(*form)
     back = adjoint_of(t, wanted, writes=1)
     records = back.read[1:] if trains else ()
@@ -61,7 +61,7 @@ def _kernels(form: Form, wanted: tuple[int, ...], trains: bool, dtype: str) -> t
 class _Loop(Operation):
     """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records.
 
-    `trains` says whether a backward pass may follow, `wanted` are the numbers of the constants that it asks for.
+    `trains` says whether a backward pass may follow, `wanted` are the indices of the constants with gradients.
     """
 
     window: Window
@@ -83,7 +83,7 @@ class _Loop(Operation):
         records = [pool.empty((steps, samples, numbers.shape[1]), x.dtype) for _ in range(n_records)]
         given = flat(x), self.window.geometry, self.window.rows(weight), code.numbers, numbers
         filled = flat(output), _bits(words), tuple(flat(record) for record in records)
-        live, *_ = spikes.arrays(x.dtype)  # a bit for each place of a map where there is a neuron
+        live, *_ = spikes.arrays(x.dtype)  # a bit for each place of a map with a neuron
 
         def work(blocks: Blocks) -> None:
             for first, stop in blocks:
@@ -102,14 +102,14 @@ class _Loop(Operation):
         numbers = self._numbers(constants)
         _, code, _ = _kernels(self.form, self.wanted, self.trains, str(numbers.dtype))
         g_x = pool.empty(tuple(self.shape) if wanted[0] else (0,), g.dtype)
-        # What a place hears of each of those around it, in their order: the window turned around.
+        # The weights with which a place receives from those around it, in order: the window turned around.
         turned = padded(weight.detach().flatten(2).flip(2).permute(2, 0, 1))
         given = flat(g), self.window.geometry, turned, code.numbers, numbers, steps, samples
         read = _bits(words), tuple(flat(record) for record in records), flat(g_x)
         sizes = turned.size if wanted[1] else 0, len(self.wanted) * numbers.shape[1]
 
         def work(blocks: Blocks) -> list[Array]:
-            # By torch, whose memory starts with a line of the cache.
+            # By torch, whose memory is aligned to cache lines.
             sums = [torch.zeros(n, dtype=t).numpy() for n, t in zip(sizes, (g.dtype, torch.float64), strict=True)]
             for first, stop in blocks:
                 code.call(*given, first, stop, *read, *sums)
@@ -123,7 +123,7 @@ class _Loop(Operation):
         return g_x if wanted[0] else None, g_weight, *by_constants
 
     def _numbers(self, constants: Sequence[Tensor]) -> Array:
-        """The constants as maps; where there are no neurons they are those of the first."""
+        """The constants as maps; places without neurons get those of the first."""
         each = torch.stack([c.detach().expand(self.shape[2:]) for c in constants]).flatten(2).mT
         return padded(each, fill=each[:, :1, :1]).reshape(len(constants), -1)
 

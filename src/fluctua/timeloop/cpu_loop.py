@@ -1,7 +1,7 @@
-"""The passes of the fused CPU loop: a neuron of any kind through all steps, and the way back.
+"""The passes of the fused CPU loop: a neuron of any kind through all steps, forward and backward.
 
-Samples and neurons are alike to the loop, so a current `[T, B, *N]` is taken as `[T, M]`, and its columns are split
-over threads. What is recorded for the way back is what the derivation found to be cheapest; see `Plan`.
+Samples and neurons are alike to the loop, so it takes a current `[T, B, *N]` as `[T, M]`, and splits the columns over
+threads. For backward it records what the derivation found to be cheapest; see `Plan`.
 """
 
 import math
@@ -31,16 +31,16 @@ LANES = 16  # columns that are taken together: one vector of float32, two of flo
 BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
 _STEPS = 3  # of a vector taken at a time, with its state in registers
 _GRAIN = 1 << 16  # elements worth waking a thread for
-_STREAM = 1 << 22  # bytes of an array that does not stay in the caches anyway
+_STREAM = 1 << 22  # bytes from which an array does not stay in the caches
 
 
 def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: Sequence[Tensor]) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`."""
+    """A pass over the arrays that it reads, each `[T, B, *N]`."""
     like = read[0]
     types = [like.dtype] * (len(way.written) - way.halves) + [torch.int16] * way.halves
     written = [pool.empty(tuple(like.shape), dtype) for dtype in types]
     end, sums = like.new_empty(len(state), *like.shape[1:]), like.new_zeros(len(way.sums), *like.shape[1:])
-    for row, part in zip(end, state, strict=True):  # a copy, for the loop carries it along in place
+    for row, part in zip(end, state, strict=True):  # a copy, since the loop updates it in place
         row.copy_(part.detach())
     own = _constants(constants, like)
     code = through(way, name_of(like.dtype), own.shape[1] == 1)
@@ -57,7 +57,7 @@ def through(way: Pass, dtype: str, shared: bool) -> Kernel:
 
 
 class _Row(NamedTuple):
-    """Memory of `[T, B, *N]` as numbers on one axis, and how many of them lie between two steps."""
+    """Memory of `[T, B, *N]` on one axis, and the stride between two steps."""
 
     numbers: Array
     stride: int
@@ -69,7 +69,7 @@ class _Row(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What a kernel gets: constants `[C, period]`, state and sums, what is read and what is written."""
+    """The arguments of a kernel: constants `[C, period]`, state and sums, arrays to read and to write."""
 
     kernel: Kernel
     constants: Array
@@ -129,7 +129,7 @@ def _run_rest(call: _Call, steps: int, count: int) -> None:
 
 
 def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
-    """The constants, one row each: of one column if all neurons share them, else for the neurons, to whole vectors."""
+    """The constants, one row each: one column if neurons share them, else one per neuron, padded to whole vectors."""
     if all(value.numel() == 1 for value in values):
         return np.array([[value.item()] for value in values], name_of(like.dtype))
     each = [(v.reshape(()) if v.numel() == 1 else v).detach().expand(like.shape[2:]) for v in values]
@@ -138,7 +138,7 @@ def _constants(values: Sequence[Tensor], like: Tensor) -> Array:
 
 
 def _row(tensor: Tensor) -> _Row:
-    """Copied is only what is not contiguous within a step."""
+    """Copies only what is not contiguous within a step."""
     tensor = tensor.detach().resolve_neg()
     if tensor.numel() > 0 and not tensor[0].is_contiguous():
         tensor = tensor.contiguous()
@@ -148,7 +148,7 @@ def _row(tensor: Tensor) -> _Row:
 
 
 def padded(values: Tensor, width: int | None = None, fill: Tensor | float = 0.0) -> Array:
-    """Rows filled up to that width, by default to whole vectors, as one axis."""
+    """Rows padded to a width, by default to whole vectors, as one axis."""
     n, of_vectors = values.shape[-1], width_of(values.shape[-1], name_of(values.dtype))
     out = values.new_zeros(*values.shape[:-1], width or of_vectors) + fill
     out[..., :n] = values
@@ -156,47 +156,47 @@ def padded(values: Tensor, width: int | None = None, fill: Tensor | float = 0.0)
     return array
 
 
-# -- memory for the tensors, used again when they are freed ------------------------------------------------------------
+# -- memory for tensors, reused when they are freed --------------------------------------------------------------------
 #
-# A tensor as large as a population's record comes from the system page by page, which costs more time than the loop
-# that fills it (92 MB: 27 ms). So large tensors get memory of their own, on huge pages where the system has them, which
-# comes back to a pool when nobody refers to the tensor any more, and then goes to the next tensor of the same size.
+# The system provides the memory of a large tensor page by page, which takes longer than the loop that fills it (92 MB:
+# 27 ms). So large tensors get memory of their own, on huge pages if possible. It returns to a pool when nobody refers
+# to the tensor any more, and serves the next tensor of the same size.
 
 _HUGE = 1 << 21  # bytes of a huge page
-_LEAST = 1 << 20  # bytes of a tensor worth the trouble
+_LEAST = 1 << 20  # bytes from which a tensor is worth it
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int16: np.int16}
 
 
 class Pool:
-    """Blocks of memory that wait for a tensor: no more than `limit` bytes of them, the latest to come back are kept.
+    """Blocks of free memory for tensors, at most `limit` bytes in all; the latest to return are kept.
 
-    Threads may share it. It never waits for its lock, since a tensor can be freed at any moment, within the pool itself
-    too: who finds it taken goes without, to the system.
+    Threads may share it. It never waits for its lock, since a tensor can be freed at any moment, even within the pool:
+    if the lock is taken, memory goes to or comes from the system.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.lent = 0  # bytes that tensors have now; a statistic, which threads at the same moment may blur
+        self.lent = 0  # bytes in tensors now; a statistic, not exact with several threads
         self._free: list[Block] = []
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
-        """Bytes that wait for a tensor."""
+        """Bytes of free blocks."""
         return sum(block.nbytes for block in self._free)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor to be filled, at a multiple of 64 bytes."""
+        """An uninitialised tensor, aligned to 64 bytes."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < _LEAST:
             return torch.empty(shape, dtype=dtype)
         block = self._take(-(-nbytes // _HUGE) * _HUGE)
-        loan = block[:nbytes].view(_NUMPY[dtype])  # lives as long as any tensor or array that looks at it
+        loan = block[:nbytes].view(_NUMPY[dtype])  # lives as long as any tensor or array that uses it
         weakref.finalize(loan, self._give_back, block).atexit = False
         return torch.from_numpy(loan).view(shape)
 
     def clear(self) -> None:
-        """Give what waits to the system."""
+        """Return free blocks to the system."""
         with self._lock:
             self._free.clear()
 

@@ -1,15 +1,15 @@
-"""Loops over time on the CPU, without a neuron: `cpu_source.py` writes them into a file with one.
+"""Loops over time on the CPU without a neuron; `cpu_source.py` writes one with a neuron's step into a file.
 
-A shell knows where numbers lie and in which order they are taken. Upper-case names are constants of the file, and the
-functions below stand for those that are written from a neuron's step:
+A shell knows where numbers lie and in which order they are processed. Upper-case names are constants of the file, and
+the functions below are placeholders for those written from a neuron's step:
 
-    constants_at(constants, k, numbers, s)   all constants of the vector of neurons at k, and the step's numbers
-    states_at(states, j, stride)             all that is carried along, one every `stride` numbers; `keep` writes it
-    rows_at(rows, t, strides, j, s)          what is read of step t
-    with_records(first, at, records, to)     the same, of which the first part lies elsewhere
-    both(x, y)                               the same, of one or two inputs
-    step(r, s, c, results, at, streams)      what is carried along after the step, what is to be summed up over time,
-                                             and who fired; writes the rest
+    constants_at(constants, k, numbers, s)   constants of the vector of neurons at k, and the step's numbers
+    states_at(states, j, stride)             the state, one every `stride` numbers; `keep` writes it
+    rows_at(rows, t, strides, j, s)          the arrays read at step t
+    with_records(first, at, records, to)     the same, with the first part elsewhere
+    both(x, y)                               the same, for one or two inputs
+    step(r, s, c, results, at, streams)      the state after the step, what is to be summed over time, and who fired;
+                                             writes the rest
     fired_of(out)                            who fired as bits
     no_sums(s), added(a, b), add_to(sums, j, stride, a)     sums over time
 """
@@ -22,10 +22,10 @@ import numpy as np
 def through(numbers, constants, states, sums, rows, results, strides, columns, steps, taken, start, stop, streams):
     """Take the columns `start:stop` of `[T, columns]` arrays through the steps, onward if FORTH, else from the last.
 
-    `states` is carried along in place, and `sums` is added to; constants begin again after so many columns as they
-    have. Of the steps so many are `taken`. Each array is passed over once, a few steps of a vector of columns at a
-    time, so that its state stays in registers in between. All arrays are flat; step t of what is read starts at `t`
-    times its stride.
+    `states` is updated in place, and `sums` is added to; constants repeat after as many columns as they have. `taken`
+    is the number of steps. Each array is passed over once, a few steps of a vector of columns at a time, so that its
+    state stays in registers in between. All arrays are flat; step t of an array that is read starts at `t` times its
+    stride.
     """
     for lo in range(start, stop, BLOCK):
         for begin in range(0, taken, STEPS):
@@ -52,11 +52,11 @@ def integrate(
     """Take `size` neurons through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
 
     The first input is `bias` plus the weights of the spikes that arrive or, without `weight` (no element), `current`
-    `[steps, samples, size]`. Spikes of the step before add their weights `recurrent` to the first input, those of the
-    neurons from `split` on to the last one; of the others there may be no weights. Every product and sum is rounded by
-    itself, sums over spikes run in rising order.
+    `[steps, samples, size]`. Spikes of the last step add their weights `recurrent` to the first input, those of the
+    neurons from `split` on to the last input; neurons before `split` may have no weights. Every product and sum is
+    rounded separately; sums over spikes run in ascending order.
 
-    `live` has a bit for each neuron that there is, `initial` has each part of the state before the first step.
+    `live` has a bit for each real neuron, `initial` has each part of the state before the first step.
     Fills `records`, each `[steps, stop - first, width]`, and the bits `words`.
     """
     width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
@@ -76,7 +76,7 @@ def integrate(
                 at = t * step_stride + s * sample_stride
                 base[t * width : t * width + size] = current[at : at + size]
         start = starts[s * steps] if values.size > 0 else 0
-        # Neurons that hear nothing of each other go through all steps at once: their state stays in registers.
+        # Neurons without recurrence go through all steps at once: their state stays in registers.
         stride = 1 if RECURRENT else steps
         for begin in range(0, steps, stride):
             n_silent, n_first, n_heard = 0, 0, 0
@@ -113,11 +113,11 @@ def integrate(
 
 
 def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples, first, stop, out, words, records):
-    """Take a feature map that hears itself through all steps, for the samples `first:stop`.
+    """Take a recurrent feature map through all steps, for the samples `first:stop`.
 
-    `geometry` is that of an `events_conv.Window` which keeps the map, `weight` as it makes it; see
-    `events_conv_kernels.py`. A few samples go through all steps together, so that what they need stays in the cache.
-    Each spike adds its window of the weight to the map, in the order of places; this sum is added to the current `x`,
+    `geometry` is that of an `events_conv.Window` that keeps the map's size, `weight` is laid out by it; see
+    `events_conv_kernels.py`. A few samples go through all steps together, so that their data stay in the cache. Each
+    spike adds its window of the weight to the map, in the order of places; this sum is added to the current `x`,
     `[steps, samples]` frames. Fills the spikes `out`, like `x`, their bits `words`, `[steps, samples, words of a map]`,
     and `records`, `[steps, samples]` maps.
     """

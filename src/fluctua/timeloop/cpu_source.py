@@ -1,4 +1,4 @@
-"""Files for numba: a shell of `cpu_shells.py` with a neuron's step, or the way back through it, written into it."""
+"""Files for numba: a shell of `cpu_shells.py` with a neuron's step, or its adjoint, written into it."""
 
 import ast
 import hashlib
@@ -19,7 +19,7 @@ from fluctua.timeloop.emitting import NUMBA, Body, Pass, names
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Machine code, and the numbers of the step that are arguments of it: no surrogate needs code of its own."""
+    """Machine code, and its arguments among the step's numbers, so that surrogates share code."""
 
     call: Callable[..., None]
     numbers: NDArray[Any]
@@ -36,7 +36,7 @@ from fluctua.spikes.bits import rows_of, sample_rows
 '''
 
 
-_AHEAD = 512  # columns that are asked for before they are needed
+_AHEAD = 512  # columns to prefetch
 
 
 def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kernel:
@@ -99,7 +99,7 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
 
 @cache
 def _shells() -> dict[str, str]:
-    """The text of each function of `cpu_shells.py`, which is never run by itself."""
+    """The text of each function of `cpu_shells.py`, which never runs itself."""
     text = Path(__file__).with_name("cpu_shells.py").read_text()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     return {node.name: ast.get_source_segment(text, node) or "" for node in functions}
@@ -115,7 +115,7 @@ def _tuple(items: Iterable[str]) -> str:
 
 @cache
 def _of_maps() -> list[str]:
-    """What the shells of maps need besides; changes with what that is made of."""
+    """Further code for the shells of maps; it changes with its sources."""
     path = Path(__file__).with_name("events_conv_kernels.py")
     text = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     return [f"from fluctua.timeloop.{path.stem} import *", f"MAPS = {text!r}"]

@@ -1,4 +1,4 @@
-"""What a fused loop of a neuron computes and keeps, derived from the neuron's step; and both ways through it."""
+"""What a fused loop computes and keeps, derived from the neuron's step; and its forward and backward passes."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ Device = Literal["cpu", "gpu"]
 
 
 class Kind(NamedTuple):
-    """What there is to do, numbers apart.
+    """The kind of a loop, without its numbers.
 
-    `wanted` are the numbers of the constants whose gradients are asked for, `trains` says whether a backward pass may
-    follow, `compact` whether the distance from threshold is kept in bfloat16 for it, `recurrent` whether what a neuron
-    hears of others is part of its input, which is then nowhere else.
+    `wanted` are the indices of the constants whose gradients are needed, `trains` says whether a backward pass may
+    follow, `compact` whether it gets the distance from threshold in bfloat16, `recurrent` whether part of the input is
+    recurrent, which is then stored nowhere else.
     """
 
     device: Device
@@ -44,20 +44,20 @@ class Kind(NamedTuple):
         return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
 
     def parts(self, tensors: Sequence[Any]) -> list[list[Any]]:
-        """Inputs, state, constants, and what neurons hear each other through: weight and bias, if anything."""
+        """Inputs, state, constants, and the recurrent weight and bias, if any."""
         left, (_, *counts) = iter(tensors), self.form
         return [*(list(islice(left, count)) for count in counts), list(left)]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What the way back reads of each step, and so what the way forth records.
+    """What backward reads of each step, and so what forward records.
 
     Attributes:
         traced: the step.
-        forth: the way forth; it writes the output, the potential unless it is the output, and what is recorded.
-        back: the way back.
-        places: of what that reads, among the inputs, the potential and what is recorded.
+        forth: the forward pass; it writes the output, the potential unless it is the output, and the records.
+        back: the backward pass.
+        places: where its arrays come from: the inputs, the potential or the records.
     """
 
     traced: Traced
@@ -67,7 +67,7 @@ class Plan:
 
     @classmethod
     def of(cls, kind: Kind) -> "Plan":
-        """The cheapest; potential and inputs are there anyway."""
+        """The cheapest plan; potential and inputs are stored anyway."""
         t, n = traced(*kind.form), kind.form.inputs
         roots, read, inputs = t.roots(kind.wanted), tuple[Expression, ...](), t.leaves("input", n)
         halves, written = tuple[Expression, ...](), tuple[Value, ...]()
@@ -158,7 +158,7 @@ class Loop(Operation):
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:
-    """The way back where nothing is kept anyway, so that only its number of records counts."""
+    """The backward pass if nothing is stored anyway, so that only its number of records counts."""
     roots = t.roots(wanted)
     return Pass.back(t, roots, cheapest_records(roots, lambda e: 1.0), writes)
 
@@ -170,7 +170,7 @@ def over_samples(sums: Tensor) -> Tensor:
 
 
 def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]) -> list[Maybe]:
-    """Gradients with respect to all constants, from those of the wanted for each neuron `[W, *N]`."""
+    """Gradients with respect to all constants, from those of the wanted ones for each neuron `[W, *N]`."""
     found: list[Maybe] = [None] * len(constants)
     for k, total in zip(wanted, sums, strict=True):
         padded = (1,) * (total.ndim - constants[k].ndim) + constants[k].shape
@@ -181,7 +181,7 @@ def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]
 
 
 def _engine(kind: Kind) -> Any:
-    """The module that runs a pass, which is imported when it is first needed."""
+    """The module that runs a pass, imported when first needed."""
     return import_module(_ENGINES[kind.device])
 
 

@@ -1,4 +1,4 @@
-"""Write the expressions of a step out as straight lines of Python, for numba's vectors or for Triton."""
+"""Write the expressions of a step as straight-line Python, for numba's vectors or for Triton."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=",
     "eq": "==", "ne": "!=", "and": "&", "or": "|",
 }  # fmt: skip
 _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
-_PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5)  # numbers that are written out; others are arguments, so that they may change
+_PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5)  # numbers written as literals; others are arguments, so that they may change
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a language writes what is more than an operator; `{0}` is the first operand.
+    """How a language writes operations other than operators; `{0}` is the first operand.
 
     Attributes:
         forms: of each operation.
@@ -61,24 +61,24 @@ _TRITON = {
 
 
 def triton_dialect(dtype: str) -> Dialect:
-    """That of Triton, whose quick quotient and root of float32 are not rounded as torch rounds."""
+    """The dialect of Triton, whose fast float32 quotient and root are not rounded as in torch."""
     exact = {"div": "tl.div_rn({0} + zero, {1} + zero)", "sqrt": "tl.sqrt_rn({0})"} if dtype == "float32" else {}
     return Dialect(_TRITON | exact, fuses=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """A neuron's way through time, forth or back: all that a shell knows of it, step by step.
+    """A neuron's way through time, forward or backward: all that a shell knows about it.
 
     Attributes:
         traced: the step.
-        forth: whether time runs on. No operation is then fused with another, so that spikes are those of torch.
+        forth: whether time runs forward. No operation is then fused with another, so that spikes equal torch's.
         read: what is read: inputs, or the gradient wrt the output and records; leaves "half" in bfloat16.
-        before: what is carried along, ahead of a step.
-        after: the same behind it.
-        written: what is written, each to an array of its own.
-        halves: how many of these are written in bfloat16: the last ones.
-        sums: what is summed up over time.
+        before: the state before a step.
+        after: the state after it.
+        written: what is written, each to its own array.
+        halves: how many of these, the last ones, are written in bfloat16.
+        sums: what is summed over time.
     """
 
     traced: Traced
@@ -92,13 +92,13 @@ class Pass:
 
     @classmethod
     def onward(cls, t: Traced, records: Sequence[Value], halves: int = 0) -> "Pass":
-        """The step itself, which leaves such records, so many of them in bfloat16."""
+        """The step itself, with these records, `halves` of them in bfloat16."""
         inputs, before = (t.leaves(kind, n) for kind, n in (("input", t.inputs), ("state", len(t.state))))
         return cls(t, True, inputs, before, t.state, tuple(records), halves)
 
     @classmethod
     def back(cls, t: Traced, gradients: Sequence[Value], read: Sequence[Expression], writes: int) -> "Pass":
-        """The adjoint: `gradients` as of `Traced.roots`, of which those wrt so many inputs are written."""
+        """The adjoint: `gradients` as in `Traced.roots`; those wrt the first `writes` inputs are written."""
         n, m = t.inputs, t.inputs + len(t.state)
         g_output, *before = t.leaves("gradient", 1 + len(t.state))
         after, written, sums = (tuple(gradients[part]) for part in (slice(n, m), slice(writes), slice(m, None)))
@@ -106,7 +106,7 @@ class Pass:
 
 
 class Passed(NamedTuple):
-    """What a pass leaves: what was written, what was carried along `[S, B, *N]`, and sums alike."""
+    """The result of a pass: arrays written, final state `[S, B, *N]`, and sums likewise."""
 
     written: list[Tensor]
     state: Tensor
@@ -117,10 +117,10 @@ class Body:
     """The lines of one step of a pass, from `r0, s0, c0, n0, ...`: what is read, the state, constants and numbers.
 
     Attributes:
-        numbers: of the step that are arguments of a kernel, so that no surrogate needs code of its own.
-        lines: what is computed.
-        after: names of the results, as of the fields of `Pass`; likewise `written` and `sums`.
-        fired: of the comparison that makes spikes.
+        numbers: of the step that are arguments of a kernel, so that surrogates share code.
+        lines: the code.
+        after: names of the results, as in the fields of `Pass`; likewise `written` and `sums`.
+        fired: name of the comparison that makes spikes.
     """
 
     def __init__(self, way: Pass, dialect: Dialect) -> None:
@@ -155,8 +155,8 @@ class Writer:
 
     Args:
         dialect: the language.
-        known: names of what is there already.
-        numbers: names of those numbers that are not written out.
+        known: names of existing values.
+        numbers: names of the numbers that are not literals.
     """
 
     def __init__(self, dialect: Dialect, known: dict[Expression, str], numbers: dict[float, str]) -> None:
@@ -164,7 +164,7 @@ class Writer:
         self._dialect, self._names, self._numbers = dialect, dict(known), numbers
 
     def write(self, *roots: Value, fused: bool = False) -> None:
-        """Add what the roots need; `fused` lets a product and the sum over it be rounded once."""
+        """Add what the roots need; `fused` lets a product and its sum be rounded once."""
         order = walk(roots, self._names)
         uses = [a for e in order for a in e.args] + [*roots]
         single = {id(a) for a in uses if sum(a is b for b in uses) == 1} if fused and self._dialect.fuses else set()
@@ -181,14 +181,14 @@ class Writer:
                 self.lines.append(f"{self._names[e]} = {self._right(e, hidden)}")
 
     def name(self, value: Value) -> str:
-        """What a value that is written is called, as a vector."""
+        """The name of a value that is written, as a vector."""
         if not isinstance(value, Expression):
             plain = {0.0: "zero", 1.0: "one"}.get(value)
             return plain or self._numbers.get(value) or f"({value!r} * one)"
         return self._dialect.forms["float"].format(self._names[value]) if value.is_mask else self._names[value]
 
     def mask(self, value: Value) -> str:
-        """What a comparison that is written is called."""
+        """The name of a comparison that is written."""
         assert isinstance(value, Expression)
         return self._names[value]
 

@@ -1,4 +1,4 @@
-"""Which engine serves which request; the one door to the time loops."""
+"""Which engine serves which request; the single entry to the time loops."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, Tensors, con
 
 log = logging.getLogger(__name__)
 
-# An engine is imported when it is first needed: numba alone takes half a second.
+# An engine is imported when first needed: numba alone takes half a second.
 _ENGINES = {
     "cpu": ("fluctua.timeloop.fused", "CPU"),
     "cpu-bfloat16": ("fluctua.timeloop.fused", "COMPACT_CPU"),

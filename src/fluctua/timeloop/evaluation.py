@@ -1,4 +1,4 @@
-"""Expressions on numbers: what a step does, by torch, without the loops that are made of it."""
+"""Expressions evaluated by torch: what a step does, without a loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from fluctua.timeloop.expressions import Expression, Value, walk
 
 
 def evaluated(roots: Sequence[Value], leaves: Mapping[tuple[str, int], Tensor]) -> list[Tensor]:
-    """The values of expressions where their leaves have these; all of one type, and of shapes that broadcast.
+    """The values of expressions for these leaves, all of one type, and of shapes that broadcast.
 
-    A value has the shape of what it depends on, as if torch had never been followed, and so its rounding.
+    A value has the shape of what it depends on, and so the rounding, as if torch had not been traced.
     """
     like = next(iter(leaves.values()))
     found: dict[Expression, Any] = {}

@@ -1,7 +1,7 @@
-"""A convolution of spikes: it adds up the weights of those that there are, and passes over all else.
+"""A convolution of spikes: it adds up only the weights of spikes.
 
 The gradient wrt a weight is a sum over the same spikes; that wrt the input is dense, since a surrogate is zero nowhere.
-What is kept for backward are the spikes as bits.
+For backward the spikes are kept as bits.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _BLOCK = 32  # frames that a thread takes at a time; a dense product on them sta
 
 
 class Window(NamedTuple):
-    """What a convolution goes over: the shape of its weight and of a frame, stride and padding, rows before columns."""
+    """The geometry of a convolution: shapes of weight and frame, stride and padding, rows before columns."""
 
     weight: tuple[int, int, int, int]
     frame: tuple[int, int]
@@ -31,31 +31,31 @@ class Window(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of what it makes of a frame: outputs, rows and columns."""
+        """Shape of the output of a frame: outputs, rows and columns."""
         sizes = zip(self.frame, self.padding, self.weight[2:], self.stride, strict=True)
         rows, columns = ((n + 2 * pad - kernel) // stride + 1 for n, pad, kernel, stride in sizes)
         return self.weight[0], rows, columns
 
     @property
     def taps(self) -> int:
-        """How many columns of the kernel a spike reaches at most."""
+        """Maximal number of kernel columns that a spike reaches."""
         return -(-self.weight[3] // self.stride[1])
 
     @property
     def geometry(self) -> tuple[int, ...]:
-        """What the kernels take."""
+        """The geometry as the kernels take it."""
         _, channels, high, _ = self.weight
         return channels, *self.frame, high, self.taps, *self.stride, *self.padding, *self.shape
 
     def rows(self, weight: Tensor) -> Array:
-        """The weight as the kernels take it; columns beyond it, which a phase may lack, are zero."""
+        """The weight as the kernels take it; columns that a phase lacks are zero."""
         outputs, channels, high, wide = self.weight
         along, taps = self.stride[1], self.taps
         whole = nn.functional.pad(weight.detach(), (0, taps * along - wide))
         return padded(whole.view(outputs, channels, high, taps, along).flip(3).permute(1, 2, 4, 3, 0))
 
     def weight_of(self, rows: Array) -> Tensor:
-        """Back from there, in the shape of the weight."""
+        """The inverse of `rows`."""
         outputs, channels, high, wide = self.weight
         along, taps = self.stride[1], self.taps
         whole = torch.from_numpy(rows).view(channels, high, along, taps, -1)[..., :outputs]
@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
 
 def spikes_of(x: Tensor, max_density: float) -> SpikeBatch | None:
-    """The spikes of frames `[F, channels, rows, columns]`, or None where a larger share than that is not zero."""
+    """The spikes of frames `[F, channels, rows, columns]`, or None if more than `max_density` of them is not zero."""
     return SpikeBatch.from_dense(x.detach().movedim(1, 3).reshape(len(x), 1, -1), max_density)
 
 
@@ -78,7 +78,7 @@ def convolved(
     """`torch.nn.functional.conv2d(x, weight, bias, stride, padding)` of spikes.
 
     Args:
-        x: frames `[F, channels, rows, columns]`; beside `spikes` only its shape, its type and its gradient matter.
+        x: frames `[F, channels, rows, columns]`; given `spikes`, only its shape, type and gradient matter.
         spikes: the same, see `spikes_of`.
         weight: `[outputs, channels, kernel rows, kernel columns]`, of the type of `x`, float32 or float64.
         bias: `[outputs]`, or None.
@@ -141,7 +141,7 @@ def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Ten
     size = window.rows(g.new_empty(window.weight)).size
 
     def work(blocks: Blocks) -> list[Array]:
-        total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # which starts with a line of the cache
+        total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # aligned to cache lines
         for first, stop in blocks:
             kernels.scatter(*arrays, window.geometry, memory, last, first, stop, total)
         return [total]
@@ -150,9 +150,9 @@ def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Ten
 
 
 def _spread(window: Window, weight: Tensor, last: bool, g: Tensor) -> Tensor:
-    """Gradient with respect to the input, in pieces that stay in the cache where torch would turn all of it around."""
+    """Gradient with respect to the input, in pieces that stay in the cache, where torch would reorder everything."""
     frame = window.weight[1], *window.frame
-    if last:  # where torch looks at the input for the order of its gradient in memory
+    if last:  # torch takes the memory order of the gradient from the input
         like = torch.empty((len(g), *frame), dtype=g.dtype, memory_format=torch.channels_last)
         back = torch.ops.aten.convolution_backward
         places = window.stride, window.padding, (1, 1), False, (0, 0), 1, (True, False, False)

@@ -1,15 +1,15 @@
 """Numba kernels of a convolution of spikes: each adds its window of weights to a map, or its window of the map to them.
 
 All arrays are flat. A frame is one sample at one step: its spikes are bits, `[frames, words]`, of units `[rows,
-columns, channels]`. What the convolution makes of them is `[outputs, rows, columns]`, or where channels come `last`,
+columns, channels]`. The output of the convolution is `[outputs, rows, columns]`, or with channels `last`
 `[rows, columns, outputs]`. In between is a map that stays in the cache, `[rows, columns, width]`: the outputs at one
 place lie side by side, padded to whole vectors.
 
-A spike reaches every `stride`-th column of the kernel, from one that depends on where the spike is: its phase. Weights
-are `[channels, kernel rows, phases, taps backwards, width]`, so that what a spike reaches in a row of the map is one
-piece of memory, and so are the weights it reaches it by.
+A spike reaches every `stride`-th column of the kernel, starting from one that depends on where the spike is: its phase.
+Weights are `[channels, kernel rows, phases, taps backwards, width]`, so that a spike reaches one contiguous piece of a
+row of the map, through one contiguous piece of the weights.
 
-Of a map that hears itself (see `cpu_shells.integrate_map`) the bits are in the order of the map.
+For a recurrent map (see `cpu_shells.integrate_map`) the bits are in the order of the map.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ def scatter(words, values, starts, geometry, g, last, first, stop, gradient):  #
 
 @helper
 def zeros(n, like):  # type: ignore[no-untyped-def]
-    """An array of n zeros of the type of `like`, in which no vector lies in two lines of the cache."""
+    """An array of n zeros of the type of `like`, in which no vector crosses a cache line."""
     lane = 64 // like.itemsize
     memory = np.zeros(n + lane, like.dtype)
     skipped = (-memory.ctypes.data & 63) // like.itemsize
@@ -72,7 +72,7 @@ def zeros(n, like):  # type: ignore[no-untyped-def]
 
 @helper
 def meet(spikes, n, values, start, geometry, total, part, width, forth):  # type: ignore[no-untyped-def]
-    """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two change places."""
+    """Add to `total`, the map, each spike's window of `part`, the weight; unless `forth`, the two swap roles."""
     _, _, _, high, taps, down, along, pad_rows, pad_columns, _, out_rows, out_columns = geometry
     lane = 64 // total.itemsize
     for e in range(n):
@@ -103,9 +103,9 @@ def _divided(number, by):  # type: ignore[no-untyped-def]
 
 @helper
 def copied(source, at, step, target, to, stride, rows, columns):  # type: ignore[no-untyped-def]
-    """Write `rows` of `columns` numbers, `step` apart, as rows that are `stride` apart, the first one first.
+    """Write `rows` of `columns` numbers, `step` apart, as rows `stride` apart, in order.
 
-    By whole vectors: what one writes beyond its row is written over by the next ones, or padding.
+    By whole vectors: what one writes beyond its row is overwritten by the next, or is padding.
     """
     lane = 64 // source.itemsize
     whole = rows if columns % lane == 0 else max(0, rows - (lane + columns - 1) // columns)
@@ -119,7 +119,7 @@ def copied(source, at, step, target, to, stride, rows, columns):  # type: ignore
 
 @helper
 def spikes_of_map(words, at, geometry, width, spikes):  # type: ignore[no-untyped-def]
-    """Channel, row and column of each spike of a map, place after place; returns how many there are."""
+    """Channel, row and column of each spike of a map, place after place; returns their number."""
     rows, columns = geometry[1], geometry[2]
     n, row, column, begin = 0, 0, 0, 0  # `begin` is the first unit of the place
     for k in range((rows * columns * width + 63) >> 6):
@@ -139,7 +139,7 @@ def spikes_of_map(words, at, geometry, width, spikes):  # type: ignore[no-untype
 
 @helper
 def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
-    """Write a map to the middle of one that has places without neurons around it, as far as a window reaches."""
+    """Write a map to the middle of one with an empty margin, as wide as a window reaches."""
     rows, columns, high, wide = geometry[1:5]
     for r in range(rows):
         at = ((r + high // 2) * (columns + wide - 1) + wide // 2) * width
@@ -149,11 +149,11 @@ def spread(source, geometry, width, target):  # type: ignore[no-untyped-def]
 
 @helper
 def hear_back(g, weight, geometry, width, outside, to):  # type: ignore[no-untyped-def]
-    """Fill the map `to` with `outside` and what each place hears back from the places of `g` around it.
+    """Fill the map `to` with `outside` plus the recurrent gradient of each place, from the places of `g` around it.
 
-    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Eight places of a row are taken together,
-    so that no sum waits for its last product: the last ones with those before them. So all arrays need memory for seven
-    places more than there are.
+    The weight is `[window, outputs, width]`, and `g` as `spread` leaves it. Eight places of a row are processed
+    together, so that no sum waits for its last product; the last group overlaps the one before. So all arrays need
+    memory for seven extra places.
     """
     channels, rows, columns, high, wide = geometry[:5]
     across, lane = columns + wide - 1, 64 // g.itemsize

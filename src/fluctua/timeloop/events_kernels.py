@@ -11,13 +11,13 @@ from fluctua.spikes.bits import rows_of
 def scatter(  # type: ignore[no-untyped-def]
     words, values, starts, units, split, one, two, width, steps, first, stop, lag, gradient, gradient_bias
 ):
-    """Add the gradient wrt a weight `[units, width]` and its bias, from the spikes of `lag` steps before.
+    """Add the gradient wrt a weight `[units, width]` and its bias, from the spikes `lag` steps before.
 
     `one` is the gradient wrt the input current `[steps, stop - first, width]` that the units before `split` reach,
-    `two` that of the others; of those before there may be no weights.
+    `two` that of the others; units before `split` may have no weights.
     """
     lane, n_words, samples = 64 // one.itemsize, (units + 63) >> 6, stop - first
-    unheard = units * width - gradient.size  # where there are no weights of those before
+    unheard = units * width - gradient.size  # if units before `split` have no weights
     rows = np.empty(units, np.int32)
     for s in range(first, stop):
         for t in range(lag, steps):

@@ -1,11 +1,11 @@
-"""Fused layers: weights and the neurons behind them in one operation, spikes handed from layer to layer as bits.
+"""Fused layers: weights and the neurons behind them in one operation, with spikes passed from layer to layer as bits.
 
-The input current is never in memory as a whole: samples pass through all layers a few at a time, so that what they
-need stays in the core's cache. Forward keeps the bits of the spikes alone; backward integrates again, which takes less
-time than to write the potentials to memory and to read them back, and then runs the adjoint loop.
+The whole input current is never in memory: samples pass through all layers a few at a time, so that their data stay in
+the core's cache. Forward keeps only the bits of the spikes; backward integrates again, which takes less time than
+writing the potentials to memory and reading them back, and then runs the adjoint loop.
 
-Samples are split over threads, each with a gradient of the weights of its own; these are summed in a fixed order, so
-a fixed number of threads gives the same numbers every time.
+Samples are split over threads, each with its own gradient of the weights; these are summed in a fixed order, so a fixed
+number of threads gives the same numbers every time.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
-_RECURRENT_BLOCK = 32  # samples: each step back multiplies by the recurrent weight, which must pay to load it
+_RECURRENT_BLOCK = 32  # samples: each step back loads the recurrent weight, which needs enough samples to pay
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,14 @@ class Layer:
     """Neurons and what feeds them. Tensors are plain, on the CPU, all float32 or all float64.
 
     Attributes:
-        sections: size n of the population, or of two that are run as one.
-        dynamics: of all of them, with constants of one element or `[n]`.
-        weight: `[n, afferents]` to the first input, or None where the input current itself is given.
+        sections: size n of the population, or of two populations that run as one.
+        dynamics: of all neurons, with constants of one element or `[n]`.
+        weight: `[n, afferents]` to the first input, or None if the input current itself is given.
         bias: `[n]`, or None.
-        recurrent: `[n, n]`, through which neurons hear the spikes of the step before, or None; those of a second
-            section reach the second input. Of `[n, second]` the first section is not heard.
+        recurrent: `[n, n]`, from the spikes of the last step, or None; a second section reaches the second input. With
+            `[n, second]` the first section has no recurrent weights.
         recurrent_bias: `[n]`, from the second step on, or None.
-        initial: state before the first step, the potential first; parts that are not named begin at zero.
+        initial: state before the first step, the potential first; missing parts start at zero.
     """
 
     sections: tuple[int, ...]
@@ -56,13 +56,13 @@ class Layer:
 
     @property
     def kind(self) -> Kind:
-        """What there is to do, numbers apart."""
+        """The kind of the layer, without its numbers."""
         initial = *self.initial, *[0.0] * (self.dynamics.states - len(self.initial))
         return Kind(self.dynamics.form, sum(self.sections), self.sections[0], self.recurrent is not None, initial)
 
     @property
     def tensors(self) -> tuple[Maybe, ...]:
-        """Weight and bias of each path that spikes take to it, then the constants."""
+        """Weight and bias of each path of spikes into it, then the constants."""
         return self.weight, self.bias, self.recurrent, self.recurrent_bias, *self.dynamics.constants
 
 
@@ -70,8 +70,8 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     """Run layers one behind the other.
 
     Args:
-        x: `[T, B, N]`: what arrives at the first layer, or its input current where it has no weight. Beside `spikes`
-            only its gradient matters.
+        x: `[T, B, N]`: the input of the first layer, or its input current if it has no weight. With `spikes` only its
+            gradient matters.
         layers: all but the last spike, and have one section.
         spikes: the same as `x`, for a first layer with a weight.
 
@@ -83,7 +83,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     sections = layers[-1].sections
     if len(sections) == 1:
         return (output,)
-    # Each with a history of its own, by which a population is told from the other.
+    # Each with its own history, which tells the populations apart.
     return tuple(part.view_as(part) for part in output.split(sections, 2))  # type: ignore[no-untyped-call]
 
 
@@ -108,7 +108,7 @@ class _Layers(Operation):
         (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
         layers, asked, (steps, samples, _) = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape
         arriving = _all_arriving(self.spikes, g if current is None else current, words)
-        leaving = [*arriving[1:], arriving[0]]  # of a readout, whose own do not matter, anything
+        leaving = [*arriving[1:], arriving[0]]  # for a readout, whose own do not matter, anything
         g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
         last = len(layers) - 1
 
@@ -136,7 +136,7 @@ class _Layers(Operation):
         return [g_input, *(gradient for of_layer in found for gradient in of_layer)]
 
     def _split(self, values: Sequence[Any]) -> list[list[Any]]:
-        """What belongs to the tensors of each layer, from one list."""
+        """Split one list by the layers that its entries belong to."""
         left = iter(values)
         return [list(islice(left, PATHS + kind.form.constants)) for kind in self.kinds]
 
@@ -169,24 +169,24 @@ def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -
 
 
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
-    """What arrives at each layer, and what leaves the last if it spikes."""
+    """The input of each layer, and the output of the last if it spikes."""
     first = Arriving.dense(x) if spikes is None else Arriving.spikes(spikes, x.dtype)
     return [first, *(Arriving.spikes(SpikeBatch(w, 0), x.dtype) for w in words)]
 
 
 def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
-    """How many samples go through the layers at a time, with recurrence at least so many."""
+    """Number of samples that pass through the layers together, at least `least` with recurrence."""
     size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
     return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)
 
 
-# -- the way back ---------------------------------------------------------------------------------------------------
+# -- backward ---------------------------------------------------------------------------------------------------------
 
 
 def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
     """Gradients summed over the samples of one thread: of the weight and bias of each path, then of constants.
 
-    What is not asked for has no element; a weight is asked for with its bias, for one kernel gives both.
+    Unwanted ones are empty; a weight is wanted with its bias, since one kernel gives both.
     """
     sizes = []
     for k, weight in enumerate(layer.weights):
@@ -196,10 +196,10 @@ def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
 
 
 class _Way:
-    """One layer's way back over a block of so many samples: its buffers, used again for every block.
+    """One layer's backward pass over a block of samples: its buffers, reused for every block.
 
     Attributes:
-        g: `[T, samples, n]`, the gradient wrt the output and, once it has run, wrt the first input.
+        g: `[T, samples, n]`, the gradient wrt the output and, after `run`, wrt the first input.
     """
 
     def __init__(
@@ -223,13 +223,13 @@ class _Way:
         rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
         self.by_port = [row[..., : kind.size] for row in rows]
         self.g = self.by_port[0]
-        # Not the words of the forward pass: somebody else may be reading those.
+        # Not the words of the forward pass, which others may be reading.
         self.words = np.empty_like(leaving.words) if kind.spiking else leaving.words
         self.states = np.empty(kind.form.states * columns, dtype)
         self.constants = np.empty((len(self.by_constant), samples, layer.width), dtype)
 
     def run(self, first: int) -> None:
-        """Go back over the samples from `first` on."""
+        """Run backward over the samples from `first` on."""
         layer, times = self.layer, (self.steps, first, first + self.samples)
         if self.records:
             layer.integrate(self.arriving, times, self.words, self.records, other=self.forward)
@@ -247,7 +247,7 @@ class _Way:
             self.by_constant[...] += self.constants.sum(1, dtype=np.float64)
 
     def arrived(self, out: Maybe = None) -> Tensor:
-        """Gradient wrt what arrives, `[T, samples, N]`; `out` is `[T * samples, N]`."""
+        """Gradient wrt the input of the layer, `[T, samples, N]`; `out` is `[T * samples, N]`."""
         if self.weight is None:
             return self.g
         return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
@@ -260,7 +260,7 @@ class _Way:
         if not kind.recurrent:
             code.call(*given, *sizes, self.steps, self.steps, 0, columns, False)
             return
-        ways = []  # of what each neuron says: the gradient wrt it, that wrt the current which it causes, and how
+        ways = []  # for each section: the gradient wrt its spikes, that wrt the current they cause, and how
         unheard = kind.size - self.recurrent.shape[1]
         for port, begin, end in ((0, unheard, kind.split), (-1, kind.split, kind.size)):
             if begin < end:
@@ -284,5 +284,5 @@ def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> lis
 
 
 def _numbers(wanted: Sequence[bool]) -> tuple[int, ...]:
-    """Of the constants that are wanted."""
+    """Indices of the wanted constants."""
     return tuple(k for k, asked in enumerate(wanted[PATHS:]) if asked)

@@ -1,4 +1,4 @@
-"""A fused layer's numbers as the kernels of events take them: flat arrays, padded to whole vectors."""
+"""A fused layer's numbers for the event kernels: flat arrays, padded to whole vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.tracing import Traced, traced
 
 PATHS = 4
-"""Weight and bias of each path that spikes take to a layer: from outside, and from itself."""
+"""Weight and bias of each path of spikes into a layer: from outside, and from itself."""
 
-_WIDEST = 4  # vectors that are taken together: so many sums over spikes run at a time
+_WIDEST = 4  # vectors processed together: this many sums over spikes run at a time
 
 
 class Kind(NamedTuple):
-    """What there is to do in a layer, numbers apart.
+    """The kind of a layer, without its numbers.
 
     Attributes:
         form: of the neurons, see `Dynamics.form`.
-        size: how many there are.
-        split: those before it speak to the first input of all, the others to the last.
-        recurrent: whether they hear each other.
+        size: number of neurons.
+        split: neurons before it feed the first input of all, the others the last.
+        recurrent: whether there is recurrence.
         initial: each part of the state before the first step.
     """
 
@@ -50,23 +50,23 @@ class Kind(NamedTuple):
 
     @property
     def spiking(self) -> bool:
-        """Whether bits leave it."""
+        """Whether its output is spikes."""
         return self.traced.fired is not None
 
     def vectors(self, dtype: str) -> int:
-        """How many vectors are taken together: as many as the population fills."""
+        """Number of vectors processed together: as many as the population fills."""
         filled = -(-self.size // lanes(dtype))
         return _WIDEST if filled > 2 else filled
 
     def width(self, dtype: str) -> int:
-        """Size of a row: whole vectors, as many as are taken together."""
+        """Size of a row: whole groups of vectors."""
         unit = self.vectors(dtype) * lanes(dtype)
         return -(-self.size // unit) * unit
 
 
 @lru_cache(maxsize=256)
 def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
-    """The kernel of the way forth, which records such values of each step."""
+    """The forward kernel, which records these values of each step."""
     vectors = kind.vectors(dtype)
     facts = {"VECTORS": vectors, "LANES": vectors * lanes(dtype), "STATES": kind.form.states}
     facts |= {"RECURRENT": kind.recurrent, "SPIKING": kind.spiking}
@@ -75,13 +75,13 @@ def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
 
 @lru_cache(maxsize=256)
 def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, tuple[Expression, ...]]:
-    """The kernel of the way back, and what it reads of each step, integrated again."""
+    """The backward kernel, and what it reads of each step, integrated again."""
     way = adjoint_of(kind.traced, wanted, kind.form.inputs)
     return through(way, dtype, shared=False), way.read[1:]
 
 
 class Arriving(NamedTuple):
-    """What arrives at a layer: spikes as words, values and starts, or a current as memory and two strides."""
+    """The input of a layer: spikes as words, values and starts, or a current as memory and two strides."""
 
     words: Array
     values: Array
@@ -104,7 +104,7 @@ class Arriving(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """A layer's numbers, with `width` of them a row; what there is not has no element."""
+    """A layer's numbers, `width` per row; missing arrays are empty."""
 
     kind: Kind
     tensors: Sequence[Any]
@@ -121,7 +121,7 @@ class Padded:
         n, width = kind.size, kind.width(name)
         weights = (nothing(dtype) if w is None else padded(w.detach().t(), width) for w in tensors[:PATHS:2])
         biases = (np.zeros(width, name) if b is None else padded(b.detach(), width) for b in tensors[1:PATHS:2])
-        # Where there are no neurons there are copies of the first, which nobody hears of.
+        # Padding gets copies of the first neuron, whose output is unused.
         each = torch.stack([c.detach().reshape(-1).expand(n) for c in tensors[PATHS:]])
         constants = padded(each, width, each[:, :1]).reshape(-1, width)
         code = forward(kind, name, () if kind.spiking else (kind.traced.output,))
@@ -142,9 +142,9 @@ class Padded:
         self, arriving: Arriving, times: tuple[int, int, int], words: Array, records: tuple[Array, ...] = (), *,
         other: Kernel | None = None,
     ) -> None:  # fmt: skip
-        """Run so many steps of the samples from `first` to `stop`: see `cpu_shells.integrate`.
+        """Run `steps` steps of the samples from `first` to `stop`: see `cpu_shells.integrate`.
 
-        A readout fills one record, its output. Another kernel fills those that it was made for.
+        A readout fills one record, its output; an `other` kernel fills its own records.
         """
         k, a, code = self.kind, arriving, other or self.kernel
         code.call(

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, Union
 
 Value: TypeAlias = Union["Expression", float]
 
-UNKNOWN = "unknown"  # the operation of what cannot be expressed; its argument says why not
+UNKNOWN = "unknown"  # operation for what cannot be expressed; its argument says why
 _MASKS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})
-_MOST = 3  # values that are tried together, of all there are
+_MOST = 3  # largest number of records tried together
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -29,8 +29,8 @@ class Expression:
     """One value of a step, lane by lane. Two expressions of a graph are equal only if they are the same object.
 
     Attributes:
-        op: "leaf", or what is done to the arguments.
-        args: of a leaf its kind and number, such as ("state", 0).
+        op: "leaf", or the operation on the arguments.
+        args: for a leaf its kind and number, such as ("state", 0).
         leaves: the kinds of leaves that it depends on.
     """
 
@@ -40,7 +40,7 @@ class Expression:
 
     @property
     def is_mask(self) -> bool:
-        """Whether it is a truth value a lane."""
+        """Whether it is a truth value per lane."""
         return self.op in _MASKS
 
 
@@ -55,14 +55,14 @@ class Graph:
         return self._once("leaf", (kind, number), frozenset([kind]))
 
     def unknown(self, why: str) -> Expression:
-        """What cannot be expressed and must not be requested."""
+        """A value that cannot be expressed and must not be requested."""
         return self._once(UNKNOWN, (why,), frozenset())
 
     def __call__(self, op: str, *args: Value) -> Value:
-        """The expression, simplified where that changes no bit of a finite number."""
+        """The expression, simplified if that changes no bit of a finite number."""
         if op == "mul" and 0.0 in args and any(isinstance(a, Expression) and a.op == UNKNOWN for a in args):
-            return 0.0  # such as noise of no size
-        if op in ("add", "sub", "mul", "div", "neg", "abs"):  # arithmetic takes truth for 1
+            return 0.0  # such as noise of size zero
+        if op in ("add", "sub", "mul", "div", "neg", "abs"):  # arithmetic treats truth as 1
             args = tuple(self("float", a) if isinstance(a, Expression) and a.is_mask else a for a in args)
         if not any(isinstance(a, Expression) for a in args) and op in _OF_NUMBERS:
             return float(_OF_NUMBERS[op](*args))
@@ -90,7 +90,7 @@ class Graph:
 
 
 def walk(roots: Iterable[Value], known: Iterable[Value] = ()) -> list[Expression]:
-    """What the roots are made of, each after its arguments; behind a known expression nobody looks."""
+    """All expressions under the roots, each after its arguments, stopping at known ones."""
     seen = {id(e) for e in known}
     out: list[Expression] = []
 
@@ -108,7 +108,7 @@ def walk(roots: Iterable[Value], known: Iterable[Value] = ()) -> list[Expression
 
 
 def replaced(graph: Graph, roots: Sequence[Value], known: Mapping[Expression, Value]) -> list[Value]:
-    """The roots with other values in the place of some."""
+    """The roots with some expressions replaced."""
     new: dict[Expression, Value] = dict(known)
     for e in walk(roots, known):
         arguments = [new.get(a, a) if isinstance(a, Expression) else a for a in e.args]
@@ -117,11 +117,11 @@ def replaced(graph: Graph, roots: Sequence[Value], known: Mapping[Expression, Va
 
 
 def cheapest_records(roots: Sequence[Value], cost: Callable[[Expression], float]) -> tuple[Expression, ...]:
-    """What a forward pass should keep, so that the roots can be computed from it, constants and gradients.
+    """What forward should keep, so that the roots can be computed from it, constants and gradients.
 
     Args:
-        roots: of the way back.
-        cost: of keeping a value of each step and reading it again.
+        roots: of backward.
+        cost: of storing a value of each step and reading it again.
     """
     nodes = walk(roots)
     kept_anyway = {"constant", "gradient", "half"}
@@ -131,7 +131,7 @@ def cheapest_records(roots: Sequence[Value], cost: Callable[[Expression], float]
     def enough(records: tuple[Expression, ...]) -> bool:
         return all(e.op != "leaf" or e.args[0] in kept_anyway for e in walk(roots, records))
 
-    best = tuple(e for e in before if e.op == "leaf")  # from which the whole step can be done again
+    best = tuple(e for e in before if e.op == "leaf")  # from which the whole step can be recomputed
     least = sum(costs[e] for e in best)
     for size in range(min(len(before), _MOST) + 1):
         if size * min(costs.values(), default=0.0) >= least:

@@ -18,13 +18,13 @@ from fluctua.timeloop.limits import Maybe, apply, has_potential, interpreted, un
 
 @dataclass(frozen=True)
 class FusedEngine:
-    """Serves float32 and float64 on a device, of every neuron that can be traced; see `unsupported`.
+    """Serves float32 and float64 on a device, for every neuron that can be traced; see `unsupported`.
 
-    On the CPU neurons and samples are split over threads. The GPU's kernels are Triton's; under its interpreter (the
+    On the CPU neurons and samples are split over threads. The GPU's kernels use Triton; under its interpreter (the
     variable TRITON_INTERPRET=1 in the environment) they take CPU tensors too, slowly: that is how they are tested.
 
     Attributes:
-        name: to choose it by.
+        name: for choosing it.
         device: where it runs.
         compact: whether the potential of spiking neurons is kept for backward in bfloat16, as its distance from
             threshold: half the memory. Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate
@@ -66,14 +66,14 @@ def has_triton() -> bool:
 
 
 def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
-    """Integrate neurons that hear each other on the GPU, one step late; a request that the engine serves.
+    """Integrate recurrent neurons on the GPU, with spikes one step late; the engine must support the request.
 
     Args:
         x: current from outside `[T, B, N]`, not empty.
-        dynamics: of neurons that spike; what they hear and the current go to their first input.
+        dynamics: of spiking neurons; recurrent input and current go to their first input.
         state: before the first step.
-        weight: `[N, N]`; row n says what neuron n hears from each, from the second step on.
-        bias: `[N]`, which it hears from the second step on, or None.
+        weight: `[N, N]`; row n has the weights into neuron n, from the second step on.
+        bias: `[N]`, added from the second step on, or None.
     """
     inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
     return _run(inputs, dynamics, state, "gpu", heard=(weight, bias))

@@ -1,6 +1,6 @@
 """The passes of the fused GPU loops: a Triton program for each block of columns of a current `[T, M]`.
 
-Of a population that hears itself one for each block of samples, or for each tile of a step; see `gpu_source.py`.
+For a recurrent population, one for each block of samples, or for each tile of a step; see `gpu_source.py`.
 """
 
 import math
@@ -17,12 +17,12 @@ from fluctua.timeloop.limits import Maybe, interpreted
 
 _BLOCK = 128  # columns of a program, one for each of its threads
 
-# Samples and neurons of a tile, four of its cells a thread. Chosen by the machine code, in which hardly a register
-# is spilled, not by measurements.
+# Samples and neurons of a tile, four of its cells per thread. Chosen from the machine code, which spills hardly any
+# register, not from measurements.
 _SAMPLES, _NEURONS, _WARPS = 16, 64, 8
 
-# Up to so many neurons a program takes its samples through all steps. With a larger weight a step in one program lasts
-# longer than the launch of a program for each tile: an estimate from 16 x 256 x 256 products and sums.
+# Up to this number of neurons a program takes its samples through all steps. With a larger weight a step in one program
+# takes longer than launching a program for each tile: an estimate from 16 x 256 x 256 products and sums.
 _ALONE = 256
 
 
@@ -34,9 +34,9 @@ def run(
     weight: Maybe = None,
     bias: Maybe = None,
 ) -> Passed:
-    """A pass over what is read, each `[T, B, *N]`; only the CPU reads halves.
+    """A pass over the arrays that it reads, each `[T, B, *N]`; only the CPU reads bfloat16.
 
-    With a `weight` `[N, N]`, and a `bias`, neurons hear what was first written in the step before.
+    With a `weight` `[N, N]`, and a `bias`, the first array written in a step is the recurrent input of the next.
     """
     like, shape = constants[0], read[0].shape
     steps, columns, neurons = shape[0], math.prod(shape[1:]), math.prod(shape[2:])
@@ -46,7 +46,7 @@ def run(
     end, sums = torch.stack([part.detach() for part in state]), like.new_zeros(len(way.sums), *shape[1:])
     own = torch.stack([c.detach().expand(shape[2:]) for c in constants])
     arrays = [*rows, _numbers(loop, like.dtype, like.device), end, own, *written, sums]
-    # No operations are fused: each is rounded as torch rounds it.
+    # No operations are fused: each is rounded as in torch.
     with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
         if columns > 0 and weight is None:
             first = 0 if way.forth else (steps - 1) * columns
@@ -65,5 +65,5 @@ def run(
 
 @lru_cache(maxsize=256)
 def _numbers(loop: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Those of a kernel, on a device: they go there once."""
+    """The numbers of a kernel, copied to a device once."""
     return torch.tensor(loop.numbers, dtype=dtype, device=device)

@@ -1,17 +1,17 @@
-"""Files for Triton: loops over time with a neuron's step, or the way back through it, written into them.
+"""Files for Triton: loops over time with a neuron's step, or its adjoint, written into them.
 
 A program of the plain loop integrates a block of columns of `[T, M]` arrays: the state stays in registers while time
-runs, and each array is passed over once, its loads a few steps ahead of the arithmetic.
+runs, and each array is passed over once, with loads a few steps ahead of the arithmetic.
 
-A program of the recurrent loop takes a block of samples through time. For each step it goes over the neurons in tiles:
-it multiplies the samples' spikes of the step before, or backward the gradients of the step after, by a tile of the
-weight and integrates the tile. Neurons hear each other, so the state and what they say pass through memory, with a
-barrier between two steps. Because nothing stays in registers, a population may be of any size. A launch may also do a
-single step with one program for each tile, so that all of the GPU works on a large weight; then the end of the launch
-is the barrier. Nothing is heard in the first step of a direction.
+A program of the recurrent loop takes a block of samples through time. In each step it goes over the neurons in tiles:
+it multiplies the samples' spikes of the last step, or in backward the gradients of the next step, by a tile of the
+weight, and integrates the tile. State and spikes pass through memory, with a barrier between two steps. Because nothing
+stays in registers, a population may have any size. A launch may also do a single step with one program for each tile,
+so that the whole GPU works on a large weight; then the end of the launch is the barrier. There is no recurrent input in
+the first step of a direction.
 
-Constants come as `[C, N]`, what is carried along as `[S, M]`, in place. No operation is fused with another (the launch
-says so), so that spikes equal the reference's.
+Constants are `[C, N]`; the state `[S, M]` is updated in place. No operation is fused with another (the launch says so),
+so that spikes equal the reference's.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from fluctua.timeloop.emitting import Body, Pass, names, triton_dialect
 
 
 class Kernel(NamedTuple):
-    """A Triton kernel, and the numbers of the step that are arguments of it."""
+    """A Triton kernel, and its arguments among the step's numbers."""
 
     call: Any
     numbers: tuple[float, ...]
@@ -81,7 +81,7 @@ def _each(line: str, values: Sequence[str]) -> list[str]:
 
 
 def _ready(body: Body) -> list[str]:
-    """What the lines of the step need besides what changes."""
+    """Constants that the lines of the step need."""
     ones = [f"{name} = tl.full(s0.shape, {k}, s0.dtype)" for k, name in enumerate(("zero", "one"))]
     return [*ones, *(f"n{k} = tl.load(numbers + {k})" for k in range(len(body.numbers)))]
 
@@ -120,7 +120,7 @@ def _plain(way: Pass, body: Body) -> str:
 
 
 def _recurrent(way: Pass, body: Body) -> str:
-    """What is first written is heard, and added to what is first read; `sums` are carried along like the state."""
+    """The first array written is the recurrent input, added to the first one read; `sums` change like the state."""
     rows, results, states = names("row", len(way.read)), names("result", len(way.written)), names("s", len(way.before))
     sign, along = ("+", "1, neurons") if way.forth else ("-", "neurons, 1")
     where = f"result0 + now {'-' if way.forth else '+'} columns"

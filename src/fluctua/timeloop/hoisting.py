@@ -1,4 +1,4 @@
-"""Take out of a step what depends on constants alone, so that torch computes it, once and rounded as torch rounds."""
+"""Move what depends only on constants out of a step, so that torch computes it once, with torch's rounding."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from fluctua.timeloop.expressions import Expression, Graph, Value, replaced, wal
 from fluctua.timeloop.tracing import Traced
 
 _ROUNDED = frozenset({"exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos"})
-"""Operations whose last bit depends on who computes them."""
+"""Operations whose last bit depends on the implementation."""
 
 
 def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
-    """A step with what it needs of its constants for constants, and what these are of those that it had."""
+    """A step whose constants are the hoisted values, and these as expressions of its former constants."""
     roots = t.ends
     outer = [e for e in walk(roots) if e.op in _ROUNDED and e.leaves == {"constant"}]
     inner = {a for e in outer for a in walk([e]) if a is not e}
@@ -36,7 +36,7 @@ def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
 
 
 def constants_of(expressions: Sequence[Expression], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The constants of a hoisted step, of those that the step had. Only what stayed as it was has a gradient."""
+    """The constants of a hoisted step, from the former ones. Only unchanged constants have a gradient."""
     leaves = {("constant", k): c for k, c in enumerate(given)}
     with torch.no_grad():
         found = evaluated(expressions, leaves) if expressions else []

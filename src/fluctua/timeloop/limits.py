@@ -1,4 +1,4 @@
-"""What the fused operations are to torch: which numbers they serve; a way forth, and one back without a derivative."""
+"""The fused operations as torch sees them: the numbers they serve, a forward, and a backward without a derivative."""
 
 import os
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ Maybe = Tensor | None
 
 
 def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None) -> str | None:
-    """Why an engine with loops in float32 and float64 does not support a request, or None where it does.
+    """Why an engine with loops in float32 and float64 does not support a request, or None if it does.
 
     Args:
         inputs: each `[T, B, *N]`.
@@ -25,7 +25,7 @@ def unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size
         neurons: its shape, by default that of the inputs.
     """
     if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        return "torch.jit traces the network, which sees no more of it than plain operations"
+        return "torch.jit traces the network, and sees only plain operations"
     current = inputs[0]
     neurons = current.shape[2:] if neurons is None else neurons
     if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
@@ -50,7 +50,7 @@ def _untraceable(step: Step | str, inputs: int, states: int, constants: int) -> 
 
 
 def gives_spikes(dynamics: Dynamics) -> bool:
-    """Whether the output of a neuron is 0 or 1, by a threshold; not where its step cannot be traced."""
+    """Whether the output of a neuron is 0 or 1, by a threshold; False if its step cannot be traced."""
     return untraceable(*dynamics.form) is None and traced(*dynamics.form).fired is not None
 
 
@@ -77,7 +77,7 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
 
 
 class Operation(ABC):
-    """What is to be fused, with all that it knows besides tensors."""
+    """An operation to be fused, with everything it knows besides tensors."""
 
     @property
     @abstractmethod
@@ -91,15 +91,15 @@ class Operation(ABC):
 
     @abstractmethod
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        """The results, and what is kept for the way back."""
+        """The results, and what backward may need."""
 
     @abstractmethod
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
-        """What the way back gets to see."""
+        """What backward needs."""
 
     @abstractmethod
     def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        """Gradients with respect to all tensors, of which those that are not wanted do not matter."""
+        """Gradients with respect to all tensors, those not wanted do not matter."""
 
 
 def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:
@@ -129,13 +129,13 @@ class _Fused(torch.autograd.Function):
         with torch.no_grad():
             found = ctx.operation.back(kept, grads, wanted)
         gradients: Sequence[Maybe] = [g if asked else None for g, asked in zip(found, wanted, strict=True)]
-        if torch.is_grad_enabled():  # create_graph: whoever goes on from here must not take them for constants
+        if torch.is_grad_enabled():  # create_graph: they must not pass for constants
             gradients = _Once.apply(ctx.operation.called, 1 + len(grads), tied, *grads, *gradients)  # type: ignore[no-untyped-call]
         return None, None, *gradients
 
 
 def _anchor(tensors: Sequence[Maybe]) -> Tensor:
-    """A tensor without elements that hangs on all of these in autograd's graph, in place of what is not kept."""
+    """An empty tensor that depends on all of these in autograd's graph, in place of tensors that are not kept."""
     tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
     return tied
 
@@ -165,9 +165,9 @@ class _Anchor(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, which refuse to be differentiated by all that they depend on, the first `n_of` tensors.
+    """Passes gradients on and refuses to differentiate them by the first `n_of` tensors, which they depend on.
 
-    Torch's `once_differentiable` lets constant gradients through, and takes a derivative wrt what is not kept for zero.
+    Torch's `once_differentiable` accepts constant gradients, and treats a derivative wrt unsaved tensors as zero.
     """
 
     @staticmethod

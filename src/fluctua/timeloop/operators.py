@@ -1,7 +1,7 @@
-"""A fused loop as operators, for `torch.compile`: dearer to call than the function of `fused.py`.
+"""A fused loop as operators, for `torch.compile`; they cost more per call than the function of `fused.py`.
 
-Operators take and give numbers, texts and tensors: a step goes by its name, and in place of a gradient that is missing
-there is a tensor without elements.
+Operators take and return numbers, strings and tensors: a step is passed by name, and an empty tensor stands for a
+missing gradient.
 """
 
 from collections.abc import Sequence

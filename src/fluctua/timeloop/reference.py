@@ -1,4 +1,4 @@
-"""The time loop in plain torch: slow, short, on any device. The truth the other engines are tested against."""
+"""The time loop in plain torch: slow, short, on any device. The other engines are tested against it."""
 
 import torch
 
@@ -6,7 +6,7 @@ from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_of
 
 
 class ReferenceEngine:
-    """Serves every request: it calls the neuron's step as it is."""
+    """Serves every request, by calling the neuron's step itself."""
 
     name = "reference"
 

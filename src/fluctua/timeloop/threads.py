@@ -18,16 +18,16 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, mos
 
     Args:
         work: gets the samples of one thread as blocks `(first, stop)` of at most `block`.
-        samples: how many there are in all.
-        block: how many are worked on at a time.
-        most: how many threads are worth their while.
+        samples: number of samples.
+        block: number of samples processed together.
+        most: largest useful number of threads.
     """
     threads = torch.get_num_threads()
     share = max(1, -(-samples // min(threads, most or threads)))
     spans = [(lo, min(lo + share, samples)) for lo in range(0, samples, share)]
 
     def run(span: tuple[int, int]) -> Result:
-        with torch.no_grad():  # which each thread has to say for itself
+        with torch.no_grad():  # set separately in each thread
             return work(_blocks(*span, block))
 
     if len(spans) < 2:
@@ -42,7 +42,7 @@ def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def pool_of(threads: int) -> ThreadPoolExecutor:
-    """So many threads that wait for work. A forked process gets its own: threads do not survive a fork."""
+    """A pool of threads. A forked process gets its own, since threads do not survive a fork."""
     return _pool(os.getpid(), threads)
 
 
@@ -52,16 +52,16 @@ def _blocks(lo: int, hi: int, block: int) -> Blocks:
 
 @lru_cache(maxsize=1)
 def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch works alone: OpenMP's own threads would fight them for the cores."""
+    """Threads in which torch uses one thread each: OpenMP's own threads would compete for the cores."""
     everybody = Barrier(threads)
 
     def alone() -> None:
-        torch.get_num_threads()  # makes torch set the thread up, which would undo what follows
+        torch.get_num_threads()  # makes torch set up the thread, which would undo the next line
         torch.set_num_threads(1)
         everybody.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fluctua")
     for job in [pool.submit(alone) for _ in range(threads)]:
         job.result()
-    torch.set_num_threads(threads)  # what threads that start later take over
+    torch.set_num_threads(threads)  # inherited by threads that start later
     return pool

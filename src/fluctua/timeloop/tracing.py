@@ -1,7 +1,7 @@
-"""Follow one step of a neuron and its gradient through torch, operation by operation, into expressions.
+"""Trace one step of a neuron and its gradient through torch, operation by operation, into expressions.
 
 The step is an ordinary function of torch. It runs once on a few numbers, and torch differentiates it, surrogate
-gradients included; what torch calls on the way is the step and its adjoint. Nothing about a neuron is known here.
+gradients included; torch's operations along the way are the step and its adjoint. This file knows no neuron.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from fluctua.timeloop.contract import Step, Tensors, step_of
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
 
-_NEURONS = 3  # that a step is followed with unless it has a number of its own: one that steps have no reason to name
+_NEURONS = 3  # to trace a step with, unless it needs a certain number; a number that steps hardly mention
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class Traced:
     """A step and its adjoint.
 
     Attributes:
-        graph: that all of this is of.
-        inputs: how many there are.
-        output: what the step gives.
+        graph: the graph of all these expressions.
+        inputs: number of inputs.
+        output: the output of the step.
         state: the state after it.
         by_input: gradient with respect to each input, from those of output and state after the step.
         by_state: with respect to each part of the state before the step.
@@ -49,7 +49,7 @@ class Traced:
 
     @cached_property
     def fired(self) -> Expression | None:
-        """Of a spike, the comparison that makes it, else None."""
+        """For spikes, the comparison that makes them, else None."""
         out = self.output
         is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
         return out.args[0] if is_spike and isinstance(out, Expression) else None
@@ -66,11 +66,11 @@ class Traced:
 
     @property
     def ends(self) -> list[Value]:
-        """All that the step and its adjoint give."""
+        """All results of the step and its adjoint."""
         return [self.output, *self.state, *self.by_input, *self.by_state, *self.by_constant]
 
     def roots(self, wanted: Sequence[int]) -> list[Value]:
-        """The gradients, of constants those wanted."""
+        """The gradients; of constants only the wanted ones."""
         return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
 
     def leaf(self, kind: str, number: int) -> Expression:
@@ -85,14 +85,14 @@ class Traced:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
-    """Follow a step with the given numbers of inputs, state parts and constants.
+    """Trace a step with the given numbers of inputs, state parts and constants.
 
     Raises:
-        ValueError: it does what no loop over neurons can do, such as to sum over them.
+        ValueError: it does something that no loop over neurons can do, such as summing over them.
     """
     if isinstance(step, Followed):
         return step.traced
-    # Whatever torch does around us, such as to trace for its own compiler, is not to see this.
+    # Hide this from whatever torch is doing around us, such as tracing for its own compiler.
     with _disable_current_modes(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         return _traced(step_of(step), inputs, states, constants)
 
@@ -160,7 +160,6 @@ class Followed:
         return cls("\n".join([*lines, ", ".join(map(said, traced.ends))]), traced)
 
     def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        """See `timeloop.contract.Step`."""
         output, *after = _Evaluated.apply(self.traced, *inputs, *state, *constants)  # type: ignore[no-untyped-call]
         return output, tuple(after)
 

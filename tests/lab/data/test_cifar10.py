@@ -112,13 +112,13 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 DATA, LABELS = cifar_batch(1)
 CONTENTS: dict[str, tuple[Any, Any, str]] = {
-    "an image of another size": (DATA[:, :-3], LABELS, r"no bytes of the shape \[samples, 3072\]"),
-    "one image": (DATA[0], LABELS, r"no bytes of the shape \[samples, 3072\]"),
-    "numbers": (DATA.astype(np.float32), LABELS, "no bytes"),
-    "no array": (b"pixels", LABELS, "no bytes"),
+    "an image of another size": (DATA[:, :-3], LABELS, r"not bytes of the shape \[samples, 3072\]"),
+    "one image": (DATA[0], LABELS, r"not bytes of the shape \[samples, 3072\]"),
+    "numbers": (DATA.astype(np.float32), LABELS, "not bytes"),
+    "no array": (b"pixels", LABELS, "not bytes"),
     "a label too many": (DATA, [*LABELS, 0], "11 labels for 10 images"),
-    "a label out of range": (DATA, [*LABELS[:-1], 10], "no list of numbers from 0 to 9"),
-    "labels that are words": (DATA, [b"cat"] * 10, "no list of numbers"),
+    "a label out of range": (DATA, [*LABELS[:-1], 10], "not a list of numbers from 0 to 9"),
+    "labels that are words": (DATA, [b"cat"] * 10, "not a list of numbers"),
 }
 
 
@@ -145,7 +145,7 @@ def test_an_array_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
     lie = honest.replace(b"J\n\0\0\0J\0\x0c\0\0", b"J\xff\xff\xff\x7fJ\0\x0c\0\0")  # the shape (10, 3072)
     assert lie != honest
     (folder / "test_batch").write_bytes(lie)
-    with pytest.raises(ValueError, match="no bytes of the shape"):
+    with pytest.raises(ValueError, match="not bytes of the shape"):
         read_cifar10(folder)
 
 

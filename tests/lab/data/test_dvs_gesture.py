@@ -153,9 +153,9 @@ REFUSED: dict[str, tuple[Write, type[Exception], str]] = {
     "no recording": (spoiled(official, AEDAT, None), FileNotFoundError, "user01_led.aedat is listed in"),
     "no labels": (spoiled(official, CSV, None), FileNotFoundError, "user01_led_labels.csv is missing"),
     "empty labels": (spoiled(official, CSV, b""), ValueError, "labels.csv is empty"),
-    "a class of none": (spoiled(official, CSV, labels("12,1,2")), ValueError, "'12,1,2' is no class from 1 to 11"),
-    "a span without end": (spoiled(official, CSV, labels("3,9")), ValueError, "'3,9' is no class"),
-    "a span backwards": (spoiled(official, CSV, labels("3,9,4")), ValueError, "with start and end in micros"),
+    "a class of none": (spoiled(official, CSV, labels("12,1,2")), ValueError, "'12,1,2' is not a class from 1 to 11"),
+    "a span without end": (spoiled(official, CSV, labels("3,9")), ValueError, "'3,9' is not a class"),
+    "a span backwards": (spoiled(official, CSV, labels("3,9,4")), ValueError, "with start and end in µs"),
     "a file of no class": (
         spoiled(tonic, "ibmGestureTrain/user01_led/11.npy", b""),
         ValueError,
@@ -208,13 +208,13 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "pickled": (lambda path: saved(path, np.array([Fuse(path.with_name("trace"))], object)), "cannot be read as an"),
     "a column missing": (
         lambda path: saved(path, GOOD[:, :3]),
-        r"no array of whole numbers \[events, 4\] but .* \[5, 3\]",
+        r"not an array of integers \[events, 4\] but .* \[5, 3\]",
     ),
-    "text": (lambda path: saved(path, np.full((2, 4), "a")), "no array of whole numbers"),
-    "not finite": (lambda path: saved(path, GOOD + np.nan), "no array of whole numbers"),
-    "not whole": (lambda path: saved(path, GOOD + 0.5), "no array of whole numbers"),
+    "text": (lambda path: saved(path, np.full((2, 4), "a")), "not an array of integers"),
+    "not finite": (lambda path: saved(path, GOOD + np.nan), "not an array of integers"),
+    "not whole": (lambda path: saved(path, GOOD + 0.5), "not an array of integers"),
     "a size that it does not have": (lambda path: huge(path), "0.npy cannot be read as an array"),
-    "a pixel outside": (lambda path: saved(path, GOOD + 128), "event 0 at x=128, y=128 is outside of 128 x 128 pixels"),
+    "a pixel outside": (lambda path: saved(path, GOOD + 128), "event 0 at x=128, y=128 is outside 128 x 128 pixels"),
 }
 
 

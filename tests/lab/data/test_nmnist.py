@@ -130,8 +130,8 @@ def test_what_is_no_nmnist_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        (event(1, 1, 0, 5)[:4], r"Train/0/1\.bin of .*: 4 bytes are no whole number of events"),
-        (event(1, 1, 0, 5) + event(34, 1, 0, 5), "event 1 at x=34, y=1 is outside of 34 x 34"),
+        (event(1, 1, 0, 5)[:4], r"Train/0/1\.bin of .*: 4 bytes are not a whole number of events"),
+        (event(1, 1, 0, 5) + event(34, 1, 0, 5), "event 1 at x=34, y=1 is outside 34 x 34"),
         (event(1, 34, 0, 5), "event 0 at x=1, y=34 is outside"),
     ],
 )

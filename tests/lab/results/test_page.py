@@ -108,7 +108,7 @@ def test_a_sweep_that_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds no results: give the folder that `fluctua reproduce` wrote to"):
+    with pytest.raises(StoreError, match="holds no results: give a folder that `fluctua reproduce` wrote"):
         report(tmp_path)
 
 
@@ -133,6 +133,16 @@ def test_numbers_titles_and_intervals_are_those_of_the_tables(stores: Path) -> N
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     for row in rows[1:]:
         assert all(cell in page.texts for cell in row if cell), row
+
+
+def test_what_all_rows_have_in_common_is_said_once(tmp_path: Path) -> None:
+    """So that the numbers are seen on a phone."""
+    store = Store(tmp_path / "one")
+    store.open({"name": "one", "title": "One"})
+    (store.root / "table.csv").write_text("task,method,measure,mean\nfsdd,a,score,0.1\nfsdd,b,score,0.2\n")
+    page = Page(report(tmp_path).read_text(encoding="utf-8"))
+    assert "All rows: task=fsdd." in page.texts
+    assert [text for text in page.texts if text in ("task", "method", "mean")] == ["method", "mean"]
 
 
 def test_every_picture_says_what_is_to_be_seen(stores: Path) -> None:

@@ -187,7 +187,7 @@ def test_no_weight_decay_is_none_whatever_the_optimiser_would_take() -> None:
 def test_what_no_recipe_can_be_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown recipe 'old': choose one of plain, paper, modern"):
         recipe_by_name("old")
-    with pytest.raises(ValueError, match=r"smorms3 has no weight decay, but 0.1 is asked for: set it to 0"):
+    with pytest.raises(ValueError, match=r"smorms3 has no weight decay, but 0.1 was asked for: set it to 0"):
         Ingredients(optimizer="smorms3", weight_decay=0.1).settings(epochs=1, seed=0)
 
 

@@ -251,7 +251,7 @@ def test_a_scheduler_that_is_killed_ends_the_sweep_in_one_sentence(store: Store,
                 scheduler.kill()
                 yield record
 
-        with pytest.raises(OSError, match=f"the Dask scheduler at {address} is gone: what is finished is kept"):
+        with pytest.raises(OSError, match=f"the Dask scheduler at {address} is gone: finished runs are kept"):
             sweep(runs, store, killing, quiet())
         assert store.failed(runs) == []
         done = store.finished(runs)

@@ -253,7 +253,7 @@ def test_a_run_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another version of fluctua: choose another out_dir"):
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
     torch.save(checkpoint, tmp_path / "last.ckpt")  # as fluctua 0.1 did
-    with pytest.raises(ValueError, match="damaged, or not of this version of fluctua"):
+    with pytest.raises(ValueError, match="damaged, or from another version of fluctua"):
         fit(network(), TinyData(), out_dir=tmp_path, settings=SETTINGS, resume=True)
 
 

@@ -160,7 +160,7 @@ def test_a_network_without_neurons_is_refused(name: str) -> None:
 
 def test_a_baseline_knows_no_target_and_says_so() -> None:
     report = fluctua.initialize(network(), spikes(20, 4, 40), fluctua.Target(xi=2.0), method="kaiming", seed=0)
-    assert report.notes[0] == "Kaiming knows no target, so the one given was not used"
+    assert report.notes[0] == "Kaiming has no target, so the one given was not used"
     assert all(p.target_sigma_u is None for p in report)
 
 

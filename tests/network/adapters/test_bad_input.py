@@ -179,7 +179,7 @@ def test_a_frozen_layer_is_skipped_because_and_the_rest_reaches_its_target() -> 
 
 
 def test_a_model_of_unknown_neurons_says_how_to_name_them() -> None:
-    with pytest.raises(WiringError, match=r"Stranger\) is known; name yours by neurons="):
+    with pytest.raises(WiringError, match=r"Stranger\) is known; name yours with neurons="):
         fluctua.initialize(Net(Stranger(), Stranger()), batch(), seed=0)
 
 

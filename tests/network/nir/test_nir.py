@@ -340,7 +340,7 @@ SQUARE = nir.Linear(np.eye(4))
         ),
         (
             lambda: graph(IO | {"d": nir.Delay(np.full(4, 1.5 * DT))}, ("in", "d"), ("d", "out")),
-            "no whole number",
+            "not a whole number",
         ),
     ],
     ids=["threshold", "no output", "cycle", "weightless loop", "half a step"],
@@ -351,7 +351,7 @@ def test_a_graph_that_cannot_be_run_is_refused(made: Any, reason: str) -> None:
 
 
 def test_a_step_too_long_for_the_neurons_is_refused() -> None:
-    with pytest.raises(UnsupportedNeuronError, match=r"0\.5 time steps, at which it is unstable"):
+    with pytest.raises(UnsupportedNeuronError, match=r"0\.5 time steps, which makes it unstable"):
         neuron_of("it", lif(2, tau=0.5e-3), *convention_of("euler", DT), None)
 
 

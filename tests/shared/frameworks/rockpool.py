@@ -105,7 +105,7 @@ def recurrence(kind: str) -> Recurrence:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "rates": (lambda: rockpool.RateTorch(N), r"RateTorch of rockpool .* no spikes: use LIFTorch"),
+    "rates": (lambda: rockpool.RateTorch(N), r"RateTorch of rockpool .* not spikes: use LIFTorch"),
     "recurrence onto several synapses": (
         lambda: rockpool.LIFTorch((8, 4), has_rec=True),
         r"LIFTorch of shape \(8, 4\) has recurrence onto 2 .* \(N, N\)",

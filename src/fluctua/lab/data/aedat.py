@@ -1,6 +1,6 @@
 """Recordings of event cameras in AEDAT 3.1 (docs.inivation.com): lines of text, then packets of events.
 
-A packet is a header of 28 bytes and its events; whatever is no packet of polarity events is passed over. All numbers
+A packet is a header of 28 bytes and its events; everything except packets of polarity events is skipped. All numbers
 are little-endian.
 """
 
@@ -49,7 +49,7 @@ class Recording:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            FileError: if it is no AEDAT 3.1, or is cut short.
+            FileError: if it is not AEDAT 3.1, or is truncated.
         """
         with _reading(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             columns = np.array(_packets(raw), dtype=np.int64).reshape(-1, 5).T
@@ -66,7 +66,7 @@ class Recording:
             Times in microseconds, columns x, rows y and polarities (1: brighter), each int64 `[events]`.
 
         Raises:
-            FileError: if the file is no longer what it was.
+            FileError: if the file has changed.
         """
         times, data = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
         with _reading(self.path), self.path.open("rb") as file:
@@ -74,7 +74,7 @@ class Recording:
                 file.seek(self.starts[k])
                 events = np.frombuffer(file.read(self.counts[k] * _EVENT.itemsize), dtype=_EVENT)
                 if len(events) < self.counts[k]:
-                    raise FileError(f"{self.path} has become shorter since it was opened: get it again.")
+                    raise FileError(f"{self.path} has shrunk since it was opened: get it again.")
                 times.append(events["time"].astype(np.int64) + self.offsets[k])
                 data.append(events["data"])
         time, word = np.concatenate(times), np.concatenate(data).astype(np.int64)
@@ -88,7 +88,7 @@ def _reading(path: Path) -> AbstractContextManager[None]:
 
 
 def _packets(raw: mmap.mmap) -> list[tuple[int, int, int, int, int]]:
-    """What `Recording` knows of every packet of polarity events."""
+    """The facts of `Recording` about every packet of polarity events."""
     if raw[: len(_FIRST)] != _FIRST:
         raise ValueError("it does not begin with #!AER-DAT3.")
     position = raw.find(_LAST)
@@ -97,14 +97,14 @@ def _packets(raw: mmap.mmap) -> list[tuple[int, int, int, int, int]]:
     position, end, packets = position + len(_LAST), len(raw), []
     while position < end:
         if position + _HEADER.size > end:
-            raise ValueError(f"it is cut short at byte {end}, in the header of a packet")
+            raise ValueError(f"it is truncated at byte {end}, in the header of a packet")
         kind, _, size, _, overflow, capacity, number, _ = _HEADER.unpack_from(raw, position)
         start = position + _HEADER.size
         position = start + size * capacity
         if size < 1 or not 0 <= number <= capacity or (kind == _POLARITY and size != _EVENT.itemsize):
             raise ValueError(f"the packet at byte {start - _HEADER.size} has {number} events of {size} bytes")
         if position > end:
-            raise ValueError(f"it is cut short at byte {end}, in a packet that ends at {position}")
+            raise ValueError(f"it is truncated at byte {end}, in a packet that ends at {position}")
         if kind == _POLARITY and number:
             offset, last = overflow << _OVERFLOW, start + (number - 1) * size
             times = (offset + struct.unpack_from("<i", raw, at + 4)[0] for at in (start, last))

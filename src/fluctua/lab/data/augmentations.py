@@ -1,7 +1,7 @@
 """Augmentations: samples that differ from epoch to epoch, so that a network learns what they have in common.
 
-An augmentation is a function `(sample, rng) -> sample`. Its draws come from `rng` alone, which `Augmented` makes from
-seed, epoch and sample: the same three give the same sample, in whatever order and process samples are read.
+An augmentation is a function `(sample, rng) -> sample`. It draws only from `rng`, which `Augmented` makes from seed,
+epoch and sample: the same three give the same sample, in whatever order and process samples are read.
 """
 
 import math
@@ -20,11 +20,11 @@ from fluctua.lab.data.events import Events, LabelledDataset
 Sample = TypeVar("Sample")
 Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
-GREY = 128  # a pixel that makes no current
+GREY = 128  # a pixel value that causes no current
 
 
 class Augmented(Dataset[tuple[Any, int]]):
-    """The samples of a data set, each sent through augmentations in turn; labels stay.
+    """The samples of a data set, each passed through augmentations in turn; labels stay the same.
 
     `augmented[i]` is sample `i` as drawn for epoch 0, the same at every call, and `augmented[epoch, i]` as drawn for
     that epoch.
@@ -51,7 +51,7 @@ class Augmented(Dataset[tuple[Any, int]]):
 
 @dataclass(frozen=True)
 class DropEvents:
-    """Drop every event with probability `p`, each by itself.
+    """Drop each event independently with probability `p`.
 
     Raises:
         ValueError: if `p` is not in [0, 1).
@@ -61,7 +61,7 @@ class DropEvents:
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:
-            raise ValueError(f"p={self.p} must be in [0, 1), where 0 keeps every event: pass the share to drop.")
+            raise ValueError(f"p={self.p} must be in [0, 1), where 0 keeps every event: pass the fraction to drop.")
 
     def __call__(self, events: Events, rng: np.random.Generator) -> Events:
         """Return the events that are kept."""
@@ -70,10 +70,10 @@ class DropEvents:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Keep the `duration` seconds from a random moment on, and count time from there.
+    """Keep `duration` seconds from a random moment on, and count time from there.
 
-    The moment is uniform between 0 and the last at which the crop ends with the last event; a sample that is not
-    longer than the crop is left as it is.
+    The moment is uniform between 0 and the last at which the crop ends with the last event; a sample not longer than
+    the crop is left as it is.
 
     Raises:
         ValueError: if `duration` is not positive and finite.
@@ -97,7 +97,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class TimeJitter:
-    """Move every event in time by itself, by a normal draw of standard deviation `std` seconds; none before 0 s stays.
+    """Shift each event in time by its own normal draw of standard deviation `std` seconds; drop those before 0 s.
 
     Raises:
         ValueError: if `std` is negative or not finite.
@@ -116,7 +116,7 @@ class TimeJitter:
 
 @dataclass(frozen=True)
 class TimeStretch:
-    """Slow a sample down or speed it up by a factor whose logarithm is uniform in `-limit .. limit`: another tempo.
+    """Slow a sample down or speed it up by a factor whose logarithm is uniform in `-limit .. limit`.
 
     Raises:
         ValueError: if `limit` is negative or not finite.
@@ -136,14 +136,14 @@ class TimeStretch:
         return Events((events.times * factor).astype(np.float32), events.units)
 
 
-# --- of channels in a row, such as those of a cochlea ---
+# --- channels in a row, such as those of a cochlea ---
 
 
 @dataclass(frozen=True)
 class UnitShift:
-    """Shift all events of a sample by the same number of units, uniform in `-limit .. limit`: a voice of other pitch.
+    """Shift all events of a sample by the same number of units, uniform in `-limit .. limit`, like a change of pitch.
 
-    What leaves the units `0 .. n_units - 1` is dropped.
+    Events outside the units `0 .. n_units - 1` is dropped.
 
     Raises:
         ValueError: if `limit` is not in `0 .. n_units - 1`.
@@ -162,9 +162,9 @@ class UnitShift:
 
 @dataclass(frozen=True)
 class UnitJitter:
-    """Move every event by itself, by a normal draw of standard deviation `std` units, rounded.
+    """Shift each event by its own normal draw of standard deviation `std` units, rounded.
 
-    What leaves the units `0 .. n_units - 1` is dropped.
+    Events outside the units `0 .. n_units - 1` is dropped.
 
     Raises:
         ValueError: if `std` is negative or not finite.
@@ -188,9 +188,9 @@ class UnitJitter:
 
 @dataclass(frozen=True)
 class SpatialShift:
-    """Shift all events of a camera by the same numbers of rows and columns, each uniform in `-limit .. limit`.
+    """Shift all events of a camera sample by the same numbers of rows and columns, each uniform in `-limit .. limit`.
 
-    What leaves the field of view is dropped.
+    Events outside the field of view are dropped.
 
     Attributes:
         limit: pixels.
@@ -219,7 +219,7 @@ class SpatialShift:
 
 @dataclass(frozen=True)
 class PixelShift:
-    """Shift an image `[channels, rows, columns]` as `SpatialShift` does events; what comes in is grey, no current.
+    """Shift an image `[channels, rows, columns]` as `SpatialShift` does events; the border becomes grey, no current.
 
     Raises:
         ValueError: if `limit` is negative.
@@ -241,7 +241,7 @@ class PixelShift:
 
 @dataclass(frozen=True)
 class Mirror:
-    """Mirror an image `[channels, rows, columns]` left to right, one time in two."""
+    """Mirror an image `[channels, rows, columns]` left to right, with probability one half."""
 
     def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the image or its mirror image."""

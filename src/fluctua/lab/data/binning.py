@@ -1,4 +1,4 @@
-"""How events become a batch `[T, B, N]`: dense, or as bits that are never made dense."""
+"""From events to a batch `[T, B, N]`: dense, or as bits that are never made dense."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fluctua.lab.data.events import Events, check_range
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.theory.psp import number
 
-# A float32 time lies up to half a unit in the last place below the number it stands for.
+# A float32 time may lie half a unit in the last place below the number it stands for.
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 _MOST = 10**7  # steps of a batch: one unit then takes 40 MB a sample
 _FEW, _NEARLY_ALL = 20, 0.98  # events that tell no unit; share of them that is not there by chance
@@ -21,7 +21,7 @@ _FEW, _NEARLY_ALL = 20, 0.98  # events that tell no unit; share of them that is 
 def binned(
     samples: Sequence[Events], n_units: int, dt: float, duration: float, pool: int
 ) -> tuple[tuple[int, int, int], tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Shape `[T, B, N]` of a batch, and step, row and channel of each of its events; arguments as of `bin_events`.
+    """Shape `[T, B, N]` of a batch, and step, row and channel of each of its events; arguments as in `bin_events`.
 
     Raises:
         ValueError: if there are no samples, a unit is not below `n_units`, or a setting is out of range.
@@ -57,7 +57,7 @@ def bin_events(
         n_units: number of units N before pooling.
         dt: time step, seconds.
         duration: length of the batch, seconds.
-        binary: 1 where at least one event fell, else the number of events.
+        binary: 1 for one or more events; if False, the number of events.
         pool: number of neighbouring units merged into one channel; the last channel may have fewer.
 
     Returns:
@@ -97,7 +97,7 @@ def spike_batch(samples: Sequence[Events], *, n_units: int, dt: float, duration:
 
 
 def step_count(dt: float, duration: float) -> int:
-    """Return the number of time steps that cover `duration`, the last of which may be cut short.
+    """Return the number of time steps that cover `duration`, the last of which may be partly beyond it.
 
     Args:
         dt: time step, seconds.
@@ -123,7 +123,7 @@ def check_times(times: NDArray[np.float32], dt: float, duration: float) -> None:
     late, last = float(np.mean(times >= duration)), float(times.max())
     if late > _NEARLY_ALL or (last < dt and step_count(dt, duration) > 1):
         raise ValueError(
-            f"of the events of some training samples {late:.0%} come at duration={duration:g} s or later, and the last "
+            f"{late:.0%} of the events of some training samples come at duration={duration:g} s or later, and the last "
             f"at {last:g} s with dt={dt:g} s: give all times in seconds, or change duration or dt."
         )
 

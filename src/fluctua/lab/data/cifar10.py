@@ -1,4 +1,4 @@
-"""Reader for CIFAR-10 in its official python layout (Krizhevsky 2009), which is pickles: none is trusted."""
+"""Reader for CIFAR-10 in its official Python layout (Krizhevsky 2009), pickles, which are read without trust."""
 
 import io
 import math
@@ -51,7 +51,7 @@ def read_cifar10(folder: str | Path) -> tuple[Images, Images]:
 
     Raises:
         FileNotFoundError: if a batch file is missing.
-        FileError: if a file is cut short, or holds anything but images and labels.
+        FileError: if a file is truncated, or holds anything but images and labels.
     """
     return _read(Path(folder), TRAIN), _read(Path(folder), TEST)
 
@@ -73,22 +73,22 @@ def _images_and_labels(content: Any) -> tuple[Pixels, NDArray[np.int64]]:
     pixels = array.pixels() if isinstance(array, _Array) else None
     size = math.prod(SHAPE)
     if pixels is None or pixels.ndim != 2 or pixels.shape[1] != size:
-        raise ValueError(f"its data are no bytes of the shape [samples, {size}]")
+        raise ValueError(f"its data are not bytes of the shape [samples, {size}]")
     if not isinstance(labels, list) or not all(type(k) is int and 0 <= k < N_CLASSES for k in labels):
-        raise ValueError(f"its labels are no list of numbers from 0 to {N_CLASSES - 1}")
+        raise ValueError(f"its labels are not a list of numbers from 0 to {N_CLASSES - 1}")
     if len(labels) != len(pixels):
         raise ValueError(f"it has {len(labels)} labels for {len(pixels)} images")
     return pixels.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
 
 
-# --- pickles without trust: what names something outside gets a stand-in that can do nothing ---
+# --- pickles without trust: any global name gets a stand-in that can do nothing ---
 
 
 def _unpickled(raw: bytes) -> Any:
     """The content of a pickle of plain data and NumPy arrays; of arrays only a description, an `_Array`."""
     for step, argument, _ in pickletools.genops(raw):
-        if "PUT" in step.name and isinstance(argument, int) and argument > len(raw):  # for which memory is taken
-            raise ValueError(f"it keeps an object as number {argument}, and has {len(raw)} bytes")
+        if "PUT" in step.name and isinstance(argument, int) and argument > len(raw):  # which would allocate memory
+            raise ValueError(f"it stores an object as number {argument}, but has only {len(raw)} bytes")
     return _Restricted(io.BytesIO(raw), encoding="bytes").load()
 
 
@@ -99,11 +99,11 @@ class _DType:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        pass  # byte order, of no concern to bytes
+        pass  # byte order, which does not matter for bytes
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` and for what makes one; keeps the state that the array would have been given."""
+    """Stands in for `numpy.ndarray` and its constructor; keeps the state that the array would get."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -112,7 +112,7 @@ class _Array:
         self.state = state
 
     def pixels(self) -> Pixels | None:
-        """The array of bytes; None if it is something else."""
+        """The array of bytes; None if it is anything else."""
         match self.state:
             case (_, tuple(shape), _DType(name="u1" | b"u1"), bool(fortran), bytes(raw)):
                 if all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) == len(raw):

@@ -37,12 +37,12 @@ class _Trial:
 
 
 class DVSGesture(EventDataset):
-    """The gestures of one part of DVS128 Gesture, read one by one from the official files or those that tonic leaves.
+    """The gestures of one part of DVS128 Gesture, read one by one from the official files or those of tonic.
 
     The official release has recordings `user01_led.aedat` (AEDAT 3.1) with `user01_led_labels.csv` (class from 1,
     start and end in microseconds) and the lists `trials_to_train.txt` and `trials_to_test.txt`: 12 gestures in a
     recording, class 8 twice. tonic has `ibmGestureTrain/user01_led/3.npy` and `ibmGestureTest`, one array of column,
-    row, polarity and milliseconds a gesture, one a class. Both may lie in a folder `DvsGesture` or `DVSGesture`.
+    row, polarity and milliseconds per gesture, one per class. Both may lie in a folder `DvsGesture` or `DVSGesture`.
 
     A gesture lasts some 6 s; its time counts from its start in the official release, from its first event in tonic's.
     The camera's 128 x 128 pixels are merged to `side * side`, and an event is a spike of unit
@@ -53,7 +53,7 @@ class DVSGesture(EventDataset):
         side: rows and columns after merging.
         shape: `(2, side, side)`, polarity (1: brighter), row and column.
         labels: int64 `[samples]`, from 0.
-        users: int64 `[samples]`, who moves; nobody is in both parts.
+        users: int64 `[samples]`, who moves; no user is in both parts.
     """
 
     n_classes = N_CLASSES
@@ -85,7 +85,7 @@ class DVSGesture(EventDataset):
 
         Raises:
             FileNotFoundError: if its file is gone.
-            FileError: if its file is cut short, of another kind, or has an event outside of the 128 x 128 pixels.
+            FileError: if its file is truncated, of another kind, or has an event outside the 128 x 128 pixels.
         """
         trial = self._trials[i]
         if trial.span is None:
@@ -97,7 +97,7 @@ class DVSGesture(EventDataset):
         if (outside := (x < 0) | (x >= SENSOR) | (y < 0) | (y >= SENSOR)).any():
             k = int(np.argmax(outside))
             raise FileError(
-                f"{trial.file}: event {k} at x={x[k]}, y={y[k]} is outside of {SENSOR} x {SENSOR} pixels: get it again."
+                f"{trial.file}: event {k} at x={x[k]}, y={y[k]} is outside {SENSOR} x {SENSOR} pixels: get it again."
             )
         merged = SENSOR // self.side
         units = (polarity * self.side + y // merged) * self.side + x // merged
@@ -105,7 +105,7 @@ class DVSGesture(EventDataset):
             return Events(((time - start) * 1e-6).astype(np.float32), units)
 
     def _recording(self, file: Path) -> Recording:
-        """Where the packets of a file are: found once, and small."""
+        """The packets of a file, found once; this takes little memory."""
         if file not in self._recordings:
             self._recordings[file] = Recording.index(file)
         return self._recordings[file]
@@ -168,13 +168,13 @@ def _labels(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
             number, start, end = 0, 0, 0
         if not (1 <= number <= N_CLASSES and 0 <= start < end < _ENDLESS):
             raise FileError(
-                f"{path}: {','.join(row)[:80]!r} is no class from 1 to {N_CLASSES} with start and end in microseconds: "
+                f"{path}: {','.join(row)[:80]!r} is not a class from 1 to {N_CLASSES} with start and end in µs: "
                 f"get it again from {SOURCE}."
             )
         yield number - 1, (start, end)
 
 
-# --- what tonic leaves ---
+# --- tonic's files ---
 
 
 def _of_tonic(root: Path, part: Part) -> Iterator[_Trial]:
@@ -187,11 +187,11 @@ def _of_tonic(root: Path, part: Part) -> Iterator[_Trial]:
 def _array(file: Path) -> tuple[Times, Times, Times, Times]:
     """Times in microseconds, columns, rows and polarities, as from `Recording.between`."""
     with reading(file, "an array", f"`{FETCH}` gets it again"):
-        array = np.lib.format.open_memmap(file, "r")  # takes no memory for more than the file has
+        array = np.lib.format.open_memmap(file, "r")  # allocates no more than the file holds
         whole = array.ndim == 2 and array.shape[1] == 4 and array.dtype.kind in "iuf"
         if not (whole and ((np.abs(array) < _ENDLESS) & (array == np.rint(array))).all()):
             raise FileError(
-                f"{file} is no array of whole numbers [events, 4] but {array.dtype} {list(array.shape)}: `{FETCH}` "
+                f"{file} is not an array of integers [events, 4] but {array.dtype} {list(array.shape)}: `{FETCH}` "
                 "gets it again."
             )
         x, y, polarity, time = array.astype(np.int64).T

@@ -1,6 +1,6 @@
-"""Spike events: what a sample is, and what a data set is.
+"""Spike events: samples and data sets.
 
-Events keep their times in seconds, so the time step is chosen where they are binned and not where they are stored.
+Events keep their times in seconds, so the time step is chosen when they are binned, not when they are stored.
 """
 
 import math
@@ -35,10 +35,10 @@ class Events:
         times, units = np.asarray(self.times), np.asarray(self.units)
         if times.dtype.kind not in "fiu":
             raise ValueError(f"times must be seconds, not {times.dtype}: cast them with .astype('float32').")
-        with np.errstate(over="ignore"):  # which is refused below
+        with np.errstate(over="ignore"):  # refused below
             times = times.astype(np.float32, copy=False)
         if times.ndim != 1 or times.shape != units.shape:
-            raise ValueError(f"times {times.shape} and units {units.shape} must be vectors of one length: pair them.")
+            raise ValueError(f"times {times.shape} and units {units.shape} must be vectors of equal length: pair them.")
         units = whole(units, "units")
         if not np.isfinite(times).all():
             raise ValueError(
@@ -147,7 +147,7 @@ class EventArrays(EventDataset):
 
 
 class Subset(EventDataset):
-    """Some samples of a data set, in the order of `indices`; nothing is copied but the labels."""
+    """Some samples of a data set, in the order of `indices`; only the labels are copied."""
 
     def __init__(self, dataset: EventDataset, indices: NDArray[np.int64] | Sequence[int]) -> None:
         self.dataset, self.indices = dataset, whole(indices, "indices")
@@ -168,11 +168,11 @@ def split(
     shuffle: bool = True,
     stratified: bool = False,
 ) -> tuple[Subset, ...]:
-    """Cut a data set into disjoint parts which together hold every sample once.
+    """Cut a data set into disjoint parts that together hold every sample once.
 
     Args:
         dataset: what to cut.
-        fractions: share of each part; they sum to 1. A part's size is at most one sample off its share.
+        fractions: share of each part; they sum to 1. A part's size differs from its share by at most one sample.
         seed: decides the shuffle and nothing else; the same seed gives the same parts.
         shuffle: draw at random (and leave the parts in random order), else cut in the order of the samples.
         stratified: hold the shares within every class, not only overall.
@@ -192,17 +192,17 @@ def partition(
     samples = np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(samples) if shuffle else samples
     groups = labels[order] if stratified else np.zeros(len(labels), dtype=np.int64)
-    # The part follows from how far along its group a sample stands, from 0 to 1.
+    # A sample's part follows from its position in its group, from 0 to 1.
     quantile = (occurrence(groups) + 0.5) / np.bincount(groups)[groups]
     part = np.searchsorted(inner_bounds, quantile, side="right")
     return tuple(order[part == k] for k in range(len(fractions)))
 
 
 def whole(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    """As int64, if the numbers are of an integer type: nothing is truncated.
+    """Convert integers to int64; nothing is truncated.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if the values are not of an integer type.
     """
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Downloads of the official data sets: they resume where they broke off, and are checked before use.
+"""Downloads of the official data sets: they resume where they stopped, and are verified before use.
 
 On the command line: `python -m fluctua.lab.data.fetch shd FOLDER`.
 """
@@ -25,7 +25,7 @@ from typing import BinaryIO
 from fluctua.files import FileError
 from fluctua.lab.durable import locked, make_folder, sync_folder
 
-Progress = Callable[[str, int, int | None], None]  # name, bytes there, bytes in all if known
+Progress = Callable[[str, int, int | None], None]  # name, bytes so far, total bytes if known
 
 _CHUNK, _TIMEOUT = 1 << 20, 60.0  # bytes, seconds
 
@@ -35,7 +35,7 @@ class Archive:
     """A file to download.
 
     Attributes:
-        url: where from.
+        url: the source.
         name: of the zip or tar file.
         md5: of its content, in hexadecimal.
         holds: the file or folder that it unpacks to.
@@ -89,25 +89,25 @@ ARCHIVES: Mapping[str, tuple[Archive, ...]] = MappingProxyType(
         ),
     }
 )
-"""What is downloaded for each data set. Addresses and checksums are those of tonic 1.7, of CIFAR-10 torchvision's;
+"""The downloads of each data set. Addresses and checksums are those of tonic 1.7, for CIFAR-10 those of torchvision;
 DVS128 Gesture comes cut into gestures, with times in milliseconds."""
 
 
 def fetch(name: str, folder: str | Path, *, progress: Progress | None = None) -> tuple[Path, ...]:
-    """Download and unpack a data set; what is there already stays.
+    """Download and unpack a data set; files already there stay.
 
     Args:
         name: one of `ARCHIVES`.
-        folder: where to; made if it is missing.
-        progress: called now and then with name, bytes there and bytes in all (None if the server does not say).
+        folder: target folder; created if missing.
+        progress: called now and then with name, bytes so far and total bytes (None if the server does not say).
 
     Returns:
         The files or folders unpacked, in the order of `ARCHIVES[name]`.
 
     Raises:
         ValueError: for an unknown name, a download whose checksum is wrong, or an archive that cannot be unpacked.
-        OSError: if the server cannot be reached or breaks off, or the folder cannot be written, from where another call
-            goes on; or if another process fetches into the folder.
+        OSError: if the server cannot be reached or breaks off, or the folder cannot be written; another call resumes.
+            Also if another process fetches into the folder.
     """
     if name not in ARCHIVES:
         raise ValueError(f"no data set {name!r} is known: choose one of {', '.join(ARCHIVES)}.")
@@ -118,7 +118,7 @@ def fetch(name: str, folder: str | Path, *, progress: Progress | None = None) ->
 
 
 def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
-    """Download and unpack one archive into `folder`, unless what it holds is there; errors as in `fetch`."""
+    """Download and unpack one archive into `folder`, unless its content is there; errors as in `fetch`."""
     target = folder / archive.holds
     if not target.exists():
         packed = _download(archive, folder, progress)
@@ -129,7 +129,7 @@ def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
             if not (unpacked / archive.holds).exists():
                 raise ValueError(f"{packed} holds no {archive.holds}: unpack it by hand.")
             _bring_to_disk(unpacked)
-            (unpacked / archive.holds).replace(target)  # at once, so that a half is never taken for the whole
+            (unpacked / archive.holds).replace(target)  # in one step, so that no half is mistaken for the whole
             sync_folder(folder)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -138,21 +138,21 @@ def obtain(archive: Archive, folder: Path, progress: Progress) -> Path:
 
 
 def _download(archive: Archive, folder: Path, progress: Progress) -> Path:
-    """Download a file, unless it is there with the right checksum; what broke off stays as `<name>.part`.
+    """Download a file, unless it is there with the right checksum; a partial download stays as `<name>.part`.
 
     Raises:
         ValueError: the checksum is wrong.
     """
     packed, part = folder / archive.name, folder / f"{archive.name}.part"
     for path in (packed, part):
-        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise FileError(f"{path} is a folder, pipe or device, not an archive: move it away and call again.")
     if not packed.exists() or _md5(packed) != archive.md5:
         _continue(archive, part, progress)
         if (found := _md5(part)) != archive.md5:
             part.unlink()
             raise ValueError(
-                f"{archive.url} has the checksum {found} and not {archive.md5}, so it was deleted: call again, and if "
+                f"{archive.url} has the checksum {found}, not {archive.md5}, so it was deleted: call again, and if "
                 "that does not help, get it by hand."
             )
         part.replace(packed)
@@ -165,7 +165,7 @@ def _md5(path: Path) -> str:
 
 
 def _continue(archive: Archive, part: Path, progress: Progress) -> None:
-    """Download what `part` lacks."""
+    """Download what is missing in `part`."""
     there = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "fluctua"} | ({"Range": f"bytes={there}-"} if there else {})
     try:
@@ -180,7 +180,7 @@ def _continue(archive: Archive, part: Path, progress: Progress) -> None:
                     there += len(chunk)
                     progress(archive.name, there, total)
     except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not there:  # else all of it is there
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not there:  # else it is complete
             raise OSError(f"{archive.url} cannot be downloaded (HTTP {error.code}): get it by hand.") from None
         return
     except _CannotWrite:
@@ -209,7 +209,7 @@ def _unpack(packed: Path, folder: Path) -> None:
     """Unpack an archive.
 
     Raises:
-        ValueError: it is damaged, or would write outside of the folder.
+        ValueError: it is damaged, or would write outside the folder.
         OSError: the folder cannot be written.
     """
     if not hasattr(tarfile, "data_filter"):
@@ -234,12 +234,12 @@ def _unpack(packed: Path, folder: Path) -> None:
 
 
 def _damaged(packed: Path, error: Exception) -> str:
-    why = str(error).partition(":\n")[0]  # tarfile says what every one of its methods says
+    why = str(error).partition(":\n")[0]  # tarfile repeats the message of each of its methods
     return f"{packed} cannot be unpacked ({why}): delete it and call again, or unpack it by hand."
 
 
 def _bring_to_disk(folder: Path) -> None:
-    """So that a power cut after the archive is deleted does not find empty files."""
+    """Flush files to disk, so that a power cut after the archive is deleted leaves no empty files."""
     if hasattr(os, "sync"):
         os.sync()
         return

@@ -1,4 +1,4 @@
-"""What tells one data set from another: a checksum of its samples, and a text of what is done to them."""
+"""The identity of a data set: a checksum of its samples, and a text of their augmentations."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from fluctua.lab.data.events import Events, LabelledDataset
 
 
 def checksum(dataset: LabelledDataset[Any]) -> str:
-    """Number of samples and SHA-256 of all of them, in their order; two data sets have the same if they are equal."""
+    """Number of samples and SHA-256 of all of them, in order; equal data sets have equal checksums."""
     digest = hashlib.sha256()
     for i in range(len(dataset)):
         sample, label = dataset[i]
@@ -22,5 +22,5 @@ def checksum(dataset: LabelledDataset[Any]) -> str:
 
 
 def in_text(step: object) -> str:
-    """An augmentation with its settings, as any process writes it."""
+    """An augmentation with its settings, in the same words in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(step))

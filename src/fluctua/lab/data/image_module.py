@@ -38,16 +38,16 @@ class ImageDataModule(SplitDataModule[Images]):
         """Take images of one size.
 
         Args:
-            train: images to learn from.
-            val: images to choose by.
-            test: images to report on.
+            train: training images.
+            val: images for choosing the best epoch.
+            test: images for the final test.
             dt: time step, seconds.
-            duration: for how long an image is shown, seconds.
+            duration: time for which an image is shown, seconds.
             batch_size: images per batch B; the last batch may have fewer.
-            augment: functions `(pixels, rng) -> pixels` that the training images go through in turn, drawn anew in
+            augment: functions `(pixels, rng) -> pixels` applied to the training images in turn, with new draws in
                 every epoch.
             seed: not negative; decides the order of training, the images of `batch` and all draws.
-            num_workers: processes which make batches.
+            num_workers: processes that make batches.
 
         Raises:
             ValueError: if a setting is out of range.
@@ -77,17 +77,17 @@ class ImageDataModule(SplitDataModule[Images]):
     ) -> Self:
         """Read CIFAR-10 from `cifar-10-batches-py`; `dt` and `duration` default to the paper's.
 
-        Validation images are held out of the training batches, the same share of every class.
+        Validation images are held out of the training batches, an equal share of every class.
 
         Args:
             folder: the unpacked official download.
             dt: time step, seconds.
-            duration: for how long an image is shown, seconds.
+            duration: time for which an image is shown, seconds.
             val_fraction: share of the training images to hold out for validation.
             batch_size: images per batch.
             augment: as in `ImageDataModule`.
             seed: decides what is held out, besides what it decides in `ImageDataModule`.
-            num_workers: processes which make batches.
+            num_workers: processes that make batches.
         """
         every, test = read_cifar10(folder)
         parts = partition(every.labels, (1 - val_fraction, val_fraction), seed=seed, stratified=True)

@@ -1,4 +1,4 @@
-"""Data sets as Lightning data modules; events are binned when a batch is asked for."""
+"""Data sets as Lightning data modules; events are binned when a batch is made."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError('Data modules need lightning, which is missing: pip install "fluctua[train]".') from error
 
-_LOOKED_AT = 8  # samples, for the unit of their times
+_LOOKED_AT = 8  # samples checked for the unit of their times
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 D = TypeVar("D", bound=LabelledDataset[Any])
@@ -33,8 +33,8 @@ D = TypeVar("D", bound=LabelledDataset[Any])
 class SplitDataModule(lightning.LightningDataModule, Generic[D]):
     """Batches `(x, y)` of training, validation and test sets: `x` float32 `[T, B, *shape]`, `y` int64 `[B]`.
 
-    The order of training and its augmentations are a function of seed and epoch alone. Lightning tells the sampler the
-    epoch; a loop of one's own calls `loader.sampler.set_epoch(epoch)`.
+    The order of training and its augmentations depend only on seed and epoch. Lightning tells the sampler the epoch; in
+    your own loop call `loader.sampler.set_epoch(epoch)`.
 
     Attributes:
         splits: the data sets by name, as given: `train`, `val`, `test`, then the further test sets.
@@ -58,9 +58,9 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         prepare: Sequence[Augmentation[Any]] = (),
         augment: Sequence[Augmentation[Any]] = (),
     ) -> None:
-        """Take data sets by name, the first two of which are `train` and `val`, and how samples become a batch.
+        """Take data sets by name, the first two of which are `train` and `val`, and a function from samples to a batch.
 
-        All samples go through `prepare`, those of training then through `augment`. Training draws anew in every epoch;
+        All samples pass through `prepare`, training samples then through `augment`. Training draws anew in every epoch;
         the other sets, and `batch`, keep the draws of epoch 0.
 
         Raises:
@@ -78,7 +78,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         self._batch_size, self._seed, self._num_workers = batch_size, seed, num_workers
 
     def batch(self, n: int, split: str = "train") -> Batch:
-        """Return `n` samples as one batch `(x, y)`, the same at every call, the classes as equal as they can be.
+        """Return `n` samples as one batch `(x, y)`, the same at every call, with classes as balanced as possible.
 
         Raises:
             ValueError: if there is no such split, or it has fewer than `n` samples.
@@ -96,7 +96,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         return self._collate([samples[int(i)] for i in order[np.argsort(rounds, kind="stable")[:n]]])
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the numbers of a run on these data, as plain data: settings, and under "samples" checksums.
+        """What of these data decides a run's numbers, as plain data: settings, and checksums under "samples".
 
         Reads every sample once.
         """
@@ -111,7 +111,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the training batches, in an order that follows from seed and epoch."""
+        """Return the training batches, in an order given by seed and epoch."""
         train = self._drawn("train")
         order = EpochShuffle(len(self.splits["train"]), seed=self._seed)
         return self._loader(train, EpochKeys(order) if isinstance(train, Augmented) else order)
@@ -126,7 +126,7 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
         return loaders if len(loaders) > 1 else loaders[0]
 
     def _drawn(self, split: str) -> D | Augmented:
-        """The data set with its augmentations, or as it is where it has none."""
+        """The data set with its augmentations, if it has any."""
         steps = self._prepare + (self._augment if split == "train" else ())
         return Augmented(self.splits[split], steps, seed=self._seed) if steps else self.splits[split]
 
@@ -137,12 +137,12 @@ class SplitDataModule(lightning.LightningDataModule, Generic[D]):
             sampler=sampler,
             collate_fn=self._collate,
             num_workers=self._num_workers,
-            generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
+            generator=torch.Generator().manual_seed(self._seed),  # otherwise it draws from the global generator
         )
 
 
 class SpikeDataModule(SplitDataModule[EventDataset]):
-    """Batches `(x, y)` of spike events: `x` float32 `[T, B, N]`, or `[T, B, *shape]` where units have a shape.
+    """Batches `(x, y)` of spike events: `x` float32 `[T, B, N]`, or `[T, B, *shape]` if units have a shape.
 
     Attributes:
         n_units: number of input channels N, after pooling.
@@ -169,25 +169,25 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
         """Take data sets of equal `n_units`.
 
         Args:
-            train: samples to learn from.
-            val: samples to choose by.
-            test: samples to report on.
+            train: training samples.
+            val: samples for choosing the best epoch.
+            test: samples for the final test.
             dt: time step, seconds.
             duration: length of a batch, seconds; later events are dropped.
             further_tests: other test sets by name, such as those of some speakers.
             batch_size: samples per batch B; the last batch may have fewer.
             pool: neighbouring units merged into one channel.
             shape: how the N channels of one time step are laid out, such as `(2, 34, 34)`; default: in a row.
-            binary: 0 and 1, else numbers of events.
-            prepare: functions `(events, rng) -> events` that all samples go through in turn before they are binned.
-            augment: further ones for training samples alone, which draw anew in every epoch.
+            binary: 0 and 1; if False, numbers of events.
+            prepare: functions `(events, rng) -> events` applied to all samples in turn before binning.
+            augment: further functions for training samples only, with new draws in every epoch.
             seed: not negative; decides the order of training, the samples of `batch` and all draws.
-            num_workers: processes which bin; 0 bins in this one.
+            num_workers: processes that bin; 0 bins in this process.
 
         Raises:
             ValueError: if the data sets differ in `n_units`, names collide, a setting is out of range, or nearly all
-                events of the training samples lie beyond `duration` or in the first time step, as where times are in
-                another unit.
+                events of the training samples lie beyond `duration` or in the first time step, for example because
+                times are in another unit.
         """
         further = dict(further_tests or {})
         if taken := {"train", "val", "test"} & further.keys():
@@ -243,9 +243,9 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
     ) -> Self:
         """Read files in the layout of SHD; `dt` and `duration` default to the paper's.
 
-        Without a validation file, samples are held out of the training file, the same share of every class; so are
-        the test samples without a test file. If the test file has speakers of whom the training file has none, the
-        further test sets `known speakers` and `unheard speakers` report the two kinds apart.
+        Without a validation file, samples are held out of the training file, an equal share of every class; so are the
+        test samples without a test file. If the test file has speakers that the training file lacks, the further test
+        sets `known speakers` and `unheard speakers` report the two kinds separately.
 
         Args:
             train_path: the training file, such as `shd_train.h5`.
@@ -253,15 +253,15 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             val_path: the validation file, such as `ssc_valid.h5`; SHD has none.
             dt: time step, seconds.
             duration: length of a batch, seconds.
-            val_fraction: share of the training file to hold out for validation, where there is no such file.
-            test_fraction: share of it to hold out for the test, where there is no test file.
+            val_fraction: share of the training file to hold out for validation, if there is no such file.
+            test_fraction: share of it to hold out for testing, if there is no test file.
             n_units: number of channels in the files.
             batch_size: samples per batch.
             pool: neighbouring units merged into one channel.
-            binary: 0 and 1, else numbers of events.
+            binary: 0 and 1; if False, numbers of events.
             augment: as in `SpikeDataModule`.
             seed: decides what is held out, besides what it decides in `SpikeDataModule`.
-            num_workers: processes which bin.
+            num_workers: processes that bin.
         """
         file = SHDFile(train_path, n_units=n_units)
         held_out = [*([] if val_path else [val_fraction]), *([] if test_path else [test_fraction])]
@@ -299,7 +299,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
     ) -> Self:
         """Read N-MNIST from its folder or tar file; batches are `[T, B, 2, 34, 34]`, polarity, row and column.
 
-        Validation samples are held out of `Train`, the same share of every digit; `Test` is the test set.
+        Validation samples are held out of `Train`, an equal share of every digit; `Test` is the test set.
 
         Args:
             path: folder that holds `Train` and `Test`, or a tar file of both.
@@ -307,10 +307,10 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
             duration: length of a batch, seconds; the recordings last 0.3 s.
             val_fraction: share of the training samples to hold out for validation.
             batch_size: samples per batch.
-            binary: 0 and 1, else numbers of events.
+            binary: 0 and 1; if False, numbers of events.
             augment: as in `SpikeDataModule`.
             seed: decides what is held out, besides what it decides in `SpikeDataModule`.
-            num_workers: processes which bin.
+            num_workers: processes that bin.
         """
         train, val = split(NMNIST(path), (1 - val_fraction, val_fraction), seed=seed, stratified=True)
         return cls(
@@ -345,21 +345,21 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
     ) -> Self:
         """Read DVS128 Gesture from its folder, see `DVSGesture`; batches are `[T, B, 2, side, side]`.
 
-        The defaults are the paper's: of every sample, test samples too, half of the events are dropped, and a second
-        at random is shown. Validation samples are held out of the training part, the same share of every class.
+        The defaults are the paper's: half of the events of every sample, also for testing, are dropped, and a random
+        second is shown. Validation samples are held out of the training part, an equal share of every class.
 
         Args:
-            path: folder of the official release or of what tonic leaves.
+            path: folder of the official release or of tonic's files.
             side: rows and columns that the camera's 128 x 128 pixels are merged to.
             drop: probability of dropping an event.
             dt: time step, seconds.
             duration: length of a batch, seconds, cut at random from gestures of some 6 s.
             val_fraction: share of the training samples to hold out for validation.
             batch_size: samples per batch.
-            binary: 0 and 1, else numbers of events.
+            binary: 0 and 1; if False, numbers of events.
             augment: as in `SpikeDataModule`.
             seed: decides what is held out, besides what it decides in `SpikeDataModule`.
-            num_workers: processes which read and bin.
+            num_workers: processes that read and bin.
         """
         every, test = DVSGesture(path, side=side), DVSGesture(path, "test", side=side)
         train, val = split(every, (1 - val_fraction, val_fraction), seed=seed, stratified=True)
@@ -381,7 +381,7 @@ class SpikeDataModule(SplitDataModule[EventDataset]):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Samples -> batch; a class and not a closure, so that worker processes can be sent one."""
+    """Samples -> batch; a class rather than a closure, so that it can be sent to worker processes."""
 
     n_units: int
     dt: float

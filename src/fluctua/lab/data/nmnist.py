@@ -17,9 +17,9 @@ SOURCE = "https://www.garrickorchard.com/datasets/n-mnist or by `python -m fluct
 SIDE = 34
 
 _MEMBER = re.compile(r"(?:^|/)(Train|Test)/([0-9])/[^/]+\.bin$")
-_MARKER, _BYTES = 240, 5  # row number of what is no event but a rollover of the clock; size of an event
+_MARKER, _BYTES = 240, 5  # row number that marks a rollover of the clock; bytes of an event
 _ROLLOVER = 1 << 13  # microseconds
-_BLOCK = 512  # of a tar file
+_BLOCK = 512  # bytes, in a tar file
 
 
 @dataclass(frozen=True, order=True)
@@ -36,9 +36,9 @@ class _Recording:
 class NMNIST(EventDataset):
     """The recordings of one part of N-MNIST, read one by one from its folder or straight from an uncompressed tar file.
 
-    The layout: `<part>/<digit>/<id>.bin`, five bytes an event: column x, row y, one bit of polarity (1: brighter) and
+    The layout: `<part>/<digit>/<id>.bin`, five bytes per event: column x, row y, one bit of polarity (1: brighter) and
     23 bits of time in microseconds, high byte first. It becomes a spike of unit `polarity * 34 * 34 + y * 34 + x`, so
-    that the units reshape to `(2, 34, 34)`. Of a tar file nothing is unpacked.
+    that the units reshape to `(2, 34, 34)`. A tar file is not unpacked.
 
     Attributes:
         path: the folder or tar file.
@@ -68,7 +68,7 @@ class NMNIST(EventDataset):
         """Read the events of sample `i`.
 
         Raises:
-            FileError: if the recording is cut short, or an event lies outside of the 34 x 34 pixels.
+            FileError: if the recording is truncated, or an event lies outside the 34 x 34 pixels.
         """
         recording = self._recordings[i]
         if recording.size == 0:
@@ -78,7 +78,7 @@ class NMNIST(EventDataset):
             raw = file.read(recording.size)
         try:
             if len(raw) < recording.size:
-                raise ValueError("the file has become shorter since it was opened: get it again.")
+                raise ValueError("the file has shrunk since it was opened: get it again.")
             return _decode(raw)
         except ValueError as error:
             raise FileError(f"{recording.name} of {self.path}: {error}") from None
@@ -86,14 +86,14 @@ class NMNIST(EventDataset):
 
 def _decode(raw: bytes) -> Events:
     if len(raw) % _BYTES:
-        raise ValueError(f"{len(raw)} bytes are no whole number of events of {_BYTES}: get the file again.")
+        raise ValueError(f"{len(raw)} bytes are not a whole number of events of {_BYTES} bytes: get the file again.")
     x, y, high, middle, low = np.frombuffer(raw, dtype=np.uint8).reshape(-1, _BYTES).T.astype(np.int64)
     marker = y == _MARKER
     time = ((high & 0x7F) << 16 | middle << 8 | low) + _ROLLOVER * np.cumsum(marker)
     outside = ~marker & ((x >= SIDE) | (y >= SIDE))
     if outside.any():
         k = int(np.argmax(outside))
-        raise ValueError(f"event {k} at x={x[k]}, y={y[k]} is outside of {SIDE} x {SIDE} pixels: get the file again.")
+        raise ValueError(f"event {k} at x={x[k]}, y={y[k]} is outside {SIDE} x {SIDE} pixels: get the file again.")
     units = (high >> 7) * SIDE * SIDE + y * SIDE + x
     return Events((time[~marker] * 1e-6).astype(np.float32), units[~marker])
 
@@ -104,7 +104,7 @@ def _in_folder(root: Path, part: str) -> Iterator[_Recording]:
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file begins as a tar file does."""
+    """Whether a file begins like a tar file."""
     with path.open("rb") as file:
         return file.read(_BLOCK)[257:262] == b"ustar"
 
@@ -115,7 +115,7 @@ def _in_tar(path: Path, part: str) -> list[_Recording]:
     with (
         reading(path, "a tar file", f"get N-MNIST from {SOURCE}, or gunzip it if it is compressed"),
         path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw,  # which gives no more than there is
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw,  # never reads beyond the end
         tarfile.open(fileobj=raw, mode="r:", tarinfo=_Member) as tar,  # type: ignore[call-overload]
     ):
         for member in tar:
@@ -125,13 +125,13 @@ def _in_tar(path: Path, part: str) -> list[_Recording]:
             if match and match[1] == part and member.isreg() and not member.issparse():
                 name = match[0].lstrip("/")
                 found.append(_Recording(int(match[2]), name, path, member.offset_data, member.size))
-        if raw[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):  # tarfile is content with the end of the file
+        if raw[tar.offset : tar.offset + _BLOCK] != bytes(_BLOCK):  # tarfile accepts the end of the file
             raise tarfile.ReadError("unexpected end of data")
     return found
 
 
 class _Member(tarfile.TarInfo):
-    """A header of a tar file; with a negative size, which leads back to itself, Python before 3.11.14 never ends."""
+    """A header of a tar file. On a negative size, which leads back to itself, Python before 3.11.14 loops for ever."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -1,4 +1,4 @@
-"""In which order training sees the samples: a function of seed and epoch alone."""
+"""The order in which training sees the samples, which depends only on seed and epoch."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 class EpochShuffle(Sampler[int]):
     """All indices below `n` in a random order that depends on `(seed, epoch)` alone.
 
-    Every pass is followed by the next epoch, so that a wrapper which hides `set_epoch` still sees all orders.
+    After every pass comes the next epoch, so that a wrapper that hides `set_epoch` still sees all orders.
     """
 
     def __init__(self, n: int, *, seed: int) -> None:

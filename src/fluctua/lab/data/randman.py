@@ -15,29 +15,29 @@ from fluctua.lab.data.events import EventArrays, cumulative
 
 Spectrum = Literal["torch", "numpy"]
 
-_PRECISION, _MAX_TERMS = 1e-3, 1000  # where the original cuts the series off
+_PRECISION, _MAX_TERMS = 1e-3, 1000  # the original's cut-off of the series
 _CHUNK = 1 << 18  # sines evaluated at once: a few MB whatever the number of samples
 _LAST = 1 - 1e-6  # of the duration: a value of 1 still falls into the last time step
 
 
 @dataclass(frozen=True)
 class RandmanSettings:
-    """What a Randman task is like; the defaults are those of Rossbroich, Gygax & Zenke (2022).
+    """Settings of a Randman task; the defaults are those of Rossbroich, Gygax & Zenke (2022).
 
     Attributes:
-        n_classes: number of classes, each on manifolds of its own.
+        n_classes: number of classes, each on its own manifolds.
         n_units: number of input units, the embedding dimension.
         dim: dimension of the manifolds; more is harder.
         alpha: fall-off of the spectrum; smaller is rougher and harder.
-        n_spikes: spikes of every unit in every sample, each from a manifold of its own.
+        n_spikes: spikes of every unit in every sample, each from its own manifold.
         duration: seconds; no event comes at it or later.
         step_frac: share of `duration`, less the offset, over which the events spread.
         offset_frac: share of `duration` before the first event.
         samples_per_class: over training, validation and test together.
         fractions: shares of training, validation and test.
         spectrum: `"torch"` for `1 / ((k + 1)^alpha + 1)`, `"numpy"` for `1 / (k + 1)^alpha`, as in the two originals.
-        leaky_standardisation: standardise by the range of all samples, as the original does, so that validation and
-            test samples leak into the training data; else by the training samples alone.
+        leaky_standardisation: standardise by the range of all samples, as the original does, which leaks validation and
+            test samples into the training data; if False, by the training samples only.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -96,7 +96,7 @@ def make_randman(settings: RandmanSettings = PAPER, *, seed: int) -> tuple[Event
     classes there are. Numbers differ from those of the original, which draws from torch's global generator.
 
     Args:
-        settings: what the task is like.
+        settings: of the task.
         seed: not negative; the same seed gives the same data. No global generator is touched.
 
     Returns:
@@ -117,7 +117,7 @@ def draw_manifold(settings: RandmanSettings, rng: np.random.Generator) -> NDArra
 
     The middle axis holds amplitude, frequency and phase; `F = min(ceil(1e-3^(-1 / alpha)), 1000)`.
     """
-    alpha = max(settings.alpha, 1.0)  # below 1 the cap holds, and the power would overflow
+    alpha = max(settings.alpha, 1.0)  # below 1 the cap applies, and the power would overflow
     n_terms = min(math.ceil(_PRECISION ** (-1 / alpha)), _MAX_TERMS)
     theta = rng.random((settings.n_units, settings.dim, 3, n_terms))
     theta[:, :, 0, 0] = 0  # no constant term: the manifolds stay centred
@@ -152,7 +152,7 @@ def evaluate_manifold(
         rows = slice(start, start + n_rows)
         for d, j in np.ndindex(theta.shape[:2]):
             turns = torch.outer(points[rows, j], frequency[d, j]).add_(phase[d, j])
-            # Whole turns are taken off in float64; on the rest float32 is exact enough, and ten times faster.
+            # Whole turns are removed in float64; for the rest float32 is accurate enough, and ten times faster.
             turns = turns.sub_(turns.round()).mul_(2 * math.pi).float()
             y[rows, d] *= turns.sin_() @ amplitude[d, j]
     values: NDArray[np.float64] = y.numpy()
@@ -173,7 +173,7 @@ def _class_times(settings: RandmanSettings, rng: np.random.Generator) -> NDArray
 
 
 def _standardise(values: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale each column to [0, 1] by the range of the reference rows, and clip what lies beyond."""
+    """Scale each column to [0, 1] by the range of the reference rows, and clip."""
     low, high = reference.min(axis=0), reference.max(axis=0)
     scaled: NDArray[np.float64] = (np.clip(values, low, high) - low) / (high - low + 1e-7)
     return scaled

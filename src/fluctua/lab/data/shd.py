@@ -21,7 +21,7 @@ _ROWS = {
     "spikes/times": ("f", "rows of float16, in seconds"),
     "spikes/units": ("iu", "rows of uint16, from 0"),
 }
-"""Kinds of numbers that each has, and what that is in words."""
+"""The kinds of numbers allowed in each, and a description."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SHDPaths:
 
 
 def find_shd(folder: str | Path) -> SHDPaths | None:
-    """Find `shd_train.h5` or `ssc_train.h5` and the files beside it in `folder`, or where tonic puts them in it.
+    """Find `shd_train.h5` or `ssc_train.h5` and the files beside it in `folder`, or where tonic puts them.
 
     Returns:
         The paths, or None if there is no training file.
@@ -106,7 +106,7 @@ class SHDFile(EventDataset):
         """Read the events of sample `i` from the file.
 
         Raises:
-            FileError: if the file has gone bad, times and units do not pair, a time is not finite, or a unit is not
+            FileError: if the file is damaged, times and units do not match, a time is not finite, or a unit is not
                 below `n_units`.
         """
         i = range(len(self))[i]
@@ -147,7 +147,7 @@ def _open(path: Path) -> Any:
 
 
 def _check_rows(path: Path, file: Any) -> None:
-    """Refuse a file without rows of times in seconds and of whole units."""
+    """Refuse a file without rows of times in seconds and of integer units."""
     for name in ("labels", *_ROWS):
         if name not in file:
             raise FileError(f"{path} has no '{name}': SHD's layout is spikes/times, spikes/units and labels.")
@@ -155,17 +155,17 @@ def _check_rows(path: Path, file: Any) -> None:
         row = importlib.import_module("h5py").check_vlen_dtype(file[name].dtype)
         if not isinstance(row, np.dtype) or row.kind not in kinds or file[name].ndim != 1:
             found = f"{'rows of ' if row else ''}{row or file[name].dtype}"
-            raise FileError(f"{path} has {found} in '{name}', where SHD's layout has {wanted}: convert them.")
+            raise FileError(f"{path} has {found} in '{name}', but SHD's layout has {wanted}: convert them.")
 
 
 def _integers(path: Path, file: Any, name: str) -> NDArray[np.int64]:
     dataset = file[name]
     if not hasattr(dataset, "dtype"):
-        raise FileError(f"{path} has a group at '{name}', where SHD's layout has numbers: get it anew.")
+        raise FileError(f"{path} has a group at '{name}', but SHD's layout has numbers there: get it again.")
     if dataset.dtype.kind not in "iu" or dataset.ndim != 1:
         raise FileError(
-            f"{path} has {dataset.dtype} of the shape {dataset.shape} in '{name}', where SHD's layout has one whole "
-            f"number a sample: write .astype('uint16') of them."
+            f"{path} has {dataset.dtype} of the shape {dataset.shape} in '{name}', but SHD's layout has one "
+            f"integer per sample: write .astype('uint16') of them."
         )
     values: NDArray[np.int64] = dataset[()].astype(np.int64)
     outside = values[(values < 0) | (values > np.iinfo(np.uint16).max)]
@@ -179,7 +179,7 @@ def _names(file: Any, name: str) -> tuple[str, ...] | None:
 
 
 def by_acquaintance(train: SHDFile, test: SHDFile) -> dict[str, EventDataset]:
-    """Divide the test samples into those of speakers met in training and the others, if there are others."""
+    """Divide the test samples into those of speakers in the training set and others, if there are others."""
     if train.speakers is None or test.speakers is None:
         return {}
     known = np.isin(test.speakers, train.speakers)

@@ -1,6 +1,6 @@
-"""Events as others hand them on: NumPy arrays with the fields `x, y, t, p`, in any order, as tonic's data sets have.
+"""Events of other libraries: NumPy arrays with the fields `x, y, t, p` in any order, as in tonic's data sets.
 
-Nothing but the fields is asked for; `y` and `p` may be missing. No other library is imported.
+Only the fields matter; `y` and `p` may be missing. No other library is imported.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fluctua.lab.data.events import EventArrays, EventDataset, Events, check_range, whole
 
-_MOST = 65_535  # of a label, as in the layout of SHD
+_MOST = 65_535  # largest label, as in the layout of SHD
 
 Recording = NDArray[Any]
 """A structured array `[events]` with the fields `x`, `t` and, if there are rows and channels, `y` and `p`."""
@@ -31,24 +31,24 @@ class Recordings(Protocol):
 
 
 def structured_events(recording: Recording, shape: Sequence[int], *, time_unit: float = MICROSECOND) -> Events:
-    """Turn one structured array into `Events`, for `bin_events` and all else that takes them.
+    """Turn one structured array into `Events`.
 
-    The unit of an event is `(p * rows + y) * columns + x`, so that `[T, B, N]` unflattens to `[T, B, *shape]`. Where
-    the shape has one channel, polarities are not told apart.
+    The unit of an event is `(p * rows + y) * columns + x`, so that `[T, B, N]` unflattens to `[T, B, *shape]`. If the
+    shape has one channel, polarities are merged.
 
     Args:
-        recording: with fields as in `Recording`, in any order; others are passed over.
-        shape: `(channels, rows, columns)` of a camera or `(units,)` of a row; of a data set of tonic,
+        recording: with fields as in `Recording`, in any order; others are ignored.
+        shape: `(channels, rows, columns)` for a camera or `(units,)` for a row; for a data set of tonic,
             `sensor_size[::-1]`.
-        time_unit: seconds that a step of `t` stands for; tonic counts microseconds.
+        time_unit: seconds per unit of `t`; tonic counts microseconds.
 
     Raises:
-        ValueError: a field is missing, does not hold integers, or has values that the shape has no room for; times that
-            are negative or not finite; a shape or time unit that makes no sense.
+        ValueError: a field is missing, does not hold integers, or has values that do not fit the shape; times that
+            are negative or not finite; an impossible shape or time unit.
     """
     channels, rows, columns = _layout(shape)
     if not (math.isfinite(time_unit) and time_unit > 0):
-        raise ValueError(f"time_unit={time_unit} must be positive and finite: pass the seconds that a step of t takes.")
+        raise ValueError(f"time_unit={time_unit} must be positive and finite: pass the seconds per unit of t.")
     x = _field(recording, "x", columns)
     y = _field(recording, "y", rows) if rows > 1 else 0
     p = _field(recording, "p", channels) if channels > 1 else 0
@@ -60,7 +60,7 @@ def structured_events(recording: Recording, shape: Sequence[int], *, time_unit: 
 
 
 class StructuredEvents(EventDataset):
-    """A data set of structured arrays, each turned into `Events` when it is asked for: for `SpikeDataModule` and `fit`.
+    """A data set of structured arrays, each turned into `Events` on demand, for `SpikeDataModule` and `fit`.
 
     Attributes:
         n_units: product of the shape.
@@ -83,7 +83,7 @@ class StructuredEvents(EventDataset):
             dataset: its items are `(recording, label)`.
             shape: as in `structured_events`.
             time_unit: as in `structured_events`.
-            labels: of all samples, to be taken for those of the data set; default: its `targets` if it has as many,
+            labels: of all samples, instead of those of the data set; default: its `targets` if it has as many,
                 else every sample is read once.
 
         Raises:
@@ -96,12 +96,12 @@ class StructuredEvents(EventDataset):
             every = range(len(dataset))
             labels = targets if len(targets) == len(every) else [_label(i, dataset[i][1]) for i in every]
         if len(labels) != len(dataset):
-            raise ValueError(f"{len(dataset)} samples need as many labels, not {len(labels)}: pass one for each.")
+            raise ValueError(f"{len(dataset)} samples need as many labels, not {len(labels)}: pass one per sample.")
         self.labels = whole(labels, "labels")
         self.n_classes = _class_count(self.labels)
 
     def events(self, i: int) -> Events:
-        """Return the events of sample `i`; errors as of `structured_events`, with the number of the sample."""
+        """Return the events of sample `i`; errors as in `structured_events`, with the number of the sample."""
         i = range(len(self))[i]
         return _numbered(i, self.dataset[i][0], self.shape, self.time_unit)
 
@@ -119,11 +119,11 @@ def read_structured(
         n_classes: default: one more than the largest label.
 
     Raises:
-        ValueError: as of `structured_events`, with the number of the sample; or there is no sample.
+        ValueError: as in `structured_events`, with the number of the sample; or there is no sample.
     """
     pairs = [pair for item in samples for pair in _pairs(item)]
     if not pairs:
-        raise ValueError("there is no sample to read: pass what yields (recording, label).")
+        raise ValueError("there is no sample to read: pass an iterable of (recording, label).")
     events = [_numbered(i, recording, shape, time_unit) for i, (recording, _) in enumerate(pairs)]
     labels = np.array([_label(i, label) for i, (_, label) in enumerate(pairs)], dtype=np.int64)
     return EventArrays.from_events(
@@ -135,7 +135,7 @@ def read_structured(
 
 
 def _pairs(item: Any) -> Iterator[tuple[Recording, Any]]:
-    """The samples of an item: itself, or those of a batch."""
+    """The samples of an item: the item itself, or those of a batch."""
     first = item[0]
     if isinstance(first, np.ndarray):
         yield item
@@ -166,7 +166,7 @@ def _label(i: int, label: Any) -> int:
     try:
         found = operator.index(label)
     except (TypeError, ValueError):
-        raise ValueError(f"sample {i}: the label {label!r:.80} is no integer: number the classes from 0.") from None
+        raise ValueError(f"sample {i}: the label {label!r:.80} is not an integer: number the classes from 0.") from None
     if found > _MOST:
         raise ValueError(f"sample {i}: the label {label} is above {_MOST}: number the classes from 0.")
     return found

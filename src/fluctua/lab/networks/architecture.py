@@ -1,4 +1,4 @@
-"""What every network of the experiments has in common."""
+"""The base class of all networks of the experiments."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from fluctua.neurons.surrogates import Surrogate
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(ABC):
-    """A network up to the size of its data and the time step: hidden layers, and behind them a readout.
+    """A network, except for the size of its data and the time step: hidden layers and a readout.
 
     Attributes:
-        measured_on: how many samples suffice to initialise it on.
+        measured_on: number of samples that suffice to initialise it.
         shape: of one sample at one time step in the experiment that the settings are for.
         tau_mem: membrane time constant in seconds.
         tau_syn: synaptic time constant in seconds.
-        surrogate: of the neurons, on the way back.
+        surrogate: of the neurons.
     """
 
     measured_on: ClassVar[int] = 128
@@ -45,7 +45,7 @@ class Architecture(ABC):
         """The network `[T, B, *shape] -> [T, B, n_out]`, its readout as slow as the trial; times in seconds.
 
         Raises:
-            ValueError: a shape with another number of axes than the network is for, or too small a map.
+            ValueError: a shape with the wrong number of axes for the network, or too small a map.
         """
         if len(shape) != len(self.shape) or min(shape) < 1:
             wanted = "(units,)" if len(self.shape) == 1 else "(channels, rows, columns)"
@@ -68,5 +68,5 @@ class Architecture(ABC):
         return replace(self, depth=depth)  # type: ignore[call-arg]
 
     def cells(self, dt: float) -> Callable[[], LIF]:
-        """What makes its populations of neurons."""
+        """A function that makes its populations of neurons."""
         return partial(LIF, self.tau_mem, self.tau_syn, dt, surrogate=self.surrogate)

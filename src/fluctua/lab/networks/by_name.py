@@ -34,10 +34,10 @@ NETWORKS: Mapping[str, Architecture] = MappingProxyType(
         "residual-conv": ResidualConv(),
     }
 )
-"""Settings by name; `shape` says what data each was made for. The residual and modern ones, and
+"""Settings by name; `shape` says for which data each was made. The residual and modern ones, and
 "audio-conv" for spoken digits, are not the paper's.
 
-"modern" and "modern-adaptive" are both fused and differ by adaptation alone.
+"modern" and "modern-adaptive" are both fused and differ only in adaptation.
 """
 
 

@@ -1,8 +1,8 @@
 """Convolutional networks: along the channels of a cochlea, and on images.
 
-A filter sees many places of every sample, so few samples tell its statistics: initialised on 8 of them, networks with
-8 filters in the first layer have sigma_U within 6 % of its target in every hidden layer on 64 others (CIFAR-10,
-N-MNIST, spoken digits).
+A filter sees many places of every sample, so few samples suffice to measure its statistics: initialised on 8 samples,
+networks with 8 filters in the first layer have sigma_U within 6 % of its target in every hidden layer on 64 others
+(CIFAR-10, N-MNIST, spoken digits).
 """
 
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from fluctua.layers.blocks import Cell, OneToOne, conv_block, recurrent_conv_blo
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConv(Architecture):
-    """Recurrent convolutions along the channels of spike trains `[T, B, N]`, and perhaps a layer that hears it all.
+    """Recurrent convolutions along the channels of spike trains `[T, B, N]`, and an optional fully connected layer.
 
     Attributes:
-        filters: of each convolution; its `kernels` and `strides` likewise.
+        filters: of each convolution; likewise `kernels` and `strides`.
         padding: on each side.
         recurrent_kernel: length of the recurrent filters.
         dense: neurons of a last layer that is fully connected; 0 for none.
-        dropout: probability that a neuron of the last map is silent in a sample.
+        dropout: probability that a neuron of the last map is dropped in a sample.
     """
 
     measured_on: ClassVar[int] = 8
@@ -48,7 +48,6 @@ class AudioConv(Architecture):
             )
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, n_in, (length,) = self.cells(dt), 1, shape
         layers: list[nn.Module] = [nn.Unflatten(2, (1, length))]
         for n_out, kernel, stride in zip(self.filters, self.kernels, self.strides, strict=True):
@@ -62,19 +61,18 @@ class AudioConv(Architecture):
         return [*layers, nn.Linear(n_in * length, self.dense, bias=False), cell()], self.dense
 
     def with_width(self, width: int) -> Self:
-        """See `Architecture.with_width`."""
         return replace(self, filters=_scaled(self.filters, width, self.filters[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConv(Architecture):
-    """Blocks of convolutions on images `[T, B, C, H, W]`, each with a pooling at its end.
+    """Blocks of convolutions on images `[T, B, C, H, W]`, each with pooling at its end.
 
     Attributes:
         blocks: filters of each convolution in each block.
         kernel: rows and columns of a filter.
         padding: on each side of a map.
-        pool: rows and columns of which the maximum is taken.
+        pool: rows and columns of a max-pooling window.
     """
 
     measured_on: ClassVar[int] = 8
@@ -85,7 +83,6 @@ class ImageConv(Architecture):
     pool: int = 2
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, n_in, *size = self.cells(dt), *shape
         layers: list[nn.Module] = []
         for filters in self.blocks:
@@ -97,14 +94,13 @@ class ImageConv(Architecture):
         return [*layers, nn.Flatten(2)], n_in * size[0] * size[1]
 
     def with_width(self, width: int) -> Self:
-        """See `Architecture.with_width`."""
         first = self.blocks[0][0]
         return replace(self, blocks=tuple(_scaled(filters, width, first) for filters in self.blocks))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConv(Architecture):
-    """A convolution with pooling, and `depth` residual blocks of two convolutions, past which spikes are handed on.
+    """A convolution with pooling, and `depth` residual blocks of two convolutions, with one-to-one skips.
 
     Attributes:
         width: filters of every convolution.
@@ -118,7 +114,6 @@ class ResidualConv(Architecture):
     depth: int = 4
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         n_in, *size = shape
         stem = conv_block(n_in, [self.width], self.cells(dt), padding=1, pool=4)
         size = [n // 4 for n in size]
@@ -137,4 +132,4 @@ def _scaled(filters: tuple[int, ...], width: int, first: int) -> tuple[int, ...]
 
 def _check_map(size: int, shape: tuple[int, ...]) -> None:
     if size < 1:
-        raise ValueError(f"data of the shape {shape} are too small, nothing is left behind a layer: take larger ones")
+        raise ValueError(f"data of the shape {shape} are too small, nothing is left after a layer: use larger ones")

@@ -14,7 +14,7 @@ from fluctua.theory.laws import Exponential, OneSided
 
 @dataclass(frozen=True, kw_only=True)
 class FullyConnected(Architecture):
-    """`depth` populations of `width` neurons, one after the other; if `recurrent`, each hears itself too."""
+    """`depth` populations of `width` neurons, one after the other; if `recurrent`, each with recurrence."""
 
     shape: tuple[int, ...] = (700,)
     width: int = 128
@@ -22,7 +22,6 @@ class FullyConnected(Architecture):
     recurrent: bool = False
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, layers = self.cells(dt), list[nn.Module]()
         for n in [*shape, *[self.width] * (self.depth - 1)]:
             layers.append(nn.Linear(n, self.width, bias=False))
@@ -53,7 +52,6 @@ class Dale(Architecture):
             raise ValueError(f"neurons under Dale's law have the surrogate {SuperSpike()}, not {self.surrogate}")
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         (n_in,) = shape
         taus = {"tau_mem": self.tau_mem, "tau_exc": self.tau_syn, "tau_inh": self.tau_inh}
         n_inh = math.ceil(self.width / self.ratio)
@@ -63,14 +61,13 @@ class Dale(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Residual(Architecture):
-    """A layer, and `depth` residual blocks of two layers each, past which spikes are handed on one to one."""
+    """A layer, and `depth` residual blocks of two layers each, with one-to-one skips."""
 
     shape: tuple[int, ...] = (700,)
     width: int = 128
     depth: int = 20
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         cell, (n_in,) = self.cells(dt), shape
         stem = [nn.Linear(n_in, self.width, bias=False), cell()]
         return [*stem, *[self._block(cell) for _ in range(self.depth)]], self.width

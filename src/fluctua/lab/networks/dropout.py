@@ -5,17 +5,17 @@ from torch.nn.functional import dropout
 
 
 class DropUnits(nn.Module):
-    """Dropout of whole units of `[T, B, ...]`: in each sample a unit is silent throughout or lives throughout.
+    """Dropout of whole units of `[T, B, ...]`: in each sample a unit is either dropped or kept for all steps.
 
-    Those that live are worth `1 / (1 - p)`, so that means stay. `nn.Dropout` draws a mask for every step and so takes
-    single spikes: each unit is still heard of in each sample, and T times as many numbers are drawn, which takes two
-    thirds of the forward pass of 256 neurons (700 units, 350 steps).
+    Kept units are scaled by `1 / (1 - p)`, so that means stay. `nn.Dropout` draws a mask for every step and so drops
+    single spikes: each unit still shows in each sample, and drawing T times as many numbers takes two thirds of the
+    forward pass of 256 neurons (700 units, 350 steps).
 
     Args:
-        p: probability that a unit is silent.
+        p: probability that a unit is dropped.
 
     Raises:
-        ValueError: a probability outside of [0, 1).
+        ValueError: a probability outside [0, 1).
     """
 
     def __init__(self, p: float) -> None:

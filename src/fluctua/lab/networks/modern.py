@@ -1,4 +1,4 @@
-"""A wide recurrent layer for users who want accuracy: time constants of many sizes, dropout, neurons that adapt.
+"""A wide recurrent layer for high accuracy: mixed time constants, dropout, optionally adaptive neurons.
 
 In a `FusedSequential` on the CPU all layers run in fused loops, whether their neurons adapt or not.
 """
@@ -19,16 +19,16 @@ from fluctua.neurons import LIF, AdaptiveLIF, heterogeneous
 class ModernRecurrent(Architecture):
     """Recurrent layers with dropout before each and before the readout.
 
-    Time constants are not trained, and in networks of one width they are the same.
+    Time constants are not trained, and networks of the same width have the same ones.
 
     Attributes:
         width: neurons of a layer.
         depth: layers.
-        dropout: probability that an input unit or a hidden neuron is silent in a sample; neurons of a layer always hear
-            each other.
+        dropout: probability that an input unit or a hidden neuron is dropped in a sample; recurrent connections within
+            a layer have no dropout.
         spread: coefficient of variation of the neurons' time constants, whose means are `tau_mem` and `tau_syn`; 0
-            makes all alike.
-        adaptation: by how much of the threshold a spike raises it; 0 for neurons that do not adapt.
+            makes all equal.
+        adaptation: how far a spike raises the threshold, in units of the threshold; 0 for neurons that do not adapt.
         tau_adapt: time constant of the adaptation in seconds.
     """
 
@@ -43,7 +43,6 @@ class ModernRecurrent(Architecture):
     tau_adapt: float = 0.2
 
     def hidden(self, shape: tuple[int, ...], dt: float) -> tuple[list[nn.Module], int]:
-        """See `Architecture.hidden`."""
         layers: list[nn.Module] = [DropUnits(self.dropout)]
         for k, n in enumerate([*shape, *[self.width] * (self.depth - 1)]):
             forth, back = (nn.Linear(m, self.width, bias=False) for m in (n, self.width))

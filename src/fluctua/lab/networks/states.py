@@ -1,4 +1,4 @@
-"""Initial states of a network as the experiments compare them, by the name of the method."""
+"""The initial states that the experiments compare, by the name of the method."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from fluctua.state import Report
 from fluctua.theory import Target
 
 METHODS = ("kaiming", "poisson", "measured")
-"""Those that the demo compares."""
+"""The methods that the demo compares."""
 
 LABELS: Mapping[str, str] = MappingProxyType(
     {
@@ -32,9 +32,9 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "kaiming-folded": "Kaiming, absolute values",
     }
 )
-"""All of them, as they are called in print."""
+"""All methods, with their printed names."""
 
-# A readout that starts at a tenth of a unit leaves the softmax undecided: on Randman, 3 x 128, the first epoch then
+# A readout with sigma_U = 0.1 leaves the softmax undecided: on Randman, 3 x 128, the first epoch then
 # ends at 75 % instead of 45 % validation accuracy (docs/training.md).
 READOUT = Target(sigma=0.1)
 
@@ -45,11 +45,11 @@ def bring_up(
     """Initialise a network on a batch `[T, B, ...]` by one of `LABELS`.
 
     Args:
-        model: overwritten.
+        model: the network; overwritten.
         x: the batch.
         method: its name.
-        target: for methods that know one.
-        seed: of the draws.
+        target: for methods that have one.
+        seed: for the draws.
         nu: for "poisson", the rate of all afferents in Hz; default: the mean rate of the batch.
         alpha: for "measured" and "poisson", the share of the variance that feed-forward pathways supply.
     """

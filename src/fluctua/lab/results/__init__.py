@@ -1,1 +1,1 @@
-"""What finished runs say: numbers, tables, figures, one page."""
+"""Results of finished runs: numbers, tables, figures, one page."""

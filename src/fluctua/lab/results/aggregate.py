@@ -1,4 +1,4 @@
-"""Runs -> rows of a table: mean, standard deviation and 95 % interval over the seeds."""
+"""From runs to the rows of a table: mean, standard deviation and 95 % interval over the seeds."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,12 @@ class Summary:
         measure: name of the number.
         mean: over the finished runs that have it; NaN if there is none.
         std: sample standard deviation; NaN for a single run.
-        n: finished runs that have it.
-        low: where the 95 % interval of the mean begins, by Student's t within what is possible; NaN for a single run.
-        high: where it ends.
-        failed: runs of the setting that failed.
+        n: number of finished runs that have it.
+        low: lower end of the 95 % interval of the mean, by Student's t within the possible range; NaN for a single run.
+        high: upper end.
+        failed: number of failed runs of the setting.
         reference: a published number, None if none is known.
-        source: where it is from.
+        source: its source.
         versus: the differences to the method that the study compares with; None for that method.
     """
 
@@ -42,14 +42,14 @@ class Summary:
 
     @property
     def half(self) -> float:
-        """Half of the interval, or its longer side where it is cut off at what is possible."""
+        """Half of the interval, or its longer side if the possible range cuts it."""
         return max(self.high - self.mean, self.mean - self.low)
 
 
 def summarise(study: Study, finished: Sequence[Record], failed: Sequence[Record]) -> list[Summary]:
     """All numbers of a study, measure by measure, in the order of its grid; settings without a run are left out.
 
-    Where the study chooses the values of some axes, only the chosen settings are there: see `chosen_settings`.
+    If the study chooses the values of some axes, only the chosen settings are included: see `chosen_settings`.
     """
     settings = chosen_settings(study, finished)
     return [summary for m in study.measures for summary in _of_measure(study, m, settings, finished, failed)]
@@ -77,7 +77,7 @@ def _of_measure(
 
 
 def _twin(study: Study, setting: Setting, settings: Sequence[Setting]) -> Setting | None:
-    """The setting that differs by the method that the study compares with, and by what was chosen for it."""
+    """The same setting with the method that the study compares with, and the values chosen for it."""
 
     def others(of: Setting) -> dict[str, Value]:
         return {name: value for name, value in of.items() if name not in ("method", *study.chosen)}
@@ -90,8 +90,8 @@ def _twin(study: Study, setting: Setting, settings: Sequence[Setting]) -> Settin
 def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
     """The settings of the grid, each with the best values of the axes that the study chooses.
 
-    The best is the one with the largest mean of the study's criterion, a number on validation data, over the seeds that
-    the study chooses by, or the first one where none has a finished run. The test data play no part.
+    The best has the largest mean of the study's criterion, a number on validation data, over the seeds that the study
+    chooses by; without finished runs it is the first. The test data play no part.
     """
     if study.choose_by is not None:
         finished = [r for r in finished if r.seed < study.choose_by]
@@ -111,7 +111,7 @@ def chosen_settings(study: Study, finished: Sequence[Record]) -> list[Setting]:
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, sample standard deviation, and half the 95 % interval of the mean by Student's t.
 
-    The last two are NaN for a single value, all for none.
+    The last two are NaN for a single value, all three for none.
     """
     n, mean = len(values), float(np.mean(values)) if values else math.nan
     if n < 2:

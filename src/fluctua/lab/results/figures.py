@@ -82,7 +82,7 @@ def plot_accuracy(axis: "Axes", histories: Mapping[str, Sequence[Mapping[str, fl
 
 
 def looks_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Arguments for a line of each label: those of the method that is called so in print."""
+    """Arguments for a line of each label: the look of the method with this printed name."""
     names = {label: METHODS.get(label, label) for label in labels}
     found = looks(names.values())
     return {label: found[name] for label, name in names.items()}
@@ -101,7 +101,7 @@ def _plot_epochs(
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure, leaving nothing half written."""
+    """Write a figure completely or not at all."""
     with replacing(path) as file:
         figure.savefig(file, format=path.suffix.removeprefix("."))
     return path

@@ -1,4 +1,4 @@
-"""The picture that says what fluctua does: membrane potentials of two initial states, and what is learned from them."""
+"""The picture on the home page: membrane potentials of two initial states, and the learning curves that follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEURONS = 3  # of each layer
-LOWEST, HIGHEST = -2.2, 1.8  # of what a neuron's band holds, in units of the threshold
+LOWEST, HIGHEST = -2.2, 1.8  # range of a neuron's band, in units of the threshold
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Traces:
 
 
 def traces_of(model: nn.Sequential, x: Tensor) -> list[Traces]:
-    """What the LIF layers of a chain do with a batch `[T, B, ...]`; the first sample is shown."""
+    """Traces of the LIF layers of a chain on a batch `[T, B, ...]`; the first sample is shown."""
     found = []
     states = iter(inspect(model, x, window="arrival"))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def overview_figure(
     """
     depth, columns = len(next(iter(states.values()))), len(states)
     with style():
-        figure = new_figure(6.4, 1.35 * depth + 2.6)  # small enough for a phone to show its words
+        figure = new_figure(6.4, 1.35 * depth + 2.6)  # small enough to read on a phone
         parts = figure.subfigures(2, 1, height_ratios=(1.35 * depth + 0.7, 1.9), squeeze=False)
         upper, lower = parts.ravel().tolist()
         axes = np.asarray(upper.subplots(depth, columns, squeeze=False, sharex=True, sharey=True))
@@ -96,7 +96,7 @@ def overview_figure(
 
 
 def _plot_traces(axis: "Axes", traces: Traces, label: str) -> None:
-    """One neuron above the other, each with its threshold; a spike is a stroke above it, a triangle a cut below."""
+    """Neurons in rows, each with its threshold; strokes mark spikes, triangles clipped potentials."""
     time, colour = traces.dt * np.arange(len(traces.potential)), looks_of([label])[label]["color"]
     floors = [(LOWEST - HIGHEST) * k for k in range(traces.potential.shape[1])]
     for floor, u, spikes in zip(floors, traces.potential.T, traces.spikes.T, strict=True):

@@ -1,4 +1,4 @@
-"""`fluctua report`: all results of a folder of stores as one HTML page that needs nothing but itself."""
+"""`fluctua report`: all results in a folder of stores as one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from fluctua.lab.durable import replacing
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.sweeps.study import Measure
+from fluctua.lab.sweeps.sweep import in_words
 from fluctua.state.style import as_png
 
 VALUES = {"mean", "std", "low", "high", "reference", "difference", "difference_low", "difference_high"}
@@ -26,7 +27,7 @@ HEADS = {"reference": "published"}
 def report(folder: Path) -> Path:
     """Build `report.html` in a store, or in a folder of stores and of runs that a monitor watched; returns its path.
 
-    The page has the figures inside, fetches nothing, and is laid out for narrow screens too.
+    The page embeds the figures, fetches nothing, and works on narrow screens too.
 
     Raises:
         StoreError: there is no store, or a file of one is damaged.
@@ -36,7 +37,7 @@ def report(folder: Path) -> Path:
     stores = [store for path in candidates if (store := Store(path)).description.is_file()]
     runs = _runs(folder)
     if not stores and not runs:
-        raise StoreError(f"{folder} holds no results: give the folder that `fluctua reproduce` wrote to (--out)")
+        raise StoreError(f"{folder} holds no results: give a folder that `fluctua reproduce` wrote (--out)")
     path = folder / "report.html"
     with replacing(path) as file:
         file.write(_template().render(sections=[_section(store) for store in stores], runs=runs).encode())
@@ -44,7 +45,7 @@ def report(folder: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
-    """`page.html` beside this file; whatever it is given is shown as text, never read as HTML."""
+    """`page.html` beside this file; all values are escaped, never read as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,7 +54,7 @@ def _template() -> jinja2.Template:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture in base64, and what is to be seen, for those who do not see it."""
+    """A picture in base64, with its alternative text."""
 
     data: str
     alt: str
@@ -61,7 +62,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Table:
-    """One number of a study, as it is printed: what it is, the names of the columns, and the rows."""
+    """One measure of a study as printed: title, names of the columns, and rows."""
 
     title: str
     heads: list[str]
@@ -70,26 +71,28 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page shows of a store.
+    """The part of the page about one store.
 
     Attributes:
         id: its folder.
-        facts: what it says of itself.
+        facts: its description.
         figures: its pictures.
-        tables: one for each measure; None if there is no table yet.
-        failures: name and error of each run that failed.
+        common: axes of the grid with one value in all rows, in words.
+        tables: one for each measure, without these; None if there is no table yet.
+        failures: name and error of each failed run.
     """
 
     id: str
     facts: dict[str, Any]
     figures: list[_Picture]
+    common: str
     tables: list[_Table] | None
     failures: list[tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a monitor has seen of a training: where its rows are, the picture, and the last state as a table."""
+    """A training seen by a monitor: the folder of its rows, the picture, and the last state as a table."""
 
     name: str
     figure: _Picture
@@ -98,12 +101,14 @@ class _Run:
 
 def _section(store: Store) -> _Section:
     root, facts = store.root, {"name": store.root.name, "title": store.root.name, **store.describe()}
-    tables = _tables(root / "table.csv", {known["name"]: Measure(**known) for known in facts.get("measures", ())})
+    measures = {known["name"]: Measure(**known) for known in facts.get("measures", ())}
+    common, tables = _tables(root / "table.csv", measures)
     seen = "; ".join(table.title for table in tables or [])
     return _Section(
         id=root.name,
         facts=facts,
         figures=[_picture(path.read_bytes(), f"{facts['title']}: {seen}") for path in sorted(root.glob("*.png"))],
+        common=common,
         tables=tables,
         failures=[(record.key, record.error) for record in store.all_failed()],
     )
@@ -113,13 +118,18 @@ def _picture(png: bytes, alt: str) -> _Picture:
     return _Picture(base64.b64encode(png).decode(), alt)
 
 
-def _tables(path: Path, measures: Mapping[str, Measure]) -> list[_Table] | None:
-    """The rows of each measure, without columns that are empty; a measure that is not known is printed as it is."""
+def _tables(path: Path, measures: Mapping[str, Measure]) -> tuple[str, list[_Table] | None]:
+    """What all rows have in common, and the rows of each measure without it; unknown measures are printed unchanged."""
     if not path.is_file():
-        return None
+        return "", None
     rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    groups = rows.groupby("measure", sort=False)
-    return [_table(measures.get(str(name), Measure(str(name), str(name), spec=".4g")), of_it) for name, of_it in groups]
+    axes = list(rows.columns[: list(rows.columns).index("measure")])
+    common = {axis: rows[axis].iloc[0] for axis in axes if rows[axis].nunique() == 1}
+    if len(common) == len(axes):  # a single setting, which then names the row
+        common = {}
+    groups = rows.drop(columns=list(common)).groupby("measure", sort=False)
+    tables = [_table(measures.get(str(name), Measure(str(name), str(name), spec=".4g")), part) for name, part in groups]
+    return in_words({axis: value for axis, value in common.items() if value}), tables
 
 
 def _table(measure: Measure, rows: pd.DataFrame) -> _Table:
@@ -134,7 +144,7 @@ def _table(measure: Measure, rows: pd.DataFrame) -> _Table:
 
 
 def _printed(measure: Measure, column: str, cell: str) -> str:
-    """A cell as the tables have it: values of the measure in its unit, methods as they are called in print."""
+    """A cell as in the tables: values in the unit of the measure, methods by their printed names."""
     if column == "method":
         return LABELS.get(cell, cell)
     if column == "failed":
@@ -149,7 +159,7 @@ def _printed(measure: Measure, column: str, cell: str) -> str:
 
 
 def _runs(folder: Path) -> list[_Run]:
-    """What monitors have left in a folder and those within it."""
+    """The runs that monitors recorded in a folder and its subfolders."""
     return [_run(path.parent, rows) for path in sorted(folder.rglob(FILE)) if (rows := read_rows(path))]
 
 

@@ -1,4 +1,4 @@
-"""Two methods on the same seeds: the mean of their differences, its interval, and how often which was ahead."""
+"""Two methods on the same seeds: the mean of their differences, its interval, and how often each was ahead."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, bootstrap  # type: ignore[attr-defined]
 
-_FEWEST = 5  # differences of fewer seeds say nothing about their spread
+_FEWEST = 5  # fewer seeds say nothing about the spread of the differences
 _RESAMPLES = 9999
 
 
@@ -17,12 +17,12 @@ class Paired:
 
     Attributes:
         mean: of the differences.
-        low: where the 95 % interval of the mean begins, by bootstrap; NaN for fewer than five seeds.
-        high: where it ends.
-        n: seeds.
-        more: seeds with a difference above 0.
-        less: those with one below.
-        p: of the two-sided sign test: how likely so uneven a count is where both are equally often ahead.
+        low: lower end of the 95 % interval of the mean, by bootstrap; NaN for fewer than five seeds.
+        high: upper end.
+        n: number of seeds.
+        more: number of seeds with a difference above 0.
+        less: number of seeds with a difference below 0.
+        p: of the two-sided sign test: probability of counts this uneven if both are ahead equally often.
     """
 
     mean: float
@@ -35,7 +35,7 @@ class Paired:
 
 
 def paired(values: Mapping[int, float], others: Mapping[int, float]) -> Paired | None:
-    """Compare the numbers of one method with those of another, by seed; None where no seed has both.
+    """Compare the numbers of one method with those of another, by seed; None if no seed has both.
 
     Example:
         >>> ours, theirs = {0: 0.9, 1: 0.8, 2: 0.9, 3: 0.7, 4: 0.8}, {0: 0.6, 1: 0.7, 2: 0.5, 3: 0.6, 4: 0.7}

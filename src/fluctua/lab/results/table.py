@@ -14,8 +14,8 @@ from fluctua.lab.sweeps.study import Measure, Study
 
 NUMBERS = ("mean", "std", "n", "low", "high", "failed", "reference", "source")
 VERSUS = ("difference", "difference_low", "difference_high", "pairs", "more", "less", "p")
-"""The columns of the CSV behind those of the setting and the measure: of the mean, `low` and `high` end its 95 %
-interval; of the differences to the method that the study compares with, see `Paired`."""
+"""The columns of the CSV after those of the setting and the measure: `low` and `high` are the ends of the 95 % interval
+of the mean; for the differences to the method that the study compares with, see `Paired`."""
 
 
 def as_csv(summaries: Sequence[Summary]) -> str:
@@ -37,21 +37,21 @@ def as_csv(summaries: Sequence[Summary]) -> str:
         }
         for s in summaries
     ]
-    # Without a type of their own, numbers, words and nothing may share an axis and stay as they are.
+    # As objects, numbers, words and missing values may share an axis unchanged.
     table = pd.DataFrame(rows, columns=[*axes, "measure", *NUMBERS, *VERSUS], dtype=object)
     return table.replace([math.inf, -math.inf], math.nan).to_csv(index=False, lineterminator="\n")
 
 
 def csv_as_json(text: str) -> str:
-    """The rows of a table in CSV as a JSON list of objects; what is empty is null."""
+    """The rows of a table in CSV as a JSON list of objects; empty cells become null."""
     table = pd.read_csv(io.StringIO(text))
     return str(table.astype(object).where(table.notna(), None).to_json(orient="records", indent=2))
 
 
 def as_printed(study: Study, summaries: Sequence[Summary], most: int = 3) -> Table:
-    """The first numbers of a study for a terminal of 80 columns: mean ± half the 95 % interval, and what is published.
+    """The first numbers of a study for a terminal of 80 columns: mean ± half the 95 % interval, and published numbers.
 
-    A row for each setting, without the axes on which all settings agree.
+    One row per setting, without the axes on which all settings agree.
     """
     settings = list({tuple(s.setting.items()): s.setting for s in summaries}.values())
     names = list(dict.fromkeys(name for setting in settings for name in setting))
@@ -101,7 +101,7 @@ def as_markdown(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 def cells(measure: Measure, s: Summary) -> list[str]:
-    """What is printed of a row: mean, standard deviation, n, interval, failures, a published number, differences."""
+    """The printed cells of a row: mean, standard deviation, n, interval, failures, published number, differences."""
 
     def printed(value: float | None) -> str:
         known = value is not None and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The studies by name, each as a whole and as one of minutes."""
+"""The studies by name, each in full and in a version of minutes."""
 
 from fluctua.lab.studies.ablation import Ablation
 from fluctua.lab.studies.catalogue import STUDIES, Pair

@@ -1,4 +1,4 @@
-"""What each ingredient of the default brings: from the formula on paper to measured, balanced weights, step by step."""
+"""The effect of each ingredient of the default: step by step from the formula to measured, balanced weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = (CONTINUOUS, "poisson", PRIMED, PER_LAYER, UNBALANCED, FULL, "measured", LOUD, POISSON_SHARE, SHARE, RELAY)
-"""In the order in which ingredients are added; then the quiet readout is taken away, and the gradient calibrated."""
+"""In the order in which ingredients are added; then the quiet readout is removed, and the gradient calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,15 @@ class Ablation(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(depth=(self.depth,), method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float) -> "Callable[[Axes], None]":
             def draw(axis: "Axes") -> None:

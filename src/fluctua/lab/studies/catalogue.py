@@ -1,4 +1,4 @@
-"""The studies by name, each as a whole and as one of minutes."""
+"""The studies by name, each in full and in a version of minutes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ from fluctua.lab.sweeps.study import Study
 
 @dataclass(frozen=True)
 class Pair:
-    """A study as a whole, and as one of minutes on two cores."""
+    """A study in full, and in a version that takes minutes on two cores."""
 
     full: Study
     small: Study
@@ -55,10 +55,10 @@ _HARD = RandmanTask(n_classes=20, dim=2, alpha=0.5, samples_per_class=200)
 _DIGITS = FileTask(train=FSDD.train, test=FSDD.test, dt=4e-3, pool=7, batch_size=64)
 """Spoken digits at a quarter of the cost: 100 channels, 4 ms."""
 _VOICES = replace(FSDD, dt=5e-3, pool=5, binary=False, batch_size=64, shift=20, stretch=0.15)
-"""Spoken digits in 140 channels, counts in place of zeros and ones; each epoch has them at another pitch and tempo."""
+"""Spoken digits in 140 channels, as counts; pitch and tempo change from epoch to epoch."""
 _LRS = (5e-3, 2e-2)
 _SMOOTH = RandmanTask(alpha=3.0, dt=4e-3, duration=0.4, heard=0.2, samples_per_class=400, batch_size=50)
-"""Smooth manifolds, heard for 0.2 s; then there is as much time again to answer."""
+"""Smooth manifolds, presented for 0.2 s; the trial goes on for as long again."""
 _FILES = Recipe(epochs=100, bounds="shd", reach=0.5)
 _FEW_EPOCHS = Recipe(epochs=15, bounds="shd", reach=0.5)
 _ON_SHD: Mapping[str, Any] = {"task": SHD, "recipe": _FILES, "seconds_per_epoch": 30.0}

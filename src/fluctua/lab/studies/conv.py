@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def _published(task: str, network: str, kaiming: float, poisson: float, caveat: str) -> tuple[Reference, ...]:
     """Two numbers of the paper for a network."""
-    source = f"Rossbroich et al. 2022, as quoted by others, the network as others built it again; SMORMS3, {caveat}"
+    source = f"Rossbroich et al. 2022, as quoted by others, with a network rebuilt by others; SMORMS3, {caveat}"
     return tuple(
         Reference({"task": task, "network": network, "method": method}, "test", value, source)
         for method, value in (("kaiming", kaiming), ("poisson", poisson))
@@ -39,11 +39,11 @@ class Conv(LearningStudy):
     Attributes:
         task_name: in the settings.
         networks: of `lab.networks`.
-        width: filters of the first layer, the other layers in proportion; None for those of the paper.
+        width: filters of the first layer, with the other layers in proportion; None for those of the paper.
         methods: by name.
         xi: target of the methods that have one.
-        rate: of the input in Hz for the formula of the paper; None to measure it.
-        classes: of the task.
+        rate: of the input in Hz, for the paper's formula; None to measure it.
+        classes: number of classes.
         beta: steepness of the surrogate; None for the default.
         seconds_per_epoch: of one layer, on one core; an estimate.
     """
@@ -53,7 +53,7 @@ class Conv(LearningStudy):
         "The convolutional networks of the paper, along the channels of a cochlea with recurrence or on images, "
         "initialised by baselines, by the formula of the paper, and by measurement with and without balance. Of "
         "several learning rates one is chosen for each network and method by validation accuracy, the epoch of each "
-        "run too; the test data are looked at once. The seed draws the samples (where not all are used), those kept "
+        "run too; the test data are used once. The seed draws the samples (where not all are used), those kept "
         "for validation, the weights and the order of training. Small studies have few filters, few samples, short "
         "trials and one learning rate, found by trials with the measured method: they compare states, and reach no "
         "records."
@@ -80,17 +80,14 @@ class Conv(LearningStudy):
     beta: float | None = None
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(task=(self.task_name,), network=self.networks, method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         full = network(str(setting["network"]))
         scaled = full if self.width is None else full.with_width(self.width)
         return scaled if self.beta is None else replace(scaled, surrogate=SuperSpike(self.beta))
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def nu(self, setting: Setting) -> float | None:
@@ -98,7 +95,6 @@ class Conv(LearningStudy):
         return self.rate
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 2 + self.seconds_per_epoch * self.recipe.epochs * _layers(self.network(setting))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
@@ -142,16 +138,16 @@ class Conv(LearningStudy):
 
 
 def _layers(architecture: Architecture) -> int:
-    """How many hidden populations a network has."""
+    """Number of hidden populations of a network."""
     match architecture:
         case AudioConv():
             return len(architecture.filters)
         case ImageConv():
             return sum(map(len, architecture.blocks))
-    raise ValueError(f"a {type(architecture).__name__} is no network of this study: choose a convolutional one")
+    raise ValueError(f"a {type(architecture).__name__} is not a network of this study: choose a convolutional one")
 
 
-# --- the networks and data of the paper: weeks of a core for a run, so meant for a GPU ---
+# --- the networks and data of the paper: a run takes weeks on one core, so use a GPU ---
 
 _PAPERS = Recipe(epochs=200, optimizer="smorms3", regularized=True, reach=0.5, measured_on=16)
 
@@ -246,4 +242,4 @@ SMALL_CONV_DVS = Conv(
 SMALL_CONV_DVS_DEEP = replace(
     SMALL_CONV_DVS, networks=("dvs-conv-deep",), methods=("kaiming", "poisson", "measured"), beta=5.0
 )
-"""Eight layers need a surrogate that hands gradients on (docs/depth.md): none of these learns at the default, 20."""
+"""Eight layers need a surrogate that passes gradients on (docs/depth.md): none of these learns at the default, 20."""

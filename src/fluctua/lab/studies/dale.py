@@ -27,16 +27,16 @@ FAMILIES: Mapping[str, OneSided] = MappingProxyType({"exponential": Exponential(
 
 @dataclass(frozen=True, kw_only=True)
 class DaleNets(LearningStudy):
-    """One recurrent layer of excitatory and inhibitory neurons, around its standard setting on each axis.
+    """One recurrent layer of excitatory and inhibitory neurons, varied around a standard setting on each axis.
 
     Attributes:
         width: excitatory neurons.
         families: weight laws by name, each with every method.
         means: targets for mu_U, with the first weight law.
         ratios: excitatory neurons per inhibitory one, likewise.
-        ratio: that of the other settings, the paper's.
-        methods: that have a target.
-        baselines: that have none.
+        ratio: ratio of the other settings, the paper's.
+        methods: methods with a target.
+        baselines: methods without a target.
         xi: target.
     """
 
@@ -45,8 +45,8 @@ class DaleNets(LearningStudy):
         "A recurrent layer of excitatory and inhibitory neurons is initialised by the formula of the paper, by "
         "measurement with balance, and by baselines: with exponential and log-normal weights, with several targets "
         "mu_U, and with several numbers of excitatory neurons per inhibitory one. Of several learning rates one is "
-        "chosen for each setting by validation accuracy, the epoch of each run too; the test data are looked at "
-        "once. A method that cannot be trained from, or refuses its target, counts as failed."
+        "chosen for each setting by validation accuracy, the epoch of each run too; the test data are used "
+        "once. A method whose training fails, or that refuses its target, counts as failed."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(
@@ -69,7 +69,6 @@ class DaleNets(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         base: dict[str, Sequence[Value]] = {
             "task": (self.task_name,),
             "family": self.families[:1],
@@ -86,16 +85,13 @@ class DaleNets(LearningStudy):
         return [setting for i, setting in enumerate(settings) if setting not in settings[:i]]
 
     def network(self, setting: Setting) -> Dale:
-        """See `LearningStudy.network`."""
         family, ratio = FAMILIES[str(setting["family"])], int(setting["ratio"] or self.ratio)
         return replace(Dale(), width=self.width, family=family, ratio=ratio)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(mean=float(setting["mu_u"] or 0.0), xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         family = self.families[0]
 
         def against(x: str, label: str, **fixed: float) -> "Draw":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Depth(LearningStudy):
-    """Networks of several depths, each initialised by several methods; a trial must leave them 20 ms a layer or so.
+    """Networks of several depths, each initialised by several methods; a trial must leave them about 20 ms per layer.
 
     Attributes:
         width: neurons of a hidden layer.
@@ -36,8 +36,8 @@ class Depth(LearningStudy):
         "Fully connected networks of several depths, initialised by baselines, by the formula of the paper with "
         "and without homeostatic priming, and by measurement with and without balance. Of several learning rates one "
         "is chosen for each method and depth by validation accuracy, the epoch of each run too; the test data are "
-        "looked at once. The seed draws the task (where it is made up), the weights and the order of training, so "
-        "methods meet the same tasks."
+        "used once. The seed draws the task (if it is synthetic), the weights and the order of training, so "
+        "methods get the same tasks."
     )
 
     width: int = 128
@@ -46,24 +46,20 @@ class Depth(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, depth=self.depths, lr=self.lrs)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         priming = 1.8 * float(setting["depth"] or 1) if setting["method"] == PRIMED else 0.0
         return priming + super().seconds(setting)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`; of a single depth it shows the epochs and the layers."""
+        """See `Study.figure`; for a single depth it shows epochs and layers."""
         if len({r.axis("depth") for r in records}) == 1:
             return self._of_one_depth(records)
         panel = partial(against, records, self.methods, "depth", xlabel="hidden layers")

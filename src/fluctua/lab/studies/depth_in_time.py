@@ -1,4 +1,4 @@
-"""Deep networks in trials that are long enough for them: activity needs time to arrive (docs/depth.md)."""
+"""Deep networks in long enough trials: activity needs time to arrive (docs/depth.md)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -11,10 +11,10 @@ from fluctua.neurons import SuperSpike
 
 @dataclass(frozen=True, kw_only=True)
 class DepthInTime(Depth):
-    """`Depth` with a surrogate that hands gradients on through many layers.
+    """`Depth` with a surrogate that passes gradients through many layers.
 
     Attributes:
-        beta: its steepness. At 20 the gradient shrinks by half in every layer, so that of layer 1 of 20 is lost.
+        beta: its steepness. At 20 the gradient shrinks by half in every layer, so that layer 1 of 20 gets none.
     """
 
     title: ClassVar[str] = "Twenty layers: accuracy where trials are long enough"
@@ -22,5 +22,4 @@ class DepthInTime(Depth):
     beta: float = 2.0
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return replace(super().network(setting), surrogate=SuperSpike(self.beta))

@@ -1,4 +1,4 @@
-"""Spoken digits by all networks of the paper: what the initial state brings on recordings, network by network."""
+"""Spoken digits with all networks of the paper: the effect of the initial state on recordings, network by network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from fluctua.lab.studies.training import Recipe
 from fluctua.lab.sweeps.study import Reference, Setting
 
 ADAPTIVE = "adaptive"
-"""A network of the shape of Baronig et al. 2025 (SE-adLIF): two recurrent layers of 360 adaptive neurons, no norm."""
+"""A network like that of Baronig et al. 2025 (SE-adLIF): two recurrent layers of 360 adaptive neurons, no norm."""
 
 _MORE: Mapping[str, Architecture] = MappingProxyType(
     {ADAPTIVE: ModernRecurrent(width=360, depth=2, dropout=0.15, spread=0.0, adaptation=1.0)}
@@ -23,14 +23,14 @@ _PAPER = "notebooks of the authors, one run on SHD (English and German, 8156 tra
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Speakers):
-    """`Speakers` by the paper's recipe: no augmentation, the largest potential, every network at its full width."""
+    """`Speakers` with the paper's recipe: no augmentation, maximum over time, every network at full width."""
 
     title: ClassVar[str] = "Spoken digits: accuracy by network and initialiser"
     about: ClassVar[str] = (
         "All training recordings, in the networks of the paper at its numbers of neurons and filters, and in an "
         "adaptive network without normalisation. All methods have the same epochs and learning rates, one of which is "
         "chosen for each network and method by validation accuracy on the first seeds, the epoch of each run too; the "
-        "test data are looked at once. Known speakers are those of the training data."
+        "test data are used once. Known speakers are those of the training data."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         Reference({"network": "fc", "method": "poisson"}, "test", 0.550, f"{_PAPER}; 100 epochs"),
@@ -52,6 +52,5 @@ class Digits(Speakers):
     seconds_per_epoch: float = 6.0
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         name = str(setting["network"])
         return _MORE[name] if name in _MORE else NETWORKS[name]

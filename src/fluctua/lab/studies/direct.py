@@ -1,4 +1,4 @@
-"""SpikeInit's ground: four steps, synapses that act at once, direct coding, no normalisation; deep chains and a VGG."""
+"""SpikeInit's regime: four steps, synapses without delay, direct coding, no normalisation; deep chains and a VGG."""
 
 import time
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 P = 0.1
-"""Spike probability per step that SpikeInit aims at, and that its harness gives the paper's formula for a rate."""
+"""SpikeInit's target probability of a spike per step, which its benchmark also gives the paper's formula as a rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectVGGs(Conv):
     """A VGG in SpikeInit's regime on images.
 
-    A step counts as a second, so that rates are spikes per step; the formula gets P = 0.1 for the rate of every layer,
-    as in SpikeInit's harness. SpikeInit is without its surrogate, like every other method.
+    A step counts as a second, so that rates are spikes per step; the formula gets P = 0.1 as the rate of every layer,
+    as in SpikeInit's benchmark. SpikeInit runs without its surrogate, like every other method.
     """
 
-    title: ClassVar[str] = "A VGG in four steps: accuracy by initialiser on SpikeInit's ground"
+    title: ClassVar[str] = "A VGG in four steps: accuracy by initialiser in SpikeInit's regime"
 
     task_name: str = "cifar10-subset"
     networks: tuple[str, ...] = ("vgg",)
@@ -45,13 +45,12 @@ class DirectVGGs(Conv):
     rate: float | None = P
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         return DirectVGG() if self.width is None else DirectVGG().with_width(self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectStates(Study):
-    """Chains of fully connected layers in SpikeInit's regime, initialised and looked at, not trained.
+    """Chains of fully connected layers in SpikeInit's regime, initialised and inspected, not trained.
 
     Attributes:
         width: neurons of a layer, and input units.
@@ -62,7 +61,7 @@ class DirectStates(Study):
         xi: target of the methods that have one.
     """
 
-    title: ClassVar[str] = "Four steps, synapses that act at once: the last of many layers by initialiser"
+    title: ClassVar[str] = "Four steps, synapses without delay: the last of many layers by initialiser"
     about: ClassVar[str] = (
         "Deep chains in the regime of SpikeInit, on constant random input, are initialised on a batch and shown "
         "another one. The numbers are those of the last layer. The gradient is that of the mean square of the readout, "
@@ -87,16 +86,13 @@ class DirectStates(Study):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, depth=self.depths)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         depth = float(setting["depth"] or 1)
         return 1 + 0.05 * depth + 6e-4 * depth**2
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         generator = torch.Generator().manual_seed(seed)
         both = torch.randn(2, self.samples, self.width, generator=generator)
         x, other = (one.expand(self.steps, *one.shape).contiguous() for one in both)
@@ -117,7 +113,6 @@ class DirectStates(Study):
         return Outcome(values, {"sigmas": [p.sigma_u for p in layers]})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float = 1.0) -> "Callable[[Axes], None]":
             def draw(axis: "Axes") -> None:

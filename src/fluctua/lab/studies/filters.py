@@ -38,7 +38,7 @@ CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Filters(Study):
-    """The paper's recurrent convolutions, initialised and looked at, not trained.
+    """The paper's recurrent convolutions, initialised and inspected, not trained.
 
     Attributes:
         networks: by name.
@@ -52,7 +52,7 @@ class Filters(Study):
     about: ClassVar[str] = (
         "The formula takes the mean rate of the input for that of every layer. Here one thing after the other is "
         "changed from a narrow network on short, pooled recordings to the setting of the paper, and the state of the "
-        "last layer is looked at on the batch that the network was initialised on."
+        "last layer is measured on the batch that the network was initialised on."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure("sigma_u", "sigma_U of the last layer", spec=".3f", within=POSITIVE),
@@ -72,19 +72,15 @@ class Filters(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return FSDD.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(network=self.networks, case=self.cases, method=self.methods)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 8.0 if "dt" in CASES[str(setting["case"])] else 2.0
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         case = CASES[str(setting["case"])]
         sizes = {"dt": 5e-3, "duration": 0.3, "pool": 2} | {k: v for k, v in case.items() if k not in ("width", "nu")}
         task = SpokenTask(path=FSDD.train, test_path=FSDD.test, batch_size=self.samples, **sizes)
@@ -107,7 +103,7 @@ class Filters(Study):
         return Outcome(values, {"rates": [p.rate or 0.0 for p in layers], "sigmas": [p.sigma_u for p in layers]})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`: the layers of the deeper network that has been run, in up to three cases."""
+        """See `Study.figure`: the layers of the deepest network run, in up to three cases."""
         name = [n for n in self.networks if any(r.axis("network") == n for r in records)][-1]
         found = [c for c in self.cases if any((r.axis("case"), r.axis("network")) == (c, name) for r in records)]
         shown = list(dict.fromkeys((found[0], found[len(found) // 2], found[-1])))

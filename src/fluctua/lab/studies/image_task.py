@@ -1,4 +1,4 @@
-"""Tasks on images, of event cameras and still ones, and on spoken digits; each on as many samples as are asked for."""
+"""Tasks on event-camera recordings, still images and spoken digits, each with a chosen number of samples."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ D = TypeVar("D", bound=LabelledDataset[Any])
 
 @dataclass(frozen=True, kw_only=True)
 class SampledTask(Task, Generic[D]):
-    """Some samples of a data set that has a test part of its own.
+    """Some samples of a data set with its own test part.
 
     Attributes:
         path: of the data set, in the folder of the data.
-        per_class: samples of each class of the training part, drawn by the seed; None for all of them.
-        test_per_class: likewise of the test part.
-        val_fraction: share of the training samples that is kept for validation.
-        pool: rows and columns that become one, a divisor of the image's; of sounds, channels.
+        per_class: samples of each class of the training part, drawn by the seed; None for all.
+        test_per_class: samples of each class of the test part, likewise.
+        val_fraction: share of the training samples held out for validation.
+        pool: rows and columns merged into one, a divisor of the image's; for sounds, channels.
     """
 
     path: str
@@ -44,11 +44,9 @@ class SampledTask(Task, Generic[D]):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return (self.path,)
 
     def load(self, seed: int, data: Path | None) -> "SplitDataModule[D]":
-        """See `Task.load`."""
         every, test = self.read(data or Path())
         every = self.subset(every, balanced(every.labels, self.per_class, seed))
         test = self.subset(test, balanced(test.labels, self.test_per_class, seed))
@@ -67,7 +65,7 @@ class SampledTask(Task, Generic[D]):
 
     @abstractmethod
     def module(self, train: D, val: D, test: D, options: dict[str, Any]) -> "SplitDataModule[D]":
-        """The data module of these parts; `options` are what all data modules take."""
+        """The data module of these parts; `options` are the arguments common to all data modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +73,12 @@ class EventTask(SampledTask[EventDataset]):
     """Recordings in events."""
 
     def subset(self, dataset: EventDataset, indices: NDArray[np.int64]) -> EventDataset:
-        """See `SampledTask.subset`."""
         return Subset(dataset, indices)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenTask(EventTask):
-    """Recordings in the layout of SHD; of the test file only speakers whom the training file has too.
+    """Recordings in the layout of SHD; from the test file, only speakers of the training file.
 
     Attributes:
         path: of the training file.
@@ -93,11 +90,9 @@ class SpokenTask(EventTask):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return self.path, self.test_path
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         train, test = SHDFile(folder / self.path), SHDFile(folder / self.test_path)
         if train.speakers is None or test.speakers is None:
             return train, test
@@ -106,7 +101,6 @@ class SpokenTask(EventTask):
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         return SpikeDataModule(train, val, test, pool=self.pool, **options)
@@ -120,13 +114,11 @@ class NMNISTTask(EventTask):
     duration: float = 0.3
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         return NMNIST(folder / self.path), NMNIST(folder / self.path, "Test")
 
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         train, val, test = (Merged(part, NMNIST.shape, self.pool) for part in (train, val, test))
@@ -135,10 +127,10 @@ class NMNISTTask(EventTask):
 
 @dataclass(frozen=True, kw_only=True)
 class GestureTask(EventTask):
-    """DVS128 Gesture, its folder, read as the paper does: a second at random, numbers of events and not only spikes.
+    """DVS128 Gesture from its folder, read as in the paper: a random second, numbers of events rather than spikes.
 
     Attributes:
-        pool: pixels of the camera, 128 x 128, along a side of what becomes one.
+        pool: camera pixels (of 128 x 128) per side of a merged pixel.
         drop: probability of dropping an event.
     """
 
@@ -148,7 +140,6 @@ class GestureTask(EventTask):
     drop: float = 0.5
 
     def read(self, folder: Path) -> tuple[EventDataset, EventDataset]:
-        """See `SampledTask.read`."""
         path, (_, side, _) = folder / self.path, self._shape
         return DVSGesture(path, side=side), DVSGesture(path, "test", side=side)
 
@@ -159,7 +150,6 @@ class GestureTask(EventTask):
     def module(
         self, train: EventDataset, val: EventDataset, test: EventDataset, options: dict[str, Any]
     ) -> "SpikeDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         prepare = (DropEvents(self.drop), RandomCrop(self.duration))
@@ -168,21 +158,18 @@ class GestureTask(EventTask):
 
 @dataclass(frozen=True, kw_only=True)
 class CIFAR10Task(SampledTask[Images]):
-    """CIFAR-10, its folder of batches; an image is a constant current."""
+    """CIFAR-10 from its folder of batches; an image is a constant current."""
 
     path: str = "cifar-10-batches-py"
     duration: float = 0.5
 
     def read(self, folder: Path) -> tuple[Images, Images]:
-        """See `SampledTask.read`."""
         return read_cifar10(folder / self.path)
 
     def subset(self, dataset: Images, indices: NDArray[np.int64]) -> Images:
-        """See `SampledTask.subset`."""
         return dataset.subset(indices)
 
     def module(self, train: Images, val: Images, test: Images, options: dict[str, Any]) -> "ImageDataModule":
-        """See `SampledTask.module`."""
         from fluctua.lab.data.image_module import ImageDataModule
 
         train, val, test = (mean_pooled(part, self.pool) for part in (train, val, test))
@@ -209,7 +196,7 @@ def balanced(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDA
 
 
 class Merged(EventDataset):
-    """A data set of images `(polarity, row, column)`, in which `pool` x `pool` pixels become one."""
+    """A data set of images `(polarity, row, column)`, with `pool` x `pool` pixels merged into one."""
 
     def __init__(self, dataset: EventDataset, shape: tuple[int, int, int], pool: int) -> None:
         self.dataset, self.labels, self.n_classes = dataset, dataset.labels, dataset.n_classes
@@ -225,19 +212,19 @@ class Merged(EventDataset):
 
 
 def mean_pooled(images: Images, pool: int) -> Images:
-    """Images in which the mean of `pool` x `pool` pixels becomes one."""
+    """Images with `pool` x `pool` pixels averaged into one."""
     channels, rows, columns = merged_shape(images.pixels.shape[1:], pool)
     squares = images.pixels.reshape(-1, channels, rows, pool, columns, pool)
     return Images(squares.mean(axis=(3, 5)).round().astype(np.uint8), images.labels, images.n_classes)
 
 
 def merged_shape(shape: tuple[int, ...], pool: int) -> tuple[int, int, int]:
-    """What is left of `(channels, rows, columns)`.
+    """`(channels, rows, columns)` after merging.
 
     Raises:
         ValueError: a number that does not divide rows and columns.
     """
     channels, rows, columns = shape
     if pool < 1 or rows % pool or columns % pool:
-        raise ValueError(f"pool={pool} must divide the {rows} x {columns} pixels of an image: pass 1 to leave them")
+        raise ValueError(f"pool={pool} must divide the {rows} x {columns} pixels of an image: pass 1 to keep them")
     return channels, rows // pool, columns // pool

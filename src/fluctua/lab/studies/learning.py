@@ -1,4 +1,4 @@
-"""What the studies that train networks have in common: a task, a recipe, learning rates to choose from, and a run."""
+"""The base class of studies that train networks: a task, a recipe, learning rates to choose from, and a run."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fluctua.lab.sweeps.study import Measure, Outcome, Setting, Study
 from fluctua.theory import Target
 
 LISTS = frozenset({"methods", "baselines", "dale_methods", "networks", "depths", "lrs", "seconds_per_epoch"})
-"""Fields of the studies that are nothing but lists of settings, or times: see `Study.lists`."""
+"""Fields of the studies that only list settings or state times: see `Study.lists`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class LearningStudy(Study):
     Attributes:
         task: what is learned.
         recipe: how the networks are trained.
-        lrs: learning rates; for each setting the best by validation is taken, by the first seeds.
+        lrs: learning rates; for each setting the best on validation data is used, chosen by the first seeds.
         seconds_per_epoch: of one hidden layer, on one core; an estimate.
     """
 
@@ -40,7 +40,6 @@ class LearningStudy(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     @abstractmethod
@@ -48,11 +47,11 @@ class LearningStudy(Study):
         """What is trained."""
 
     def target(self, setting: Setting) -> Target:
-        """The state that it is initialised to, by methods that have one."""
+        """The target of the initial state, for methods that have one."""
         return Target()
 
     def alpha(self, setting: Setting) -> float:
-        """The share of the variance that feed-forward pathways supply, where there is recurrence."""
+        """The feed-forward share of the variance, if there is recurrence."""
         return 0.9
 
     def nu(self, setting: Setting) -> float | None:
@@ -60,12 +59,10 @@ class LearningStudy(Study):
         return None
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         depth = float(getattr(self.network(setting), "depth", 1))
         return 2 + self.seconds_per_epoch * self.recipe.epochs * depth
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         lr = setting["lr"]
         assert isinstance(lr, float)
         return trained(

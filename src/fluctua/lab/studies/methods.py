@@ -25,13 +25,13 @@ class Start:
     """One initial state.
 
     Attributes:
-        label: what it is called in print.
+        label: its printed name.
         method: its name in `fluctua.initialize`.
         options: fields of the method.
-        further: what else `fluctua.initialize` is told.
-        readout: state that the readout starts in.
-        primed: whether the bounds of the paper are trained to before the task is.
-        continuous: whether the weights are those for kernels in continuous time, as a formula on paper has them.
+        further: other arguments of `fluctua.initialize`.
+        readout: target of the readout.
+        primed: whether the network is trained on the paper's activity bounds before the task.
+        continuous: whether the weights use kernels in continuous time, as in a formula on paper.
     """
 
     label: str
@@ -62,15 +62,15 @@ STARTS: Mapping[str, Start] = MappingProxyType(
         LOUD: Start(label="measured + balanced, loud readout", method="measured", readout=Target(sigma=1.0)),
     }
 )
-"""All initial states by name; a new one needs a line here, and its name in the list of a study."""
+"""All initial states by name; for a new one add a line here, and its name to a study."""
 
 LABELS: Mapping[str, str] = MappingProxyType({name: one.label for name, one in STARTS.items()})
-"""All of them, as they are called in print."""
+"""All of them, with their printed names."""
 
 BASELINES = ("kaiming", "torch", "lsuv", "spikeinit")
 COMPARED = (*BASELINES, "poisson", PRIMED, UNBALANCED, "measured", SHARE)
-"""What every study compares: baselines, the paper, the two steps that lead from it to the default, and the default with
-surrogates that hand the gradient on."""
+"""What every study compares: baselines, the paper, the two steps from it to the default, and the default with
+surrogates that pass the gradient on."""
 
 
 def start(
@@ -87,9 +87,9 @@ def start(
 ) -> Report:
     """Bring a network into its initial state on a batch `[T, B, ...]`, by one of `STARTS`.
 
-    `bounds` names those of the paper that priming goes by, see `paper_bounds`; `alpha` is the feed-forward share of
-    the variance, `nu` the rate of all afferents in Hz for the formula of the paper, None to measure it; `options` are
-    further fields of methods that have them.
+    `bounds` names the paper's bounds for priming, see `paper_bounds`; `alpha` is the feed-forward share of the
+    variance; `nu` is the rate of all afferents in Hz for the paper's formula, None to measure it; `options` are further
+    fields of methods that have them.
     """
     one = STARTS[method]
     chosen = method_of(one.method)
@@ -105,7 +105,7 @@ def start(
 
 
 def _excess(model: nn.Module) -> float:
-    """By what the weights of kernels in continuous time are too large, for a mean of 0: their square sums are less."""
+    """Factor by which kernels in continuous time make weights too large, for a mean of 0: square sums shrink."""
     cell = next(module for module in model.modules() if isinstance(module, LIF))
     assert cell.tau_syn is not None
     tau_mem, tau_syn = float(cell.tau_mem.mean()), float(cell.tau_syn.mean())

@@ -1,4 +1,4 @@
-"""The paper's recipe beside a modern one, which is then taken apart again."""
+"""The paper's recipe beside a modern one, and the modern one with single changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mix:
-    """A network and what it is trained with."""
+    """A network and its training recipe."""
 
     network: Architecture
     ingredients: Ingredients
@@ -45,21 +45,21 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "equal time constants": {"spread": 0.0},
     }
 )
-"""What each variant of the modern recipe changes, in the network or the ingredients: the first adds, the others take
-away what the paper's recipe does without."""
+"""What each variant of the modern recipe changes in network or training: the first adds something, the others remove
+what the paper's recipe lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Modern(Study):
-    """One recurrent layer, trained by the paper's recipe, by the modern one, and by that with one thing changed.
+    """One recurrent layer, trained with the paper's recipe, with the modern one, and with the modern one changed once.
 
     Attributes:
         task: recordings, and how far the modern recipe shifts them.
         task_name: its name in the table.
-        network: of the modern recipe; that of the paper's is as wide and as deep.
+        network: of the modern recipe; the paper's recipe has one of the same width and depth.
         modern: ingredients of the modern recipe.
-        epochs: of either.
-        method: initialiser of either.
+        epochs: of each recipe.
+        method: initialiser of each recipe.
         xi: its target.
         variants: names in `VARIANTS`.
         seconds_per_epoch: of one layer, on one core.
@@ -71,7 +71,7 @@ class Modern(Study):
         "rate), by a modern one (sum of softmax, AdamW with weight decay, cosine schedule, shifted samples, dropout of "
         "units, time constants that differ between neurons), and by that with one ingredient changed at a time. "
         "All start from the same method. The epoch of each run is chosen by validation accuracy; the test data are "
-        "looked at once. Neither uses activity bounds."
+        "used once. Neither uses activity bounds."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         MEASURES[0],
@@ -101,15 +101,13 @@ class Modern(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(task=(self.task_name,), recipe=(PAPER, MODERN, *self.variants))
 
     def mix(self, recipe: str) -> Mix:
-        """The network of a recipe, and what it is trained with."""
+        """The network of a recipe, and its training."""
         if recipe == PAPER:
             layers = FullyConnected(width=self.network.width, depth=self.network.depth, recurrent=True)
             return Mix(layers, RECIPES[PAPER])
@@ -119,11 +117,9 @@ class Modern(Study):
         return Mix(replace(self.network, **of_network), replace(self.modern, **others))
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 3 + self.seconds_per_epoch * self.epochs * self.network.depth
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         mix, n = self.mix(str(setting["recipe"])), self.network.measured_on
         return trained(
             self.task if mix.ingredients.augment else replace(self.task, shift=0),
@@ -137,7 +133,6 @@ class Modern(Study):
         )
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         recipes = [recipe for recipe in (PAPER, MODERN, *self.variants) if _of(records, recipe)]
         measures = [m for m in ("test", KNOWN, UNHEARD) if any(m in r.values for r in records)]
 

@@ -1,4 +1,4 @@
-"""Twenty layers: what stands in their way on plain Randman, taken away one by one."""
+"""Twenty layers: the obstacles on plain Randman, removed one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,12 +32,12 @@ CASES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "time + gradient + xi = 0.5 + smooth": {**_LONG, "beta": 9.0, "xi": 0.5, "alpha": 3.0},
     }
 )
-"""What is other than in the paper's setting: 20 layers, 0.2 s, a surrogate of beta = 20, xi = 1, alpha = 1."""
+"""What differs from the paper's setting: 20 layers, 0.2 s, a surrogate of beta = 20, xi = 1, alpha = 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacles(LearningStudy):
-    """Twenty layers, with more and more of what stands in their way taken away.
+    """Twenty layers, with more and more obstacles removed.
 
     Attributes:
         width: neurons of a hidden layer.
@@ -60,22 +60,18 @@ class Obstacles(LearningStudy):
     lists: ClassVar[frozenset[str]] = LearningStudy.lists | {"cases"}
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(case=self.cases, method=self.methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         case = CASES[str(setting["case"])]
         return FullyConnected(
             width=self.width, depth=case.get("depth", 20), surrogate=SuperSpike(case.get("beta", 20.0))
         )
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=CASES[str(setting["case"])].get("xi", 1.0))
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         case = CASES[str(setting["case"])]
         changes = {name: value for name, value in case.items() if name in ("duration", "heard", "alpha")}
         if not changes:
@@ -87,7 +83,6 @@ class Obstacles(LearningStudy):
         return super().run(setting, seed, data)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(axis: "Axes") -> None:
             cases_across(axis, records, self.methods, self.cases, "test", factor=100)

@@ -1,4 +1,4 @@
-"""What the figures of the studies have in common: panels in a row, and lines of means with 95 % intervals."""
+"""Parts of the studies' figures: panels in rows, and lines of means with 95 % intervals."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
-    """A figure of one panel for each function, in rows of two; one legend for all, in a free place if there is one."""
+    """A figure of one panel for each function, in rows of two; one legend for all, in a free panel if there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -43,7 +43,7 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
 
 
 def _from_zero(axis: "Axes") -> None:
-    """No axis that begins where it suits: per cent are from 0 to 100, with room for a marker, all else from 0."""
+    """Let all axes begin at 0; percentages go from 0 to 100, with room for a marker."""
     for label, limit in ((axis.get_xlabel(), axis.set_xlim), (axis.get_ylabel(), axis.set_ylim)):
         if label.endswith("(%)"):
             limit(-3, 103)
@@ -53,13 +53,13 @@ def _from_zero(axis: "Axes") -> None:
 
 
 def _names_of(axis: "Axes") -> list[str]:
-    """What stands at the upright axis, if that is no numbers."""
+    """The labels of the vertical axis, if these are not numbers."""
     found = [tick.get_text() for tick in axis.get_yticklabels()]
     return found if any(text[:1].isalpha() for text in found) else []
 
 
 def _legend(figure: "Figure", free: "Axes | None") -> None:
-    """One legend for whatever any panel has labelled: in a free place, or at the foot of the figure."""
+    """One legend for the labels of all panels: in a free place, or at the foot of the figure."""
     handles = [axis.get_legend_handles_labels() for axis in figure.axes]
     by_label = {label: handle for group in handles for handle, label in zip(*group, strict=True)}
     if free is not None:
@@ -78,9 +78,9 @@ def line(
     shift: float = 0.0,
     **look: Any,
 ) -> None:
-    """Every seed as a dot, and the mean of each place on an axis of the grid as a line; nothing without values.
+    """Draw every seed as a dot, and the mean at each value of an axis of the grid as a line.
 
-    `shift` sets all of it aside, in the unit of the axis, so that methods do not hide each other.
+    `shift` moves all of it, in units of the axis, so that methods do not hide each other.
     """
     values: dict[float, list[float]] = {}
     for r in records:
@@ -119,7 +119,7 @@ def against(
     factor: float = 1.0,
     scale: str = "linear",
 ) -> Callable[["Axes"], None]:
-    """A panel of `line_per_method`, with what its axes say and the scale of the upright one."""
+    """A panel of `line_per_method`, with labelled axes and the scale of the vertical one."""
 
     def draw(axis: "Axes") -> None:
         line_per_method(axis, records, methods, x, measure, factor=factor)
@@ -131,7 +131,7 @@ def against(
 
 
 def mark_places(axis: "Axes", records: Sequence[Record], x: str) -> None:
-    """Ticks where something has been run, unless that is in many places."""
+    """Ticks at the values that were run, unless these are many."""
     places = sorted({float(at) for r in records if isinstance(at := r.axis(x), int | float)})
     if len(places) <= 8:
         axis.set_xticks(places, [f"{place:g}" for place in places])
@@ -140,7 +140,7 @@ def mark_places(axis: "Axes", records: Sequence[Record], x: str) -> None:
 def curves_per_method(
     axis: "Axes", records: Sequence[Record], methods: Iterable[str], curve: str, *, factor: float = 1.0
 ) -> None:
-    """For each method the mean over the seeds of a list of numbers, against the place in it, from 1."""
+    """For each method, the mean over seeds of a curve, against the position in it, from 1."""
     from matplotlib.ticker import MaxNLocator
 
     for method, look in looks(methods).items():
@@ -162,7 +162,7 @@ def dots(
     shift: int = 0,
     **look: Any,
 ) -> None:
-    """Every seed as a dot, and their mean, at each name on an axis of the grid; `shift` sets it beside others."""
+    """Draw every seed as a dot, and their mean, at each name on an axis of the grid; `shift` moves it beside others."""
     values = [
         [factor * r.values[measure] for r in records if r.axis(by) == name and measure in r.values] for name in names
     ]
@@ -173,7 +173,7 @@ def dots(
         axis.plot([at] * len(found), found, ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
         if found:
             axis.plot([at], [float(np.mean(found))], ms=5, **look | {"ls": ""})
-            look.pop("label", None)  # once is enough
+            look.pop("label", None)  # label only once
 
 
 def dots_per_method(
@@ -195,7 +195,7 @@ def dots_per_method(
 def across(
     axis: "Axes", records: Sequence[Record], methods: Sequence[str], measure: str, *, factor: float = 1.0
 ) -> None:
-    """A line of the panel for each method that has been run: every seed as a dot, and their mean above."""
+    """One row for each method that was run: every seed as a dot, and their mean."""
     methods = [method for method in methods if any(r.axis("method") == method for r in records)]
     for place, (method, look) in enumerate(looks(methods).items()):
         _seeds(axis, [r for r in records if r.axis("method") == method], measure, factor, place, 0.25, look)
@@ -211,7 +211,7 @@ def cases_across(
     *,
     factor: float = 1.0,
 ) -> None:
-    """A line of the panel for each case, with the methods one above the other: every seed as a dot, and their mean."""
+    """One row for each case, with the methods one above the other: every seed as a dot, and their mean."""
     shown = looks(methods)
     for place, case in enumerate(cases):
         for i, (method, look) in enumerate(shown.items()):
@@ -237,6 +237,6 @@ def _names(axis: "Axes", names: Sequence[str]) -> None:
 
 
 def level(axis: "Axes", records: Iterable[Record], measure: str, *, factor: float = 1.0, **look: Any) -> None:
-    """The mean of a measure of what has no place on the axis, as a level line; nothing without values."""
+    """The mean of a measure without a value on the axis, as a horizontal line."""
     if values := [factor * r.values[measure] for r in records if measure in r.values]:
         axis.axhline(float(np.mean(values)), lw=1, ls="--", **look)

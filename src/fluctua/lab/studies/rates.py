@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(LearningStudy):
-    """Networks that are asked for a firing rate.
+    """Networks with a firing rate as their target.
 
     Attributes:
         width: neurons of a hidden layer.
         depth: hidden layers.
-        rates: targets in Hz, up to the 11 Hz at which a free potential of mean 0 crosses the threshold at most.
+        rates: targets in Hz, up to 11 Hz, the largest crossing rate of a free potential of mean 0.
         methods: by name.
     """
 
     title: ClassVar[str] = "Firing-rate targets: rate and accuracy"
     about: ClassVar[str] = (
-        "Every hidden layer of a fully connected network is asked for a firing rate. The formula of the paper gets "
-        "the xi at which threshold crossings are that frequent; measurement with and without balance goes on from it "
+        "Every hidden layer of a fully connected network has a firing rate as its target. The paper's formula gets "
+        "the xi at which threshold crossings are that frequent; measurement with and without balance goes on "
         "to the neurons' own rate. Of several learning rates one is chosen for each setting by validation accuracy, "
-        "the epoch of each run too; the test data are looked at once."
+        "the epoch of each run too; the test data are used once."
     )
 
     width: int = 128
@@ -43,19 +43,15 @@ class Rates(LearningStudy):
     methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, target_rate=self.rates, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(rate=float(setting["target_rate"] or 0.0))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         panel = partial(against, records, self.methods, "target_rate", xlabel="target rate (Hz)")
 
         def reached(axis: "Axes") -> None:

@@ -1,4 +1,4 @@
-"""Recurrent networks: how much of the fluctuations should recurrence supply?"""
+"""Recurrent networks: which share of the fluctuations should recurrence supply?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Recurrence(LearningStudy):
     Attributes:
         width: neurons.
         alphas: shares; the rest comes from the recurrent weights.
-        methods: that can be told the share.
-        baselines: that cannot.
+        methods: methods with a share.
+        baselines: methods without one.
         xi: target.
     """
 
@@ -38,7 +38,7 @@ class Recurrence(LearningStudy):
         "the free potential and its recurrent ones the rest: by the formula of the paper, and by measurement with "
         "balance, which refuses shares for which there is no steady state; such runs count as failed. Of several "
         "learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the test "
-        "data are looked at once."
+        "data are used once."
     )
 
     width: int = 128
@@ -48,27 +48,22 @@ class Recurrence(LearningStudy):
     xi: float = 1.0
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(method=self.methods, alpha=self.alphas, lr=self.lrs),
             *grid(method=self.baselines, alpha=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=1, recurrent=True)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=self.xi)
 
     def alpha(self, setting: Setting) -> float:
-        """See `LearningStudy.alpha`."""
         alpha = setting["alpha"]
         return super().alpha(setting) if alpha is None else float(alpha)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def against_alpha(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:

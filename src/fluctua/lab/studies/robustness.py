@@ -1,4 +1,4 @@
-"""How long the state lasts: after training, on other data, at another time step, under noise and loss of spikes."""
+"""How robust the state is: to training, other data, another time step, noise and lost spikes."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ CASES = (AS_SET, OTHER, SPEAKER, COARSE, *INPUTS, *AFTER)
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness(LearningStudy):
-    """The state of a network where it was not set.
+    """The state of a network under conditions other than those of its initialisation.
 
     Attributes:
         width: neurons of a hidden layer.
@@ -60,8 +60,8 @@ class Robustness(LearningStudy):
 
     title: ClassVar[str] = "Robustness: the state after training, on other data, under noise"
     about: ClassVar[str] = (
-        "A fully connected network is initialised on a batch of spoken digits. Its state is then looked at on that "
-        "batch, on another one, on a speaker whom it has not heard, with twice the time step (same weights, neurons "
+        "A fully connected network is initialised on a batch of spoken digits. Its state is then measured on that "
+        "batch, on another one, on an unheard speaker, with twice the time step (same weights, neurons "
         "and data at the other step), with 1 Hz of noise in every channel, with a tenth of the spikes lost, and on "
         "another batch after 1, 3 and 10 epochs of training (weights of the best epoch so far). sigma_U is the mean "
         "over the hidden layers, silent neurons are those of the hidden layers together."
@@ -74,7 +74,7 @@ class Robustness(LearningStudy):
     )
     chosen: ClassVar[tuple[str, ...]] = ()
     criterion: ClassVar[str] = ""
-    lists: ClassVar[frozenset[str]] = LearningStudy.lists - {"lrs"} | {"cases"}  # a run takes its learning rate from it
+    lists: ClassVar[frozenset[str]] = LearningStudy.lists - {"lrs"} | {"cases"}  # a run uses `lrs`
     choose_by: ClassVar[int | None] = None
 
     task: FileTask = replace(FSDD, dt=4e-3, pool=7, batch_size=64)  # noqa: RUF009 - frozen
@@ -89,24 +89,19 @@ class Robustness(LearningStudy):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, case=self.cases)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         return 3 + self.seconds_per_epoch * AFTER.get(str(setting["case"]), 0)
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
-        from fluctua.lab.training.fit import fit  # not to list experiments
+        from fluctua.lab.training.fit import fit  # not needed to list experiments
 
         case, method, n = str(setting["case"]), str(setting["method"]), self.recipe.measured_on
         samples = self.task.load(seed, data)
@@ -140,7 +135,6 @@ class Robustness(LearningStudy):
         return self.network({}).build(shape, 10, dt=dt, duration=self.task.duration)
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def panel(measure: str, label: str, factor: float = 1.0) -> "Draw":
             def draw(axis: "Axes") -> None:

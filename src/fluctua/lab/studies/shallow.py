@@ -25,7 +25,7 @@ class Shallow(LearningStudy):
     Attributes:
         task_name: in the settings.
         width: neurons of the hidden layer.
-        methods: that are given targets.
+        methods: methods with a target.
         sigmas: targets for sigma_U.
         baselines: methods without a target.
     """
@@ -36,7 +36,7 @@ class Shallow(LearningStudy):
         "with balance, and by baselines, which have no target and are drawn where their sigma_U is found. "
         "Measurement refuses targets so small that no spike reaches the readout: such runs count as failed. Of "
         "several learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the "
-        "test data are looked at once. The seed draws the task (where it is made up), the weights and the order of "
+        "test data are used once. The seed draws the task (if it is synthetic), the weights and the order of "
         "training."
     )
     references: ClassVar[tuple[Reference, ...]] = (
@@ -56,23 +56,19 @@ class Shallow(LearningStudy):
     baselines: tuple[str, ...] = ("kaiming", "kaiming-relu", "xavier", "torch", "ding", "micheli", "spikeinit", "lsuv")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(task=(self.task_name,), method=self.methods, sigma_u=self.sigmas, lr=self.lrs),
             *grid(task=(self.task_name,), method=self.baselines, sigma_u=(None,), lr=self.lrs),
         ]
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=1)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         sigma = setting["sigma_u"]
         return Target() if sigma is None else Target(sigma=float(sigma))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(axis: "Axes") -> None:
             self._draw(axis, records, "test", 100, filled=True)

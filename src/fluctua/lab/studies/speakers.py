@@ -1,4 +1,4 @@
-"""Spoken digits: how well networks know speakers whom they have heard, and one whom they have not."""
+"""Spoken digits: accuracy on speakers in the training data, and on one who is not."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KNOWN, UNHEARD = "known speakers", "unheard speakers"
 
 @dataclass(frozen=True, kw_only=True)
 class Speakers(LearningStudy):
-    """Networks on recordings whose test file has speakers of whom there is nothing to learn from.
+    """Networks on recordings whose test file has speakers that the training file lacks.
 
     Attributes:
         networks: their names in `lab.networks`.
@@ -37,7 +37,7 @@ class Speakers(LearningStudy):
         "Fully connected, recurrent convolutional and Dale networks learn spoken digits, each initialised by several "
         "methods; test samples of speakers who are in the training data count apart from those of speakers who are "
         "not. Of several learning rates one is chosen for each network and method by validation accuracy, on speakers "
-        "of the training data, the epoch of each run too; the test data are looked at once."
+        "of the training data, the epoch of each run too; the test data are used once."
     )
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure(KNOWN, "test accuracy on known speakers (%)", factor=100, spec=".1f", within=(0, 1)),
@@ -51,7 +51,6 @@ class Speakers(LearningStudy):
     dale_methods: tuple[str, ...] = ("kaiming-folded", "poisson", "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [setting for name in self.networks for setting in self._of(name)]
 
     def _of(self, name: str) -> Iterator[Setting]:
@@ -59,11 +58,9 @@ class Speakers(LearningStudy):
         yield from grid(network=(name,), method=methods, lr=self.lrs)
 
     def network(self, setting: Setting) -> Architecture:
-        """See `LearningStudy.network`."""
         return NETWORKS[str(setting["network"])]
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def accuracy(measure: str, title: str) -> "Draw":
             def draw(axis: "Axes") -> None:

@@ -1,4 +1,4 @@
-"""Deep networks before training: what is left of potential and activity up to a hundred layers in, by initialiser."""
+"""Deep networks before training: potential and activity up to a hundred layers deep, by initialiser."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class States(Study):
-    """Networks of several depths on recordings, initialised and looked at, not trained.
+    """Networks of several depths on recordings, initialised and inspected, not trained.
 
     Attributes:
-        task: where the recordings are from.
-        recordings: shown one after the other; together they must leave activity some 20 ms a layer to arrive.
+        task: source of the recordings.
+        recordings: shown one after the other; together they must leave activity about 20 ms per layer to arrive.
         samples: such streams in a batch.
         width: neurons of a layer.
         depths: numbers of layers.
@@ -64,20 +64,16 @@ class States(Study):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Study.files`."""
         return self.task.files
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, depth=self.depths)
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         steps = self.recordings * self.samples * self.task.duration / self.task.dt
         return 2 + 2e-7 * steps * self.width * float(setting["depth"] or 1)
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         x, other = self._streams(seed, data)
         network = FullyConnected(width=self.width, depth=int(setting["depth"] or 1))
         model = network.build((x.shape[2],), 10, dt=self.task.dt, duration=len(x) * self.task.dt)
@@ -96,7 +92,6 @@ class States(Study):
         return first.contiguous(), second.contiguous()
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def against_depth(measure: str, label: str, factor: float = 1.0, scale: str = "linear") -> "Draw":
             def draw(axis: "Axes") -> None:

@@ -1,4 +1,4 @@
-"""Which target: how far from the threshold a deep network should start, measured or not, balanced or not."""
+"""Which target: how far from threshold a deep network should start, measured or not, balanced or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(LearningStudy):
-    """One deep network, brought to several targets by methods that have one.
+    """One deep network, initialised to several targets by methods that have one.
 
     Attributes:
         width: neurons of a hidden layer.
@@ -33,7 +33,7 @@ class Targets(LearningStudy):
         "A deep fully connected network starts at several xi, the distance of the threshold from the mean potential "
         "in standard deviations, by the formula of the paper and by measurement with and without balance. Of several "
         "learning rates one is chosen for each setting by validation accuracy, the epoch of each run too; the test "
-        "data are looked at once. The best target is that of the best validation accuracy."
+        "data are used once. The best target is the one with the best validation accuracy."
     )
 
     width: int = 128
@@ -42,19 +42,15 @@ class Targets(LearningStudy):
     methods: tuple[str, ...] = ("poisson", UNBALANCED, "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, xi=self.xis, lr=self.lrs)
 
     def network(self, setting: Setting) -> FullyConnected:
-        """See `LearningStudy.network`."""
         return FullyConnected(width=self.width, depth=self.depth)
 
     def target(self, setting: Setting) -> Target:
-        """See `LearningStudy.target`."""
         return Target(xi=float(setting["xi"] or 1.0))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         panel = partial(against, records, self.methods, "xi", xlabel="target $\\xi$")
         return panels(
             self.title,

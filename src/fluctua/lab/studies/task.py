@@ -1,4 +1,4 @@
-"""What the networks of a study learn: made-up spike trains, or files in the layout of SHD."""
+"""The tasks of studies: synthetic spike trains, or files in the layout of SHD."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Task(ABC):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the files that it is read from."""
+        """Names of the files that it reads."""
         return ()
 
     @abstractmethod
@@ -38,13 +38,13 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RandmanTask(Task):
-    """Randman; the seed draws the manifolds too, so that a mean over seeds is one over tasks.
+    """Randman; the seed draws the manifolds too, so that a mean over seeds is a mean over tasks.
 
     Attributes:
-        n_classes: classes, each on manifolds of its own.
+        n_classes: number of classes, each on its own manifolds.
         dim: dimension of the manifolds; more is harder.
         alpha: fall-off of their spectrum; smaller is harder.
-        samples_per_class: 80 % of them to learn from, 10 % to choose by, 10 % to report on.
+        samples_per_class: 80 % for training, 10 % for validation, 10 % for testing.
         heard: seconds from the start in which the input spikes; None for all of the trial.
     """
 
@@ -61,7 +61,6 @@ class RandmanTask(Task):
             raise ValueError(f"heard={self.heard} s must be in (0, {self.duration}], within the trial")
 
     def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
-        """See `Task.load`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         settings = RandmanSettings(
@@ -78,15 +77,15 @@ class RandmanTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class FileTask(Task):
-    """Recordings in the layout of SHD; a tenth of the training file, drawn by the seed, is kept for validation.
+    """Recordings in the layout of SHD; a tenth of the training file, drawn by the seed, is held out for validation.
 
     Attributes:
         train: name of the training file.
         test: name of the test file.
         pool: number of neighbouring channels to merge.
-        binary: 0 and 1, else numbers of spikes.
+        binary: 0 and 1; if False, numbers of spikes.
         shift: largest shift of training samples in either direction, in channels of the file.
-        stretch: slow them down or speed them up by a factor of up to the exponential of this.
+        stretch: largest change of tempo, as the logarithm of the factor.
     """
 
     train: str
@@ -100,11 +99,9 @@ class FileTask(Task):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """See `Task.files`."""
         return self.train, self.test
 
     def load(self, seed: int, data: Path | None) -> "SpikeDataModule":
-        """See `Task.load`."""
         from fluctua.lab.data.module import SpikeDataModule
 
         folder = data or Path()

@@ -1,4 +1,4 @@
-"""Theory: is the free membrane potential, and the firing rate, where the formulas say?"""
+"""Theory: do free membrane potential and firing rate match the formulas?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class Theory(Study):
         tau_syn: synaptic time constant.
         means: targets for mu_U, each with `xis`.
         xis: targets for xi.
-        further_xis: more of them for mu_U = 0, where the rate is compared.
-        dt: time step of these.
+        further_xis: more targets for xi at mu_U = 0, where the rate is compared.
+        dt: time step of these runs.
         further_dts: more time steps, for mu_U = 0 and xi = 1.
     """
 
@@ -75,7 +75,6 @@ class Theory(Study):
     further_dts: tuple[float, ...] = (0.5e-3, 1e-3, 4e-3, 10e-3)
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return [
             *grid(mu_u=self.means, xi=self.xis, dt=(self.dt,)),
             *grid(mu_u=(0.0,), xi=self.further_xis, dt=(self.dt,)),
@@ -83,12 +82,10 @@ class Theory(Study):
         ]
 
     def seconds(self, setting: Setting) -> float:
-        """See `Study.seconds`."""
         steps = self.samples * self.duration / float(setting["dt"] or self.dt)
         return 0.5 + 6e-8 * steps * self.width * (1 + self.n_in / 500)
 
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """See `Study.run`."""
         mu_u, xi, dt = (float(setting[name] or 0.0) for name in ("mu_u", "xi", "dt"))
         network = FullyConnected(
             shape=(self.n_in,), width=self.width, depth=1, tau_mem=self.tau_mem, tau_syn=self.tau_syn
@@ -108,7 +105,7 @@ class Theory(Study):
             "mu_u": layer.mu_u,
             "mu_u_theory": theory.mean,
             "sigma_ratio": ratio,
-            # U is linear in the weights, so other weights need no other simulation.
+            # U is linear in the weights, so one simulation serves for all weights.
             "sigma_ratio_continuous": ratio * float(np.sqrt(kernel.eps_hat / continuous.eps_hat)),
             "across_ratio": layer.sigma_across / theory.across,
             "rate": layer.rate,
@@ -118,7 +115,6 @@ class Theory(Study):
         return Outcome(values, {"edges": layer.plot_data.edges, "density": layer.plot_data.density})
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
         return panels(
             self.title,
             [
@@ -169,7 +165,7 @@ class Theory(Study):
 
 @dataclass(frozen=True)
 class _Moments:
-    """Of the free potential in a trial from rest: its mean, its spread in time, and that of the neurons' means."""
+    """Moments of the free potential in a trial from rest: mean, spread in time, and spread of the neurons' means."""
 
     mean: float
     temporal: float
@@ -177,9 +173,9 @@ class _Moments:
 
 
 def _from_rest(kernel: PspKernel, steps: int, mu_u: float, sigma_u: float, drive_std: float) -> _Moments:
-    """Theory for a trial of so many steps; `drive_std` is the spread over neurons of weight times rate, summed up.
+    """Theory for a trial of `steps` steps; `drive_std` is the spread over neurons of the sum of weight times rate.
 
-    The mean rises from zero to its end, which is a spread in time that the stationary process does not have.
+    The mean rises from zero during the trial, a spread in time that the stationary process does not have.
     """
     rise = np.cumsum(kernel.response(steps)) * kernel.dt  # in units of a drive of 1 per second
     settled = float(rise[-1])

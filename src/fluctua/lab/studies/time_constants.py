@@ -1,4 +1,4 @@
-"""Time constants: the same for all neurons, of all sizes, or learned."""
+"""Time constants: the same for all neurons, mixed, or learned."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,11 @@ KINDS = (SAME, MIXED, LEARNED)
 
 @dataclass(frozen=True, kw_only=True)
 class Heterogeneous(FullyConnected):
-    """`FullyConnected` with time constants of one of `KINDS`; those drawn are the same in every population."""
+    """`FullyConnected` with time constants of one of `KINDS`; drawn ones are the same in every population."""
 
     kind: str = MIXED
 
     def cells(self, dt: float) -> Callable[[], LIF]:
-        """See `Architecture.cells`."""
         if self.kind == SAME:
             return super().cells(dt)
         tau_mem, tau_syn = (
@@ -54,7 +53,7 @@ class TimeConstants(LearningStudy):
         "The neurons of a fully connected network have the same time constants, or each its own, drawn from a gamma "
         "law of shape 3 as in Perez-Nieves et al. (2021), or start from such and learn them. Formula and measurement "
         "give each neuron its own kernel. Of several learning rates one is chosen for each setting by validation "
-        "accuracy, the epoch of each run too; the test data are looked at once."
+        "accuracy, the epoch of each run too; the test data are used once."
     )
 
     task: Task = FSDD
@@ -63,15 +62,12 @@ class TimeConstants(LearningStudy):
     methods: tuple[str, ...] = ("kaiming", "poisson", "measured")
 
     def grid(self) -> list[Setting]:
-        """See `Study.grid`."""
         return grid(method=self.methods, time_constants=KINDS, lr=self.lrs)
 
     def network(self, setting: Setting) -> Heterogeneous:
-        """See `LearningStudy.network`."""
         return Heterogeneous(width=self.width, depth=self.depth, kind=str(setting["time_constants"]))
 
     def figure(self, records: Sequence[Record]) -> "Figure":
-        """See `Study.figure`."""
 
         def test(axis: "Axes") -> None:
             dots_per_method(axis, records, self.methods, "time_constants", KINDS, "test", factor=100)

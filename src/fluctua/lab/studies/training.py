@@ -39,7 +39,7 @@ MEASURES = (
     Measure("gradient_first", "gradient norm of the first hidden layer before training", 1, ".2e", within=POSITIVE),
     Measure("gradient_readout", "gradient norm of the readout before training", 1, ".2e", within=POSITIVE),
 )
-"""What `trained` finds."""
+"""The measures of `trained`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Recipe:
     Attributes:
         epochs: passes over the training data.
         optimizer: its name.
-        bounds: activity bounds of the paper, by the name of their experiment, that priming goes by and, if
-            `regularized`, the loss too.
+        bounds: the paper's activity bounds, named by its experiment, used by priming and, if `regularized`, also by
+            the loss.
         regularized: add the bounds to the loss.
         reach: validation accuracy that counts as within reach.
-        measured_on: samples to initialise on.
+        measured_on: number of samples for initialisation.
     """
 
     epochs: int = 20
@@ -64,7 +64,7 @@ class Recipe:
     measured_on: int = 250
 
     def settings(self, lr: float, seed: int) -> TrainSettings:
-        """For `fit`."""
+        """The settings for `fit`."""
         bounds = paper_bounds(self.bounds) if self.regularized else ()
         return TrainSettings(
             epochs=self.epochs, lr=lr, optimizer=self.optimizer, regularizers=bounds, seed=seed, progress=False
@@ -73,12 +73,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedRecipe(Recipe):
-    """A recipe by its ingredients, which take the place of `optimizer` and `regularized`."""
+    """A recipe whose ingredients replace `optimizer` and `regularized`."""
 
     ingredients: Ingredients
 
     def settings(self, lr: float, seed: int) -> TrainSettings:
-        """See `Recipe.settings`."""
         return replace(self.ingredients, lr=lr).settings(epochs=self.epochs, seed=seed, progress=False)
 
 
@@ -97,8 +96,8 @@ def trained(
 ) -> Outcome:
     """Initialise a network by a method of `methods.LABELS` and train it; `data` is the folder of the task's files.
 
-    The weights that are tested, once, are those of the epoch with the best validation accuracy. Further test sets of
-    the task go by their own names.
+    The weights tested, once, are those of the epoch with the best validation accuracy. Further test sets of the task
+    keep their own names.
     """
     from fluctua.lab.training.fit import fit
 
@@ -108,7 +107,7 @@ def trained(
     settings = recipe.settings(lr, seed)
     loss = loss_by_name(settings.loss)
     with isolated_randomness():
-        seed_all(seed)  # dropout is on while the network is initialised and inspected
+        seed_all(seed)  # dropout is active during initialisation and inspection
         begun = time.process_time()
         start(model, x, method, target=target, seed=seed, bounds=recipe.bounds, alpha=alpha, nu=nu)
         initialised = time.process_time() - begun
@@ -141,7 +140,7 @@ def _learning(result: FitResult, recipe: Recipe) -> dict[str, float]:
         "val": max(scores),
         "first": scores[0],
         **result.test,
-        "epochs_to": reached[0] if reached else recipe.epochs + 1,  # left out, a failure would count for nothing
+        "epochs_to": reached[0] if reached else recipe.epochs + 1,  # if left out, a failure would not count
     }
 
 

@@ -1,4 +1,4 @@
-"""All runs of a study in one small compressed file, to be kept beside a page and to go on from elsewhere."""
+"""All runs of a study in one small compressed file, to keep beside a page and to continue elsewhere."""
 
 import gzip
 import json
@@ -19,8 +19,8 @@ _DIGITS = 5  # of the curves, which are only drawn
 class Archive:
     """A gzip file of one JSON line per run, finished or failed, in the order of their names.
 
-    The same runs make the same bytes. Numbers of the table keep every digit; curves are rounded, and where a run failed
-    in the code is left out.
+    The same runs give the same bytes. Numbers of the table keep every digit; curves are rounded, and tracebacks of
+    failed runs are left out.
 
     Attributes:
         path: of the file; it need not exist yet.
@@ -29,7 +29,7 @@ class Archive:
     path: Path
 
     def read(self) -> list[Record]:
-        """All runs in it; none where there is no file.
+        """All runs in it; none if there is no file.
 
         Raises:
             StoreError: the file is damaged.
@@ -43,14 +43,14 @@ class Archive:
             raise StoreError(f"{self.path} is damaged ({error}): take it from the repository again") from error
 
     def of(self, study: Study) -> list[Record]:
-        """Those of the runs that are the study's as it is now; of other settings of it there may be some left."""
+        """The runs of the study with its present settings; the file may hold runs of earlier ones."""
         grid = study.grid()
         return [r for r in self.read() if r.setting in grid and Run(study, r.setting, r.seed).key == r.key]
 
     def add(self, study: Study, records: Iterable[Record]) -> None:
-        """Keep further runs of the study, and drop those that are not the study's any more.
+        """Add runs of the study, and drop those of its earlier settings.
 
-        A finished run takes the place of its failure, and no failure that of a finished run.
+        A finished run replaces its failure, never the other way round.
 
         Raises:
             OSError: the file cannot be written.
@@ -65,7 +65,7 @@ class Archive:
             file.write(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
     def fill(self, store: Store, runs: Sequence[Run]) -> None:
-        """Put into a store those of the runs that it lacks."""
+        """Add to a store the runs that it lacks."""
         lacking = {run.key for run in runs if not store.has(run)}
         for record in self.read():
             if record.key in lacking:

@@ -1,6 +1,6 @@
-"""The runner of a sweep: does what the store has not yet, keeps every run as it ends, and says how long it will take.
+"""The runner of a sweep: runs what the store lacks, stores every run as it ends, and estimates the time left.
 
-It may be killed at any moment, with SIGKILL or by the power cut: the same call then does what is missing.
+It may be killed at any moment, by SIGKILL or a power cut: the same call then runs what is missing.
 """
 
 import time
@@ -17,7 +17,7 @@ from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run, in_words
 
 Backend = Callable[[Sequence[Run], Path], Generator[Record, None, None]]
-"""Does the runs in any order, keeps each in the store at that path, and yields each as it ends, failed or not."""
+"""Performs runs in any order, stores each at that path, and yields each as it ends, failed or not."""
 
 
 class SweepInterrupted(KeyboardInterrupt):
@@ -25,16 +25,16 @@ class SweepInterrupted(KeyboardInterrupt):
 
 
 def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console) -> None:
-    """Do all runs that the store has not finished, failed ones again.
+    """Perform all runs that the store has not finished, also failed ones.
 
     Args:
-        runs: all of the sweep.
-        store: opened.
+        runs: all runs of the sweep.
+        store: an opened store.
         backend: `local_processes(...)` or `dask_cluster(...)`.
-        console: to show the progress on.
+        console: for showing progress.
 
     Raises:
-        SweepInterrupted: Ctrl-C; a KeyboardInterrupt. What is finished is in the store.
+        SweepInterrupted: Ctrl-C; a KeyboardInterrupt. Finished runs are in the store.
     """
     todo = [run for run in runs if not store.has(run)]
     if len(todo) < len(runs):
@@ -60,14 +60,14 @@ def sweep(runs: Sequence[Run], store: Store, backend: Backend, console: Console)
 
 @dataclass
 class _Clock:
-    """How much of the work is done since when; work in expected seconds on one core."""
+    """How much work is done since the start, in expected seconds on one core."""
 
     total: float
     start: float
     done: float = 0.0
 
     def left(self, now: float) -> float:
-        """Seconds until the end, if the rest goes as fast as what is done."""
+        """Seconds until the end, if the rest is as fast as the work so far."""
         return (now - self.start) * (self.total - self.done) / self.done
 
 

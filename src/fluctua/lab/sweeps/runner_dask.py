@@ -1,4 +1,4 @@
-"""Runs on a cluster through Dask, which gives those of a worker that died to another one."""
+"""Runs on a cluster through Dask, which gives the runs of a dead worker to another."""
 
 from collections.abc import Generator, Sequence
 from functools import partial
@@ -12,9 +12,9 @@ from fluctua.lab.sweeps.sweep import Run
 
 
 def dask_cluster(address: str, *, timeout: float = 30.0) -> Backend:
-    """A backend of the workers of the Dask scheduler at that address; waits for it up to `timeout` seconds.
+    """A backend of the workers of the Dask scheduler at an address; waits up to `timeout` seconds for it.
 
-    The backend raises RuntimeError without Dask, and OSError where no scheduler answers or it dies on the way.
+    The backend raises RuntimeError without Dask, and OSError if no scheduler answers or it dies on the way.
     """
     return partial(_run_all, address=address, timeout=timeout)
 
@@ -33,7 +33,7 @@ def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -
         ) from error
     store = Store(root.resolve())
     with client:
-        # Not pure: a run whose key Dask happens to remember from an earlier sweep must be done again all the same.
+        # Not pure: a run whose key Dask happens to remember from an earlier sweep must still be repeated.
         by_future = {client.submit(perform, run, store.root, pure=False): run for run in runs}
         try:
             for future in as_completed(list(by_future), loop=client.loop):
@@ -42,12 +42,12 @@ def _run_all(runs: Sequence[Run], root: Path, *, address: str, timeout: float) -
                     record = future.result()
                 except CancelledError as error:
                     raise OSError(
-                        f"the Dask scheduler at {address} is gone: what is finished is kept, so start it again and "
+                        f"the Dask scheduler at {address} is gone: finished runs are kept, so restart it and "
                         "repeat the command"
                     ) from error
-                except Exception as died:  # the worker did, more often than Dask tries again
+                except Exception as died:  # the worker died more often than Dask retries
                     record = failure(run, died)
-                if not store.has(run):  # the workers may have another file system
+                if not store.has(run):  # workers may have another file system
                     store.save(record)
                 yield record
                 future.release()

@@ -1,4 +1,4 @@
-"""Runs in processes of this machine, one per core and one thread each; a process that dies takes one run with it."""
+"""Runs in processes of this machine, one per core and one thread each; a process that dies loses only its own run."""
 
 import os
 import threading
@@ -29,12 +29,12 @@ def local_processes(workers: int | None = None) -> Backend:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_all(runs: Sequence[Run], root: Path, *, workers: int) -> Generator[Record, None, None]:
-    # A pool of one process for every core: a process that dies breaks its pool, and all that the pool had to do fails.
+    # One pool of one process per core: a process that dies breaks its pool, and fails everything queued in it.
     waiting, idle = list(reversed(runs)), [_pool() for _ in range(min(workers, len(runs)))]
     busy: dict[Future[Record], tuple[ProcessPoolExecutor, Run]] = {}
     try:
@@ -53,7 +53,7 @@ def _run_all(runs: Sequence[Run], root: Path, *, workers: int) -> Generator[Reco
                     Store(root).save(record)
                 idle.append(pool)
                 yield record
-    finally:  # files are written in one step, so a process may be killed at any moment
+    finally:  # files are written in one step, so killing a process is safe
         for pool in [*idle, *(pool for pool, _ in busy.values())]:
             pool.shutdown(kill_workers=True)
 
@@ -63,7 +63,7 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _end_with(parent: int) -> None:
-    """A runner killed with SIGKILL cannot stop its processes; they would go on beside those of the next runner."""
+    """End this process with its runner, which cannot stop it when killed by SIGKILL."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""One run, wherever it happens: done on one thread, its end kept in the store, its failure caught."""
+"""One run, wherever it happens: on one thread, with its result stored and its failure caught."""
 
 import time
 import traceback
@@ -10,7 +10,7 @@ from fluctua.lab.sweeps.sweep import Run
 
 
 def perform(run: Run, root: Path) -> Record:
-    """Do a run on one thread of the CPU and keep what came of it in the store at `root`."""
+    """Perform a run on one CPU thread and keep its result in the store at `root`."""
     import torch
 
     torch.set_num_threads(1)  # there is a process for every core
@@ -28,7 +28,7 @@ def perform(run: Run, root: Path) -> Record:
 
 
 def failure(run: Run, error: BaseException, seconds: float = 0.0) -> Record:
-    """What is kept of a run that ended with that error."""
+    """The record of a run that ended with an error."""
     text = " ".join(str(error).split())
     where = "".join(traceback.format_exception(error))
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,13 +1,13 @@
-"""The store of a sweep: a folder with one small file per run, each written at one go and with a checksum.
+"""The store of a sweep: a folder with one small file per run, each written in one step and with a checksum.
 
 ::
 
-    <root>/study.json        what the sweep is, for readers
+    <root>/study.json        description of the sweep, for readers
     <root>/runs/<key>.json   a finished run: setting, seed, values, curves, seconds
     <root>/failed/<key>.json a run that failed: setting, seed and the error
-    <root>/damaged/          files that were no longer what was written, out of the way
+    <root>/damaged/          files that were damaged, moved out of the way
 
-The files of the runs are the truth; every table can be made from them again.
+The files of the runs are the truth; every table can be rebuilt from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from fluctua.lab.durable import DamagedFile, make_folder, read_json, sweep, writ
 from fluctua.lab.sweeps.study import Record
 from fluctua.lab.sweeps.sweep import Run
 
-_ABANDONED = 60.0  # seconds after which a small file that is still not finished never will be
+_ABANDONED = 60.0  # seconds after which an unfinished small file counts as abandoned
 
 
 class StoreError(ValueError):
-    """A file of a store is damaged, or a folder is no store."""
+    """A file of a store is damaged, or a folder is not a store."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Store:
 
     @property
     def description(self) -> Path:
-        """What the sweep is, for readers."""
+        """The file with the description of the sweep, for readers."""
         return self.root / "study.json"
 
     def open(self, description: Mapping[str, Any]) -> list[Path]:
-        """Make the folder, say in it what it holds, and put damaged files out of the way, so that their runs are done.
+        """Create the folder, describe it in a file, and move damaged files away, so that their runs are repeated.
 
         Returns:
-            Where the damaged files are now.
+            The new paths of the damaged files.
 
         Raises:
-            OSError: the folder cannot be made or written.
+            OSError: the folder cannot be created or written.
         """
         for folder in (self.root, self.root / "runs", self.root / "failed"):
             make_folder(folder)
@@ -57,25 +57,25 @@ class Store:
     def _put_aside(self, path: Path) -> Path:
         aside = self.root / "damaged" / path.parent.name / path.name
         make_folder(aside.parent)
-        with suppress(FileNotFoundError):  # another sweep has done so
+        with suppress(FileNotFoundError):  # another sweep has moved it
             path.replace(aside)
         return aside
 
     def describe(self) -> dict[str, Any]:
-        """What `open` was told.
+        """The description given to `open`.
 
         Raises:
-            StoreError: the folder is no store.
+            StoreError: the folder is not a store.
         """
         if not self.description.is_file():
-            raise StoreError(f"{self.root} is no store of runs, it has no study.json: give what `reproduce` wrote to")
+            raise StoreError(f"{self.root} has no study.json, so it is no store: give a folder that `reproduce` wrote")
         try:
             return read_json(self.description, unsealed=True)
         except DamagedFile as error:
             raise StoreError(f"{error}: `fluctua reproduce` writes it again") from error
 
     def save(self, record: Record) -> None:
-        """Keep a run. A finished one takes the place of its earlier failures, and no failure that of a finished one."""
+        """Store a run. A finished run replaces its earlier failures, never the other way round."""
         finished, failed = self._path(record.key), self._path(record.key, failed=True)
         write_json(finished if record.error is None else failed, asdict(record))
         if finished.exists():
@@ -86,7 +86,7 @@ class Store:
         return self._path(run.key).exists()
 
     def finished(self, runs: Sequence[Run]) -> list[Record]:
-        """Those of the runs that are finished, in their order.
+        """The finished runs, in order.
 
         Raises:
             StoreError: a file of a run is damaged; names it.
@@ -94,7 +94,7 @@ class Store:
         return self._load(runs, failed=False)
 
     def failed(self, runs: Sequence[Run]) -> list[Record]:
-        """Those of the runs that failed, in their order.
+        """The failed runs, in order.
 
         Raises:
             StoreError: a file of a run is damaged; names it.
@@ -102,7 +102,7 @@ class Store:
         return self._load(runs, failed=True)
 
     def all_failed(self) -> list[Record]:
-        """Every run that failed, by name, also those of other settings, and those whose file is damaged."""
+        """Every failed run by name, including those of other settings and those whose file is damaged."""
         paths = sorted((self.root / "failed").glob("*.json"))
         return [_record(path) if _is_record(path) else Record(path.stem, {}, 0, error=_DAMAGED) for path in paths]
 
@@ -114,7 +114,7 @@ class Store:
         return self.root / ("failed" if failed else "runs") / f"{key}.json"
 
 
-_DAMAGED = "its file is damaged: repeat the command to do the run again"
+_DAMAGED = "its file is damaged: repeat the command to repeat the run"
 
 
 def _record(path: Path) -> Record:
@@ -124,7 +124,7 @@ def _record(path: Path) -> Record:
             return record
     except (DamagedFile, TypeError) as error:
         raise StoreError(f"{path}: {_DAMAGED}") from error
-    raise StoreError(f"{path} is the file of another run, {record.key}: delete it to do this one")
+    raise StoreError(f"{path} is the file of another run, {record.key}: delete it to run this one")
 
 
 def _is_record(path: Path) -> bool:
@@ -132,6 +132,6 @@ def _is_record(path: Path) -> bool:
         _record(path)
     except StoreError:
         return False
-    except FileNotFoundError:  # another process has finished the run since
+    except FileNotFoundError:  # another process has since finished the run
         return True
     return True

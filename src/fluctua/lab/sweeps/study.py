@@ -1,4 +1,4 @@
-"""A study: an experiment as a grid of settings, what one run of it finds, and what is kept of a run."""
+"""A study: an experiment as a grid of settings, the outcome of a run, and its record."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,11 +17,11 @@ Setting = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run found.
+    """The outcome of one run.
 
     Attributes:
         values: its numbers by name, which the table averages over the seeds.
-        curves: what else the figure needs: lists of numbers by name, such as one number per epoch or layer.
+        curves: other data for the figure: lists of numbers by name, such as one number per epoch or layer.
     """
 
     values: Mapping[str, float]
@@ -30,14 +30,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measure:
-    """One of a study's numbers, as the table prints it.
+    """One of a study's numbers, and how the table prints it.
 
     Attributes:
         name: in `Outcome.values`.
         label: in words, with the unit.
-        factor: from the value to what is printed, such as 100 for per cent.
-        spec: how that is printed, as in `format`.
-        within: the least and the largest value that is possible; no interval goes beyond.
+        factor: from the value to the printed number, such as 100 for per cent.
+        spec: format of the printed number, as in `format`.
+        within: smallest and largest possible value; no interval goes beyond.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Reference:
-    """A number that others have published.
+    """A published number.
 
     Attributes:
-        where: the axes of the setting that it belongs to, and their values; other axes do not matter.
+        where: axes of its setting and their values; other axes do not matter.
         measure: its name in `Outcome.values`.
         value: the number, in the unit of the values.
-        source: where it is from, and what was done differently there.
+        source: its source, and what was done differently there.
     """
 
     where: Setting
@@ -64,13 +64,13 @@ class Reference:
     source: str
 
     def applies_to(self, setting: Setting) -> bool:
-        """Whether it is the number for that setting."""
+        """Whether it is the number for a setting."""
         return all(setting.get(name) == value for name, value in self.where.items())
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of a run.
+    """The record of a run.
 
     Attributes:
         key: name of the run.
@@ -79,7 +79,7 @@ class Record:
         values: its numbers by name; none if it failed.
         curves: lists of numbers by name.
         seconds: time it took.
-        error: why it failed, in one line; None if it is finished.
+        error: why it failed, in one line; None if it finished.
         traceback: where it failed.
     """
 
@@ -93,7 +93,7 @@ class Record:
     traceback: str | None = None
 
     def axis(self, name: str) -> Value:
-        """The run's value on an axis of the grid; None where its setting has no such axis."""
+        """The run's value on an axis of the grid; None if its setting has no such axis."""
         return self.setting.get(name)
 
 
@@ -101,21 +101,21 @@ class Record:
 class Study(ABC):
     """An experiment: its settings as fields, its grid, one run, and its figure.
 
-    Subclasses are frozen dataclasses of plain values, which can be sent to another machine. Every field takes part in
-    the names of the runs, so that a store never mixes runs of different settings, but for those in `lists`.
+    Subclasses are frozen dataclasses of plain values, which can be sent to another machine. Every field except those in
+    `lists` takes part in the names of the runs, so that a store never mixes runs of different settings.
 
     Attributes:
         title: one line.
-        about: what it asks and how, a few sentences.
+        about: the question and how it is answered, in a few sentences.
         measures: the numbers of its table, in order.
-        references: what others found.
+        references: published numbers.
         chosen: axes whose value is chosen for each of the other settings, by the best mean of `criterion`.
-        criterion: a number on validation data, larger is better.
+        criterion: a number on validation data; larger is better.
         compared_to: the value on the axis `method` that all others are compared with, seed by seed.
-        lists: fields that say which settings there are, or how long a run takes, and nothing else about it: a list
-            can become longer, and what is finished stays.
-        choose_by: so many seeds choose; the further ones are run with what they chose. None for all.
-        files: that it reads from the folder of `--data`.
+        lists: fields that only say which settings there are, or how long a run takes: a list can grow, and finished
+            runs stay.
+        choose_by: number of seeds that choose; further seeds run with the chosen values. None for all.
+        files: names of the files that it reads from the folder of `--data`.
     """
 
     title: ClassVar[str]
@@ -130,7 +130,7 @@ class Study(ABC):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the data files that it reads; none for data that are made up."""
+        """Names of the data files that it reads; none for synthetic data."""
         return ()
 
     @abstractmethod
@@ -139,11 +139,11 @@ class Study(ABC):
 
     @abstractmethod
     def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
-        """One run: a function of its arguments alone; `data` is the folder of the files."""
+        """One run, which depends only on its arguments; `data` is the folder of the files."""
 
     @abstractmethod
     def seconds(self, setting: Setting) -> float:
-        """Roughly what a run takes on one core; runs are weighed by it where time is estimated."""
+        """Rough time of a run on one core, for estimating the time left."""
 
     @abstractmethod
     def figure(self, records: Sequence[Record]) -> "Figure":

@@ -1,4 +1,4 @@
-"""A sweep: a study's grid of settings times seeds, as independent runs that know their own names."""
+"""A sweep: a study's grid of settings times seeds, as independent, named runs."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ class Run:
     Attributes:
         study: with all its settings.
         setting: the point of its grid.
-        seed: of all that is random, 0 or more.
+        seed: for everything random, 0 or more.
         data: folder of the data files; it does not take part in the name.
     """
 
@@ -32,7 +32,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Its name, also that of its file: readable, and different for whatever is different about the run."""
+        """Its name, also that of its file: readable, and different for different runs."""
         facts = {
             "study": type(self.study).__name__,
             "settings": {k: v for k, v in dataclasses.asdict(self.study).items() if k not in self.study.lists},
@@ -46,23 +46,23 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Roughly what it takes on one core."""
+        """Rough time on one core."""
         return self.study.seconds(self.setting)
 
     def __call__(self) -> Outcome:
-        """Do it."""
+        """Perform the run."""
         return self.study.run(self.setting, self.seed, self.data)
 
 
 def grid(**axes: Sequence[Value]) -> list[Setting]:
-    """All combinations of the values on each axis, the last axis running fastest."""
+    """All combinations of the values on each axis, the last axis varying fastest."""
     return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
 
 
 def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     """Every setting with seeds 0 to `seeds - 1`; all settings of a seed come before the next seed.
 
-    A sweep that is stopped early then has all settings, with fewer seeds.
+    So a sweep that is stopped early has all settings, with fewer seeds.
 
     Raises:
         ValueError: no seed, or a data file that is not in the folder.
@@ -72,7 +72,7 @@ def runs_of(study: Study, seeds: int, data: Path | None = None) -> list[Run]:
     if missing := missing_files(study, data):
         where = f"is not in {data}" if data else "is needed: give its folder with --data"
         raise ValueError(f"the file {missing[0]} {where} (docs/data.md says where to get it)")
-    folder = None if data is None else data.absolute()  # a worker may have another working directory
+    folder = None if data is None else data.absolute()  # workers may have another working directory
     return [Run(study, setting, seed, folder) for seed in range(seeds) for setting in study.grid()]
 
 
@@ -100,7 +100,7 @@ def only(runs: Sequence[Run], wanted: Sequence[str]) -> list[Run]:
 
 
 def wishes_for(study: Study, wanted: Sequence[str]) -> list[str]:
-    """Of wishes for several studies those that this one can meet: with its axes, and of their values those it has."""
+    """The wishes that this study can meet: those with its axes, restricted to its values."""
     grid = study.grid()
     met = []
     for wish in wanted:

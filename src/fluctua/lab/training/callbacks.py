@@ -1,6 +1,6 @@
-"""What watches a run: checkpoints, patience and a time limit; each Lightning's own, where it differs.
+"""Callbacks of a run: checkpoints, patience and a time limit, each derived from Lightning's.
 
-They are made for one process and passes over data that `Recorder.begin_pass` has seeded.
+They assume one process, and passes over data that `Recorder.begin_pass` has seeded.
 """
 
 import os
@@ -30,7 +30,7 @@ NOWHERE = os.path.abspath(os.sep)
 
 
 class Recorder(ModelCheckpoint):
-    """Puts every finished epoch on disk, at one go as `last.ckpt`, and makes each pass over data repeatable."""
+    """Writes every finished epoch to disk in one step, as `last.ckpt`, and makes each pass over data repeatable."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Recorder(ModelCheckpoint):
         self._interrupted = False
 
     def interrupt(self, *_: Any) -> None:
-        """Stop at once; or after the batch, where Python happens to be in a callback that drops the exception."""
+        """Stop at once, or after the batch if Python is in a callback that drops the exception."""
         self._interrupted = True
         raise KeyboardInterrupt
 
@@ -71,7 +71,7 @@ class Recorder(ModelCheckpoint):
         self._trainer = trainer
 
     def begin_pass(self, loader: Any) -> None:
-        """Seed all that the coming pass draws, from seed, epoch and stage, and tell the data the epoch."""
+        """Seed all draws of the next pass from seed, epoch and stage, and tell the data the epoch."""
         assert self._trainer is not None
         stage = "train" if self._trainer.training else "val" if self._trainer.validating else "test"
         epoch = len(self.history) if stage != "test" else 0
@@ -108,7 +108,7 @@ class Recorder(ModelCheckpoint):
         self.write_what_follows(weights=is_best)
 
     def write_what_follows(self, *, weights: bool = True) -> None:
-        """Write the files that follow from the record; a kill may have come between it and them."""
+        """Rewrite the files that follow from the record, since a kill may have come between it and them."""
         if weights:
             self.folder.save_weights(self.best)
         self.folder.save_metrics(self.history)
@@ -125,19 +125,19 @@ class Recorder(ModelCheckpoint):
             "run": self.description.plain(),
             "best": self.best,
         }
-        checkpoint.pop("datamodule_hyper_parameters", None)  # may be objects, which a safe load refuses
+        checkpoint.pop("datamodule_hyper_parameters", None)  # they may be objects, which a safe load refuses
 
 
 class Patience(EarlyStopping):
-    """Early stopping that a resumed run may be told anew, and that begins no epoch where patience has run out."""
+    """Early stopping that a resumed run may change, and that starts no epoch once patience has run out."""
 
     def __init__(self, patience: int | None) -> None:
-        endless = sys.maxsize  # it counts all the same: the run may be resumed with a patience
+        endless = sys.maxsize  # it still counts, since the run may be resumed with a patience
         super().__init__("val_score", mode="max", patience=patience or endless, check_finite=False, strict=False)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, with the patience of now."""
+        """Continue counting, with the present patience."""
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     @override
@@ -146,9 +146,9 @@ class Patience(EarlyStopping):
 
 
 class TimeLimit(Timer):
-    """A timer that begins no epoch which would outlast the limit, judging by the one before, and cuts the first short.
+    """A timer that starts no epoch expected to exceed the limit, judged by the last one; it cuts only the first short.
 
-    Lightning's ends any epoch in its middle, and counts what was spent before a run was resumed.
+    Lightning's timer ends any epoch midway, and counts the time spent before a run was resumed.
     """
 
     def __init__(self, minutes: float | None) -> None:
@@ -157,7 +157,7 @@ class TimeLimit(Timer):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count all of the run's time, but limit that from now on."""
+        """Count all of the run's time, but limit only the time from now on."""
         super().load_state_dict(state_dict)
         if self._duration is not None:
             self._duration += self._offset

@@ -1,4 +1,4 @@
-"""What decides the numbers of a run: kept in its folder, and compared when it is resumed or loaded."""
+"""Everything that decides the numbers of a run: stored in its folder, and compared on resuming or loading."""
 
 import json
 import platform
@@ -27,15 +27,15 @@ def as_of_now() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Description:
-    """A run in plain data.
+    """A run as plain data.
 
     Attributes:
         settings: all of `TrainSettings`.
-        data: what `data.fingerprint()` says: settings by name, and under "samples" a checksum of each set; empty for
-            data that have no such method.
-        model: its modules and their constants, as `print(model)` shows them.
-        origin: how model and data are made again, for `fluctua.lab.load`; empty where only the caller knows.
-        versions: of what computed the numbers.
+        data: the result of `data.fingerprint()`: settings by name, and under "samples" a checksum of each set; empty
+            for data without this method.
+        model: its modules and their constants, as in `print(model)`.
+        origin: how to rebuild model and data, for `fluctua.lab.load`; empty if only the caller knows.
+        versions: of the software that computed the numbers.
     """
 
     settings: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Description:
 
     @classmethod
     def of(cls, model: nn.Module, data: Any, settings: TrainSettings, origin: Mapping[str, Any]) -> "Description":
-        """Of the run that is to begin."""
+        """The description of a run about to start."""
         versions = {
             "fluctua": fluctua.__version__,
             "torch": str(torch.__version__),
@@ -56,7 +56,7 @@ class Description:
         return cls(settings.plain(), fingerprint_of(data), modules_of(model), dict(origin), versions)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """As plain data for JSON."""
         return asdict(self)
 
     @classmethod
@@ -75,10 +75,10 @@ class Description:
         return found
 
     def refuse_other(self, now: "Description", folder: object) -> None:
-        """Compare the run in a folder with what it is to go on with.
+        """Compare the run in a folder with the one that should resume it.
 
         Raises:
-            ValueError: they differ in what decides the numbers.
+            ValueError: they differ in something that decides the numbers.
         """
         way_out = "resume it with the same, or choose another out_dir"
         both = [TrainSettings.from_plain(one.settings) for one in (self, now)]
@@ -99,7 +99,7 @@ def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two fingerprints differ: settings, and names of the sets that have other samples."""
+    """The differences of two fingerprints: settings, and names of the sets with different samples."""
     old, new = ({**told} for told in (before, now))
     sets, others = (told.pop("samples", {}) for told in (old, new))
     names = dict.fromkeys([*sets, *others])
@@ -107,10 +107,10 @@ def other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def fingerprint_of(data: Any) -> dict[str, Any]:
-    """What tells the data from others, as JSON gives it back; empty for a data module that cannot say."""
+    """The fingerprint of the data after a round trip through JSON; empty for a data module without one."""
     return dict(json.loads(json.dumps(data.fingerprint()))) if hasattr(data, "fingerprint") else {}
 
 
 def modules_of(model: nn.Module) -> str:
-    """The modules and their constants, without what differs from process to process."""
+    """The modules and their constants, without anything that differs between processes."""
     return re.sub(r"0x[0-9a-f]+", "0x", str(model))

@@ -1,4 +1,4 @@
-"""Train a model on a Lightning data module, so that the run can be watched, stopped, resumed and repeated."""
+"""Train a model on a Lightning data module, in runs that can be watched, stopped, resumed and repeated."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import fluctua.lab.extras  # noqa: F401 - says what to install where the next lines fail
+import fluctua.lab.extras  # noqa: F401 - says what to install if the next lines fail
 from fluctua.explain.monitor import FILE, Monitor
 from fluctua.homeostasis.refinement import TrainingDiverged
 from fluctua.lab.training.callbacks import NOWHERE, Patience, Recorder, TimeLimit
@@ -53,33 +53,32 @@ def fit(
 ) -> FitResult:
     """Train, keep the weights of the best epoch, and test them once.
 
-    After every epoch `out_dir` holds `last.ckpt` to resume from, its row in `metrics.csv`, and the best weights so far
-    as `model.safetensors`; `run.json` says what decides the numbers, and at the end `result.json` what came of it. A
-    resumed run ends with the same weights as an uninterrupted one as long as what is random in the data comes from the
-    global generators, or from the epoch that is told by `set_epoch(epoch)` (0, 1, ...) to the data module or its
-    sampler where they have that method.
+    After every epoch `out_dir` holds `last.ckpt` to resume from, the epoch's row in `metrics.csv`, and the best weights
+    so far as `model.safetensors`; `run.json` has everything that decides the numbers, and at the end `result.json` has
+    the result. A resumed run ends with the same weights as an uninterrupted one, provided that the data draw from the
+    global generators, or from the epoch passed to `set_epoch(epoch)` (0, 1, ...) of the data module or its sampler, if
+    they have that method.
 
-    It trains in one process. Where torch.distributed runs several, the first trains and writes, the others wait for its
-    weights and result: the folder must be one that all of them see.
+    It trains in one process. If torch.distributed runs several, the first trains and writes, and the others wait for
+    its weights and result: all of them must see the folder.
 
     Args:
-        model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it comes back with the
-            weights of the best epoch, in evaluation mode, on the device where it was.
-        data: batches `(x [T, B, ...], y)`, of classes or values, see `SpikingClassifier`, for training, validation and,
-            if it has any, for testing; several test loaders are named by `data.test_names`. If it has a method
-            `fingerprint()`, plain data that tells it from other data, a run is not resumed on another;
-            `SplitDataModule` has one.
-        out_dir: folder for the run's files, made if need be.
+        model: `[T, B, ...] -> [T, B, C]`, trained in place on the first GPU if there is one; it returns with the
+            weights of the best epoch, in evaluation mode, on its original device.
+        data: batches `(x [T, B, ...], y)`, with classes or values, see `SpikingClassifier`, for training, validation
+            and optionally testing; `data.test_names` names several test loaders. If it has a method `fingerprint()`
+            that returns plain data identifying it, a run cannot be resumed on other data; `SplitDataModule` has one.
+        out_dir: folder for the run's files, created if missing.
         settings: how to train.
-        resume: go on after the last finished epoch in `out_dir`; if there is none, begin.
-        origin: plain data kept in `run.json`, by which `fluctua.lab.load` makes model and data again.
+        resume: continue after the last finished epoch in `out_dir`, or start if there is none.
+        origin: plain data kept in `run.json`, from which `fluctua.lab.load` rebuilds model and data.
 
     Raises:
-        OSError: `out_dir` cannot be written, or another process is in it; FileExistsError if it holds a run and
+        OSError: `out_dir` cannot be written, or another process uses it; FileExistsError if it holds a run and
             `resume` is false.
-        ValueError: the run to be resumed had other settings, other data or another model, or its checkpoint is damaged.
+        ValueError: the run to resume had other settings, other data or another model, or its checkpoint is damaged.
         TrainingDiverged: the loss or its gradient is no longer finite.
-        RuntimeError: in another process than the first, that the first has failed.
+        RuntimeError: in any process but the first, if the first has failed.
         TrainingInterrupted: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     folder = RunFolder(Path(out_dir))
@@ -93,7 +92,7 @@ def fit(
 
 
 def _in_the_first(train: Callable[[], FitResult], model: nn.Module, folder: RunFolder) -> FitResult:
-    """Train in the first of several processes; the others wait, and take what it wrote."""
+    """Train in the first of several processes; the others wait, and load what it wrote."""
     group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
     done, first = torch.zeros(1), dist.get_rank() == 0
     try:
@@ -139,7 +138,7 @@ def _fit(
         trainer = _trainer(recorder, model)
         with _interruptible(trainer, recorder):
             if len(recorder.history) < settings.epochs:
-                folder.result.unlink(missing_ok=True)  # that of fewer epochs
+                folder.result.unlink(missing_ok=True)  # the result of fewer epochs
                 classifier.train()
                 trainer.fit(classifier, datamodule=data, ckpt_path=recorder.resume_from)
             folder.load_weights(model)
@@ -170,20 +169,20 @@ def _trainer(recorder: Recorder, model: nn.Module) -> lightning.Trainer:
         gradient_clip_val=settings.gradient_clip,
         num_sanity_val_steps=0,
         inference_mode=False,  # a model may keep tensors from validation and use them in training
-        logger=False,  # CSVLogger adds a row for each call of `log`, in place, and begins anew when a run is resumed
+        logger=False,  # CSVLogger adds a row for each call of `log`, and starts afresh when a run is resumed
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
     )
 
 
 def progress_bar() -> Callback:
-    """Lightning's; rich shows nothing in a notebook without widgets, where tqdm writes text."""
+    """Lightning's progress bar; rich shows nothing in a notebook without widgets, where tqdm writes text."""
     in_notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None
     return TQDMProgressBar() if in_notebook and find_spec("ipywidgets") is None else RichProgressBar()
 
 
 def _watching(recorder: Recorder, model: nn.Module) -> Iterator[Callback]:
-    """A monitor, where one is wanted; it goes on with the rows of a run that is resumed."""
+    """A monitor, if wanted; it continues the rows of a resumed run."""
     if recorder.settings.monitor is not None:
         if recorder.resume_from is None:
             (recorder.folder.root / FILE).unlink(missing_ok=True)
@@ -199,7 +198,7 @@ def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[N
         signal.signal(signal.SIGINT, recorder.interrupt)
     try:
         yield
-    except SystemExit:  # Lightning's answer to Ctrl-C, which it also makes the process deaf to
+    except SystemExit:  # Lightning's answer to Ctrl-C, which it then ignores
         pass
     finally:
         if in_main:
@@ -214,12 +213,12 @@ def _interruptible(trainer: lightning.Trainer, recorder: Recorder) -> Iterator[N
 def _test(
     trainer: lightning.Trainer, classifier: SpikingClassifier, data: lightning.LightningDataModule
 ) -> dict[str, float]:
-    """Accuracy on every test set, of values their error, by name."""
+    """Accuracy on every test set, or the error for values, by name."""
     if not is_overridden("test_dataloader", data):
         return {}
     scores = [float(*score.values()) for score in trainer.test(classifier, datamodule=data, verbose=False)]
     names = getattr(data, "test_names", ())
-    if len(names) != len(scores):  # after hours of training no error will do
+    if len(names) != len(scores):  # no error after hours of training
         names = ["test"] if len(scores) == 1 else [f"test {i + 1}" for i in range(len(scores))]
     return dict(zip(names, scores, strict=True))
 
@@ -236,7 +235,7 @@ class _SeededPasses(SingleDeviceStrategy):
 
 
 class _Pass:
-    """A loader whose passes begin when their first batch is asked for, however early Lightning makes iterators."""
+    """A loader whose passes begin with the request for their first batch, however early Lightning makes iterators."""
 
     def __init__(self, loader: Any, begin: Callable[[Any], None]) -> None:
         self.loader, self.begin = loader, begin
@@ -268,7 +267,7 @@ class _Record(TorchCheckpointIO):
 
 @contextmanager
 def _handed_back(model: nn.Module) -> Iterator[None]:
-    """Put the model back on its device at the end; Lightning leaves it on the CPU."""
+    """Return the model to its device at the end; Lightning leaves it on the CPU."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         yield

@@ -1,4 +1,4 @@
-"""The folder of a training run: what its files are called, and which of them is the record of all others."""
+"""The folder of a training run: the names of its files, and the record from which the others follow."""
 
 import io
 import struct
@@ -29,16 +29,16 @@ from fluctua.lab.training.description import Description
 from fluctua.lab.training.settings import FitResult, Row, TrainSettings
 
 FORMAT = 3
-"""Of what `fit` keeps in a checkpoint; a run that began with another cannot be gone on with."""
+"""Version of what `fit` keeps in a checkpoint; a run with another version cannot be resumed."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run.
 
-    `last.ckpt` is the record: all that is needed to go on from the last finished epoch, with the history and the best
-    weights so far. An epoch is finished when it is in place. `run.json`, `metrics.csv` (a row per finished epoch) and
-    `model.safetensors` (the best weights) follow from it, and are written again from it when a run is resumed;
+    `last.ckpt` is the record: everything needed to continue after the last finished epoch, with the history and the
+    best weights so far. An epoch is finished once it is in place. `run.json`, `metrics.csv` (a row per finished epoch)
+    and `model.safetensors` (the best weights) follow from it, and are rewritten from it when a run is resumed;
     `result.json` is the outcome.
     """
 
@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def description(self) -> Path:
-        """What decides the numbers of the run."""
+        """Everything that decides the numbers of the run."""
         return self.root / "run.json"
 
     @property
@@ -71,18 +71,18 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, *, resume: bool) -> Iterator[None]:
-        """Make the folder and keep others out of it; see that it can be written and, unless resuming, holds no run.
+        """Create the folder and lock it; check that it can be written and, unless resuming, holds no run.
 
         Raises:
-            OSError: the folder cannot be made or written, or another process is in it.
-            FileExistsError: the folder holds a run already.
+            OSError: the folder cannot be created or written, or another process uses it.
+            FileExistsError: the folder already holds a run.
         """
         make_folder(self.root)
         with locked(self.root):
             sweep(self.root)
             if not resume and self.checkpoint.exists():
                 raise FileExistsError(
-                    f"{self.root} holds a training run already: pass resume=True to continue it, or choose another "
+                    f"{self.root} already holds a training run: pass resume=True to continue it, or choose another "
                     "out_dir"
                 )
             yield
@@ -91,17 +91,17 @@ class RunFolder:
         """What `fit` noted in the last checkpoint; None if there is none.
 
         Raises:
-            ValueError: the checkpoint is damaged, or not `fit`'s.
+            ValueError: the checkpoint is damaged, or not from `fit`.
         """
         if not self.checkpoint.exists():
             return None
         record = load_checkpoint(self.checkpoint).get("fluctua", {})
         if record.get("format") != FORMAT:
-            raise ValueError(f"{self.root} was begun by another version of fluctua: choose another out_dir")
+            raise ValueError(f"{self.root} was started by another version of fluctua: choose another out_dir")
         return dict(record)
 
     def describe(self) -> Description | None:
-        """What decides the numbers of the run in the folder; None if there is none.
+        """Everything that decides the numbers of the run in the folder; None if there is none.
 
         Raises:
             ValueError: its files are damaged.
@@ -135,7 +135,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: there is no such file.
-            FileError: it is damaged, or of another model.
+            FileError: it is damaged, or belongs to another model.
         """
         remedy = f"resume=True writes it again from {self.checkpoint.name}"
         with reading(self.weights, "weights", remedy):
@@ -157,7 +157,7 @@ class RunFolder:
         write_json(self.result, facts)
 
     def load_result(self) -> FitResult:
-        """What the run came to.
+        """The result of the run.
 
         Raises:
             ValueError: there is none, or a file is damaged.
@@ -168,7 +168,7 @@ class RunFolder:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all that a model's state holds, on the CPU; of names that share one tensor, the first."""
+    """A copy of a model's state on the CPU; tensors that share memory are kept under their first name."""
     first: dict[tuple[Any, ...], str] = {}
     state = model.state_dict()
     for name, value in state.items():
@@ -192,7 +192,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     damaged = (
-        f"{path} is damaged, or not of this version of fluctua: delete it to train afresh, or choose another out_dir"
+        f"{path} is damaged, or from another version of fluctua: delete it to train afresh, or choose another out_dir"
     )
     content = read_sealed(path, damaged)
     try:
@@ -202,7 +202,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _comment(file: BinaryIO, text: bytes) -> None:
-    """Give a zip archive without a comment that comment: its last two bytes are the comment's length."""
+    """Add a comment to a zip archive without one: its last two bytes are the comment's length."""
     end = file.seek(0, 2)
     file.seek(end - 2)
     file.write(struct.pack("<H", len(text)) + text)

@@ -1,4 +1,4 @@
-"""Keep what a training run does to the process to itself: the random state, Lightning's messages."""
+"""Isolate a training run from the process: the random state, Lightning's messages."""
 
 import logging
 import random
@@ -20,7 +20,7 @@ def seed_all(*key: int) -> None:
 
 @contextmanager
 def isolated_randomness() -> Iterator[None]:
-    """Give the global generators back as they were."""
+    """Restore the global generators at the end."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[0] if torch.cuda.is_available() else []):

@@ -1,4 +1,4 @@
-"""Losses on the readout's membrane potential: of classes by softmax cross entropy, of values by their squared error."""
+"""Losses on the readout's membrane potential: softmax cross entropy for classes, squared error for values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from fluctua.theory import Target
 
 _REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
-        "max": lambda output: output.max(dim=0).values,  # not amax, which would share the gradient among equal maxima
+        "max": lambda output: output.max(dim=0).values,  # not amax, which would divide the gradient among equal maxima
         "sum": lambda output: output.sum(dim=0),
         "mean": lambda output: output.mean(dim=0),
-        # In logarithms, where no probability is too small.
+        # In logarithms, so that no probability is too small.
         "softmax": lambda output: output.log_softmax(dim=2).logsumexp(dim=0),
         "last": lambda output: output[-1],
         "every": lambda output: output.log_softmax(dim=2).mean(dim=0),
@@ -28,19 +28,18 @@ class TimeLoss:
     """Cross entropy of a readout that is first reduced over time; call it as `loss(output, labels)`.
 
     Attributes:
-        over_time: how the time steps become one:
+        over_time: how the time steps are combined:
 
             - `"max"`: each class's largest potential, the paper's loss (Rossbroich et al. 2022);
             - `"sum"`: the potential summed over time;
             - `"mean"`: the potential averaged over time;
             - `"softmax"`: the class probabilities, by the softmax of each step, summed over time. The cross entropy is
-              then minus the logarithm of the right class's mean probability: every step has a say, no step more than
-              one vote;
+              then minus the logarithm of the right class's mean probability: every step has one vote;
             - `"last"`: the potential of the last step;
-            - `"every"`: the cross entropy of each step, averaged: every step is to be right.
+            - `"every"`: the cross entropy of each step, averaged: every step should be right.
 
     Raises:
-        ValueError: another word.
+        ValueError: an unknown name.
 
     Example:
         >>> import torch
@@ -64,11 +63,11 @@ class TimeLoss:
             labels: class of each sample, integers in `0..C-1`, `[B]`.
 
         Raises:
-            ValueError: wrong shapes, labels that are no integers or out of range.
+            ValueError: wrong shapes, or labels that are not integers or out of range.
         """
         logits = self._logits(output)
         _check_labels(labels, *logits.shape)
-        # Logarithms of probabilities of every step do not add up to one when they are averaged, and need not.
+        # Averaged log probabilities need not be normalised.
         return (nll_loss if self.over_time == "every" else cross_entropy)(logits, labels.long())
 
     def classes(self, output: Tensor) -> Tensor:
@@ -89,13 +88,13 @@ class TimeLoss:
 class ValueLoss:
     """Mean squared error of a readout, for regression; call it as `loss(output, wanted)`.
 
-    Of classes it is that from 1 for the right one and 0 for the others.
+    For classes the wanted value is 1 for the right class and 0 for the others.
 
     Attributes:
-        over_time: which potential is to be the wanted value: that of `"every"` step, of the `"last"`, or the `"mean"`.
+        over_time: which potential should be the wanted value: that of `"every"` step, of the `"last"`, or the `"mean"`.
 
     Raises:
-        ValueError: another word.
+        ValueError: an unknown name.
 
     Example:
         >>> import torch
@@ -134,7 +133,7 @@ class ValueLoss:
         return mse_loss(predicted, wanted.to(predicted).expand_as(predicted))
 
     def predict(self, output: Tensor) -> Tensor:
-        """Readout potential `[T, B, C]` -> what stands for the values: `[B, C]`, of `"every"` step `[T, B, C]`."""
+        """Readout potential `[T, B, C]` -> predicted values: `[B, C]`, or `[T, B, C]` for `"every"`."""
         if output.ndim != 3 or 0 in output.shape:
             raise ValueError(f"the readout must be [T, B, C] and not empty, got shape {tuple(output.shape)}")
         return {"every": output, "last": output[-1], "mean": output.mean(0)}[self.over_time]
@@ -144,7 +143,7 @@ class ValueLoss:
         return self.predict(output).reshape(-1, *output.shape[1:]).mean(0).argmax(1)
 
     def readout(self, wanted: Tensor) -> Target:
-        """A target for the readout that gives it the mean and the deviation of the wanted values from the start."""
+        """A target for the readout that starts it with the mean and standard deviation of the wanted values."""
         values = wanted.detach().double()
         return Target(mean=float(values.mean()), sigma=max(float(values.std(correction=0)), 1e-3))
 
@@ -175,14 +174,14 @@ LOSSES: Mapping[str, TimeLoss | ValueLoss] = MappingProxyType(
         "mse_mean_over_time": ValueLoss("mean"),
     }
 )
-"""The losses by the names that settings and the command line know them by."""
+"""The losses by their names in settings and on the command line."""
 
 
 def loss_by_name(name: str) -> TimeLoss | ValueLoss:
     """Look up one of `LOSSES`.
 
     Raises:
-        ValueError: there is no loss of that name.
+        ValueError: an unknown loss.
     """
     if name not in LOSSES:
         raise ValueError(f"loss {name!r} is unknown: choose one of {', '.join(LOSSES)}")

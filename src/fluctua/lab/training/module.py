@@ -1,4 +1,4 @@
-"""A spiking network as a Lightning module: loss, regularisers and what is logged."""
+"""A spiking network as a Lightning module: loss, regularisers and logging."""
 
 import math
 import warnings
@@ -32,13 +32,13 @@ Batch = tuple[Tensor, Tensor]
 class SpikingClassifier(lightning.LightningModule):
     """Trains any model `[T, B, ...] -> [T, B, C]` on batches `(x [T, B, ...], y)`.
 
-    Classes y are integers `[B]`; values are of floating point, `[B, C]` or `[T, B, C]`, have no accuracy, and are
-    tested by their squared error, `test_loss`.
+    Classes y are integers `[B]`. Values are floating-point numbers `[B, C]` or `[T, B, C]`; they have no accuracy, and
+    are tested by their squared error, `test_loss`.
 
-    Logged per epoch, weighted by samples: `train_loss` and `val_loss` (the task's alone), `train_penalty` and
-    `val_penalty` (the regularisers'), `train_accuracy`, `val_accuracy`, `test_accuracy`, and in validation
+    Logged per epoch, weighted by samples: `train_loss` and `val_loss` (of the task only), `train_penalty` and
+    `val_penalty` (of the regularisers), `train_accuracy`, `val_accuracy`, `test_accuracy`, and in validation
     `rate_<population>`, the mean firing rate in Hz of each spiking population. Populations are those of a report,
-    found on the first batch; where a model cannot be traced a warning says why there are no rates.
+    found on the first batch; if a model cannot be traced, a warning says why there are no rates.
 
     Args:
         model: the network.
@@ -47,7 +47,7 @@ class SpikingClassifier(lightning.LightningModule):
         lr: learning rate.
         regularizers: penalties on the spikes of every spiking population.
         optimizer_options: further options of the optimiser.
-        schedule: what becomes of the learning rate.
+        schedule: of the learning rate.
 
     Raises:
         ValueError: an unknown loss, or regularisers for a model without neurons that fluctua knows.
@@ -83,7 +83,7 @@ class SpikingClassifier(lightning.LightningModule):
         return output
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser over all trainable parameters, and what changes its learning rate."""
+        """Build the optimiser over all trainable parameters, and its learning-rate schedule."""
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError("the model has no trainable parameters: there is nothing to fit")
@@ -91,8 +91,8 @@ class SpikingClassifier(lightning.LightningModule):
         if self.schedule.constant:
             return optimizer
         steps = self.trainer.estimated_stepping_batches / self.schedule.epochs
-        by_step = 0 < steps < math.inf  # a loader without a length has all its steps in the middle of the epoch
-        # The middle of a step stands for all of it.
+        by_step = 0 < steps < math.inf  # without a length, all steps count as the middle of the epoch
+        # The rate of a step is that at its middle.
         scheduler = LambdaLR(optimizer, lambda k: self.schedule.factor((k + 0.5) / (steps if by_step else 1)))
         return {
             "optimizer": optimizer,
@@ -108,7 +108,7 @@ class SpikingClassifier(lightning.LightningModule):
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the accuracy, or of values the error."""
+        """Log the accuracy, or the error for values."""
         x, y = batch
         output = self(x)
         accuracy = self._accuracy(output, y)
@@ -118,14 +118,14 @@ class SpikingClassifier(lightning.LightningModule):
             self._log("test_accuracy", accuracy, output.shape[1])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and put weights with a sign (Dale's law) back where they belong."""
+        """Step, and restore the sign of weights under Dale's law."""
         super().optimizer_step(*args, **kwargs)
         constrain_(self.model)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop at a gradient that is not finite.
 
-        NaN weights need not show in the loss: a NaN potential is not above threshold, so its neuron just falls silent.
+        NaN weights may not show in the loss: a NaN potential is not above threshold, so its neuron just falls silent.
         """
         norms = [parameter.grad.norm() for parameter in self.model.parameters() if parameter.grad is not None]
         if norms:
@@ -151,14 +151,14 @@ class SpikingClassifier(lightning.LightningModule):
         return loss
 
     def _run(self, x: Tensor, *, looking: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The output, and the spikes of all populations if one is looking: that keeps layers from being fused."""
+        """The output, and the spikes of all populations if `looking`, which prevents fusion."""
         if not looking:
             return self(x), {}
         with recorded(self._populations(x)) as spikes:
             return self(x), spikes
 
     def _populations(self, x: Tensor) -> tuple[Population, ...]:
-        """Those that spike; none where the model cannot be traced and no regulariser needs them."""
+        """The spiking populations; none if the model cannot be traced and no regulariser needs them."""
         if self._spiking is None:
             try:
                 with torch.inference_mode(False):
@@ -175,11 +175,11 @@ class SpikingClassifier(lightning.LightningModule):
         return torch.stack(penalties).sum() if penalties else torch.zeros_like(like)
 
     def _accuracy(self, output: Tensor, y: Tensor) -> Tensor | None:
-        """Of classes; values have none."""
+        """The accuracy for classes; None for values."""
         return None if y.is_floating_point() else (self.loss.classes(output) == y).float().mean()
 
     def _log(self, name: str, value: Tensor | float, n_samples: int) -> None:
-        # time-major input: Lightning would take the number of time steps for the batch size
+        # time-major input: Lightning would mistake the number of steps for the batch size
         in_bar = name.endswith("_accuracy")
         self.log(name, value, on_step=False, on_epoch=True, batch_size=n_samples, prog_bar=in_bar)
 

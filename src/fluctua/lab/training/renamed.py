@@ -1,4 +1,4 @@
-"""Names that losses had before `TimeLoss("max")`; they work for one release, with a warning."""
+"""Old names of losses, from before `TimeLoss("max")`; they work for one release, with a warning."""
 
 import warnings
 

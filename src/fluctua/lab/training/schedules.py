@@ -1,4 +1,4 @@
-"""What becomes of the learning rate in the course of a training."""
+"""Learning-rate schedules."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ SCHEDULES = ("constant", "cosine")
 class Schedule:
     """The learning rate as a share of its largest value.
 
-    It rises in proportion to time in the epochs of the warm-up; then it stays, or falls to nothing along half a cosine,
-    `(1 + cos(pi s)) / 2`, where s goes from 0 to 1 until the last epoch ends (Loshchilov & Hutter 2017, without
-    restarts).
+    It rises linearly during the warm-up; then it stays, or falls to zero along half a cosine, `(1 + cos(pi s)) / 2`,
+    where s goes from 0 to 1 until the last epoch ends (Loshchilov & Hutter 2017, without restarts).
 
     Attributes:
         name: "constant" or "cosine".
         epochs: of the whole training.
-        warmup: epochs of the rise, less than `epochs`; they may be a fraction.
+        warmup: length of the rise in epochs, less than `epochs`; may be fractional.
 
     Raises:
         ValueError: an unknown name, or a warm-up that leaves no epoch.

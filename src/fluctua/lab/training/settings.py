@@ -32,18 +32,18 @@ class TrainSettings:
         optimizer: name of the optimiser, see `make_optimizer`.
         optimizer_options: its further options, such as `{"weight_decay": 1e-4}`.
         loss: name of the loss, see `LOSSES`.
-        schedule: "constant", or "cosine": from `lr` down to nothing along half a cosine; see `Schedule`.
-        warmup: epochs in which the learning rate first rises from nothing to `lr`.
+        schedule: "constant", or "cosine": from `lr` to zero along half a cosine; see `Schedule`.
+        warmup: epochs over which the learning rate first rises from zero to `lr`.
         regularizers: bounds on the activity of every spiking population, see `paper_bounds`.
-        seed: not negative; all that is random in an epoch follows from seed and epoch.
-        max_minutes: time limit. No epoch begins that would outlast it, judging by the one before; should not even
-            the first fit in, then it is cut short.
-        patience: number of epochs without a better validation accuracy, of values without a smaller validation loss,
-            after which to stop.
+        seed: not negative; everything random in an epoch follows from seed and epoch.
+        max_minutes: time limit. No epoch starts that would exceed it, judged by the last one; only the first epoch may
+            be cut short.
+        patience: number of epochs without a better validation accuracy (for values: a smaller validation loss) after
+            which to stop.
         gradient_clip: largest 2-norm of the gradient.
         progress: show a progress bar.
-        monitor: steps between the looks of a `fluctua.Monitor`, which writes `monitor.jsonl`; None for none. Layers
-            that run fused do not while it looks, which may change the last bits of weights.
+        monitor: steps between observations of a `fluctua.Monitor`, which writes `monitor.jsonl`; None for no monitor.
+            While it observes, fused layers run unfused, which may change the last bits of weights.
     """
 
     epochs: int = 100
@@ -77,20 +77,20 @@ class TrainSettings:
 
     @property
     def lr_schedule(self) -> Schedule:
-        """What becomes of the learning rate."""
+        """The schedule of the learning rate."""
         return Schedule(self.schedule, self.epochs, self.warmup)
 
     def plain(self) -> dict[str, Any]:
-        """All settings as JSON knows them."""
+        """All settings as plain data for JSON."""
         return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "TrainSettings":
-        """The settings that `plain` gave."""
+        """The inverse of `plain`."""
         return cls(**{**plain, "regularizers": [ActivityBound(**bound) for bound in plain["regularizers"]]})
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide what the weights are after each epoch."""
+        """The settings that decide the weights after each epoch."""
         idle = {"epochs", "schedule", "warmup"} if self.lr_schedule.constant else set[str]()
         return {key: value for key, value in self.plain().items() if key not in idle | _HOW_LONG}
 
@@ -100,13 +100,13 @@ _HOW_LONG = frozenset({"max_minutes", "patience", "progress", "monitor"})
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training run found.
+    """The result of a training run.
 
     Attributes:
         history: one row per finished epoch, as in `metrics.csv`.
-        test: accuracy on each test set by name, with the weights of the best epoch; of values their squared error.
-        best_epoch: the epoch of the best validation accuracy, or of values of the smallest validation loss, counted
-            from 1; the last one if nothing was validated.
+        test: accuracy on each test set by name, with the weights of the best epoch; for values their squared error.
+        best_epoch: the epoch, from 1, with the best validation accuracy, or for values the smallest validation loss;
+            the last one if nothing was validated.
         out_dir: folder of the run's files.
         seconds: time spent training, over all resumptions.
     """
@@ -119,7 +119,7 @@ class FitResult:
 
 
 def best_epoch(history: list[Row]) -> int:
-    """The first epoch with the best validation, see `FitResult`; without, the last epoch; 0 if there is none."""
+    """The first epoch with the best validation, see `FitResult`; without validation the last epoch; 0 if none."""
     validated = [row for row in history if "val_loss" in row]
     if not validated:
         return len(history)

@@ -1,1 +1,1 @@
-"""The baselines: initialisers that others have proposed, for comparison."""
+"""The baselines: published initialisers, for comparison."""

@@ -1,4 +1,4 @@
-"""What the baselines need to know of a population: what reaches it, and from where."""
+"""What the baselines need to know about the input of a population."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from fluctua.theory.target import Target
 
 @dataclass(frozen=True, eq=False)
 class Afferents:
-    """What reaches one population.
+    """The input of one population.
 
     Attributes:
         shape: of its input current, `[T, B, *N]`.
-        power: mean square of what each pathway from the data gets, by the pathway's name.
-        constant: whether all that reaches it comes from the data and is the same at every time step.
+        power: mean square of the input of each pathway from the data, by the pathway's name.
+        constant: whether its whole input comes from the data and is the same at every time step.
     """
 
     shape: torch.Size
@@ -32,10 +32,10 @@ class Afferents:
     constant: bool
 
     def total_power(self, population: Population, spiking: float) -> float:
-        """Sum over the afferents of one neuron of their mean square: `spiking` for each of another population.
+        """Sum of mean squares over the afferents of one neuron; `spiking` for each afferent from a population.
 
         Raises:
-            SilentInputError: the data leave the population without any input.
+            SilentInputError: the data do not reach the population.
         """
         total = sum(q.fan_in * self.power.get(q.name, spiking) for q in population.pathways)
         if not total > 0:
@@ -49,30 +49,28 @@ class Afferents:
 class SpikingBaseline(Baseline):
     """A baseline whose theory is about spiking neurons, one population at a time.
 
-    Readouts, and layers that lead to another layer, have no place in it and get what the code of SpikeInit gives its
-    classifiers, Kaiming weights of gain 1. Biases are zero.
+    Such theories do not cover readouts, nor layers that feed another layer: these get Kaiming weights of gain 1, as
+    the classifiers in the code of SpikeInit do. Biases are zero.
     """
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         draw_kaiming(network, generator)
 
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         spiking = tuple(p for p in group if p.neuron.threshold is not None)
         return super().solve(spiking, targets, replay, generator)
 
 
 def draw_weights(population: Population, std: float, generator: torch.Generator) -> None:
-    """Normal weights of one standard deviation for all pathways of a population."""
+    """Normal weights with the same standard deviation for all pathways of a population."""
     for q in writable(population):
         write(q.weight, of_entries(q, std * normal(q.weight, generator)))
 
 
 def afferents_of(population: Population, replay: Replay) -> Afferents:
-    """Measure what reaches a population."""
+    """Measure the input of a population."""
     from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
     inputs = {name: x for name, x in replay.heard(population).items() if name in from_data}
     shape = replay.current(population).shape

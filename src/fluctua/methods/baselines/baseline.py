@@ -1,4 +1,4 @@
-"""What all baselines have in common."""
+"""The base class of all baselines."""
 
 import math
 from collections.abc import Mapping
@@ -25,11 +25,10 @@ class Baseline(Method):
     def solve(
         self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
     ) -> dict[str, Moments]:
-        """See `Method.solve`."""
         for population in group:
             if population.name in targets:
                 self.fill(population, replay, generator)
         return {}
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """Draw and write the weights into a population; by default nothing is left to do after `begin`."""
+        """Draw and write the weights into a population; by default `begin` has done everything."""

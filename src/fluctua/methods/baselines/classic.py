@@ -17,7 +17,7 @@ from fluctua.network.trace_pass import computing, is_plain, weight_names
 
 
 class _WholeModel(Baseline):
-    """Draws the weights of all layers at once, whatever they feed."""
+    """Draws the weights of all layers at once, whatever these feed."""
 
     measures: ClassVar[bool] = False
 
@@ -26,13 +26,13 @@ class _WholeModel(Baseline):
 class Kaiming(_WholeModel):
     """`N(0, gain^2 / fan_in)` for every trained weight of two or more dimensions, zero for every bias.
 
-    He et al. 2015. Parameters of neurons stay as they are. The batch is not looked at.
+    He et al. 2015. Parameters of neurons stay as they are, and the batch is not used.
 
     Attributes:
-        gain: 1 is what the paper compares itself with, `sqrt(2)` the choice for ReLUs.
-        folded: give layers under Dale's law the absolute values of their draws, as somebody does who needs weights of
-            one sign: their second moment is Kaiming's, but nothing balances excitation and inhibition. Otherwise such
-            a layer is refused with a ValueError, for its weights must not have both signs.
+        gain: 1 is the paper's comparison, `sqrt(2)` the choice for ReLUs.
+        folded: give layers under Dale's law the absolute values of their draws. Their second moment is then Kaiming's,
+            but excitation and inhibition are not balanced. By default such a layer raises a ValueError, since its
+            weights must have one sign.
 
     Example:
         >>> import fluctua
@@ -48,7 +48,6 @@ class Kaiming(_WholeModel):
     folded: bool = False
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         if not self.folded:
             draw_kaiming(network, generator, self.gain)
             return
@@ -63,8 +62,8 @@ class Kaiming(_WholeModel):
 class Xavier(_WholeModel):
     """`N(0, 2 gain^2 / (fan_in + fan_out))`, else as `Kaiming`.
 
-    Glorot & Bengio 2010, whose variance is certain; they drew from a uniform law, here it is the normal one that the
-    other methods have.
+    Glorot & Bengio 2010, who specify this variance and drew from a uniform law; here the law is normal, as in the other
+    methods.
 
     Example:
         >>> import fluctua
@@ -79,7 +78,6 @@ class Xavier(_WholeModel):
     gain: float = 1.0
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         _refuse_signs(network.model)
         for weight, rows in _weights(network).items():
             fans = weight.transpose(0, rows)[0].numel() + weight.transpose(0, rows)[:, 0].numel()
@@ -90,8 +88,8 @@ class Xavier(_WholeModel):
 class TorchDefault(_WholeModel):
     """PyTorch's default weights and biases: `reset_parameters()` of all modules that have it.
 
-    For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, weights and biases alike. Torch's
-    own generators give the draws, and are put back. The batch is not looked at.
+    For `nn.Linear` and convolutions this is uniform with variance `1 / (3 fan_in)`, for weights and biases alike.
+    Torch's own generators draw, and are restored afterwards. The batch is not used.
 
     Example:
         >>> import fluctua
@@ -104,7 +102,6 @@ class TorchDefault(_WholeModel):
     """
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         with torch.random.fork_rng(gpus_of(network.model)):
             torch.manual_seed(generator.initial_seed())
             for module in modules_of(network.model):
@@ -128,16 +125,16 @@ def _refuse_signs(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "sign"):
             raise ValueError(
-                f"{name} is a layer under Dale's law, whose weights have one sign, and this method draws both signs: "
+                f"{name} is a layer under Dale's law, whose weights have one sign, but this method draws both signs: "
                 "use 'torch', 'kaiming-folded' or 'ei-init'"
             )
 
 
 def _weights(network: Network) -> dict[nn.Parameter, int]:
-    """All trained weights, with the axis that counts output units; the biases are set to zero on the way."""
+    """All trained weights, with the axis that counts output units; also sets the biases to zero."""
     found: dict[nn.Parameter, int] = {}
     pathways = {(q.synapse, q.parameter): q for p in network.populations for q in p.pathways}
-    own = {q.synapse for q in pathways.values() if not is_plain(q.synapse)}  # of these only what connects
+    own = {q.synapse for q in pathways.values() if not is_plain(q.synapse)}  # of these only the weights that connect
     biases = {(q.synapse, q.bias_name) for q in pathways.values()}
     computed = computing(network.model)
     for module in modules_of(network.model):

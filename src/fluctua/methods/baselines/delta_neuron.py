@@ -1,4 +1,4 @@
-"""From a neuron of this library to the one that the baselines' theories are about."""
+"""From a neuron of this library to the simpler one that the baselines' theories describe."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class DeltaNeuron:
         y[t] = kappa y[t-1] (1 - s[t-1]) + gain x[t],     s[t] = H(y[t] - theta)
 
     Attributes:
-        kappa: what is left of the potential after a step.
+        kappa: fraction of the potential that is left after a step.
         gain: `lambda`, what one unit of current adds to the potential within a step.
         theta: threshold.
     """
@@ -29,18 +29,18 @@ class DeltaNeuron:
 def delta_neuron(neuron: Neuron, *, constant_input: bool = False) -> DeltaNeuron:
     """The delta neuron that stands in for a neuron with any PSP kernel (mean over the population where they differ).
 
-    It has mean and variance of the real free potential under white input: `gain / (1 - kappa) = sum_k eps[k]` and
-    `gain^2 / (1 - kappa^2) = sum_k eps[k]^2`. A delta synapse thus is its own translation, `kappa = exp(-dt / tau_mem)`
-    and `gain = 1`; behind an exponential one the memory is that of membrane and synapse together,
-    `kappa ~ exp(-dt / (tau_mem + tau_syn))`.
+    It matches mean and variance of the real free potential under white input: `gain / (1 - kappa) = sum_k eps[k]` and
+    `gain^2 / (1 - kappa^2) = sum_k eps[k]^2`. A neuron with a delta synapse is thus matched exactly, with
+    `kappa = exp(-dt / tau_mem)` and `gain = 1`; with an exponential synapse the memory is that of membrane and synapse
+    together, `kappa ~ exp(-dt / (tau_mem + tau_syn))`.
 
-    No translation is exact, and this one treats the baselines best. Keeping `kappa = exp(-dt / tau_mem)` and the mean,
+    No match is exact, and this one treats the baselines best. Keeping `kappa = exp(-dt / tau_mem)` and the mean,
     `gain = (1 - kappa) / (1 - exp(-dt / tau_syn))`, makes weights a third smaller (20/10 ms, dt = 2 ms): Ding's
     networks then fall silent after five layers instead of firing evenly through eight, and SpikeInit, asked for 0.02
     spikes per step under white input, gets 0.006 instead of 0.015 (0.010 if the variance is kept instead of the mean).
 
-    With `constant_input` there is an exact answer, and it is that other one: the current outlasts a reset, and only
-    the membrane starts anew. (A kernel known by its samples alone keeps the first rule.)
+    With `constant_input` that second match is exact: the current outlasts a reset, and only the membrane starts anew.
+    (A kernel known only by its samples keeps the first rule.)
 
     Raises:
         ValueError: a readout, which has no threshold.

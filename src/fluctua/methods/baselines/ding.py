@@ -22,11 +22,11 @@ class Ding(SpikingBaseline):
 
         w ~ N(0, 2 theta^2 / (gain^2 n)),     bias = theta (1 - kappa) / (2 gain)
 
-    this asymptote becomes a ReLU through the origin whose slope the factor 2 of He et al. (2015) takes care of.
+    this asymptote becomes a ReLU through the origin, to whose slope the factor 2 of He et al. (2015) applies.
 
-    Certain: weights and bias, from the code of Shi & Yu (2026, SpikeInit), who compare with it; the asymptote is
-    derived here anew and tested. Reconstructed: n counts the afferents of all pathways into a population, which share
-    one bias; where layers have none, it is left out. The batch only serves to find the wiring.
+    Certain: weights and bias, from the code of Shi & Yu (2026, SpikeInit), who compare with it; the asymptote was
+    derived again here and tested. Reconstructed: n counts the afferents of all pathways into a population, which share
+    one bias; layers without biases get none. The batch only serves to find the wiring.
 
     Example:
         >>> import fluctua
@@ -41,7 +41,6 @@ class Ding(SpikingBaseline):
     measures: ClassVar[bool] = False
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         neuron = delta_neuron(population.neuron)
         fan_in = sum(q.fan_in for q in population.pathways)
         draw_weights(population, math.sqrt(2 / fan_in) * neuron.theta / neuron.gain, generator)

@@ -1,4 +1,4 @@
-"""E-I Init: exponential weights for networks that obey Dale's law."""
+"""E-I Init: exponential weights for networks under Dale's law."""
 
 import math
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from fluctua.network.replay import Replay
 
 @dataclass(frozen=True)
 class EIInit(Baseline):
-    """`ei_init_` for the layers of a network that obey Dale's law, one after the other on the activity before them.
+    """Apply `ei_init_` to the layers of a network under Dale's law, one after the other, on their measured input.
 
-    Reconstructed where it leaves the authors' circuit: excitation within a layer is sized by the statistics of what
-    the layer gets from outside, inhibitory weights are their `1 / n_I`, and weights of either sign get Kaiming weights
-    of gain 1. Biases are zero.
+    Reconstructed, beyond the authors' circuit: excitation within a layer is sized by the statistics of the layer's
+    input from outside, inhibitory weights are `1 / n_I`, and weights of either sign are Kaiming's with gain 1. Biases
+    are zero.
 
     Raises:
         SilentInputError: a layer that no activity reaches.
@@ -39,13 +39,12 @@ class EIInit(Baseline):
     def begin(self, network: Network, generator: torch.Generator) -> None:
         """Refuse a network without a layer under Dale's law."""
         synapses = (q.synapse for p in network.populations for q in p.pathways)
-        if not any(hasattr(synapse, "sign") for synapse in synapses):  # a law alone does not keep signs
+        if not any(hasattr(synapse, "sign") for synapse in synapses):  # a weight law alone does not keep signs
             raise ValueError(
-                "ei-init is for networks with layers under Dale's law, and this one has none: choose another"
+                "ei-init is for networks with layers under Dale's law, and this one has none: choose another method"
             )
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         heard = replay.heard(population)
         for q in writable(population):
             if excites(q, population) > 0:
@@ -68,13 +67,13 @@ def ei_init_(weight: Tensor, x: Tensor, *, generator: torch.Generator | None = N
     so that the variance of the excitatory current, over weights and samples, is that of one input, `Var x`.
 
     Certain: formula and statistics (the authors' code): `E[x^2]` over everything, `Var x` over samples, then averaged
-    over features. Weights to excitatory and to inhibitory neurons are drawn alike. The rest of the method belongs to
-    their circuit of divisive inhibition and is not here: inhibitory weights of `1 / n_I` and the inhibitory gain.
+    over features. Weights to excitatory and to inhibitory neurons are drawn alike. Left out, as parts of the authors'
+    circuit of divisive inhibition: inhibitory weights of `1 / n_I`, and the inhibitory gain.
 
     Args:
         weight: overwritten.
-        x: what the weights get, `[T, B, in, ...]`; every time step of every trial is a sample.
-        generator: of the draws, which are made on the CPU; default: torch's own.
+        x: the input of the weights, `[T, B, in, ...]`; every time step of every trial is a sample.
+        generator: for the draws, which are made on the CPU; default: torch's own.
 
     Returns:
         The weight.

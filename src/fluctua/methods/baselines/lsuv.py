@@ -22,14 +22,14 @@ class LSUV(Baseline):
     Orthonormal weights (Saxe et al. 2014), then layer by layer, from the first to the last, `w <- w / sd` until the
     measured variance of the layer's output on a batch is within `tolerance` of 1, readouts included.
 
-    Certain: algorithm and default tolerance and number of iterations. Reconstructed, as there is no version for
-    spiking networks: the output of a layer is the current that its neurons get (the method knows nothing of synapses
-    and membranes), its variance is taken over time, samples and neurons, and pathways that add up are one layer,
-    recurrent ones included. A current that a normalisation layer sets is left as it is.
+    Certain: algorithm, default tolerance and number of iterations. Reconstructed, since no version for spiking networks
+    exists: the output of a layer is the current into its neurons (the method knows nothing of synapses and membranes).
+    Its variance is taken over time, samples and neurons. Pathways that add up, recurrent ones included, are one layer.
+    A current whose size a normalisation layer sets is left alone.
 
     Attributes:
         tolerance: largest distance of the variance from 1.
-        iterations: how often a layer is measured and scaled at most.
+        iterations: maximal number of times that a layer is measured and scaled.
 
     Raises:
         SilentInputError: a population that no current reaches.
@@ -48,11 +48,10 @@ class LSUV(Baseline):
     iterations: int = 10
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """Kaiming weights for layers that lead to another layer; all others are drawn again."""
+        """Kaiming weights for layers that feed another layer; `fill` draws all others again."""
         draw_kaiming(network, generator)
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         for q in writable(population):
             write(q.weight, orthonormal(q.weight, generator))
         scaled = [q.weight for q in writable(population) if not q.norms]

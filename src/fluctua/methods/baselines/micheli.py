@@ -1,4 +1,4 @@
-"""Micheli et al.: the variance of the potential is handed on from layer to layer."""
+"""Micheli et al.: weights that preserve the variance of the potential from layer to layer."""
 
 import math
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from fluctua.network.replay import Replay
 class Micheli(SpikingBaseline):
     """Micheli, Booij, van Gemert & Tömen 2024 (arXiv 2410.00580).
 
-    The potentials of every layer are to stay N(0, 1), so that a unit of the layer before spikes with the probability
+    The potentials of every layer should stay N(0, 1). A unit of the layer before then spikes with the probability
     `p = P(u > theta)` of a standard normal number above its threshold, and ::
 
         Var w = 1 / (n p)
 
-    Certain: this formula (abstract; the authors' code), in a theory without leak and reset. Translated here: what one
-    step's input adds to the potential has unit variance, `Var w = 1 / (gain^2 n p)` with the gain of `delta_neuron`,
-    1 for a delta synapse; n p is summed over all pathways into a population; weights from the data have the measured
-    mean square of the data for p, the probability of a spike if it is binary. Unit variance of the whole free
-    potential, memory included, would be worse for the method: activity then dies out within three layers (20/10 ms, or
-    delta synapse, dt = 2 ms), where this goes on through eight. Left out: the variant for leaky neurons with soft
-    reset in the authors' code.
+    Certain: this formula (abstract; the authors' code), in a theory without leak and reset. Translated here: the input
+    of one step adds unit variance to the potential, `Var w = 1 / (gain^2 n p)` with the gain of `delta_neuron`, 1 for a
+    delta synapse. The sum of n p runs over all pathways into a population; for weights from the data, p is the measured
+    mean square of the data, which is the probability of a spike if the data are binary. Unit variance of the whole free
+    potential, memory included, would serve the method worse: activity then dies out within three layers (20/10 ms, or
+    delta synapse, dt = 2 ms) instead of lasting through eight. Left out: the authors' variant for leaky neurons with
+    soft reset.
 
     Raises:
         ValueError: a threshold that a potential of unit variance never reaches.
@@ -43,13 +43,12 @@ class Micheli(SpikingBaseline):
     """
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         power = afferents_of(population, replay).total_power(population, _spike_probability(population))
         draw_weights(population, 1 / (delta_neuron(population.neuron).gain * math.sqrt(power)), generator)
 
 
 def _spike_probability(population: Population) -> float:
-    """Of the afferents, which are taken to have the threshold of their targets."""
+    """Spike probability of the afferents, which are taken to have the threshold of their targets."""
     p = NormalDist().cdf(-(population.neuron.threshold or 0.0))
     if p < 1e-9:
         raise ValueError(

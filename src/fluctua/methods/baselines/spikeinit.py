@@ -23,28 +23,28 @@ from fluctua.neurons.surrogates import Surrogate
 class SpikeInit(SpikingBaseline):
     """SpikeInit (Shi & Yu, "Training Deep Spiking Neural Networks without Normalization", ICML 2026).
 
-    `w ~ N(0, sigma^2 / n)`, with the sigma at which a neuron that gets white Gaussian current of variance `sigma^2 p`
-    spikes with probability p per step, and so hands p on to the next layer; see `SpikeInitConstants`.
+    `w ~ N(0, sigma^2 / n)`, with the sigma at which a neuron that receives white Gaussian current of variance
+    `sigma^2 p` spikes with probability p per step, and so passes p on to the next layer; see `SpikeInitConstants`.
 
-    Certain (the authors' code, xyshi2000/SpikeInit): all equations, p = 0.1 by default, and that the weights of a
-    first layer whose input is constant in time are sized by the rate of neurons under constant drive. Translated here:
-    the neuron (see `delta_neuron`); weights from the data have the measured mean square of the data for p, or for the
-    1 that the code assumes of constant input; pathways into one population share its variance. Left out: the adaptive
-    surrogate (ASLIF), and residual branches and classifiers that start at zero.
+    Certain (the authors' code, xyshi2000/SpikeInit): all equations; p = 0.1 by default; weights of a first layer whose
+    input is constant in time are sized by the rate of neurons under constant drive. Translated here: the neuron (see
+    `delta_neuron`). For weights from the data, their measured mean square replaces p, or the 1 that the code assumes
+    for constant input. Pathways into one population share its variance. Left out: the adaptive surrogate (ASLIF), and
+    residual branches and classifiers that start at zero.
 
     Attributes:
         p: spike probability per step; for a rate in Hz, `rate * dt`.
         surrogate: whether every `LIF` also gets the method's surrogate, shaped so that gradients keep their size over
-            depth. It is left out by default so that methods are compared by their weights alone.
-        simulated: find sigma by running the neurons themselves on random current, the authors' variant for neurons
-            without theory. It needs no translation: synaptic current and reset are what they are. Certain: bisection
-            of sigma. Reconstructed: p is counted over the second half of a trial of the batch's length (theirs, of 4
-            steps, over the last), and one set of random numbers serves the whole bisection.
-        samples: how many neurons, over all trials, are simulated at least.
+            depth. Off by default, so that methods are compared by their weights alone.
+        simulated: find sigma by simulating the neurons on random current, the authors' variant for neurons without a
+            theory. It needs no translation of synaptic current and reset. Certain: bisection of sigma. Reconstructed:
+            p is counted over the second half of a trial of the batch's length (theirs: over the last of 4 steps), and
+            one set of random numbers serves the whole bisection.
+        samples: minimal number of neurons to simulate, over all trials.
 
     Raises:
         ValueError: a p out of reach, naming the limit.
-        SilentInputError: no activity reaches a population from the data.
+        SilentInputError: the data do not reach a population.
 
     Example:
         >>> import fluctua
@@ -62,7 +62,6 @@ class SpikeInit(SpikingBaseline):
     samples: int = 4096
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        """See `Baseline.fill`."""
         afferents = afferents_of(population, replay)
         if self.simulated:
             drive = self._simulated(population, afferents, generator)
@@ -72,7 +71,7 @@ class SpikeInit(SpikingBaseline):
         draw_weights(population, drive / math.sqrt(afferents.total_power(population, self.p)), generator)
 
     def end(self, network: Network) -> None:
-        """Give the neurons the method's surrogate, where it is wanted."""
+        """Give the neurons the method's surrogate, if asked."""
         slopes: dict[nn.Module, float] = {}
         with network.replay() as replay:
             for p in network.spiking if self.surrogate else ():
@@ -90,20 +89,19 @@ class SpikeInit(SpikingBaseline):
         noise = torch.randn(1 if afferents.constant else steps, trials, *neurons, generator=generator)
         noise = noise.expand(steps, *noise.shape[1:]).to(population.pathways[0].weight)
         for q in writable(population):
-            write(q.weight, torch.zeros_like(q.weight))  # what comes back from the neurons is part of the noise
+            write(q.weight, torch.zeros_like(q.weight))  # recurrent input is part of the noise
         with preserved(population.module):
             return simulated_drive(population.module, noise, self.p, _scale(population))
 
 
 @dataclass(frozen=True)
 class PiecewiseExponential(Surrogate):
-    """`beta exp(-2 beta |x|)`, the surrogate of SpikeInit; the time loop runs it on the reference engine."""
+    """`beta exp(-2 beta |x|)`, the surrogate of SpikeInit; runs on the reference engine."""
 
     def derivative(self, x: Tensor) -> Tensor:
-        """See `Surrogate.derivative`."""
         return self.beta * (-2 * self.beta * x.abs()).exp()
 
 
 def _scale(population: Population) -> float:
-    """The current at which the threshold is one standard deviation of the free potential away."""
+    """The current at which the free potential has the threshold as its standard deviation."""
     return (population.neuron.threshold or 1.0) / math.sqrt(power_gain(population.neuron))

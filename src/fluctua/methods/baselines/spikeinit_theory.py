@@ -1,4 +1,4 @@
-"""The numbers of SpikeInit: which weights and which surrogate belong to a wanted spike probability."""
+"""The numbers of SpikeInit: weights and surrogate for a wanted spike probability."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class SpikeInitConstants:
-    """What SpikeInit computes for a neuron and a spike probability p.
+    """The results of SpikeInit for a neuron and a spike probability p.
 
     The steady state (their theorem 4.1) of `y[t] = kappa y[t-1] 1(y[t-1] < theta) + x[t]` with white Gaussian x of
     variance `sigma_x^2`, and y taken to be Gaussian too, `a = (theta - mu_y) / sigma_y`, is ::
@@ -23,7 +23,7 @@ class SpikeInitConstants:
         mu_y               = kappa (mu_y Phi(a) - sigma_y phi(a))
         mu_y^2 + sigma_y^2 = kappa^2 ((mu_y^2 + sigma_y^2) Phi(a) - sigma_y (theta + mu_y) phi(a)) + sigma_x^2
 
-    They search `sigma_x = gain sigma sqrt(p)` for `P(y > theta) = p`. But this fixes `a`, and the rest follows.
+    They search for the `sigma_x = gain sigma sqrt(p)` with `P(y > theta) = p`. But p fixes `a`, and the rest follows.
 
     Attributes:
         sigma: standard deviation of the weights, times the root of the fan-in.
@@ -44,7 +44,7 @@ class SpikeInitConstants:
         """Solve for a neuron.
 
         Raises:
-            ValueError: a p that this neuron cannot reach however strong its input.
+            ValueError: this neuron cannot reach p, however strong its input.
         """
         limit = largest_probability(neuron.kappa)
         if not 0 < p < limit:
@@ -77,9 +77,9 @@ def largest_probability(kappa: float) -> float:
 def static_rate(drive: float, kappa: float, theta: float) -> float:
     """Spikes per step of neurons that each get a constant input of their own, drawn from N(0, drive^2).
 
-    One that needs k steps to its threshold, `x (1 - kappa^k) / (1 - kappa) >= theta`, spikes once in k steps.
+    A neuron that needs k steps to threshold, `x (1 - kappa^k) / (1 - kappa) >= theta`, spikes once in k steps.
     """
-    k = torch.arange(1, 20_000, dtype=torch.float64)  # who needs longer counts as silent
+    k = torch.arange(1, 20_000, dtype=torch.float64)  # neurons that need longer count as silent
     growth = k if kappa == 1 else (1 - kappa**k) / (1 - kappa)
     within = torch.special.ndtr(-theta / (drive * growth))  # P(at threshold within k steps)
     first = torch.diff(within, prepend=torch.zeros(1, dtype=torch.float64))
@@ -112,7 +112,7 @@ def simulated_drive(neuron: Callable[[Tensor], Tensor], noise: Tensor, p: float,
         scale: size of the answer; it is searched within a factor of 1000.
 
     Raises:
-        ValueError: a p that is not reached however strong the current.
+        ValueError: the neurons do not reach p, however strong the current.
     """
 
     def probability(drive: float) -> float:
@@ -129,12 +129,12 @@ def simulated_drive(neuron: Callable[[Tensor], Tensor], noise: Tensor, p: float,
 
 
 def _depression(kappa: float, p: float) -> float:
-    """`-mu_y / sigma_y`: resets cut off the highest potentials only."""
+    """`-mu_y / sigma_y`: resets remove only the highest potentials."""
     return kappa * _NORMAL.pdf(_NORMAL.inv_cdf(1 - p)) / (1 - kappa * (1 - p))
 
 
 def root(rising: Callable[[float], float], value: float, low: float, high: float, *, steps: int = 60) -> float:
-    """Where a rising function takes a value, between two positive numbers, by bisection of the logarithm."""
+    """Where a rising function has a value, between two positive numbers; by bisection of the logarithm."""
     for _ in range(steps):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if rising(middle) < value else (low, middle)

@@ -15,15 +15,15 @@ from fluctua.network.network import Network
 class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm of the current into spiking neurons, `[T * B, C, ...]` (Zheng et al. 2021, arXiv 2011.05280).
 
-    For a sequence `[T, B, C, ...]` wrap it, `OverTime(ThresholdBatchNorm(C))`: statistics of a channel are taken over
+    Wrap it for sequences `[T, B, C, ...]`: `OverTime(ThresholdBatchNorm(C))`. Statistics of a channel are taken over
     time, samples and space. It starts as `scale threshold (x - mean) / sd`. The paper keeps `scale threshold` as a
-    constant factor in front of a gain that starts at 1; here, as in later code (Shi & Yu 2026), the gain itself starts
-    there: the same function, learnt at another pace.
+    constant factor on a gain that starts at 1; here, as in later code (Shi & Yu 2026), the gain itself starts at that
+    value: the same function, learnt at another pace.
 
     Args:
         num_features: C.
         threshold: of the neurons behind it.
-        scale: `alpha` of the paper: 1, or `1 / sqrt(branches)` where the outputs of several add up.
+        scale: `alpha` of the paper: 1, or `1 / sqrt(branches)` if several outputs add up.
         eps: added to the variance.
         momentum: of the running statistics.
     """
@@ -38,7 +38,7 @@ class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Back to the beginning, running statistics included."""
+        """Reset gain, offset and running statistics."""
         super().reset_parameters()
         nn.init.constant_(self.weight, self.initial_gain)
 
@@ -51,15 +51,15 @@ class ThresholdBatchNorm(nn.modules.batchnorm._BatchNorm):
 class TdBN(Kaiming):
     """Threshold-dependent batch normalisation (Zheng, Wu, Deng, Hu & Li 2021, arXiv 2011.05280).
 
-    The norms in front of spiking populations get the gain `scale theta`, divided by `sqrt(branches)` where several
-    signals add up behind them, and no offset; the weights are Kaiming's for ReLUs, whose size the norm cancels. What
-    recurrent weights add does not pass a norm and does not count as a branch.
+    The norms before spiking populations get the gain `scale theta`, divided by `sqrt(branches)` if several signals add
+    up behind them, and no offset. The weights are Kaiming's for ReLUs; the norm cancels their size. Recurrent weights
+    pass no norm and do not count as a branch.
 
-    A norm is part of a network, so it must be there already: build it with `OverTime(ThresholdBatchNorm(C, theta))`,
-    or any norm with a gain, between weights and neurons.
+    A norm is part of a network, so it must already be there: build the network with
+    `OverTime(ThresholdBatchNorm(C, theta))`, or any norm with a gain, between weights and neurons.
 
-    Certain: normalisation over time, samples and space; gain, offset and the rule for branches. The neurons of the
-    paper have no synaptic current; for ours nothing is translated, the current is what is normalised.
+    Certain: normalisation over time, samples and space; gain, offset and the rule for branches. The paper's neurons
+    have no synaptic current; for ours nothing needs translating, since the norm acts on the current.
 
     Attributes:
         gain: of the weights, whose size the norm cancels.
@@ -83,7 +83,6 @@ class TdBN(Kaiming):
     scale: float = 1.0
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        """See `Method.begin`."""
         gains = {norm: self.scale * gain for p in network.populations for norm, gain in _gains(p).items()}
         super().begin(network, generator)
         for norm, gain in gains.items():
@@ -91,7 +90,7 @@ class TdBN(Kaiming):
 
 
 def _gains(population: Population) -> dict[Tensor, float]:
-    """What the gain of every norm in front of a spiking population is to be."""
+    """The gain of every norm before a spiking population."""
     if population.neuron.threshold is None:
         return {}
     norms: dict[tuple[Tensor, ...], None] = {}  # those of all time steps together are one branch

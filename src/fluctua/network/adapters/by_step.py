@@ -1,4 +1,4 @@
-"""The population of a neuron module, read from its own step, with the weights that the module itself holds."""
+"""The population of a neuron module, read from its own step, with the weights that the module itself owns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from fluctua.network.linear import linear_module
 
 
 def by_step(framework: Framework, note: str | None, module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-    """What one step of a module does, and how it hears itself.
+    """The population that one step of a module defines, with the module's recurrence.
 
     Raises:
         UnsupportedNeuronError: see `linear_neuron`.
@@ -22,7 +22,7 @@ def by_step(framework: Framework, note: str | None, module: Any, timing: Timing)
     timing = replace(timing, dt=float(module.dt)) if framework.timed else timing
     neuron, hearing = linear_module(module, framework.stepping, timing), framework.stepping.hearing(module)
     if note is not None and neuron.threshold is None:
-        note = "a readout: its own step gives no spikes"
+        note = "a readout: its step gives no spikes"
     neuron = replace(neuron, note="; ".join(filter(None, (note, neuron.note))) or None)
     if hearing is None:
         return {"": PopulationSpec(neuron, module, (0,))}
@@ -32,7 +32,7 @@ def by_step(framework: Framework, note: str | None, module: Any, timing: Timing)
 
 
 def called_with_input(neuron: Neuron, module: Any, weight: Tensor, *others: Pathway) -> Mapping[str, PopulationSpec]:
-    """The population of a module that has a weight of its own for what it is called with."""
+    """The population of a module that has its own weight for its input."""
     name = _name_of(module, weight)
 
     def current(x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _from_itself(module: Any, hearing: Hearing) -> Pathway:
 
 
 def _over_time(current: Callable[[Tensor], Tensor], kept: bool) -> Callable[[Tensor], Tensor]:
-    """Spikes `[T, B, *N]` -> the current `[T, B, *N]` that they cause; `kept`: with a bias from the first step on."""
+    """Spikes `[T, B, *N]` -> the current `[T, B, *N]` that they cause; `kept`: with a bias in the first step too."""
 
     def heard(spikes: Tensor) -> Tensor:
         return current(spikes.flatten(0, 1)).reshape(spikes.shape)

@@ -1,4 +1,4 @@
-"""The form of an adapter: what fluctua must know of a framework. Facts only; the framework is never imported."""
+"""The form of an adapter: what fluctua must know about a framework. Facts only; the framework is never imported."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ class Timing:
     """What a neuron's facts may depend on besides the module.
 
     Attributes:
-        dt: the time step in seconds that the user gave, if any; for frameworks that have none of their own.
-        steps: length of the trial, None while no pass has told. A perfect integrator needs it.
+        dt: the time step in seconds that the user gave, if any; for frameworks without a time step.
+        steps: length of the trial, None before any pass. A perfect integrator needs it.
     """
 
     dt: float | None = None
@@ -24,30 +24,30 @@ class Timing:
 
     @property
     def unit(self) -> float:
-        """The time step of kernels of a framework without any: the user's, else 1, so that time counts in steps."""
+        """The time step of kernels in a framework without one: the user's, else 1, so that time counts in steps."""
         return 1.0 if self.dt is None else self.dt
 
     @property
     def trial(self) -> int:
-        """Steps of the trial; a small number while they are not known, when only the kind of a module matters."""
+        """Steps of the trial; a small number before any pass, when only the kind of a module matters."""
         return self.steps or 2
 
 
 FactsOf = Callable[[Any, Timing], Neuron | Mapping[str, PopulationSpec]]
 State = Any
 States = tuple[Any, ...]
-"""The parts of a neuron's state in order, the potential first: tensors, or numbers that all neurons share."""
+"""The parts of a neuron's state in order, the potential first: tensors, or numbers shared by all neurons."""
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """How the neurons of a module hear their own spikes of the step before, which adds to their current.
+    """How the spikes of a module's neurons in the last step add to their own current.
 
     Attributes:
-        back: what makes a current `[B, *N]` of these spikes: a module, or a weight `[N, N]`.
-        incoming: the module's weight `[N, afferents]` for what it is called with, or None.
-        kept: whether the spikes are the last part of its state; else it has not heard any before a sequence.
-        mask: 1 where a weight `back` has entries; None where it has all.
+        back: turns these spikes into a current `[B, *N]`: a module, or a weight `[N, N]`.
+        incoming: the module's weight `[N, afferents]` for its input, or None.
+        kept: whether the spikes are the last part of its state; otherwise a sequence starts without any.
+        mask: 1 where a weight `back` has entries; None if it has all.
     """
 
     back: nn.Module | Tensor
@@ -57,41 +57,41 @@ class Hearing:
 
 
 class Stepping:
-    """How one step of a neuron module is taken, and where its state is: here for one that keeps it in attributes.
+    """How one step of a neuron module is taken, and where its state is; by default in attributes.
 
-    A subclass for a framework says what differs.
+    A subclass overrides what differs in a framework.
     """
 
     def names(self, module: Any) -> tuple[str, ...]:
         """The parts of its state, the potential first.
 
         Raises:
-            UnsupportedNeuronError: its step is more than one of a neuron, such as a sum over the spikes of others.
+            UnsupportedNeuronError: its step is more than a neuron's, such as a sum over the spikes of others.
         """
         raise NotImplementedError
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """Attributes that decide what a step is, though they are kept as tensors; they stay as they are."""
+        """Attributes that are tensors but select what a step does; they stay as they are."""
         return ()
 
     def constant(self, name: str, tensor: Tensor) -> Tensor:
-        """What the module keeps by this name, as it broadcasts to the population's shape `[*N]`."""
+        """A constant of the module, shaped to broadcast to the population's shape `[*N]`."""
         return tensor
 
     def simplify(self, module: Any) -> str | None:
-        """Take out of a module what its facts leave out of account; and what a user should know of that."""
+        """Remove from a module what its facts ignore, and return a note on that for the user."""
         return None
 
     def neurons(self, module: Any) -> int:
-        """How many a step is followed with, where the module cares; else a number that has no reason to be named."""
+        """Number of neurons to follow a step with, if the module needs a certain one; else an arbitrary number."""
         return 3
 
     def hearing(self, module: Any) -> Hearing | None:
-        """How it hears itself, if it does. Its step is followed without, and called with the whole of its current."""
+        """Its recurrence, if any. Its step is followed without it, and called with the total current."""
         return None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """The output of a step with the current `x` of any shape, which leaves the next state in its attributes."""
+        """Take a step with the current `x` of any shape; returns its output; attributes keep the next state."""
         output: Tensor = type(module).forward(module, x)
         return output
 
@@ -103,7 +103,7 @@ class Stepping:
         return output, self.held(module)
 
     def held(self, module: Any) -> States:
-        """What its attributes are now."""
+        """The state in its attributes now."""
         return tuple(getattr(module, name) for name in self.names(module))
 
     def rest(self, module: Any, x: Tensor) -> States:
@@ -111,24 +111,24 @@ class Stepping:
         return (0.0,) * len(self.names(module))
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """The state that a caller passes behind the current; None where he passes none."""
+        """The state that the caller passes after the current; None if none."""
         return None
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        """The state that the module itself goes on from, for a step `x`; None where it is at rest."""
+        """The state from which the module itself continues with a step `x`; None at rest."""
         found = self.held(module)
         return found if all(isinstance(part, Tensor) and part.shape == x.shape for part in found) else None
 
     def keep(self, module: Any, state: States) -> None:
         """Leave the state in the module, as its own step does."""
         for name, value in zip(self.names(module), state, strict=True):
-            if name in module._buffers:  # past checks that take longer than the step
+            if name in module._buffers:  # bypasses checks that take longer than the step
                 module._buffers[name] = value
             else:
                 setattr(module, name, value)
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
-        """What goes on to the next sequence of a part of the state behind the last step."""
+        """What the next sequence receives of a part of the state after the last step."""
         return part
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
@@ -136,22 +136,22 @@ class Stepping:
         return output
 
     def watched(self, module: Any) -> str | None:
-        """What else a call of it leaves behind, so that it has to run as it is; None if nothing."""
+        """What else a call leaves behind, so that the module must run as it is; None if nothing."""
         return None
 
 
 def no_state(module: Any) -> None:
-    """Of neurons that keep nothing between calls."""
+    """For neurons that keep nothing between calls."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sharpness:
-    """The parameter that sets how sharp the surrogate of a neuron module is, or how wide.
+    """The parameter that sets how sharp, or how wide, the surrogate of a neuron module is.
 
     Attributes:
-        name: as its framework calls it.
-        value: of the parameter.
-        put: gives the module, and no other, a surrogate with another value.
+        name: its name in the framework.
+        value: its value.
+        put: gives this module, and no other, a surrogate with another value.
     """
 
     name: str
@@ -160,12 +160,12 @@ class Sharpness:
 
 
 def no_sharpness(module: Any) -> Sharpness | None:
-    """Of neurons whose surrogate has no parameter."""
+    """For neurons whose surrogate has no parameter."""
     return None
 
 
 def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
-    """One time step of a model that keeps its state itself: input `[B, ...]`, no explicit state."""
+    """One time step, input `[B, ...]`, of a model that keeps its state itself."""
     return model(x), None
 
 
@@ -176,22 +176,22 @@ class Framework:
     Attributes:
         package: its name, as users import it.
         tested: the version that the facts were checked against.
-        facts: full name of a neuron class -> function that reads its facts from a module, None where they follow from
-            its own step, by `stepping`. It returns a `Neuron`, or
-            for a module that holds several populations, or synapses of its own, a `PopulationSpec` for each by name (""
-            where there is one). A subclass is served by the entry of its nearest base class.
+        facts: full name of a neuron class -> function that reads its facts from a module, or None if they follow from
+            its own step, by `stepping`. The function returns a `Neuron`, or for a module with several populations or
+            its own synapses a `PopulationSpec` for each, by name ("" if there is one). A subclass uses the entry of its
+            nearest base class.
         layout: how a neuron module is called.
-        refused: full name of a class that is known and cannot be served -> why not, and the way out.
+        refused: full name of a known class that cannot be served -> why not, and what to do instead.
         timed: whether its neurons know the time step in seconds; otherwise facts use `Timing.unit`.
         transposed: full names of synapse classes whose weight is `[in, out]`.
         reset: brings one module to rest, as the framework does before a trial.
-        stateful: full names of classes besides neurons that keep something between calls, and are reset likewise.
-        stepping: how one step of a neuron is taken, from which facts are read, also those of a subclass that overrides
-            the dynamics of a known class; None where that is not known, and such a class is taken for its base.
+        stateful: full names of classes other than neurons that keep state between calls and are reset likewise.
+        stepping: how one step of a neuron is taken. Facts are read from it, also for a subclass that overrides the
+            dynamics of a known class. None if it is not known: such a class is then treated as its base.
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
-        sharpness: finds the parameter of a neuron module's surrogate that sets how sharp that is.
-        prepare: makes a neuron module that torch's hooks do not see fit to be observed; None where they see all. What
-            it sets in the module is taken back at the end.
+        sharpness: finds the parameter of a neuron module's surrogate that sets its sharpness.
+        prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end. None if they always
+            do.
     """
 
     package: str
@@ -210,7 +210,7 @@ class Framework:
 
 
 def changes(kind: type, base: type) -> bool:
-    """Whether a user's class has methods in the place of those of a framework's class, building and printing apart."""
+    """Whether a user's class overrides methods of a framework's class, other than for building and printing."""
     home = base.__module__.partition(".")[0]
     between = [k for k in kind.__mro__[: kind.__mro__.index(base)] if k.__module__.partition(".")[0] != home]
     names = {name for above in between for name, value in vars(above).items() if callable(value)}

@@ -1,8 +1,8 @@
 """The facts of norse's neurons.
 
 Their constants are in the named tuple `module.p`, time constants as rates in 1/s, integrated by Euler steps of
-`module.dt` seconds. Neurons keep no state: a cell, called once a time step, and a sequence module, called once with
-`[T, B, ...]`, both take the state and return the next beside their spikes. Recurrent ones own their weights.
+`module.dt` seconds. Neurons keep no state: a cell, called once per time step, and a sequence module, called once with
+`[T, B, ...]`, both take the state and return the next with their spikes. Recurrent ones own their weights.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from fluctua.theory import PspKernel
 
 
 def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-    """Of a readout with weights for what it is called with."""
+    """A readout with weights for its input."""
     from fluctua.network.adapters.by_step import called_with_input
 
     gain, decay = (module.dt * numbers_of(rate) for rate in (module.p.tau_mem_inv, module.p.tau_syn_inv))
@@ -34,7 +34,7 @@ def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
 
 
 def sharpness(module: Any) -> Sharpness | None:
-    """`alpha` of its parameters, or of those of the neuron within."""
+    """`alpha` of its parameters, or of those of its inner neuron."""
     path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
     if path is None:
         return None
@@ -57,22 +57,20 @@ def _inner(p: Any, path: tuple[str, ...]) -> Any:
 
 
 def layout(module: Any) -> Layout:
-    """Sequence modules take the whole sequence, cells a step."""
+    """Sequence modules take the whole sequence, cells one step."""
     bases = {base.__name__ for base in type(module).__mro__}
     return Layout("step" if bases.isdisjoint({"SNN", "SNNRecurrent"}) else "first")
 
 
 class Cells(Stepping):
-    """State taken and returned, as a named tuple, of which an item may be one too."""
+    """State taken and returned, as a named tuple that may contain another one."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         if not hasattr(module, "activation"):
             raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
         return _in_order(_state_class(module))
 
     def hearing(self, module: Any) -> Hearing | None:
-        """See `Stepping.hearing`."""
         if not hasattr(module, "recurrent_weights"):
             return None
         weight = module.recurrent_weights
@@ -80,7 +78,6 @@ class Cells(Stepping):
         return Hearing(weight, module.input_weights, mask=mask)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
-        """See `Stepping.step`."""
         sequence = not layout(module).stepwise
         given = self._state(module, state)
         with _Unweighted(module):
@@ -88,28 +85,23 @@ class Cells(Stepping):
         return output.squeeze(0) if sequence else output, self._parts(module, after)
 
     def rest(self, module: Any, x: Tensor) -> States:
-        """See `Stepping.rest`."""
         found = module.state_fallback(x if layout(module).stepwise else x[None])
         return tuple(_shared(part.detach()) for part in self._parts(module, found))
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """See `Stepping.given`."""
         state = next(iter([*args, *kwargs.values()]), None)
         return None if state is None else self._parts(module, state)
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        """See `Stepping.kept`."""
         return None
 
     def keep(self, module: Any, state: States) -> None:
         """See `Stepping.keep`."""
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
-        """See `Stepping.answer`."""
         return output, self._state(module, state)
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it records its states (record_states)" if getattr(module, "record_states", False) else None
 
     def _parts(self, module: Any, state: Any) -> States:
@@ -120,14 +112,13 @@ class Cells(Stepping):
 
 
 class _Unweighted(TorchFunctionMode):
-    """The current is what the module's own weight for it would give; its weight for its own spikes gives none."""
+    """Takes the input for the current: the module's own input weight passes it on, its recurrent weight gives none."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._module = module
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         if func is linear and args[1] is getattr(self._module, "input_weights", self):
             return args[0]
         if func is linear and args[1] is getattr(self._module, "recurrent_weights", self):
@@ -135,7 +126,7 @@ class _Unweighted(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_hints = lru_cache(maxsize=64)(get_type_hints)  # which takes longer than a step
+_hints = lru_cache(maxsize=64)(get_type_hints)  # takes longer than a step
 
 
 @lru_cache(maxsize=64)
@@ -149,7 +140,7 @@ def _state_class(module: Any) -> Any:
 
 
 def _fields(kind: Any, prefix: str = "") -> list[str]:
-    """The names of all parts of a state, "lif.v" of an inner one."""
+    """The names of all parts of a state; "lif.v" for an inner one."""
     names = []
     for name, part in _hints(kind).items():
         names += _fields(part, f"{prefix}{name}.") if hasattr(part, "_fields") else [f"{prefix}{name}"]
@@ -166,13 +157,13 @@ def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def _shared(part: Tensor) -> Tensor | float:
-    """A number, where all neurons have the same."""
+    """A number if it is the same for all neurons."""
     first = part.reshape(-1)[0]
     return float(first) if bool((part == first).all()) else part
 
 
 def step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
-    """A step of a model that takes its state and returns the next, such as `SequentialState`; or one that keeps it."""
+    """A step of a model that takes and returns its state, such as `SequentialState`, or that keeps it."""
     if len(inspect.signature(model.forward).parameters) < 2:
         return model(x), None
     output, state = model(x, state)
@@ -198,7 +189,7 @@ FACTS: Mapping[str, FactsOf | None] = {
 }
 
 _CONDUCTANCE = "its synapses are conductances, so its potential is not linear in the weights: use LIFCell instead"
-_QUADRATIC = "its membrane is quadratic, so its potential is not linear in the weights: use LIFCell instead"
+_QUADRATIC = "its membrane equation is quadratic, so its potential is not linear in the weights: use LIFCell instead"
 _COMPARTMENTS = (
     "g_coupling joins the potentials of its neurons, so no neuron has a kernel of its own: use LIFRecurrentCell instead"
 )

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def lif(module: "LIF", timing: Timing) -> Neuron:
-    """Spikes above its threshold."""
+    """A neuron that spikes at its threshold."""
     return Neuron.spiking((_kernel(module),), module.threshold)
 
 
 def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
-    """Before its first spike: adaptation that follows the potential is in the kernel, that by spikes is not."""
+    """Before its first spike: the kernel has the adaptation that follows the potential, not that driven by spikes."""
     from fluctua.network.linear import linear_neuron
 
     if module.coupling is None or not module.coupling.any():
@@ -42,12 +42,12 @@ def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:
 
 
 def li(module: "LI", timing: Timing) -> Neuron:
-    """Never spikes."""
+    """A readout, which never spikes."""
     return Neuron((_kernel(module),), None)
 
 
 def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
-    """Spikes, or not, in the step of its input; a perfect integrator where nothing decays."""
+    """Responds in the step of its input; a perfect integrator if nothing decays."""
     a, gain = numbers(module.decay_mem), numbers(module.gain)
     b = 0.0 if module.decay_syn is None else numbers(module.decay_syn)
     kernel = TwoStateKernel.make(
@@ -64,7 +64,7 @@ def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
 
 
 def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:
-    """Of the user's own, by its step."""
+    """A neuron that the user wrote as one step."""
     from fluctua.network.linear import linear_neuron
 
     rest, threshold = module.facts()
@@ -72,7 +72,7 @@ def step_neuron(module: "StepNeuron", timing: Timing) -> Neuron:
 
 
 def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:
-    """Several populations, or one that hears itself."""
+    """Several populations, or one with recurrence."""
     specs = {}
     for name, cell in module.cells.items():
         neuron = FACTS[f"{type(cell).__module__}.{type(cell).__qualname__}"](cell, timing)
@@ -93,7 +93,7 @@ def layout(module: LeakyNeuron) -> Layout:
 
 
 def sharpness(module: Any) -> Sharpness | None:
-    """`beta` of its surrogate; in the step of a neuron of the user's own nothing is known of one."""
+    """`beta` of its surrogate; none is known in a neuron that the user wrote as one step."""
     surrogate = getattr(module, "surrogate", None)
     if not isinstance(surrogate, Surrogate):
         return None

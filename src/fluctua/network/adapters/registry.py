@@ -1,8 +1,7 @@
-"""Which modules of a model are neurons, what these are like, and how a model of them is run over time.
+"""Which modules of a model are neurons, what their facts are, and how a model of them runs over time.
 
-Classes are known by name, so the framework they come from need not be importable here, and nothing is imported that
-the user has not imported; a subclass is served by the entry of its nearest base class. What no framework knows the user
-describes.
+Classes are known by name, so fluctua imports no framework itself. A subclass is served by the entry of its nearest base
+class. The user describes classes that no framework knows.
 """
 
 from collections.abc import Collection, Mapping
@@ -36,7 +35,7 @@ ADAPTERS: Mapping[str, str] = MappingProxyType(
         "stork": "fluctua.network.adapters.stork",
     }
 )
-"""The module that knows a package's neurons; it is imported when a class of the package is met."""
+"""The module that knows a package's neurons; imported when a class of the package is met."""
 
 Specs = Mapping[str, PopulationSpec]
 
@@ -48,7 +47,7 @@ class KnownNeurons:
     Attributes:
         dt: time step in seconds of neurons that count time in steps.
         described: what classes are like that no framework knows.
-        readouts: names of populations that the user calls readouts; None where he leaves it to what is seen.
+        readouts: names of populations that the user calls readouts; None to decide by what is seen.
     """
 
     dt: float | None = None
@@ -57,7 +56,7 @@ class KnownNeurons:
     _found: dict[Any, Specs] = field(default_factory=dict, repr=False, compare=False)
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
-        """The populations of a module by name, for a trial of so many steps; none where it is no neuron."""
+        """The populations of a module by name, for a trial of `steps` steps; none if it is no neuron."""
         kept = (t for m in modules_of(module) for t in (*m._parameters.values(), *m._buffers.values()))
         key = module, steps, *(t._version for t in kept if t is not None and not t.is_inference())
         if key not in self._found:
@@ -73,16 +72,16 @@ class KnownNeurons:
         return {"": PopulationSpec(probe(module, description, timing), module, (0,), layout=Layout(description.time))}
 
     def description(self, module: nn.Module) -> "ProbedNeuron | None":
-        """What the user says of a module, by its nearest base class; None of one that was not described."""
+        """The user's description of a module, by its nearest base class; None without one."""
         return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
 
     def is_derived(self, module: nn.Module) -> bool:
-        """Whether it is of a class of the user's own that a framework's class stands for."""
+        """Whether its class is the user's own, served by the entry of a framework's class."""
         found = None if self.description(module) else framework_of(module)
         return found is not None and _name(type(module)) not in found.facts
 
     def found_in(self, model: nn.Module) -> list[nn.Module]:
-        """The neuron modules of a model; what such a module holds inside is its own affair."""
+        """The neuron modules of a model; not those inside other neuron modules."""
         found: list[nn.Module] = []
         inside: set[nn.Module] = set()
         for module in modules_of(model):
@@ -92,7 +91,7 @@ class KnownNeurons:
         return found
 
     def served_in(self, model: nn.Module) -> list[nn.Module]:
-        """The neuron modules of a model but for those that cannot be served.
+        """The neuron modules of a model that can be served.
 
         Raises:
             UnsupportedNeuronError: none of them can.
@@ -104,7 +103,7 @@ class KnownNeurons:
         return served
 
     def refused_in(self, model: nn.Module) -> dict[nn.Module, UnsupportedNeuronError]:
-        """The modules of known classes that cannot be served, and why not; what the user has described is not asked."""
+        """The modules of known classes that cannot be served, and why; not those that the user has described."""
         refused = {}
         for module in self.found_in(model):
             try:
@@ -126,7 +125,7 @@ class KnownNeurons:
 
 @cache
 def framework_named(package: str) -> Framework | None:
-    """What is known of the neurons of a package; None where there is no adapter for it."""
+    """The adapter of a package; None if there is none."""
     if package not in ADAPTERS:
         return None
     found: Framework = import_module(ADAPTERS[package]).FRAMEWORK
@@ -134,18 +133,18 @@ def framework_named(package: str) -> Framework | None:
 
 
 def _frameworks_of(module: nn.Module) -> list[Framework]:
-    """Those of the packages that the classes of a module come from."""
+    """The frameworks that the classes of a module come from."""
     packages = dict.fromkeys(base.__module__.partition(".")[0] for base in type(module).__mro__)
     return [framework for package in packages if (framework := framework_named(package)) is not None]
 
 
 def framework_of(module: nn.Module) -> Framework | None:
-    """The framework that knows a module as a neuron, or refuses it; None where no one does."""
+    """The framework that knows a module as a neuron, or refuses it; None if none does."""
     return (_entry(module) or (None, ""))[0]
 
 
 def resetting_framework(module: nn.Module) -> Framework | None:
-    """The framework that brings a module to rest before a trial: a neuron, or whatever else keeps something."""
+    """The framework that brings a module to rest before a trial: a neuron, or anything else that keeps state."""
     found = framework_of(module)
     if found is not None:
         return found
@@ -154,10 +153,10 @@ def resetting_framework(module: nn.Module) -> Framework | None:
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
-    """The populations of a module by name, "" for the one of a plain neuron; none where it is no known neuron.
+    """The populations of a module by name, "" for that of a plain neuron; none if it is no known neuron.
 
     Raises:
-        UnsupportedNeuronError: a class that is known and cannot be served.
+        UnsupportedNeuronError: a known class that cannot be served.
     """
     found = _entry(module)
     if found is None:
@@ -166,7 +165,7 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
     if isinstance(entry, str):
         raise UnsupportedNeuronError(f"{type(module).__name__} of {framework.package} cannot be initialised: {entry}")
     if framework.tested:
-        from fluctua.network.adapters.versions import check_version  # of fluctua's own there is nothing to check
+        from fluctua.network.adapters.versions import check_version  # fluctua's own need no check
 
         check_version(framework.package, framework.tested)
     facts = entry(module, timing)
@@ -181,7 +180,7 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
 
 
 def prepare(module: nn.Module) -> None:
-    """Make a neuron module fit to be observed by torch's hooks."""
+    """Make a neuron module observable by torch's hooks."""
     framework = framework_of(module)
     if framework is not None and framework.prepare is not None:
         framework.prepare(module)
@@ -214,7 +213,7 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
                     return framework, facts
                 from fluctua.network.adapters.by_step import by_step
 
-                note = "its facts are those of its own step" if own else None
+                note = "its facts come from its own step" if own else None
                 return framework, partial(by_step, framework, note)
             if name in framework.refused:
                 return framework, framework.refused[name]
@@ -223,10 +222,10 @@ def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
 
 # -- how a model is run over all time steps --------------------------------------------------------------------------
 #
-# Models of neurons that take whole sequences are called once. One of neurons that take a single step either loops over
-# time itself, and is called once too, or is written for one step, and is then called for each. A call of the model
-# tells which: in the first case its neurons run more than once. Neurons are brought to rest before. A static input is
-# shown at every step, unless the model itself makes a sequence of it.
+# Models of neurons that take whole sequences are called once. A model of neurons that take single steps either loops
+# over time itself, and is also called once, or is written for one step, and is called for each. A call of the model
+# tells which: in the first case its neurons run more than once. Before that all neurons are brought to rest. A static
+# input is shown at every step, unless the model itself makes a sequence of it.
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ class StepLoop:
         return self.through(model, batch)
 
     def through(self, model: nn.Module, batch: Tensor) -> Any:
-        """The same, from the state that the model is in."""
+        """The same, starting from the present state of the model."""
         step = _framework(model, self.known).step
         outputs, state = [], None
         for x in [batch] * (self.steps or 1) if self.time is None else batch.unbind(self.time):
@@ -277,9 +276,9 @@ class StepLoop:
 
 
 def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, steps: int | None = None) -> Forward:
-    """How to run a model without a given `forward`: as its neurons require.
+    """How to run a model, as its neurons require, if no `forward` is given.
 
-    With `steps` a static input is shown so often, unless the model loops over time itself.
+    With `steps` a static input is shown for that many steps, unless the model loops over time itself.
 
     Raises:
         BatchError: an input that is no sequence, or no static input, of samples.
@@ -316,20 +315,20 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
 
 
 def _needing_samples(model: nn.Module, batch: Tensor, time: Axis) -> list[RemovableHandle]:
-    """Hooks that refuse a step without an axis of samples, which a convolution would take for a single sample."""
+    """Hooks that refuse a step without an axis of samples, which a convolution would mistake for a single sample."""
 
     def before(module: Any, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].ndim == len(module.kernel_size) + 1:
             raise BatchError(
                 f"the batch {[*batch.shape]} was read as {AXES[time]}, but then a step has no samples: "
-                f"{type(module).__name__} gets {[*args[0].shape]}. Static inputs [B, ...] are shown by time=None, "
-                "steps=...; a single recording [T, ...] needs an axis of samples, x[:, None]"
+                f"{type(module).__name__} gets {[*args[0].shape]}. For static inputs [B, ...] say time=None, "
+                "steps=...; give a single recording [T, ...] an axis of samples, x[:, None]"
             )
 
     return [m.register_forward_pre_hook(before) for m in modules_of(model) if isinstance(m, nn.modules.conv._ConvNd)]
 
 
-class _Twice(BaseException):  # no Exception, which the model might catch
+class _Twice(BaseException):  # not an Exception, which the model might catch
     """A neuron was called a second time."""
 
 
@@ -361,7 +360,7 @@ def _cannot_run(step: str, whole: Exception | None) -> str:
 
 
 def _said(error: Exception) -> str:
-    """What an error says in its first line; torch goes on with all that it would have taken."""
+    """What an error says in its first line; torch adds a list of everything that it would accept."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
@@ -371,7 +370,7 @@ def _is_own(neuron: nn.Module) -> bool:
 
 
 def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
-    """That of the first neuron which is called step by step."""
+    """The framework of the first neuron that is called step by step."""
     for neuron in known.found_in(model):
         framework, entry = _entry(neuron) or (None, "")
         served = not isinstance(entry, str) or known.description(neuron) is not None

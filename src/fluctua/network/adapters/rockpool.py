@@ -1,8 +1,8 @@
 """The facts of rockpool's neurons.
 
-They take sequences `[B, T, N]`, know the time step, fire as often a step as the potential holds thresholds, subtract
-these, and carry the state of the first sample over to the next call. A bias within the neuron moves its rest. Weights,
-recurrent ones too, are `[in, out]`.
+They take sequences `[B, T, N]`, know the time step, emit as many spikes per step as the potential holds thresholds,
+subtract these, and carry the state of the first sample over to the next call. A bias within the neuron moves its rest.
+Weights, recurrent ones too, are `[in, out]`.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
-    """Synaptic currents that decay in the step of their arrival, before the membrane reads them; mostly one."""
+    """Synaptic currents, mostly one, that decay in the step of their arrival, before the membrane reads them."""
     if module._has_rec and module.n_synapses > 1:
         raise UnsupportedNeuronError(
             f"{type(module).__name__} of shape {module.shape} has recurrence onto {module.n_synapses} synapses of each "
@@ -40,23 +40,23 @@ def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:
 
 
 def lif_neuron(module: Any, timing: Timing) -> Neuron:
-    """No synaptic current."""
+    """A neuron without synaptic current."""
     alpha = np.exp(-module.dt / _numbers(module.tau_mem))
     return _spiking(module, (PspKernel.one_pole(1.0, alpha, module.dt),), alpha, timing)
 
 
 def exp_syn(module: Any, timing: Timing) -> Neuron:
-    """A readout: what it gives out is its current."""
+    """A readout that returns its current."""
     beta = np.exp(-module.dt / _numbers(module.tau))
     return Neuron((PspKernel.one_pole(beta, beta, module.dt),), None, note=_note(module))
 
 
 @dataclass(frozen=True)
 class Synapses(Layout):
-    """Called with the currents of several synapses in one tensor, those of a neuron side by side.
+    """Called with the currents of several synapses in one tensor, those of one neuron side by side.
 
     Attributes:
-        each: how many a neuron has.
+        each: number of synapses per neuron.
     """
 
     each: int = 1
@@ -73,28 +73,24 @@ def layout(module: Any) -> Layout:
     return Synapses("second", each=synapses) if synapses > 1 else Layout("second")
 
 
-_OF_SYNAPSES = frozenset({"tau_syn", "beta", "dash_syn"})  # `[N, synapses]`, of which there is one
+_OF_SYNAPSES = frozenset({"tau_syn", "beta", "dash_syn"})  # `[N, synapses]`, here with one synapse
 
 
 class Populations(Stepping):
     """State in attributes, of one sample: the first of a batch."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         if getattr(module, "_has_rec", False) or getattr(module, "n_synapses", 1) > 1:
-            raise UnsupportedNeuronError(f"{type(module).__name__} hears itself, or has several synapses")
+            raise UnsupportedNeuronError(f"{type(module).__name__} has recurrence or several synapses")
         return tuple(name for name in ("vmem", "isyn", "spikes") if name in module.state())
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         return ("noise_std",)
 
     def neurons(self, module: Any) -> int:
-        """See `Stepping.neurons`."""
         return int(module.size_out)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
-        """See `Stepping.step`."""
         module._buffers.pop("w_rec", None)  # zeros
         for name in _OF_SYNAPSES & module._parameters.keys() | _OF_SYNAPSES & module._buffers.keys():
             holder = module._parameters if name in module._parameters else module._buffers
@@ -106,33 +102,27 @@ class Populations(Stepping):
         return output, tuple(part.reshape(x.shape) for part in after)
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         with _Attached():
             output: Tensor = type(module).forward(module, x.reshape(1, 1, -1))
         return output.reshape(x.shape)
 
     def constant(self, name: str, tensor: Tensor) -> Tensor:
-        """See `Stepping.constant`."""
         return tensor.reshape(-1) if name in _OF_SYNAPSES else tensor
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        """See `Stepping.kept`."""
         return tuple(part.reshape(-1).expand_as(x) for part in self.held(module))
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
-        """See `Stepping.carried`."""
         return part[0].detach().reshape(getattr(module, name).shape)
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it records its states (record=True)" if module._record else None
 
 
 class _Attached(TorchFunctionMode):
-    """The state that a sequence leaves behind stays in the graph: between two steps of one it is not cut."""
+    """Keeps the state between the steps of a sequence in the autograd graph, where the module would detach it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchFunctionMode`."""
         return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
 
 
@@ -147,7 +137,7 @@ def sharpness(module: Any) -> Sharpness | None:
 
 
 def reset(module: Any) -> None:
-    """As users do before a trial."""
+    """To rest, as users do before a trial."""
     module.reset_state()
 
 
@@ -160,13 +150,13 @@ def _recurrence(module: Any) -> Pathway:
 
 def _spiking(module: Any, kernels: tuple[PspKernel, ...], alpha: Array, timing: Timing) -> Neuron:
     rest = _numbers(module.bias) / (1 - alpha)
-    if timing.steps is not None:  # the potential starts from zero: over a trial it is at its rest for a part of it
+    if timing.steps is not None:  # the potential starts from zero, not from its rest
         rest = rest * (1 - alpha * (1 - alpha**timing.steps) / ((1 - alpha) * timing.steps))
     return Neuron.spiking(kernels, module.threshold, float(rest.mean()), note=_note(module, rest))
 
 
 def _note(module: Any, rest: Array | float = 0.0) -> str | None:
-    """What the facts leave out."""
+    """A note on what the facts leave out."""
     noise, spread = float(module.noise_std), float(np.std(rest))
     notes = [f"the noise that it adds to itself (noise_std = {noise:g})"] if noise else []
     notes += [f"the spread of its resting potentials by their biases (std {spread:.3g})"] if spread > 1e-6 else []
@@ -188,7 +178,7 @@ FACTS: Mapping[str, FactsOf] = {
 }
 
 REFUSED: Mapping[str, str] = {
-    f"{_MODULES}.rate_torch.RateTorch": "it gives out rates and no spikes: use LIFTorch instead",
+    f"{_MODULES}.rate_torch.RateTorch": "it emits rates, not spikes: use LIFTorch instead",
     **dict.fromkeys((f"{_EXODUS}.LIFExodus", f"{_EXODUS}.LIFMembraneExodus", f"{_EXODUS}.ExpSynExodus"), _UNTRIED),
 }
 

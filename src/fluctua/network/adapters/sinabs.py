@@ -12,7 +12,7 @@ from fluctua.network.run import Layout
 
 
 def layout(module: Any) -> Layout:
-    """`[B, T, *N]`; the Squeeze variants `[B * T, *N]`, of which they know B, T, or both (-1: not known)."""
+    """`[B, T, *N]`, or for the Squeeze variants `[B * T, *N]`; these know B, T, or both (-1: not known)."""
     if not hasattr(module, "num_timesteps"):
         return Layout("second")
     samples, steps = (size if size > 0 else None for size in (module.batch_size, module.num_timesteps))
@@ -23,16 +23,13 @@ class Layers(Stepping):
     """State in buffers."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         names = [name for name, _ in module.named_buffers(recurse=False)]
         return ("v_mem", *(name for name in names if name != "v_mem"))
 
     def hearing(self, module: Any) -> Hearing | None:
-        """See `Stepping.hearing`."""
         return Hearing(module.rec_connect, kept=False) if hasattr(module, "rec_connect") else None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         if hasattr(module, "num_timesteps"):
             module.batch_size, module.num_timesteps = -1, 1
             output: Tensor = type(module).forward(module, x)
@@ -41,19 +38,16 @@ class Layers(Stepping):
         return output.squeeze(1)
 
     def step(self, module: Any, x: Tensor, state: States) -> tuple[Tensor, States]:
-        """See `Stepping.step`."""
         module.record_states = True  # ALIF forgets its current at the end of a call
         output, after = super().step(module, x, state)
         last = (module.recordings.get(name) for name in self.names(module))
         return output, tuple(part if seen is None else seen[:, -1] for seen, part in zip(last, after, strict=True))
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
-        """See `Stepping.carried`."""
         forgets = name == "i_syn" and hasattr(module, "b0")
         return torch.zeros_like(part) if forgets else part
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it records its states (record_states)" if module.record_states else None
 
 

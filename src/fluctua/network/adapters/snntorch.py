@@ -1,7 +1,7 @@
 """The facts of snnTorch's neurons.
 
-They know no time step: decays are factors per step, clamped to [0, 1] where they are used. A spike moves the membrane
-by the whole weight in the step in which it arrives; the threshold is read in the same step, the reset follows one step
+They know no time step: decays are factors per step, clamped to [0, 1] where they are used. A spike moves the potential
+by the whole weight in the step of its arrival; the threshold is read in the same step, the reset follows one step
 later. State is kept in the module, or taken and returned.
 """
 
@@ -24,7 +24,7 @@ from fluctua.theory.psp import TwoStateKernel
 
 Array = NDArray[np.float64]
 
-_ENDLESS = 1 - 1e-9  # a decay from here on is a perfect integrator's, which never settles within a trial
+_ENDLESS = 1 - 1e-9  # a decay from here on makes a perfect integrator, which never settles within a trial
 
 
 def state_leaky(module: Any, timing: Timing) -> Neuron:
@@ -41,21 +41,21 @@ def state_leaky(module: Any, timing: Timing) -> Neuron:
 
 
 def delta_leaky(module: Any, timing: Timing) -> Neuron:
-    """It compares the change of the membrane in one step with its threshold, on both sides."""
+    """Compares the change of its potential in one step with its threshold, on both sides."""
     b = numbers_of(module.beta)
     kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
-    note = "its potential is the change of `mem` in a step, and it fires on both sides: at twice the rate foreseen"
+    note = "its potential is the change of `mem` in a step, and it fires on both sides, at twice the predicted rate"
     return Neuron.spiking((kernel,), module.delta_threshold, note=note)
 
 
 def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-    """A filter over the whole sequence, with weights for what it is called with."""
+    """A filter over the whole sequence, with weights for its input."""
     synapse = inner_pathway(module.linear, 0, 0, module.linear.forward)
     return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
 class Cells(Stepping):
-    """State in buffers, taken and returned unless the module is to keep it."""
+    """State in buffers, or taken and returned."""
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
@@ -65,16 +65,13 @@ class Cells(Stepping):
         return names
 
     def hearing(self, module: Any) -> Hearing | None:
-        """See `Stepping.hearing`."""
         return Hearing(module.recurrent) if getattr(module, "all_to_all", False) else None
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         factor = module.graded_spikes_factor
         return ("graded_spikes_factor",) if factor.numel() == 1 and not factor.requires_grad else ()
 
     def simplify(self, module: Any) -> str | None:
-        """See `Stepping.simplify`."""
         rounds, module.state_quant = module.state_quant, False
         alone, module.inhibition = getattr(module, "inhibition", False), False
         notes = ["it rounds its potential by `state_quant`, which is not foreseen"] if rounds else []
@@ -82,7 +79,6 @@ class Cells(Stepping):
         return "; ".join(notes) or None
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         output = type(module).forward(module, x)
         spikes: Tensor = output[0] if isinstance(output, tuple) else output
         return spikes
@@ -95,7 +91,6 @@ class Cells(Stepping):
         return None if type(None) in map(type, found) else found
 
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
-        """See `Stepping.answer`."""
         if module.init_hidden and not module.output:
             return output
         taken, names = _states(module)
@@ -120,7 +115,7 @@ _SHARPNESS = ("slope", "alpha", "beta", "k")
 
 
 def sharpness(module: Any) -> Sharpness | None:
-    """A number that `spike_grad` was made with. Modules may share the function, so it gets a twin with another."""
+    """A number that `spike_grad` was made with. Modules may share the function, so a copy gets the new number."""
     function = module.spike_grad
     if not isinstance(function, FunctionType) or function.__closure__ is None:
         return None
@@ -139,7 +134,7 @@ def sharpness(module: Any) -> Sharpness | None:
 
 
 def layout(module: Any) -> Layout:
-    """Filters take the whole sequence, the others a step."""
+    """Filters take the whole sequence, the others one step."""
     return Layout("first" if hasattr(module, "kernel_truncation_steps") else "step")
 
 
@@ -158,7 +153,7 @@ def _kernel(
     jump_mem: ArrayLike = 1.0,
     jump_syn: ArrayLike = 0.0,
 ) -> PspKernel:
-    """As `TwoStateKernel`, averaged over the trial where a decay is so slow that the potential never settles."""
+    """As `TwoStateKernel`, averaged over the trial if a decay is so slow that the potential never settles."""
     steps = timing.trial if max(np.max(a), np.max(b)) > _ENDLESS else None
     return TwoStateKernel.make(
         timing.unit, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=0, steps=steps
@@ -189,7 +184,7 @@ REFUSED: Mapping[str, str] = {
         "as parallel and does not rectify"
     ),
     "snntorch._neurons.neurons.SpikingNeuron": (
-        "it is a class of your own; say what it is like by neurons={YourNeuron: fluctua.ProbedNeuron(...)}"
+        "it is a class of your own; describe it with neurons={YourNeuron: fluctua.ProbedNeuron(...)}"
     ),
     "snntorch._neurons.sconv2dlstm.SConv2dLSTM": _GATED,
     "snntorch._neurons.slstm.SLSTM": _GATED,

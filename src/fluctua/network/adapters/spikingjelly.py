@@ -1,6 +1,6 @@
 """The facts of SpikingJelly's neurons (`spikingjelly.activation_based.neuron`, and the older `clock_driven`).
 
-`tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and come back to it.
+`tau` counts time steps. Most start at `v_reset`, or 0 under soft reset (`v_reset=None`), and return to it.
 """
 
 import copy
@@ -43,7 +43,6 @@ class Nodes(Stepping):
         return _options(type(module)) or ()  # type: ignore[arg-type]
 
     def call(self, module: Any, x: Tensor) -> Tensor:
-        """See `Stepping.call`."""
         if not _is_clock_driven(module):
             output: Tensor = module.single_step_forward(x)
         elif layout(module).stepwise:
@@ -61,11 +60,9 @@ class Nodes(Stepping):
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
-        """See `Stepping.rest`."""
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
 
     def watched(self, module: Any) -> str | None:
-        """See `Stepping.watched`."""
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
 
 
@@ -85,7 +82,6 @@ class Potentials(Layout):
         return torch.stack(output) if isinstance(output, list) else output.unsqueeze(0)
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """See `Layout.answer`."""
         return list(spikes) if isinstance(output, list) else spikes[0]
 
 
@@ -106,7 +102,7 @@ def _is_clock_driven(module: Any) -> bool:
 
 
 def sharpness(module: Any) -> Sharpness | None:
-    """`alpha` of its `surrogate_function`, which is one for all neurons made by default."""
+    """`alpha` of its `surrogate_function`, which neurons share by default."""
     function = getattr(module, "surrogate_function", None)
     if not isinstance(getattr(function, "alpha", None), int | float):
         return None
@@ -156,10 +152,10 @@ _REFUSED: dict[str, str] = {
     "dsr.DSRIFNode": f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}",
     "dsr.DSRLIFNode": f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}",
     "few_spike.FewSpikeNode": f"it codes a number in a few spikes and integrates nothing; {_INSTEAD}",
-    "flexsn.FlexSN": "its steps are any function; say what it is like by neurons={FlexSN: fluctua.ProbedNeuron(...)}",
+    "flexsn.FlexSN": "its step may be any function; describe it with neurons={FlexSN: fluctua.ProbedNeuron(...)}",
     "inter_layer_connection.ILCBaseNode": f"it adds to its input in place; {_INSTEAD}",
     "lif_variants.GatedLIFNode": f"its gain differs from step to step and its potential drifts; {_INSTEAD}",
-    "lif_variants.KLIFNode": f"it rectifies its potential, which cannot fluctuate around 0; {_INSTEAD}",
+    "lif_variants.KLIFNode": f"it rectifies its potential, which then cannot fluctuate around 0; {_INSTEAD}",
     "mpbn.MPBNBaseNode": "a batch norm inside sets its potential, not the weights; use LIFNode behind a batch norm",
     "noisy.NoisyBaseNode": f"it adds noise of its own to every current; {_INSTEAD}",
     "noisy.NoisyNonSpikingBaseNode": f"it adds noise of its own to every current; {_INSTEAD}",
@@ -176,7 +172,7 @@ _REFUSED: dict[str, str] = {
 
 
 def _full_names(table: dict[str, Any]) -> dict[str, Any]:
-    """By full name: with the class's file in it, and without, as in 0.0.0.0.14, where one file had them all."""
+    """By full name, with the class's file in it and without, as in 0.0.0.0.14, which had one file."""
     home = "spikingjelly.activation_based.neuron"
     return {f"{home}.{name}": entry for key, entry in table.items() for name in (key, key.rpartition(".")[2])}
 

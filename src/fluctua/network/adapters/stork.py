@@ -2,7 +2,7 @@
 
 Time constants are in seconds, and become decays per step when the model is configured. A connection adds its current
 to a state of the group, `states["input"]`, and a step of the group consumes it: there are no arguments and no results.
-A group's `evolve` calls its `forward` past torch's hooks; one that does not replaces it while a model is observed.
+A group's `evolve` calls its `forward` past torch's hooks, so one that does not replaces it while a model is observed.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _NEGLIGIBLE = 1e-9  # of a response
 
 @dataclass(frozen=True)
 class GroupLayout(Layout):
-    """Currents come in states of the group, and spikes go out as its attribute `out`.
+    """Currents arrive in states of the group, and spikes leave in its attribute `out`.
 
     Attributes:
         targets: names of the states.
@@ -37,19 +37,17 @@ class GroupLayout(Layout):
     targets: tuple[str, ...] = ("input",)
 
     def currents(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], most: int) -> tuple[Tensor, ...]:
-        """See `Layout.currents`."""
         return tuple(module.states[target] for target in self.targets[:most])
 
     def answer(self, module: Any, output: Any, spikes: Tensor) -> Any:
-        """See `Layout.answer`."""
         module.out = module.states["out"] = spikes
         return spikes
 
 
 def lif(module: Any, timing: Timing) -> Neuron:
-    """A spike acts one step after its arrival, and is read one step later; the threshold is fixed at 1.
+    """A spike acts one step after its arrival, and the threshold reads it one step later; the threshold is fixed at 1.
 
-    Adaptation follows the neuron's own spikes, and is no part of its free potential.
+    Adaptation follows the neuron's own spikes, so it is no part of the free potential.
     """
     _check(module)
     return Neuron((_kernel(module, _decay(module, "syn")),), 1.0)
@@ -69,24 +67,24 @@ def exc2_inh_lif(module: Any, timing: Timing) -> Neuron:
 
 
 def readout(module: Any, timing: Timing) -> Neuron:
-    """Puts out its membrane, after the step."""
+    """Returns its potential after the step."""
     _check(module)
     return Neuron((_kernel(module, _decay(module, "syn"), delay=1),), None)
 
 
 def layout(module: Any) -> Layout:
-    """One step a call."""
+    """One step per call."""
     return GroupLayout(targets=("exc", "inh") if module.default_target == "exc" else ("input",))
 
 
 def reset(module: Any) -> None:
-    """To rest, if the model is configured; `step` does it again for its number of samples."""
+    """To rest, if the model is configured; `step` repeats it for its number of samples."""
     if hasattr(module, "nb_steps"):
         module.reset_state()
 
 
 def prepare(module: Any) -> None:
-    """Let a group's steps pass torch's hooks, and return its spikes."""
+    """Route a group's steps through torch's hooks, and return its spikes."""
     forward = module.forward
 
     def returning() -> Any:
@@ -105,7 +103,7 @@ def prepare(module: Any) -> None:
 
 
 def step(model: Any, x: Tensor, state: State) -> tuple[Any, State]:
-    """One round of a `RecurrentSpikingModel`, which has no `forward` and runs by itself for whole trials only."""
+    """One round of a `RecurrentSpikingModel`, which has no `forward` and otherwise only runs whole trials."""
     if state is None:
         model.reset_states(len(x))
     model.input_group.feed_data(x.unsqueeze(1))
@@ -134,7 +132,7 @@ def _kernel(module: Any, synapse: Array, delay: int = 2) -> PspKernel:
 
 
 def _decay(module: Any, of: str) -> Array:
-    """Decay per step of the membrane ("mem") or a current; where it is learnt, of the parameter as it is now."""
+    """Decay per step of the membrane ("mem") or a current; if it is learnt, from the present parameter."""
     if getattr(module, "learn_timescales", False):
         tau = 2 * getattr(module, f"tau_{of}") * torch.sigmoid(getattr(module, f"{of}_param"))
         return numbers_of(torch.exp(-module.time_step / tau))

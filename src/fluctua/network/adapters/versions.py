@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def check_version(package: str, tested: str) -> None:
-    """Warn, once, of a version that is not the tested one."""
+    """Warn once about a version other than the tested one."""
     found = _installed(package)
     if found is not None and found.split(".")[:2] != tested.split(".")[:2]:
         warn_of_version(package, found, tested)
@@ -14,7 +14,7 @@ def check_version(package: str, tested: str) -> None:
 
 @cache
 def _installed(package: str) -> str | None:
-    """The version of a package; None where it was not installed as one."""
+    """The version of a package; None if it is not installed as a package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -23,7 +23,7 @@ def _installed(package: str) -> str | None:
 
 @cache
 def warn_of_version(package: str, found: str, tested: str) -> None:
-    """Say that a version is not the tested one."""
+    """Warn about a version other than the tested one."""
     warnings.warn(
         f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
         "sigma_U before you rely on them",

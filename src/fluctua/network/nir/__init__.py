@@ -1,4 +1,4 @@
-"""NIR graphs: read as models that can be run and initialised, written from own ones."""
+"""NIR graphs: read as models that can be run and initialised, and written from fluctua's own models."""
 
 from fluctua.network.nir.reading import from_nir
 from fluctua.network.nir.writing import to_nir

@@ -2,12 +2,12 @@
 
 NIR gives the differential equations of a neuron but neither time step nor discretisation, and the frameworks that
 write it do not agree on units: the file alone does not fix the kernel. Each convention here says what the numbers of a
-node mean, by the constants per step of ::
+node mean, as constants per step of ::
 
     I <- b I + x, or x without synaptic current        U <- leak + a (U - leak) + gain I
 
-"euler" and "exact" take the equations at their word; the others are what a framework's own exporter means, at the
-version named beside it.
+"euler" and "exact" take the equations literally; the others follow a framework's own exporter, at the version named
+beside it.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +31,9 @@ class Node:
 
     Attributes:
         a: decay of the membrane per step.
-        b: decay of the synaptic current per step; 0 without any.
-        x: `dt / tau` of the membrane; 0 of a perfect integrator.
-        y: `dt / tau` of the synapse; 0 without any.
+        b: decay of the synaptic current per step; 0 without one.
+        x: `dt / tau` of the membrane; 0 for a perfect integrator.
+        y: `dt / tau` of the synapse; 0 without one.
         r: resistance.
         w_in: weight of the synaptic current's input.
         dt: time step in seconds.
@@ -53,14 +53,14 @@ Gain = Callable[[Node], Array]
 
 @dataclass(frozen=True)
 class Convention:
-    """How a node's numbers are meant.
+    """The meaning of a node's numbers.
 
     Attributes:
-        gains: node class -> gain of the membrane; classes that are not there cannot be served.
-        exact: whether decays are exponential, or those of Euler steps.
-        dt: the time step that the exporter writes for; None where only the user knows.
+        gains: node class -> gain of the membrane; other classes cannot be served.
+        exact: whether decays are exponential or those of Euler steps.
+        dt: the time step that the exporter assumes; None if only the user knows.
         reset: what a spike does.
-        ratio: `(tau in the file, dt) -> dt / tau`, the ratio of the time step to the time constant.
+        ratio: `(tau in the file, dt) -> dt / tau`.
     """
 
     gains: Mapping[str, Gain]
@@ -75,7 +75,7 @@ class Convention:
 
 
 def _equations(x: Gain, y: Gain) -> Mapping[str, Gain]:
-    """The gains of NIR's own equations, where a membrane takes `x`, and a synapse `y`, of what arrives in a step."""
+    """The gains of NIR's own equations: of the input per step a membrane takes `x`, a synapse `y`."""
     return {
         **dict.fromkeys(("LIF", "LI"), lambda n: n.r * x(n)),
         **dict.fromkeys(("CubaLIF", "CubaLI"), lambda n: n.r * x(n) * n.w_in * y(n)),
@@ -85,20 +85,20 @@ def _equations(x: Gain, y: Gain) -> Mapping[str, Gain]:
 
 _EULER = _equations(lambda n: n.x, lambda n: n.y)
 _EXACT = _equations(lambda n: 1 - n.a, lambda n: 1 - n.b)
-# LIFCell knows no factor dt / tau_syn, its time constants are written as dt tau.
+# LIFCell has no factor dt / tau_syn; its time constants are written as dt tau.
 _NORSE: Mapping[str, Gain] = {
     "LIF": lambda n: n.r * n.x,
     "LI": lambda n: n.r * n.x,
     "CubaLIF": lambda n: n.r * n.x * n.w_in,
     "IF": lambda n: n.r,
 }
-# `norm_input` is not written: taken to be the default, which is on for LIF and off for ExpLeak.
+# `norm_input` is not written; assumed to be the default, which is on for LIF and off for ExpLeak.
 _SINABS: Mapping[str, Gain] = {
     "LIF": lambda n: n.r * (1 - n.a),
     "LI": lambda n: n.r,
     "IF": lambda n: n.r,
 }
-# r is written for import's sake and not what the neuron does: LIFTorch, LIFNeuronTorch and ExpSynTorch (LI).
+# r is written only for the import and is not what the neuron does: LIFTorch, LIFNeuronTorch and ExpSynTorch (LI).
 _ROCKPOOL: Mapping[str, Gain] = {
     "LIF": lambda n: np.ones_like(n.a),
     "LI": lambda n: n.a,
@@ -139,13 +139,13 @@ def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate
     """The neuron that a node stands for.
 
     Raises:
-        UnsupportedNeuronError: a class that the framework cannot have written, or constants that are unstable.
+        UnsupportedNeuronError: a class that the framework cannot have written, or unstable constants.
     """
     kind = type(node).__name__
     if kind not in convention.gains:
         raise UnsupportedNeuronError(
-            f"the node {name} is a {kind}, which this convention does not know (it has "
-            f"{', '.join(convention.gains)}): choose the one of the framework that wrote the graph, 'euler' or 'exact'"
+            f"the node {name} is a {kind}, which this convention does not know (it knows "
+            f"{', '.join(convention.gains)}): choose that of the framework that wrote the graph, 'euler' or 'exact'"
         )
     zero = np.zeros(())
     membrane = getattr(node, "tau_mem", getattr(node, "tau", None))
@@ -155,7 +155,7 @@ def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate
     for ratio, decay in ((x, a), (y, b)):
         if not np.all((decay >= 0) & (decay <= 1) & (ratio >= 0)):
             raise UnsupportedNeuronError(
-                f"the node {name} has a time constant of {1 / np.max(ratio):.3g} time steps, at which it is unstable: "
+                f"the node {name} has a time constant of {1 / np.max(ratio):.3g} time steps, which makes it unstable: "
                 "check the unit of dt and the convention"
             )
     constants = Node(a, b, x, y, numbers(node.r), numbers(getattr(node, "w_in", 1.0)), dt)

@@ -14,9 +14,9 @@ class Vertex:
 
     Attributes:
         name: of the node in the (flattened) graph.
-        module: what it does to a sequence `[T, B, *N]`; None for the graph's input.
-        sources: names of the vertices that it hears; their outputs add up.
-        inner: name of the node of a synapse within the module, by which a neuron hears itself, and the synapse.
+        module: what runs on a sequence `[T, B, *N]`; None for the graph's input.
+        sources: names of the vertices that feed it; their outputs add up.
+        inner: the node name of a synapse within the module, through which a neuron feeds itself, and the synapse.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Vertex:
 
 
 class NirModel(nn.Module):
-    """Runs a NIR graph: input `[T, B, *N]` -> what reaches its output, a dictionary by name where it has several.
+    """Runs a NIR graph: input `[T, B, *N]` -> its output, or a dictionary by name if it has several.
 
     Submodules have the names of the graph's nodes, with "_" for ".".
 
@@ -34,7 +34,7 @@ class NirModel(nn.Module):
         vertices: in an order in which they can be computed.
         inputs: names of the input vertices, in the order of the call's arguments.
         outputs: names of the output vertices.
-        graph: which it was made from; its weights are replaced by the model's own in `graph`.
+        graph: the graph that it was made from; the property `graph` has the model's weights instead.
     """
 
     def __init__(self, vertices: Sequence[Vertex], inputs: Sequence[str], outputs: Sequence[str], graph: Any) -> None:
@@ -47,13 +47,13 @@ class NirModel(nn.Module):
                     key += "_"
                 self.add_module(key, vertex.module)
                 keys[vertex.name] = key
-        # The module itself is found by its key, so that it may be exchanged.
+        # Modules are found by key, so that they may be exchanged.
         self._vertices = [replace(vertex, module=None) for vertex in vertices]
         self._keys, self._inputs, self._outputs, self._graph = keys, tuple(inputs), tuple(outputs), graph
 
     @property
     def synapses(self) -> Mapping[str, nn.Module]:
-        """The layers with weights by the name of their node."""
+        """The layers with weights, by the name of their node."""
         outer = {v.name: getattr(self, self._keys[v.name]) for v in self._vertices if v.name in self._keys}
         inner = dict(v.inner for v in self._vertices if v.inner is not None)
         owners = {name: getattr(module, "module", module) for name, module in {**outer, **inner}.items()}
@@ -63,7 +63,7 @@ class NirModel(nn.Module):
 
     @property
     def graph(self) -> Any:
-        """The NIR graph that it was made from."""
+        """The NIR graph that it was made from, with the model's weights."""
         return self._graph
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -87,7 +87,7 @@ class NirModel(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Times fixed numbers.
+    """Multiplies by fixed numbers.
 
     Args:
         scale: broadcasts to `[*N]`.
@@ -105,7 +105,7 @@ class Scaled(nn.Module):
 
 
 class Delayed(nn.Module):
-    """Some steps later.
+    """Delays by whole steps.
 
     Args:
         steps: whole numbers that broadcast to `[*N]`.

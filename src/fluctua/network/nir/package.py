@@ -23,7 +23,7 @@ def nir() -> Any:
 
 
 def graph_of(graph: Any) -> Any:
-    """A graph that is given as such, or as a file.
+    """A graph, given as such or as a file.
 
     Raises:
         FileError: the file cannot be read.
@@ -36,5 +36,5 @@ def graph_of(graph: Any) -> Any:
                 self_contained(file, path)
             graph = read(path, type_check=False)  # some exporters count batch and time among the input's axes
     if type(graph).__name__ != "NIRGraph":
-        raise WiringError(f"a NIR graph, or the path of its file, is needed, got a {type(graph).__name__}")
+        raise WiringError(f"expected a NIR graph or the path of its file, got a {type(graph).__name__}")
     return graph

@@ -26,24 +26,24 @@ def from_nir(
     *,
     surrogate: Surrogate | None = None,
 ) -> NirModel:
-    """A model that runs a NIR graph: input `[T, B, *N]` -> what reaches its output.
+    """A model that runs a NIR graph: input `[T, B, *N]` -> its output.
 
-    Its weights are parameters in single precision; neurons keep the graph's constants. Spikes of a population that
-    hears itself arrive one step later. Nested graphs are taken apart.
+    Its weights are parameters in single precision; neurons keep the graph's constants. Recurrent spikes arrive one step
+    later. Nested graphs are flattened.
 
     Args:
         graph: `nir.NIRGraph`, or the path of a file.
-        dt: time step in seconds; None where the graph's metadata have it (those written by `to_nir`), or the convention
-            has its own.
+        dt: time step in seconds; None if the graph's metadata (written by `to_nir`) or the convention
+            have it.
         convention: "euler", "exact", or the framework that wrote the graph: "snntorch", "norse", "spikingjelly",
-            "sinabs", "rockpool"; see `fluctua.network.nir.conventions`. None for that of the graph's metadata, or else
+            "sinabs", "rockpool"; see `fluctua.network.nir.conventions`. None for that in the graph's metadata, or else
             "euler".
-        surrogate: of all neurons, for training.
+        surrogate: for all neurons, for training.
 
     Raises:
         FileError: a file that cannot be read.
-        WiringError: a graph with nodes that cannot be run, without input or output, or with a cycle other than that of
-            a population through one weight to itself.
+        WiringError: nodes that cannot be run, no input or output, or a cycle other than that of a population through
+            one weight to itself.
         UnsupportedNeuronError: a neuron class that the convention does not know, or unstable constants.
         ValueError: an unknown convention, or no time step.
 
@@ -65,8 +65,8 @@ def from_nir(
         return _model(found, rule, step, surrogate)
     except (WiringError, UnsupportedNeuronError) as error:
         raise type(error)(f"{named}{error}") from error
-    except Exception as error:  # whatever the fields of a node lead to
-        raise WiringError(f"{named}the graph cannot be built ({reason(error)}): have it written anew") from error
+    except Exception as error:  # whatever the fields of a node cause
+        raise WiringError(f"{named}the graph cannot be built ({reason(error)}): write it again") from error
 
 
 def _model(graph: Any, rule: Convention, step: float, surrogate: Surrogate | None) -> NirModel:
@@ -100,7 +100,7 @@ def _model(graph: Any, rule: Convention, step: float, surrogate: Surrogate | Non
     inputs = [name for name in order if type(flat.nodes[name]).__name__ == "Input"]
     outputs = [name for name in order if type(flat.nodes[name]).__name__ == "Output"]
     if not inputs or not outputs:
-        raise WiringError("the graph has no Input or no Output node: add those that say where signals come and go")
+        raise WiringError("the graph has no Input or no Output node: add them where signals enter and leave")
     lonely = [v.name for v in vertices if not v.sources and v.name not in inputs]
     if lonely:
         raise WiringError(f"nothing leads to the node {lonely[0]}: connect it or leave it out")
@@ -109,11 +109,11 @@ def _model(graph: Any, rule: Convention, step: float, surrogate: Surrogate | Non
 
 @dataclass(frozen=True)
 class Flat:
-    """A graph without graphs in it.
+    """A graph without nested graphs.
 
     Attributes:
         nodes: by name; those of a nested graph have its name and a dot before their own.
-        edges: from and to.
+        edges: pairs of source and target.
     """
 
     nodes: Mapping[str, Any]
@@ -121,7 +121,7 @@ class Flat:
 
 
 def flattened(graph: Any, prefix: str = "") -> Flat:
-    """Nested graphs taken apart; their inputs and outputs become places where signals pass."""
+    """Flatten nested graphs; their inputs and outputs become places where signals pass."""
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     entries: dict[str, str] = {}
@@ -153,7 +153,7 @@ def _ports(graph: Any) -> dict[str, list[str]]:
 
 
 def _recurrences(flat: Flat) -> dict[str, str]:
-    """Neuron -> the weight by which it hears itself."""
+    """Neuron -> the weight through which it feeds itself."""
     edges = set(flat.edges)
     back: dict[str, str] = {}
     for neuron, weight in flat.edges:
@@ -182,7 +182,7 @@ def _order(flat: Flat, back: Mapping[str, str]) -> list[str]:
         return list(TopologicalSorter(before).static_order())
     except CycleError as error:
         raise WiringError(
-            f"the graph has a cycle over {', '.join(dict.fromkeys(error.args[1]))}: only populations that hear "
+            f"the graph has a cycle over {', '.join(dict.fromkeys(error.args[1]))}: only populations that feed "
             "themselves through one weight can be run"
         ) from error
 
@@ -190,7 +190,7 @@ def _order(flat: Flat, back: Mapping[str, str]) -> list[str]:
 def _linear(node: Any, dt: float) -> nn.Module:
     weight = _tensor(node.weight)
     if weight.ndim != 2:
-        raise WiringError(f"a weight of shape {tuple(weight.shape)} is no matrix: flatten its input first")
+        raise WiringError(f"a weight of shape {tuple(weight.shape)} is not a matrix: flatten its input first")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=getattr(node, "bias", None) is not None)
     return _with(layer, node)
 
@@ -239,7 +239,7 @@ def _flatten(node: Any, dt: float) -> nn.Module:
 def _delay(node: Any, dt: float) -> nn.Module:
     steps = np.asarray(node.delay, float) / dt
     if not np.allclose(steps, steps.round(), atol=1e-3) or (steps < -0.5).any():
-        raise WiringError(f"a delay of {np.max(steps):.4g} time steps is no whole number of them: choose another dt")
+        raise WiringError(f"a delay of {np.max(steps):.4g} time steps is not a whole number: choose another dt")
     return Delayed(torch.as_tensor(steps.round()).long())
 
 

@@ -24,24 +24,23 @@ Array = NDArray[np.float64]
 def to_nir(model: nn.Module, shape: tuple[int, ...] | None = None, *, convention: str = "exact") -> Any:
     """The NIR graph of a model.
 
-    Of a `NirModel` that is the graph it was made from with its weights as they are now; numbers that have not changed
-    are kept to the last digit. Otherwise the model may be made of `nn.Sequential`, `ResidualBlock`, `OverTime`,
-    `Recurrent`, `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `OneToOne`, `nn.AvgPool2d`, `nn.Flatten`,
-    `nn.Dropout`, `LIF`, `LI` and `CurrentBased`.
+    For a `NirModel` this is the graph it was made from with its present weights; unchanged numbers are kept to the last
+    digit. Otherwise the model may consist of `nn.Sequential`, `ResidualBlock`, `OverTime`, `Recurrent`, `nn.Linear`,
+    `nn.Conv1d`, `nn.Conv2d`, `OneToOne`, `nn.AvgPool2d`, `nn.Flatten`, `nn.Dropout`, `LIF`, `LI` and `CurrentBased`.
 
-    Read under the same convention and time step, which are in the graph's metadata, neurons have the same kernel as
-    here. NIR has no place for the two steps by which `LIF` and `LI` are late, for what a reset does (it sets the
-    potential to `v_reset`), for surrogates and for a readout's initial potential: they are lost.
+    Read under the same convention and time step, which the graph's metadata name, neurons have the same kernel as here.
+    NIR cannot express the two steps by which `LIF` and `LI` are late, the reset (in NIR to `v_reset`), surrogates, and
+    a readout's initial potential: these are lost.
 
     Args:
         model: as above.
-        shape: `[*N]` of its input; of a `NirModel` not needed.
-        convention: "exact", in which time constants are those of the model, or "euler", in which they are such that
-            Euler steps give the same kernel.
+        shape: `[*N]` of its input; not needed for a `NirModel`.
+        convention: "exact", with the time constants of the model, or "euler", with time constants whose Euler steps
+            give the same kernel.
 
     Raises:
         WiringError: a module that NIR cannot express, or neurons with different time steps.
-        ValueError: another convention, or no shape.
+        ValueError: an unknown convention, or no shape.
 
     Example:
         >>> graph = to_nir(nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI()), shape=(30,))
@@ -53,7 +52,7 @@ def to_nir(model: nn.Module, shape: tuple[int, ...] | None = None, *, convention
     if convention not in _TAU:
         raise ValueError(f"graphs are written under the convention 'exact' or 'euler', not {convention!r}")
     if shape is None:
-        raise ValueError("the shape [*N] of the model's input is needed: NIR nodes have shapes")
+        raise ValueError("give the shape [*N] of the model's input: NIR nodes have shapes")
     draft = _Draft(model, convention)
     sources = [draft.add("input", nir().Input(input_type=np.array(shape)), [])]
     parameter = next(model.parameters(), torch.zeros(()))
@@ -64,7 +63,7 @@ def to_nir(model: nn.Module, shape: tuple[int, ...] | None = None, *, convention
 
 
 def with_weights(graph: Any, synapses: Mapping[str, nn.Module], prefix: str = "") -> Any:
-    """A copy of a graph with the weights and biases of layers, by the name of their node."""
+    """A copy of a graph with the weights and biases of `synapses`, given by the name of their node."""
     changed = copy.copy(graph)
     changed.nodes = {}
     for name, node in graph.nodes.items():
@@ -80,13 +79,13 @@ def with_weights(graph: Any, synapses: Mapping[str, nn.Module], prefix: str = ""
 
 
 def _updated(old: Any, new: Any) -> NDArray[Any]:
-    """New numbers in the type of the old, or the old ones where they only differ by rounding to the new's type."""
+    """New numbers in the type of the old, or the old ones if they differ only by rounding to the new's type."""
     old, new = np.asarray(old), new.detach().cpu().numpy()
     kept: NDArray[Any] = np.where(old.astype(new.dtype) == new, old, new.astype(old.dtype))
     return kept
 
 
-# Decay per step -> the time constant that gives it under a convention.
+# From decay per step to time constant, by convention.
 _TAU: Mapping[str, Callable[[Array, float], Array]] = {
     "exact": lambda decay, dt: -dt / np.log(decay),
     "euler": lambda decay, dt: dt / (1 - decay),
@@ -94,7 +93,7 @@ _TAU: Mapping[str, Callable[[Array, float], Array]] = {
 
 
 class _Draft:
-    """A graph in the making."""
+    """A graph under construction."""
 
     def __init__(self, model: nn.Module, convention: str) -> None:
         self.convention, self.tau = convention, _TAU[convention]
@@ -102,16 +101,16 @@ class _Draft:
         self.edges: list[tuple[str, str]] = []
         steps = {m.dt for m in model.modules() if isinstance(m, LIF | LI | CurrentBased)}
         if len(steps) != 1:
-            raise WiringError(f"a NIR graph has one time step, the model's neurons have {sorted(steps) or 'none'}")
+            raise WiringError(f"a NIR graph has one time step, but the model's neurons have {sorted(steps) or 'none'}")
         (self.dt,) = steps
 
     def graph(self) -> Any:
-        """What was drawn."""
+        """The finished graph."""
         metadata = {"dt": self.dt, "convention": self.convention}
         return nir().NIRGraph(self.nodes, self.edges, metadata=metadata)
 
     def add(self, name: str, node: Any, sources: list[str]) -> str:
-        """A node behind others, whose outputs add up in it."""
+        """Add a node whose input is the sum of the outputs of others."""
         self.nodes[name] = node
         self.edges += [(source, name) for source in sources]
         return name
@@ -119,9 +118,9 @@ class _Draft:
     def put(
         self, module: nn.Module, name: str, sources: list[str], x: Tensor, leading: int = 2
     ) -> tuple[list[str], Tensor]:
-        """A module behind nodes that send `x` `[*N]`: the nodes that its output comes from, and what it is.
+        """Add a module behind nodes that send `x` `[*N]`; returns the nodes of its output, and this output.
 
-        The number of leading axes that the module itself takes: 2 for time and batch, 1 where they are folded into one.
+        `leading` is the number of axes before `[*N]` that the module takes: 2 for time and batch, 1 if they are merged.
         """
         if isinstance(module, nn.Sequential):
             for key, child in module.named_children():
@@ -170,7 +169,7 @@ class _Draft:
 
 
 def _as_current_based(module: LIF | LI) -> CurrentBased:
-    """The neuron with the same kernel, but for its delay of a step for membrane and synapse each."""
+    """The neuron with the same kernel, except for its delay of one step each in membrane and synapse."""
     with torch.no_grad():
         a, *others = module.dynamics().constants
         b = None if module.tau_syn is None else others[0]
