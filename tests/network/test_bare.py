@@ -142,6 +142,34 @@ def test_what_cannot_be_heard_is_refused(product: Product) -> None:
         Network.of(Bare(product), BATCH)
 
 
+class Opposed(nn.Module):
+    """Excitation and inhibition by absolute values, as Dale's law is often written by hand."""
+
+    def __init__(self, minus: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.exc, self.inh = nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(40, 30))
+        self.lif, self.minus = LIF(), minus
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.minus(x @ self.exc.abs(), x.flip(2) @ self.inh.abs()))
+        return out
+
+
+@pytest.mark.parametrize("minus", [torch.sub, lambda e, i: e + -i, lambda e, i: -(i - e)], ids=["-", "+ -", "-(-)"])
+def test_absolute_values_that_oppose_each_other_are_balanced_as_by_dales_law(
+    minus: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    model = Opposed(minus)
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert {q.name: q.sign for q in Network.of(model, BATCH).populations[0].pathways} == {"exc": 1, "inh": -1}
+    assert report["lif"].sigma_u == pytest.approx(1.0, rel=0.01)
+    with torch.no_grad():
+        u = _free(model.lif, minus(BATCH @ model.exc.abs(), BATCH.flip(2) @ model.inh.abs()))
+    assert float(u.mean((0, 1)).abs().max()) < 0.02
+    assert float(model.exc.abs().mean() / model.exc.abs().std()) == pytest.approx(1.0, abs=0.15)  # exponential
+
+
 def test_all_that_begins_with_a_network_serves_bare_weights() -> None:
     model = Bare(PRODUCTS["F.linear"])
     assert fluctua.initialize(model, BATCH, method="kaiming", seed=0)["lif"].pathways[0].name == "w"

@@ -5,8 +5,8 @@ the mean, and a quadratic equation gives their factors exactly. Nothing is assum
 independence or binary spikes, and everything between weight and neuron is accounted for.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,7 @@ class Solution:
     With the fluctuations multiplied by k, the mean square distance of U from the wanted mean, in units of `sigma_u^2`,
     is `k^2 square + 2 k cross + constant`, and the shift is multiplied by `fixed + k per_k`, `[]` or `[*N]`.
     `lift` is the mean of the fluctuating part in units of its own standard deviation. `gain` is how far the shift moves
-    the mean of U, None if no shift was needed. k is at least `least`; for `bounded` see `MeanShift`.
+    the mean of U, None if no shift was needed. k is at least `least`. See `MeanShift` for `bounded`.
     """
 
     fluctuations: Component
@@ -87,6 +87,7 @@ class Solution:
     gain: float | None
     least: float = 0.0
     bounded: bool = True
+    rows: Mapping[Tensor, int] = field(default_factory=dict)
 
     def discriminant(self, scale: float = 1.0) -> float:
         """Of the quadratic equation for k; negative if the part that does not grow with k is already too large."""
@@ -105,7 +106,7 @@ class Solution:
         size, factor = self._sizes(scale, grow, move)
         values = {p: size * fluctuation for p, fluctuation in self.fluctuations.values.items()}
         for p, shift in self.shift.values.items():
-            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p) * shift
+            values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p, self.rows.get(p, 0)) * shift
         return values
 
     def _sizes(self, scale: float, grow: float = 1.0, move: float = 0.0) -> tuple[float, Array]:
@@ -119,13 +120,12 @@ class Solution:
 
     def write(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> None:
         """Write the weights of these `values`, without holding them all in memory."""
-        size, factor = self._sizes(scale, grow, move)
-        parts, shifts = self.fluctuations.values, self.shift.values
+        (size, factor), parts, shifts = self._sizes(scale, grow, move), self.fluctuations.values, self.shift.values
         with torch.no_grad():
             for p in {**parts, **shifts}:
                 p.copy_(parts[p]).mul_(size) if p in parts else p.zero_()
                 if p in shifts and factor.any():
-                    p.add_(by_row(factor, p) * shifts[p])
+                    p.add_(by_row(factor, p, self.rows.get(p, 0)) * shifts[p])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,12 +198,18 @@ class FreePotential:
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
-            offset, shape = offset + _wide(fixed, moving) * moving, shape + _wide(per_k, moving) * moving
+            once, by_k = (torch.as_tensor(factor).to(moving) for factor in (fixed, per_k))
+            offset, shape = offset + once * moving, shape + by_k * moving
         square, cross, constant = self._inner(shape, shape), self._inner(shape, offset), self._inner(offset, offset)
-        solution = Solution(together, moved, fixed, per_k, square, cross, constant, lift, gain, least, bounded)
+        facts = square, cross, constant, lift, gain, least, bounded, self._rows
+        solution = Solution(together, moved, fixed, per_k, *facts)
         if solution.discriminant() < 0 and not least:
             self._refuse(target, constant**0.5)
         return solution
+
+    @property
+    def _rows(self) -> dict[Tensor, int]:
+        return {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
 
     def in_proportion(self, parts: list[Component]) -> Component:
         """Several parts as one, each with its share."""
@@ -211,14 +217,13 @@ class FreePotential:
             return parts[0]
         touched = {p for part in parts for p in part.values}
         rest = self.potential(touched)
-        scaled = [self._in_size(part, self._signal(part, touched, rest), parts)[0] for part in parts]
-        return Component({p: v for part in scaled for p, v in part.values.items()})
+        scaled = (self._in_size(part, self._signal(part, touched, rest), parts)[0].values for part in parts)
+        return Component({p: v for values in scaled for p, v in values.items()})
 
     def levelled(self, parts: list[Component]) -> Component:
         """Several parts, each moving the mean of other units, as one that moves all by the same amount."""
-        touched = {p for part in parts for p in part.values}
+        touched, values = {p for part in parts for p in part.values}, dict[Tensor, Tensor]()
         rest = self.potential(touched)
-        values: dict[Tensor, Tensor] = {}
         for part in parts:
             move = self._limited(part)._mean(self._signal(part, touched, rest))
             values |= {p: v / move for p, v in part.values.items()}
@@ -273,10 +278,8 @@ class FreePotential:
 
         If neurons differ in kernel or threshold, each gets its own scale, as far as it has its own row of the weight.
         """
-        factor = torch.ones((), dtype=torch.float64)
-        units = u.shape[2]
-        axes = {q.weight: q.rows for q in self.population.pathways if not q.skipped_because}
-        rows = {p: axes.get(p, 0) for p in part.values}
+        factor, units = torch.ones((), dtype=torch.float64), u.shape[2]
+        rows = dict.fromkeys(part.values, 0) | self._rows
         own = self.population.neuron.kernel.eps_hat.ndim or self.sigma.ndim
         each = all(p.shape[rows[p]] == units for p in part.values)
         share = self.shares_of(part, among)
@@ -393,7 +396,3 @@ def _told_apart(more: float, less: float) -> tuple[str, str]:
     """Two numbers in as few digits as show which is larger."""
     pairs = ((f"{more:.{digits}g}", f"{less:.{digits}g}") for digits in range(3, 18))
     return next((pair for pair in pairs if pair[0] != pair[1]), (repr(more), repr(less)))
-
-
-def _wide(factor: Array, like: Tensor) -> Tensor:
-    return torch.as_tensor(factor).to(like)

@@ -29,6 +29,7 @@ class Reading:
 
     via: tuple[str, ...] = ()  # operations in between, on one of the ways
     added: bool = False  # whether something is added on any
+    sign: int = 1  # -1 if what it puts out is taken away, 0 if that differs
     norms: tuple[nn.Module, ...] = ()  # the last one on each way; none if a way has none
     nodes: frozenset[Node] = frozenset()  # that made the output
     sources: frozenset[nn.Module] = frozenset()  # emitters that feed the synapse
@@ -105,6 +106,7 @@ def _joined(before: Reading | None, node: Node, hits: _Hits, record: TracedPass)
     return Reading(
         hits.ways[node].via,
         before.added or hits.ways[node].added,
+        before.sign if before.sign == hits.ways[node].sign else 0,
         tuple(dict.fromkeys((*before.norms, *norms))) if before.norms and norms else (),
         before.nodes | {node},
         before.sources | sources,
@@ -127,19 +129,21 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
     What makes gains and offsets is not walked.
     """
     found = _Hits()
-    seen: set[tuple[Node, Norm, bool, bool]] = set()
-    pending: list[tuple[Node, tuple[str, ...], Norm, bool, bool]] = [(node, (), None, False, False) for node in made]
+    seen: set[tuple[Node, Norm, bool, bool, int]] = set()
+    pending: list[tuple[Node, tuple[str, ...], Norm, bool, bool, int]]
+    pending = [(node, (), None, False, False, 1) for node in made]
     while pending:
-        node, via, norm, gated, added = pending.pop()
-        if node is None or (node, norm, gated, added) in seen:
+        node, via, norm, gated, added, sign = pending.pop()
+        if node is None or (node, norm, gated, added, sign) in seen:
             continue
-        seen.add((node, norm, gated, added))
+        seen.add((node, norm, gated, added, sign))
         if node in record.synapse_of or node in record.neuron_of:
             if gated:
                 found.gates[node] = None
             else:
                 found.norms.setdefault(node, {})[norm] = None
-                found.ways[node] = Reading(via, added or (node in found.ways and found.ways[node].added))
+                other = found.ways.get(node, Reading(sign=sign))
+                found.ways[node] = Reading(via, added or other.added, sign if sign == other.sign else 0)
             continue
         norm = norm or record.norm_of.get(node)
         operation, parents = operation_of(node), parents_of(node)
@@ -164,7 +168,11 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
             via = (operation, *via)
         gates = _gates_among(operation, signals, record)
         added |= operation.startswith(_ADDING)
-        pending.extend((parent, via, norm, gated or parent in gates, added) for parent in reversed(signals))
+        taken = parents if operation == "Neg" else [node.next_functions[1][0]] if operation == "Sub" else []
+        pending.extend(
+            (parent, via, norm, gated or parent in gates, added, -sign if parent in taken else sign)
+            for parent in reversed(signals)
+        )
     for node in found.ways:
         found.gates.pop(node, None)
     return found

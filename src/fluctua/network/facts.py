@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
-from fluctua.theory.laws import Family
+from fluctua.theory.laws import Exponential, Family
 from fluctua.theory.psp import PspKernel
 from fluctua.timeloop.engines import filtered
 
@@ -110,6 +110,7 @@ class Pathway:
         carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         shifts: whether the current is no more than monotonic in a constant added to the weight, which is skipped.
+        one_sided: of a weight whose absolute values act, beside others of the opposite sign, its sign; 0 of all others.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -134,6 +135,7 @@ class Pathway:
     normed: bool = False
     shifts: bool = False
     trunk: str | None = None
+    one_sided: int = 0
 
     @property
     def inside(self) -> bool:
@@ -143,13 +145,13 @@ class Pathway:
     @property
     def family(self) -> Family | None:
         """The weight law that the synapse prescribes, one-sided under Dale's law; None if it prescribes none."""
-        family = getattr(self.synapse, "family", None)
+        family = Exponential() if self.one_sided else getattr(self.synapse, "family", None)
         return family if isinstance(family, Family) else None
 
     @property
     def sign(self) -> int:
         """Sign of the weights of a one-sided law."""
-        return int(getattr(self.synapse, "sign", 1))
+        return self.one_sided or int(getattr(self.synapse, "sign", 1))
 
     @property
     def weight(self) -> Tensor:

@@ -39,6 +39,7 @@ class Role:
     linear: bool  # whether twice the move makes twice the change
     scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
     grows: bool  # whether twice the parameter makes a larger output, and nearly none next to none, of a linear layer
+    one_sided: int  # 1 where its size alone counts, and more of it makes more output, -1 where less; 0 of all others
     shifts: bool  # whether one more in every entry makes a larger output, and far less nearly none: exp, softplus
     sizeless: bool  # whether twice the parameter makes no difference
     of_input: bool  # whether its effect depends on the layer's input
@@ -156,6 +157,7 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
         and rows is not None
         and bool(without.double().norm() <= _NEARLY * there.double().norm())
         and bool(double.double().norm() >= (1 + _NEARLY) * there.double().norm()),
+        one_sided=_side(run, own, name, there, without) if passing else 0,
         shifts=passing
         and rows is not None
         and bool(bare.double().norm() <= _EXACT * size)
@@ -165,6 +167,16 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
         random=not _near(run(one, 0, 1) - run({}, 0, 1), change, _EXACT),
         single=single,
     )
+
+
+def _side(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> int:
+    """See `Role.one_sided`: entries count by their absolute values, in which the output is linear (Dale's law)."""
+    one, other = (_moved(own, name, times)[name].abs() for times in (1.0, 2.0))
+    by_size = _near(run({name: -one}), there, _EXACT) and _near(run({name: one}), there, _EXACT)
+    if not by_size or not _near(run({name: one + other}) + without, there + run({name: other}), _EXACT):
+        return 0
+    change = there - without
+    return 1 if bool((change >= 0).all()) else -1 if bool((change <= 0).all()) else 0
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:

@@ -6,8 +6,8 @@ stops at the first of these: they feed the neuron, whatever lies between (poolin
 A weight found outside such a module is refused, since its input cannot be observed.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,7 @@ class _Reader:
             name,
             module,
             spec.neuron,
-            (*outer, *inner),
+            (*_opposing(outer), *inner),
             tuple(sorted(direct)),
             spec.emitter,
             spec.arguments,
@@ -288,6 +288,7 @@ class _Reader:
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
                 | {"shifts": w.shifts and w.skipped_because is not None}
+                | {"one_sided": w.one_sided * reading.sign if reading is not None else 0}
                 for w in roles.weights
             ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
@@ -320,6 +321,13 @@ class _Reader:
 
     def _origin(self, emitters: Collection[nn.Module]) -> tuple[str, ...]:
         return tuple(sorted(self.called[emitter] for emitter in emitters)) or (INPUT,)
+
+
+def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
+    """Weights that act by their size obey Dale's law where some excite and others inhibit."""
+    if {q.one_sided for q in pathways if q.skipped_because is None} >= {1, -1}:
+        return [replace(q, linear=True) if q.one_sided else q for q in pathways]
+    return [replace(q, one_sided=0) for q in pathways]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
