@@ -182,7 +182,7 @@ def read_json(path: Path, *, unsealed: bool = False) -> dict[str, Any]:
     if "checksum" not in facts and unsealed:
         return facts
     if not is_whole(content):
-        raise DamagedFile(f"{path} is damaged: its checksum is not that of its content")
+        raise DamagedFile(f"{path} is damaged: its checksum does not match its content")
     del facts["checksum"]
     return facts
 

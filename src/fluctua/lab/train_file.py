@@ -167,7 +167,7 @@ def _resumed(
     if description is None:
         return None
     if "train" not in description.origin:
-        raise ValueError(f"the run in {out} was not begun by `fluctua train`: resume it by what began it")
+        raise ValueError(f"the run in {out} was not started by `fluctua train`: resume it with what started it")
     with as_of_now():
         before = FileRun.from_plain(description.origin["train"])
     told = {
@@ -223,7 +223,7 @@ def train_file(
     run = _resumed(out, train_path, test_path, settings, said) if resume else None
     if run is None:
         if train_path is None:
-            raise ValueError(f"{out} holds no run to resume: give --data to begin one")
+            raise ValueError(f"{out} holds no run to resume: give --data to start one")
         if settings.nu is not None and settings.method != "poisson":
             raise ValueError(f"nu={settings.nu:g} Hz is for the method poisson, not {settings.method}: leave it out")
         run = FileRun(train_path, test_path, settings)

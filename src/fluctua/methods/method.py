@@ -340,7 +340,7 @@ def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
         yield f"{q.name}: {q.note}"
     gates = {gate.name: p.name for p in reversed(chosen) for gate in p.gates}
     for gated, names in of_whom((p, name) for name, p in gates.items()).items():
-        yield f"what gates the current into {gated} was left as it is, and the current measured behind it: {names}"
+        yield f"the gate of the current into {gated} was left as it is, and the current measured behind it: {names}"
     free = [q for p in chosen for q in p.pathways if q.skipped_because is None or q.shifts]
     biases = [q for q in free if q.bias is not None] if method.aims else []
     moved = [q.name for q in biases if q.bias is not None and bool(q.bias.any())]

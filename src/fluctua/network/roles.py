@@ -103,7 +103,7 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
         gain = next((name for name in scaling if name not in frozen and own[name].numel() in units), None)
     if connecting and not kept:
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
-    notes = [f"{name} was left as it is, for {reason}" for name, reason in left.items()]
+    notes = [f"{name} was left as it is: {reason}" for name, reason in left.items()]
     return Roles(tuple(kept), bias, gain, len(shifts) > (bias is not None), "; ".join(notes) or None)
 
 

@@ -93,7 +93,7 @@ def trace(
     if not neurons:
         kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
         raise WiringError(
-            f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours by "
+            f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours with "
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
             "fluctua.measured_"
         )

@@ -141,7 +141,7 @@ class RunFolder:
         with reading(self.weights, "weights", remedy):
             found, own = load(read_sealed(self.weights, f"{self.weights} is damaged: {remedy}")), weights_of(model)
             if {name: value.shape for name, value in found.items()} != {name: own[name].shape for name in own}:
-                raise FileError(f"{self.weights} has the weights of another model: build the same")
+                raise FileError(f"{self.weights} has the weights of another model: build the same model")
             model.load_state_dict(found, strict=False)  # of names that share one tensor, the file has the first
 
     def save_result(self, result: FitResult, settings: TrainSettings) -> None:

@@ -67,7 +67,7 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         if not hasattr(module, "activation"):
-            raise UnsupportedNeuronError(f"{type(module).__name__} is more than a neuron by itself")
+            raise UnsupportedNeuronError(f"{type(module).__name__} does more than a single neuron")
         return _in_order(_state_class(module))
 
     def hearing(self, module: Any) -> Hearing | None:

@@ -74,8 +74,8 @@ class Cells(Stepping):
     def simplify(self, module: Any) -> str | None:
         rounds, module.state_quant = module.state_quant, False
         alone, module.inhibition = getattr(module, "inhibition", False), False
-        notes = ["it rounds its potential by `state_quant`, which is not foreseen"] if rounds else []
-        notes += ["by `inhibition` one neuron of each sample fires at most, which is not foreseen"] if alone else []
+        notes = ["it rounds its potential by `state_quant`, which its facts ignore"] if rounds else []
+        notes += ["by `inhibition` one neuron of each sample fires at most, which its facts ignore"] if alone else []
         return "; ".join(notes) or None
 
     def call(self, module: Any, x: Tensor) -> Tensor:

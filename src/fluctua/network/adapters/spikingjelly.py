@@ -35,7 +35,7 @@ class Nodes(Stepping):
         """See `Stepping.names`."""
         constants, memories = _options(type(module)), module._memories_rv.items()  # type: ignore[arg-type]
         if constants is None:
-            raise UnsupportedNeuronError(f"{type(module).__name__} takes no single step")
+            raise UnsupportedNeuronError(f"{type(module).__name__} takes no single steps")
         return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
