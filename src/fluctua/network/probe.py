@@ -292,7 +292,7 @@ class _Bench:
                 failure = failure or error
         raise UnsupportedNeuronError(
             f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
-            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and give shape= or start= if it needs them"
+            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
         ) from failure
 
     def _guesses(self) -> list[tuple[int, ...]]:
