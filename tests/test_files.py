@@ -183,7 +183,7 @@ MADE: dict[str, tuple[Callable[[Path], None], str]] = {
                 "a", data=[b"x", b"yy"], dtype=importlib.import_module("h5py").string_dtype(), compression="lzf"
             )
         ),
-        "has /a compressed in a way that is not read here",
+        "has /a compressed in a way that is not supported",
     ),
     "labels that are a group": (
         without_labels(lambda file, _: file.create_group("labels")),

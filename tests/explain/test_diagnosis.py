@@ -529,4 +529,7 @@ def test_how_far_large_values_drive_the_potential_is_told_by_the_mean_where_that
     first = fluctua.inspect(model, batch)[0]
     assert first.mu_u > 2 * first.sigma_u
     (found,) = [f for f in fluctua.diagnose(model, batch) if f.kind == "input"]
-    assert f"reaches {first.mu_u / (first.threshold or 1.0):.3g} times its threshold" in found.message
+    assert (
+        f"drive the potential of {first.name} to {first.mu_u / (first.threshold or 1.0):.3g} times its threshold"
+        in found.message
+    )

@@ -303,7 +303,11 @@ def test_frozen_shared_and_parametrised_weights_are_skipped_because_and_named() 
     moved = [name for name, w in before.items() if not torch.equal(w, parameter(model, name))]
     assert moved == ["a.weight"]
     notes = "\n".join(result.report.notes)
-    for name, why in (("b.weight", "shared"), ("c.weight", "frozen"), ("d.weight", "parametrised")):
+    for name, why in (
+        ("b.weight", "shared"),
+        ("c.weight", "frozen"),
+        ("d.parametrizations.weight.original1", "its size"),
+    ):
         assert f"{name} was skipped: {why}" in notes
     assert "note: b.weight" in str(result)
     assert not result.reached

@@ -193,7 +193,7 @@ def test_the_formula_drifts_with_depth_and_the_measured_method_does_not() -> Non
 
 def test_a_weight_of_one_row_is_filled_and_what_is_none_is_refused() -> None:
     assert fluctua.fluctuation_driven_(torch.zeros(1, 50), nu=10.0, kernel=KERNEL).all()
-    with pytest.raises(ValueError, match="tensor must be of floating point"):
+    with pytest.raises(ValueError, match="tensor must be a dense floating-point tensor"):
         fluctua.fluctuation_driven_(torch.zeros(5, 5, dtype=torch.long), nu=10.0, kernel=KERNEL)
 
 

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fluctua.network.errors import Axis
-from fluctua.network.facts import Population, currents_from_outside, response
+from fluctua.network.facts import Pathway, Population, currents_from_outside, response
 from fluctua.network.network import Network
 from fluctua.network.preserve import in_turn, only_requiring_grad
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import currents_while_silent, states_in
 from fluctua.network.run import Copies, Forward, hooked, parameters_of
+from fluctua.network.trace_pass import parametrised
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import DEEP, needs_passes, report_of
@@ -124,7 +125,7 @@ def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str
         value = loss(network.forward(network.model, network.batch))
         if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
             raise ValueError("the loss must return one number, a tensor with a gradient with respect to the weights")
-        weights = {p.name: [q.weight for q in p.pathways] for p in network.populations}
+        weights = {p.name: [_acting(q) for q in p.pathways] for p in network.populations}
         flat = [w for group in weights.values() for w in group]
         gradients = iter(torch.autograd.grad(value, flat, allow_unused=True))
     norms = {}
@@ -132,6 +133,13 @@ def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str
         squares = [float(g.double().square().sum()) for _ in group if (g := next(gradients)) is not None]
         norms[name] = float(np.sqrt(sum(squares)))
     return norms
+
+
+def _acting(q: Pathway) -> Tensor:
+    """The weight itself, also if the pathway is known by what it is computed from."""
+    computed = (n for n in parametrised(q.synapse) if q.parameter.startswith((f"parametrizations.{n}.", f"{n}_")))
+    acting: Tensor = q.weight if (name := next(computed, None)) is None else getattr(q.synapse, name)
+    return acting
 
 
 def outer_parts(

@@ -191,7 +191,7 @@ def arrays(units: list[int], offsets: list[int], labels: list[int]) -> EventArra
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda: make_events([0.1, 0.2], [1]), "one length"),
+        (lambda: make_events([0.1, 0.2], [1]), "equal length"),
         (lambda: make_events([math.nan, 0.2], [1, 1]), "1 of 2 times are not finite"),
         (lambda: make_events([math.inf], [1]), "not finite"),
         (lambda: make_events([-0.5], [1]), "-0.5 s is negative"),

@@ -169,7 +169,7 @@ def test_unequal_numbers_of_samples(replaced: dict[str, Any], message: str, tmp_
             700,
             "sample 0 of .*1 of 1 times are not finite",
         ),
-        ({"times": [[0.1], *TIMES[1:]]}, 700, "sample 0 of .*one length"),
+        ({"times": [[0.1], *TIMES[1:]]}, 700, "sample 0 of .*equal length"),
         ({}, 699, r"sample 0 of .*unit 699 is not in 0\.\.698: raise n_units"),
     ],
 )

@@ -152,7 +152,7 @@ RECURRENCES = {
         lambda: (MADE["LinearLeaky"](), snn.StateLeaky(beta=0.9, channels=N)), normal(4, N), ((None, 0),)
     ),
 }
-WAY_OUT = r"of snntorch cannot be initialised: .*(use|say|takes) "
+WAY_OUT = r"of snntorch cannot be initialised: .*(use|say|takes|describe) "
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "AssociativeLeaky": (lambda: snn.AssociativeLeaky(N, 2, 2, 4), WAY_OUT),
     "LeakyParallel": (lambda: snn.LeakyParallel(N, N, beta=0.9), WAY_OUT),

@@ -137,7 +137,7 @@ class RunFolder:
             FileNotFoundError: there is no such file.
             FileError: it is damaged, or belongs to another model.
         """
-        remedy = f"resume=True writes it again from {self.checkpoint.name}"
+        remedy = f"resume=True rewrites it from {self.checkpoint.name}"
         with reading(self.weights, "weights", remedy):
             found, own = load(read_sealed(self.weights, f"{self.weights} is damaged: {remedy}")), weights_of(model)
             if {name: value.shape for name, value in found.items()} != {name: own[name].shape for name in own}:
