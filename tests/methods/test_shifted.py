@@ -13,21 +13,13 @@ import fluctua
 from fluctua.methods.components import SilentInputError
 from fluctua.neurons import LI, LIF
 from shared.free import free_potentials, sigma
+from shared.functions import Function
 from shared.spikes import spikes
 
 N, UNITS = 40, 24
 BATCH = spikes(80, 16, N, p=0.2)
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"exp": torch.exp, "softplus": F.softplus, "sigmoid": torch.sigmoid}
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return self.function(raw)
 
 
 class Layer(nn.Module):
@@ -41,7 +33,7 @@ class Layer(nn.Module):
 
 
 def parametrised(function: Callable[[Tensor], Tensor]) -> nn.Module:
-    return parametrize.register_parametrization(nn.Linear(N, UNITS), "weight", Of(function))
+    return parametrize.register_parametrization(nn.Linear(N, UNITS), "weight", Function(function))
 
 
 def network(layer: nn.Module) -> nn.Sequential:

@@ -19,6 +19,7 @@ from fluctua.network.network import Network
 from fluctua.network.preserve import preserved
 from fluctua.network.run import hooked
 from fluctua.neurons import LIF
+from shared.functions import Function
 from shared.spikes import spikes as random_spikes
 from shared.tracing import trace
 from shared.wiring_networks import (
@@ -157,15 +158,6 @@ def operation(function: Callable[[Tensor], Tensor], *shape: int) -> str:
     node = function(torch.ones(shape, requires_grad=True)).grad_fn
     assert node is not None
     return re.sub(r"Backward\d", "", node.name())
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 BETWEEN: dict[str, tuple[list[nn.Module], list[str]]] = {

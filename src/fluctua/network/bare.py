@@ -5,7 +5,7 @@ Where one is multiplied with anything else, a layer of fluctua's own does it: ho
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Self
@@ -66,13 +66,17 @@ class _Made:
         """The same for the same calculation in every step."""
         return self.name, *map(_key, (*self.args, *self.kwargs.items()))
 
-    def leaves(self) -> Iterator[str]:
+    def leaves(self) -> list[str]:
         """Names of the parameters that it is made of."""
-        for part in _parts((self.args, self.kwargs)):
-            if isinstance(part, _Leaf):
-                yield part.name
-            elif isinstance(part, _Made):
-                yield from part.leaves()
+        found: list[str] = []
+
+        def noted(part: Any) -> Any:
+            if isinstance(part, _Leaf | _Made):
+                found.extend([part.name] if isinstance(part, _Leaf) else part.leaves())
+            return part
+
+        _with((self.args, self.kwargs), noted)
+        return found
 
 
 def _key(part: Any) -> Any:
@@ -81,16 +85,6 @@ def _key(part: Any) -> Any:
     if isinstance(part, list | tuple):
         return tuple(map(_key, part))
     return (id(part.module), part.name) if isinstance(part, _Constant) else repr(part)
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-    else:
-        yield value
 
 
 def _with(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -232,7 +226,7 @@ class WithLayers:
         layers = self.weights.layers.values()
         often = Counter(name for layer in layers for name in dict.fromkeys(layer.product.leaves()))
         return {
-            layer: next(layer.product.leaves()).rpartition(".")[0]
+            layer: layer.product.leaves()[0].rpartition(".")[0]
             for layer in layers
             if all(often[name] == 1 for name in layer.product.leaves())
         }
