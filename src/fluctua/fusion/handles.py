@@ -7,6 +7,7 @@ as it stands. So nothing but time is gained, whatever the model does.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from sys import getrefcount
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from fluctua.fusion.feedback import Deferred, Late
 from fluctua.fusion.folding import CONVOLUTIONS, as_pooled, convolved, folded
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import PLAIN, mapped, modules_of
+
+
+_PLAIN_WEIGHTS = frozenset({nn.Parameter, Tensor, type(None)})
 
 
 class Handle(Tensor):
@@ -51,7 +55,7 @@ class Handle(Tensor):
         """Do what torch is asked for."""
         kwargs = kwargs or {}
         if func is F.linear and len(args) > 1 and isinstance(args[0], Handle) and _of_the_model(args[1:], kwargs):
-            return _product(args, kwargs, args[0])
+            return _product(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
             return _step_of(args[0].node, args[1])
@@ -92,10 +96,16 @@ class Step(Handle):
 
     @staticmethod
     def of(node: Node, step: int) -> "Step":
-        """The step of this number."""
-        like = node.like
-        made: Step = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
-        made.node, made.step = node, step
+        """The step of this number; in the tensor of an earlier one that nobody holds, as making tensors takes long."""
+        spare = node.spare
+        if len(spare) == spare.maxlen and getrefcount(spare[0]) == 2 and spare[0]._use_count() == 1:
+            made: Step = spare.popleft()
+        else:
+            like = node.like
+            made = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
+            made.node = node
+        made.step = step
+        spare.append(made)
         return made
 
     @property
@@ -158,6 +168,7 @@ def forget(nodes: Iterable[Node]) -> None:
     while waiting:
         node = waiting.pop()
         memo, node.memo = node.memo, {}
+        node.spare.clear()
         found = handles_in(list(memo.values()), (Handle, Node))
         waiting += [x.node if isinstance(x, Handle) else x for x in found]
 
@@ -368,11 +379,18 @@ def _joined(name: str, steps: Sequence[Step], args: tuple[Any, ...], kwargs: Map
 
 def _of_the_model(weights: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether these are plain weights, or none."""
-    return {nn.Parameter, Tensor, type(None)}.issuperset(map(type, (*weights, *options.values())))
+    return _PLAIN_WEIGHTS.issuperset(map(type, (*weights, *options.values())))
 
 
-def _product(args: tuple[Any, ...], kwargs: Mapping[str, Any], handle: Handle) -> Handle:
-    weight, bias = args[1], args[2] if len(args) > 2 else kwargs.get("bias")
+def weighted(module: nn.Linear, x: Tensor) -> Tensor:
+    """A call of `nn.Linear`, past what takes torch longer than all else of a step."""
+    weight, bias = module.weight, module.bias
+    if isinstance(x, Handle) and _of_the_model((weight, bias), {}):
+        return _product(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _product(handle: Handle, weight: Tensor, bias: Tensor | None = None) -> Handle:
     key = F.linear, id(weight), weight._version, id(bias), None if bias is None else bias._version
     memo = handle.node.memo
     if key not in memo:

@@ -121,7 +121,8 @@ class FusedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
-        answer = Session(self.populations, self._shown, self.hearing).run(self.plain, *args, **kwargs)
+        session = Session(self.unfused, self.populations, self._shown, self.hearing)
+        answer = session.run(self.plain, *args, **kwargs)
         settle(self.unfused)
         return answer
 

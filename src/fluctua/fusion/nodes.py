@@ -1,5 +1,6 @@
 """The values that a model computes, evaluated only on demand, so that weights and the neurons behind them can join."""
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -35,11 +36,13 @@ class Node:
         like: a tensor of its type, on its device.
         depth: larger than that of the nodes that it is computed from.
         memo: nodes computed from it.
+        spare: the last tensors that stood for single steps of it.
     """
 
     def __init__(self, shape: Sequence[int], like: Tensor, depth: int) -> None:
         self.shape, self.like, self.depth = torch.Size(shape), like, depth
         self.memo: dict[Hashable, Any] = {}
+        self.spare: deque[Any] = deque(maxlen=2)
         self._grad = torch.is_grad_enabled()
         self._value: Tensor | None = None
 

@@ -4,7 +4,7 @@
 """
 
 import copy
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -33,10 +33,7 @@ class Nodes(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        constants, memories = _options(type(module)), module._memories_rv.items()  # type: ignore[arg-type]
-        if constants is None:
-            raise UnsupportedNeuronError(f"{type(module).__name__} takes no single steps")
-        return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
+        return _names(type(module), tuple(module._memories_rv.items()))  # type: ignore[arg-type]
 
     def options(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.options`."""
@@ -64,6 +61,14 @@ class Nodes(Stepping):
 
     def watched(self, module: Any) -> str | None:
         return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
+
+
+@lru_cache(maxsize=256)
+def _names(kind: Any, memories: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
+    constants = _options(kind)
+    if constants is None:
+        raise UnsupportedNeuronError(f"{kind.__name__} takes no single steps")
+    return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
 
 @cache
