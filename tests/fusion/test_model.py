@@ -1,7 +1,9 @@
 """Fused models of the real frameworks beside the models themselves: outputs, gradients, training, and refusals."""
 
 import copy
+import gc
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 import fluctua
 from fluctua.fusion import FuseError
 from fluctua.fusion.model import FusedModel
+from fluctua.fusion.nodes import Node
 from fluctua.fusion.population import Population
 from fluctua.timeloop import engine
 from shared.fused_networks import (
@@ -78,11 +81,14 @@ class SnnConv(nn.Module):
 
 
 class SnnMaps(nn.Module):
-    """Two convolutions, pooled before the neurons, as the tutorials of snnTorch write them; the maps are returned."""
+    """Two convolutions, pooled before the neurons, as the tutorials of snnTorch write them; the maps are returned.
 
-    def __init__(self) -> None:
+    If they are `watched`, also those before pooling, of one step.
+    """
+
+    def __init__(self, watched: bool = False) -> None:
         super().__init__()
-        snn = pytest.importorskip("snntorch")
+        snn, self.watched = pytest.importorskip("snntorch"), watched
         thresholds = torch.linspace(0.5, 1.5, 3 * 4 * 4).view(3, 4, 4)  # no two of a map are alike
         self.conv1, self.lif1 = nn.Conv2d(2, 3, 3, padding=1), snn.Leaky(beta=0.9, threshold=thresholds)
         self.conv2, self.lif2 = nn.Conv2d(3, 5, 2), snn.Leaky(beta=0.8)
@@ -91,8 +97,11 @@ class SnnMaps(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mem1, mem2, mem3 = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem()
         maps, out = [], []
-        for frame in x:
-            spk1, mem1 = self.lif1(F.max_pool2d(self.conv1(frame), 2), mem1)
+        for step, frame in enumerate(x):
+            currents = self.conv1(frame)
+            spk1, mem1 = self.lif1(F.max_pool2d(currents, 2), mem1)
+            if self.watched and step == 3:
+                out.append(currents[:, 0, 0, :3])
             spk2, mem2 = self.lif2(F.max_pool2d(self.conv2(spk1), 3), mem2)
             spk3, mem3 = self.lif3(self.fc(spk2.view(x.shape[1], -1)), mem3)
             maps.append(spk1)
@@ -215,6 +224,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, Any]]]
     "snntorch batch first": (SnnBatchFirst, BATCH_FIRST, 3, {"time": 1}),
     "snntorch conv": (SnnConv, FRAMES, 3, {}),
     "snntorch maps": (SnnMaps, FRAMES, 3, {}),
+    "snntorch maps of few spikes": (SnnMaps, FRAMES * spikes(*FRAMES.shape, seed=3), 3, {}),
+    "snntorch watched maps": (lambda: SnnMaps(watched=True), FRAMES * spikes(*FRAMES.shape, seed=3), 3, {}),
     "snntorch sequential": (snn_sequential, TIME_FIRST, 3, {}),
     "snntorch sequential, batch first": (snn_sequential, BATCH_FIRST, 3, {"time": 1}),
     "norse state": (norse_state, TIME_FIRST, 30, {}),
@@ -364,6 +375,68 @@ def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = fluctua.fuse(model, x * spikes(*x.shape, rate=0.5, seed=3))
     fast(x * spikes(*x.shape, rate=0.5, seed=3))
     assert lengths == [2]
+
+
+def test_pooling_joins_a_convolution_of_few_spikes() -> None:
+    model, x, _ = made("snntorch maps of few spikes")
+    fast, sizes = fluctua.fuse(model, x), []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tuple(tensor.shape[-2:]))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        fast(x)
+    assert (4, 4) in sizes  # the maps after pooling
+    assert (8, 8) not in sizes  # before
+
+
+class Holding(SnnLoop):
+    """Every third potential is kept, in three ways, while the others come and go."""
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, kept = self.lif1.reset_mem(), self.lif2.reset_mem(), {}
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            if t % 3 == 0:
+                kept[t] = [mem1, (spk1, mem2.clone())]
+        return kept, spk2, mem1
+
+
+def test_steps_that_somebody_holds_keep_their_numbers() -> None:
+    model = woken(Holding(), 3)
+    fast = fluctua.fuse(model, TIME_FIRST)
+    assert_same_passes(passed(fast, model, TIME_FIRST), passed(fast.plain, model, TIME_FIRST))
+
+
+def test_a_step_leaves_no_tensors_in_circles() -> None:
+    for name in ("snntorch maps of few spikes", "spikingjelly conv m", "norse loop"):
+        model, x, options = made(name)
+        fast = fluctua.fuse(model, x, **options)
+        fast(x)
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            rested(model)
+            loss_of(fast(x)).backward()  # type: ignore[no-untyped-call]
+            gc.collect()
+            assert not [found for found in gc.garbage if isinstance(found, Tensor | Node)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+
+def test_a_linear_module_with_a_forward_of_its_own_runs_as_it_is() -> None:
+    model = woken(SnnLoop(), 3)
+    linear = model.fc2
+    linear.forward = MethodType(lambda self, x: F.linear(x, 2 * self.weight), linear)  # type: ignore[method-assign]
+    fast = fluctua.fuse(model, TIME_FIRST)
+    assert_same_passes(passed(fast, model, TIME_FIRST), passed(fast.plain, model, TIME_FIRST))
+    assert "forward" in vars(linear)
+    assert "forward" not in vars(model.fc1)
 
 
 class Converting(SnnLoop):

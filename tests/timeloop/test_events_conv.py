@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, max_pool2d
 
 from fluctua.timeloop.events_conv import convolved, spikes_of
 
@@ -22,18 +22,32 @@ def frames(*shape: int, density: float, graded: bool = False, dtype: torch.dtype
     return x * drawn(*shape, seed=1, dtype=dtype) if graded else x
 
 
-def by_events(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], pad: tuple[int, int]) -> Tensor:
+def by_events(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    pool: tuple[int, int] = (1, 1),
+) -> Tensor:
     spikes = spikes_of(x, 1.0)
     assert spikes is not None
-    return convolved(x, spikes, weight, bias, stride, pad)
+    return convolved(x, spikes, weight, bias, stride, pad, pool)
 
 
 def assert_same(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    pool: tuple[int, int] = (1, 1),
 ) -> None:
-    """Output and gradients are those of the dense convolution."""
+    """Output and gradients are those of the dense convolution, and of the maxima of its windows."""
     inputs = [t.requires_grad_() for t in (x, weight, bias) if t is not None]
-    truth, ours = conv2d(x, weight, bias, stride, padding), by_events(x, weight, bias, stride, padding)
+    truth = max_pool2d(conv2d(x, weight, bias, stride, padding), pool)
+    ours = by_events(x, weight, bias, stride, padding, pool)
+    assert ours.stride() == truth.stride()
     upstream = drawn(*truth.shape, seed=2, dtype=truth.dtype)
     expected = truth, *torch.autograd.grad(truth, inputs, upstream)
     found = ours, *torch.autograd.grad(ours, inputs, upstream)
@@ -77,6 +91,28 @@ def test_any_shape_gives_what_a_dense_convolution_gives(
     x = frames(n, channels, *frame, density=density, graded=graded, dtype=dtype)
     weight = drawn(outputs, channels, *kernel, seed=3, dtype=dtype)
     assert_same(x, weight, drawn(outputs, seed=4, dtype=dtype) if biased else None, stride, padding)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pool", [(2, 2), (3, 2), (1, 4), (7, 9)])
+def test_maxima_are_kept_of_windows_that_cover_the_maps_or_not(
+    pool: tuple[int, int], dtype: torch.dtype, last: bool
+) -> None:
+    x = frames(40, 3, 9, 11, density=0.2, graded=True, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    assert_same(x, drawn(17, 3, 3, 3, seed=3, dtype=dtype), drawn(17, seed=4, dtype=dtype), pool=pool)
+
+
+def test_of_equal_numbers_the_first_is_the_largest_and_nan_is_larger_than_all() -> None:
+    x, weight = torch.zeros(2, 1, 4, 4), torch.ones(1, 1, 1, 1, requires_grad=True)
+    x[0, 0, 1, 1:3], x[1, 0, 2, 3] = 1.0, float("nan")
+    x.requires_grad_()
+    truth, ours = max_pool2d(conv2d(x, weight), 2), by_events(x, weight, None, (1, 1), (0, 0), (2, 2))
+    torch.testing.assert_close(ours, truth, rtol=0, atol=0, equal_nan=True)
+    upstream = torch.arange(1.0, 9.0).view(2, 1, 2, 2)
+    (mine,), (true,) = (torch.autograd.grad(out, x, upstream) for out in (ours, truth))
+    assert torch.equal(mine, true)
 
 
 def test_a_frame_of_many_words_and_places() -> None:

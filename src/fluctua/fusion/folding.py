@@ -27,11 +27,14 @@ Bound = Callable[[Mapping[Node, Tensor]], Arguments]
 def folded(func: Callable[..., Any], nodes: Sequence[Node], bound: Bound) -> Any:
     """The operation on all steps of the nodes among its arguments; returns nodes in place of tensors."""
     depth = 1 + max(node.depth for node in nodes)
+    joined = pooled(func, nodes[0], *bound({node: node.like for node in nodes}))
+    if joined is not None:
+        return joined
     values = {node: node.value for node in nodes}
     args, kwargs = bound(values)
     only = args[0] if len(nodes) == 1 and args and args[0] is values[nodes[0]] else None
     if only is not None and only.ndim == 1 + CONVOLUTIONS.get(func, -1):
-        return Given(_convolved(func, only, args[1:], kwargs), depth)
+        return Convolved(func, only, args[1:], kwargs, depth)
     if func is F.batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
         return Given(torch.stack([_called(func, bound, values, k) for k in range(nodes[0].shape[0])]), depth)
 
@@ -65,28 +68,95 @@ def _called(func: Callable[..., Tensor], bound: Bound, values: Mapping[Node, Ten
     return func(*args, **kwargs)
 
 
-def _convolved(func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
-    """The convolution of a sequence `[T, B, channels, ...]`."""
-    out = convolved(func, x.flatten(0, 1), *others, **options)
-    return out.reshape(*x.shape[:2], *out.shape[1:])
+class Convolved(Node):
+    """A convolution of many frames, along all axes of `x` but the last ones; computed on demand, so that pooling joins.
 
-
-def convolved(func: Callable[..., Any], frames: Tensor, *others: Any, **options: Any) -> Tensor:
-    """A convolution of many frames `[F, channels, ...]`, by events if these are few.
-
-    Channels of images come last in memory from here on, where torch convolves faster, and pools several times faster.
+    Args:
+        func: of torch.
+        x: `[*lead, channels, ...]`.
+        others: arguments of `func` behind the frames.
+        options: named ones.
+        depth: see `Node`.
     """
-    if frames.ndim == 4 and frames.device.type == "cpu":
-        frames = frames.contiguous(memory_format=torch.channels_last)
 
-    def by_events() -> Tensor:
+    def __init__(
+        self, func: Callable[..., Tensor], x: Tensor, others: Sequence[Any], options: Mapping[str, Any], depth: int
+    ) -> None:
+        axes = CONVOLUTIONS[func] - 1
+        self._lead = x.shape[: x.ndim - axes]
+        self._frames = x.reshape(-1, *x.shape[x.ndim - axes :])
+        self._call = func, others, options
+        with torch.no_grad():
+            none = func(self._frames[:0].detach(), *others, **options)
+        super().__init__([*self._lead, *none.shape[1:]], none, depth)
+        if torch.is_autocast_enabled(x.device.type):
+            _ = self.value
+
+    def compute(self) -> Tensor:
+        """By events, if these are few."""
+        func, others, options = self._call
+        found = by_events(self._frames, others, options)
+        if found is None and func is F.conv2d:
+            found = func(_channels_last(self._frames), *others, **options)
+        if found is None:
+            pieces: Sequence[Tensor] = self._frames.split(PIECE)  # type: ignore[no-untyped-call]
+            found = torch.cat([func(piece, *others, **options) for piece in pieces])
+        return found.reshape(self.shape)
+
+    def pooled(self, pool: tuple[int, int]) -> Tensor | None:
+        """The maxima of windows of the maps, which are never in memory; None unless by events."""
+        func, others, options = self._call
+        if func is not F.conv2d:
+            return None
+        with torch.set_grad_enabled(self._grad):
+            found = by_events(self._frames, others, options, pool)
+        return None if found is None else found.reshape(*self._lead, *found.shape[1:])
+
+
+def pooled(func: Callable[..., Any], node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Node | None:
+    """Max pooling together with the convolution in front; None for anything else, or if these do not join."""
+    if func is not F.max_pool2d or not isinstance(node, Convolved) or node.computed:  # somebody asked for the maps
+        return None
+    window = _window(*args[1:], **kwargs)
+    if window is None or any(n < size for n, size in zip(node.shape[-2:], window, strict=True)):
+        return None
+    found = node.pooled(window)
+    return None if found is None else Given(found, node.depth + 1)
+
+
+def _window(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[int, int] | None:
+    """Rows and columns of the windows of `F.max_pool2d`, if these lie side by side and give nothing but the maxima."""
+
+    def pair(value: Any) -> tuple[int, int]:
+        rows, columns = (value, value) if isinstance(value, int) else value
+        return rows, columns
+
+    size = pair(kernel_size)
+    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    return size if plain and (not stride or pair(stride) == size) else None
+
+
+def by_events(
+    frames: Tensor, others: Sequence[Any], options: Mapping[str, Any], pool: tuple[int, int] = (1, 1)
+) -> Tensor | None:
+    """A convolution of frames, and the maxima of windows of its result, spike by spike; None if it cannot be."""
+    frames = _channels_last(frames)
+
+    def found() -> Tensor:
         demand_eager(frames)
-        return convolved_by_events(frames, *others, **options, max_density=_FEW)
+        return convolved_by_events(frames, *others, **options, pool=pool, max_density=_FEW)
 
-    found = plan("a convolution of a sequence", by_events)
-    if found is not None:
-        return found
-    if func is F.conv2d:
-        return func(frames, *others, **options)
-    pieces: Sequence[Tensor] = frames.split(PIECE)  # type: ignore[no-untyped-call]
-    return torch.cat([func(piece, *others, **options) for piece in pieces])
+    return plan("a convolution of a sequence", found)
+
+
+def _channels_last(frames: Tensor) -> Tensor:
+    """Channels of images come last in memory from here on: torch convolves faster, and pools several times faster."""
+    on_cpu = frames.ndim == 4 and frames.device.type == "cpu"
+    return frames.contiguous(memory_format=torch.channels_last) if on_cpu else frames

@@ -5,7 +5,7 @@ all steps at once, and looked up at the others; what it does to several steps to
 as it stands. So nothing but time is gained, whatever the model does.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from sys import getrefcount
 from typing import Any
@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import Deferred, Late
-from fluctua.fusion.folding import CONVOLUTIONS, as_pooled, convolved, folded
+from fluctua.fusion.folding import CONVOLUTIONS, Convolved, as_pooled, folded, pooled
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
-from fluctua.network.run import PLAIN, mapped, modules_of
-
+from fluctua.network.run import PLAIN, mapped
 
 _PLAIN_WEIGHTS = frozenset({nn.Parameter, Tensor, type(None)})
 
@@ -145,32 +144,6 @@ def reals(value: Any) -> Any:
     """The same with tensors in the place of handles."""
     compute([h.node for h in handles_in(value)])
     return mapped(value, lambda x: x.actual if isinstance(x, Handle) else x)
-
-
-def returned(value: Any) -> Any:
-    """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
-    compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
-    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
-
-
-def settle(model: nn.Module) -> None:
-    """Put tensors in the place of steps of spikes that modules of the model keep, such as what they are to hear."""
-    for module in modules_of(model):
-        for holder in (vars(module), vars(module).get("_memories", {})):
-            for name, value in list(holder.items()):
-                if isinstance(value, Step) and value.node.computed:
-                    holder[name] = value.actual
-
-
-def forget(nodes: Iterable[Node]) -> None:
-    """Let go of what was looked up during a pass, which else would hold its tensors in circles."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        memo, node.memo = node.memo, {}
-        node.spare.clear()
-        found = handles_in(list(memo.values()), (Handle, Node))
-        waiting += [x.node if isinstance(x, Handle) else x for x in found]
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
@@ -302,14 +275,26 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             return func(*reals(args), **reals(dict(kwargs)))
         key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
         if key not in memo:
-            compute([h.node for h in handles_in([args, kwargs])])
-            given, options = _bound(args, kwargs, {})
-            frames = func in CONVOLUTIONS and isinstance(args[0], Whole) and args[0].ndim == CONVOLUTIONS[func]
-            result = convolved(func, *given, **options) if frames else as_pooled(func, func(*given, **options))
-            if name in operations.RANDOM or not isinstance(result, Tensor) or "out" in kwargs or name == "__setitem__":
-                return result
-            memo[key] = Whole.of(Given(result)), (args, kwargs)
+            node = _on_whole_node(func, name, args, kwargs)
+            if not isinstance(node, Node):
+                return node
+            memo[key] = Whole.of(node), (args, kwargs)
         return memo[key][0]
+
+
+def _on_whole_node(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A node for the result, or what has to be done anew every time: itself."""
+    whole = args[0] if args and isinstance(args[0], Whole) else None
+    joined = None if whole is None else pooled(func, whole.node, args, kwargs)
+    if joined is not None:
+        return joined
+    compute([h.node for h in handles_in([args, kwargs])])
+    given, options = _bound(args, kwargs, {})
+    if whole is not None and whole.ndim == CONVOLUTIONS.get(func):
+        return Convolved(func, given[0], given[1:], options, whole.node.depth + 1)
+    result = as_pooled(func, func(*given, **options))
+    once = name not in operations.RANDOM and "out" not in kwargs and name != "__setitem__"
+    return Given(result) if once and isinstance(result, Tensor) else result
 
 
 def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -323,7 +308,7 @@ def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: M
         return tuple(Step.of(node, k) for k in range(node.shape[0]))
     axis, index = None, None
     if name == "__getitem__":
-        axis, index = _axis_of(args[1], whole.ndim)
+        axis, index = operations.axis_of(args[1], whole.ndim)
     elif name == "select" and len(args) == 3:
         axis, index = args[1] % whole.ndim, args[2]
     if axis is None or isinstance(index, bool) or not isinstance(index, int):
@@ -336,17 +321,6 @@ def _step_of(node: Node, index: int, axis: int = 0) -> Step:
     if not -steps <= index < steps:
         raise IndexError(f"index {index} is out of bounds for dimension {axis} with size {steps}")
     return Step.of(node, index % steps)
-
-
-def _axis_of(index: Any, ndim: int) -> tuple[int | None, int | None]:
-    """The axis of which an index takes one entry, and which one; None where it is another kind of index."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in [item for item in items if not isinstance(item, Tensor)]:
-        at = next(k for k, item in enumerate(items) if item is Ellipsis)
-        items[at : at + 1] = [slice(None)] * (ndim - len(items) + 1)
-    numbers = [k for k, item in enumerate(items) if isinstance(item, int)]
-    whole = all(isinstance(item, slice) and item == slice(None) for item in items if not isinstance(item, int))
-    return (numbers[0], items[numbers[0]]) if len(numbers) == 1 and whole else (None, None)
 
 
 def _along(whole: Whole, axis: int) -> Node:

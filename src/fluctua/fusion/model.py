@@ -6,13 +6,13 @@ from torch import nn
 
 from fluctua.fusion.comparison import compared
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.handles import settle
+from fluctua.fusion.handles import Step
 from fluctua.fusion.population import Population
 from fluctua.fusion.report import FuseReport
 from fluctua.fusion.session import Session
 from fluctua.network.adapters.registry import KnownNeurons, StepLoop, framework_of, over_time
 from fluctua.network.errors import Axis
-from fluctua.network.run import Forward, named_modules_of
+from fluctua.network.run import Forward, modules_of, named_modules_of
 
 
 def fuse(
@@ -123,7 +123,7 @@ class FusedModel(nn.Module):
         """The model's output."""
         session = Session(self.unfused, self.populations, self._shown, self.hearing)
         answer = session.run(self.plain, *args, **kwargs)
-        settle(self.unfused)
+        _settle(self.unfused)
         return answer
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,3 +135,12 @@ class FusedModel(nn.Module):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{type(self.unfused).__name__} on fused loops"
+
+
+def _settle(model: nn.Module) -> None:
+    """Put tensors in the place of steps of spikes that modules of the model keep, such as what they are to hear."""
+    for module in modules_of(model):
+        for holder in (vars(module), vars(module).get("_memories", {})):
+            for name, value in list(holder.items()):
+                if isinstance(value, Step) and value.node.computed:
+                    holder[name] = value.actual

@@ -1,5 +1,7 @@
 """How operations of torch treat tensors that stand for a step, by name or function."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,14 @@ RANDOM = frozenset(
 
 ADDS = frozenset({"add", "__add__", "__radd__"})
 """Names of the sum of two tensors."""
+
+
+def axis_of(index: Any, ndim: int) -> tuple[int | None, int | None]:
+    """The axis of which an index takes one entry, and which one; None where it is another kind of index."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [item for item in items if not isinstance(item, Tensor)]:
+        at = next(k for k, item in enumerate(items) if item is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (ndim - len(items) + 1)
+    numbers = [k for k, item in enumerate(items) if isinstance(item, int)]
+    whole = all(isinstance(item, slice) and item == slice(None) for item in items if not isinstance(item, int))
+    return (numbers[0], items[numbers[0]]) if len(numbers) == 1 and whole else (None, None)

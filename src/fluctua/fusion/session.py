@@ -1,6 +1,6 @@
 """One forward pass of a model whose neurons get all steps at once."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import is_
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
-from fluctua.fusion.handles import Handle, Step, Whole, forget, reals, returned, weighted
-from fluctua.fusion.nodes import Given, Node, Part, Product, Spikes, left_behind
+from fluctua.fusion.handles import Handle, Step, Whole, handles_in, reals, weighted
+from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, compute, left_behind
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
 from fluctua.network.adapters.framework import States, Stepping
@@ -99,9 +99,8 @@ class Session:
         hearing: Collection[str] = (),
     ) -> None:
         self._members, self._shown, self._hearing = [_Member(p) for p in populations], shown, hearing
-        self._calls = {member.module: partial(self._called, member) for member in self._members}
-        linear = (m for m in modules_of(model) if type(m).forward is nn.Linear.forward and "forward" not in vars(m))
-        self._calls |= {module: partial(weighted, module) for module in linear}
+        linear = [m for m in modules_of(model) if isinstance(m, nn.Linear) and "forward" not in vars(m)]
+        self._linear = [module for module in linear if type(module).forward is nn.Linear.forward]
         self._nodes: list[Node] = []
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -118,8 +117,8 @@ class Session:
                         f"{member} was shown its current for {member.calls} steps, and for {member.spikes.shown} when "
                         "the model was fused: fuse it again"
                     )
-            found = returned(answer)
-            forget(self._nodes)
+            found = _returned(answer)
+            _forget(self._nodes)
             return found
 
     def _wrapped(self, value: Any) -> Any:
@@ -134,9 +133,11 @@ class Session:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """The modules hand their calls to this pass inside the block."""
-        before = {module: vars(module).get("forward") for module in self._calls}
+        calls: dict[nn.Module, Callable[..., Any]] = {module: partial(weighted, module) for module in self._linear}
+        calls |= {member.module: partial(self._called, member) for member in self._members}
+        before = {module: vars(module).get("forward") for module in calls}
         try:
-            for module, call in self._calls.items():
+            for module, call in calls.items():
                 vars(module)["forward"] = call
             yield
         finally:
@@ -283,3 +284,20 @@ def _check_state(member: _Member, given: States | None) -> None:
 
 def _is_sequence(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.ndim > 1
+
+
+def _returned(value: Any) -> Any:
+    """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
+    compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
+    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
+
+
+def _forget(nodes: Iterable[Node]) -> None:
+    """Let go of what was looked up during a pass, which else would hold its tensors in circles."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        memo, node.memo = node.memo, {}
+        node.spare.clear()
+        found = handles_in(list(memo.values()), (Handle, Node))
+        waiting += [x.node if isinstance(x, Handle) else x for x in found]

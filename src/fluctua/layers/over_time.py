@@ -86,9 +86,12 @@ def convolved_by_events(
     dilation: Window = 1,
     groups: int = 1,
     *,
+    pool: tuple[int, int] = (1, 1),
     max_density: float = MAX_DENSITY,
 ) -> Tensor:
     """As `torch.nn.functional.conv1d` or `conv2d` of frames `[F, channels, ...]`, a sum over their spikes.
+
+    Of every `pool` rows and columns of the maps of images the maximum is kept.
 
     Raises:
         Unfused: an unsupported convolution, another engine, or too many spikes.
@@ -111,7 +114,7 @@ def convolved_by_events(
     spikes = spikes_of(x, max_density)
     if spikes is None:
         raise Unfused(f"more than {max_density:.0%} of the input is not zero")
-    out = convolved(x, spikes, weight, bias, stride, padding)  # type: ignore[arg-type]
+    out = convolved(x, spikes, weight, bias, stride, padding, pool)  # type: ignore[arg-type]
     return out.squeeze(2) if axes == 1 else out
 
 

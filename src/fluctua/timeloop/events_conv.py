@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
@@ -22,16 +21,20 @@ _BLOCK = 32  # frames that a thread takes at a time; a dense product on them sta
 
 
 class Window(NamedTuple):
-    """The geometry of a convolution: shapes of weight and frame, stride and padding, rows before columns."""
+    """The geometry of a convolution: shapes of weight and frame, stride and padding, rows before columns.
+
+    Of every `pool` rows and columns of the result the maximum is kept.
+    """
 
     weight: tuple[int, int, int, int]
     frame: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+    pool: tuple[int, int] = (1, 1)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the output of a frame: outputs, rows and columns."""
+        """Shape of the output of a frame, before the maxima are taken: outputs, rows and columns."""
         sizes = zip(self.frame, self.padding, self.weight[2:], self.stride, strict=True)
         rows, columns = ((n + 2 * pad - kernel) // stride + 1 for n, pad, kernel, stride in sizes)
         return self.weight[0], rows, columns
@@ -74,8 +77,9 @@ def convolved(
     bias: Tensor | None,
     stride: tuple[int, int],
     padding: tuple[int, int],
+    pool: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """`torch.nn.functional.conv2d(x, weight, bias, stride, padding)` of spikes.
+    """`max_pool2d(conv2d(x, weight, bias, stride, padding), pool)` of `torch.nn.functional`, of spikes.
 
     Args:
         x: frames `[F, channels, rows, columns]`; given `spikes`, only its shape, type and gradient matter.
@@ -84,11 +88,12 @@ def convolved(
         bias: `[outputs]`, or None.
         stride: rows and columns from one place to the next.
         padding: rows and columns of zeros on each side.
+        pool: rows and columns of which the maximum is kept; it fits into the result of the convolution.
 
     Returns:
         `[F, outputs, rows, columns]`, in the memory format of `x`.
     """
-    window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding)  # type: ignore[arg-type]
+    window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding, pool)  # type: ignore[arg-type]
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return apply(_Convolution(window, spikes, last), (x, weight, bias))[0]
 
@@ -103,63 +108,65 @@ class _Convolution(Operation):
     called = "a convolution of spikes"
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        return [_gathered(self.window, self.spikes, self.last, *tensors[1:])]
+        _, weight, bias = tensors
+        window = self.window
+        sizes = window.shape[0], *(n // each for n, each in zip(window.shape[1:], window.pool, strict=True))
+        out = self._maps(weight, *sizes)
+        where = weight.new_empty(0) if window.pool == (1, 1) else self._maps(weight, *sizes)
+        arrays, numbers = self.spikes.arrays(weight.dtype), (flat(out), flat(where), self.last)
+        offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
+        given = *arrays, window.geometry, window.pool, window.rows(weight), offset
+
+        def work(blocks: Blocks) -> None:
+            for first, stop in blocks:
+                kernels.gather(*given, first, stop, *numbers)
+
+        over_samples(work, len(out), _BLOCK)
+        return [out, where]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
-        return [tensors[1]]
+        return [tensors[1], results[1]]
 
     def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (g,), (weight,) = grads, kept
-        g = g.contiguous(memory_format=torch.channels_last if self.last else torch.contiguous_format)
-        return (
-            _spread(self.window, weight, self.last, g) if wanted[0] else None,
-            _scattered(self.window, self.spikes, self.last, g) if wanted[1] else None,
-            g.sum((0, 2, 3)) if wanted[2] else None,
-        )
+        (g, *_), (weight, where), window, last = grads, kept, self.window, self.last
+        order = torch.channels_last if last else torch.contiguous_format
+        g = g.contiguous(memory_format=order)
+        arrays, size = self.spikes.arrays(g.dtype), window.rows(weight).size
+        g_x = self._maps(weight, window.weight[1], *window.frame) if wanted[0] else None
+
+        def before_pooling(first: int, stop: int) -> Tensor:
+            if window.pool == (1, 1):
+                of_maps: Tensor = g[first:stop]
+                return of_maps
+            whole = torch.empty((stop - first, *window.shape), dtype=g.dtype, memory_format=order)
+            kernels.unpool(window.geometry, window.pool, flat(g), flat(where), first, stop, flat(whole), last)
+            return whole
+
+        def work(blocks: Blocks) -> list[Array]:
+            total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # aligned to cache lines
+            for first, stop in blocks:
+                piece = before_pooling(first, stop)
+                if wanted[1]:
+                    kernels.scatter(*arrays, window.geometry, flat(piece), last, first, stop, total)
+                if g_x is not None:
+                    g_x[first:stop] = _spread(window, weight, piece, order)
+            return [total]
+
+        (total,) = added(over_samples(work, len(g), _BLOCK))
+        return g_x, window.weight_of(total) if wanted[1] else None, g.sum((0, 2, 3)) if wanted[2] else None
+
+    def _maps(self, like: Tensor, channels: int, rows: int, columns: int) -> Tensor:
+        """A map for each frame, uninitialised."""
+        frames = self.spikes.shape[0]
+        if self.last:
+            return pool.empty((frames, rows, columns, channels), like.dtype).movedim(3, 1)
+        return pool.empty((frames, channels, rows, columns), like.dtype)
 
 
-def _gathered(window: Window, spikes: SpikeBatch, last: bool, weight: Tensor, bias: Tensor | None) -> Tensor:
-    frames, dtype = spikes.shape[0], weight.dtype
-    outputs, *places = window.shape
-    shape = (frames, *places, outputs) if last else (frames, outputs, *places)
-    out = pool.empty(shape, dtype)
-    rows = window.rows(weight)
-    offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
-    arrays, memory = spikes.arrays(dtype), flat(out)
-
-    def work(blocks: Blocks) -> None:
-        for first, stop in blocks:
-            kernels.gather(*arrays, window.geometry, rows, offset, first, stop, memory, last)
-
-    over_samples(work, frames, _BLOCK)
-    return out.movedim(3, 1) if last else out
-
-
-def _scattered(window: Window, spikes: SpikeBatch, last: bool, g: Tensor) -> Tensor:
-    """Gradient with respect to the weight."""
-    arrays, memory = spikes.arrays(g.dtype), flat(g)
-    size = window.rows(g.new_empty(window.weight)).size
-
-    def work(blocks: Blocks) -> list[Array]:
-        total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # aligned to cache lines
-        for first, stop in blocks:
-            kernels.scatter(*arrays, window.geometry, memory, last, first, stop, total)
-        return [total]
-
-    return window.weight_of(*added(over_samples(work, len(g), _BLOCK)))
-
-
-def _spread(window: Window, weight: Tensor, last: bool, g: Tensor) -> Tensor:
-    """Gradient with respect to the input, in pieces that stay in the cache, where torch would reorder everything."""
-    frame = window.weight[1], *window.frame
-    if last:  # torch takes the memory order of the gradient from the input
-        like = torch.empty((len(g), *frame), dtype=g.dtype, memory_format=torch.channels_last)
-        back = torch.ops.aten.convolution_backward
-        places = window.stride, window.padding, (1, 1), False, (0, 0), 1, (True, False, False)
-        found: Tensor = back(g, like, weight, None, *places)[0]
-        return found
-    out = pool.empty((len(g), *frame), g.dtype)
-    for to, piece in zip(out.split(_BLOCK), g.split(_BLOCK), strict=True):  # type: ignore[no-untyped-call]
-        shape = len(piece), *frame
-        to.copy_(conv2d_input(shape, weight, piece, window.stride, window.padding))  # type: ignore[no-untyped-call]
-    return out
+def _spread(window: Window, weight: Tensor, g: Tensor, order: torch.memory_format) -> Tensor:
+    """Gradient with respect to the input of a few frames, which stay in the cache."""
+    like = torch.empty((len(g), window.weight[1], *window.frame), dtype=g.dtype, memory_format=order)
+    back = torch.ops.aten.convolution_backward  # takes the memory order of the result from `like`
+    places = window.stride, window.padding, (1, 1), False, (0, 0), 1, (True, False, False)
+    found: Tensor = back(g, like, weight, None, *places)[0]
+    return found

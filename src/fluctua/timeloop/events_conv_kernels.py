@@ -16,21 +16,23 @@ import numpy as np
 
 from fluctua.simd.compiling import helper, kernel
 from fluctua.simd.memory import load, store, transpose
-from fluctua.simd.vectors import broadcast, mul_add, trailing_zeros
+from fluctua.simd.vectors import broadcast, mul_add, select, trailing_zeros
 
 _ONE = np.uint64(1)
 
 
 @kernel
-def gather(words, values, starts, geometry, weight, bias, first, stop, out, last):  # type: ignore[no-untyped-def]
+def gather(words, values, starts, geometry, pool, weight, bias, first, stop, out, where, last):  # type: ignore[no-untyped-def]
     """Fill the frames `first:stop` of `out` with the sum of `bias` `[width]` and the weights of the spikes.
 
-    `geometry` is that of an `events_conv.Window`.
+    `geometry` is that of an `events_conv.Window`. Of every `pool[0]` rows and `pool[1]` columns the maximum is kept,
+    and `where` it was: which place of its window.
     """
     channels, rows, columns, _, _, _, _, _, _, outputs, out_rows, out_columns = geometry
     places, width, lane = out_rows * out_columns, bias.size, 64 // out.itemsize
     spikes, n_words = np.empty((channels * rows * columns, 3), np.int32), (channels * rows * columns + 63) >> 6
-    sums = zeros(places * width, out)
+    kept, pools = (out_rows // pool[0]) * (out_columns // pool[1]), where.size > 0
+    sums, numbers = zeros(places * width, out), zeros(kept * width * pools, out)
     for f in range(first, stop):
         for p in range(0, places * width, width):
             for j in range(0, width, lane):
@@ -38,27 +40,90 @@ def gather(words, values, starts, geometry, weight, bias, first, stop, out, last
         n = spikes_of_map(words, f * n_words, geometry, channels, spikes)
         start = starts[f] if values.size > 0 else 0
         meet(spikes, n, values, start, geometry, sums, weight, width, True)
-        if last:
-            copied(sums, 0, width, out, f * outputs * places, outputs, places, outputs)
-        else:
-            transposed(sums, 0, width, out, f * outputs * places, places, places, outputs)
+        if pools:
+            _keep_largest(sums, out_rows, out_columns, pool, width, numbers)
+            _put_down(numbers, width, where, f, outputs, kept, last)
+        _put_down(sums, width, out, f, outputs, kept, last)
+
+
+@kernel
+def unpool(geometry, pool, g, where, first, stop, out, last):  # type: ignore[no-untyped-def]
+    """Fill `out` with the gradient wrt the frames `first:stop` before pooling, from that wrt all maxima, `g`."""
+    outputs, out_rows, out_columns = geometry[9:]
+    places, (high, wide), lane = out_rows * out_columns, pool, 64 // out.itemsize
+    width, kept = -(-outputs // lane) * lane, (out_rows // high) * (out_columns // wide)
+    after, numbers = zeros(kept * width, out), zeros(kept * width, out)
+    before = zeros(places * width, out)  # what no window covers stays zero
+    for f in range(first, stop):
+        _take_up(g, f, outputs, kept, last, after, width)
+        _take_up(where, f, outputs, kept, last, numbers, width)
+        place = 0
+        for r in range(out_rows // high):
+            for c in range(out_columns // wide):
+                for j in range(0, width, lane):
+                    there, number = load(after, place + j), load(numbers, place + j)
+                    for n in range(high * wide):
+                        at = ((r * high + n // wide) * out_columns + c * wide + n % wide) * width
+                        store(before, at + j, select(number == float(n), there, broadcast(0.0, there)))
+                place += width
+        _put_down(before, width, out, f - first, outputs, places, last)
 
 
 @kernel
 def scatter(words, values, starts, geometry, g, last, first, stop, gradient):  # type: ignore[no-untyped-def]
-    """Add the gradient wrt a weight, from the frames `first:stop` of that wrt the output, `g`."""
+    """Add the gradient wrt a weight, from that wrt the output of the frames `first:stop`, `g`."""
     channels, rows, columns, high, taps, _, along, _, _, outputs, out_rows, out_columns = geometry
     places, width = out_rows * out_columns, gradient.size // (channels * high * along * taps)
     spikes, n_words = np.empty((channels * rows * columns, 3), np.int32), (channels * rows * columns + 63) >> 6
     there = zeros(places * width, g)
     for f in range(first, stop):
-        if last:
-            copied(g, f * outputs * places, outputs, there, 0, width, places, outputs)
-        else:
-            transposed(g, f * outputs * places, places, there, 0, width, outputs, places)
+        _take_up(g, f - first, outputs, places, last, there, width)
         n = spikes_of_map(words, f * n_words, geometry, channels, spikes)
         start = starts[f] if values.size > 0 else 0
         meet(spikes, n, values, start, geometry, gradient, there, width, False)
+
+
+@helper
+def _keep_largest(sums, rows, columns, pool, width, numbers):  # type: ignore[no-untyped-def]
+    """Put the largest number of each window of a map at its beginning: the first of equal ones, the last that is NaN.
+
+    `numbers` tells where in their windows these were.
+    """
+    lane, (high, wide), place = 64 // sums.itemsize, pool, 0
+    for r in range(rows // high):
+        for c in range(columns // wide):
+            at = (r * high * columns + c * wide) * width
+            for j in range(0, width, lane):
+                best = load(sums, at + j)
+                number = broadcast(0.0, best)
+                for n in range(1, high * wide):
+                    v = load(sums, at + (n // wide * columns + n % wide) * width + j)
+                    better = (v > best) | (v != v)
+                    best = select(better, v, best)
+                    number = select(better, broadcast(float(n), best), number)
+                store(sums, place + j, best)
+                store(numbers, place + j, number)
+            place += width
+
+
+@helper
+def _put_down(source, width, frames, f, outputs, places, last):  # type: ignore[no-untyped-def]
+    """Write a map to frame `f`, as its channels lie in memory."""
+    at = f * outputs * places
+    if last:
+        copied(source, 0, width, frames, at, outputs, places, outputs)
+    else:
+        transposed(source, 0, width, frames, at, places, places, outputs)
+
+
+@helper
+def _take_up(frames, f, outputs, places, last, target, width):  # type: ignore[no-untyped-def]
+    """The inverse of `_put_down`."""
+    at = f * outputs * places
+    if last:
+        copied(frames, at, outputs, target, 0, width, places, outputs)
+    else:
+        transposed(frames, at, places, target, 0, width, outputs, places)
 
 
 @helper
