@@ -74,7 +74,8 @@ def integrate(
         else:
             for t in range(steps):
                 at = t * step_stride + s * sample_stride
-                base[t * width : t * width + size] = current[at : at + size]
+                for k in range(size):  # numba takes two seconds to compile a copy of slices
+                    base[t * width + k] = current[at + k]
         start = starts[s * steps] if values.size > 0 else 0
         # Neurons without recurrence go through all steps at once: their state stays in registers.
         stride = 1 if RECURRENT else steps
