@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluctua.fusion.nodes import Given, Node
-from fluctua.layers.fusion import demand_eager, plan
+from fluctua.layers.fusion import demand, demand_eager, demand_ordinary, plan
 from fluctua.layers.over_time import PIECE, convolved_by_events
+from fluctua.timeloop.engines import wants
 
 CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # number of axes of their input
 
@@ -109,19 +110,31 @@ class Convolved(Node):
         if func is not F.conv2d:
             return None
         with torch.set_grad_enabled(self._grad):
-            found = by_events(self._frames, others, options, pool)
-        return None if found is None else found.reshape(*self._lead, *found.shape[1:])
+            return by_events(self._frames, others, options, pool)
 
 
 def pooled(func: Callable[..., Any], node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Node | None:
-    """Max pooling together with the convolution in front; None for anything else, or if these do not join."""
-    if func is not F.max_pool2d or not isinstance(node, Convolved) or node.computed:  # somebody asked for the maps
+    """Max pooling, together with the convolution in front if that joins; None for anything else."""
+    window = _window(*args[1:], **kwargs) if func is F.max_pool2d and args else None
+    if window is None or len(node.shape) < 4 or any(n < k for n, k in zip(node.shape[-2:], window, strict=True)):
         return None
-    window = _window(*args[1:], **kwargs)
-    if window is None or any(n < size for n, size in zip(node.shape[-2:], window, strict=True)):
-        return None
-    found = node.pooled(window)
-    return None if found is None else Given(found, node.depth + 1)
+    found = None
+    if isinstance(node, Convolved) and not node.computed:  # nobody asked for the maps
+        found = node.pooled(window)
+    if found is None:
+        frames = _channels_last(node.value.reshape(-1, *node.shape[-3:]))
+
+        def of_maps() -> Tensor:
+            from fluctua.timeloop.pooling import max_pooled  # numba is imported only when a network runs
+
+            demand_eager(frames)
+            demand_ordinary(frames, frames)
+            demand(wants("cpu") and frames.device.type == "cpu", "another engine was asked for, or another device")
+            demand(frames.dtype in (torch.float32, torch.float64) and frames.numel() > 0, "it is not of numbers served")
+            return max_pooled(frames, window)
+
+        found = plan("max pooling", of_maps)
+    return None if found is None else Given(found.reshape(*node.shape[:-3], *found.shape[1:]), node.depth + 1)
 
 
 def _window(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
-from fluctua.timeloop.cpu_loop import Array, padded, pool
+from fluctua.timeloop.cpu_loop import Array, padded
 from fluctua.timeloop.limits import Maybe, Operation, apply
+from fluctua.timeloop.pooling import channels_last, maps
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -94,8 +95,7 @@ def convolved(
         `[F, outputs, rows, columns]`, in the memory format of `x`.
     """
     window = Window(tuple(weight.shape), tuple(x.shape[2:]), stride, padding, pool)  # type: ignore[arg-type]
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return apply(_Convolution(window, spikes, last), (x, weight, bias))[0]
+    return apply(_Convolution(window, spikes, channels_last(x)), (x, weight, bias))[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,8 @@ class _Convolution(Operation):
         _, weight, bias = tensors
         window = self.window
         sizes = window.shape[0], *(n // each for n, each in zip(window.shape[1:], window.pool, strict=True))
-        out = self._maps(weight, *sizes)
-        where = weight.new_empty(0) if window.pool == (1, 1) else self._maps(weight, *sizes)
+        out = maps(weight, self.spikes.shape[0], *sizes, last=self.last)
+        where = weight.new_empty(0) if window.pool == (1, 1) else maps(weight, len(out), *sizes, last=self.last)
         arrays, numbers = self.spikes.arrays(weight.dtype), (flat(out), flat(where), self.last)
         offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
         given = *arrays, window.geometry, window.pool, window.rows(weight), offset
@@ -132,14 +132,14 @@ class _Convolution(Operation):
         order = torch.channels_last if last else torch.contiguous_format
         g = g.contiguous(memory_format=order)
         arrays, size = self.spikes.arrays(g.dtype), window.rows(weight).size
-        g_x = self._maps(weight, window.weight[1], *window.frame) if wanted[0] else None
+        g_x = maps(weight, len(g), window.weight[1], *window.frame, last=last) if wanted[0] else None
 
         def before_pooling(first: int, stop: int) -> Tensor:
             if window.pool == (1, 1):
                 of_maps: Tensor = g[first:stop]
                 return of_maps
             whole = torch.empty((stop - first, *window.shape), dtype=g.dtype, memory_format=order)
-            kernels.unpool(window.geometry, window.pool, flat(g), flat(where), first, stop, flat(whole), last)
+            kernels.unpool(window.shape, window.pool, flat(g), flat(where), first, stop, flat(whole), last)
             return whole
 
         def work(blocks: Blocks) -> list[Array]:
@@ -154,13 +154,6 @@ class _Convolution(Operation):
 
         (total,) = added(over_samples(work, len(g), _BLOCK))
         return g_x, window.weight_of(total) if wanted[1] else None, g.sum((0, 2, 3)) if wanted[2] else None
-
-    def _maps(self, like: Tensor, channels: int, rows: int, columns: int) -> Tensor:
-        """A map for each frame, uninitialised."""
-        frames = self.spikes.shape[0]
-        if self.last:
-            return pool.empty((frames, rows, columns, channels), like.dtype).movedim(3, 1)
-        return pool.empty((frames, channels, rows, columns), like.dtype)
 
 
 def _spread(window: Window, weight: Tensor, g: Tensor, order: torch.memory_format) -> Tensor:

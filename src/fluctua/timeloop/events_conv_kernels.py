@@ -1,4 +1,6 @@
-"""Numba kernels of a convolution of spikes: each adds its window of weights to a map, or its window of the map to them.
+"""Numba kernels of a convolution of spikes, and of max pooling.
+
+Each spike adds its window of weights to a map, or its window of the map to the gradient of these weights.
 
 All arrays are flat. A frame is one sample at one step: its spikes are bits, `[frames, words]`, of units `[rows,
 columns, channels]`. The output of the convolution is `[outputs, rows, columns]`, or with channels `last`
@@ -47,9 +49,23 @@ def gather(words, values, starts, geometry, pool, weight, bias, first, stop, out
 
 
 @kernel
-def unpool(geometry, pool, g, where, first, stop, out, last):  # type: ignore[no-untyped-def]
+def keep_largest(shape, pool, x, first, stop, out, where, last):  # type: ignore[no-untyped-def]
+    """Fill the frames `first:stop` of `out` with the maxima of windows of `x`, and of `where` with their places."""
+    outputs, rows, columns = shape
+    lane = 64 // out.itemsize
+    width, kept = -(-outputs // lane) * lane, (rows // pool[0]) * (columns // pool[1])
+    sums, numbers = zeros(rows * columns * width, out), zeros(kept * width, out)
+    for f in range(first, stop):
+        _take_up(x, f, outputs, rows * columns, last, sums, width)
+        _keep_largest(sums, rows, columns, pool, width, numbers)
+        _put_down(numbers, width, where, f, outputs, kept, last)
+        _put_down(sums, width, out, f, outputs, kept, last)
+
+
+@kernel
+def unpool(shape, pool, g, where, first, stop, out, last):  # type: ignore[no-untyped-def]
     """Fill `out` with the gradient wrt the frames `first:stop` before pooling, from that wrt all maxima, `g`."""
-    outputs, out_rows, out_columns = geometry[9:]
+    outputs, out_rows, out_columns = shape
     places, (high, wide), lane = out_rows * out_columns, pool, 64 // out.itemsize
     width, kept = -(-outputs // lane) * lane, (out_rows // high) * (out_columns // wide)
     after, numbers = zeros(kept * width, out), zeros(kept * width, out)

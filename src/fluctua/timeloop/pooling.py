@@ -1,0 +1,76 @@
+"""Max pooling of maps by windows that lie side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluctua.spikes.batch import flat
+from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.cpu_loop import pool
+from fluctua.timeloop.limits import Maybe, Operation, apply
+from fluctua.timeloop.threads import Blocks, over_samples
+
+_BLOCK = 32  # frames
+
+
+def max_pooled(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """`torch.nn.functional.max_pool2d(x, window)` of frames `[F, channels, rows, columns]`, float32 or float64."""
+    order = torch.channels_last if channels_last(x) else torch.contiguous_format
+    return apply(_Maxima(window, tuple(x.shape[1:]), order), (x.contiguous(memory_format=order),))[0]  # type: ignore[arg-type]
+
+
+def channels_last(frames: Tensor) -> bool:
+    """Whether channels come last in memory."""
+    return frames.is_contiguous(memory_format=torch.channels_last) and not frames.is_contiguous()
+
+
+def maps(like: Tensor, frames: int, channels: int, rows: int, columns: int, *, last: bool) -> Tensor:
+    """A map `[channels, rows, columns]` for each frame, uninitialised, with channels `last` in memory or not."""
+    if last:
+        return pool.empty((frames, rows, columns, channels), like.dtype).movedim(3, 1)
+    return pool.empty((frames, channels, rows, columns), like.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Maxima(Operation):
+    """See `limits.Operation`: of frames, each of this shape, in this order in memory."""
+
+    window: tuple[int, int]
+    shape: tuple[int, int, int]
+    order: torch.memory_format
+    called = "max pooling"
+
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        (x,), (channels, rows, columns), (high, wide), last = tensors, self.shape, self.window, self._last
+        out, where = (maps(x, len(x), channels, rows // high, columns // wide, last=last) for _ in range(2))
+        arrays = flat(x), flat(out), flat(where)
+
+        def work(blocks: Blocks) -> None:
+            for first, stop in blocks:
+                kernels.keep_largest(self.shape, self.window, arrays[0], first, stop, *arrays[1:], last)
+
+        over_samples(work, len(x), _BLOCK)
+        return [out, where]
+
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
+        return results[1:]
+
+    def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        g, last = grads[0].contiguous(memory_format=self.order), self._last
+        out = maps(g, len(g), *self.shape, last=last)
+        arrays, whole = (flat(g), flat(kept[0])), flat(out)
+        frame = whole.size // len(g)
+
+        def work(blocks: Blocks) -> None:
+            for first, stop in blocks:
+                kernels.unpool(self.shape, self.window, *arrays, first, stop, whole[first * frame :], last)
+
+        over_samples(work, len(g), _BLOCK)
+        return [out]
+
+    @property
+    def _last(self) -> bool:
+        return self.order == torch.channels_last
