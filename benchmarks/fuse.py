@@ -80,12 +80,11 @@ def without_events() -> None:
 def measured(name: str, threads: int, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a step, peak memory in MB and seconds of the first call, by way."""
     command = [sys.executable, __file__, "--threads", str(threads), "--worker", name]
-    there: dict[str, Any] = {
-        way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for way in WAYS
-    }
+    there: dict[str, Any] = {}
     found: dict[str, dict[str, float]] = {}
-    for way, process in there.items():
-        found[way] = {"first": float(process.stdout.readline())}
+    for way in WAYS:  # one after the other, so that none slows down the first call of another
+        there[way] = subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        found[way] = {"first": float(there[way].stdout.readline())}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way, process in there.items():
