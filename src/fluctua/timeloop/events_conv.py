@@ -14,8 +14,8 @@ from torch.nn.grad import conv2d_input
 
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded, pool
-from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
