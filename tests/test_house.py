@@ -284,7 +284,9 @@ def hands_on(node: ast.stmt) -> bool:
             return True
         case ast.Assign([ast.Name("__getattr__")], ast.Call(ast.Name("old_names"))):
             return True
-        case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__")])], ast.Call(ast.Name("lazy"))):
+        case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__"), ast.Name("__all__")])], call):
+            return isinstance(call, ast.Call) and ast.unparse(call.func) == "lazy"
+        case ast.AugAssign(ast.Name("__all__")):
             return True
     return False
 
