@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential, Solution
@@ -27,9 +26,8 @@ from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
-
-Array = NDArray[np.float64]
 
 ROUNDS = 6
 SLOWER = 0.7  # each round covers this fraction of the step of the one before,

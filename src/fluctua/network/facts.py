@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -17,10 +16,8 @@ from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Exponential, Family
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import Array, PspKernel
 from fluctua.timeloop.engines import filtered
-
-Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds that are larger, also relative to the lowest of the others, are out of reach
 INPUT = "input"  # name of the source of signals from outside the network

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.neurons.steps import LeakyStep, Reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
-from fluctua.theory.psp import checked_dt, number
+from fluctua.theory.psp import Array, checked_dt, number
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
@@ -175,9 +174,9 @@ def constant(value: Any) -> Tensor:
         return torch.tensor(torch.nan)
 
 
-def numbers(constant: Any) -> NDArray[np.float64]:
+def numbers(constant: Any) -> Array:
     """The values of a number, tensor or parameter, for the theory."""
-    values: NDArray[np.float64] = torch.as_tensor(constant).detach().double().cpu().numpy()
+    values: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
     return values
 
 
