@@ -14,11 +14,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.theory.psp import Array
 from fluctua.timeloop.contract import (
     Dynamics,
     Engine,
@@ -340,7 +340,7 @@ class _Filter:
         return after[self.output] if isinstance(self.output, int) else added(self.output), after
 
 
-def filtered(x: Tensor, system: Array, delay: int) -> Tensor:
+def filtered(x: Tensor, system: NDArray[np.float64], delay: int) -> Tensor:
     """The response to an input `[T, ...]` of a linear system, as `PspKernel.system` gives it, from rest."""
     u = torch.zeros_like(x)
     if delay >= len(x):
@@ -350,7 +350,7 @@ def filtered(x: Tensor, system: Array, delay: int) -> Tensor:
         u[delay:] = x[: len(x) - delay] * torch.as_tensor(first[..., 0]).to(x)
         return u
     same = next((k for k, row in enumerate(others) if np.array_equal(row, first)), None)
-    size, taken, numbers = len(others), list[tuple[int, ...]](), list[Array]()
+    size, taken, numbers = len(others), list[tuple[int, ...]](), list[NDArray[np.float64]]()
     for k, row in enumerate(others if same is not None else [*others, first]):
         order = sorted(range(size + 1), key=lambda j, k=k: (j != k, j != size, j))  # type: ignore[misc]
         taken.append(tuple(j for j in order if row[..., j].any()))
