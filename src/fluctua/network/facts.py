@@ -66,6 +66,11 @@ class Neuron:
         differ = values if values.size and values.min() < values.max() else None
         return Neuron(kernels, float(values.mean()), rest, thresholds=differ, **more)
 
+    @staticmethod
+    def in_closed_form(module: Any, timing: Any) -> "Neuron":
+        """A neuron of fluctua that states its kernels itself; without a threshold it is a readout."""
+        return Neuron.spiking(module.kernels(), getattr(module, "threshold", None))
+
     def counted(self, emitted: Tensor) -> Tensor:
         """Numbers of spikes, from what the module emits `[T, B, *N]`."""
         return emitted if np.all(self.size == 1) else emitted / torch.as_tensor(self.size).to(emitted)

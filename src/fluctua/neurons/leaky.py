@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons.steps import LeakyStep, Reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
-from fluctua.theory.psp import Array, checked_dt, number
+from fluctua.theory.psp import Array, PspKernel, checked_dt, number
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
@@ -100,6 +100,13 @@ class LeakyNeuron(Neuron):
         decays = (torch.exp(-self.dt / tau) for tau in taus if tau is not None)
         step = step_for(LeakyStep, exponential, *options)
         return Dynamics(step, (*decays, *constants), sum(self._has), spiking=self.spiking)
+
+    def kernels(self) -> tuple[PspKernel]:
+        """The PSP kernel, in closed form."""
+        tau_mem = numbers(self.tau_mem)
+        if self.tau_syn is None:
+            return (PspKernel.delta(tau_mem, self.dt),)
+        return (PspKernel.exponential(tau_mem, numbers(self.tau_syn), self.dt),)
 
     @property
     def _has(self) -> tuple[bool, bool, bool]:
