@@ -148,7 +148,10 @@ def fit_circuit(
     for _ in range(ROUNDS):
         replay.assume(spikes)
         try:
-            solved = [_solved(p, values[p.name], asked[p.name], replay) for p in chosen]
+            solved = []
+            for p in chosen:
+                write_all(values[p.name])
+                solved.append(solve(p, asked[p.name], replay))
         except InfeasibleTargetError:
             if not kept:
                 raise
@@ -179,13 +182,6 @@ def fit_circuit(
             "smaller xi, or give a larger batch"
         )
     return reached
-
-
-def _solved(
-    population: Population, values: dict[Tensor, Tensor], goal: Goal, replay: Replay
-) -> tuple[FreePotential, Solution]:
-    write_all(values)
-    return solve(population, goal, replay)
 
 
 def _adjust_together(
