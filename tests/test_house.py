@@ -260,9 +260,9 @@ def test_one_initialize_loads_at_most_60_modules_and_none_of_the_laboratory(way:
     assert len(loaded) <= 60, f"{len(loaded)} modules:{listed(loaded)}"
 
 
-def test_one_initialize_passes_at_most_28_files(way: tuple[list[str], list[str]]) -> None:
+def test_one_initialize_passes_at_most_25_files(way: tuple[list[str], list[str]]) -> None:
     _, files = way
-    assert len(files) <= 28, f"{len(files)} files:{listed(files)}"
+    assert len(files) <= 25, f"{len(files)} files:{listed(files)}"
 
 
 # --- what it shows ---
@@ -284,7 +284,9 @@ def hands_on(node: ast.stmt) -> bool:
             return True
         case ast.Assign([ast.Name("__getattr__")], ast.Call(ast.Name("old_names"))):
             return True
-        case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__")])], ast.Call(ast.Name("lazy"))):
+        case ast.Assign([ast.Tuple([ast.Name("__getattr__"), ast.Name("__dir__"), ast.Name("__all__")])], call):
+            return isinstance(call, ast.Call) and ast.unparse(call.func) == "lazy"
+        case ast.AugAssign(ast.Name("__all__")):
             return True
     return False
 

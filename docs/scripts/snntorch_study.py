@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fluctua
+from fluctua.lab.looks import looks
 from fluctua.state import Report
-from fluctua.state.style import looks, style
+from fluctua.state.style import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

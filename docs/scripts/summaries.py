@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fluctua.lab.looks import looks
 from fluctua.lab.results.figures import save
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import panels
-from fluctua.state.style import looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,62 +6,34 @@ from fluctua._deprecated import keep_old_paths
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.explain import Diagnosis, Monitor, diagnose
-    from fluctua.fusion import fuse
-    from fluctua.methods import fluctuation_driven_, initialize, measured_
-    from fluctua.rescaling import rescale
-    from fluctua.state import Report, inspect
-    from fluctua.theory import PspKernel, Target
-    from fluctua.timeloop import engine
+    from fluctua.explain import Diagnosis as Diagnosis
+    from fluctua.explain import Monitor as Monitor
+    from fluctua.explain import diagnose as diagnose
+    from fluctua.fusion import fuse as fuse
+    from fluctua.methods import fluctuation_driven_ as fluctuation_driven_
+    from fluctua.methods import initialize as initialize
+    from fluctua.methods import measured_ as measured_
+    from fluctua.rescaling import rescale as rescale
+    from fluctua.state import Report as Report
+    from fluctua.state import inspect as inspect
+    from fluctua.theory import PspKernel as PspKernel
+    from fluctua.theory import Target as Target
+    from fluctua.timeloop import engine as engine
 
 __version__ = "0.2.0.dev0"
 
-__all__ = [
-    "Diagnosis",
-    "Monitor",
-    "PspKernel",
-    "Report",
-    "Target",
-    "__version__",
-    "diagnose",
-    "engine",
-    "fluctuation_driven_",
-    "fuse",
-    "initialize",
-    "inspect",
-    "measured_",
-    "rescale",
-]
-
-__getattr__, __dir__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "Diagnosis": "fluctua.explain",
-        "Monitor": "fluctua.explain",
-        "PspKernel": "fluctua.theory",
-        "diagnose": "fluctua.explain",
-        "Report": "fluctua.state",
-        "Target": "fluctua.theory",
-        "engine": "fluctua.timeloop",
-        "fluctuation_driven_": "fluctua.methods",
-        "fuse": "fluctua.fusion",
-        "initialize": "fluctua.methods",
-        "inspect": "fluctua.state",
-        "measured_": "fluctua.methods",
-        "rescale": "fluctua.rescaling",
+        "fluctua.explain": "Diagnosis Monitor diagnose",
+        "fluctua.fusion": "fuse",
+        "fluctua.methods": "fluctuation_driven_ initialize measured_",
+        "fluctua.rescaling": "rescale",
+        "fluctua.state": "Report inspect",
+        "fluctua.theory": "PspKernel Target",
+        "fluctua.timeloop": "engine",
     },
-    modules=(
-        "explain",
-        "fusion",
-        "hardware",
-        "homeostasis",
-        "layers",
-        "methods",
-        "network",
-        "neurons",
-        "spikes",
-        "state",
-        "theory",
-    ),
+    modules="explain fusion hardware homeostasis layers methods network neurons spikes state theory",
 )
+__all__ += ["__version__"]
 keep_old_paths()

@@ -1,158 +1,39 @@
 """The names of version 0.1: each still leads to what it named, with a DeprecationWarning, until version 0.3.
 
+`_deprecated.json` has the tables: modules that moved, names that moved, and names that are gone.
+
 `keep_old_paths` lets old modules be imported; `lazy` and the packages that have no lazy names ask `renamed` for names
 that they no longer hand on themselves. Nothing is imported before an old name is used.
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-MODULES: Mapping[str, str] = MappingProxyType(
-    {
-        "fluctua.cli": "fluctua.lab.cli",
-        "fluctua.data": "fluctua.lab.data",
-        "fluctua.diagnostics": "fluctua.state",
-        "fluctua.diagnostics.plots": "fluctua.state.figure",
-        "fluctua.experiments": "fluctua.lab",
-        "fluctua.experiments.aggregate": "fluctua.lab.results.aggregate",
-        "fluctua.experiments.figures": "fluctua.lab.results.figures",
-        "fluctua.experiments.page": "fluctua.lab.results.page",
-        "fluctua.experiments.runner": "fluctua.lab.sweeps.runner",
-        "fluctua.experiments.runner_dask": "fluctua.lab.sweeps.runner_dask",
-        "fluctua.experiments.runner_local": "fluctua.lab.sweeps.runner_local",
-        "fluctua.experiments.store": "fluctua.lab.sweeps.store",
-        "fluctua.experiments.sweep": "fluctua.lab.sweeps.sweep",
-        "fluctua.experiments.table": "fluctua.lab.results.table",
-        "fluctua.initialization": "fluctua.methods",
-        "fluctua.initialization.fluctuation": "fluctua.methods.method",
-        "fluctua.initialization.homeostasis": "fluctua.homeostasis.refinement",
-        "fluctua.initialization.priming": "fluctua.homeostasis.priming",
-        "fluctua.initialization.quantization": "fluctua.hardware",
-        "fluctua.initialization.scaling": "fluctua.homeostasis.scaling",
-        "fluctua.layers.chain": "fluctua.layers.fused_sequential",
-        "fluctua.layers.event_input": "fluctua.lab.data.binning",
-        "fluctua.timeloop.events": "fluctua.spikes.batch",
-        "fluctua.timeloop.surrogates": "fluctua.neurons.surrogates",
-        "fluctua.training": "fluctua.lab.training",
-        "fluctua.training.optimizers": "fluctua.homeostasis.optimizers",
-        "fluctua.training.regularizers": "fluctua.homeostasis.bounds",
-        "fluctua.wiring": "fluctua.network",
-        "fluctua.wiring.graph": "fluctua.network.facts",
-    }
-)
+
+def _each_name(homes: Mapping[str, str]) -> Mapping[str, tuple[str, str]]:
+    """`{new module: "name old:new ..."}` -> `{old name: (new module, new name)}`."""
+    return {name.partition(":")[0]: (home, name.rpartition(":")[2]) for home in homes for name in homes[home].split()}
+
+
+_TABLES = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+
+MODULES: Mapping[str, str] = MappingProxyType(_TABLES["modules"])
 """Old module -> new one; what lies beneath it follows, unless it has a line of its own."""
 
-
-def _each_name(moved: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, tuple[str, str]]]:
-    """`{old module: {new module: "name old:new ..."}}` -> `{old module: {old name: (new module, new name)}}`."""
-    return {
-        old: {name.partition(":")[0]: (home, name.rpartition(":")[2]) for home in homes for name in homes[home].split()}
-        for old, homes in moved.items()
-    }
-
-
 NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
-    _each_name(
-        {
-            "fluctua": {
-                "fluctua.hardware": "Grid quantize",
-                "fluctua.homeostasis": "prime scale_synapses",
-                "fluctua.layers": "in_segments",
-                "fluctua.methods.nir": "initialize_nir",
-                "fluctua.network": "ProbedNeuron",
-            },
-            "fluctua.diagnostics": {"fluctua.state.facts": "PathwayState PopulationState Sketch:PlotData"},
-            "fluctua.initialization": {
-                "fluctua.hardware": "Grid quantize",
-                "fluctua.homeostasis": "prime scale_synapses",
-                "fluctua.homeostasis.refinement": "Refinement",
-                "fluctua.methods.components": "SilentInputError",
-                "fluctua.methods.nir": "initialize_nir",
-                "fluctua.network.errors": "BatchError",
-            },
-            "fluctua.initialization.baselines": {
-                "fluctua.methods.baselines.spikeinit": "PiecewiseExponential",
-                "fluctua.methods.baselines.tdbn": "ThresholdBatchNorm",
-            },
-            "fluctua.layers": {
-                "fluctua.lab.data.binning": "spike_batch",
-                "fluctua.layers": "Chain:FusedSequential",
-                "fluctua.layers.blocks": "OneToOne conv_block recurrent_conv_block",
-                "fluctua.layers.circuit": "Circuit Synapse",
-                "fluctua.layers.dale": "DaleCircuit DaleError SignedLinear constrain_ keep_signs",
-                "fluctua.spikes": "SpikeBatch",
-            },
-            "fluctua.layers.chain": {"fluctua.layers": "Chain:FusedSequential"},
-            "fluctua.neurons": {"fluctua.neurons.leaky": "LeakyNeuron", "fluctua.neurons.surrogates": "Surrogate"},
-            "fluctua.theory": {
-                "fluctua.theory.laws": "Family HalfNormal OneSided Uniform WeightLaw",
-                "fluctua.theory.membrane": "Moments",
-                "fluctua.theory.target": "default_shares",
-            },
-            "fluctua.timeloop": {
-                "fluctua.neurons": "ArcTan SigmoidDerivative SuperSpike",
-                "fluctua.neurons.leaky": "State Stepper",
-                "fluctua.timeloop.contract": "Engine LoopResult",
-                "fluctua.timeloop.engines": "widened",
-                "fluctua.neurons.steps": "Reset",
-                "fluctua.neurons.surrogates": "Surrogate",
-            },
-            "fluctua.training": {
-                "fluctua.homeostasis": "ActivityBound",
-                "fluctua.homeostasis.bounds": "paper_bounds",
-                "fluctua.homeostasis.optimizers": "SMORMS3 make_optimizer",
-            },
-            "fluctua.training.fit": {"fluctua.homeostasis.refinement": "TrainingDiverged"},
-            "fluctua.training.settings": {"fluctua.homeostasis.refinement": "TrainingDiverged"},
-            "fluctua.wiring": {
-                "fluctua.network.errors": "UnsupportedNeuronError",
-                "fluctua.network.facts": "INPUT InnerSynapse:inner_pathway Member:PopulationSpec Neuron Pathway "
-                "Population free_potential population_currents potential_of",
-                "fluctua.network.network": "trace:populations_of",
-            },
-            "fluctua.wiring.graph": {"fluctua.network.errors": "UnsupportedNeuronError"},
-            "fluctua.wiring.nir": {
-                "fluctua.network.nir.conventions": "CONVENTIONS",
-                "fluctua.network.nir.model": "NirModel",
-            },
-        }
-    )
+    {old: _each_name(homes) for old, homes in _TABLES["names"].items()}
 )
 """Of an old or a present module, each name that lives elsewhere now, with its module and what it is called there."""
 
-_BY_METHOD = "fluctua.initialize(model, batch, method={})".format
-_SAME_NAME = ("ding", "kaiming", "lsuv", "micheli", "spikeinit", "tdbn", "xavier")
-_BY_LOSS = "fluctua.lab.training.TimeLoss({})".format
-
-REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "fluctua.initialization.baselines": {
-            **dict.fromkeys(("BASELINES", "DALE_BASELINES", "Baseline", "baseline"), _BY_METHOD("name")),
-            **{name: _BY_METHOD(f'"{name}"') for name in _SAME_NAME},
-            **dict.fromkeys(("ei_init", "ei_init_"), _BY_METHOD('"ei-init"')),
-            "folded_kaiming": _BY_METHOD('"kaiming-folded"'),
-            "spikeinit_sim": _BY_METHOD('"spikeinit-sim"'),
-            "torch_default": _BY_METHOD('"torch"'),
-        },
-        "fluctua.timeloop": {
-            **dict.fromkeys(("Adaptation", "LoopParameters"), "LIF, LI or AdaptiveLIF of fluctua.neurons"),
-            **{"run": "neurons.simulate", "step": "neurons.step", "stepper": "neurons.stepper"},
-        },
-        "fluctua.timeloop.contract": {"LoopParameters": "LIF, LI or AdaptiveLIF of fluctua.neurons"},
-        "fluctua.training": {
-            "max_over_time_cross_entropy": _BY_LOSS('"max"'),
-            "mean_over_time_cross_entropy": _BY_LOSS('"mean"'),
-            "sum_of_softmax_cross_entropy": _BY_LOSS('"softmax"'),
-            "sum_over_time_cross_entropy": _BY_LOSS('"sum"'),
-        },
-    }
-)
+REPLACED: Mapping[str, Mapping[str, str]] = MappingProxyType(_TABLES["gone"])
 """Of an old module, each name that nothing has any more, and what serves in its place."""
 
 

@@ -1,6 +1,6 @@
 """Names that a package hands on without importing their modules until they are used."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -8,18 +8,19 @@ from fluctua._deprecated import renamed
 
 
 def lazy(
-    package: str, homes: Mapping[str, str], modules: Collection[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A module's `__getattr__` and `__dir__` (PEP 562) for names defined elsewhere.
+    package: str, names: Mapping[str, str], modules: str = ""
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """A module's `__getattr__`, `__dir__` (PEP 562) and `__all__` for names defined elsewhere.
 
     Args:
         package: `__name__` of the package.
-        homes: name -> module that it is imported from on first use.
+        names: of each module those that it has, separated by spaces; it is imported on first use.
         modules: of the package, imported likewise.
     """
+    homes = {name: module for module in names for name in names[module].split()}
 
     def __getattr__(name: str) -> Any:
-        if name in modules:
+        if name in modules.split():
             return import_module(f"{package}.{name}")
         if name not in homes:
             return renamed(package, name)
@@ -28,6 +29,6 @@ def lazy(
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(import_module(package)), *homes, *modules})
+        return sorted({*vars(import_module(package)), *homes, *modules.split()})
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, list(homes)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.hardware import Grid, rounded_to
@@ -24,11 +23,11 @@ from fluctua.network.run import Forward
 from fluctua.state.measure import Window, neuron_mean, population_mean, variance, window_mask
 from fluctua.state.report import Report
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
 
 __all__ = ["rescale"]
 
-Array = NDArray[np.float64]
 
 _ROUNDS = 16  # in which a recurrent population responds to its new weights, and goes half the way to the next
 _ENOUGH = 0.02  # relative change of weights at which to stop

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LIF, AdaptiveLIF, ExcInhLIF, SigmoidDerivative, from_step, spike
-from fluctua.timeloop import conv_recurrence, engine, events_layers, fused
+from fluctua.timeloop import conv_recurrence, engine, engines, events_layers
 
 
 def _decaying(x: Tensor, state: tuple[Tensor, ...], c: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -61,7 +61,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return chosen
 
-    for module, name in ((fused, "_run"), (events_layers, "run_layers"), (conv_recurrence, "run")):
+    for module, name in ((engines, "_run"), (events_layers, "run_layers"), (conv_recurrence, "run")):
         monkeypatch.setattr(module, name, saying(name))
 
 

@@ -17,7 +17,7 @@ from fluctua.neurons.leaky import State
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.simd import compiling
 from fluctua.timeloop import cpu_loop, engine, generated
-from fluctua.timeloop.fused import CPU
+from fluctua.timeloop.engines import CPU
 from shared.leaky_populations import LoopParameters, run
 from shared.loop_populations import (
     ADAPTIVE,

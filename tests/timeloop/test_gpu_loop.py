@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.neurons.leaky import State
 from fluctua.neurons.surrogates import Surrogate
-from fluctua.timeloop import engine, fused
+from fluctua.timeloop import engine, engines
 from fluctua.timeloop.contract import LoopResult
-from fluctua.timeloop.fused import GPU
+from fluctua.timeloop.engines import GPU
 
 pytest.importorskip("triton")
 from shared.leaky_populations import Adaptation, LoopParameters, run
@@ -395,7 +395,7 @@ def test_outside_the_interpreter_a_cpu_tensor_is_refused(monkeypatch: pytest.Mon
 
 
 def test_without_triton_every_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "has_triton", lambda: False)
+    monkeypatch.setattr(engines, "has_triton", lambda: False)
     assert "pip install 'fluctua[gpu]'" in (GPU.unsupported((torch.zeros(2, 1, 3),), PLAIN.dynamics) or "")
 
 

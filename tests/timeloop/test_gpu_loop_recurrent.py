@@ -22,7 +22,8 @@ from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import step_by_step
 
 pytest.importorskip("triton")
-from fluctua.timeloop import fused, gpu_loop
+from fluctua.layers import fusion
+from fluctua.timeloop import engines, gpu_loop
 from shared.leaky_populations import LoopParameters
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
@@ -112,7 +113,7 @@ def with_gradients(
 
 def assert_same(case: Case, numbers: dict[str, Tensor], wanted: str | None = None) -> None:
     """Both ways give the same, but for sums of a few hundred terms in another order: some 1e-14 of the largest."""
-    ours, our_gradients = with_gradients(case, fused.recurrent, numbers, wanted)
+    ours, our_gradients = with_gradients(case, engines.recurrent, numbers, wanted)
     unheard = {k: torch.zeros_like(g) for k, g in our_gradients.items()} if len(numbers["current"]) == 1 else {}
     theirs, heard = with_gradients(case, stepped, numbers, wanted)
     their_gradients = unheard | heard  # of a single step the truth does not use the weight
@@ -131,9 +132,9 @@ CASES = [Case(*options) for options in product([True, False], [True, False], [Fa
 def test_equals_plain_steps_with_all_gradients(case: Case) -> None:
     numbers = case.numbers()
     assert_same(case, numbers)
-    spikes = case.run(fused.recurrent, numbers)[0]
+    spikes = case.run(engines.recurrent, numbers)[0]
     assert 0.05 < spikes.mean() < 0.6
-    assert not torch.equal(spikes, case.run(fused.recurrent, {**numbers, "weight": 0 * numbers["weight"]})[0])
+    assert not torch.equal(spikes, case.run(engines.recurrent, {**numbers, "weight": 0 * numbers["weight"]})[0])
 
 
 @pytest.mark.parametrize("wanted", ["current", "potential", "synaptic", "decay_syn", "threshold", "weight", "bias"])
@@ -172,7 +173,7 @@ def test_a_thousand_neurons() -> None:
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[4]], ids=str)
 def test_gradients_in_single_precision_are_within_1e_5_of_their_maximum(case: Case) -> None:
     single = {k: t.float() for k, t in case.numbers(12, 3, 20).items()}
-    (spikes, *_), gradients = with_gradients(case, fused.recurrent, single)
+    (spikes, *_), gradients = with_gradients(case, engines.recurrent, single)
     (expected, *_), truth = with_gradients(case, stepped, {k: t.double() for k, t in single.items()})
     assert torch.equal(spikes.double(), expected)
     for key, gradient in truth.items():
@@ -181,7 +182,7 @@ def test_gradients_in_single_precision_are_within_1e_5_of_their_maximum(case: Ca
 
 def test_final_state_alone_carries_a_gradient() -> None:
     gradients: list[Tensor] = []
-    for run in (fused.recurrent, stepped):
+    for run in (engines.recurrent, stepped):
         numbers = {**Case().numbers(), "current": Case().numbers()["current"].requires_grad_()}
         gradients += torch.autograd.grad(Case().run(run, numbers)[1].sum(), numbers["current"])
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
@@ -193,7 +194,7 @@ def test_memory_in_any_order() -> None:
     turned["current"] = numbers["current"].transpose(0, 1).contiguous().transpose(0, 1)
     assert not turned["current"].is_contiguous()
     assert_same(Case(), turned)
-    assert torch.equal(Case().run(fused.recurrent, turned)[0], Case().run(fused.recurrent, numbers)[0])
+    assert torch.equal(Case().run(engines.recurrent, turned)[0], Case().run(engines.recurrent, numbers)[0])
 
 
 def kept(case: Case, *wanted: str) -> int:
@@ -205,7 +206,7 @@ def kept(case: Case, *wanted: str) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        case.run(fused.recurrent, numbers)
+        case.run(engines.recurrent, numbers)
     return sum(sizes) // numbers["current"].numel()
 
 
@@ -220,7 +221,7 @@ def test_backward_keeps_no_more_than_it_needs() -> None:
 
 def test_second_derivatives_are_refused() -> None:
     numbers = {k: t.requires_grad_() for k, t in Case().numbers().items()}
-    spikes = Case().run(fused.recurrent, numbers)[0]
+    spikes = Case().run(engines.recurrent, numbers)[0]
     (gradient,) = torch.autograd.grad(spikes.sum(), numbers["current"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"recurrent loop can be differentiated only once.*engine\('reference'\)"):
         gradient.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -240,8 +241,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
         seen.append(current.shape)
         return run(current, *others)
 
-    run = fused.recurrent
-    monkeypatch.setattr(fused, "recurrent", spy)
+    run = engines.recurrent
+    monkeypatch.setattr(fusion, "recurrent", spy)
     return seen
 
 

@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.explain.diagnosis import diagnose
-    from fluctua.explain.finding import Diagnosis
-    from fluctua.explain.monitor import Monitor
+    from fluctua.explain.diagnosis import diagnose as diagnose
+    from fluctua.explain.finding import Diagnosis as Diagnosis
+    from fluctua.explain.monitor import Monitor as Monitor
 
-__all__ = ["Diagnosis", "Monitor", "diagnose"]
-
-__getattr__, __dir__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "Diagnosis": "fluctua.explain.finding",
-        "Monitor": "fluctua.explain.monitor",
-        "diagnose": "fluctua.explain.diagnosis",
+        "fluctua.explain.diagnosis": "diagnose",
+        "fluctua.explain.finding": "Diagnosis",
+        "fluctua.explain.monitor": "Monitor",
     },
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -89,10 +90,15 @@ def prime(
             "priming needs at least one epoch, a positive lr, and a tolerance of 0 or more, got "
             f"epochs={epochs}, lr={lr}, tolerance={tolerance}"
         )
-    inputs, draws = _Inputs(batches), new_generator(seed, None)
+    if isinstance(batches, Iterator):
+        raise ValueError("batches can be read only once: pass a list or a DataLoader, not an iterator")
+    inputs: Iterable[Any] = [batches] if isinstance(batches, Tensor | np.ndarray) else batches
+    draws = new_generator(seed, None)
     with torch.random.fork_rng(gpus_of(model)):
         _reseed(draws)
-        network = Network.of(model, inputs.first(), forward=forward, time=time, steps=steps, dt=dt, active=True)
+        if not (first := list(islice(inputs, 1))):
+            raise ValueError("there are no batches: pass at least one")
+        network = Network.of(model, first[0], forward=forward, time=time, steps=steps, dt=dt, active=True)
         before = rates(network.spiking, network.spikes())
         priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
         for rounds in range(epochs + 1):  # the last one only measures
@@ -105,28 +111,6 @@ def prime(
     worst_last = sorted(missed.items(), key=lambda item: item[1])
     reasons = {name: f"{bound.kind} bound missed, penalty {value:.2g}" for (name, bound), value in worst_last}
     return Refinement(before, reasons, rounds, report)
-
-
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """What an epoch iterates over."""
-
-    batches: Tensor | Iterable[Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from [self.batches] if isinstance(self.batches, Tensor | np.ndarray) else self.batches
-
-    def first(self) -> Any:
-        """The first element, if a network can run on it and an epoch can follow.
-
-        Raises:
-            ValueError: there is no first element, or the batches can be read only once.
-        """
-        if isinstance(self.batches, Iterator):
-            raise ValueError("batches can be read only once: pass a list or a DataLoader, not an iterator")
-        for batch in self:
-            return batch
-        raise ValueError("there are no batches: pass at least one")
 
 
 @dataclass(frozen=True, eq=False)

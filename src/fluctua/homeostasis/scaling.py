@@ -20,9 +20,7 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.inspection import inspect_network
 from fluctua.theory.laws import OneSided
-from fluctua.theory.psp import number
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array, number
 
 # Step in the logarithm of a factor per error in that of the rate; the rate is assumed to respond by the inverse.
 _COMMON, _OWN = 0.5, 0.125

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.lab.loading import FinishedRun, load
+    from fluctua.lab.loading import FinishedRun as FinishedRun
+    from fluctua.lab.loading import load as load
 
-__all__ = ["FinishedRun", "load"]
-
-__getattr__, __dir__ = lazy(__name__, {"FinishedRun": "fluctua.lab.loading", "load": "fluctua.lab.loading"})
+__getattr__, __dir__, __all__ = lazy(__name__, {"fluctua.lab.loading": "FinishedRun load"})

@@ -18,8 +18,8 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.leaky import Neuron
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.engines import choose
-from fluctua.timeloop.limits import gives_spikes, is_special
+from fluctua.timeloop.derivation import gives_spikes
+from fluctua.timeloop.engines import choose, is_special, recurrent
 
 if TYPE_CHECKING:  # numba is imported only when a network runs
     from fluctua.timeloop.events_layers import Layer
@@ -206,8 +206,6 @@ def heard_spikes(
 
         layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
         return run_layers(x, [layer])[0]
-
-    from fluctua.timeloop.fused import recurrent
 
     return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
 

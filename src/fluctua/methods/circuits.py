@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.components import FreePotential, Solution
@@ -27,9 +26,8 @@ from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
-
-Array = NDArray[np.float64]
 
 ROUNDS = 6
 SLOWER = 0.7  # each round covers this fraction of the step of the one before,
@@ -150,7 +148,10 @@ def fit_circuit(
     for _ in range(ROUNDS):
         replay.assume(spikes)
         try:
-            solved = [_solved(p, values[p.name], asked[p.name], replay) for p in chosen]
+            solved = []
+            for p in chosen:
+                write_all(values[p.name])
+                solved.append(solve(p, asked[p.name], replay))
         except InfeasibleTargetError:
             if not kept:
                 raise
@@ -181,13 +182,6 @@ def fit_circuit(
             "smaller xi, or give a larger batch"
         )
     return reached
-
-
-def _solved(
-    population: Population, values: dict[Tensor, Tensor], goal: Goal, replay: Replay
-) -> tuple[FreePotential, Solution]:
-    write_all(values)
-    return solve(population, goal, replay)
 
 
 def _adjust_together(

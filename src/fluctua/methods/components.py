@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
 from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
+from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
-
-Array = NDArray[np.float64]
 
 
 class SilentInputError(ValueError):

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
@@ -19,9 +18,8 @@ from fluctua.network.replay import Replay
 from fluctua.state.measure import Window
 from fluctua.theory.laws import Family, Normal
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
-
-Array = NDArray[np.float64]
 
 _NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
 _CALLS = 12  # potentials that are measured on the way

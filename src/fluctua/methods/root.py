@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 _PROBE = 0.1  # step of the first differences: large against the noise of a measurement
 _LONGEST = 0.25  # largest change of an unknown in one step

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp, log, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fluctua.methods.population import Place
 from fluctua.methods.weights import writable
 from fluctua.network.facts import Population
 from fluctua.theory.membrane import Moments
+from fluctua.theory.psp import Array
 from fluctua.theory.target import Target
 
 GROWTH = 1.36
@@ -90,7 +90,7 @@ def told_of_trunks(
             )
 
 
-def _size(sigma: NDArray[np.float64]) -> float:
+def _size(sigma: Array) -> float:
     return float(np.sqrt(np.mean(sigma**2)))
 
 

@@ -6,15 +6,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluctua.network.facts import INPUT, Pathway, Population
 from fluctua.theory.laws import Family, Normal, OneSided, Relay, WeightLaw
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import Array, PspKernel
 from fluctua.theory.target import Target, default_shares
-
-Array = NDArray[np.float64]
 
 LARGE = 2**20
 """From this number of entries a weight dominates time and memory, and the last bits matter less."""

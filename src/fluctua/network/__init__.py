@@ -7,16 +7,11 @@ from fluctua.network.errors import WiringError
 from fluctua.network.network import Network
 
 if TYPE_CHECKING:
-    from fluctua.network.nir import from_nir, to_nir
-    from fluctua.network.probe import ProbedNeuron
+    from fluctua.network.nir import from_nir as from_nir
+    from fluctua.network.nir import to_nir as to_nir
+    from fluctua.network.probe import ProbedNeuron as ProbedNeuron
 
-__all__ = ["Network", "ProbedNeuron", "WiringError", "from_nir", "to_nir"]
-
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ProbedNeuron": "fluctua.network.probe",
-        "from_nir": "fluctua.network.nir",
-        "to_nir": "fluctua.network.nir",
-    },
+__getattr__, __dir__, __all__ = lazy(
+    __name__, {"fluctua.network.nir": "from_nir to_nir", "fluctua.network.probe": "ProbedNeuron"}
 )
+__all__ += ["Network", "WiringError"]

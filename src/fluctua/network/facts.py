@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -17,10 +16,8 @@ from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers
 from fluctua.theory.laws import Exponential, Family
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import Array, PspKernel
 from fluctua.timeloop.engines import filtered
-
-Array = NDArray[np.float64]
 
 FAR = 1e3  # thresholds that are larger, also relative to the lowest of the others, are out of reach
 INPUT = "input"  # name of the source of signals from outside the network
@@ -68,6 +65,11 @@ class Neuron:
         values = values.reshape(values.shape[next((k for k, n in enumerate(values.shape) if n > 1), values.ndim) :])
         differ = values if values.size and values.min() < values.max() else None
         return Neuron(kernels, float(values.mean()), rest, thresholds=differ, **more)
+
+    @staticmethod
+    def in_closed_form(module: Any, timing: Any) -> "Neuron":
+        """A neuron of fluctua that states its kernels itself; without a threshold it is a readout."""
+        return Neuron.spiking(module.kernels(), getattr(module, "threshold", None))
 
     def counted(self, emitted: Tensor) -> Tensor:
         """Numbers of spikes, from what the module emits `[T, B, *N]`."""

@@ -13,13 +13,12 @@ from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
 from fluctua.network.preserve import preserved
 from fluctua.network.stepping import followed
+from fluctua.theory.psp import Array
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import Expression, Value, walk
 from fluctua.timeloop.tracing import Traced, trace
-
-Array = NDArray[np.float64]
 
 Run = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Tensor]]
 """State and inputs -> the state after a step, and the observed quantity."""

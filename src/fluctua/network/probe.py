@@ -24,8 +24,7 @@ from fluctua.network.facts import Neuron
 from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout, mapped, modules_of, parameters_of, tensors_in
 from fluctua.theory import PspKernel
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 _OFF = 0.02  # relative to the input that should just make a neuron fire
 _IMPULSE = 1e-3

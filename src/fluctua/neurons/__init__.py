@@ -5,38 +5,25 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.neurons.adaptive import AdaptiveLIF
-    from fluctua.neurons.exc_inh import ExcInhLIF
-    from fluctua.neurons.heterogeneity import heterogeneous
-    from fluctua.neurons.leaky import LI, LIF
-    from fluctua.neurons.own_step import from_step
-    from fluctua.neurons.surrogates import ArcTan, SigmoidDerivative, SuperSpike, spike
+    from fluctua.neurons.adaptive import AdaptiveLIF as AdaptiveLIF
+    from fluctua.neurons.exc_inh import ExcInhLIF as ExcInhLIF
+    from fluctua.neurons.heterogeneity import heterogeneous as heterogeneous
+    from fluctua.neurons.leaky import LI as LI
+    from fluctua.neurons.leaky import LIF as LIF
+    from fluctua.neurons.own_step import from_step as from_step
+    from fluctua.neurons.surrogates import ArcTan as ArcTan
+    from fluctua.neurons.surrogates import SigmoidDerivative as SigmoidDerivative
+    from fluctua.neurons.surrogates import SuperSpike as SuperSpike
+    from fluctua.neurons.surrogates import spike as spike
 
-__all__ = [
-    "LI",
-    "LIF",
-    "AdaptiveLIF",
-    "ArcTan",
-    "ExcInhLIF",
-    "SigmoidDerivative",
-    "SuperSpike",
-    "from_step",
-    "heterogeneous",
-    "spike",
-]
-
-__getattr__, __dir__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "AdaptiveLIF": "fluctua.neurons.adaptive",
-        "ArcTan": "fluctua.neurons.surrogates",
-        "ExcInhLIF": "fluctua.neurons.exc_inh",
-        "LI": "fluctua.neurons.leaky",
-        "LIF": "fluctua.neurons.leaky",
-        "SigmoidDerivative": "fluctua.neurons.surrogates",
-        "SuperSpike": "fluctua.neurons.surrogates",
-        "from_step": "fluctua.neurons.own_step",
-        "heterogeneous": "fluctua.neurons.heterogeneity",
-        "spike": "fluctua.neurons.surrogates",
+        "fluctua.neurons.adaptive": "AdaptiveLIF",
+        "fluctua.neurons.exc_inh": "ExcInhLIF",
+        "fluctua.neurons.heterogeneity": "heterogeneous",
+        "fluctua.neurons.leaky": "LI LIF",
+        "fluctua.neurons.own_step": "from_step",
+        "fluctua.neurons.surrogates": "ArcTan SigmoidDerivative SuperSpike spike",
     },
 )

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, register_tau, shown
+from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, numbers, register_tau, shown
 from fluctua.neurons.steps import ExcInhStep, Reset
 from fluctua.neurons.surrogates import Surrogate
-from fluctua.theory.psp import checked_dt
+from fluctua.theory.psp import PspKernel, checked_dt
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
 
@@ -95,6 +95,12 @@ class ExcInhLIF(Neuron, Firing):
     def tau_inh(self) -> Tensor:
         """Time constant of the inhibitory current in seconds."""
         return self.log_tau_inh.exp()
+
+    def kernels(self) -> tuple[PspKernel, PspKernel]:
+        """The PSP kernels of excitation and inhibition, in closed form."""
+        tau_mem, tau_exc, tau_inh = map(numbers, (self.tau_mem, self.tau_exc, self.tau_inh))
+        inhibition = PspKernel.exponential(tau_mem, tau_inh, self.dt).scaled(-1)
+        return PspKernel.exponential(tau_mem, tau_exc, self.dt), inhibition
 
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""

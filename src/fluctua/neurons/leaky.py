@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.neurons.steps import LeakyStep, Reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
-from fluctua.theory.psp import checked_dt, number
+from fluctua.theory.psp import Array, PspKernel, checked_dt, number
 from fluctua.timeloop import engines
 from fluctua.timeloop.contract import Dynamics, LoopResult, Tensors, step_for
 
@@ -102,6 +101,13 @@ class LeakyNeuron(Neuron):
         step = step_for(LeakyStep, exponential, *options)
         return Dynamics(step, (*decays, *constants), sum(self._has), spiking=self.spiking)
 
+    def kernels(self) -> tuple[PspKernel]:
+        """The PSP kernel, in closed form."""
+        tau_mem = numbers(self.tau_mem)
+        if self.tau_syn is None:
+            return (PspKernel.delta(tau_mem, self.dt),)
+        return (PspKernel.exponential(tau_mem, numbers(self.tau_syn), self.dt),)
+
     @property
     def _has(self) -> tuple[bool, bool, bool]:
         """Which parts of a `State` the step has."""
@@ -175,9 +181,9 @@ def constant(value: Any) -> Tensor:
         return torch.tensor(torch.nan)
 
 
-def numbers(constant: Any) -> NDArray[np.float64]:
+def numbers(constant: Any) -> Array:
     """The values of a number, tensor or parameter, for the theory."""
-    values: NDArray[np.float64] = torch.as_tensor(constant).detach().double().cpu().numpy()
+    values: Array = torch.as_tensor(constant).detach().double().cpu().numpy()
     return values
 
 

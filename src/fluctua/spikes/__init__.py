@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.spikes.batch import SpikeBatch
+    from fluctua.spikes.batch import SpikeBatch as SpikeBatch
 
-__all__ = ["SpikeBatch"]
-
-__getattr__, __dir__ = lazy(__name__, {"SpikeBatch": "fluctua.spikes.batch"})
+__getattr__, __dir__, __all__ = lazy(__name__, {"fluctua.spikes.batch": "SpikeBatch"})

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
-    from fluctua.state.inspection import inspect
-    from fluctua.state.report import Report
+    from fluctua.state.inspection import inspect as inspect
+    from fluctua.state.report import Report as Report
 
-__all__ = ["Report", "inspect"]
-
-__getattr__, __dir__ = lazy(__name__, {"Report": "fluctua.state.report", "inspect": "fluctua.state.inspection"})
+__getattr__, __dir__, __all__ = lazy(
+    __name__, {"fluctua.state.inspection": "inspect", "fluctua.state.report": "Report"}
+)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.cells import cell_of, sharpness_of, step_of_cell
@@ -13,13 +12,12 @@ from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import INPUT, Pathway, Population
 from fluctua.state.drive import Drive
 from fluctua.state.measure import Measurements
+from fluctua.theory.psp import Array
 from fluctua.theory.surrogates import gradient_gain
 from fluctua.timeloop.contract import Dynamics, step_of
 from fluctua.timeloop.evaluation import evaluated
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import trace
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

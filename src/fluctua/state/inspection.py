@@ -78,7 +78,6 @@ def inspect_network(
     targets: Mapping[str, Moments] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
-    ran: tuple[str, ...] = (),
 ) -> Report:
     """`inspect` for a `Network`, with the targets that its populations were initialised for, by name."""
     populations = network.populations
@@ -99,8 +98,7 @@ def inspect_network(
         else:
             gradients = _gradient_norms(network, loss)
     outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
-    notes = (*network.notes, *notes)
-    ran = (f"window = {window}", *ran)
+    notes, ran = (*network.notes, *notes), (f"window = {window}",)
     passed = {}
     if drives:
         from fluctua.state.backward import passages  # only where gradients are of interest

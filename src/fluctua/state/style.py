@@ -1,12 +1,11 @@
 """One look for every figure: colours that the colour-blind can tell apart (Okabe & Ito), quiet axes."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from html import escape
 from io import BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,45 +21,6 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
     "#222222",
     "#7F7F7F",
 )
-COLOURS = (ORANGE, PURPLE, BLUE, GREEN, SKY, RED, BLACK, GREY)
-"""For lines that stand for no method, in turn."""
-MARKERS = "osvD^XP*"
-
-LOOKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
-    {
-        "measured": (BLUE, "o", "-"),
-        "measured-full": (BLUE, "*", ":"),
-        "measured-unbalanced": (SKY, "^", "-"),
-        "measured-loud": (SKY, "P", ":"),
-        "measured-share": (BLUE, "P", "--"),
-        "measured-relay": (GREEN, "^", "--"),
-        "poisson": (PURPLE, "s", "-"),
-        "poisson-primed": (PURPLE, "P", "--"),
-        "poisson-per-layer": (PURPLE, "^", ":"),
-        "poisson-continuous": (PURPLE, "d", "-."),
-        "poisson-share": (PURPLE, "*", "-."),
-        "kaiming": (ORANGE, "o", "-"),
-        "kaiming-relu": (ORANGE, ">", "--"),
-        "kaiming-folded": (ORANGE, "<", ":"),
-        "xavier": (GREY, "h", "-"),
-        "torch": (BLACK, "X", "-"),
-        "spikeinit": (GREEN, "D", "-"),
-        "spikeinit-sim": (GREEN, "d", "--"),
-        "ei-init": (GREEN, "p", "-"),
-        "ding": (RED, "p", "-"),
-        "micheli": (BLACK, "H", "--"),
-        "lsuv": (RED, "v", "--"),
-        "tdbn": (GREY, "*", "--"),
-    }
-)
-"""Colour, marker and line of each method, by its name: the same in every figure."""
-
-
-def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Arguments for a line of each name: the look of a method, or the next free one for any other name."""
-    free = ((colour, marker, "-") for _ in iter(int, 1) for colour, marker in zip(COLOURS, MARKERS, strict=True))
-    chosen = {name: LOOKS.get(name) or next(free) for name in names}
-    return {name: dict(zip(("color", "marker", "ls"), look, strict=True)) for name, look in chosen.items()}
 
 
 @contextmanager

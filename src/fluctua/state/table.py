@@ -36,14 +36,14 @@ def plain_text(populations: Populations, notes: Sentences, warnings: Sentences, 
     table shows how the gradient passes, if that was measured.
     """
     lines = [ran] if ran else []
-    lines += [*aligned(_rows(populations)), *_backward_text(populations)]
+    lines += [*aligned(_rows(populations)), *aligned(_backward_rows(populations))]
     lines += [f"note: {note}" for note in notes]
     lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, with a rule below its head."""
+    """The lines of a table, with a rule below its head; none without rows."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -51,22 +51,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
-def _backward_text(populations: Populations) -> list[str]:
-    rows = _backward_rows(populations)
-    return aligned(rows) if len(rows) > 1 else []
+    return [*lines[:1], *("-" * len(line) for line in lines[:1]), *lines[1:]]
 
 
 def _backward_rows(populations: Populations) -> list[tuple[str, ...]]:
-    """The head, and a row for each population of which it was measured how the gradient passes."""
+    """The head, and a row for each population of which it was measured how the gradient passes; nothing if for none."""
     found = [
         (p.name, f"{p.participation:.2f}", _number(p.sharpness, ".3g"), _number(p.gradient_gain, ".2f"))
         for p in populations
         if p.participation is not None
     ]
-    return [_BACKWARD, *found]
+    return [_BACKWARD, *found] if found else []
 
 
 def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, ran: str = "") -> "Table":
@@ -75,7 +70,7 @@ def rich_table(populations: Populations, notes: Sentences, warnings: Sentences, 
     from rich.markup import escape as literal
     from rich.table import Table
 
-    caption = [literal(line) for line in _backward_text(populations)]
+    caption = [literal(line) for line in aligned(_backward_rows(populations))]
     caption += [literal(note) for note in notes]
     caption += [f"[yellow]warning: {literal(warning)}[/yellow]" for warning in warnings]
     table = Table(
@@ -106,7 +101,7 @@ def html_table(populations: Populations, notes: Sentences, warnings: Sentences, 
     said = [escape(f"note: {note}") for note in notes] + [f"<b>warning:</b> {escape(one)}" for one in warnings]
     return "".join(
         [f"<p>{escape(ran)}</p>" if ran else "", as_table(_rows(populations))]
-        + ([as_table(backward)] if len(backward) > 1 else [])
+        + ([as_table(backward)] if backward else [])
         + [f"<p>{sentence}</p>" for sentence in said]
     )
 
@@ -162,5 +157,5 @@ def _potential(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) < 1000 else f"{value:.3g}"
 
 
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

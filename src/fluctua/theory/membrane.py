@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fluctua.theory.psp import PspKernel
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array, PspKernel
 
 
 @dataclass(frozen=True, eq=False)

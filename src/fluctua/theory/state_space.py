@@ -4,11 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fluctua.theory.psp import PspKernel, checked_factor
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array, PspKernel, checked_factor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
+
 Slope = Callable[[Array], Array]
 """The surrogate derivative at distances from threshold."""
 

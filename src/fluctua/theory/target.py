@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fluctua.theory.psp import ContinuousKernel, PspKernel, number
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array, ContinuousKernel, PspKernel, number
 
 # The integrand is analytic: 32 nodes give full double precision for every xi of interest (tested against SciPy).
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)

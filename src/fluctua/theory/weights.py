@@ -16,10 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fluctua.theory.laws import Family, Normal, OneSided, WeightLaw, check_density
 from fluctua.theory.membrane import Drive
-from fluctua.theory.psp import PspKernel
+from fluctua.theory.psp import Array, PspKernel
 from fluctua.theory.target import InfeasibleTargetError, Target
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

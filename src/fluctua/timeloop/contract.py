@@ -1,10 +1,12 @@
-"""The arguments and results of a time loop.
+"""What a time loop takes and returns, and how torch sees it: one operation, with a backward without a derivative.
 
 A neuron is a function of one step, written in torch; `neurons/steps.py` has fluctua's own. Every loop runs it or is
 derived from it.
 """
 
-from collections.abc import Callable
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from fluctua._deprecated import old_names
 
 Tensors = tuple[Tensor, ...]
+Maybe = Tensor | None
 
 Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
 """A neuron: `(inputs, state, constants) -> (output, state after)`, neuron by neuron. Equal steps are one neuron."""
@@ -31,6 +34,11 @@ def constant_when_compiled(function: Function) -> Function:
 def name_of(dtype: torch.dtype) -> str:
     """The name of a type, as numba, NumPy and Triton name it."""
     return str(dtype).removeprefix("torch.")
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 _NAMED: dict[str, Step] = {}  # for operators of torch, which take strings
@@ -108,7 +116,10 @@ class LoopResult(NamedTuple):
 class Engine(Protocol):
     """One implementation of the loop."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For choosing it."""
+        ...
 
     def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
         """Why this engine does not support a request, or None if it does; `neurons` as in `engines.choose`."""
@@ -117,6 +128,110 @@ class Engine(Protocol):
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
         """Integrate the inputs, each `[T, B, *N]`, from `state` on."""
         ...
+
+
+class Operation(ABC):
+    """An operation to be fused, with everything it knows besides tensors."""
+
+    @property
+    @abstractmethod
+    def called(self) -> str:
+        """Its name, in messages."""
+
+    @property
+    def differentiable(self) -> Collection[int]:
+        """Numbers of the results that have a gradient."""
+        return (0,)
+
+    @abstractmethod
+    def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        """The results, and what backward may need."""
+
+    @abstractmethod
+    def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
+        """What backward needs."""
+
+    @abstractmethod
+    def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
+        """Gradients with respect to all tensors, those not wanted do not matter."""
+
+
+def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:
+    """The results of an operation, as a node of autograd's graph."""
+    results: tuple[Tensor, ...] = _Fused.apply(operation, _anchor(tensors), *tensors)  # type: ignore[no-untyped-call]
+    return results
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(operation: Operation, tied: Tensor, *tensors: Maybe) -> tuple[Tensor, ...]:
+        return tuple(operation.forth(tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.operation, tied, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for k, t in enumerate(output) if k not in ctx.operation.differentiable))
+        ctx.save_for_backward(tied, *ctx.operation.kept(tensors, output))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Maybe) -> tuple[Maybe, ...]:
+        tied, *kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        if all(g is None for g in grads):
+            return tuple([None] * (2 + len(wanted)))
+        with torch.no_grad():
+            found = ctx.operation.back(kept, grads, wanted)
+        gradients: Sequence[Maybe] = [g if asked else None for g, asked in zip(found, wanted, strict=True)]
+        if torch.is_grad_enabled():  # create_graph: they must not pass for constants
+            gradients = _Once.apply(ctx.operation.called, 1 + len(grads), tied, *grads, *gradients)  # type: ignore[no-untyped-call]
+        return None, None, *gradients
+
+
+def _anchor(tensors: Sequence[Maybe]) -> Tensor:
+    """An empty tensor that depends on all of these in autograd's graph, in place of tensors that are not kept."""
+    tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
+    return tied
+
+
+def refuse_second_derivative(what: str) -> None:
+    """Say that a fused operation has a first derivative only.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(
+        f"{what} can be differentiated only once; for second derivatives run the network "
+        "within `with fluctua.timeloop.engine('reference'):`"
+    )
+
+
+class _Anchor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Maybe) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.tensors = len(tensors)
+        return next(t for t in tensors if t is not None).new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return tuple([None] * ctx.tensors)
+
+
+class _Once(torch.autograd.Function):
+    """Passes gradients on and refuses to differentiate them by the first `n_of` tensors, which they depend on.
+
+    Torch's `once_differentiable` accepts constant gradients, and treats a derivative wrt unsaved tensors as zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, what: str, n_of: int, *tensors: Maybe) -> tuple[Maybe, ...]:
+        ctx.what = what
+        return tuple(g if g is None else g.view_as(g) for g in tensors[n_of:])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        refuse_second_derivative(ctx.what)
 
 
 __getattr__ = old_names(__name__)

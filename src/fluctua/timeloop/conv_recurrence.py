@@ -17,13 +17,12 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics, Form
+from fluctua.timeloop.contract import Dynamics, Form, Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded, pool
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.events_conv import Window
-from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 from fluctua.timeloop.tracing import traced
 

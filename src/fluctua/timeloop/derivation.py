@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Dynamics, Form
+from fluctua.timeloop.contract import Dynamics, Form, Maybe, Operation, Step, constant_when_compiled
 from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.expressions import Expression, Value, cheapest_records, replaced
-from fluctua.timeloop.limits import Maybe, Operation
-from fluctua.timeloop.tracing import Traced, traced
+from fluctua.timeloop.tracing import Traced, traced, untraceable
 
 Device = Literal["cpu", "gpu"]
 
@@ -178,6 +177,17 @@ def by_constant(sums: Tensor, constants: Sequence[Tensor], wanted: Sequence[int]
         summed = total.sum(shared) if total.is_cuda else torch.from_numpy(np.asarray(total.numpy().sum(shared)))
         found[k] = summed.to(constants[k].dtype).reshape(constants[k].shape)
     return found
+
+
+def gives_spikes(dynamics: Dynamics) -> bool:
+    """Whether the output of a neuron is 0 or 1, by a threshold; False if its step cannot be traced."""
+    return untraceable(*dynamics.form) is None and traced(*dynamics.form).fired is not None
+
+
+@constant_when_compiled
+def has_potential(step: Step | str, inputs: int, states: int, constants: int) -> bool:
+    """Whether the potential of a neuron is not its output itself."""
+    return traced(step, inputs, states, constants).separate
 
 
 def _engine(kind: Kind) -> Any:

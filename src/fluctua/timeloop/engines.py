@@ -1,29 +1,42 @@
-"""Which engine serves which request; the single entry to the time loops."""
+"""Which engine serves which request; the single entry to the time loops.
+
+The loops of the fused engines are derived from a neuron's step: one pass over the data forward, one backward. A loop is
+one operation of torch: an autograd function, or operators for `torch.compile` (see `operators.py`).
+"""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from importlib import import_module
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
-from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, Tensors, constant_when_compiled, step_of
+from fluctua.timeloop.contract import (
+    Dynamics,
+    Engine,
+    LoopResult,
+    Maybe,
+    Step,
+    Tensors,
+    apply,
+    constant_when_compiled,
+    interpreted,
+    step_of,
+)
+from fluctua.timeloop.derivation import Device, Kind, Loop, has_potential
+from fluctua.timeloop.reference import REFERENCE
+from fluctua.timeloop.tracing import untraceable
 
 log = logging.getLogger(__name__)
 
-# An engine is imported when first needed: numba alone takes half a second.
-_ENGINES = {
-    "cpu": ("fluctua.timeloop.fused", "CPU"),
-    "cpu-bfloat16": ("fluctua.timeloop.fused", "COMPACT_CPU"),
-    "gpu": ("fluctua.timeloop.fused", "GPU"),
-    "reference": ("fluctua.timeloop.reference", "REFERENCE"),
-}
-_loaded: dict[str, Engine] = {}
 _wanted: ContextVar[str] = ContextVar("fluctua_engine", default="auto")
 
 
@@ -32,7 +45,7 @@ def engine(name: str) -> Iterator[None]:
     """Run the time loops inside the `with` block on one engine.
 
     "auto" is the fastest that fits, of "cpu", "gpu" and "reference". "cpu-bfloat16" keeps less for backward than "cpu",
-    at a price in exactness (see `fused.FusedEngine`). A fused engine that cannot serve a request falls back to the
+    at a price in exactness (see `FusedEngine`). A fused engine that cannot serve a request falls back to the
     reference, and a log line says why. Code of `torch.compile` keeps the engine that was wanted when it was compiled.
 
     >>> from fluctua.neurons import LI
@@ -136,7 +149,7 @@ def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = Non
     """
     wanted = _wanted_name()
     for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
-        candidate = _load(name)
+        candidate = _ENGINES[name]
         reason = candidate.unsupported(inputs, dynamics, neurons)
         if reason is None:
             return candidate
@@ -148,18 +161,6 @@ def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = Non
 @constant_when_compiled
 def _wanted_name() -> str:
     return _wanted.get()
-
-
-def _load(name: str) -> Engine:
-    _import(name)
-    return _loaded[name]
-
-
-@constant_when_compiled
-def _import(name: str) -> None:
-    if name not in _loaded:
-        module, attribute = _ENGINES[name]
-        _loaded[name] = getattr(import_module(module), attribute)
 
 
 def _is_mapped(tensor: Tensor) -> bool:
@@ -181,6 +182,139 @@ def _check(current: Tensor) -> None:
         )
     if not current.is_floating_point():
         raise ValueError(f"a time loop takes a floating-point current, got {current.dtype}: call .float() on it")
+
+
+@dataclass(frozen=True)
+class FusedEngine:
+    """Serves float32 and float64 on a device, for every neuron that can be traced; see `unsupported`.
+
+    On the CPU neurons and samples are split over threads. The GPU's kernels use Triton; under its interpreter (the
+    variable TRITON_INTERPRET=1 in the environment) they take CPU tensors too, slowly: that is how they are tested.
+
+    Attributes:
+        name: for choosing it.
+        device: where it runs.
+        compact: whether the potential of spiking neurons is kept for backward in bfloat16, as its distance from
+            threshold: half the memory. Spikes are the same. A distance is off by up to 2^-8 of itself, so the surrogate
+            of SuperSpike by up to 2^-7 of itself, and gradients by less than one percent of the largest.
+    """
+
+    name: str
+    device: Device
+    compact: bool = False
+
+    def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
+        """See `Engine.unsupported`."""
+        first, *others = (t.device for t in (*inputs, *dynamics.constants))
+        if self.device == "gpu":
+            if first.type != "cuda" and not interpreted():
+                return f"it takes CUDA tensors, not one on {first}"
+            if not has_triton():
+                return "triton is not installed: pip install 'fluctua[gpu]'"
+            if any(device != first for device in others):
+                return f"a constant is not on the current's device {first}"
+        elif elsewhere := [device for device in (first, *others) if device.type != "cpu"]:
+            return f"it takes CPU tensors, not one on {elsewhere[0]}"
+        return _unsupported_numbers(inputs, dynamics, neurons)
+
+    def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
+        """See `Engine.run`."""
+        return _run(inputs, dynamics, state, self.device, self.compact)
+
+
+CPU, COMPACT_CPU, GPU = FusedEngine("cpu", "cpu"), FusedEngine("cpu-bfloat16", "cpu", True), FusedEngine("gpu", "gpu")
+
+_ENGINES: dict[str, Engine] = {one.name: one for one in (CPU, COMPACT_CPU, GPU, REFERENCE)}
+
+_found = cache(find_spec)
+
+
+@constant_when_compiled
+def has_triton() -> bool:
+    """Whether Triton is installed; asked for once."""
+    return _found("triton") is not None
+
+
+def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
+    """Integrate recurrent neurons on the GPU, with spikes one step late; the engine must support the request.
+
+    Args:
+        x: current from outside `[T, B, N]`, not empty.
+        dynamics: of spiking neurons; recurrent input and current go to their first input.
+        state: before the first step.
+        weight: `[N, N]`; row n has the weights into neuron n, from the second step on.
+        bias: `[N]`, added from the second step on, or None.
+    """
+    inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
+    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias))
+
+
+def _run(
+    inputs: Tensors,
+    dynamics: Dynamics,
+    state: Tensors,
+    device: Device,
+    compact: bool = False,
+    heard: tuple[Maybe, ...] = (),
+) -> LoopResult:
+    tensors = *inputs, *state, *dynamics.constants, *heard
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    kind = Kind.of(device, dynamics, trains, compact, bool(heard))
+    results: Sequence[Tensor]
+    if torch.compiler.is_compiling():
+        from fluctua.timeloop.operators import compiled  # defining operators takes a moment
+
+        results = compiled(tensors, kind)  # type: ignore[arg-type]
+    else:
+        loop = Loop(kind, inputs[0].shape)
+        results = apply(loop, tensors) if trains else loop.forth(tensors)
+    output, *others = results
+    potential = others.pop(0) if has_potential(*dynamics.form) else output
+    return LoopResult(output, potential, tuple(others[: dynamics.states]))
+
+
+def _unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None) -> str | None:
+    """Why an engine with loops in float32 and float64 does not support a request, or None if it does.
+
+    Args:
+        inputs: each `[T, B, *N]`.
+        dynamics: of the population.
+        neurons: its shape, by default that of the inputs.
+    """
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "torch.jit traces the network, and sees only plain operations"
+    current = inputs[0]
+    neurons = current.shape[2:] if neurons is None else neurons
+    if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
+        return "it takes plain tensors, not subclasses, sparse or dual tensors, nor those of torch.func"
+    if current.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, not {current.dtype}"
+    if any(t.dtype != current.dtype for t in (*inputs, *dynamics.constants)):
+        return f"a constant is not of the current's type {current.dtype}"
+    if not all(_broadcasts(c.shape, neurons) for c in dynamics.constants):
+        return f"a constant does not broadcast to the population's shape {tuple(neurons)}"
+    return _untraceable(*dynamics.form)
+
+
+@constant_when_compiled
+def _untraceable(step: Step | str, inputs: int, states: int, constants: int) -> str | None:
+    return untraceable(step, inputs, states, constants)
+
+
+def is_special(tensor: Tensor) -> bool:
+    """Whether a tensor is more than numbers in memory: a subclass, sparse, dual, or inside a transformation."""
+    if torch.compiler.is_compiling():
+        return tensor.layout != torch.strided
+    return (
+        type(tensor) not in (Tensor, Parameter)
+        or tensor.layout != torch.strided
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+    )
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to), strict=False))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded
-from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.pooling import channels_last, maps
 from fluctua.timeloop.threads import Blocks, added, over_samples
 

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.spikes.bits import words_of
-from fluctua.timeloop.contract import Dynamics
+from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
-from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, added, over_samples
 
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2

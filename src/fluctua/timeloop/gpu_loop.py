@@ -10,10 +10,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import name_of
+from fluctua.timeloop.contract import Maybe, interpreted, name_of
 from fluctua.timeloop.emitting import Pass, Passed
 from fluctua.timeloop.gpu_source import Kernel, kernel
-from fluctua.timeloop.limits import Maybe, interpreted
 
 _BLOCK = 128  # columns of a program, one for each of its threads
 

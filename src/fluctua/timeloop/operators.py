@@ -1,4 +1,4 @@
-"""A fused loop as operators, for `torch.compile`; they cost more per call than the function of `fused.py`.
+"""A fused loop as operators, for `torch.compile`; they cost more per call than an autograd function.
 
 Operators take and return numbers, strings and tensors: a step is passed by name, and an empty tensor stands for a
 missing gradient.
@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.contract import Form, constant_when_compiled
-from fluctua.timeloop.derivation import Device, Kind, Loop, plan_of
-from fluctua.timeloop.limits import has_potential, refuse_second_derivative
+from fluctua.timeloop.contract import Form, constant_when_compiled, refuse_second_derivative
+from fluctua.timeloop.derivation import Device, Kind, Loop, has_potential, plan_of
 
 _KINDS: dict[str, Kind] = {}
 

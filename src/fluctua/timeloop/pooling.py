@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fluctua.spikes.batch import flat
 from fluctua.timeloop import events_conv_kernels as kernels
+from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.limits import Maybe, Operation, apply
 from fluctua.timeloop.threads import Blocks, over_samples
 
 _BLOCK = 32  # frames

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fluctua.timeloop.limits import Maybe, Operation, apply
+from fluctua.timeloop.contract import Maybe, Operation, apply
 
 _LEAST = 1 << 22  # products of two numbers, below which a call costs more than it gains
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluctua.lab.durable import replacing
+from fluctua.lab.looks import looks
 from fluctua.lab.networks import LABELS
 from fluctua.state import Report
 from fluctua.state.figure import plot_distribution, shared_legend
-from fluctua.state.style import BLACK, RED, looks, style
+from fluctua.state.style import BLACK, RED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from fluctua.lab.looks import looks
 from fluctua.lab.networks import Dale
 from fluctua.lab.studies.learning import LearningStudy
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.studies.plotting import dots_per_method, level, line, panels
 from fluctua.lab.sweeps.study import Record, Reference, Setting, Value
 from fluctua.lab.sweeps.sweep import grid
-from fluctua.state.style import looks
 from fluctua.theory import Target
 from fluctua.theory.laws import Exponential, LogNormal, OneSided
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fluctua.lab.looks import looks
 from fluctua.lab.networks import Architecture, FullyConnected, ModernRecurrent
 from fluctua.lab.recipes import RECIPES, Ingredients
 from fluctua.lab.studies.plotting import panels
@@ -16,7 +17,6 @@ from fluctua.lab.studies.task import SHD, FileTask
 from fluctua.lab.studies.training import MEASURES, MixedRecipe, trained
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Reference, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
-from fluctua.state.style import looks
 from fluctua.theory import Target
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fluctua.lab.looks import looks
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.study import Record
-from fluctua.state.style import looks, style
+from fluctua.state.style import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 import fluctua
+from fluctua.lab.looks import COLOURS
 from fluctua.lab.networks import FullyConnected
 from fluctua.lab.studies.plotting import line, panels
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
 from fluctua.methods import Poisson
-from fluctua.state.style import BLUE, COLOURS, GREEN, RED
+from fluctua.state.style import BLUE, GREEN, RED
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 if TYPE_CHECKING:

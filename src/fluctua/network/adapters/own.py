@@ -6,21 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, Timing
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
-from fluctua.network.run import Layout
-from fluctua.neurons.leaky import LeakyNeuron, numbers
+from fluctua.network.run import in_one_call
+from fluctua.neurons.leaky import numbers
 from fluctua.neurons.surrogates import Surrogate
-from fluctua.theory.psp import PspKernel, TwoStateKernel
+from fluctua.theory.psp import TwoStateKernel
 
 if TYPE_CHECKING:
     from fluctua.layers.circuit import Circuit
-    from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
+    from fluctua.neurons import AdaptiveLIF
     from fluctua.neurons.current_based import CurrentBased
     from fluctua.neurons.own_step import StepNeuron
-
-
-def lif(module: "LIF", timing: Timing) -> Neuron:
-    """A neuron that spikes at its threshold."""
-    return Neuron.spiking((_kernel(module),), module.threshold)
 
 
 def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
@@ -28,22 +23,9 @@ def adaptive_lif(module: "AdaptiveLIF", timing: Timing) -> Neuron:
     from fluctua.network.linear import linear_neuron
 
     if module.coupling is None or not module.coupling.any():
-        return lif(module, timing)
+        return Neuron.in_closed_form(module, timing)
     dynamics = module.dynamics()
     return linear_neuron(dynamics, [0.0] * dynamics.states, replace(timing, dt=module.dt), module.threshold)
-
-
-def exc_inh_lif(module: "ExcInhLIF", timing: Timing) -> Neuron:
-    """Called with an excitatory and an inhibitory current."""
-    tau_mem, tau_exc, tau_inh = (numbers(tau) for tau in (module.tau_mem, module.tau_exc, module.tau_inh))
-    excitation = PspKernel.exponential(tau_mem, tau_exc, module.dt)
-    inhibition = PspKernel.exponential(tau_mem, tau_inh, module.dt).scaled(-1)
-    return Neuron.spiking((excitation, inhibition), module.threshold)
-
-
-def li(module: "LI", timing: Timing) -> Neuron:
-    """A readout, which never spikes."""
-    return Neuron((_kernel(module),), None)
 
 
 def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
@@ -87,11 +69,6 @@ def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:
     return specs
 
 
-def layout(module: LeakyNeuron) -> Layout:
-    """Called once with the whole sequence `[T, B, *N]`."""
-    return Layout()
-
-
 def sharpness(module: Any) -> Sharpness | None:
     """`beta` of its surrogate; none is known in a neuron that the user wrote as one step."""
     surrogate = getattr(module, "surrogate", None)
@@ -100,20 +77,14 @@ def sharpness(module: Any) -> Sharpness | None:
     return Sharpness("beta", surrogate.beta, lambda value: setattr(module, "surrogate", replace(surrogate, beta=value)))
 
 
-def _kernel(module: LeakyNeuron) -> PspKernel:
-    if module.tau_syn is None:
-        return PspKernel.delta(numbers(module.tau_mem), module.dt)
-    return PspKernel.exponential(numbers(module.tau_mem), numbers(module.tau_syn), module.dt)
-
-
 FACTS: Mapping[str, FactsOf] = {
     "fluctua.layers.circuit.Circuit": circuit,
     "fluctua.neurons.adaptive.AdaptiveLIF": adaptive_lif,
     "fluctua.neurons.current_based.CurrentBased": current_based,
-    "fluctua.neurons.exc_inh.ExcInhLIF": exc_inh_lif,
-    "fluctua.neurons.leaky.LIF": lif,
-    "fluctua.neurons.leaky.LI": li,
+    "fluctua.neurons.exc_inh.ExcInhLIF": Neuron.in_closed_form,
+    "fluctua.neurons.leaky.LIF": Neuron.in_closed_form,
+    "fluctua.neurons.leaky.LI": Neuron.in_closed_form,
     "fluctua.neurons.own_step.StepNeuron": step_neuron,
 }
 
-FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=layout, timed=True, sharpness=sharpness)
+FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=in_one_call, timed=True, sharpness=sharpness)

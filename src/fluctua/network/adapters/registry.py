@@ -19,7 +19,7 @@ from fluctua.network.adapters.framework import FactsOf, Framework, Timing, chang
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
-from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call
+from fluctua.network.run import Copies, Forward, Layout, hooked, in_one_call, mapped, modules_of, plain_call
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -376,7 +376,7 @@ def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
         served = not isinstance(entry, str) or known.description(neuron) is not None
         if framework is not None and served and framework.layout(neuron).stepwise:
             return framework
-    return Framework("", "", {}, lambda module: Layout())
+    return Framework("", "", {}, in_one_call)
 
 
 def _stacked(outputs: list[Any]) -> Any:

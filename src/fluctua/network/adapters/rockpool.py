@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -21,8 +20,7 @@ from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 
 def lif(module: Any, timing: Timing) -> Neuron | Mapping[str, PopulationSpec]:

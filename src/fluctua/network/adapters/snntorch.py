@@ -12,7 +12,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, States, Stepping, Timing
@@ -21,8 +21,6 @@ from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import TwoStateKernel
-
-Array = NDArray[np.float64]
 
 _ENDLESS = 1 - 1e-9  # a decay from here on makes a perfect integrator, which never settles within a trial
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import FactsOf, Framework, State, Timing
@@ -19,8 +18,7 @@ from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 _NEGLIGIBLE = 1e-9  # of a response
 

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.steps import Reset
 from fluctua.neurons.surrogates import Surrogate
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,7 @@ from fluctua.network.nir.package import nir
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.leaky import numbers
-
-Array = NDArray[np.float64]
+from fluctua.theory.psp import Array
 
 
 def to_nir(model: nn.Module, shape: tuple[int, ...] | None = None, *, convention: str = "exact") -> Any:

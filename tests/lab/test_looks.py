@@ -1,6 +1,6 @@
 """Laws of the look: one for each method, wherever it is drawn, and a free one for what is no method."""
 
-from fluctua.state.style import LOOKS, looks
+from fluctua.lab.looks import LOOKS, looks
 
 
 def test_no_two_methods_look_the_same() -> None:
