@@ -86,7 +86,7 @@ class Convolved(Node):
         axes = CONVOLUTIONS[func] - 1
         self._lead = x.shape[: x.ndim - axes]
         self._frames = x.reshape(-1, *x.shape[x.ndim - axes :])
-        self._call = func, others, options
+        self._call, self._few = (func, others, options), True
         with torch.no_grad():
             none = func(self._frames[:0].detach(), *others, **options)
         super().__init__([*self._lead, *none.shape[1:]], none, depth)
@@ -96,7 +96,7 @@ class Convolved(Node):
     def compute(self) -> Tensor:
         """By events, if these are few."""
         func, others, options = self._call
-        found = by_events(self._frames, others, options)
+        found = self._by_events()
         if found is None and func is F.conv2d:
             found = func(_channels_last(self._frames), *others, **options)
         if found is None:
@@ -106,11 +106,19 @@ class Convolved(Node):
 
     def pooled(self, pool: tuple[int, int]) -> Tensor | None:
         """The maxima of windows of the maps, which are never in memory; None unless by events."""
-        func, others, options = self._call
-        if func is not F.conv2d:
-            return None
         with torch.set_grad_enabled(self._grad):
-            return by_events(self._frames, others, options, pool)
+            return self._by_events(pool) if self._call[0] is F.conv2d else None
+
+    def _by_events(self, pool: tuple[int, int] = (1, 1)) -> Tensor | None:
+        frames, (_, others, options) = _channels_last(self._frames), self._call
+
+        def found() -> Tensor:
+            demand_eager(frames)
+            return convolved_by_events(frames, *others, **options, pool=pool, max_density=_FEW)
+
+        result = plan("a convolution of a sequence", found) if self._few else None
+        self._few = result is not None
+        return result
 
 
 def pooled(func: Callable[..., Any], node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Node | None:
@@ -154,19 +162,6 @@ def _window(
     size = pair(kernel_size)
     plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
     return size if plain and (not stride or pair(stride) == size) else None
-
-
-def by_events(
-    frames: Tensor, others: Sequence[Any], options: Mapping[str, Any], pool: tuple[int, int] = (1, 1)
-) -> Tensor | None:
-    """A convolution of frames, and the maxima of windows of its result, spike by spike; None if it cannot be."""
-    frames = _channels_last(frames)
-
-    def found() -> Tensor:
-        demand_eager(frames)
-        return convolved_by_events(frames, *others, **options, pool=pool, max_density=_FEW)
-
-    return plan("a convolution of a sequence", found)
 
 
 def _channels_last(frames: Tensor) -> Tensor:
