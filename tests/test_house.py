@@ -7,10 +7,12 @@ import re
 import runpy
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from io import StringIO
 from pkgutil import resolve_name
 from typing import Any
 
@@ -210,12 +212,28 @@ def test_no_file_has_more_than_400_lines() -> None:
     assert not offenders, f"files with more than one subject:{listed(offenders)}"
 
 
+def code_lines(file: str) -> int:
+    """The lines that hold code: no blank lines, comments or docstrings."""
+    text = (SOURCES / file).read_text()
+    said = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
+    docstrings = {
+        line
+        for node in said
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) and node.end_lineno is not None
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = [token for token in tokenize.generate_tokens(StringIO(text).readline) if token.type not in silent]
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - docstrings)
+
+
 def test_the_library_does_not_grow() -> None:
-    """The goal is 16,000 lines; code by itself has some 16,600, docstrings, comments and blank lines 9,700 more."""
+    """The goal is 16,000 lines of code; with docstrings, comments and blank lines there are some 9,600 more."""
     by_package: dict[str, int] = {}
     for file in LIBRARY:
-        by_package[top(file)] = by_package.get(top(file), 0) + lines(file)
-    assert sum(by_package.values()) < 26300, f"lines outside the laboratory: {by_package}"
+        by_package[top(file)] = by_package.get(top(file), 0) + code_lines(file)
+    assert sum(by_package.values()) <= 16330, f"lines of code outside the laboratory: {by_package}"
+    assert sum(map(lines, LIBRARY)) <= 25950
 
 
 WAY = """

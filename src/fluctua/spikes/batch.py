@@ -55,7 +55,7 @@ class SpikeBatch:
                     f"a {name} must be in 0..{size - 1}, got {indices.min()}..{indices.max()}: correct shape"
                 )
         t, b, n = shape
-        words = np.zeros((b, t, _words(n)), np.uint64)
+        words = np.zeros((b, t, words_of(n)), np.uint64)
         np.bitwise_or.at(words, (lists[1], lists[0], lists[2] >> 6), np.uint64(1) << (lists[2] & 63).astype(np.uint64))
         return cls(torch.from_numpy(words.view(np.int64)), n)
 
@@ -68,7 +68,7 @@ class SpikeBatch:
         x = x.detach()
         x = x if x.stride(2) == 1 else x.contiguous()
         memory = flat(x)
-        words = np.empty((samples, steps, _words(units)), np.uint64)
+        words = np.empty((samples, steps, words_of(units)), np.uint64)
         strides = x.stride(0), x.stride(1)
         limit = math.floor(max_density * x.numel())
         count, binary = bits.pack(memory, *strides, steps, samples, units, limit, words.reshape(-1))
@@ -115,5 +115,6 @@ def flat(x: Tensor) -> NDArray[Any]:
     return array
 
 
-def _words(units: int) -> int:
+def words_of(units: int) -> int:
+    """Number of words that hold a bit for each unit."""
     return -(-units // 64)

@@ -12,11 +12,6 @@ from fluctua.simd.vectors import bits, broadcast, trailing_zeros
 _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
 
 
-def words_of(n: int) -> int:
-    """Number of words that hold a bit for each of n units."""
-    return -(-n // 64)
-
-
 @kernel
 def pack(x, step_stride, sample_stride, steps, samples, units, limit, words):  # type: ignore[no-untyped-def]
     """Set the bit of every entry of `x` that is not zero.

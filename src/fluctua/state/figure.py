@@ -81,7 +81,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
     axis.set_ylabel(f"{p.name}\n({p.n} neuron{'s' * (p.n != 1)})")
     axis.set_yticks([])
     if not np.isfinite([p.mu_u, p.sigma_u]).all():
-        axis.text(0.5, 0.5, "NaN or infinite", transform=axis.transAxes, ha="center", va="center", color=RED)
+        _say(axis, "NaN or infinite", color=RED)
         axis.set_xticks([])
         return
     mu = p.mu_u if p.target_mu_u is None else p.target_mu_u
@@ -118,7 +118,8 @@ def _range(p: PopulationState, mu: float, sigma: float) -> tuple[float, float]:
 def plot_rates(axis: "Axes", p: PopulationState) -> None:
     """Histogram of the firing rates of the neurons, their mean and the predicted rate."""
     if p.rate is None:
-        _say(axis, "readout: no spikes")
+        _say(axis, "readout: no spikes", fontsize=8, color="0.4")
+        axis.set_axis_off()
         return
     rates = p.plot_data.rates
     top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
@@ -139,7 +140,7 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
 def plot_raster(axis: "Axes", p: PopulationState) -> None:
     """Spikes of some neurons in the first sample."""
     if p.rate is None:
-        _say(axis, "")
+        axis.set_axis_off()
         return
     spikes = p.plot_data.raster
     axis.plot(spikes[:, 0], spikes[:, 1], "|", color=BLACK, ms=3, mew=0.7)
@@ -148,9 +149,8 @@ def plot_raster(axis: "Axes", p: PopulationState) -> None:
     axis.set_yticks([])
     axis.set_ylabel(f"{p.plot_data.shown} of {p.n}")
     if len(spikes) == 0:
-        axis.text(0.5, 0.5, "silent", transform=axis.transAxes, ha="center", va="center", color=RED)
+        _say(axis, "silent", color=RED)
 
 
-def _say(axis: Any, text: str) -> None:
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=8, color="0.4")
-    axis.set_axis_off()
+def _say(axis: "Axes", text: str, **look: Any) -> None:
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", **look)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from fluctua.simd.vectors import lanes, width_of
-from fluctua.spikes.batch import SpikeBatch, flat
-from fluctua.spikes.bits import words_of
+from fluctua.spikes.batch import SpikeBatch, flat, words_of
 from fluctua.timeloop.contract import Dynamics, Form, Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded, pool
 from fluctua.timeloop.cpu_source import Kernel, kernel

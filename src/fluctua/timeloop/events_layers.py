@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.spikes.batch import SpikeBatch
-from fluctua.spikes.bits import words_of
+from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.derivation import by_constant

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fluctua.simd.vectors import lanes
-from fluctua.spikes.batch import SpikeBatch, flat
-from fluctua.spikes.bits import words_of
+from fluctua.spikes.batch import SpikeBatch, flat, words_of
 from fluctua.timeloop.contract import Form, name_of
 from fluctua.timeloop.cpu_loop import Array, padded, through
 from fluctua.timeloop.cpu_source import Kernel, kernel

@@ -12,7 +12,6 @@ from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, States, Stepping, Timing
@@ -20,7 +19,7 @@ from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
-from fluctua.theory.psp import TwoStateKernel
+from fluctua.theory.psp import Array, TwoStateKernel
 
 _ENDLESS = 1 - 1e-9  # a decay from here on makes a perfect integrator, which never settles within a trial
 
@@ -29,7 +28,7 @@ def state_leaky(module: Any, timing: Timing) -> Neuron:
     """A filter over the whole sequence, without reset; its decay is not `beta` but `exp(beta - 1)`."""
     a, length = np.exp(-1 / numbers_of(module.tau)), module.kernel_truncation_steps
     if length is None:
-        kernel = _kernel(timing, a=a)
+        kernel: PspKernel = TwoStateKernel.make(timing.unit, a=a, jump_mem=1.0, steps=_steps(a, timing))
     else:
         kernel = PspKernel.from_response(np.stack([a**k for k in range(length)]), timing.unit)
     if not module.output:
@@ -41,7 +40,8 @@ def state_leaky(module: Any, timing: Timing) -> Neuron:
 def delta_leaky(module: Any, timing: Timing) -> Neuron:
     """Compares the change of its potential in one step with its threshold, on both sides."""
     b = numbers_of(module.beta)
-    kernel = _kernel(timing, a=0.0, b=b, coupling=b - 1, jump_syn=1.0)
+    steps = _steps(b, timing)
+    kernel = TwoStateKernel.make(timing.unit, a=0.0, b=b, coupling=b - 1, jump_mem=1.0, jump_syn=1.0, steps=steps)
     note = "its potential is the change of `mem` in a step, and it fires on both sides, at twice the predicted rate"
     return Neuron.spiking((kernel,), module.delta_threshold, note=note)
 
@@ -142,20 +142,9 @@ def reset(module: Any) -> None:
         module.reset_mem()
 
 
-def _kernel(
-    timing: Timing,
-    *,
-    a: ArrayLike,
-    b: ArrayLike = 0.0,
-    coupling: ArrayLike = 0.0,
-    jump_mem: ArrayLike = 1.0,
-    jump_syn: ArrayLike = 0.0,
-) -> PspKernel:
-    """As `TwoStateKernel`, averaged over the trial if a decay is so slow that the potential never settles."""
-    steps = timing.trial if max(np.max(a), np.max(b)) > _ENDLESS else None
-    return TwoStateKernel.make(
-        timing.unit, a=a, b=b, coupling=coupling, jump_mem=jump_mem, jump_syn=jump_syn, delay=0, steps=steps
-    )
+def _steps(decay: Array, timing: Timing) -> int | None:
+    """The trial, over which moments are averaged, where a decay is so slow that the potential never settles."""
+    return timing.trial if np.max(decay) > _ENDLESS else None
 
 
 _ELSEWHERE = "or call fluctua on the part of the network before it"
