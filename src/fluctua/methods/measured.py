@@ -119,7 +119,7 @@ def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Ge
         from fluctua.methods.shifted import fit_shifted  # few layers need it
 
         return fit_shifted(population, goal, replay)
-    write_all(fresh(population, goal, generator))
+    write_all(fresh(population, goal, generator, in_place=True))
     potential, solution = solve(population, goal, replay)
     scale = 1.0
     if goal.target.rate is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.methods.balance import Balance, Balanced, balance, moved_by
+from fluctua.methods.balance import Balance, Balanced, applying, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
 from fluctua.methods.weights import affine, by_row, draw, excites, family_of, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
@@ -69,8 +69,13 @@ class Goal:
         return Moments(np.asarray(self.target.mean), sigma if self.place.part == 1 else sigma * self.place.part**0.5)
 
 
-def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
-    """New values for the weights into a population, of about the right size; zero biases, neutral norms."""
+def fresh(
+    population: Population, goal: Goal, generator: torch.Generator, *, in_place: bool = False
+) -> dict[Tensor, Tensor]:
+    """New values for the weights into a population, of about the right size; zero biases, neutral norms.
+
+    What is drawn `in_place` is in the weights already.
+    """
     values: dict[Tensor, Tensor] = {}
     for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
@@ -81,7 +86,9 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
             law = WeightLaw(family, np.zeros(()), size)
         biases = affine(q, "bias")
         if q.skipped_because is None:
-            values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
+            drawn = draw(law, q.weight, generator, q.rows, in_place=in_place)
+            if not in_place or q.mask is not None:
+                values[q.weight] = of_entries(q, drawn)
             biases += [] if q.bias is None else [q.bias]
         for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in affine(q, "weight"))):
             if parameter.requires_grad:
@@ -124,13 +131,14 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
     """
     free = adjustable(population)
     carriers = [q for q in free if _carries(q)]
-    currents = replay.currents(population, moved_by(carriers, goal.balance))
+    with applying(carriers) as calls:
+        currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
         raise SilentInputError(silence(population, replay, first.shape[0]))
     mask = window_mask(first, goal.window)
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
-    done = balance(potential, currents, carriers, goal.balance) if goal.balance and carriers else Balanced()
+    done = balance(potential, currents, carriers, goal.balance, calls) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted, done.biases)
     if _joined(free) and len(parts) == len(free):
