@@ -34,12 +34,17 @@ class Component:
     """Parameter values that cause one component of U, up to a factor, while all other parameters are zero.
 
     Attributes:
-        values: by parameter; they may be large, so scaling them overwrites them.
+        values: by parameter; they may be large, so scaling them overwrites them. They may lie in the parameters' own
+            memory if no other component is measured.
         share: of the population's variance.
     """
 
     values: dict[Tensor, Tensor]
     share: float = 1.0
+
+    def apart(self) -> None:
+        """Give the values memory of their own."""
+        self.values.update({p: v.clone() for p, v in self.values.items() if v.data_ptr() == p.data_ptr()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +179,8 @@ class FreePotential:
         """
         moved = Component({}) if shift is None else shift.part
         touched = {p for part in (*fluctuations, moved) for p in part.values}
+        if self._fixed:
+            fluctuations[0].apart()
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
@@ -195,6 +202,7 @@ class FreePotential:
         if shift is not None and not moved.values:
             offset, shape = offset - self._mean(offset), shape - self._mean(shape)
         elif shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
+            together.apart()
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
@@ -308,12 +316,16 @@ class FreePotential:
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number if the wiring leaves only the resting potential."""
-        population = self.population
-        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
-        frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
-        if fixed or frozen:
+        if self._fixed:
             return self.potential(touched)
-        return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+        return torch.full((), self.population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether more than pathways that are written adds to U."""
+        p = self.population
+        frozen = any(q.bias is not None and not q.bias.requires_grad for q in p.pathways)
+        return frozen or bool(p.unweighted) or p.offset or any(q.skipped_because for q in p.pathways)
 
     def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
         u = self.potential(touched, part)

@@ -122,8 +122,12 @@ def shiftable(population: Population) -> list[Pathway]:
     return [q for q in population.pathways if q.shifts and q.weight.requires_grad and not recurrent]
 
 
-def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
+def solve(
+    population: Population, goal: Goal, replay: Replay, *, once: bool = False
+) -> tuple[FreePotential, Solution]:
     """The factors that bring the present weights to the target, for the present activity of the afferents.
+
+    If the solution is written `once`, it may lie in the memory of the weights.
 
     Raises:
         SilentInputError: no current reaches the population.
@@ -140,7 +144,7 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
     done = balance(potential, currents, carriers, goal.balance, calls) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
-    parts = _parts(free, wanted, done.biases)
+    parts = _parts(free, wanted, done.biases, in_place=once and not _joined(free))
     if _joined(free) and len(parts) == len(free):
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
         if potential.reach is not None:
@@ -206,14 +210,22 @@ def _alone(parts: list[Component]) -> list[Component]:
 
 
 def _parts(
-    free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]]
+    free: Sequence[Pathway],
+    parts: Sequence[float],
+    biases: Mapping[Tensor, Mapping[Tensor, Tensor]],
+    *,
+    in_place: bool = False,
 ) -> list[Component]:
-    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm."""
+    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm.
+
+    If it is one part, its values may be `in_place`.
+    """
     shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
         parameters = (*affine(q, "weight"),) or (q.weight,)
         shared[parameters] = shared.get(parameters, 0.0) + share
-    found = [({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
+    alone = in_place and len(shared) == 1
+    found = [({p: p.detach() if alone else p.detach().clone() for p in ps}, share) for ps, share in shared.items()]
     return [Component(own | {b: v for p in own for b, v in biases.get(p, {}).items()}, share) for own, share in found]
 
 
