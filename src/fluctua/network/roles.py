@@ -53,10 +53,10 @@ class Roles:
     """The parameters of a layer by what they do."""
 
     weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
-    bias: str | None  # name of what shifts each output unit
-    gain: str | None  # of what scales each, where the size of the weights has no effect
-    offset: bool  # whether something else adds to the output
-    note: str | None  # which parameters were left as they are, and why
+    bias: str | None = None  # name of what shifts each output unit
+    gain: str | None = None  # of what scales each, where the size of the weights has no effect
+    offset: bool = False  # whether something else adds to the output
+    note: str | None = None  # which parameters were left as they are, and why
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
@@ -68,6 +68,9 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            found[module] = Roles(tuple(_sealed(name) for name, p in named_parameters_of(module) if p.ndim > 1))
+            continue
         frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
         with suppress(Exception):  # foreign code may refuse such input: then names must do
             roles = roles_of(module, args, kwargs, frozen)
@@ -105,6 +108,12 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is: {reason}" for name, reason in left.items()]
     return Roles(tuple(kept), bias, gain, len(shifts) > (bias is not None), "; ".join(notes) or None)
+
+
+def _sealed(name: str) -> Role:
+    """The role of a weight that torch.jit hides."""
+    reason = "torch.jit hides how it acts; initialise it before it is compiled, and load its state_dict then"
+    return Role(name, None, None, True, *(False,) * 2, 0, *(False,) * 5, reason)
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:

@@ -82,12 +82,7 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
-    scripted = [names[m] for m in names if isinstance(m, torch.jit.ScriptModule) and list(parameters_of(m, False))]
-    if scripted:
-        raise WiringError(
-            f"layers compiled by torch.jit cannot be observed ({', '.join(scripted)}): initialise the model before it "
-            "is scripted or traced, and load its state_dict then"
-        )
+    scripted = {m: names[m] for m in names if isinstance(m, torch.jit.ScriptModule)}
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
     if not neurons:
@@ -95,11 +90,11 @@ def trace(
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours with "
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
-            "fluctua.measured_"
+            "fluctua.measured_" + "; initialise what torch.jit compiles before, then load its state_dict" * bool(scripted)
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
-    whole = set[nn.Module]()
+    whole = scripted.keys() - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         record = observe(model, batch, forward, neurons, refused, whole, bare)

@@ -222,7 +222,7 @@ def observe(
             handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
-            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
+            handles.append(nn.Module.register_forward_hook(module, after_synapse, with_kwargs=True))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
