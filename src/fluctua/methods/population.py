@@ -149,10 +149,10 @@ def solve(
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
         if potential.reach is not None:
             _all_of(free, potential.reach)
-    excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
-    if excitation and inhibition:
-        return potential, _balance_of_signs(potential, parts, inhibition, goal)
-    if excitation or inhibition:
+    sides = _sides(parts, free, population)
+    if sides[1] and sides[-1]:
+        return potential, _balance_of_signs(potential, [*sides[1], *sides[0]], sides[-1], goal)
+    if sides[1] or sides[-1]:
         _check_one_sided(population, carriers, goal)
     shift = MeanShift(_mean_part(potential, free, wanted, done.activity, goal)) if done.movable else None
     return potential, potential.solve(parts, shift, goal.target, goal.place.least)
@@ -167,7 +167,8 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     free = adjustable(population)
     wanted = shares(free, population, goal.alpha)
     for kind in (1, -1, 0):
-        group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]
+        among = ((q, share) for q, share in zip(free, wanted, strict=True) if q.signs is None or q.effect)
+        group = [(q, share) for q, share in among if excites(q, population) == kind]
         biases = {q.weight: {q.bias: q.bias.detach().clone()} for q, _ in group if q.bias is not None}
         parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
         if len(parts) > 1:
@@ -178,13 +179,27 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     return largest
 
 
+def _sides(
+    parts: Sequence[Component], free: Sequence[Pathway], population: Population
+) -> dict[int, list[Component]]:
+    """The parts that excite (1), inhibit (-1), and do either (0); a weight whose entries have signs is parted."""
+    sides: dict[int, list[Component]] = {1: [], -1: [], 0: []}
+    for part in parts:
+        q = next(q for q in free if q.weight in part.values or any(gain in part.values for gain in affine(q, "weight")))
+        if q.signs is None or q.effect:
+            sides[excites(q, population)].append(part)
+            continue
+        upward = q.signs * float(population.neuron.kernels[q.port].eps_bar.mean())
+        for sign in (1, -1):
+            values = {p: torch.where(upward * sign > 0, v, 0.0) if p is q.weight else v for p, v in part.values.items()}
+            sides[sign].append(Component(values, part.share))
+    return sides
+
+
 def _balance_of_signs(
-    potential: FreePotential, parts: list[Component], inhibition: list[Pathway], goal: Goal
+    potential: FreePotential, others: list[Component], inhibiting: list[Component], goal: Goal
 ) -> Solution:
     """Inhibition as the shift that cancels the mean of all else: per neuron where it is to be balanced."""
-    weights = {q.weight for q in inhibition}
-    inhibiting = [part for part in parts if part.values.keys() & weights]
-    others = [part for part in parts if not part.values.keys() & weights]
     solution = potential.solve(
         _alone(others), MeanShift(potential.in_proportion(_alone(inhibiting)), bool(goal.balance)), goal.target
     )

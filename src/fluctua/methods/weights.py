@@ -148,10 +148,10 @@ def _rows(value: Array, size: int) -> Array:
 
 
 def excites(q: Pathway, population: Population) -> int:
-    """1 if all weights of a pathway excite, -1 if all inhibit, 0 if they may take either sign."""
+    """1 if all weights of a pathway excite, -1 if all inhibit, 0 if they do both or may take either sign."""
     if not isinstance(q.family, OneSided):
         return 0
-    return q.sign if population.neuron.kernels[q.port].eps_bar.mean() > 0 else -q.sign
+    return q.effect if population.neuron.kernels[q.port].eps_bar.mean() > 0 else -q.effect
 
 
 def shares(pathways: Sequence[Pathway], population: Population, alpha: float) -> list[float]:

@@ -41,6 +41,13 @@ class _Constant:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """A tensor that is nowhere kept, such as signs from a closure."""
+
+    tensor: Tensor
+
+
 @dataclass(frozen=True)
 class _Signal:
     """What the layer is called with."""
@@ -84,7 +91,14 @@ def _key(part: Any) -> Any:
         return part.key()
     if isinstance(part, list | tuple):
         return tuple(map(_key, part))
+    if isinstance(part, _Given):
+        return str(part.tensor.tolist())
     return (id(part.module), part.name) if isinstance(part, _Constant) else repr(part)
+
+
+def _varies(signal: Tensor) -> bool:
+    """Whether it may be more than a constant that shapes a weight."""
+    return signal.requires_grad or signal.numel() > 2**16
 
 
 def _with(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -118,6 +132,8 @@ class BareLayer(nn.Module):
                 return getattr(part.module, part.name)
             if isinstance(part, _Signal):
                 return signals[part.number]
+            if isinstance(part, _Given):
+                return part.tensor
             if isinstance(part, _Made):
                 return part.function(*_with(part.args, value), **_with(part.kwargs, value))
             return part
@@ -164,7 +180,8 @@ class BareWeights(TorchFunctionMode):
         if applying and signals:
             return self._layer(self._call(function, args, kwargs, signals))(*signals)
         result = function(*args, **kwargs)
-        if not signals:
+        shapes = {t.shape for t in tensors if t in self._made}
+        if not signals or (isinstance(result, Tensor) and result.shape in shapes and not any(map(_varies, signals))):
             self._note(result, self._call(function, args, kwargs), tensors)
         return result
 
@@ -186,7 +203,7 @@ class BareWeights(TorchFunctionMode):
         def noted(part: Any) -> Any:
             if not isinstance(part, Tensor):
                 return part
-            return numbers.get(id(part)) or self._made.get(part) or self._constants[part]
+            return numbers.get(id(part)) or self._made.get(part) or self._constants.get(part) or _Given(part.detach())
 
         return _Made(function, _with(args, noted), _with(kwargs, noted))
 

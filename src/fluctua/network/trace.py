@@ -283,7 +283,7 @@ class _Reader:
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
                 | {"shifts": w.shifts and w.skipped_because is not None}
-                | {"one_sided": w.one_sided * reading.sign if reading is not None else 0}
+                | {"signs": None if w.signs is None or not reading or not reading.sign else reading.sign * w.signs}
                 for w in roles.weights
             ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
@@ -319,10 +319,15 @@ class _Reader:
 
 
 def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
-    """Weights that act by their size obey Dale's law where some excite and others inhibit."""
-    if {q.one_sided for q in pathways if q.skipped_because is None} >= {1, -1}:
-        return [replace(q, linear=True) if q.one_sided else q for q in pathways]
-    return [replace(q, one_sided=0) for q in pathways]
+    """Weights that act by their size obey Dale's law where each neuron is excited and inhibited."""
+    signed = [(q.signs, q.rows) for q in pathways if q.signs is not None and q.skipped_because is None]
+
+    def reached(sign: int) -> bool:
+        rows = [(signs == sign).transpose(0, axis).flatten(1).any(1) for signs, axis in signed]
+        return len({len(r) for r in rows}) == 1 and bool(torch.stack(rows).any(0).all())
+
+    obeyed = reached(1) and reached(-1)
+    return [replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q for q in pathways]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:
