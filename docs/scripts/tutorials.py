@@ -119,6 +119,7 @@ class Tutorial:
     iterations: int = 100
     time: int | None = None
     steps: int | None = None
+    counted: str | None = None  # the last population, if the loss counts its spikes
     run: Callable[[nn.Module, Tensor], Any] = lambda net, x: net(x)
 
 
@@ -130,6 +131,7 @@ TUTORIALS = {
         1e-2,
         batch_size=32,
         steps=50,
+        counted="8",
         run=lambda net, x: shown(net, [x] * 50),
     ),
     "7, N-MNIST": Tutorial(
@@ -138,12 +140,13 @@ TUTORIALS = {
         2e-2,
         batch_size=32,
         time=0,
+        counted="8",
         run=shown,
     ),
     "regression 1": Tutorial(Trajectory, nn.functional.mse_loss, 1e-3, batch_size=1, time=0),
     "regression 1, 8 samples": Tutorial(Trajectory, nn.functional.mse_loss, 1e-3, batch_size=8, time=0),
     "regression 2, recurrent": Tutorial(
-        Recurrent, functional.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2), 1e-3
+        Recurrent, functional.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2), 1e-3, counted="rlif2"
     ),
 }
 
@@ -180,7 +183,12 @@ def batches(data: Batch, size: int, axis: int, seed: int) -> Iterator[Batch]:
             yield data[0].index_select(axis, chosen), data[1][chosen]
 
 
-def train(name: str, ours: bool, seed: int, data: Path | None) -> dict[str, Any]:
+def arms(name: str) -> list[str]:
+    """The weights to begin from."""
+    return ["default", "fluctua", *(["fluctua, readouts="] if TUTORIALS[name].counted else [])]
+
+
+def train(name: str, weights: str, seed: int, data: Path | None) -> dict[str, Any]:
     """One run: loss of the first and of the last ten batches, and accuracy on held-out recordings."""
     tutorial, began = TUTORIALS[name], time.process_time()
     torch.manual_seed(seed)
@@ -191,10 +199,12 @@ def train(name: str, ours: bool, seed: int, data: Path | None) -> dict[str, Any]
         assert data is not None, "--data is needed for the digits"
         sets = recordings(data)
         sets = sets if tutorial.time == 0 else {split: images(batch) for split, batch in sets.items()}
-        stream, held_out = batches(sets["train"], tutorial.batch_size, 1 if tutorial.time == 0 else 0, seed), sets["held out"]
+        held_out = sets["held out"]
+        stream = batches(sets["train"], tutorial.batch_size, 1 if tutorial.time == 0 else 0, seed)
     net, first = tutorial.build(), next(stream)
-    if ours:
-        fluctua.initialize(net, first, time=tutorial.time, steps=tutorial.steps, seed=seed)
+    if weights != "default":
+        readouts = [tutorial.counted] if "readouts" in weights and tutorial.counted else None
+        fluctua.initialize(net, first, time=tutorial.time, steps=tutorial.steps, readouts=readouts, seed=seed)
     optimiser, losses = torch.optim.Adam(net.parameters(), lr=tutorial.lr), []
     for _ in range(tutorial.iterations):
         x, y = next(stream)
@@ -206,7 +216,7 @@ def train(name: str, ours: bool, seed: int, data: Path | None) -> dict[str, Any]
     ends = losses[-1:] if held_out is None else losses[-10:]
     return {
         "tutorial": name,
-        "weights": "fluctua" if ours else "default",
+        "weights": weights,
         "seed": seed,
         "iterations": tutorial.iterations,
         "before": f"{losses[0]:.4g}",
@@ -223,13 +233,20 @@ def accuracy(tutorial: Tutorial, net: nn.Module, data: Batch) -> float:
     return float(functional.accuracy_rate(output[0] if isinstance(output, tuple) else output, data[1]))
 
 
+def read() -> list[dict[str, str]]:
+    """The stored runs."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def table() -> str:
     """Medians, and in brackets the runs from the least to the largest, of the stored runs."""
-    with RESULTS.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read()
     lines = ["| tutorial | weights | loss before | after | accuracy, % |", "|---|---|---|---|---|"]
     for name in TUTORIALS:
-        for weights in ("default", "fluctua"):
+        for weights in arms(name):
             runs = [row for row in rows if (row["tutorial"], row["weights"]) == (name, weights)]
             if runs:
                 cells = [spread([float(row[key]) for row in runs]) for key in ("before", "after")]
@@ -254,16 +271,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.table:
         print(table())
         return
-    new = not RESULTS.exists()
+    done = read()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
+        if not done:
             writer.writeheader()
-        for name in TUTORIALS:
+        known = {(row["tutorial"], row["weights"], row["seed"]) for row in done}
+        for name in (name for name in TUTORIALS if name.startswith(options.only or "")):
             for seed in range(1, options.seeds + 1):
-                for ours in (False, True):
-                    if options.only is None or name.startswith(options.only):
-                        row = train(name, ours, seed, options.data)
+                for weights in arms(name):
+                    if (name, weights, str(seed)) not in known:
+                        row = train(name, weights, seed, options.data)
                         writer.writerow(row)
                         file.flush()
                         print(*row.values(), flush=True)

@@ -188,7 +188,9 @@ def mean_activity(
     adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
     ends = [end for w in weights for end in ([edge for edge, _ in calls[w]] if w in calls else [w])]
     gradients = iter(torch.autograd.grad([c for c, _ in arrived], ends, adjoints, allow_unused=True))
-    found = [_by_rows([(next(gradients), x) for _, x in calls[w]], w) if w in calls else next(gradients) for w in weights]
+    found = [
+        _by_rows([(next(gradients), x) for _, x in calls[w]], w) if w in calls else next(gradients) for w in weights
+    ]
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
+from fluctua.network.trace_pass import is_plain
 from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
@@ -397,6 +398,12 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
     sources = sorted({s for q in silent for s in q.sources})
     feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
     left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
+    unknown = list(dict.fromkeys(type(m).__name__ for q in silent for m in q.through if not is_plain(m)))
+    if unknown:
+        return (
+            f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua does "
+            f"not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
+        )
     return (
         f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
         f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "

@@ -122,9 +122,7 @@ def shiftable(population: Population) -> list[Pathway]:
     return [q for q in population.pathways if q.shifts and q.weight.requires_grad and not recurrent]
 
 
-def solve(
-    population: Population, goal: Goal, replay: Replay, *, once: bool = False
-) -> tuple[FreePotential, Solution]:
+def solve(population: Population, goal: Goal, replay: Replay, *, once: bool = False) -> tuple[FreePotential, Solution]:
     """The factors that bring the present weights to the target, for the present activity of the afferents.
 
     If the solution is written `once`, it may lie in the memory of the weights.
@@ -179,9 +177,7 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     return largest
 
 
-def _sides(
-    parts: Sequence[Component], free: Sequence[Pathway], population: Population
-) -> dict[int, list[Component]]:
+def _sides(parts: Sequence[Component], free: Sequence[Pathway], population: Population) -> dict[int, list[Component]]:
     """The parts that excite (1), inhibit (-1), and do either (0); a weight whose entries have signs is parted."""
     sides: dict[int, list[Component]] = {1: [], -1: [], 0: []}
     for part in parts:

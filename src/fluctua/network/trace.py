@@ -90,7 +90,9 @@ def trace(
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours with "
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
-            "fluctua.measured_" + "; initialise what torch.jit compiles before, then load its state_dict" * bool(scripted)
+            "fluctua.measured_"
+            + "; initialise what torch.jit compiles before, then load its state_dict"
+            * bool(scripted)
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
@@ -273,7 +275,7 @@ class _Reader:
             biases = [name.replace("weight", "bias") if "weight" in name else None for name in names]
             found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
         else:
-            both = {"bias_name": roles.bias, "note": roles.note}
+            both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
                 scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
@@ -327,7 +329,10 @@ def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
         return len({len(r) for r in rows}) == 1 and bool(torch.stack(rows).any(0).all())
 
     obeyed = reached(1) and reached(-1)
-    return [replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q for q in pathways]
+    return [
+        replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q
+        for q in pathways
+    ]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:

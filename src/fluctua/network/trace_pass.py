@@ -333,8 +333,9 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 def is_plain(module: nn.Module) -> bool:
     """Whether a layer is known by its class: else what its parameters do is found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
-    home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
-    return not parametrised(module) and own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
+    home = str(getattr(getattr(type(module), "forward", None), "__module__", ""))
+    known = home.partition(".")[0] in {"torch", *ADAPTERS} and home != "fluctua.network.bare"
+    return known and not parametrised(module) and own <= {"weight", "bias"}
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:
