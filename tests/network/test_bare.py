@@ -62,6 +62,39 @@ def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
     assert float(u.mean((0, 1)).abs().max()) < 0.05  # balanced
 
 
+class Biased(nn.Module):
+    """A weight `[inputs, N]` that is called `weight`, with a bias that is added to the product, or to a sum with it."""
+
+    def __init__(self, summed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.b1 = nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(30))
+        self.skip, self.lif, self.summed = nn.Parameter(torch.randn(40, 30)), LIF(), summed
+
+    def current(self, x: Tensor) -> Tensor:
+        found: Tensor = x @ self.weight + (x @ self.skip if self.summed else 0.0)
+        found += self.b1
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.current(x))
+        return out
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_a_bare_bias_that_is_added_by_itself_sets_the_mean(summed: bool, mean: float) -> None:
+    model = Biased(summed)
+    report = fluctua.initialize(model, BATCH, fluctua.Target(mean=mean, sigma=1.0), seed=0)
+    with torch.no_grad():
+        u = _free(model.lif, model.current(BATCH))
+    assert float(u.mean()) == pytest.approx(mean, abs=0.01) == report["lif"].mu_u
+    assert float(u.std()) == pytest.approx(1.0, rel=0.01)
+    assert float(u.mean((0, 1)).std()) < 0.02  # of every neuron
+    assert bool((model.b1 == model.b1[0]).all())
+    assert bool(model.b1.any()) is bool(mean)
+
+
 def _free(lif: LIF, current: Tensor) -> Tensor:
     """The potential of neurons that never fire."""
     lif.threshold.fill_(1e9)

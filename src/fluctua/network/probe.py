@@ -251,11 +251,13 @@ class _Bench:
         return self._run(self.shape, pulses, start, steps)
 
     def _run(
-        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int
+        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int, *, alone: bool = False
     ) -> tuple[Array, NDArray[np.bool_]]:
         device = next((p.device for p in parameters_of(self.module)), None)
         x = torch.zeros(steps, len(pulses), *shape, dtype=torch.float64, device=device)
         x[start] += torch.tensor(pulses, dtype=x.dtype, device=device).reshape(-1, *[1] * len(shape))
+        if alone:  # only the first neuron
+            x.flatten(2)[..., 1:] = 0
         with torch.no_grad(), in_double(self.module):
             self.spec.bring_to_rest(self.module)
             u, spikes = self._step_by_step(x) if self.layout.stepwise else self._whole(x)
@@ -295,12 +297,23 @@ class _Bench:
         for shape in [self.spec.shape] if self.spec.shape else self._guesses():
             try:
                 self._run(shape, [_IMPULSE, -_IMPULSE], 0, 5)
-                return shape
             except Exception as error:  # foreign code may raise anything
                 failure = failure or error
+            else:
+                break
         way = "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
         if weights := [name for name, p in self.module.named_parameters() if p.ndim > 1]:
             way += f"; apply weights that it holds ({', '.join(weights)}) before it, or set them by fluctua.measured_"
+            with suppress(Exception):
+                seen = None if failure else self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)[0]
+                apart = (
+                    seen is None
+                    or seen.shape[2:] == shape
+                    and not (seen[:, 1] - seen[:, 0]).reshape(5, -1)[:, 1:].any()
+                )
+                failure = failure if apart else ValueError("its current passes weights on its way to the potential")
+        if failure is None:
+            return shape
         raise UnsupportedNeuronError(
             f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): {way}"
         ) from failure

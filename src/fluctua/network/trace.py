@@ -86,7 +86,8 @@ def trace(
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
     if not neurons:
-        kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
+        own = (m for m in modules_of(model) if not list(m.children()) or not type(m).__module__.startswith("torch."))
+        kinds = sorted({type(m).__name__ for m in own})
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours with "
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
