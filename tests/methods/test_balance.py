@@ -43,6 +43,35 @@ def linear(n: int, bias: bool = False, units: int = 40) -> Any:
     return nn.Sequential(nn.Linear(n, units, bias=bias), LIF())
 
 
+class _Gain(nn.Module):
+    """Scales each unit by a constant of its own."""
+
+    def __init__(self, gains: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gains", gains)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gains
+
+
+@pytest.mark.parametrize("differing", [False, True])
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_a_large_linear_layer_is_balanced_without_the_gradient_of_its_weight(
+    differing: bool, stepwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows in the gradient of its output whether all rows have the same mean activity."""
+    gains = torch.linspace(1, 2, 40) if differing else torch.ones(40)
+    layers: list[nn.Module] = [nn.Linear(50, 40), _Gain(gains)]
+    neuron = pytest.importorskip("snntorch").Leaky(0.9, init_hidden=True) if stepwise else LIF()
+    x, found = spikes(30, 8, 50), []
+    for large in (2**40, 1):
+        monkeypatch.setattr("fluctua.methods.balance.LARGE", large)
+        net = nn.Sequential(*layers, neuron)
+        fluctua.initialize(net, x, seed=0)
+        found.append(next(net.parameters()).detach().clone())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
 def directions(weight: Tensor) -> int:
     values = torch.linalg.svdvals(weight.detach().flatten(1))
     return int((values > 1e-3 * values[0]).sum())

@@ -16,7 +16,7 @@ from fluctua.hardware import Grid, quantize
 from fluctua.homeostasis import prime, scale_synapses
 from fluctua.methods import LSUV, Kaiming, Measured, Poisson
 from fluctua.methods.components import SilentInputError, _told_apart
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, spike
 
 
 def model() -> nn.Sequential:
@@ -301,3 +301,19 @@ def with_nan() -> nn.Module:
     net = model()
     weight_of(net).data[3, 2] = math.nan
     return net
+
+
+class Unknown(nn.Module):
+    """A layer with neurons of its own that nobody has described."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(40, 30))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spike(x @ self.weight.T - 1.0)
+
+
+def test_silence_behind_an_unknown_neuron_names_it() -> None:
+    with pytest.raises(SilentInputError, match="through Unknown, which may be a neuron that fluctua does not know"):
+        fluctua.initialize(nn.Sequential(Unknown(), nn.Linear(40, 5, bias=False), LIF()), batch(), seed=0)

@@ -62,6 +62,39 @@ def test_a_bare_weight_is_brought_to_the_target(name: str) -> None:
     assert float(u.mean((0, 1)).abs().max()) < 0.05  # balanced
 
 
+class Biased(nn.Module):
+    """A weight `[inputs, N]` that is called `weight`, with a bias that is added to the product, or to a sum with it."""
+
+    def __init__(self, summed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.b1 = nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(30))
+        self.skip, self.lif, self.summed = nn.Parameter(torch.randn(40, 30)), LIF(), summed
+
+    def current(self, x: Tensor) -> Tensor:
+        found: Tensor = x @ self.weight + (x @ self.skip if self.summed else 0.0)
+        found += self.b1
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.current(x))
+        return out
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_a_bare_bias_that_is_added_by_itself_sets_the_mean(summed: bool, mean: float) -> None:
+    model = Biased(summed)
+    report = fluctua.initialize(model, BATCH, fluctua.Target(mean=mean, sigma=1.0), seed=0)
+    with torch.no_grad():
+        u = _free(model.lif, model.current(BATCH))
+    assert float(u.mean()) == pytest.approx(mean, abs=0.01) == report["lif"].mu_u
+    assert float(u.std()) == pytest.approx(1.0, rel=0.01)
+    assert float(u.mean((0, 1)).std()) < 0.02  # of every neuron
+    assert bool((model.b1 == model.b1[0]).all())
+    assert bool(model.b1.any()) is bool(mean)
+
+
 def _free(lif: LIF, current: Tensor) -> Tensor:
     """The potential of neurons that never fire."""
     lif.threshold.fill_(1e9)
@@ -162,12 +195,94 @@ def test_absolute_values_that_oppose_each_other_are_balanced_as_by_dales_law(
 ) -> None:
     model = Opposed(minus)
     report = fluctua.initialize(model, BATCH, seed=0)
-    assert {q.name: q.sign for q in Network.of(model, BATCH).populations[0].pathways} == {"exc": 1, "inh": -1}
+    assert {q.name: q.effect for q in Network.of(model, BATCH).populations[0].pathways} == {"exc": 1, "inh": -1}
     assert report["lif"].sigma_u == pytest.approx(1.0, rel=0.01)
     with torch.no_grad():
         u = _free(model.lif, minus(BATCH @ model.exc.abs(), BATCH.flip(2) @ model.inh.abs()))
     assert float(u.mean((0, 1)).abs().max()) < 0.02
     assert float(model.exc.abs().mean() / model.exc.abs().std()) == pytest.approx(1.0, abs=0.15)  # exponential
+
+
+SIGNS = torch.where(torch.rand(40, generator=torch.Generator().manual_seed(3)) < 0.8, 1.0, -1.0)[:, None]
+SIGNED: dict[str, Callable[[Tensor], Tensor]] = {
+    "absolute values": lambda w: w.abs() * SIGNS,
+    "ReLU": lambda w: F.relu(w) * SIGNS,
+    "clamped": lambda w: SIGNS * w.clamp(min=0),
+    "inhibition is stronger": lambda w: w.abs() * torch.where(SIGNS > 0, 1.0, -4.0),
+}
+
+
+class Signed(nn.Module):
+    """One matrix in which the sign belongs to the input."""
+
+    def __init__(self, shape: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.lif, self.shape = nn.Parameter(torch.randn(40, 30)), LIF(), shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(x @ self.shape(self.w))
+        return out
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_one_matrix_with_a_sign_for_each_input_obeys_dales_law(name: str) -> None:
+    model = Signed(SIGNED[name])
+    (q,) = Network.of(model, BATCH).populations[0].pathways
+    assert q.signs is not None
+    assert bool((q.signs == SIGNS).all())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert bool((model.w >= 0).all())
+    with torch.no_grad():
+        u = _free(model.lif, BATCH @ SIGNED[name](model.w))
+    assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.01) == report["lif"].sigma_u
+    assert float(u.mean((0, 1)).abs().max()) < 0.02
+    excitation = model.w[SIGNS[:, 0] > 0]
+    assert float(excitation.mean() / excitation.std()) == pytest.approx(1.0, abs=0.15)  # exponential
+
+
+def test_absolute_values_that_all_excite_are_not_taken_for_dales_law() -> None:
+    (q,) = Network.of(Signed(Tensor.abs), BATCH).populations[0].pathways
+    assert q.signs is None
+
+
+class SignedLoop(nn.Module):
+    """Excitatory and inhibitory neurons in one recurrent matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w_in, self.w_rec = nn.Parameter(torch.randn(30, 40)), nn.Parameter(torch.randn(30, 30))
+        self.register_buffer("signs", torch.where(torch.arange(30) < 24, 1.0, -1.0))
+        self.register_buffer("others", 1 - torch.eye(30))
+        self.neuron = Neuron()
+
+    def recurrent(self) -> Tensor:
+        found: Tensor = F.relu(self.w_rec) * self.signs * self.others
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, u, found = x.new_zeros(x.shape[1], 30), x.new_zeros(x.shape[1], 30), []
+        for now in x:
+            z, u = self.neuron(now @ self.w_in.T + z @ self.recurrent().T, u)
+            found.append(z)
+        return torch.stack(found)
+
+
+def test_a_recurrent_matrix_with_signs_reproduces_its_state() -> None:
+    model = SignedLoop()
+    report = fluctua.initialize(model, BATCH, seed=0, neurons=NEURONS)
+    with torch.no_grad():
+        z = model(BATCH)
+        heard = torch.cat([torch.zeros_like(z[:1]), z[:-1]])
+        u, free = torch.zeros_like(z[0]), []
+        for current in BATCH @ model.w_in.T + heard @ model.recurrent().T:
+            u = 0.9 * u + current
+            free.append(u)
+    found = torch.stack(free)
+    assert float(found.std()) == pytest.approx(1.0, rel=0.1) == report["neuron"].sigma_u
+    assert abs(float(found.mean())) < 0.1
+    assert bool((model.w_rec >= 0).all())
 
 
 def test_all_that_begins_with_a_network_serves_bare_weights() -> None:

@@ -386,3 +386,64 @@ def test_a_state_that_the_first_call_insists_on_is_zero_or_stated(packed: bool) 
     spec = ProbedNeuron(threshold=1.0, membrane=membrane, passes_state=True, start=start)
     facts = probe(Insisting(packed), spec, Timing(None, 50))
     np.testing.assert_allclose(facts.kernel.response(5), 0.9 ** np.arange(5), rtol=1e-6)
+
+
+class InOneTuple(nn.Module):
+    """Takes current and membrane as one argument, and insists on it."""
+
+    def __init__(self, tau: float = 5.0) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        syn, mem = state
+        syn = 0.8 * syn + x
+        mem = (1 - 1 / self.tau) * mem + syn
+        z = spike(mem - 1.0)
+        return z, (syn, mem * (1 - z))
+
+
+def test_states_in_one_tuple_are_passed_on_as_one() -> None:
+    described = ProbedNeuron(
+        1.0, membrane=lambda m, out: out[1][1], passes_state=True, start=lambda m, x: (torch.zeros_like(x),) * 2
+    )
+    neuron = probe(InOneTuple(), described, Timing(None, T))
+    syn = mem = 0.0
+    eps = []
+    for k in range(20):
+        syn = 0.8 * syn + (k == 0)
+        mem = 0.8 * mem + syn
+        eps.append(mem)
+    np.testing.assert_allclose(np.ravel(neuron.kernel.response(20)), eps, rtol=1e-6)
+
+
+class Hidden(Leak):
+    """Neither its potential nor its leak can be read."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__(1 - 1 / tau)
+        self.tau = tau
+
+
+def test_a_constant_may_be_a_function_of_the_module() -> None:
+    stated = ProbedNeuron(threshold=lambda m: m.theta, decay=lambda m: 1 - 1 / m.tau, reset="restart")
+    neuron = probe(Hidden(4.0), stated, Timing(None, T))
+    np.testing.assert_allclose(np.ravel(neuron.kernel.response(4)), 0.75 ** np.arange(4))
+
+
+class WithWeights(Leak):
+    """A layer and its neurons in one module."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(units, inputs))
+
+    def charged(self, x: Tensor) -> Tensor:
+        return super().charged(x @ self.weight.T)
+
+
+@pytest.mark.parametrize("inputs", [20, 30])
+def test_weights_on_the_way_to_the_potential_are_named(inputs: int) -> None:
+    described = ProbedNeuron(1.0, membrane="v", reset="restart")
+    with pytest.raises(UnsupportedNeuronError, match=r"apply weights that it holds \(weight\) before it"):
+        probe(WithWeights(inputs, 20), described, Timing(None, T))

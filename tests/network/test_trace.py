@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
+import fluctua
 from fluctua.layers import OverTime
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
@@ -416,8 +417,22 @@ def test_half_precision_and_two_steps_are_enough() -> None:
 # -- what is refused --------------------------------------------------------------------------------------------
 
 
-def test_a_scripted_layer_is_refused() -> None:
-    refused(nn.Sequential(torch.jit.script(nn.Linear(12, 20)), LIF()), r"torch\.jit cannot be observed \(0\): init")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compiled", ["layer", "several", "traced"])
+def test_a_layer_compiled_by_jit_is_left_and_the_rest_initialised(compiled: str) -> None:
+    """Also its running statistics stay as they were."""
+    several = nn.Sequential(nn.Flatten(0, 1), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Unflatten(0, (40, 6)))
+    x = spikes(40, 6, 12)
+    layer: Any = torch.jit.trace(nn.Linear(12, 20), x) if compiled == "traced" else several
+    layer = layer if compiled == "traced" else torch.jit.script(nn.Linear(12, 20) if compiled == "layer" else several)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.mul_(5)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    report = fluctua.initialize(nn.Sequential(layer, LIF(), nn.Linear(20, 10), LIF()), x, seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert report["3"].sigma_u == pytest.approx(1.0, abs=1e-3)
+    assert any("torch.jit hides how it acts" in note for note in report.notes)
 
 
 def test_a_weight_borrowed_from_a_layer_is_refused() -> None:

@@ -319,7 +319,9 @@ def _scaled(population: Population) -> list[_ScaledWeight]:
         if q.skipped_because is not None or excites(q, population) < 0:
             continue
         if not gains:
-            upward = q.weight.detach() * float(population.neuron.kernels[q.port].eps_bar.mean()) > 0
+            upward = (q.weight.detach() if q.signs is None else q.signs) * float(
+                population.neuron.kernels[q.port].eps_bar.mean()
+            ) > 0
             found[q.weight] = _ScaledWeight(q, q.weight, q.weight.detach().clone(), upward.to(q.weight), q.rows)
         for gain in (gain for gain in gains if gain.requires_grad):
             found[gain] = _ScaledWeight(q, gain, gain.detach().clone(), torch.ones_like(gain))

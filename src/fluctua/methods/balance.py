@@ -1,20 +1,24 @@
 """Balance: give all neurons of a population the same mean potential, unless that would remove the signal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fluctua.methods.components import FreePotential
 from fluctua.methods.weights import LARGE, blocks, write_all
 from fluctua.network.facts import Pathway, free_potential, potential_of
+from fluctua.network.run import hooked
 from fluctua.theory.psp import PspKernel
 from fluctua.theory.target import InfeasibleTargetError
 
 Balance = bool | Literal["auto"]
 
+_SOME = 16
 LEFT, MANY = 0.5, 10  # fraction of the signal that must be left; number of inputs that make that needless
 DUST = 1e-6
 _PARTING = ("Split", "Slice", "Narrow", "Index", "Select", "Unbind")  # operations that read a part of a tensor
@@ -40,12 +44,37 @@ def moved_by(pathways: Sequence[Pathway], how: Balance) -> list[Tensor]:
     return [*(q.weight for q in pathways), *(b for q in pathways if how == "auto" and (b := _bias(q)) is not None)]
 
 
+Calls = dict[Tensor, list[tuple[GradientEdge, Tensor]]]
+"""By weight, the calls of the layer that it belongs to: where the gradient of the output arrives, and the input."""
+
+
+@contextmanager
+def applying(pathways: Sequence[Pathway]) -> Iterator[Calls]:
+    """Inside the block, record the calls of large linear layers."""
+    calls: Calls = {}
+
+    def noting(weight: Tensor) -> Any:
+        def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.requires_grad:
+                calls.setdefault(weight, []).append((get_gradient_edge(output), args[0].detach().flatten(0, -2)))
+
+        return after
+
+    large = [q for q in pathways if q.weight.numel() >= LARGE and type(q.synapse).forward is nn.Linear.forward]
+    with hooked([q.synapse.register_forward_hook(noting(q.weight)) for q in large]):
+        yield calls
+
+
 def _bias(q: Pathway) -> Tensor | None:
     return q.bias if q.bias is not None and q.bias.requires_grad else None
 
 
 def balance(
-    potential: FreePotential, currents: Sequence[Tensor | None], pathways: Sequence[Pathway], how: Balance
+    potential: FreePotential,
+    currents: Sequence[Tensor | None],
+    pathways: Sequence[Pathway],
+    how: Balance,
+    calls: Calls,
 ) -> Balanced:
     """Balance the weights of pathways, in place, by projection or by biases, or leave them.
 
@@ -61,12 +90,13 @@ def balance(
         currents: of the population, differentiable with respect to `moved_by`.
         pathways: those whose weights may take either sign.
         how: True always projects; "auto" decides as above.
+        calls: of large layers, while the currents were made.
 
     Raises:
         InfeasibleTargetError: `how` is True, and no signal is left.
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
-    means = mean_activity(currents, potential.mask, population.neuron.kernels, moved)
+    means = mean_activity(currents, potential.mask, population.neuron.kernels, moved, calls)
     reach = dict(zip(moved[len(weights) :], means[len(weights) :], strict=True))
     del means[len(weights) :]
     activity = [_compact(_for_all_rows(q, means.pop(0)), q.rows) for q in pathways]
@@ -133,7 +163,11 @@ def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:
 
 
 def mean_activity(
-    currents: Sequence[Tensor | None], mask: Tensor, kernels: Sequence[PspKernel], weights: list[Tensor]
+    currents: Sequence[Tensor | None],
+    mask: Tensor,
+    kernels: Sequence[PspKernel],
+    weights: list[Tensor],
+    calls: Calls,
 ) -> list[Tensor]:
     """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
 
@@ -148,11 +182,26 @@ def mean_activity(
         mask: `[T, B]`, the window over which the mean is taken.
         kernels: of the population's neurons.
         weights: of the pathways to be balanced.
+        calls: see `balance`.
     """
     arrived = [(c, k) for c, k in zip(currents, kernels, strict=True) if c is not None and c.requires_grad]
     adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
-    gradients = torch.autograd.grad([c for c, _ in arrived], weights, adjoints, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+    ends = [end for w in weights for end in ([edge for edge, _ in calls[w]] if w in calls else [w])]
+    gradients = iter(torch.autograd.grad([c for c, _ in arrived], ends, adjoints, allow_unused=True))
+    found = [
+        _by_rows([(next(gradients), x) for _, x in calls[w]], w) if w in calls else next(gradients) for w in weights
+    ]
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+
+
+def _by_rows(calls: Sequence[tuple[Tensor | None, Tensor]], weight: Tensor) -> Tensor | None:
+    """The gradient of a weight from those of its layer's outputs; one row if all are equal, without computing each."""
+    arrived = [(g.flatten(0, -2), x) for g, x in calls if g is not None]
+    if all(bool((g == g[:, :1]).all()) for g, _ in arrived):
+        arrived = [(g[:, :_SOME], x) for g, x in arrived]  # one row alone would be summed in another order
+    rows = [g.T @ x for g, x in arrived]
+    total = sum(rows[1:], rows[0]) if rows else None
+    return total if total is None or len(total) == len(weight) else total[:1].expand_as(weight)
 
 
 def _for_all_rows(q: Pathway, activity: Tensor) -> Tensor:
@@ -208,7 +257,7 @@ def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
 def _compact(r: Tensor, axis: int) -> Tensor:
     """A large activity as one row if it is the same for all rows, as behind most layers."""
     by_row = r.transpose(0, axis)
-    if r.numel() < LARGE or len(by_row) < 2:
+    if r.numel() < LARGE or len(by_row) < 2 or not by_row.stride(0):
         return r
     probe = torch.randn(by_row[0].shape, generator=torch.Generator().manual_seed(0)).to(r)
     seen = torch.tensordot(by_row, probe, probe.ndim)  # rows that differ almost surely differ in a random direction

@@ -17,6 +17,7 @@ from torch import Tensor
 from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of, response
 from fluctua.network.replay import Replay
+from fluctua.network.trace_pass import is_plain
 from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
@@ -32,12 +33,17 @@ class Component:
     """Parameter values that cause one component of U, up to a factor, while all other parameters are zero.
 
     Attributes:
-        values: by parameter; they may be large, so scaling them overwrites them.
+        values: by parameter; they may be large, so scaling them overwrites them. They may lie in the parameters' own
+            memory if no other component is measured.
         share: of the population's variance.
     """
 
     values: dict[Tensor, Tensor]
     share: float = 1.0
+
+    def apart(self) -> None:
+        """Give the values memory of their own."""
+        self.values.update({p: v.clone() for p, v in self.values.items() if v.data_ptr() == p.data_ptr()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +178,8 @@ class FreePotential:
         """
         moved = Component({}) if shift is None else shift.part
         touched = {p for part in (*fluctuations, moved) for p in part.values}
+        if self._fixed:
+            fluctuations[0].apart()
         rest = self._rest(touched)
         parts, signals = [], []
         for part in fluctuations:
@@ -193,6 +201,7 @@ class FreePotential:
         if shift is not None and not moved.values:
             offset, shape = offset - self._mean(offset), shape - self._mean(shape)
         elif shift is not None and (abs(self._mean(offset)) > 1e-9 or abs(mean) > 0.01 or per_neuron):
+            together.apart()
             moving = self._signal(shift.part, touched, rest)
             fixed, per_k = self._factors(moving, offset, shape, shift)
             gain = self._mean(moving)
@@ -306,12 +315,16 @@ class FreePotential:
 
     def _rest(self, touched: Iterable[Tensor]) -> Tensor:
         """The component that no part can change; a number if the wiring leaves only the resting potential."""
-        population = self.population
-        fixed = any(q.skipped_because for q in population.pathways) or population.unweighted or population.offset
-        frozen = any(q.bias is not None and not q.bias.requires_grad for q in population.pathways)
-        if fixed or frozen:
+        if self._fixed:
             return self.potential(touched)
-        return torch.full((), population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+        return torch.full((), self.population.neuron.rest, dtype=self.sigma.dtype, device=self.sigma.device)
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether more than pathways that are written adds to U."""
+        p = self.population
+        frozen = any(q.bias is not None and not q.bias.requires_grad for q in p.pathways)
+        return frozen or bool(p.unweighted) or p.offset or any(q.skipped_because for q in p.pathways)
 
     def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:
         u = self.potential(touched, part)
@@ -383,6 +396,12 @@ def silence(population: Population, replay: Replay, steps: int, part: Component 
     sources = sorted({s for q in silent for s in q.sources})
     feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
     left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
+    unknown = list(dict.fromkeys(type(m).__name__ for q in silent for m in q.through if not is_plain(m)))
+    if unknown:
+        return (
+            f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua does "
+            f"not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
+        )
     return (
         f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
         f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "

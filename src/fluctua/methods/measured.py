@@ -117,9 +117,9 @@ def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Ge
         from fluctua.methods.shifted import fit_shifted  # few layers need it
 
         return fit_shifted(population, goal, replay)
-    write_all(fresh(population, goal, generator))
-    potential, solution = solve(population, goal, replay)
-    scale = 1.0
+    write_all(fresh(population, goal, generator, in_place=True))
+    scale, once = 1.0, goal.target.rate is None and not bent_by(population)
+    potential, solution = solve(population, goal, replay, once=once)
     if goal.target.rate is not None:
         scale = scale_for_rate(potential, solution, goal.target.rate) * goal.place.part**0.5
     solution.write(scale)

@@ -130,11 +130,13 @@ def fit(
                 f"the afferents of {q.name} do not fire on this batch, so their rate cannot be measured: give nu in Hz"
             )
         drive = Drive.poisson(q.fan_in, rate, neuron.kernels[q.port])
-        afferents.append(Afferent(drive, share, family_of(q, goal.law), q.sign))
+        family = family_of(q, goal.law) if q.effect else goal.law  # of both signs, as they come
+        afferents.append(Afferent(drive, share, family, q.effect or 1))
     laws = solve(goal.target, neuron.theta, neuron.kernel, afferents, neuron.rest, f" for {population.name}")
     for q, law in zip(pathways, laws, strict=True):
         if q.skipped_because is None:
-            write(q.weight, of_entries(q, draw(law, q.weight, generator, q.rows)))
+            drawn = of_entries(q, draw(law, q.weight, generator, q.rows))
+            write(q.weight, drawn if q.signs is None else drawn.abs())
             if q.bias is not None and q.bias.requires_grad:
                 write(q.bias, torch.zeros_like(q.bias))
     return wanted

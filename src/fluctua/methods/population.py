@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.methods.balance import Balance, Balanced, balance, moved_by
+from fluctua.methods.balance import Balance, Balanced, applying, balance, moved_by
 from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
 from fluctua.methods.weights import affine, by_row, draw, excites, family_of, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
@@ -69,8 +69,13 @@ class Goal:
         return Moments(np.asarray(self.target.mean), sigma if self.place.part == 1 else sigma * self.place.part**0.5)
 
 
-def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dict[Tensor, Tensor]:
-    """New values for the weights into a population, of about the right size; zero biases, neutral norms."""
+def fresh(
+    population: Population, goal: Goal, generator: torch.Generator, *, in_place: bool = False
+) -> dict[Tensor, Tensor]:
+    """New values for the weights into a population, of about the right size; zero biases, neutral norms.
+
+    What is drawn `in_place` is in the weights already.
+    """
     values: dict[Tensor, Tensor] = {}
     for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
@@ -81,7 +86,9 @@ def fresh(population: Population, goal: Goal, generator: torch.Generator) -> dic
             law = WeightLaw(family, np.zeros(()), size)
         biases = affine(q, "bias")
         if q.skipped_because is None:
-            values[q.weight] = of_entries(q, draw(law, q.weight, generator, q.rows))
+            drawn = draw(law, q.weight, generator, q.rows, in_place=in_place)
+            if not in_place or q.mask is not None:
+                values[q.weight] = of_entries(q, drawn)
             biases += [] if q.bias is None else [q.bias]
         for parameter, value in (*((b, 0.0) for b in biases), *((gain, 1.0) for gain in affine(q, "weight"))):
             if parameter.requires_grad:
@@ -115,8 +122,10 @@ def shiftable(population: Population) -> list[Pathway]:
     return [q for q in population.pathways if q.shifts and q.weight.requires_grad and not recurrent]
 
 
-def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePotential, Solution]:
+def solve(population: Population, goal: Goal, replay: Replay, *, once: bool = False) -> tuple[FreePotential, Solution]:
     """The factors that bring the present weights to the target, for the present activity of the afferents.
+
+    If the solution is written `once`, it may lie in the memory of the weights.
 
     Raises:
         SilentInputError: no current reaches the population.
@@ -124,23 +133,24 @@ def solve(population: Population, goal: Goal, replay: Replay) -> tuple[FreePoten
     """
     free = adjustable(population)
     carriers = [q for q in free if _carries(q)]
-    currents = replay.currents(population, moved_by(carriers, goal.balance))
+    with applying(carriers) as calls:
+        currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
         raise SilentInputError(silence(population, replay, first.shape[0]))
     mask = window_mask(first, goal.window)
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
-    done = balance(potential, currents, carriers, goal.balance) if goal.balance and carriers else Balanced()
+    done = balance(potential, currents, carriers, goal.balance, calls) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
-    parts = _parts(free, wanted, done.biases)
+    parts = _parts(free, wanted, done.biases, in_place=once and not _joined(free))
     if _joined(free) and len(parts) == len(free):
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
         if potential.reach is not None:
             _all_of(free, potential.reach)
-    excitation, inhibition = ([q for q in free if excites(q, population) == sign] for sign in (1, -1))
-    if excitation and inhibition:
-        return potential, _balance_of_signs(potential, parts, inhibition, goal)
-    if excitation or inhibition:
+    sides = _sides(parts, free, population)
+    if sides[1] and sides[-1]:
+        return potential, _balance_of_signs(potential, [*sides[1], *sides[0]], sides[-1], goal)
+    if sides[1] or sides[-1]:
         _check_one_sided(population, carriers, goal)
     shift = MeanShift(_mean_part(potential, free, wanted, done.activity, goal)) if done.movable else None
     return potential, potential.solve(parts, shift, goal.target, goal.place.least)
@@ -155,7 +165,8 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     free = adjustable(population)
     wanted = shares(free, population, goal.alpha)
     for kind in (1, -1, 0):
-        group = [(q, share) for q, share in zip(free, wanted, strict=True) if excites(q, population) == kind]
+        among = ((q, share) for q, share in zip(free, wanted, strict=True) if q.signs is None or q.effect)
+        group = [(q, share) for q, share in among if excites(q, population) == kind]
         biases = {q.weight: {q.bias: q.bias.detach().clone()} for q, _ in group if q.bias is not None}
         parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
         if len(parts) > 1:
@@ -166,13 +177,25 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
     return largest
 
 
+def _sides(parts: Sequence[Component], free: Sequence[Pathway], population: Population) -> dict[int, list[Component]]:
+    """The parts that excite (1), inhibit (-1), and do either (0); a weight whose entries have signs is parted."""
+    sides: dict[int, list[Component]] = {1: [], -1: [], 0: []}
+    for part in parts:
+        q = next(q for q in free if q.weight in part.values or any(gain in part.values for gain in affine(q, "weight")))
+        if q.signs is None or q.effect:
+            sides[excites(q, population)].append(part)
+            continue
+        upward = q.signs * float(population.neuron.kernels[q.port].eps_bar.mean())
+        for sign in (1, -1):
+            values = {p: torch.where(upward * sign > 0, v, 0.0) if p is q.weight else v for p, v in part.values.items()}
+            sides[sign].append(Component(values, part.share))
+    return sides
+
+
 def _balance_of_signs(
-    potential: FreePotential, parts: list[Component], inhibition: list[Pathway], goal: Goal
+    potential: FreePotential, others: list[Component], inhibiting: list[Component], goal: Goal
 ) -> Solution:
     """Inhibition as the shift that cancels the mean of all else: per neuron where it is to be balanced."""
-    weights = {q.weight for q in inhibition}
-    inhibiting = [part for part in parts if part.values.keys() & weights]
-    others = [part for part in parts if not part.values.keys() & weights]
     solution = potential.solve(
         _alone(others), MeanShift(potential.in_proportion(_alone(inhibiting)), bool(goal.balance)), goal.target
     )
@@ -198,14 +221,22 @@ def _alone(parts: list[Component]) -> list[Component]:
 
 
 def _parts(
-    free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]]
+    free: Sequence[Pathway],
+    parts: Sequence[float],
+    biases: Mapping[Tensor, Mapping[Tensor, Tensor]],
+    *,
+    in_place: bool = False,
 ) -> list[Component]:
-    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm."""
+    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm.
+
+    If it is one part, its values may be `in_place`.
+    """
     shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
         parameters = (*affine(q, "weight"),) or (q.weight,)
         shared[parameters] = shared.get(parameters, 0.0) + share
-    found = [({p: p.detach().clone() for p in parameters}, share) for parameters, share in shared.items()]
+    alone = in_place and len(shared) == 1
+    found = [({p: p.detach() if alone else p.detach().clone() for p in ps}, share) for ps, share in shared.items()]
     return [Component(own | {b: v for p in own for b, v in biases.get(p, {}).items()}, share) for own, share in found]
 
 

@@ -49,8 +49,10 @@ def new_generator(seed: int | None, generator: torch.Generator | None) -> torch.
     return torch.Generator().manual_seed(int(seed))
 
 
-def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: int = 0) -> Tensor:
-    """Weights from the law in the shape of `like`, whose axis `rows` counts output units.
+def draw(
+    law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: int = 0, *, in_place: bool = False
+) -> Tensor:
+    """Weights from the law in the shape of `like`, whose axis `rows` counts output units; `in_place` in its memory.
 
     They are drawn on the CPU, so they are the same for every device. One number of `generator` (default: torch's own)
     seeds the NumPy generator that draws them; for normal weights of large tensors it seeds a generator of torch, which
@@ -59,7 +61,7 @@ def draw(law: WeightLaw, like: Tensor, generator: torch.Generator | None, rows: 
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     rng, numbers = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     mean, std = (_rows(value, like.shape[rows]) for value in (law.mean, law.std))
-    drawn = torch.empty_like(like, requires_grad=False)
+    drawn = like.detach() if in_place else torch.empty_like(like, requires_grad=False)
     by_row = drawn.transpose(0, rows)
     apart = law.density == 1 and law.family.independent  # which synapses are absent is drawn last
     single = isinstance(law.family, Normal) and drawn.numel() >= LARGE and drawn.dtype.itemsize <= 4
@@ -143,10 +145,10 @@ def _rows(value: Array, size: int) -> Array:
 
 
 def excites(q: Pathway, population: Population) -> int:
-    """1 if all weights of a pathway excite, -1 if all inhibit, 0 if they may take either sign."""
+    """1 if all weights of a pathway excite, -1 if all inhibit, 0 if they do both or may take either sign."""
     if not isinstance(q.family, OneSided):
         return 0
-    return q.sign if population.neuron.kernels[q.port].eps_bar.mean() > 0 else -q.sign
+    return q.effect if population.neuron.kernels[q.port].eps_bar.mean() > 0 else -q.effect
 
 
 def shares(pathways: Sequence[Pathway], population: Population, alpha: float) -> list[float]:

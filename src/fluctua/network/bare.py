@@ -24,6 +24,7 @@ _APPLYING = {
     *("addbmm", "baddbmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
 """Functions by which a weight connects units."""
+_ADDING = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class _Constant:
 
     module: nn.Module
     name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """A tensor that is nowhere kept, such as signs from a closure."""
+
+    tensor: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,14 @@ def _key(part: Any) -> Any:
         return part.key()
     if isinstance(part, list | tuple):
         return tuple(map(_key, part))
+    if isinstance(part, _Given):
+        return str(part.tensor.tolist())
     return (id(part.module), part.name) if isinstance(part, _Constant) else repr(part)
+
+
+def _varies(signal: Tensor) -> bool:
+    """Whether it may be more than a constant that shapes a weight."""
+    return signal.requires_grad or signal.numel() > 2**16
 
 
 def _with(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -105,6 +120,7 @@ class BareLayer(nn.Module):
         last = {path: path.rpartition(".")[2] for path in owned}
         clear = len({*last.values()}) == len(last)
         self.called = last if clear else {path: path.replace(".", "_") for path in owned}
+        self.added: str | None = None  # name of the bias that the model adds to what it gives
         for path, parameter in owned.items():
             self.register_parameter(self.called[path], parameter)
 
@@ -118,6 +134,8 @@ class BareLayer(nn.Module):
                 return getattr(part.module, part.name)
             if isinstance(part, _Signal):
                 return signals[part.number]
+            if isinstance(part, _Given):
+                return part.tensor
             if isinstance(part, _Made):
                 return part.function(*_with(part.args, value), **_with(part.kwargs, value))
             return part
@@ -142,6 +160,7 @@ class BareWeights(TorchFunctionMode):
             self._add(parameter, _Leaf(name))
         self._modules = tuple(modules_of(model))
         self._constants: MutableMapping[Tensor, _Constant] = WeakIdKeyDictionary()
+        self._sums: MutableMapping[Tensor, BareLayer] = WeakIdKeyDictionary()  # what layers give, and sums with it
 
     def __enter__(self) -> Self:
         self._constants.clear()  # a model may run on copies of what it keeps
@@ -157,15 +176,33 @@ class BareWeights(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not (self._is_bare(args) or self._is_bare([*kwargs.values()])):
-            return function(*args, **kwargs)
+            return self._summed(function, args, function(*args, **kwargs))
         applying = getattr(function, "__name__", "") in _APPLYING
         tensors = list(tensors_in([args, kwargs]))
         signals = [t for t in tensors if t not in self._made and (applying or t not in self._constants)]
         if applying and signals:
-            return self._layer(self._call(function, args, kwargs, signals))(*signals)
-        result = function(*args, **kwargs)
-        if not signals:
+            layer = self._layer(self._call(function, args, kwargs, signals))
+            result = layer(*signals)
+            if isinstance(result, Tensor):
+                self._sums[result] = layer
+            return result
+        result = self._summed(function, args, function(*args, **kwargs))
+        shapes = {t.shape for t in tensors if t in self._made}
+        if not signals or (isinstance(result, Tensor) and result.shape in shapes and not any(map(_varies, signals))):
             self._note(result, self._call(function, args, kwargs), tensors)
+        return result
+
+    def _summed(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> Any:
+        """Note a bias that is added to what a layer gives, or to a sum with it."""
+        if self._sums and getattr(function, "__name__", "") in _ADDING:
+            found = [self._sums[x] for x in args if isinstance(x, Tensor) and x in self._sums]
+            for layer in found[:1]:
+                self._sums[result] = layer
+                for x in args:
+                    leaf = self._made.get(x) if isinstance(x, Tensor) and x.ndim == 1 else None
+                    if isinstance(leaf, _Leaf) and layer.added is None:
+                        layer.added = leaf.name.rpartition(".")[2]
+                        layer.register_parameter(layer.added, self._parameters[leaf.name])
         return result
 
     def _is_bare(self, value: Any) -> bool:
@@ -186,7 +223,7 @@ class BareWeights(TorchFunctionMode):
         def noted(part: Any) -> Any:
             if not isinstance(part, Tensor):
                 return part
-            return numbers.get(id(part)) or self._made.get(part) or self._constants[part]
+            return numbers.get(id(part)) or self._made.get(part) or self._constants.get(part) or _Given(part.detach())
 
         return _Made(function, _with(args, noted), _with(kwargs, noted))
 

@@ -112,7 +112,8 @@ class Pathway:
         carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         shifts: whether the current is no more than monotonic in a constant added to the weight, which is skipped.
-        one_sided: of a weight whose absolute values act, beside others of the opposite sign, its sign; 0 of all others.
+        signs: under Dale's law by hand, of weights that act by their size or positive part: 1 where an entry excites, -1
+            where it inhibits, 0 where it has no effect; None of all others.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -137,7 +138,7 @@ class Pathway:
     normed: bool = False
     shifts: bool = False
     trunk: str | None = None
-    one_sided: int = 0
+    signs: Tensor | None = None
 
     @property
     def inside(self) -> bool:
@@ -147,13 +148,20 @@ class Pathway:
     @property
     def family(self) -> Family | None:
         """The weight law that the synapse prescribes, one-sided under Dale's law; None if it prescribes none."""
-        family = Exponential() if self.one_sided else getattr(self.synapse, "family", None)
+        family = getattr(self.synapse, "family", None) if self.signs is None else Exponential()
         return family if isinstance(family, Family) else None
 
     @property
     def sign(self) -> int:
         """Sign of the weights of a one-sided law."""
-        return self.one_sided or int(getattr(self.synapse, "sign", 1))
+        return 1 if self.signs is not None else int(getattr(self.synapse, "sign", 1))
+
+    @property
+    def effect(self) -> int:
+        """1 if what weights of a one-sided law add to the current is positive, -1 if negative, 0 if it is both."""
+        if self.signs is None:
+            return self.sign
+        return int((self.signs > 0).any()) - int((self.signs < 0).any())
 
     @property
     def weight(self) -> Tensor:

@@ -55,11 +55,15 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
         prepare: makes modules observable that torch's hooks do not see; undone at the end.
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
+    compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
+    undo = _values([b for m in compiled for b in nn.Module.buffers(m, False)])  # no copy can be put in their place
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
+        put_back = next(undo)
         try:
             with States(model, prepare).lent():
                 yield
         finally:
+            put_back()
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 

@@ -44,7 +44,8 @@ class ProbedNeuron:
     The class takes one input current and returns its spikes first (a readout: its potential).
 
     Attributes:
-        threshold: `theta`, or the attribute of the module that holds it; None for a readout, which never spikes.
+        threshold: `theta`, the attribute of the module that holds it, or a function of the module; None for a readout,
+            which never spikes.
         membrane: where the potential is after a call: an attribute of the module ("v", "state.v"), the index of an
             item of the output, or a function of module and output. None if it is a local variable of the call: then
             give `decay`.
@@ -53,9 +54,9 @@ class ProbedNeuron:
         reset: brings the module to rest: the name of a method, or a function of the module. None if it keeps nothing
             between trials.
         passes_state: whether the call takes, after the current, what the last call returned after the spikes.
-        start: the first of these states, a function of module and current, if the call requires one; default: zeros.
+        start: what the first call takes so, a function of module and current, if it requires it; default: zeros.
         shape: `[*N]` of the population, if the module runs on no other and its parameters do not tell it.
-        decay: without `membrane`, the fraction of the potential left after a step, or the attribute that holds it.
+        decay: without `membrane`, the fraction of the potential left after a step, an attribute, or a function.
         decay_syn: the same for a synaptic current in front, if there is one.
         gain: how far an input of 1 moves the potential (or the current) in its step.
 
@@ -76,15 +77,15 @@ class ProbedNeuron:
         1.00
     """
 
-    threshold: float | str | None
+    threshold: float | str | Callable[[Any], Any] | None
     membrane: str | int | Callable[[Any, Any], Tensor] | None = None
     time: Literal["first", "second", "step"] = "step"
     reset: str | Callable[[Any], Any] | None = None
     passes_state: bool = False
     shape: tuple[int, ...] | None = None
-    decay: float | str | None = None
-    decay_syn: float | str | None = None
-    gain: float = 1.0
+    decay: float | str | Callable[[Any], Any] | None = None
+    decay_syn: float | str | Callable[[Any], Any] | None = None
+    gain: float | str | Callable[[Any], Any] = 1.0
     start: Callable[[Any, Tensor], tuple[Any, ...]] | None = None
 
     def __post_init__(self) -> None:
@@ -100,9 +101,15 @@ class ProbedNeuron:
 
     def first_state(self, module: nn.Module, x: Tensor) -> tuple[Any, ...]:
         """What the first call takes after the current `x`."""
-        if self.start is not None or not self.passes_state:
-            return self.start(module, x) if self.start else ()
         behind = [*signature(module.forward).parameters.values()][1:]
+        if self.start is not None:
+            states = self.start(module, x)
+            one = (
+                len(behind) == 1 and behind[0].kind < behind[0].VAR_POSITIONAL and len(states) > 1
+            )  # a tuple of states
+            return (states,) if one else states
+        if not self.passes_state:
+            return ()
         return tuple(torch.zeros_like(x) for a in behind if a.default is a.empty and a.kind < a.VAR_POSITIONAL)
 
     def theta(self, module: nn.Module) -> Any:
@@ -119,18 +126,19 @@ class ProbedNeuron:
         Raises:
             UnsupportedNeuronError: a decay outside of 0 to 1, or no such attribute.
         """
-        decays = [
+        parts = {"gain": self.gain, "decay": self.decay, "decay_syn": self.decay_syn}
+        gain, *decays = (
             float(torch.as_tensor(_read(module, name, value)).double().mean())
-            for name, value in (("decay", self.decay), ("decay_syn", self.decay_syn))
+            for name, value in parts.items()
             if value is not None
-        ]
+        )
         if not all(0 <= decay < 1 for decay in decays):
             raise UnsupportedNeuronError(
                 f"the decays {decays} of the neuron {type(module).__name__} must be fractions left after a step, "
                 "from 0 to less than 1: check decay= and decay_syn= of its ProbedNeuron"
             )
         mem, *syn = decays
-        return PspKernel.two_poles(self.gain, mem, syn[0], dt) if syn else PspKernel.one_pole(self.gain, mem, dt)
+        return PspKernel.two_poles(gain, mem, syn[0], dt) if syn else PspKernel.one_pole(gain, mem, dt)
 
     def potential(self, module: nn.Module, output: Any) -> Tensor:
         """The potential after a call that returned `output`."""
@@ -148,9 +156,9 @@ class ProbedNeuron:
 
 
 def _read(module: nn.Module, name: str, value: Any) -> Any:
-    """A number, or the module's attribute of this name."""
+    """A number, the module's attribute of this name, or what a function makes of the module."""
     try:
-        return attrgetter(value)(module) if isinstance(value, str) else value
+        return attrgetter(value)(module) if isinstance(value, str) else value(module) if callable(value) else value
     except AttributeError as error:
         raise UnsupportedNeuronError(
             f"the neuron {type(module).__name__} has no attribute {value!r}: check {name}= of its ProbedNeuron, a "
@@ -242,11 +250,13 @@ class _Bench:
         return self._run(self.shape, pulses, start, steps)
 
     def _run(
-        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int
+        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int, *, alone: bool = False
     ) -> tuple[Array, NDArray[np.bool_]]:
         device = next((p.device for p in parameters_of(self.module)), None)
         x = torch.zeros(steps, len(pulses), *shape, dtype=torch.float64, device=device)
         x[start] += torch.tensor(pulses, dtype=x.dtype, device=device).reshape(-1, *[1] * len(shape))
+        if alone:  # only the first neuron
+            x.flatten(2)[..., 1:] = 0
         with torch.no_grad(), in_double(self.module):
             self.spec.bring_to_rest(self.module)
             u, spikes = self._step_by_step(x) if self.layout.stepwise else self._whole(x)
@@ -286,12 +296,25 @@ class _Bench:
         for shape in [self.spec.shape] if self.spec.shape else self._guesses():
             try:
                 self._run(shape, [_IMPULSE, -_IMPULSE], 0, 5)
-                return shape
             except Exception as error:  # foreign code may raise anything
                 failure = failure or error
+            else:
+                break
+        way = "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
+        if weights := [name for name, p in self.module.named_parameters() if p.ndim > 1]:
+            way += f"; apply weights that it holds ({', '.join(weights)}) before it, or set them by fluctua.measured_"
+            with suppress(Exception):
+                seen = None if failure else self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)[0]
+                apart = (
+                    seen is None
+                    or seen.shape[2:] == shape
+                    and not (seen[:, 1] - seen[:, 0]).reshape(5, -1)[:, 1:].any()
+                )
+                failure = failure if apart else ValueError("its current passes weights on its way to the potential")
+        if failure is None:
+            return shape
         raise UnsupportedNeuronError(
-            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
-            "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
+            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): {way}"
         ) from failure
 
     def _guesses(self) -> list[tuple[int, ...]]:

@@ -121,7 +121,7 @@ class Replay:
 
         self._last.clear()  # what answers from memory would not run
         outside = [q for q in population.pathways if not q.inside]
-        with hooked([q.synapse.register_forward_pre_hook(noting(q.name)) for q in outside]):
+        with hooked([nn.Module.register_forward_pre_hook(q.synapse, noting(q.name)) for q in outside]):
             self._arguments(population, None)
         return {name: x[0] if len(x) == 1 else torch.cat(x) for name, x in inputs.items()}
 
@@ -383,7 +383,7 @@ def currents_while_silent(
 
     model = network.model
     handles = [heard(p, noting(p.name)) for p in populations]
-    handles += [m.register_forward_hook(lambda m, args, output: mapped(output, torch.zeros_like)) for m in silent]
+    handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
     with preserved(model, prepare), hooked(handles), torch.no_grad():
         for module, outputs in answers.items():
             vars(module)["forward"] = answering(module, Copies(model).of(outputs))

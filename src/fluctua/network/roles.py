@@ -39,7 +39,7 @@ class Role:
     linear: bool  # whether twice the move makes twice the change
     scales: bool  # whether twice the parameter makes twice the output, nearly, in a layer as linear in its input
     grows: bool  # whether twice the parameter makes a larger output, and nearly none next to none, of a linear layer
-    one_sided: int  # 1 where its size alone counts, and more of it makes more output, -1 where less; 0 of all others
+    signs: Tensor | None  # if sizes or positive parts count: 1 where more makes more output, -1 where less, else 0
     shifts: bool  # whether one more in every entry makes a larger output, and far less nearly none: exp, softplus
     sizeless: bool  # whether twice the parameter makes no difference
     of_input: bool  # whether its effect depends on the layer's input
@@ -53,10 +53,10 @@ class Roles:
     """The parameters of a layer by what they do."""
 
     weights: tuple[Role, ...]  # what connects; none where the layer only scales and shifts
-    bias: str | None  # name of what shifts each output unit
-    gain: str | None  # of what scales each, where the size of the weights has no effect
-    offset: bool  # whether something else adds to the output
-    note: str | None  # which parameters were left as they are, and why
+    bias: str | None = None  # name of what shifts each output unit
+    gain: str | None = None  # of what scales each, where the size of the weights has no effect
+    offset: bool = False  # whether something else adds to the output
+    note: str | None = None  # which parameters were left as they are, and why
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
@@ -68,6 +68,9 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            found[module] = Roles(tuple(_sealed(name) for name, p in named_parameters_of(module) if p.ndim > 1))
+            continue
         frozen = [name for name, p in named_parameters_of(module) if id(p) not in trainable]
         with suppress(Exception):  # foreign code may refuse such input: then names must do
             roles = roles_of(module, args, kwargs, frozen)
@@ -105,6 +108,12 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is: {reason}" for name, reason in left.items()]
     return Roles(tuple(kept), bias, gain, len(shifts) > (bias is not None), "; ".join(notes) or None)
+
+
+def _sealed(name: str) -> Role:
+    """The role of a weight that torch.jit hides."""
+    reason = "torch.jit hides how it acts; initialise it before it is compiled, and load its state_dict then"
+    return Role(name, None, None, True, *(False,) * 2, None, *(False,) * 5, reason)
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:
@@ -147,17 +156,18 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
     single, rows, mask = _dependence(run, one, name, (change * there).abs().topk(min(_PROBED, len(there))).indices)
     bare, size = run({name: one[name] - _DEEP}) - nothing, (there - nothing).double().norm()
     passing = _near(run({}, 2) - nothing, 2 * (base - nothing), _NEARLY)
+    signs = _signs(run, own, name, there, without) if passing and not single else None
     return Role(
         name,
         rows,
-        mask,
+        mask if signs is None else None if bool(signs.all()) else signs != 0,
         linear=_near(run(_moved(own, name, 2.0)) - base, 2 * change, _EXACT),
         scales=passing and _near(double - without, 2 * (there - without), _NEARLY),
         grows=passing
         and rows is not None
         and bool(without.double().norm() <= _NEARLY * there.double().norm())
         and bool(double.double().norm() >= (1 + _NEARLY) * there.double().norm()),
-        one_sided=_side(run, own, name, there, without) if passing else 0,
+        signs=signs,
         shifts=passing
         and rows is not None
         and bool(bare.double().norm() <= _EXACT * size)
@@ -169,14 +179,22 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
     )
 
 
-def _side(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> int:
-    """See `Role.one_sided`: entries count by their absolute values, in which the output is linear (Dale's law)."""
+@torch.enable_grad()
+def _signs(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> Tensor | None:
+    """See `Role.signs`: the output is linear in absolute values of entries, or in positive parts (Dale's law)."""
     one, other = (_moved(own, name, times)[name].abs() for times in (1.0, 2.0))
-    by_size = _near(run({name: -one}), there, _EXACT) and _near(run({name: one}), there, _EXACT)
-    if not by_size or not _near(run({name: one + other}) + without, there + run({name: other}), _EXACT):
-        return 0
-    change = there - without
-    return 1 if bool((change >= 0).all()) else -1 if bool((change <= 0).all()) else 0
+    value = one.clone().requires_grad_()
+    positive = run({name: value})
+    if not _near(run({name: one + other}) + without, positive + run({name: other}), _EXACT):
+        return None
+    (gradient,) = torch.autograd.grad(positive.sum(), value, allow_unused=True)
+    signs = torch.zeros_like(one) if gradient is None else gradient.sign()
+    above, below = (run({name: torch.where(signs == s, one, _LITTLE * one)}) - without for s in (1, -1))
+    folded = _near(run({name: -one}), positive, _EXACT) and _near(there, positive, _EXACT)
+    cut = _near(positive - run({name: -one}), positive - without, _EXACT) and bool(above.any()) and bool(below.any())
+    # One that is cut and has one sign is shifted as a whole.
+    consistent = bool((above >= 0).all()) and bool((below <= 0).all())
+    return signs if consistent and (folded or cut) else None
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
@@ -209,7 +227,7 @@ def _chosen(
         partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
         if role.sizeless:
             left[role.name] = "its size has no effect on the output"
-        elif not role.linear and (linear or role.shifts or not (role.scales or role.grows)):
+        elif not role.linear and role.signs is None and (linear or role.shifts or not (role.scales or role.grows)):
             left[role.name] = "the output is not linear in it" + ", so it is shifted as a whole at most" * role.shifts
         elif partner is not None:
             left[role.name] = f"it is multiplied with {partner}"

@@ -82,24 +82,22 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
-    scripted = [names[m] for m in names if isinstance(m, torch.jit.ScriptModule) and list(parameters_of(m, False))]
-    if scripted:
-        raise WiringError(
-            f"layers compiled by torch.jit cannot be observed ({', '.join(scripted)}): initialise the model before it "
-            "is scripted or traced, and load its state_dict then"
-        )
+    scripted = {m: names[m] for m in names if isinstance(m, torch.jit.ScriptModule)}
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
     if not neurons:
-        kinds = sorted({type(m).__name__ for m in modules_of(model) if not list(m.children())})
+        own = (m for m in modules_of(model) if not list(m.children()) or not type(m).__module__.startswith("torch."))
+        kinds = sorted({type(m).__name__ for m in own})
         raise WiringError(
             f"no spiking neuron found in the model: none of its modules ({', '.join(kinds)}) is known; name yours with "
             "neurons={MyNeuron: fluctua.network.ProbedNeuron(...)}; weights of loops without modules are set by "
             "fluctua.measured_"
+            + "; initialise what torch.jit compiles before, then load its state_dict"
+            * bool(scripted)
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
-    whole = set[nn.Module]()
+    whole = scripted.keys() - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         record = observe(model, batch, forward, neurons, refused, whole, bare)
@@ -278,7 +276,7 @@ class _Reader:
             biases = [name.replace("weight", "bias") if "weight" in name else None for name in names]
             found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
         else:
-            both = {"bias_name": roles.bias, "note": roles.note}
+            both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
                 scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
@@ -288,7 +286,7 @@ class _Reader:
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
                 | {"shifts": w.shifts and w.skipped_because is not None}
-                | {"one_sided": w.one_sided * reading.sign if reading is not None else 0}
+                | {"signs": None if w.signs is None or not reading or not reading.sign else reading.sign * w.signs}
                 for w in roles.weights
             ]
             found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
@@ -324,10 +322,18 @@ class _Reader:
 
 
 def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
-    """Weights that act by their size obey Dale's law where some excite and others inhibit."""
-    if {q.one_sided for q in pathways if q.skipped_because is None} >= {1, -1}:
-        return [replace(q, linear=True) if q.one_sided else q for q in pathways]
-    return [replace(q, one_sided=0) for q in pathways]
+    """Weights that act by their size obey Dale's law where each neuron is excited and inhibited."""
+    signed = [(q.signs, q.rows) for q in pathways if q.signs is not None and q.skipped_because is None]
+
+    def reached(sign: int) -> bool:
+        rows = [(signs == sign).transpose(0, axis).flatten(1).any(1) for signs, axis in signed]
+        return len({len(r) for r in rows}) == 1 and bool(torch.stack(rows).any(0).all())
+
+    obeyed = reached(1) and reached(-1)
+    return [
+        replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q
+        for q in pathways
+    ]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:

@@ -222,7 +222,7 @@ def observe(
             handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
-            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
+            handles.append(nn.Module.register_forward_hook(module, after_synapse, with_kwargs=True))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
@@ -333,8 +333,9 @@ def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
 def is_plain(module: nn.Module) -> bool:
     """Whether a layer is known by its class: else what its parameters do is found out."""
     own = {name for name, _ in named_parameters_of(module, False)}
-    home = str(getattr(getattr(type(module), "forward", None), "__module__", "")).partition(".")[0]
-    return not parametrised(module) and own <= {"weight", "bias"} and home in {"torch", *ADAPTERS}
+    home = str(getattr(getattr(type(module), "forward", None), "__module__", ""))
+    known = home.partition(".")[0] in {"torch", *ADAPTERS} and home != "fluctua.network.bare"
+    return known and not parametrised(module) and own <= {"weight", "bias"}
 
 
 def weight_names(module: nn.Module, no_weights: Container[int] = ()) -> list[str]:

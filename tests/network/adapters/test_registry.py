@@ -101,3 +101,16 @@ def test_another_version_than_the_tested_one_warns_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         registry.specs_of(Leaky())
+
+
+def test_neurons_that_are_alike_are_read_once() -> None:
+    """In what they keep, a function's closure included; what differs in a constant, or has states, is read anew."""
+    snn = pytest.importorskip("snntorch")
+    made = [snn.Leaky(0.9), snn.Leaky(0.9), snn.Leaky(0.8), snn.Leaky(0.9, spike_grad=snn.surrogate.atan(3.0))]
+    first, alike, other, steeper = map(registry.contents_of, made)
+    assert first == alike
+    assert len({first, other, steeper}) == 3
+    known = registry.KnownNeurons()
+    specs = [known.specs(module)[""] for module in made]
+    assert specs[0].neuron is specs[1].neuron is not specs[2].neuron
+    assert [spec.emitter for spec in specs] == made

@@ -4,11 +4,11 @@ Classes are known by name, so fluctua imports no framework itself. A subclass is
 class. The user describes classes that no framework knows.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,14 +54,21 @@ class KnownNeurons:
     described: Mapping[type[nn.Module], "ProbedNeuron"] = field(default_factory=dict)
     readouts: Collection[str] | None = None
     _found: dict[Any, Specs] = field(default_factory=dict, repr=False, compare=False)
+    _contents: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def specs(self, module: nn.Module, steps: int | None = None) -> Specs:
         """The populations of a module by name, for a trial of `steps` steps; none if it is no neuron."""
         kept = (t for m in modules_of(module) for t in (*m._parameters.values(), *m._buffers.values()))
-        key = module, steps, *(t._version for t in kept if t is not None and not t.is_inference())
-        if key not in self._found:
-            self._found[key] = self._specs(module, steps)
-        return self._found[key]
+        now = module, *(t._version for t in kept if t is not None and not t.is_inference())
+        if (now, steps) not in self._found:
+            if now not in self._contents:
+                self._contents[now] = contents_of(module)
+            alike = self._found.get((self._contents[now], steps))
+            found = self._specs(module, steps) if alike is None else {"": replace(alike[""], emitter=module)}
+            self._found[now, steps] = found
+            if found.keys() == {""} and not found[""].inner:  # else it holds more of the module
+                self._found[self._contents[now], steps] = found
+        return self._found[now, steps]
 
     def _specs(self, module: nn.Module, steps: int | None) -> Specs:
         timing, description = Timing(self.dt, steps), self.description(module)
@@ -121,6 +128,25 @@ class KnownNeurons:
                 description.bring_to_rest(module)
             elif framework is not None:
                 framework.reset(module)
+
+
+def contents_of(value: Any, owner: Any = None) -> Any:
+    """What a neuron module consists of: equal for modules that are alike, which then are read once."""
+    if value is owner and value is not None:
+        return "itself"
+    if isinstance(value, Tensor):
+        return (value.dtype, value.device, str(value.tolist())) if value.numel() < 2 else (id(value), value._version)
+    inside: Any = value if isinstance(value, list | tuple | set) else ()
+    kind: Any = type(value)
+    if isinstance(value, nn.Module | dict):
+        inside = (vars(value) if isinstance(value, nn.Module) else value).items()
+    elif isinstance(value, MethodType):
+        kind, inside = value.__func__, [value.__self__]
+    elif isinstance(value, FunctionType):
+        kind, inside = value.__code__, [value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+    elif not isinstance(value, list | tuple | set):
+        return value if isinstance(value, Hashable) else id(value)
+    return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
 
 
 @cache
