@@ -258,7 +258,7 @@ def in_words(row: Mapping[str, str]) -> str:
         "clip": (0, "clipped at {:g}"),
         "readout": (0.1, "readout at {:g}"),
     }
-    told = [f"{WORDS[row['task']]}, {row['layers']} layers", WORDS[row["loss"]]]
+    told = [f"{WORDS[row['task']]}, {row['layers']} layer{'s' * (row['layers'] != '1')}", WORDS[row["loss"]]]
     told += ["recurrent"] if row["recurrent"] == "1" else []
     told += [row["shape"]] if row["shape"] != "SuperSpike" else []
     told += [row["optimizer"].upper()] if row["optimizer"] != "adam" else []
@@ -266,22 +266,41 @@ def in_words(row: Mapping[str, str]) -> str:
     return ", ".join(told)
 
 
+MAIN = ("share", "share + relay")
+
+
 def table() -> None:
-    """Accuracies, and paired differences from the sharp surrogate."""
-    rows = sorted(read(), key=lambda row: (row["task"] != "randman", int(row["layers"])))
-    print("| setting | arm | seeds | test accuracy (%) | paired difference from the sharp surrogate |")
-    print("|---|---|---|---|---|")
+    """Accuracies, and paired differences from the sharp surrogate: a row for each setting, and then all other arms."""
+    rows = sorted(read(), key=lambda row: (row["task"] != "randman", row["recurrent"], int(row["layers"])))
+    others = list[str]()
+    print("| setting | seeds | sharp | share | difference | share + relay | difference |")
+    print("|---" * 7 + "|")
     for here in dict.fromkeys(map(setting, rows)):
         those = [row for row in rows if setting(row) == here]
         of_arm = {arm: {r["seed"]: float(r["test"]) for r in those if r["arm"] == arm} for arm in ARMS}
-        sharp = next((arm for arm in SHARP if of_arm[arm]), None)
-        base = of_arm.get(sharp, {})
+        sharp = next((arm for arm in SHARP if of_arm[arm]), SHARP[0])
+        if any(of_arm[arm] for arm in MAIN):
+            seeds = sorted({len(of_arm[arm]) for arm in (sharp, *MAIN) if of_arm[arm]})
+            cells = [f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}", _mean(of_arm[sharp])]
+            cells += [cell for arm in MAIN for cell in (_mean(of_arm[arm]), _gain(of_arm[arm], of_arm[sharp]))]
+            print(f"| {in_words(those[0])} | {' | '.join(cells)} |")
         for arm, found in of_arm.items():
-            if found:
-                paired = [found[seed] - base[seed] for seed in found if seed in base]
-                gain = interval(paired) if arm != sharp and paired else ""
-                gain += f" (n = {len(paired)})" if gain and len(paired) < len(found) else ""
-                print(f"| {in_words(those[0])} | {arm} | {len(found)} | {interval(list(found.values()))} | {gain} |")
+            if found and arm not in (sharp, *MAIN):
+                gain = _gain(found, of_arm[sharp])
+                others.append(f"| {in_words(those[0])} | {arm} | {len(found)} | {_mean(found)} | {gain} |")
+    print("\n| setting | arm | seeds | test accuracy | difference |")
+    print("|---|---|---|---|---|")
+    print("\n".join(others))
+
+
+def _mean(found: Mapping[str, float]) -> str:
+    return interval(list(found.values())) if found else ""
+
+
+def _gain(found: Mapping[str, float], base: Mapping[str, float]) -> str:
+    paired = [found[seed] - base[seed] for seed in found if seed in base]
+    gain = f"{'+' if sum(paired) > 0 else ''}{interval(paired)}" if paired else ""
+    return f"{gain} (n = {len(paired)})" if 0 < len(paired) < len(found) else gain
 
 
 def main() -> None:
