@@ -72,11 +72,12 @@ ARMS = {
     "beta 20 + relay 0.98": Arm(None, Relay(share=0.98)),
     "readout alone": Arm(frozen=True),
     "relay 0.98, readout alone": Arm(law=Relay(share=0.98), frozen=True),
+    "beta 25": Arm(25.0),
     "beta 10": Arm(10.0),
     "beta 5": Arm(5.0),
     "beta 2.5": Arm(2.5),
 }
-SHARP = ("beta 20", "beta 10")
+SHARP = ("beta 20", "beta 25")
 """What the others of a setting are compared to: the first of these that was run."""
 SHAPES: Mapping[str, Surrogate] = {"SuperSpike": SuperSpike(), "sigmoid": SigmoidDerivative(), "arctan": ArcTan()}
 TASKS: Mapping[str, Task] = {
