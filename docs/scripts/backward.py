@@ -239,7 +239,7 @@ def interval(values: Sequence[float]) -> str:
     if n < 3:
         return f"{100 * mean:.1f}"
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return f"{100 * mean:.1f} +- {100 * student.ppf(0.975, n - 1) * deviation / math.sqrt(n):.1f}"
+    return f"{100 * mean:.1f} ± {100 * student.ppf(0.975, n - 1) * deviation / math.sqrt(n):.1f}"
 
 
 def setting(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -272,36 +272,40 @@ MAIN = ("share", "share + relay")
 
 def table() -> None:
     """Accuracies, and paired differences from the sharp surrogate: a row for each setting, and then all other arms."""
-    rows = sorted(read(), key=lambda row: (row["task"] != "randman", row["recurrent"], int(row["layers"])))
-    others = list[str]()
-    print("| setting | seeds | sharp | share | difference | share + relay | difference |")
-    print("|---" * 7 + "|")
+    rows, others = sorted(read(), key=_place), list[str]()
+    print("| setting | seeds | sharp | share | share + relay |")
+    print("|---" * 5 + "|")
     for here in dict.fromkeys(map(setting, rows)):
         those = [row for row in rows if setting(row) == here]
         of_arm = {arm: {r["seed"]: float(r["test"]) for r in those if r["arm"] == arm} for arm in ARMS}
         sharp = next((arm for arm in SHARP if of_arm[arm]), SHARP[0])
+        shown, words = (sharp, *MAIN), in_words(those[0])
         if any(of_arm[arm] for arm in MAIN):
-            seeds = sorted({len(of_arm[arm]) for arm in (sharp, *MAIN) if of_arm[arm]})
-            cells = [f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}", _mean(of_arm[sharp])]
-            cells += [cell for arm in MAIN for cell in (_mean(of_arm[arm]), _gain(of_arm[arm], of_arm[sharp]))]
-            print(f"| {in_words(those[0])} | {' | '.join(cells)} |")
-        for arm, found in of_arm.items():
-            if found and arm not in (sharp, *MAIN):
-                gain = _gain(found, of_arm[sharp])
-                others.append(f"| {in_words(those[0])} | {arm} | {len(found)} | {_mean(found)} | {gain} |")
-    print("\n| setting | arm | seeds | test accuracy | difference |")
-    print("|---|---|---|---|---|")
+            seeds = sorted({len(of_arm[arm]) for arm in shown if of_arm[arm]})
+            cells = [" to ".join(map(str, (seeds[0], seeds[-1])[: len(seeds)]))]
+            cells += [_cell(of_arm[arm], of_arm[sharp] if arm != sharp else {}) for arm in shown]
+            print(f"| {words} | {' | '.join(cells)} |")
+        rest = {arm: found for arm, found in of_arm.items() if found and arm not in shown}
+        others += [f"| {words} | {arm} | {len(found)} | {_cell(found, of_arm[sharp])} |" for arm, found in rest.items()]
+    print("\n| setting | arm | seeds | test accuracy |")
+    print("|---" * 4 + "|")
     print("\n".join(others))
 
 
-def _mean(found: Mapping[str, float]) -> str:
-    return interval(list(found.values())) if found else ""
+def _place(row: Mapping[str, str]) -> tuple[bool | int | str | float, ...]:
+    """Where a run stands in the table."""
+    first = row["task"] != "randman", row["task"], row["recurrent"], int(row["layers"])
+    return *first, row["loss"], row["optimizer"], float(row["dt"])
 
 
-def _gain(found: Mapping[str, float], base: Mapping[str, float]) -> str:
+def _cell(found: Mapping[str, float], base: Mapping[str, float]) -> str:
+    """A mean, and the paired difference in small print."""
     paired = [found[seed] - base[seed] for seed in found if seed in base]
-    gain = f"{'+' if sum(paired) > 0 else ''}{interval(paired)}" if paired else ""
-    return f"{gain} (n = {len(paired)})" if 0 < len(paired) < len(found) else gain
+    if not found or not paired:
+        return interval(list(found.values())) if found else ""
+    pairs = f", n = {len(paired)}" if len(paired) < len(found) else ""
+    sign = "+" if sum(paired) > 0 else ""
+    return f"{interval(list(found.values()))}<br><small>{sign}{interval(paired)}{pairs}</small>"
 
 
 def main() -> None:
