@@ -3,9 +3,10 @@
     python docs/scripts/backward.py run --seeds 100-109        # resumes where it stopped
     python docs/scripts/backward.py table
 
-Fully connected networks of 128 neurons a layer on Randman or spoken digits, or the eight convolutions of the paper on
-N-MNIST; measured and balanced; the weights tested are those of the best epoch by validation. Arms differ in the
-surrogate, the weight law and factors on the gradient alone, and meet the same task, draws and order of samples.
+Fully connected networks of 128 neurons a layer on Randman or spoken digits, recurrent if asked, or the eight
+convolutions of the paper on N-MNIST; measured and balanced; the weights tested are those of the best epoch by
+validation. Arms differ in the sharpness of the surrogate, the weight law and factors on the gradient alone, and meet
+the same task, draws and order of samples.
 Results are appended, run by run, to docs/results/backward.csv.
 """
 
@@ -31,7 +32,8 @@ from fluctua.lab.training.fit import fit
 from fluctua.lab.training.losses import loss_by_name
 from fluctua.lab.training.settings import TrainSettings
 from fluctua.methods import Measured
-from fluctua.neurons import LIF
+from fluctua.neurons import LIF, ArcTan, SigmoidDerivative, SuperSpike
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory import Relay, Target
 from fluctua.theory.laws import Family, Normal
 
@@ -70,9 +72,14 @@ ARMS = {
     "beta 20 + relay 0.98": Arm(None, Relay(share=0.98)),
     "readout alone": Arm(frozen=True),
     "relay 0.98, readout alone": Arm(law=Relay(share=0.98), frozen=True),
+    "beta 25": Arm(25.0),
+    "beta 10": Arm(10.0),
     "beta 5": Arm(5.0),
     "beta 2.5": Arm(2.5),
 }
+SHARP = ("beta 20", "beta 25")
+"""What the others of a setting are compared to: the first of these that was run."""
+SHAPES: Mapping[str, Surrogate] = {"SuperSpike": SuperSpike(), "sigmoid": SigmoidDerivative(), "arctan": ArcTan()}
 TASKS: Mapping[str, Task] = {
     "randman": RandmanTask(samples_per_class=200, batch_size=50, heard=0.2),
     "fsdd": replace(FSDD, dt=4e-3, pool=7, batch_size=50),
@@ -90,7 +97,10 @@ MEASURED_ON = {"randman": 250, "fsdd": 250, "nmnist": 16}
 
 @dataclass(frozen=True)
 class Run:
-    """One network to train; `dt` in ms, `duration` in seconds, `width` in neurons a layer or filters of the first."""
+    """One network to train; `dt` in ms, `duration` in seconds, `width` in neurons a layer or filters of the first.
+
+    `shape` is that of the surrogate; it and `recurrent` (1 or 0) are of fully connected networks.
+    """
 
     seed: int
     layers: int
@@ -106,6 +116,8 @@ class Run:
     width: int
     clip: float
     readout: float
+    shape: str = "SuperSpike"
+    recurrent: int = 0
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -116,7 +128,8 @@ class Run:
         """What is trained."""
         if self.task == "nmnist":
             return network("dvs-conv-deep").with_width(self.width)
-        return FullyConnected(width=self.width, depth=self.layers)
+        surrogate, recurrent = SHAPES[self.shape], bool(self.recurrent)
+        return FullyConnected(width=self.width, depth=self.layers, surrogate=surrogate, recurrent=recurrent)
 
     def row(self, folder: Path | None) -> dict[str, object]:
         """Train it; `folder` has the recordings."""
@@ -189,6 +202,8 @@ def runs(seeds: Sequence[int], options: argparse.Namespace) -> Iterator[Run]:
             options.width,
             options.clip,
             options.readout,
+            options.shape,
+            int(options.recurrent),
         )
 
 
@@ -224,7 +239,7 @@ def interval(values: Sequence[float]) -> str:
     if n < 3:
         return f"{100 * mean:.1f}"
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return f"{100 * mean:.1f} +- {100 * student.ppf(0.975, n - 1) * deviation / math.sqrt(n):.1f}"
+    return f"{100 * mean:.1f} ± {100 * student.ppf(0.975, n - 1) * deviation / math.sqrt(n):.1f}"
 
 
 def setting(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -244,27 +259,53 @@ def in_words(row: Mapping[str, str]) -> str:
         "clip": (0, "clipped at {:g}"),
         "readout": (0.1, "readout at {:g}"),
     }
-    told = [f"{WORDS[row['task']]}, {row['layers']} layers", WORDS[row["loss"]]]
+    told = [f"{WORDS[row['task']]}, {row['layers']} layer{'s' * (row['layers'] != '1')}", WORDS[row["loss"]]]
+    told += ["recurrent"] if row["recurrent"] == "1" else []
+    told += [row["shape"]] if row["shape"] != "SuperSpike" else []
     told += [row["optimizer"].upper()] if row["optimizer"] != "adam" else []
     told += [words.format(float(row[name])) for name, (value, words) in usual.items() if float(row[name]) != value]
     return ", ".join(told)
 
 
+MAIN = ("share", "share + relay")
+
+
 def table() -> None:
-    """Accuracies, and paired differences from beta 20."""
-    rows = sorted(read(), key=lambda row: (row["task"] != "randman", int(row["layers"])))
-    print("| setting | arm | seeds | test accuracy (%) | paired difference from beta 20 |")
-    print("|---|---|---|---|---|")
+    """Accuracies, and paired differences from the sharp surrogate: a row for each setting, and then all other arms."""
+    rows, others = sorted(read(), key=_place), list[str]()
+    print("| setting | seeds | sharp | share | share + relay |")
+    print("|---" * 5 + "|")
     for here in dict.fromkeys(map(setting, rows)):
         those = [row for row in rows if setting(row) == here]
         of_arm = {arm: {r["seed"]: float(r["test"]) for r in those if r["arm"] == arm} for arm in ARMS}
-        base = of_arm["beta 20"]
-        for arm, found in of_arm.items():
-            if found:
-                paired = [found[seed] - base[seed] for seed in found if seed in base]
-                gain = interval(paired) if arm != "beta 20" and paired else ""
-                gain += f" (n = {len(paired)})" if gain and len(paired) < len(found) else ""
-                print(f"| {in_words(those[0])} | {arm} | {len(found)} | {interval(list(found.values()))} | {gain} |")
+        sharp = next((arm for arm in SHARP if of_arm[arm]), SHARP[0])
+        shown, words = (sharp, *MAIN), in_words(those[0])
+        if any(of_arm[arm] for arm in MAIN):
+            seeds = sorted({len(of_arm[arm]) for arm in shown if of_arm[arm]})
+            cells = [" to ".join(map(str, (seeds[0], seeds[-1])[: len(seeds)]))]
+            cells += [_cell(of_arm[arm], of_arm[sharp] if arm != sharp else {}) for arm in shown]
+            print(f"| {words} | {' | '.join(cells)} |")
+        rest = {arm: found for arm, found in of_arm.items() if found and arm not in shown}
+        others += [f"| {words} | {arm} | {len(found)} | {_cell(found, of_arm[sharp])} |" for arm, found in rest.items()]
+    print("\n| setting | arm | seeds | test accuracy |")
+    print("|---" * 4 + "|")
+    print("\n".join(others))
+
+
+def _place(row: Mapping[str, str]) -> tuple[bool | int | str | float, ...]:
+    """Where a run stands in the table."""
+    first = row["task"] != "randman", row["task"], row["recurrent"], int(row["layers"])
+    return *first, row["loss"], row["optimizer"], float(row["dt"])
+
+
+def _cell(found: Mapping[str, float], base: Mapping[str, float]) -> str:
+    """A mean, and the paired difference in small print."""
+    paired = [found[seed] - base[seed] for seed in found if seed in base]
+    if not found or not paired:
+        return interval(list(found.values())) if found else ""
+    pairs = f", n = {len(paired)}" if len(paired) < len(found) else ""
+    sign = "+" if sum(paired) > 0 else ""
+    return f"{interval(list(found.values()))}<br><small>{sign}{interval(paired)}{pairs}</small>"
 
 
 def main() -> None:
@@ -286,6 +327,8 @@ def main() -> None:
     parser.add_argument("--xi", type=float, default=1.0)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--readout", type=float, default=0.1, help="sigma of the readout before training")
+    parser.add_argument("--shape", default="SuperSpike", choices=SHAPES, help="of the surrogate")
+    parser.add_argument("--recurrent", action="store_true", help="each layer hears itself")
     parser.add_argument("--clip", type=float, default=0.0, help="largest norm of the gradient; 0 for no limit")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.layers import DaleLayer, Recurrent
+from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF, ArcTan, SigmoidDerivative, SuperSpike, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.state.summary import SHARE
+from fluctua.theory import Relay
 from shared.spikes import spikes
 
 N = 40
@@ -223,10 +225,12 @@ def test_each_framework_gets_it_in_its_own_parameter_module_by_module(make: Make
     torch.manual_seed(0)
     model, options = make()
     batch = X.transpose(0, 1) if options else X
-    report = fluctua.initialize(model, batch, surrogate="share", readouts=[], seed=0, **options)
+    relay = Measured(law=Relay())
+    report = fluctua.initialize(model, batch, method=relay, surrogate="share", readouts=[], seed=0, **options)
     spiking = [p for p in report if p.threshold is not None]
     assert len(spiking) >= 2
-    assert [p.participation for p in spiking] == pytest.approx([SHARE] * len(spiking), rel=0.011)
+    assert [p.sigma_u for p in spiking] == pytest.approx([p.target_sigma_u for p in spiking], rel=0.02)
+    assert [p.participation for p in spiking] == pytest.approx([SHARE] * len(spiking), rel=0.02)  # a window has steps
     assert len({p.sharpness for p in spiking}) > 1  # a parameter of its own, even where one object served several
     assert not [note for note in report.notes if "surrogate" in note]
     again = fluctua.inspect(model, batch, loss=_loss, readouts=[], **options)

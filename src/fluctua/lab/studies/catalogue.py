@@ -100,7 +100,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         ),
         "depth": Pair(
             Depth(),
-            Depth(task=_RANDMAN, recipe=Recipe(epochs=10), depths=(1, 3, 6, 10), seconds_per_epoch=0.27),
+            Depth(task=_RANDMAN, recipe=Recipe(epochs=10), seconds_per_epoch=0.27),
         ),
         "depth-fsdd": Pair(
             Depth(task=FSDD, recipe=_FILES, depths=(1, 3, 6, 10), seconds_per_epoch=5.0),
