@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from fluctua.layers import OverTime
-from fluctua.timeloop import engine, events_conv
+from fluctua.timeloop import engine, events_conv, pooling
 from shared.spikes import spikes
 
 T, B = 6, 3
@@ -54,6 +54,36 @@ def test_gradients_are_those_of_the_loop(name: str) -> None:
     torch.testing.assert_close(x.grad, y.grad)
     for p, q in zip(module.parameters(), looped.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize(
+    ("module", "fused"),
+    [
+        (nn.MaxPool2d(2), True),
+        (nn.MaxPool2d((3, 2), stride=(3, 2)), True),
+        (nn.MaxPool2d(3, stride=1), False),
+        (nn.MaxPool2d(2, padding=1), False),
+        (nn.MaxPool2d(2, ceil_mode=True), False),
+        (nn.MaxPool2d(2, dilation=2), False),
+    ],
+)
+def test_windows_side_by_side_are_pooled_by_a_kernel_of_its_own(
+    module: nn.MaxPool2d, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, own = [], pooling.max_pooled
+
+    def seen(x: Tensor, window: tuple[int, int]) -> Tensor:
+        calls.append(window)
+        return own(x, window)
+
+    monkeypatch.setattr(pooling, "max_pooled", seen)
+    x = sequence(2, 7, 7).requires_grad_()
+    ours, truth = OverTime(module)(x), module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    assert torch.equal(ours, truth)
+    upstream = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)).double()
+    (mine,), (true,) = (torch.autograd.grad(out, x, upstream) for out in (ours, truth))
+    assert torch.equal(mine, true) if fused else torch.allclose(mine, true)
+    assert bool(calls) == fused
 
 
 def test_batch_norm_takes_its_statistics_over_batch_and_time() -> None:

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluctua.fusion.nodes import Given, Node
-from fluctua.layers.fusion import demand, demand_eager, demand_ordinary, plan
-from fluctua.layers.over_time import PIECE, convolved_by_events
-from fluctua.timeloop.engines import wants
+from fluctua.layers.fusion import demand_eager, plan
+from fluctua.layers.over_time import PIECE, convolved_by_events, maxima, side_by_side
 
 CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # number of axes of their input
 
@@ -123,7 +122,7 @@ class Convolved(Node):
 
 def pooled(func: Callable[..., Any], node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Node | None:
     """Max pooling, together with the convolution in front if that joins; None for anything else."""
-    window = _window(*args[1:], **kwargs) if func is F.max_pool2d and args else None
+    window = side_by_side(*args[1:], **kwargs) if func is F.max_pool2d and args else None
     if window is None or len(node.shape) < 4 or any(n < k for n, k in zip(node.shape[-2:], window, strict=True)):
         return None
     found = None
@@ -131,37 +130,8 @@ def pooled(func: Callable[..., Any], node: Node, args: Sequence[Any], kwargs: Ma
         found = node.pooled(window)
     if found is None:
         frames = _channels_last(node.value.reshape(-1, *node.shape[-3:]))
-
-        def of_maps() -> Tensor:
-            from fluctua.timeloop.pooling import max_pooled  # numba is imported only when a network runs
-
-            demand_eager(frames)
-            demand_ordinary(frames, frames)
-            demand(wants("cpu") and frames.device.type == "cpu", "another engine was asked for, or another device")
-            demand(frames.dtype in (torch.float32, torch.float64) and frames.numel() > 0, "it is not of numbers served")
-            return max_pooled(frames, window)
-
-        found = plan("max pooling", of_maps)
+        found = plan("max pooling", lambda: maxima(frames, window))
     return None if found is None else Given(found.reshape(*node.shape[:-3], *found.shape[1:]), node.depth + 1)
-
-
-def _window(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> tuple[int, int] | None:
-    """Rows and columns of the windows of `F.max_pool2d`, if these lie side by side and give nothing but the maxima."""
-
-    def pair(value: Any) -> tuple[int, int]:
-        rows, columns = (value, value) if isinstance(value, int) else value
-        return rows, columns
-
-    size = pair(kernel_size)
-    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
-    return size if plain and (not stride or pair(stride) == size) else None
 
 
 def _channels_last(frames: Tensor) -> Tensor:

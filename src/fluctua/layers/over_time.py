@@ -1,5 +1,7 @@
 """A stateless module over a whole sequence."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,10 @@ class OverTime(nn.Module):
                 return by_events
             if len(x) > PIECE:
                 return torch.cat([self.module(piece) for piece in x.split(PIECE)])  # type: ignore[no-untyped-call]
+        if isinstance(self.module, nn.MaxPool2d):
+            pooled = plan(name, lambda: _maxima(self.module, x))
+            if pooled is not None:
+                return pooled
         whole: Tensor = self.module(x)
         return whole
 
@@ -68,6 +74,15 @@ def _is_alone(module: nn.Module, x: Tensor) -> bool:
     demand_unmodified(module, *_CONVOLUTIONS)
     demand_eager(x)
     return True
+
+
+def _maxima(module: Any, x: Tensor) -> Tensor:
+    demand_unmodified(module, nn.MaxPool2d)
+    options = (getattr(module, name) for name in ("stride", "padding", "dilation", "ceil_mode", "return_indices"))
+    window = side_by_side(module.kernel_size, *options)
+    demand(window is not None and x.ndim == 4, "its windows overlap, or leave gaps, or the input is no image")
+    assert window is not None
+    return maxima(x, window)
 
 
 def _by_events(conv: nn.Module, x: Tensor) -> Tensor:
@@ -116,6 +131,44 @@ def convolved_by_events(
         raise Unfused(f"more than {max_density:.0%} of the input is not zero")
     out = convolved(x, spikes, weight, bias, stride, padding, pool)  # type: ignore[arg-type]
     return out.squeeze(2) if axes == 1 else out
+
+
+def side_by_side(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[int, int] | None:
+    """Rows and columns of the windows of `F.max_pool2d`, if these lie side by side and give nothing but the maxima."""
+
+    def pair(value: Any) -> tuple[int, int]:
+        rows, columns = (value, value) if isinstance(value, int) else value
+        return rows, columns
+
+    size = pair(kernel_size)
+    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    return size if plain and (not stride or pair(stride) == size) else None
+
+
+def maxima(frames: Tensor, window: tuple[int, int]) -> Tensor:
+    """As `torch.nn.functional.max_pool2d` of frames `[F, channels, rows, columns]`.
+
+    Raises:
+        Unfused: another engine, no ordinary tensor, or nothing to pool.
+    """
+    demand_eager(frames)
+    demand_ordinary(frames, frames)
+    demand(wants("cpu") and frames.device.type == "cpu", "another engine was asked for, or another device")
+    fits = all(n >= size for n, size in zip(frames.shape[2:], window, strict=True)) and frames.numel() > 0
+    demand(
+        fits and frames.dtype in (torch.float32, torch.float64), f"{frames.dtype} {tuple(frames.shape)} is not served"
+    )
+
+    from fluctua.timeloop.pooling import max_pooled  # numba is imported only when a network runs
+
+    return max_pooled(frames, window)
 
 
 def _each(value: Window, axes: int) -> tuple[int, ...]:
