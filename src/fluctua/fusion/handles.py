@@ -21,7 +21,8 @@ from fluctua.fusion.folding import CONVOLUTIONS, Convolved, as_pooled, folded, p
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import PLAIN, mapped
 
-_PLAIN_WEIGHTS = frozenset({nn.Parameter, Tensor, type(None)})
+_OWN = nn.Parameter, type(None)
+_PLAIN_WEIGHTS = frozenset({*_OWN, Tensor})
 
 
 class Handle(Tensor):
@@ -358,10 +359,11 @@ def _of_the_model(weights: Sequence[Any], options: Mapping[str, Any]) -> bool:
 
 def weighted(module: nn.Linear, x: Tensor) -> Tensor:
     """A call of `nn.Linear`, past what takes torch longer than all else of a step."""
-    weight, bias = module.weight, module.bias
-    if isinstance(x, Handle) and _of_the_model((weight, bias), {}):
+    own = module._parameters  # torch looks for a parameter among other attributes first
+    weight, bias = own.get("weight"), own.get("bias", x)
+    if isinstance(x, Handle) and type(weight) is nn.Parameter and type(bias) in _OWN:
         return _product(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return F.linear(x, module.weight, module.bias)
 
 
 def _product(handle: Handle, weight: Tensor, bias: Tensor | None = None) -> Handle:

@@ -57,7 +57,7 @@ class Cells(Stepping):
 
     def names(self, module: Any) -> tuple[str, ...]:
         """See `Stepping.names`."""
-        _, names = _states(module)
+        _, names, _ = _states(module)
         if not names:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
         return names
@@ -83,7 +83,7 @@ class Cells(Stepping):
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
         """See `Stepping.given`."""
-        taken, names = _states(module)
+        taken, names, _ = _states(module)
         passed = dict(zip(taken, args, strict=False)) | dict(kwargs)
         found = tuple(map(passed.get, names))
         return None if type(None) in map(type, found) else found
@@ -91,22 +91,25 @@ class Cells(Stepping):
     def answer(self, module: Any, output: Tensor, state: States) -> Any:
         if module.init_hidden and not module.output:
             return output
-        taken, names = _states(module)
-        by_name = dict(zip(names, state, strict=True))
-        return output, *[by_name[name] for name in taken if name != "spk"]
+        _, _, returned = _states(module)
+        return output, *[state[k] for k in returned]
 
 
-def _states(module: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The state as a call takes it behind the current, and with the potential first; nothing where it takes more."""
+def _states(module: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
+    """The state as a call takes it behind the current, and with the potential first; nothing where it takes more.
+
+    Then which of the latter a call returns behind its spikes, in this order.
+    """
     return _states_of(type(module), tuple(module._buffers))  # type: ignore[arg-type]
 
 
 @cache
-def _states_of(kind: Any, buffers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _states_of(kind: Any, buffers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
     taken = tuple(signature(kind.forward).parameters)[2:]
     if "mem" not in taken or not set(taken).issubset(buffers):
-        return (), ()
-    return taken, tuple(sorted(taken, key=lambda name: (name == "spk", name != "mem")))
+        return (), (), ()
+    names = tuple(sorted(taken, key=lambda name: (name == "spk", name != "mem")))
+    return taken, names, tuple(names.index(name) for name in taken if name != "spk")
 
 
 _SHARPNESS = ("slope", "alpha", "beta", "k")
