@@ -114,10 +114,8 @@ class PopulationState:
         """Share of silent maps if there are maps (in still places neurons rightly rest), else of silent neurons."""
         return self.silent if self.silent_maps is None else self.silent_maps
 
-    def rate_in_words(self, rate: float | None) -> str:
+    def rate_in_words(self, rate: float) -> str:
         """A rate with its unit."""
-        if rate is None:
-            return "-"
         return f"{rate:.3f} / step" if self.in_steps else f"{rate:.1f} Hz"
 
     def time_in_words(self, time: float | None) -> str:
