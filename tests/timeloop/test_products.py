@@ -41,6 +41,13 @@ def test_a_product_has_the_error_of_its_sums_however_its_matrices_lie_in_memory(
 
 
 @pytest.mark.usefixtures("library")
+def test_a_product_may_be_written_to_a_part_of_a_matrix() -> None:
+    a, b, whole = matrices((2500, 70), (70, 90), (2500, 100))
+    products.put(whole[:, :90], a, b)
+    assert error(whole[:, :90], a, b) < 1
+
+
+@pytest.mark.usefixtures("library")
 def test_a_layer_and_its_gradients_are_those_of_torch() -> None:
     x, weight, bias = matrices((6 * 50, 120), (160, 120), (1, 160))
     given = [t.requires_grad_() for t in (x.view(6, 50, 120), weight, bias.view(160))]

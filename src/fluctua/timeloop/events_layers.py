@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fluctua.spikes.batch import SpikeBatch, words_of
+from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array
 from fluctua.timeloop.derivation import by_constant
@@ -248,7 +249,10 @@ class _Way:
         """Gradient wrt the input of the layer, `[T, samples, N]`; `out` is `[T * samples, N]`."""
         if self.weight is None:
             return self.g
-        return torch.mm(self.g.flatten(0, 1), self.weight, out=out).view(*self.g.shape[:2], -1)
+        flat = self.g.flatten(0, 1)
+        out = flat.new_empty(len(flat), self.weight.shape[1]) if out is None else out
+        products.put(out, flat, self.weight)
+        return out.view(*self.g.shape[:2], -1)
 
     def _through_time(self) -> None:
         kind, code, columns = self.layer.kind, self.backward, self.samples * self.layer.width

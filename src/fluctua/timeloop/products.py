@@ -17,6 +17,8 @@ from fluctua.timeloop.contract import Maybe, Operation, apply
 
 _LEAST = 1 << 22  # products of two numbers, below which a call costs more than it gains
 
+_ROWS = 1024  # that oneDNN gets at a time, so that what it gives stays in the cache until it is copied
+
 
 def times(a: Tensor, b: Tensor, bias: Maybe = None) -> Tensor:
     """`a @ b`, and a bias for each column, of plain matrices on the CPU, without a gradient."""
@@ -24,6 +26,15 @@ def times(a: Tensor, b: Tensor, bias: Maybe = None) -> Tensor:
         return F.linear(a, b.t(), bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return found
+
+
+def put(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write `a @ b` to a matrix."""
+    if not _quicker(a.shape[0] * b.numel(), a.dtype):
+        torch.mm(a, b, out=out)
+        return
+    for rows, part in zip(out.split(_ROWS), a.split(_ROWS), strict=True):  # type: ignore[no-untyped-call]
+        rows.copy_(times(part, b))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
