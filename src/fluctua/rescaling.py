@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.hardware import Grid, rounded_to
-from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
+from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution
 from fluctua.methods.measured import scale_for_rate
 from fluctua.methods.method import READOUT, Method, initialize
+from fluctua.methods.mute import silence
 from fluctua.methods.population import adjustable, offsets_of
 from fluctua.methods.weights import affine, by_row, writable, write_all
 from fluctua.network.errors import Axis

@@ -91,10 +91,8 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
     """Draw and scale the weights into one population so that its free potential has the target's moments.
 
     A target given as a rate starts from the level-crossing formula and is then corrected by the measured rate, resets
-    included. Sources that are silent whatever their weights are assumed to fire at their predicted rate.
-
-    Returns:
-        The moments that were aimed at.
+    included. Sources that are silent whatever their weights are assumed to fire at their predicted rate. Returns the
+    moments that were aimed at.
 
     Raises:
         SilentInputError: no current reaches the population.

@@ -167,7 +167,6 @@ def initialize(
         moved: fields of the method that were arguments of this call in version 0.1; deprecated.
 
     Returns:
-    Returns:
         The state of every population after the call, with what was skipped and why.
 
     Raises:

@@ -20,14 +20,8 @@ def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float,
     updated along the way; a step that leads away from zero is halved. Directions in which the residuals hardly change
     are not followed.
 
-    Args:
-        measure: n numbers -> n residuals; not finite where it cannot be evaluated.
-        start: n numbers.
-        enough: largest residual at which to stop.
-        calls: of `measure`, at most.
-
-    Returns:
-        The best point that was met, and its largest residual.
+    It stops where the largest residual is small enough, or after so many calls of `measure`, which gives n residuals
+    for n numbers, not finite where it cannot be evaluated. Returns the best point that was met, and its largest residual.
     """
     best, residual = start, measure(start)
     calls -= 1
@@ -65,15 +59,8 @@ def find_crossing(
 ) -> dict[float, float]:
     """Evaluate a monotonic function of one number on the way to its zero: by secants, then by halving.
 
-    Args:
-        measure: the function.
-        start: where to begin.
-        step: to the second point.
-        enough: distance from zero at which to stop.
-        calls: of `measure`, at most.
-
-    Returns:
-        The value at each point; of two that hardly differ no third is tried, and no point twice.
+    It stops `enough` close to zero, or after so many calls. Returns the value at each point; of two that hardly differ
+    no third is tried, and no point twice.
     """
     x, seen = start, {start: measure(start)}
     while abs(seen[x]) >= enough and len(seen) < calls:

@@ -39,13 +39,7 @@ def set_surrogates(
 ) -> tuple[list[str], list[str]]:
     """Set the sharpness of the surrogate of each spiking population.
 
-    Args:
-        populations: the populations.
-        measured: measurements of each, with its drive, by name.
-        wanted: "share" for a participation share of `SHARE`, or the sharpness itself.
-
-    Returns:
-        Notes on populations that could not be set, and a warning about silent ones.
+    Returns notes on populations that could not be set, and a warning about silent ones. Measurements include the drive.
     """
     notes, silent = list[tuple[str, str]](), list[str]()
     for p in (p for p in populations if p.neuron.threshold is not None):

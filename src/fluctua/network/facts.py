@@ -110,8 +110,8 @@ class Pathway:
         carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         shifts: whether the current is no more than monotonic in a constant added to the weight, which is skipped.
-        signs: under Dale's law by hand, of weights that act by their size or positive part: 1 where an entry excites, -1
-            where it inhibits, 0 where it has no effect; None of all others.
+        signs: under Dale's law by hand, of weights that act by their size or positive part: 1 where an entry
+            excites, -1 where it inhibits, 0 where it has no effect; None of all others.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 
@@ -207,14 +207,9 @@ def inner_pathway(
 ) -> Pathway:
     """A pathway inside a neuron module, as its adapter describes it; tracing names it.
 
-    Args:
-        module: owns the weight, or without `parameter` one of its children does.
-        source: name of the presynaptic population within the holding module, or the number of the argument of the
-            module's call that passes the weight.
-        port: which of the target's input currents it adds to.
-        current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
-        parameter: attribute of the weight in `module`.
-        mask: see `Pathway`, and so is the rest.
+    The module owns the weight, or without `parameter` one of its children does. The source is the name of a population
+    within the holding module, or the number of the argument of the module's call that passes the weight. `current`
+    turns spikes `[T, B, *N]` of the source, or the argument, into the current over the whole sequence.
     """
     sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
     return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
@@ -326,11 +321,8 @@ def population_currents(
 ) -> list[Tensor | None]:
     """Input currents `[T, B, *N]` of a population, one for each of its kernels; None if none arrives.
 
-    Args:
-        population: the population.
-        arguments: the currents that its module is called with.
-        spikes: `[T, B, *N]` of the sources of recurrent pathways, by name; without them these pathways add
-            nothing.
+    They come of the currents that its module is called with, and of the spikes `[T, B, *N]` of the sources of recurrent
+    pathways, by name; without spikes these pathways add nothing.
     """
     currents = currents_from_outside(population, arguments)
     for q in recurrent_pathways(population):

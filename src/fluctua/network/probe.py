@@ -304,19 +304,19 @@ class _Bench:
         way = "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
         if weights := [name for name, p in self.module.named_parameters() if p.ndim > 1]:
             way += f"; apply weights that it holds ({', '.join(weights)}) before it, or set them by fluctua.measured_"
-            with suppress(Exception):
-                seen = None if failure else self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)[0]
-                apart = (
-                    seen is None
-                    or seen.shape[2:] == shape
-                    and not (seen[:, 1] - seen[:, 0]).reshape(5, -1)[:, 1:].any()
-                )
-                failure = failure if apart else ValueError("its current passes weights on its way to the potential")
+            if failure is None and self._mixes(shape):
+                failure = ValueError("its current passes weights on its way to the potential")
         if failure is None:
             return shape
         raise UnsupportedNeuronError(
-            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): {way}"
+            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
+            f"{way}"
         ) from failure
+
+    def _mixes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the current of one neuron reaches others."""
+        u, _ = self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)
+        return u.shape[2:] != shape or bool((u[:, 1] - u[:, 0]).reshape(5, -1)[:, 1:].any())
 
     def _guesses(self) -> list[tuple[int, ...]]:
         own = [tuple(p.shape) for p in parameters_of(self.module)]

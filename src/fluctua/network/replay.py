@@ -49,13 +49,7 @@ class Replay:
 
     With its answer a neuron gets back the state that it had then, since the model, or a hook, may read it.
 
-    Report populations as done in the order in which they run.
-
-    Args:
-        model: any model.
-        batch: its input.
-        forward: runs it.
-        populations: of the model, in the order in which they run.
+    Populations are given, and reported as done, in the order in which they run.
     """
 
     def __init__(self, model: nn.Module, batch: Any, forward: Forward, populations: Sequence[Population]) -> None:
@@ -92,11 +86,8 @@ class Replay:
     def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
         """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None if none arrives.
 
-        Recurrent pathways contribute according to the last assumed spikes; without any they add nothing.
-
-        Args:
-            population: the population.
-            gradients: parameters with respect to which the currents should be differentiable.
+        Recurrent pathways contribute according to the last assumed spikes; without any they add nothing. They
+        are differentiable with respect to the parameters in `gradients`.
         """
         arguments = self._arguments(population, gradients)
         with only_requiring_grad(self._parameters, gradients or []):
@@ -357,11 +348,7 @@ def currents_while_silent(
 ) -> dict[str, tuple[Tensor, ...]]:
     """The currents that populations are called with, by name, while some modules with weights output zeros.
 
-    Args:
-        network: a model on a batch.
-        answers: what each neuron module returned, and its state afterwards, call by call; it repeats these.
-        populations: those whose currents are wanted.
-        silent: modules that output zeros. Weights are not touched.
+    Neuron modules repeat their `answers`, what each returned and its state afterwards, call by call.
     """
     arrived: dict[str, tuple[Tensor, ...]] = {}
 

@@ -60,11 +60,9 @@ class Roles:
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
-    """The roles in the user's own layers; a layer that connects nothing is dropped from the record's synapses.
+    """The roles in the user's own layers, where parameters with `trainable` ids may be written.
 
-    Args:
-        record: the record of a pass.
-        trainable: ids of the parameters that may be written.
+    A layer that connects nothing is dropped from the record's synapses.
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():

@@ -2,9 +2,10 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -245,6 +246,25 @@ def memory_of(tensor: Tensor) -> int:
     """Address of the tensor's memory; 0 if it has no ordinary memory (sparse, lazy, empty)."""
     ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
     return tensor.untyped_storage().data_ptr() if ordinary else 0
+
+
+def contents_of(value: Any, owner: Any = None) -> Any:
+    """What a neuron module consists of: equal for modules that are alike, which then are read once."""
+    if value is owner and value is not None:
+        return "itself"
+    if isinstance(value, Tensor):
+        return (value.dtype, value.device, str(value.tolist())) if value.numel() < 2 else (id(value), value._version)
+    inside: Any = value if isinstance(value, list | tuple | set) else ()
+    kind: Any = type(value)
+    if isinstance(value, nn.Module | dict):
+        inside = (vars(value) if isinstance(value, nn.Module) else value).items()
+    elif isinstance(value, MethodType):
+        kind, inside = value.__func__, [value.__self__]
+    elif isinstance(value, FunctionType):
+        kind, inside = value.__code__, [value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+    elif not isinstance(value, list | tuple | set):
+        return value if isinstance(value, Hashable) else id(value)
+    return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
 
 
 def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:

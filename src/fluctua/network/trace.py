@@ -97,7 +97,7 @@ def trace(
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
-    whole = scripted.keys() - {inner for m in scripted for inner in m.children()}  # none can look inside
+    whole = set[nn.Module](scripted) - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         record = observe(model, batch, forward, neurons, refused, whole, bare)

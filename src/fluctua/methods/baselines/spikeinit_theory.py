@@ -105,11 +105,8 @@ def surrogate_slope(mean: float, std: float, square: float) -> float:
 def simulated_drive(neuron: Callable[[Tensor], Tensor], noise: Tensor, p: float, scale: float = 1.0) -> float:
     """The standard deviation of a random current at which simulated neurons spike with probability p per step.
 
-    Args:
-        neuron: current `[T, B, *N]` -> spikes.
-        noise: standard normal numbers `[T, B, *N]`; the current is a multiple of them.
-        p: wanted mean of the spikes in the second half of the steps.
-        scale: size of the answer; it is searched within a factor of 1000.
+    The current `[T, B, *N]` is a multiple of the noise; the second half of the steps counts. The answer is searched
+    within a factor of 1000 of `scale`.
 
     Raises:
         ValueError: the neurons do not reach p, however strong the current.

@@ -4,11 +4,11 @@ Classes are known by name, so fluctua imports no framework itself. A subclass is
 class. The user describes classes that no framework knows.
 """
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from types import FunctionType, MappingProxyType, MethodType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from fluctua.network.adapters.framework import FactsOf, Framework, Timing, chang
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
-from fluctua.network.run import Copies, Forward, Layout, hooked, mapped, modules_of, plain_call
+from fluctua.network.run import Copies, Forward, Layout, contents_of, hooked, mapped, modules_of, plain_call
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -128,25 +128,6 @@ class KnownNeurons:
                 description.bring_to_rest(module)
             elif framework is not None:
                 framework.reset(module)
-
-
-def contents_of(value: Any, owner: Any = None) -> Any:
-    """What a neuron module consists of: equal for modules that are alike, which then are read once."""
-    if value is owner and value is not None:
-        return "itself"
-    if isinstance(value, Tensor):
-        return (value.dtype, value.device, str(value.tolist())) if value.numel() < 2 else (id(value), value._version)
-    inside: Any = value if isinstance(value, list | tuple | set) else ()
-    kind: Any = type(value)
-    if isinstance(value, nn.Module | dict):
-        inside = (vars(value) if isinstance(value, nn.Module) else value).items()
-    elif isinstance(value, MethodType):
-        kind, inside = value.__func__, [value.__self__]
-    elif isinstance(value, FunctionType):
-        kind, inside = value.__code__, [value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
-    elif not isinstance(value, list | tuple | set):
-        return value if isinstance(value, Hashable) else id(value)
-    return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
 
 
 @cache
