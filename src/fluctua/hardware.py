@@ -207,11 +207,7 @@ _DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], 
 
 
 def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
-    """Round the decays per step of neurons to multiples of `2^-bits`, in place; yields a sentence on each.
-
-    Raises:
-        ValueError: bits out of range, or neurons of an unknown kind; then nothing is written.
-    """
+    """Round the decays per step of neurons to multiples of `2^-bits`, in place; yields a sentence on each."""
     if not (isinstance(bits, Integral) and 2 <= bits <= 24):
         raise ValueError(f"a decay has a whole number of bits, 2 to 24, got decay_bits={bits!r}")
     for name, module, (attribute, decay_of, value_of) in [found for p in populations for found in _decays_of(p)]:

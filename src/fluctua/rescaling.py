@@ -197,7 +197,7 @@ class _Potential(FreePotential):
 
     def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
         if not (spread := self._variance(u)) > 1e-24:
-            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
+            raise self._silent(part)
         size = (part.share / spread) ** 0.5
         for value in part.values.values():
             value.mul_(size)

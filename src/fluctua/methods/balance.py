@@ -81,9 +81,6 @@ def balance(
 
     The currents are differentiable with respect to `moved_by`, and come with the calls of large layers. Pathways are
     those whose weights may take either sign. True always projects.
-
-    Raises:
-        InfeasibleTargetError: `how` is True, and no signal is left.
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved, calls)

@@ -127,11 +127,6 @@ def fit_circuit(
     """Draw and scale the weights into and between the populations of one module, where they have a goal.
 
     Returns the moments that were aimed at, by name.
-
-    Raises:
-        NoFixedPointError: no state within a tenth of the target was found.
-        SilentInputError: no current reaches a population.
-        InfeasibleTargetError: see `measured.fit`.
     """
     chosen = [p for p in populations if p.name in goals]
     values = {p.name: fresh(p, goals[p.name], generator) for p in chosen}

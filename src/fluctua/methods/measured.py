@@ -169,11 +169,7 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
 
 
 def scale_for_rate(potential: FreePotential, solution: Solution, rate: float) -> float:
-    """The factor of `sigma_u` at which the neurons fire at `rate` (Hz), by bisection of its logarithm.
-
-    Raises:
-        InfeasibleTargetError: even eight times the fluctuations of the formula do not give that rate.
-    """
+    """The factor of `sigma_u` at which the neurons fire at `rate` (Hz), by bisection of its logarithm."""
     low: float = max(1 / 8, solution.constant**0.5)
     high = 8.0
     solution.write(high)

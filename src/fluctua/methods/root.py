@@ -21,7 +21,7 @@ def find_root(measure: Callable[[Array], Array], start: Array, *, enough: float,
     are not followed.
 
     It stops where the largest residual is small enough, or after so many calls of `measure`, which gives n residuals
-    for n numbers, not finite where it cannot be evaluated. Returns the best point that was met, and its largest residual.
+    for n numbers, not finite where it cannot be evaluated. Returns the best point met, and its largest residual.
     """
     best, residual = start, measure(start)
     calls -= 1

@@ -15,11 +15,7 @@ from fluctua.theory.membrane import Moments
 
 
 def fit_shifted(population: Population, goal: Goal, replay: Replay) -> Moments:
-    """Shift what is learnt until U fluctuates as wanted, while a bias keeps the mean, if there is one.
-
-    Raises:
-        SilentInputError: no current reaches the population.
-    """
+    """Shift what is learnt until U fluctuates as wanted, while a bias keeps the mean, if there is one."""
     wanted, pathways = goal.moments(population), shiftable(population)
     like = next(c for c in replay.currents(population) if c is not None)
     sigma, mask = torch.as_tensor(wanted.sigma_u).to(like), window_mask(like, goal.window)

@@ -14,9 +14,5 @@ __all__ = ["Network", "ProbedNeuron", "WiringError", "from_nir", "to_nir"]
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {
-        "ProbedNeuron": "fluctua.network.probe",
-        "from_nir": "fluctua.network.nir",
-        "to_nir": "fluctua.network.nir",
-    },
+    {"ProbedNeuron": "fluctua.network.probe", "from_nir": "fluctua.network.nir", "to_nir": "fluctua.network.nir"},
 )

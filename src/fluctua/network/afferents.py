@@ -63,11 +63,7 @@ class _Hits:
 def afferents_of(
     starts: list[Node | None], together: int, record: TracedPass, loose: dict[int, str], population: str
 ) -> Afferents:
-    """Over all calls, `together` of them in each step; recurrent input shows from the second step on.
-
-    Raises:
-        WiringError: the weights differ between calls, or a weight is outside a layer.
-    """
+    """Over all calls, `together` of them in each step; recurrent input shows from the second step on."""
     found = Afferents({}, {}, {})
     last: set[nn.Module] | None = None
     for number in range(len(starts) // together):

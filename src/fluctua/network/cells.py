@@ -30,11 +30,7 @@ def sharpness_of(p: Population) -> Sharpness | None:
 
 
 def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Tensor, ...]]:
-    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to it.
-
-    Raises:
-        ValueError: the step is not known, or is no loop over neurons.
-    """
+    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to it."""
     framework = framework_of(cell)
     if framework is None or (framework.stepping is None and framework.package != "fluctua"):
         raise ValueError(f"the step of {type(cell).__name__} is not known")

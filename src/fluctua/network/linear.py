@@ -37,11 +37,7 @@ _DIGITS = 9  # of a computed threshold
 
 
 def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neuron:
-    """The facts of a neuron module, from one step. The module stays as it is.
-
-    Raises:
-        UnsupportedNeuronError: see `linear_neuron`.
-    """
+    """The facts of a neuron module, from one step. The module stays as it is."""
     try:
         with preserved(module):
             left_out = stepping.simplify(module)
@@ -73,10 +69,6 @@ def linear_neuron(
         start: state before the first step.
         timing: time step, and length of a trial, over which the moments of a neuron that never settles are averaged.
         threshold: the constant that the potential is compared to, if it is known.
-
-    Raises:
-        UnsupportedNeuronError: the step cannot be traced, does not depend on its input, rectifies it, fires without
-            any, or is unstable.
     """
     try:
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))

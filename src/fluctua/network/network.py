@@ -244,11 +244,7 @@ def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
 
 
 def check_values(batch: Any) -> None:
-    """Refuse a batch on which nothing can be measured.
-
-    Raises:
-        BatchError: empty, NaN or infinite values, or nothing but zeros.
-    """
+    """Refuse a batch on which nothing can be measured."""
     tensors = [tensor for tensor in tensors_in(batch) if tensor.is_floating_point()]
     # A finite sum proves finite entries ten times faster than looking at each; an overflow proves nothing. So for zero.
     if not all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in tensors):

@@ -6,8 +6,8 @@ is the kernel. If they do not mirror each other, the neuron rectifies; if the re
 the length of the trial takes the place of its time constant.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import signature
 from operator import attrgetter
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.preserve import preserved
-from fluctua.network.run import Layout, mapped, modules_of, parameters_of, tensors_in
+from fluctua.network.preserve import in_double
+from fluctua.network.run import Layout, parameters_of, tensors_in
 from fluctua.theory import PspKernel
 
 Array = NDArray[np.float64]
@@ -213,29 +213,6 @@ def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
                 "that: check threshold=, decay=, decay_syn= and gain="
             )
     return Neuron.spiking((kernel,), theta, in_steps=timing.dt is None, note="its kernel is the one stated")
-
-
-@contextmanager
-def in_double(module: nn.Module) -> Iterator[None]:
-    """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
-    with preserved(module):
-        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
-        try:
-            for m in modules_of(module):
-                for name, value in list(vars(m).items()):
-                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
-                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
-                for name, p in m._parameters.items():
-                    if p is not None and p.is_floating_point():
-                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
-            yield
-        finally:
-            for parameters, originals in kept:
-                parameters.update(originals)
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() and not isinstance(x, nn.Parameter) else x
 
 
 class _Bench:

@@ -111,11 +111,7 @@ class NeuronStep:
     constants: Sequence[Expression]
 
     def dynamics(self) -> Dynamics:
-        """The step with the tensors that the module has now.
-
-        Raises:
-            ValueError: these have several types or devices.
-        """
+        """The step with the tensors that the module has now."""
         given = [self.stepping.constant(slot.name, slot.tensor) for slot in self.slots]
         if len({(t.dtype, t.device) for t in given}) > 1:
             given = [t.to(given[0]) for t in given]
@@ -133,10 +129,6 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
     """Follow one step of a neuron module, which stays as it is.
 
     Constants of one entry are those of the step, or `as_numbers` a part of it, on which compiled code may insist.
-
-    Raises:
-        ValueError: it does what no loop over neurons can do.
-        UnsupportedNeuronError: its framework does not say how a step is taken.
     """
     names, hearing = stepping.names(module), stepping.hearing(module)
     states = len(names) - (hearing is not None and hearing.kept)

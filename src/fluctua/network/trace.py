@@ -69,12 +69,6 @@ def trace(
         batch: its input.
         forward: runs all time steps.
         known: the known neurons.
-
-    Raises:
-        WiringError: no known neuron in the model or none reached, a neuron called twice in one pass or time step, a
-            model that runs without gradients or changes its input in place, a lazy module that has not run yet, or a
-            weight that acts outside a module of its own.
-        UnsupportedNeuronError: no neuron can be served.
     """
     if torch.is_inference_mode_enabled():
         raise WiringError("the wiring cannot be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")

@@ -147,9 +147,6 @@ def observe(
     """Run the model once and record who made what; for `refused` neurons, which only send spikes, record their inputs.
 
     What is `whole` is one layer, whatever it holds; `bare` layers are no modules of the model.
-
-    Raises:
-        WiringError: see `fluctua.network.trace`.
     """
     record = TracedPass()
     names = {module: name or "model" for name, module in named_modules_of(model)}

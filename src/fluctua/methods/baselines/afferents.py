@@ -32,11 +32,7 @@ class Afferents:
     constant: bool
 
     def total_power(self, population: Population, spiking: float) -> float:
-        """Sum of mean squares over the afferents of one neuron; `spiking` for each afferent from a population.
-
-        Raises:
-            SilentInputError: the data do not reach the population.
-        """
+        """Sum of mean squares over the afferents of one neuron; `spiking` for each afferent from a population."""
         total = sum(q.fan_in * self.power.get(q.name, spiking) for q in population.pathways)
         if not total > 0:
             raise SilentInputError(

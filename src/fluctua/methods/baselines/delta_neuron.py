@@ -41,9 +41,6 @@ def delta_neuron(neuron: Neuron, *, constant_input: bool = False) -> DeltaNeuron
 
     With `constant_input` that second match is exact: the current outlasts a reset, and only the membrane starts anew.
     (A kernel known only by its samples keeps the first rule.)
-
-    Raises:
-        ValueError: a readout, which has no threshold.
     """
     if neuron.threshold is None:
         raise ValueError("a readout has no threshold, so it is no spiking neuron")

@@ -107,9 +107,6 @@ def simulated_drive(neuron: Callable[[Tensor], Tensor], noise: Tensor, p: float,
 
     The current `[T, B, *N]` is a multiple of the noise; the second half of the steps counts. The answer is searched
     within a factor of 1000 of `scale`.
-
-    Raises:
-        ValueError: the neurons do not reach p, however strong the current.
     """
 
     def probability(drive: float) -> float:

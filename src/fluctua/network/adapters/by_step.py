@@ -13,11 +13,7 @@ from fluctua.network.linear import linear_module
 
 
 def by_step(framework: Framework, note: str | None, module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
-    """The population that one step of a module defines, with the module's recurrence.
-
-    Raises:
-        UnsupportedNeuronError: see `linear_neuron`.
-    """
+    """The population that one step of a module defines, with the module's recurrence."""
     assert framework.stepping is not None
     timing = replace(timing, dt=float(module.dt)) if framework.timed else timing
     neuron, hearing = linear_module(module, framework.stepping, timing), framework.stepping.hearing(module)

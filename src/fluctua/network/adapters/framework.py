@@ -63,11 +63,7 @@ class Stepping:
     """
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """The parts of its state, the potential first.
-
-        Raises:
-            UnsupportedNeuronError: its step is more than a neuron's, such as a sum over the spikes of others.
-        """
+        """The parts of its state, the potential first."""
         raise NotImplementedError
 
     def options(self, module: Any) -> tuple[str, ...]:

@@ -98,11 +98,7 @@ class KnownNeurons:
         return found
 
     def served_in(self, model: nn.Module) -> list[nn.Module]:
-        """The neuron modules of a model that can be served.
-
-        Raises:
-            UnsupportedNeuronError: none of them can.
-        """
+        """The neuron modules of a model that can be served."""
         refused = self.refused_in(model)
         served = [module for module in self.found_in(model) if module not in refused]
         if refused and not served:
@@ -160,11 +156,7 @@ def resetting_framework(module: nn.Module) -> Framework | None:
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
-    """The populations of a module by name, "" for that of a plain neuron; none if it is no known neuron.
-
-    Raises:
-        UnsupportedNeuronError: a known class that cannot be served.
-    """
+    """The populations of a module by name, "" for that of a plain neuron; none if it is no known neuron."""
     found = _entry(module)
     if found is None:
         return {}

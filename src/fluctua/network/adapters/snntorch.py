@@ -58,7 +58,6 @@ class Cells(Stepping):
     """State in buffers, or taken and returned."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         _, names = _states(module)
         if not names:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes more than a current and states")
@@ -84,7 +83,6 @@ class Cells(Stepping):
         return spikes
 
     def given(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """See `Stepping.given`."""
         taken, names = _states(module)
         passed = dict(zip(taken, args, strict=False)) | dict(kwargs)
         found = tuple(map(passed.get, names))

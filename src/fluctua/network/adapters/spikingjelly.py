@@ -32,14 +32,12 @@ class Nodes(Stepping):
     """State in what SpikingJelly calls memories."""
 
     def names(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.names`."""
         constants, memories = _options(type(module)), module._memories_rv.items()  # type: ignore[arg-type]
         if constants is None:
             raise UnsupportedNeuronError(f"{type(module).__name__} takes no single steps")
         return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         return _options(type(module)) or ()  # type: ignore[arg-type]
 
     def call(self, module: Any, x: Tensor) -> Tensor:
@@ -56,7 +54,6 @@ class Nodes(Stepping):
         return tuple(map(module._memories.__getitem__, self.names(module)))
 
     def keep(self, module: Any, state: States) -> None:
-        """See `Stepping.keep`."""
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:

@@ -93,11 +93,7 @@ _NORSE: Mapping[str, Gain] = {
     "IF": lambda n: n.r,
 }
 # `norm_input` is not written; assumed to be the default, which is on for LIF and off for ExpLeak.
-_SINABS: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * (1 - n.a),
-    "LI": lambda n: n.r,
-    "IF": lambda n: n.r,
-}
+_SINABS: Mapping[str, Gain] = {"LIF": lambda n: n.r * (1 - n.a), "LI": lambda n: n.r, "IF": lambda n: n.r}
 # r is written only for the import and is not what the neuron does: LIFTorch, LIFNeuronTorch and ExpSynTorch (LI).
 _ROCKPOOL: Mapping[str, Gain] = {
     "LIF": lambda n: np.ones_like(n.a),
@@ -119,11 +115,7 @@ NEURONS = frozenset(name for convention in CONVENTIONS.values() for name in conv
 
 
 def convention_of(name: str, dt: float | None) -> tuple[Convention, float]:
-    """The convention of that name, and the time step under it.
-
-    Raises:
-        ValueError: an unknown name, or no time step.
-    """
+    """The convention of that name, and the time step under it."""
     if name not in CONVENTIONS:
         raise ValueError(f"unknown convention {name!r}: choose one of {', '.join(CONVENTIONS)}")
     convention = CONVENTIONS[name]
@@ -136,11 +128,7 @@ def convention_of(name: str, dt: float | None) -> tuple[Convention, float]:
 
 
 def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate: Surrogate | None) -> CurrentBased:
-    """The neuron that a node stands for.
-
-    Raises:
-        UnsupportedNeuronError: a class that the framework cannot have written, or unstable constants.
-    """
+    """The neuron that a node stands for."""
     kind = type(node).__name__
     if kind not in convention.gains:
         raise UnsupportedNeuronError(

@@ -67,11 +67,7 @@ class NirModel(nn.Module):
         return self._graph
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Run over all time steps.
-
-        Raises:
-            ValueError: a wrong number of inputs.
-        """
+        """Run over all time steps."""
         if len(inputs) != len(self._inputs):
             raise ValueError(f"the graph has {len(self._inputs)} input(s), got {len(inputs)}")
         values = dict(zip(self._inputs, inputs, strict=True))

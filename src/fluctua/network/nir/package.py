@@ -23,12 +23,7 @@ def nir() -> Any:
 
 
 def graph_of(graph: Any) -> Any:
-    """A graph, given as such or as a file.
-
-    Raises:
-        FileError: the file cannot be read.
-        WiringError: something else.
-    """
+    """A graph, given as such or as a file."""
     if isinstance(graph, str | PathLike):
         read, path = nir().read, Path(graph)
         with reading(path, "a NIR graph", "have it written anew"):
