@@ -36,6 +36,7 @@ class FusedEngine:
     compact: bool = False
 
     def unsupported(self, inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = None) -> str | None:
+        """See `Engine.unsupported`."""
         first, *others = (t.device for t in (*inputs, *dynamics.constants))
         if self.device == "gpu":
             if first.type != "cuda" and not interpreted():
@@ -49,6 +50,7 @@ class FusedEngine:
         return unsupported_numbers(inputs, dynamics, neurons)
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
+        """See `Engine.run`."""
         return _run(inputs, dynamics, state, self.device, self.compact)
 
 

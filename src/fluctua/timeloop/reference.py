@@ -15,6 +15,7 @@ class ReferenceEngine:
         return None
 
     def run(self, inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
+        """See `Engine.run`."""
         step, outputs, potentials, same = step_of(dynamics.step), [], [], True
         for x in zip(*(current.unbind(0) for current in inputs), strict=True):
             potentials.append(state[0])
