@@ -55,7 +55,7 @@ def applying(pathways: Sequence[Pathway]) -> Iterator[Calls]:
     calls: Calls = {}
 
     def noting(weight: Tensor, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
+        if output.requires_grad and args and args[0].ndim > 1:
             calls.setdefault(weight, []).append((get_gradient_edge(output), args[0].detach().flatten(0, -2)))
 
     large = [q for q in pathways if q.weight.numel() >= LARGE and type(q.synapse).forward is nn.Linear.forward]
@@ -175,7 +175,7 @@ def _by_rows(calls: Sequence[tuple[Tensor | None, Tensor]], weight: Tensor) -> T
     arrived = [(g.flatten(0, -2), x) for g, x in calls if g is not None]
     if all(bool((g == g[:, :1]).all()) for g, _ in arrived):
         arrived = [(g[:, :_SOME], x) for g, x in arrived]  # one row alone would be summed in another order
-    rows = [g.T @ x for g, x in arrived]
+    rows = [(g.T @ x.to(g)).to(weight) for g, x in arrived]
     total = sum(rows[1:], rows[0]) if rows else None
     return total if total is None or len(total) == len(weight) else total[:1].expand_as(weight)
 

@@ -51,9 +51,7 @@ def silence(population: Population, replay: Replay, steps: int, part: Container[
     silent = [q for q in population.pathways if part is not None and q.weight in part] or population.pathways
     heard, currents = replay.heard(population), replay.currents(population)
     arriving = [q.name for q in silent if q.name in heard and bool(heard[q.name].any())]
-    late = any(bool(c.any()) for c in currents if c is not None) and not bool(
-        response(population.neuron, currents).any()
-    )
+    late = any(bool(c.any()) for c in currents if c is not None) and not response(population.neuron, currents).any()
     if arriving and not late:
         return (
             f"{' and '.join(arriving)} cannot make the potential of {population.name} fluctuate, though input arrives: "

@@ -167,7 +167,7 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
         among = ((q, share) for q, share in zip(free, wanted, strict=True) if q.signs is None or q.effect)
         group = [(q, share) for q, share in among if excites(q, population) == kind]
         biases = {q.weight: {q.bias: q.bias.detach().clone()} for q, _ in group if q.bias is not None}
-        parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
+        parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases, once=False))
         if len(parts) > 1:
             variances = potential.variances(parts)
             supplied = np.array(variances) / max(sum(variances), 1e-24)
@@ -220,10 +220,7 @@ def _alone(parts: list[Component]) -> list[Component]:
 
 
 def _parts(
-    free: Sequence[Pathway],
-    parts: Sequence[float],
-    biases: Mapping[Tensor, Mapping[Tensor, Tensor]],
-    once: bool = False,
+    free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]], once: bool
 ) -> list[Component]:
     """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm."""
     shared: dict[tuple[Tensor, ...], float] = {}

@@ -56,9 +56,8 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
-    undo = _values([b for m in compiled for b in nn.Module.buffers(m, False)])  # no copy can be put in their place
+    put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
-        put_back = next(undo)
         try:
             with States(model, prepare).lent():
                 yield

@@ -253,7 +253,9 @@ def contents_of(value: Any, owner: Any = None) -> Any:
     if value is owner and value is not None:
         return "itself"
     if isinstance(value, Tensor):
-        return (value.dtype, value.device, str(value.tolist())) if value.numel() < 2 else (id(value), value._version)
+        if value.numel() < 2:
+            return value.dtype, value.device, str(value.tolist())
+        return id(value), value.is_inference() or value._version
     inside: Any = value if isinstance(value, list | tuple | set) else ()
     kind: Any = type(value)
     if isinstance(value, nn.Module | dict):

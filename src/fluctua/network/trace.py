@@ -324,10 +324,7 @@ def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
         return len({len(r) for r in rows}) == 1 and bool(torch.stack(rows).any(0).all())
 
     obeyed = reached(1) and reached(-1)
-    return [
-        replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q
-        for q in pathways
-    ]
+    return [q if q.signs is None else replace(q, linear=True) if obeyed else replace(q, signs=None) for q in pathways]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:

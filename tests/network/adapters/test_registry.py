@@ -114,3 +114,12 @@ def test_neurons_that_are_alike_are_read_once() -> None:
     specs = [known.specs(module)[""] for module in made]
     assert specs[0].neuron is specs[1].neuron is not specs[2].neuron
     assert [spec.emitter for spec in specs] == made
+
+
+def test_a_neuron_that_refers_to_its_network_is_read() -> None:
+    snn = pytest.importorskip("snntorch")
+    network = nn.Sequential(snn.Leaky(0.9), snn.Leaky(0.9))
+    for neuron in network:
+        vars(neuron)["around"] = [network]  # not a child
+    known = registry.KnownNeurons()
+    assert [known.specs(neuron)[""].neuron.threshold for neuron in network] == [1.0, 1.0]

@@ -62,7 +62,11 @@ class KnownNeurons:
         now = module, *(t._version for t in kept if t is not None and not t.is_inference())
         if (now, steps) not in self._found:
             if now not in self._contents:
-                self._contents[now] = contents_of(module)
+                try:
+                    hash(made := module if self.description(module) else contents_of(module))
+                except Exception:  # it refers to itself, or to what has no contents to compare
+                    made = module
+                self._contents[now] = made
             alike = self._found.get((self._contents[now], steps))
             found = self._specs(module, steps) if alike is None else {"": replace(alike[""], emitter=module)}
             self._found[now, steps] = found
