@@ -179,7 +179,7 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
 
 @torch.enable_grad()
 def _signs(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> Tensor | None:
-    """See `Role.signs`: linear in absolute values, or in positive parts, unless these have one sign (then: `shifts`)."""
+    """See `Role.signs`: linear in absolute values, or in positive parts of both signs (of one sign it `shifts`)."""
     one, other = (_moved(own, name, times)[name].abs() for times in (1.0, 2.0))
     value = one.clone().requires_grad_()
     positive = run({name: value})
