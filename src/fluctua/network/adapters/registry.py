@@ -6,7 +6,7 @@ class. The user describes classes that no framework knows.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -139,9 +139,10 @@ def framework_named(package: str) -> Framework | None:
     return found
 
 
-def _frameworks_of(module: nn.Module) -> list[Framework]:
-    """The frameworks that the classes of a module come from."""
-    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in type(module).__mro__)
+@lru_cache
+def _frameworks_of(kind: type) -> list[Framework]:
+    """The frameworks that a class and its bases come from."""
+    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__)
     return [framework for package in packages if (framework := framework_named(package)) is not None]
 
 
@@ -156,7 +157,7 @@ def resetting_framework(module: nn.Module) -> Framework | None:
     if found is not None:
         return found
     names = _names(module)
-    return next((f for f in _frameworks_of(module) if not names.isdisjoint(f.stateful)), None)
+    return next((f for f in _frameworks_of(type(module)) if not names.isdisjoint(f.stateful)), None)
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
@@ -194,7 +195,7 @@ def transposed(synapse: nn.Module) -> int:
     if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
         return 1
     names = _names(synapse)
-    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(synapse)))
+    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(type(synapse))))
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -208,7 +209,7 @@ def _name(kind: type) -> str:
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
         name = _name(base)
-        for framework in _frameworks_of(module):
+        for framework in _frameworks_of(type(module)):
             if name in framework.facts:
                 facts = framework.facts[name]
                 own = framework.stepping is not None and changes(type(module), base)
