@@ -157,7 +157,7 @@ def resetting_framework(module: nn.Module) -> Framework | None:
     if found is not None:
         return found
     names = _names(module)
-    return next((f for f in _frameworks_of(type(module)) if not names.isdisjoint(f.stateful)), None)
+    return next((f for f in _frameworks_of(type(module)) if not names.isdisjoint(f.stateful)), None)  # type: ignore[arg-type]
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
@@ -195,7 +195,7 @@ def transposed(synapse: nn.Module) -> int:
     if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
         return 1
     names = _names(synapse)
-    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(type(synapse))))
+    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(type(synapse))))  # type: ignore[arg-type]
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -209,7 +209,7 @@ def _name(kind: type) -> str:
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
         name = _name(base)
-        for framework in _frameworks_of(type(module)):
+        for framework in _frameworks_of(type(module)):  # type: ignore[arg-type]
             if name in framework.facts:
                 facts = framework.facts[name]
                 own = framework.stepping is not None and changes(type(module), base)
