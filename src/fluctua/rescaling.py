@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.hardware import Grid, rounded_to
-from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution, silence
+from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution
 from fluctua.methods.measured import scale_for_rate
 from fluctua.methods.method import READOUT, Method, initialize
+from fluctua.methods.mute import silence
 from fluctua.methods.population import adjustable, offsets_of
 from fluctua.methods.weights import affine, by_row, writable, write_all
 from fluctua.network.errors import Axis
@@ -195,7 +196,7 @@ class _Potential(FreePotential):
 
     def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
         if not (spread := self._variance(u)) > 1e-24:
-            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
+            raise self._silent(part)
         size = (part.share / spread) ** 0.5
         for value in part.values.values():
             value.mul_(size)

@@ -51,7 +51,7 @@ class _Gain(nn.Module):
         self.register_buffer("gains", gains)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gains
+        return x * self.get_buffer("gains")
 
 
 @pytest.mark.parametrize("differing", [False, True])

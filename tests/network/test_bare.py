@@ -254,11 +254,11 @@ class SignedLoop(nn.Module):
         torch.manual_seed(0)
         self.w_in, self.w_rec = nn.Parameter(torch.randn(30, 40)), nn.Parameter(torch.randn(30, 30))
         self.register_buffer("signs", torch.where(torch.arange(30) < 24, 1.0, -1.0))
-        self.register_buffer("others", 1 - torch.eye(30))
+        self.others = 1 - torch.eye(30)
         self.neuron = Neuron()
 
     def recurrent(self) -> Tensor:
-        found: Tensor = F.relu(self.w_rec) * self.signs * self.others
+        found: Tensor = F.relu(self.w_rec) * self.get_buffer("signs") * self.others
         return found
 
     def forward(self, x: Tensor) -> Tensor:

@@ -423,8 +423,8 @@ def test_a_layer_compiled_by_jit_is_left_and_the_rest_initialised(compiled: str)
     """Also its running statistics stay as they were."""
     several = nn.Sequential(nn.Flatten(0, 1), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Unflatten(0, (40, 6)))
     x = spikes(40, 6, 12)
-    layer: Any = torch.jit.trace(nn.Linear(12, 20), x) if compiled == "traced" else several
-    layer = layer if compiled == "traced" else torch.jit.script(nn.Linear(12, 20) if compiled == "layer" else several)
+    compile_: Any = partial(torch.jit.trace, example_inputs=x) if compiled == "traced" else torch.jit.script
+    layer = compile_(several if compiled == "several" else nn.Linear(12, 20))
     with torch.no_grad():
         for p in layer.parameters():
             p.mul_(5)

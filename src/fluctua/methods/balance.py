@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -53,15 +54,12 @@ def applying(pathways: Sequence[Pathway]) -> Iterator[Calls]:
     """Inside the block, record the calls of large linear layers."""
     calls: Calls = {}
 
-    def noting(weight: Tensor) -> Any:
-        def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.requires_grad:
-                calls.setdefault(weight, []).append((get_gradient_edge(output), args[0].detach().flatten(0, -2)))
-
-        return after
+    def noting(weight: Tensor, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad and args and args[0].ndim > 1:
+            calls.setdefault(weight, []).append((get_gradient_edge(output), args[0].detach().flatten(0, -2)))
 
     large = [q for q in pathways if q.weight.numel() >= LARGE and type(q.synapse).forward is nn.Linear.forward]
-    with hooked([q.synapse.register_forward_hook(noting(q.weight)) for q in large]):
+    with hooked([q.synapse.register_forward_hook(partial(noting, q.weight)) for q in large]):
         yield calls
 
 
@@ -70,11 +68,7 @@ def _bias(q: Pathway) -> Tensor | None:
 
 
 def balance(
-    potential: FreePotential,
-    currents: Sequence[Tensor | None],
-    pathways: Sequence[Pathway],
-    how: Balance,
-    calls: Calls,
+    potential: FreePotential, currents: Sequence[Tensor | None], pathways: Sequence[Pathway], how: Balance, calls: Calls
 ) -> Balanced:
     """Balance the weights of pathways, in place, by projection or by biases, or leave them.
 
@@ -85,15 +79,8 @@ def balance(
     together leave less than half, and fewer than ten inputs carry the signal, the weights stay as they are. Biases then
     cancel the means, if there are any and if they leave half.
 
-    Args:
-        potential: of the population, with the weights as they were drawn.
-        currents: of the population, differentiable with respect to `moved_by`.
-        pathways: those whose weights may take either sign.
-        how: True always projects; "auto" decides as above.
-        calls: of large layers, while the currents were made.
-
-    Raises:
-        InfeasibleTargetError: `how` is True, and no signal is left.
+    The currents are differentiable with respect to `moved_by`, and come with the calls of large layers. Pathways are
+    those whose weights may take either sign. True always projects.
     """
     population, weights, moved = potential.population, [q.weight for q in pathways], moved_by(pathways, how)
     means = mean_activity(currents, potential.mask, population.neuron.kernels, moved, calls)
@@ -163,11 +150,7 @@ def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:
 
 
 def mean_activity(
-    currents: Sequence[Tensor | None],
-    mask: Tensor,
-    kernels: Sequence[PspKernel],
-    weights: list[Tensor],
-    calls: Calls,
+    currents: Sequence[Tensor | None], mask: Tensor, kernels: Sequence[PspKernel], weights: list[Tensor], calls: Calls
 ) -> list[Tensor]:
     """Mean filtered presynaptic activity `r`, in the shape of each weight: one row per output unit.
 
@@ -176,17 +159,10 @@ def mean_activity(
     gradient of the mean potential with respect to them. This holds for any linear path: convolutions with strides,
     groups, dilation and borders, pooling, additions. Rows are known up to a common factor, the number of neurons that
     share a row.
-
-    Args:
-        currents: `[T, B, *N]`, one for each kernel, differentiable with respect to `weights`.
-        mask: `[T, B]`, the window over which the mean is taken.
-        kernels: of the population's neurons.
-        weights: of the pathways to be balanced.
-        calls: see `balance`.
     """
     arrived = [(c, k) for c, k in zip(currents, kernels, strict=True) if c is not None and c.requires_grad]
     adjoints = [_mean_adjoint(c, mask, k) for c, k in arrived]
-    ends = [end for w in weights for end in ([edge for edge, _ in calls[w]] if w in calls else [w])]
+    ends: list[Any] = [end for w in weights for end in ([edge for edge, _ in calls[w]] if w in calls else [w])]
     gradients = iter(torch.autograd.grad([c for c, _ in arrived], ends, adjoints, allow_unused=True))
     found = [
         _by_rows([(next(gradients), x) for _, x in calls[w]], w) if w in calls else next(gradients) for w in weights
@@ -199,7 +175,7 @@ def _by_rows(calls: Sequence[tuple[Tensor | None, Tensor]], weight: Tensor) -> T
     arrived = [(g.flatten(0, -2), x) for g, x in calls if g is not None]
     if all(bool((g == g[:, :1]).all()) for g, _ in arrived):
         arrived = [(g[:, :_SOME], x) for g, x in arrived]  # one row alone would be summed in another order
-    rows = [g.T @ x for g, x in arrived]
+    rows = [(g.T @ x.to(g)).to(weight) for g, x in arrived]
     total = sum(rows[1:], rows[0]) if rows else None
     return total if total is None or len(total) == len(weight) else total[:1].expand_as(weight)
 
@@ -227,15 +203,9 @@ def potential_adjoint(weight: Tensor, kernel: PspKernel) -> Tensor:
 
 
 def project_(weight: Tensor, r: Tensor, axis: int = 0) -> Tensor:
-    """Make every row orthogonal to the mean activity, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
+    """Make every row orthogonal to the mean activity `r`, in place: `w_i - r_i (r_i . w_i) / |r_i|^2`.
 
-    Args:
-        weight: to be balanced.
-        r: mean activity, in its shape.
-        axis: that counts rows, the output units.
-
-    Returns:
-        `(r_i . w_i) / |r_i|^2`.
+    Returns `(r_i . w_i) / |r_i|^2`; `axis` counts rows, the output units.
     """
     found, by_row, along_row = [], weight.detach().transpose(0, axis), r.transpose(0, axis)
     if along_row.stride(0) == 0 and len(by_row) > 1:  # one row for all, of a large weight: in its own precision

@@ -122,21 +122,9 @@ class _Adjustment:
 def fit_circuit(
     populations: Sequence[Population], goals: Mapping[str, Goal], replay: Replay, generator: torch.Generator
 ) -> dict[str, Moments]:
-    """Draw and scale the weights into and between the populations of one module.
+    """Draw and scale the weights into and between the populations of one module, where they have a goal.
 
-    Args:
-        populations: all populations of the module.
-        goals: by name, of those to be set; the others stay as they are.
-        replay: for running the network.
-        generator: for the draws.
-
-    Returns:
-        The moments that were aimed at, by name.
-
-    Raises:
-        NoFixedPointError: no state within a tenth of the target was found.
-        SilentInputError: no current reaches a population.
-        InfeasibleTargetError: see `measured.fit`.
+    Returns the moments that were aimed at, by name.
     """
     chosen = [p for p in populations if p.name in goals]
     values = {p.name: fresh(p, goals[p.name], generator) for p in chosen}

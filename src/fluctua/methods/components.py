@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.weights import by_row, write, write_all
-from fluctua.network.facts import Population, potential_of, response
+from fluctua.network.facts import Population, potential_of
 from fluctua.network.replay import Replay
-from fluctua.network.trace_pass import is_plain
 from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
@@ -271,7 +270,7 @@ class FreePotential:
         else:
             gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
         if not np.all(np.abs(gain) > 1e-12):
-            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], shift.part))
+            raise self._silent(shift.part)
         return -fixed / gain, -per_k / gain
 
     def _limited(self, part: Component) -> "FreePotential":
@@ -299,7 +298,7 @@ class FreePotential:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
         spread = self._limited(part)._variance(u) if bool((share > 0).any()) else 0.0
         if not spread > 1e-24:
-            raise SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part))
+            raise self._silent(part)
         size = (float(share[share > 0].mean()) / spread) ** 0.5
         for p, v in part.values.items():
             v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
@@ -364,6 +363,11 @@ class FreePotential:
     def _mean_in_sigma(self, u: Tensor) -> float:
         return population_mean(*self._in_sigma(u))
 
+    def _silent(self, part: Component) -> SilentInputError:
+        from fluctua.methods.mute import silence  # on the way out
+
+        return SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part.values))
+
     def _refuse(self, target: Target, noise: float) -> None:
         """Refuse a target: the part of U that does not scale is already `noise` times `sigma_u`."""
         p = self.population
@@ -376,37 +380,6 @@ class FreePotential:
             f"the input of {p.name} through frozen, shared or missing weights alone makes U fluctuate by {fixed}, more "
             f"than the wanted sigma_u = {wanted}: unfreeze them or ask for more"
         )
-
-
-def silence(population: Population, replay: Replay, steps: int, part: Component | None = None) -> str:
-    """Why a population cannot be initialised on a batch of `steps` steps: a part, by default all, has no effect."""
-    length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
-    silent = [q for q in population.pathways if part is not None and q.weight in part.values] or population.pathways
-    heard, currents = replay.heard(population), replay.currents(population)
-    arriving = [q.name for q in silent if q.name in heard and bool(heard[q.name].any())]
-    late = any(bool(c.any()) for c in currents if c is not None) and not bool(
-        response(population.neuron, currents).any()
-    )
-    if arriving and not late:
-        return (
-            f"{' and '.join(arriving)} cannot make the potential of {population.name} fluctuate, though input arrives: "
-            "something in between blocks it, or all neurons get the same input at every step; leave the population out "
-            "with populations="
-        )
-    sources = sorted({s for q in silent for s in q.sources})
-    feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
-    left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
-    unknown = list(dict.fromkeys(type(m).__name__ for q in silent for m in q.through if not is_plain(m)))
-    if unknown:
-        return (
-            f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua does "
-            f"not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
-        )
-    return (
-        f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
-        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
-        "batch, a smaller xi, or method='poisson', which needs no activity"
-    )
 
 
 def _told_apart(more: float, less: float) -> tuple[str, str]:

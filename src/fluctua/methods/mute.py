@@ -4,12 +4,15 @@ Weights that read them cannot be measured on the batch. They are set for assumed
 theory predicts at the target.
 """
 
+from collections.abc import Container
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.network.facts import Population
+from fluctua.network.facts import Population, response
 from fluctua.network.replay import Replay
+from fluctua.network.trace_pass import is_plain
 from fluctua.theory.membrane import Moments
 from fluctua.theory.target import crossing_rate
 
@@ -40,3 +43,32 @@ def poisson_spikes(population: Population, wanted: Moments, like: Tensor, genera
     probability = float(np.mean(rate)) * population.neuron.kernel.dt
     fired = (torch.rand(like.shape, generator=generator) < probability).to(like)
     return fired * torch.as_tensor(population.neuron.size).to(fired)
+
+
+def silence(population: Population, replay: Replay, steps: int, part: Container[Tensor] | None = None) -> str:
+    """Why a population cannot be initialised on a batch of `steps` steps: a part, by default all, has no effect."""
+    length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
+    silent = [q for q in population.pathways if part is not None and q.weight in part] or population.pathways
+    heard, currents = replay.heard(population), replay.currents(population)
+    arriving = [q.name for q in silent if q.name in heard and bool(heard[q.name].any())]
+    late = any(bool(c.any()) for c in currents if c is not None) and not response(population.neuron, currents).any()
+    if arriving and not late:
+        return (
+            f"{' and '.join(arriving)} cannot make the potential of {population.name} fluctuate, though input arrives: "
+            "something in between blocks it, or all neurons get the same input at every step; leave the population out "
+            "with populations="
+        )
+    sources = sorted({s for q in silent for s in q.sources})
+    feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
+    left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
+    unknown = list(dict.fromkeys(type(m).__name__ for q in silent for m in q.through if not is_plain(m)))
+    if unknown:
+        return (
+            f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua "
+            f"does not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
+        )
+    return (
+        f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
+        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
+        "batch, a smaller xi, or method='poisson', which needs no activity"
+    )

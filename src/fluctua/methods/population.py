@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, applying, balance, moved_by
-from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution, silence
+from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution
 from fluctua.methods.weights import affine, by_row, draw, excites, family_of, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
@@ -70,12 +70,9 @@ class Goal:
 
 
 def fresh(
-    population: Population, goal: Goal, generator: torch.Generator, *, in_place: bool = False
+    population: Population, goal: Goal, generator: torch.Generator, in_place: bool = False
 ) -> dict[Tensor, Tensor]:
-    """New values for the weights into a population, of about the right size; zero biases, neutral norms.
-
-    What is drawn `in_place` is in the weights already.
-    """
+    """New values into a population, of about the right size, if not in place already; zero biases, neutral norms."""
     values: dict[Tensor, Tensor] = {}
     for q in adjustable(population):
         size = np.asarray(q.fan_in**-0.5)
@@ -137,12 +134,14 @@ def solve(population: Population, goal: Goal, replay: Replay, *, once: bool = Fa
         currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
     if not any(bool((c != 0).any()) for c in currents if c is not None):
+        from fluctua.methods.mute import silence  # on the way out
+
         raise SilentInputError(silence(population, replay, first.shape[0]))
     mask = window_mask(first, goal.window)
     potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
     done = balance(potential, currents, carriers, goal.balance, calls) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
-    parts = _parts(free, wanted, done.biases, in_place=once and not _joined(free))
+    parts = _parts(free, wanted, done.biases, once and not _joined(free))
     if _joined(free) and len(parts) == len(free):
         potential = potential.reaching(dict(zip((q.weight for q in free), parts, strict=True)))
         if potential.reach is not None:
@@ -168,7 +167,7 @@ def missed_share(potential: FreePotential, goal: Goal) -> float:
         among = ((q, share) for q, share in zip(free, wanted, strict=True) if q.signs is None or q.effect)
         group = [(q, share) for q, share in among if excites(q, population) == kind]
         biases = {q.weight: {q.bias: q.bias.detach().clone()} for q, _ in group if q.bias is not None}
-        parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases))
+        parts = _alone(_parts([q for q, _ in group], [share for _, share in group], biases, once=False))
         if len(parts) > 1:
             variances = potential.variances(parts)
             supplied = np.array(variances) / max(sum(variances), 1e-24)
@@ -221,21 +220,14 @@ def _alone(parts: list[Component]) -> list[Component]:
 
 
 def _parts(
-    free: Sequence[Pathway],
-    parts: Sequence[float],
-    biases: Mapping[Tensor, Mapping[Tensor, Tensor]],
-    *,
-    in_place: bool = False,
+    free: Sequence[Pathway], parts: Sequence[float], biases: Mapping[Tensor, Mapping[Tensor, Tensor]], once: bool
 ) -> list[Component]:
-    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm.
-
-    If it is one part, its values may be `in_place`.
-    """
+    """What makes U fluctuate: the weight of each pathway with a bias that cancels its mean, or the gain of a norm."""
     shared: dict[tuple[Tensor, ...], float] = {}
     for q, share in zip(free, parts, strict=True):
         parameters = (*affine(q, "weight"),) or (q.weight,)
         shared[parameters] = shared.get(parameters, 0.0) + share
-    alone = in_place and len(shared) == 1
+    alone = once and len(shared) == 1
     found = [({p: p.detach() if alone else p.detach().clone() for p in ps}, share) for ps, share in shared.items()]
     return [Component(own | {b: v for p in own for b, v in biases.get(p, {}).items()}, share) for own, share in found]
 

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from fluctua.methods.components import FreePotential, SilentInputError, silence
+from fluctua.methods.components import FreePotential, SilentInputError
+from fluctua.methods.mute import silence
 from fluctua.methods.population import Goal, offsets_of, shiftable
 from fluctua.methods.root import find_crossing
 from fluctua.methods.weights import write

@@ -43,12 +43,9 @@ def trunks(populations: Sequence[Population]) -> list[list[Population]]:
 
 
 def place_of(population: Population, among: Sequence[Population], variance: Callable[[Population], float]) -> Place:
-    """The place of a population on the trunk that it reads, if any.
+    """The place of a population on the trunk that it reads, if any, among all in the order in which they run.
 
-    Args:
-        population: the population.
-        among: all populations of the network, in the order in which they run.
-        variance: gives the variance that a population with a threshold, or this one, wants.
+    `variance` gives the variance that a population with a threshold, or this one, wants.
     """
     readers = next((found for found in trunks(among) if population in found), [])
     stations: list[list[Population]] = []  # readers between two additions

@@ -42,13 +42,6 @@ class _Constant:
     name: str
 
 
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """A tensor that is nowhere kept, such as signs from a closure."""
-
-    tensor: Tensor
-
-
 @dataclass(frozen=True)
 class _Signal:
     """What the layer is called with."""
@@ -92,14 +85,9 @@ def _key(part: Any) -> Any:
         return part.key()
     if isinstance(part, list | tuple):
         return tuple(map(_key, part))
-    if isinstance(part, _Given):
-        return str(part.tensor.tolist())
+    if isinstance(part, Tensor):  # nowhere kept, such as signs from a closure
+        return str(part.tolist())
     return (id(part.module), part.name) if isinstance(part, _Constant) else repr(part)
-
-
-def _varies(signal: Tensor) -> bool:
-    """Whether it may be more than a constant that shapes a weight."""
-    return signal.requires_grad or signal.numel() > 2**16
 
 
 def _with(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -134,8 +122,6 @@ class BareLayer(nn.Module):
                 return getattr(part.module, part.name)
             if isinstance(part, _Signal):
                 return signals[part.number]
-            if isinstance(part, _Given):
-                return part.tensor
             if isinstance(part, _Made):
                 return part.function(*_with(part.args, value), **_with(part.kwargs, value))
             return part
@@ -187,8 +173,10 @@ class BareWeights(TorchFunctionMode):
                 self._sums[result] = layer
             return result
         result = self._summed(function, args, function(*args, **kwargs))
-        shapes = {t.shape for t in tensors if t in self._made}
-        if not signals or (isinstance(result, Tensor) and result.shape in shapes and not any(map(_varies, signals))):
+        constant = not any(t.requires_grad or t.numel() > 2**16 for t in signals)  # and so shapes a weight, perhaps
+        if not signals or (
+            constant and getattr(result, "shape", None) in [t.shape for t in tensors if t in self._made]
+        ):
             self._note(result, self._call(function, args, kwargs), tensors)
         return result
 
@@ -223,7 +211,7 @@ class BareWeights(TorchFunctionMode):
         def noted(part: Any) -> Any:
             if not isinstance(part, Tensor):
                 return part
-            return numbers.get(id(part)) or self._made.get(part) or self._constants.get(part) or _Given(part.detach())
+            return numbers.get(id(part)) or self._made.get(part) or self._constants.get(part) or part.detach()
 
         return _Made(function, _with(args, noted), _with(kwargs, noted))
 

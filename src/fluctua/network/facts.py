@@ -112,8 +112,8 @@ class Pathway:
         carries: whether the weight, if of either sign, can set a mean; not what rounds it by steps of its own.
         normed: whether the gains of its norms may be set for this population even where the weight must not be written.
         shifts: whether the current is no more than monotonic in a constant added to the weight, which is skipped.
-        signs: under Dale's law by hand, of weights that act by their size or positive part: 1 where an entry excites, -1
-            where it inhibits, 0 where it has no effect; None of all others.
+        signs: under Dale's law by hand, of weights that act by their size or positive part: 1 where an entry
+            excites, -1 where it inhibits, 0 where it has no effect; None of all others.
         trunk: the population that reads the same current before anything was added to it, None where there is none.
     """
 

@@ -207,11 +207,7 @@ class Network:
 
     @contextmanager
     def replay(self, seed: int | None = None) -> Iterator[Replay]:
-        """Passes that run only as far as needed: see `Replay`.
-
-        Args:
-            seed: of torch's own generators, for randomness in the model; default: as they are.
-        """
+        """Passes that run only as far as needed: see `Replay`; the seed is of torch's own generators."""
         with self.preserved(), silent_gradients(self.model):
             if seed is not None:
                 torch.manual_seed(seed)

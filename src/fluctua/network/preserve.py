@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.run import PLAIN, Copies, memory_of, modules_of, parameters_of
+from fluctua.network.run import PLAIN, Copies, mapped, memory_of, modules_of, parameters_of
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -56,9 +56,8 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
-    undo = _values([b for m in compiled for b in nn.Module.buffers(m, False)])  # no copy can be put in their place
+    put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
-        put_back = next(undo)
         try:
             with States(model, prepare).lent():
                 yield
@@ -66,6 +65,29 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
             put_back()
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+
+@contextmanager
+def in_double(module: nn.Module) -> Iterator[None]:
+    """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
+    with preserved(module):
+        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
+        try:
+            for m in modules_of(module):
+                for name, value in list(vars(m).items()):
+                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
+                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
+                for name, p in m._parameters.items():
+                    if p is not None and p.is_floating_point():
+                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
+            yield
+        finally:
+            for parameters, originals in kept:
+                parameters.update(originals)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() and not isinstance(x, nn.Parameter) else x
 
 
 class States:

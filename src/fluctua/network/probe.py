@@ -6,8 +6,8 @@ is the kernel. If they do not mirror each other, the neuron rectifies; if the re
 the length of the trial takes the place of its time constant.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import signature
 from operator import attrgetter
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from fluctua.network.adapters.framework import Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.preserve import preserved
-from fluctua.network.run import Layout, mapped, modules_of, parameters_of, tensors_in
+from fluctua.network.preserve import in_double
+from fluctua.network.run import Layout, parameters_of, tensors_in
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import Array
 
@@ -214,29 +214,6 @@ def _stated(bench: "_Bench", theta: Any, timing: Timing) -> Neuron:
     return Neuron.spiking((kernel,), theta, in_steps=timing.dt is None, note="its kernel is the one stated")
 
 
-@contextmanager
-def in_double(module: nn.Module) -> Iterator[None]:
-    """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
-    with preserved(module):
-        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
-        try:
-            for m in modules_of(module):
-                for name, value in list(vars(m).items()):
-                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
-                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
-                for name, p in m._parameters.items():
-                    if p is not None and p.is_floating_point():
-                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
-            yield
-        finally:
-            for parameters, originals in kept:
-                parameters.update(originals)
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() and not isinstance(x, nn.Parameter) else x
-
-
 class _Bench:
     """Runs a neuron from rest on an input that is the same for all of its neurons."""
 
@@ -303,19 +280,19 @@ class _Bench:
         way = "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
         if weights := [name for name, p in self.module.named_parameters() if p.ndim > 1]:
             way += f"; apply weights that it holds ({', '.join(weights)}) before it, or set them by fluctua.measured_"
-            with suppress(Exception):
-                seen = None if failure else self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)[0]
-                apart = (
-                    seen is None
-                    or seen.shape[2:] == shape
-                    and not (seen[:, 1] - seen[:, 0]).reshape(5, -1)[:, 1:].any()
-                )
-                failure = failure if apart else ValueError("its current passes weights on its way to the potential")
+            if failure is None and self._mixes(shape):
+                failure = ValueError("its current passes weights on its way to the potential")
         if failure is None:
             return shape
         raise UnsupportedNeuronError(
-            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): {way}"
+            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
+            f"{way}"
         ) from failure
+
+    def _mixes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the current of one neuron reaches others."""
+        u, _ = self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)
+        return u.shape[2:] != shape or bool((u[:, 1] - u[:, 0]).reshape(5, -1)[:, 1:].any())
 
     def _guesses(self) -> list[tuple[int, ...]]:
         own = [tuple(p.shape) for p in parameters_of(self.module)]

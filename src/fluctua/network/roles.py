@@ -60,11 +60,9 @@ class Roles:
 
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
-    """The roles in the user's own layers; a layer that connects nothing is dropped from the record's synapses.
+    """The roles in the user's own layers, where parameters with `trainable` ids may be written.
 
-    Args:
-        record: the record of a pass.
-        trainable: ids of the parameters that may be written.
+    A layer that connects nothing is dropped from the record's synapses.
     """
     found: dict[nn.Module, Roles] = {}
     for module, (args, kwargs) in record.inputs.items():
@@ -181,7 +179,7 @@ def _role(run: Run, own: Values, name: str) -> Role | None:
 
 @torch.enable_grad()
 def _signs(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> Tensor | None:
-    """See `Role.signs`: the output is linear in absolute values of entries, or in positive parts (Dale's law)."""
+    """See `Role.signs`: linear in absolute values, or in positive parts of both signs (of one sign it `shifts`)."""
     one, other = (_moved(own, name, times)[name].abs() for times in (1.0, 2.0))
     value = one.clone().requires_grad_()
     positive = run({name: value})
@@ -192,7 +190,6 @@ def _signs(run: Run, own: Values, name: str, there: Tensor, without: Tensor) -> 
     above, below = (run({name: torch.where(signs == s, one, _LITTLE * one)}) - without for s in (1, -1))
     folded = _near(run({name: -one}), positive, _EXACT) and _near(there, positive, _EXACT)
     cut = _near(positive - run({name: -one}), positive - without, _EXACT) and bool(above.any()) and bool(below.any())
-    # One that is cut and has one sign is shifted as a whole.
     consistent = bool((above >= 0).all()) and bool((below <= 0).all())
     return signs if consistent and (folded or cut) else None
 

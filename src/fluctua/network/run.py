@@ -2,9 +2,10 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,6 +22,18 @@ Time = Literal["first", "second", "step", "merged"]
 def plain_call(model: nn.Module, batch: Any) -> Any:
     """One call with the whole sequence."""
     return model(batch)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A static input `[B, ...]` as the sequence `[T, B, ...]` of equal steps, for models that take sequences."""
+
+    steps: int
+    forward: Forward
+
+    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
+        """What the model returns."""
+        return self.forward(model, batch.expand(self.steps, *batch.shape))
 
 
 def modules_of(model: nn.Module) -> Iterator[nn.Module]:
@@ -155,6 +168,17 @@ PLAIN = frozenset({bool, int, float, str, type(None)})
 """Immutable types, which most values in modules have."""
 
 
+def stacked(outputs: list[Any]) -> Any:
+    """The outputs of all steps as one, every tensor of them stacked."""
+    tensors = list[list[Tensor]]()
+    for output in outputs:
+        found: list[Tensor] = []
+        mapped(output, lambda x, found=found: found.append(x) or x)  # type: ignore[misc]
+        tensors.append(found)
+    columns = iter([torch.stack(column) for column in zip(*tensors, strict=True)])
+    return mapped(outputs[0], lambda x: next(columns))
+
+
 class Copies:
     """Copies of values that can be changed in place: tensors, random number generators, and containers of them.
 
@@ -250,6 +274,27 @@ def memory_of(tensor: Tensor) -> int:
     """Address of the tensor's memory; 0 if it has no ordinary memory (sparse, lazy, empty)."""
     ordinary = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
     return tensor.untyped_storage().data_ptr() if ordinary else 0
+
+
+def contents_of(value: Any, owner: Any = None) -> Any:
+    """What a neuron module consists of: equal for modules that are alike, which then are read once."""
+    if value is owner and value is not None:
+        return "itself"
+    if isinstance(value, Tensor):
+        if value.numel() < 2:
+            return value.dtype, value.device, str(value.tolist())
+        return id(value), value.is_inference() or value._version
+    inside: Any = value if isinstance(value, list | tuple | set) else ()
+    kind: Any = type(value)
+    if isinstance(value, nn.Module | dict):
+        inside = (vars(value) if isinstance(value, nn.Module) else value).items()
+    elif isinstance(value, MethodType):
+        kind, inside = value.__func__, [value.__self__]
+    elif isinstance(value, FunctionType):
+        kind, inside = value.__code__, [value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+    elif not isinstance(value, list | tuple | set):
+        return value if isinstance(value, Hashable) else id(value)
+    return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
 
 
 def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:

@@ -97,7 +97,7 @@ def trace(
         )
     trainable = {id(p) for p in parameters_of(model) if p.requires_grad}
     bare = forward.found(model, batch) if hasattr(forward, "found") else {}
-    whole = scripted.keys() - {inner for m in scripted for inner in m.children()}  # none can look inside
+    whole = set[nn.Module](scripted) - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         record = observe(model, batch, forward, neurons, refused, whole, bare)
@@ -330,10 +330,7 @@ def _opposing(pathways: Sequence[Pathway]) -> list[Pathway]:
         return len({len(r) for r in rows}) == 1 and bool(torch.stack(rows).any(0).all())
 
     obeyed = reached(1) and reached(-1)
-    return [
-        replace(q, linear=q.linear or obeyed, signs=q.signs if obeyed else None) if q.signs is not None else q
-        for q in pathways
-    ]
+    return [q if q.signs is None else replace(q, linear=True) if obeyed else replace(q, signs=None) for q in pathways]
 
 
 def _owner(synapse: nn.Module, names: Mapping[nn.Module, str], population: str) -> nn.Module:

@@ -107,12 +107,10 @@ class Loop(Operation):
 
     @property
     def called(self) -> str:
-        """See `Operation.called`."""
         return f"the fused {'recurrent' if self.kind.recurrent else 'time'} loop"
 
     @property
     def differentiable(self) -> Collection[int]:
-        """See `Operation.differentiable`."""
         first = plan_of(self.kind).first
         return {0, *range(first, first + self.kind.form.states)}
 
@@ -129,7 +127,6 @@ class Loop(Operation):
         return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> list[Maybe]:
-        """See `Operation.kept`."""
         plan, (inputs, _, constants, heard) = plan_of(self.kind), self.kind.parts(tensors)
         there = [*inputs, results[plan.first - 1], *results[plan.first + self.kind.form.states :]]
         by_weight = [heard[0], results[0] if heard[0].requires_grad else None] if heard else []

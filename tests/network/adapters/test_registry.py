@@ -12,7 +12,7 @@ from fluctua.network.adapters import registry, versions
 from fluctua.network.adapters.framework import Framework, Timing
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
-from fluctua.network.run import Layout
+from fluctua.network.run import Layout, contents_of
 from fluctua.theory import PspKernel
 
 FRAMEWORKS = ("snntorch", "norse", "spikingjelly", "sinabs", "rockpool", "stork", "nir")
@@ -107,10 +107,19 @@ def test_neurons_that_are_alike_are_read_once() -> None:
     """In what they keep, a function's closure included; what differs in a constant, or has states, is read anew."""
     snn = pytest.importorskip("snntorch")
     made = [snn.Leaky(0.9), snn.Leaky(0.9), snn.Leaky(0.8), snn.Leaky(0.9, spike_grad=snn.surrogate.atan(3.0))]
-    first, alike, other, steeper = map(registry.contents_of, made)
+    first, alike, other, steeper = map(contents_of, made)
     assert first == alike
     assert len({first, other, steeper}) == 3
     known = registry.KnownNeurons()
     specs = [known.specs(module)[""] for module in made]
     assert specs[0].neuron is specs[1].neuron is not specs[2].neuron
     assert [spec.emitter for spec in specs] == made
+
+
+def test_a_neuron_that_refers_to_its_network_is_read() -> None:
+    snn = pytest.importorskip("snntorch")
+    network = nn.Sequential(snn.Leaky(0.9), snn.Leaky(0.9))
+    for neuron in network:
+        vars(neuron)["around"] = [network]  # not a child
+    known = registry.KnownNeurons()
+    assert [known.specs(neuron)[""].neuron.threshold for neuron in network] == [1.0, 1.0]

@@ -4,11 +4,11 @@ Classes are known by name, so fluctua imports no framework itself. A subclass is
 class. The user describes classes that no framework knows.
 """
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
-from types import FunctionType, MappingProxyType, MethodType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,18 @@ from fluctua.network.adapters.framework import FactsOf, Framework, Timing, chang
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
-from fluctua.network.run import Copies, Forward, Layout, hooked, in_one_call, mapped, modules_of, plain_call
+from fluctua.network.run import (
+    Copies,
+    Forward,
+    Layout,
+    Shown,
+    contents_of,
+    hooked,
+    in_one_call,
+    modules_of,
+    plain_call,
+    stacked,
+)
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -62,7 +73,11 @@ class KnownNeurons:
         now = module, *(t._version for t in kept if t is not None and not t.is_inference())
         if (now, steps) not in self._found:
             if now not in self._contents:
-                self._contents[now] = contents_of(module)
+                try:
+                    hash(made := module if self.description(module) else contents_of(module))
+                except Exception:  # it refers to itself, or to what has no contents to compare
+                    made = module
+                self._contents[now] = made
             alike = self._found.get((self._contents[now], steps))
             found = self._specs(module, steps) if alike is None else {"": replace(alike[""], emitter=module)}
             self._found[now, steps] = found
@@ -130,25 +145,6 @@ class KnownNeurons:
                 framework.reset(module)
 
 
-def contents_of(value: Any, owner: Any = None) -> Any:
-    """What a neuron module consists of: equal for modules that are alike, which then are read once."""
-    if value is owner and value is not None:
-        return "itself"
-    if isinstance(value, Tensor):
-        return (value.dtype, value.device, str(value.tolist())) if value.numel() < 2 else (id(value), value._version)
-    inside: Any = value if isinstance(value, list | tuple | set) else ()
-    kind: Any = type(value)
-    if isinstance(value, nn.Module | dict):
-        inside = (vars(value) if isinstance(value, nn.Module) else value).items()
-    elif isinstance(value, MethodType):
-        kind, inside = value.__func__, [value.__self__]
-    elif isinstance(value, FunctionType):
-        kind, inside = value.__code__, [value.__defaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
-    elif not isinstance(value, list | tuple | set):
-        return value if isinstance(value, Hashable) else id(value)
-    return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
-
-
 @cache
 def framework_named(package: str) -> Framework | None:
     """The adapter of a package; None if there is none."""
@@ -158,9 +154,10 @@ def framework_named(package: str) -> Framework | None:
     return found
 
 
-def _frameworks_of(module: nn.Module) -> list[Framework]:
-    """The frameworks that the classes of a module come from."""
-    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in type(module).__mro__)
+@lru_cache
+def _frameworks_of(kind: type) -> list[Framework]:
+    """The frameworks that a class and its bases come from."""
+    packages = dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__)
     return [framework for package in packages if (framework := framework_named(package)) is not None]
 
 
@@ -175,7 +172,7 @@ def resetting_framework(module: nn.Module) -> Framework | None:
     if found is not None:
         return found
     names = _names(module)
-    return next((f for f in _frameworks_of(module) if not names.isdisjoint(f.stateful)), None)
+    return next((f for f in _frameworks_of(type(module)) if not names.isdisjoint(f.stateful)), None)  # type: ignore[arg-type]
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
@@ -217,7 +214,7 @@ def transposed(synapse: nn.Module) -> int:
     if isinstance(synapse, nn.modules.conv._ConvTransposeNd):
         return 1
     names = _names(synapse)
-    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(synapse)))
+    return int(any(not names.isdisjoint(framework.transposed) for framework in _frameworks_of(type(synapse))))  # type: ignore[arg-type]
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -231,7 +228,7 @@ def _name(kind: type) -> str:
 def _entry(module: nn.Module) -> tuple[Framework, FactsOf | str] | None:
     for base in type(module).__mro__:
         name = _name(base)
-        for framework in _frameworks_of(module):
+        for framework in _frameworks_of(type(module)):  # type: ignore[arg-type]
             if name in framework.facts:
                 facts = framework.facts[name]
                 own = framework.stepping is not None and changes(type(module), base)
@@ -267,18 +264,6 @@ class WholeCall:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A static input `[B, ...]` as the sequence `[T, B, ...]` of equal steps, for models that take sequences."""
-
-    steps: int
-    forward: Forward
-
-    def __call__(self, model: nn.Module, batch: Tensor) -> Any:
-        """What the model returns."""
-        return self.forward(model, batch.expand(self.steps, *batch.shape))
-
-
-@dataclass(frozen=True)
 class StepLoop:
     """One call for each step of a batch, or `steps` calls with a static one, after the model was brought to rest."""
 
@@ -298,7 +283,7 @@ class StepLoop:
         for x in [batch] * (self.steps or 1) if self.time is None else batch.unbind(self.time):
             output, state = step(model, x, state)
             outputs.append(output)
-        return _stacked(outputs)
+        return stacked(outputs)
 
 
 def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, steps: int | None = None) -> Forward:
@@ -403,14 +388,3 @@ def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
         if framework is not None and served and framework.layout(neuron).stepwise:
             return framework
     return Framework("", "", {}, in_one_call)
-
-
-def _stacked(outputs: list[Any]) -> Any:
-    """The outputs of all steps as one, every tensor of them stacked."""
-    tensors = list[list[Tensor]]()
-    for output in outputs:
-        found: list[Tensor] = []
-        mapped(output, lambda x, found=found: found.append(x) or x)  # type: ignore[misc]
-        tensors.append(found)
-    columns = iter([torch.stack(column) for column in zip(*tensors, strict=True)])
-    return mapped(outputs[0], lambda x: next(columns))

@@ -76,11 +76,5 @@ FACTS: Mapping[str, FactsOf | None] = dict.fromkeys(  # the Squeeze variants and
 )
 
 FRAMEWORK = Framework(
-    package="sinabs",
-    tested="3.1.3",
-    facts=FACTS,
-    layout=layout,
-    reset=reset,
-    stepping=Layers(),
-    sharpness=sharpness,
+    package="sinabs", tested="3.1.3", facts=FACTS, layout=layout, reset=reset, stepping=Layers(), sharpness=sharpness
 )

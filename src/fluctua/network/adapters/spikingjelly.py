@@ -36,7 +36,6 @@ class Nodes(Stepping):
         return _names(type(module), tuple(module._memories_rv.items()))  # type: ignore[arg-type]
 
     def options(self, module: Any) -> tuple[str, ...]:
-        """See `Stepping.options`."""
         return _options(type(module)) or ()  # type: ignore[arg-type]
 
     def call(self, module: Any, x: Tensor) -> Tensor:
@@ -53,7 +52,6 @@ class Nodes(Stepping):
         return tuple(map(module._memories.__getitem__, self.names(module)))
 
     def keep(self, module: Any, state: States) -> None:
-        """See `Stepping.keep`."""
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:

@@ -163,12 +163,5 @@ FACTS: Mapping[str, FactsOf] = {
 }
 
 FRAMEWORK = Framework(
-    package="stork",
-    tested="0.1.0",
-    facts=FACTS,
-    timed=True,
-    layout=layout,
-    reset=reset,
-    step=step,
-    prepare=prepare,
+    package="stork", tested="0.1.0", facts=FACTS, timed=True, layout=layout, reset=reset, step=step, prepare=prepare
 )

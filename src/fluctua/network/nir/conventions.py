@@ -91,11 +91,7 @@ _NORSE: Mapping[str, Gain] = {
     "IF": lambda n: n.r,
 }
 # `norm_input` is not written; assumed to be the default, which is on for LIF and off for ExpLeak.
-_SINABS: Mapping[str, Gain] = {
-    "LIF": lambda n: n.r * (1 - n.a),
-    "LI": lambda n: n.r,
-    "IF": lambda n: n.r,
-}
+_SINABS: Mapping[str, Gain] = {"LIF": lambda n: n.r * (1 - n.a), "LI": lambda n: n.r, "IF": lambda n: n.r}
 # r is written only for the import and is not what the neuron does: LIFTorch, LIFNeuronTorch and ExpSynTorch (LI).
 _ROCKPOOL: Mapping[str, Gain] = {
     "LIF": lambda n: np.ones_like(n.a),
