@@ -151,9 +151,9 @@ def initialize(
         seed: for the draws; default: drawn from torch's generator. The same seed gives the same weights.
         generator: for the draws, on the CPU, instead of a seed.
         surrogate: "share" makes the surrogates of spiking populations so sharp that a share of 0.4 of neurons and steps
-            carries the gradient, whatever dt and xi. Networks of six layers and more learn better so (`docs/depth.md`);
-            the gradient then grows towards the first layer, so clip it under SGD. A number is the sharpness itself, in
-            the framework's own parameter. The surrogates change, the forward pass does not. None leaves them alone.
+            carries the gradient, whatever dt and xi. Networks of six layers and more learn better so, recurrent layers
+            worse (`docs/depth.md`); the gradient grows towards the first layer: clip it under SGD. A number is the
+            sharpness itself, in the framework's parameter. Surrogates change, the forward pass does not. None: neither.
         populations: names of those to initialise; default: all.
         forward: `forward(model, batch)` runs all time steps and resets the state; by default the model is called, or
             looped over time, as its neurons require.
