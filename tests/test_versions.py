@@ -22,7 +22,7 @@ PART = (
     "tests/neurons/test_neurons.py",
     "tests/layers/test_dale.py",
     "tests/simd/test_compiling.py",
-    "tests/timeloop/test_limits.py",
+    "tests/timeloop/test_contract.py",
     "tests/test_files.py",
     "tests/lab/test_durable.py",
     "tests/lab/test_cli.py",

@@ -30,6 +30,7 @@ from fluctua.network.run import (
     tensors_in,
     versions,
 )
+from fluctua.timeloop.contract import Operation
 
 NEVER = 1e6  # larger thresholds are out of reach in any network
 Neurons = Mapping[nn.Module, Specs]  # the populations of each neuron module, by name
@@ -39,7 +40,7 @@ Node = Any  # torch.autograd.graph.Node
 _IN_PLACE = "CopySlices"  # what autograd calls any change in place of a view
 PLUMBING = (
     *("View", "Reshape", "Unsafe", "Alias", "Clone", "Accumulate", "Contiguous", "ToCopy", "Expand", "Unsqueeze"),
-    *("Squeeze", "AsStrided", "BackwardHookFunction"),
+    *("Squeeze", "AsStrided", "BackwardHookFunction", "_Anchor"),
 )
 """Operations that only pass on their input."""
 MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
@@ -66,6 +67,8 @@ def parents_of(node: Node) -> list[Node]:
 
 def operation_of(node: Node) -> str:
     """Name of the operation that made a node, such as "Add" or "MaxPool2DWithIndices"."""
+    if isinstance(fused := getattr(node, "operation", None), Operation):
+        return fused.called
     return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
 
 

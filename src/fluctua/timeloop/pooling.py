@@ -41,7 +41,7 @@ class _Maxima(Operation):
     window: tuple[int, int]
     shape: tuple[int, int, int]
     order: torch.memory_format
-    called = "max pooling"
+    called = "MaxPool2DWithIndices"  # as torch's own, for whoever reads a graph
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         (x,), (channels, rows, columns), (high, wide), last = tensors, self.shape, self.window, self._last
