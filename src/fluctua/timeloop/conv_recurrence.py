@@ -57,7 +57,7 @@ def _kernels(form: Form, wanted: tuple[int, ...], trains: bool, dtype: str) -> t
 
 @dataclass(frozen=True)
 class _Loop(Operation):
-    """See `limits.Operation`: of current, weight and constants; gives spikes, their bits and records.
+    """See `contract.Operation`: of current, weight and constants; gives spikes, their bits and records.
 
     `trains` says whether a backward pass may follow, `wanted` are the indices of the constants with gradients.
     """

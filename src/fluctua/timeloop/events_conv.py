@@ -100,7 +100,7 @@ def convolved(
 
 @dataclass(frozen=True, eq=False)
 class _Convolution(Operation):
-    """See `limits.Operation`: of frames, weight and bias; `last` says whether channels come last in memory."""
+    """See `contract.Operation`: of frames, weight and bias; `last` says whether channels come last in memory."""
 
     window: Window
     spikes: SpikeBatch

@@ -88,7 +88,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
 
 @dataclass(frozen=True, eq=False)
 class _Layers(Operation):
-    """See `limits.Operation`: of the input, then of all tensors of the layers."""
+    """See `contract.Operation`: of the input, then of all tensors of the layers."""
 
     kinds: Sequence[Kind]
     spikes: SpikeBatch | None

@@ -36,7 +36,7 @@ def maps(like: Tensor, frames: int, channels: int, rows: int, columns: int, *, l
 
 @dataclass(frozen=True, eq=False)
 class _Maxima(Operation):
-    """See `limits.Operation`: of frames, each of this shape, in this order in memory."""
+    """See `contract.Operation`: of frames, each of this shape, in this order in memory."""
 
     window: tuple[int, int]
     shape: tuple[int, int, int]

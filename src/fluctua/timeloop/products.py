@@ -47,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
 
 @dataclass(frozen=True)
 class _Linear(Operation):
-    """See `limits.Operation`: of rows, weight and bias."""
+    """See `contract.Operation`: of rows, weight and bias."""
 
     called = "a product of matrices"
 
