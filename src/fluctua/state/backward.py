@@ -15,7 +15,7 @@ from fluctua.state.measure import Measurements
 from fluctua.theory.psp import Array
 from fluctua.theory.surrogates import gradient_gain
 from fluctua.timeloop.contract import Dynamics, step_of
-from fluctua.timeloop.evaluation import evaluated
+from fluctua.timeloop.evaluation import Evaluation
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import trace
 
@@ -63,7 +63,7 @@ class Course:
             *(("state", k, g) for k, g in enumerate(t.by_state)),
             *(("input", k, g) for k, g in enumerate(t.by_input)),
         ):
-            (found,) = evaluated([gradient], leaves)
+            (found,) = Evaluation([gradient])(leaves)
             if bool(found.any()):
                 return (found / _moved(t.distance, leaves, (kind, k))).expand_as(self.states[0])
         return torch.zeros_like(self.states[0])
@@ -89,7 +89,7 @@ def _moved(distance: Value | None, leaves: Mapping[tuple[str, int], Tensor], by:
     first = {leaf: value[0] if value.ndim == 2 else value for leaf, value in leaves.items()}
     with torch.enable_grad():
         first[by] = first[by].clone().requires_grad_()
-        found = torch.zeros(()) if distance is None else evaluated([distance], first)[0]
+        found = torch.zeros(()) if distance is None else Evaluation([distance])(first)[0]
         moved = torch.autograd.grad(found.sum(), first[by])[0] if found.requires_grad else torch.ones_like(first[by])
     return torch.where(moved == 0, 1.0, moved)
 

@@ -1,7 +1,6 @@
 """Expressions evaluated by torch: what a step does, without a loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,25 +8,32 @@ from torch import Tensor
 from fluctua.timeloop.expressions import Expression, Value, walk
 
 
-def evaluated(roots: Sequence[Value], leaves: Mapping[tuple[str, int], Tensor]) -> list[Tensor]:
-    """The values of expressions for these leaves, all of one type, and of shapes that broadcast.
+class Evaluation:
+    """How expressions are computed one after the other, read once for all steps."""
 
-    A value has the shape of what it depends on, and so the rounding, as if torch had not been traced.
-    """
-    like = next(iter(leaves.values()))
-    found: dict[Expression, Any] = {}
+    def __init__(self, roots: Sequence[Value]) -> None:
+        order = walk(roots)
+        leaves = [e for e in order if e.op == "leaf"]
+        made = [e for e in order if e.op != "leaf"]
+        numbers = [v for v in (*roots, *(a for e in made for a in e.args)) if not isinstance(v, Expression)]
+        places = {id(v): k for k, v in enumerate((*leaves, *numbers, *made))}
+        self._leaves, self._numbers = [e.args for e in leaves], numbers
+        self._calls = [(e.op, [places[id(a)] for a in e.args]) for e in made]
+        self._roots = [places[id(v)] for v in roots]
+        self._alive = order  # an id stays that of its value
 
-    def value(e: Value) -> Any:
-        return found[e] if isinstance(e, Expression) else torch.full((), e, dtype=like.dtype, device=like.device)
+    def __call__(self, leaves: Mapping[tuple[str, int], Tensor]) -> list[Tensor]:
+        """The values for these leaves, all of one type, and of shapes that broadcast.
 
-    for e in walk(roots):
-        if e.op == "leaf":
-            found[e] = leaves[e.args]
-        elif e.op == "float":
-            found[e] = value(e.args[0]).to(like.dtype)
-        else:
-            found[e] = _OPERATIONS[e.op](*(value(a) for a in e.args))
-    return [value(e) for e in roots]
+        A value has the shape of what it depends on, and so the rounding, as if torch had not been traced.
+        """
+        like = next(iter(leaves.values()))
+        values = [leaves[leaf] for leaf in self._leaves]
+        values += [torch.full((), number, dtype=like.dtype, device=like.device) for number in self._numbers]
+        for op, places in self._calls:
+            arguments = [values[k] for k in places]
+            values.append(arguments[0].to(like.dtype) if op == "float" else _OPERATIONS[op](*arguments))
+        return [values[k] for k in self._roots]
 
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.evaluation import evaluated
+from fluctua.timeloop.evaluation import Evaluation
 from fluctua.timeloop.expressions import Expression, Graph, Value, replaced, walk
 from fluctua.timeloop.tracing import Traced
 
@@ -39,5 +39,5 @@ def constants_of(expressions: Sequence[Expression], given: Sequence[Tensor]) -> 
     """The constants of a hoisted step, from the former ones. Only unchanged constants have a gradient."""
     leaves = {("constant", k): c for k, c in enumerate(given)}
     with torch.no_grad():
-        found = evaluated(expressions, leaves) if expressions else []
+        found = Evaluation(expressions)(leaves) if expressions else []
     return tuple(leaves[e.args] if e.op == "leaf" else value for e, value in zip(expressions, found, strict=True))

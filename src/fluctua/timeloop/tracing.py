@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from fluctua.timeloop.contract import Step, Tensors, step_of
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
+
+if TYPE_CHECKING:
+    from fluctua.timeloop.evaluation import Evaluation
 
 _NEURONS = 3  # to trace a step with, unless it needs a certain number; a number that steps hardly mention
 
@@ -63,6 +66,13 @@ class Traced:
     def separate(self) -> bool:
         """Whether the potential is not the output itself."""
         return self.output is not self.potential
+
+    @cached_property
+    def evaluations(self) -> "tuple[Evaluation, Evaluation]":
+        """The step, and its gradients, by torch."""
+        from fluctua.timeloop.evaluation import Evaluation  # only the reference engine needs it
+
+        return Evaluation([self.output, *self.state]), Evaluation([*self.by_input, *self.by_state, *self.by_constant])
 
     @property
     def ends(self) -> list[Value]:
@@ -169,25 +179,20 @@ class _Evaluated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, traced: Traced, *tensors: Tensor) -> tuple[Tensor, ...]:
-        from fluctua.timeloop.evaluation import evaluated  # only the reference engine needs it
-
         ctx.traced, ctx.shapes = traced, [t.shape for t in tensors]
-        given = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
-        ctx.save_for_backward(*given)
-        return tuple(
-            value.expand_as(given[0]).clone()
-            for value in evaluated([traced.output, *traced.state], _leaves(traced, given))
-        )
+        with torch._C.DisableTorchFunction():  # no code but ours: whoever follows the call has seen it
+            given = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
+            found = traced.evaluations[0](_leaves(traced, given))
+            ctx.save_for_backward(*given)
+            return tuple(value.expand_as(given[0]).clone() for value in found)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from fluctua.timeloop.evaluation import evaluated
-
         t, given = ctx.traced, ctx.saved_tensors
-        leaves = _leaves(t, given) | {("gradient", k): g for k, g in enumerate(grads)}
-        found = evaluated([*t.by_input, *t.by_state, *t.by_constant], leaves)
-        return None, *(g.expand_as(given[0]).sum_to_size(shape) for g, shape in zip(found, ctx.shapes, strict=True))
+        with torch._C.DisableTorchFunction():
+            found = t.evaluations[1](_leaves(t, given) | {("gradient", k): g for k, g in enumerate(grads)})
+            return None, *(g.expand_as(given[0]).sum_to_size(shape) for g, shape in zip(found, ctx.shapes, strict=True))
 
 
 def _leaves(t: Traced, given: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
