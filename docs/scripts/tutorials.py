@@ -184,8 +184,8 @@ def batches(data: Batch, size: int, axis: int, seed: int) -> Iterator[Batch]:
 
 
 def arms(name: str) -> list[str]:
-    """The weights to begin from."""
-    return ["default", "fluctua", *(["fluctua, readouts="] if TUTORIALS[name].counted else [])]
+    """The weights to begin from; with `Target()` an output whose spikes are counted starts as all others do."""
+    return ["default", "fluctua", *(["fluctua, Target()"] if name[0] in "567" else []), *(["fluctua, readouts="] if TUTORIALS[name].counted else [])]
 
 
 def train(name: str, weights: str, seed: int, data: Path | None) -> dict[str, Any]:
@@ -204,7 +204,8 @@ def train(name: str, weights: str, seed: int, data: Path | None) -> dict[str, An
     net, first = tutorial.build(), next(stream)
     if weights != "default":
         readouts = [tutorial.counted] if "readouts" in weights and tutorial.counted else None
-        fluctua.initialize(net, first, time=tutorial.time, steps=tutorial.steps, readouts=readouts, seed=seed)
+        target = fluctua.Target() if "Target" in weights else None
+        fluctua.initialize(net, first, target, time=tutorial.time, steps=tutorial.steps, readouts=readouts, seed=seed)
     optimiser, losses = torch.optim.Adam(net.parameters(), lr=tutorial.lr), []
     for _ in range(tutorial.iterations):
         x, y = next(stream)

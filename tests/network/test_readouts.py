@@ -172,3 +172,44 @@ def test_the_default_target_of_a_readout_is_that_of_what_it_is_trained_for() -> 
     assert "only the spread of the values was used" in fluctua.initialize(model, (BATCH, values), seed=0).notes[0]
     report = fluctua.initialize(model, (BATCH, values), readout=fluctua.Target(sigma=0.5), seed=0)
     assert report["3"].sigma_u == pytest.approx(0.5, rel=0.01)
+
+
+OUTPUTS: dict[str, Callable[[], nn.Module]] = {
+    "spikes of all steps": lambda: Stepwise(sj.LIFNode(), of_spikes),
+    "spikes beside the potential": lambda: Stepwise(leaky(), lambda neuron, out: torch.stack(out)),
+    "counts": lambda: nn.Sequential(nn.Linear(40, 60), LIF(), nn.Linear(60, 5), LIF(), Summed()),
+    "spikes pooled": lambda: nn.Sequential(nn.Linear(40, 60), LIF(), nn.Linear(60, 6), LIF(), nn.AvgPool1d(2)),
+}
+HIDDEN: dict[str, Callable[[], nn.Module]] = {
+    "the only one": lambda: nn.Sequential(nn.Linear(40, 60), LIF()),
+    "read by weights": lambda: nn.Sequential(nn.Linear(40, 60), LIF(), nn.Linear(60, 5), LIF(), nn.Linear(5, 2)),
+    "heard by itself": lambda: nn.Sequential(
+        nn.Linear(40, 60), LIF(), nn.Linear(60, 5), Recurrent(LIF(), nn.Linear(5, 5, bias=False))
+    ),
+}
+
+
+class Summed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(0)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output_whose_spikes_are_returned_starts_quietly_unless_a_target_is_given(name: str) -> None:
+    report = fluctua.initialize(OUTPUTS[name](), BATCH, seed=0)
+    assert [p.xi for p in report] == pytest.approx([1.0, 3.0], rel=0.02)
+    assert any("the model returns the spikes" in note for note in report.notes)
+    report = fluctua.initialize(OUTPUTS[name](), BATCH, fluctua.Target(), seed=0)
+    assert [p.xi for p in report] == pytest.approx([1.0, 1.0], rel=0.02)
+    assert not any("the model returns the spikes" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_spikes_that_feed_something_or_hear_no_population_are_those_of_no_output(name: str) -> None:
+    report = fluctua.initialize(HIDDEN[name](), BATCH, seed=0)
+    assert [p.xi for p in report] == pytest.approx([1.0] * len(report), rel=0.05)
+
+
+def test_other_methods_know_no_outputs() -> None:
+    report = fluctua.initialize(OUTPUTS["counts"](), BATCH, method="kaiming", seed=0)
+    assert not any("the model returns the spikes" in note for note in report.notes)

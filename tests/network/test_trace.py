@@ -429,7 +429,7 @@ def test_a_layer_compiled_by_jit_is_left_and_the_rest_initialised(compiled: str)
         for p in layer.parameters():
             p.mul_(5)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    report = fluctua.initialize(nn.Sequential(layer, LIF(), nn.Linear(20, 10), LIF()), x, seed=0)
+    report = fluctua.initialize(nn.Sequential(layer, LIF(), nn.Linear(20, 10), LIF()), x, fluctua.Target(), seed=0)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert report["3"].sigma_u == pytest.approx(1.0, abs=1e-3)
     assert any("torch.jit hides how it acts" in note for note in report.notes)

@@ -20,6 +20,7 @@ from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
 from fluctua.network.preserve import all_or_nothing
+from fluctua.network.readouts import outputs
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 READOUT = Target(sigma=0.1)
+OUTPUT = Target(xi=3.0)  # quiet enough for a loss that counts spikes, and still within reach of surrogate gradients
 
 
 class Method(ABC):
@@ -142,7 +144,9 @@ def initialize(
         model: any model of known neurons, of any framework and on any device; its weights are overwritten.
         batch: input as in training, `[T, B, ...]` or what the model takes, of one to a few hundred samples. A
             `DataLoader`, `(x, y)`, NumPy arrays, integers and booleans work too: see `Network.of`.
-        target: the wanted state of every spiking population (default: mean 0, xi = 1).
+        target: the wanted state of every spiking population. By default the mean is 0 and xi is 1, or 3 for an output:
+            a population that hears others and whose spikes only leave the model. The random spikes of an output at
+            xi = 1 disturb a loss that counts them.
         method: how the weights are found: a value of `fluctua.methods`, such as `Measured(balance=False)`, or its name.
             "measured" holds its target at any depth; "poisson" is the paper's formula; all others are baselines for
             comparison, which ignore targets.
@@ -213,7 +217,9 @@ def initialize(
     if readout is None:
         readout = READOUT if network.spread is None else Target(sigma=0.1 * network.spread)
     _check_unit(chosen, target or Target())
+    ends = [p.name for p in outputs(network.populations)] if method.aims and target is None else []
     wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
+    wanted |= {name: OUTPUT for name in ends if name in wanted}
     with _others_kept(network, None if populations is None else chosen):
         method.begin(network, draws)
     try:
@@ -235,6 +241,8 @@ def initialize(
 
         on_trunks += told_of_trunks(network.populations, wanted, reached)
     notes += [told for told, far in on_trunks if not far]
+    if said := [name for name in ends if name in wanted]:
+        notes.append(f"{', '.join(said)}: the model returns the spikes, so xi starts at 3; target=Target() sets 1")
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} has no target, so the one given was not used")
     return report_of(

@@ -275,6 +275,7 @@ class Population:
         offset: whether parameters other than the bias of a weight, or data without a weight, add to its current.
         shown: what the model's output is made of: its "spikes", its "potential", both, or neither.
         gates: the weights of whatever multiplies its current.
+        returned: whether the model returns its spikes, or what it makes of them without a weight, such as counts.
     """
 
     name: str
@@ -291,6 +292,7 @@ class Population:
     shown: frozenset[str] = frozenset()
     offset: bool = False
     gates: tuple[Pathway, ...] = ()
+    returned: bool = False
 
     @property
     def most(self) -> int:

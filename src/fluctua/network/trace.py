@@ -109,7 +109,8 @@ def trace(
         told = {module: _told(module, record, known) for module in record.currents}
         loose = loose_weights(inside_of([*neurons, *refused]), names, record.no_weights)
         called = _population_names(neurons, names) | {module: names[module] for module in refused}
-        reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, shown(record), roles)
+        seen = shown(record), shown(record, record.synapse_of)
+        reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, *seen, roles)
         return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
@@ -166,6 +167,7 @@ class _Reader:
     called: dict[nn.Module, str]
     taken: dict[int, tuple[str, Reading]]
     shown: dict[nn.Module, set[str]]
+    unweighted: dict[nn.Module, set[str]]
     roles: "dict[nn.Module, Roles]"
 
     def populations(self) -> Iterator[Population]:
@@ -203,6 +205,7 @@ class _Reader:
             frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
             any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.readings) for _, a in reaching),
             tuple(gate for _, afferents in reaching for gate in self._gates(afferents)),
+            spec.emitter is module and "spikes" in self.unweighted.get(module, ()),
         )
 
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> Afferents:

@@ -102,11 +102,11 @@ class TracedPass:
     answer: list[Node] = field(default_factory=list)  # the nodes that made what the model returned
 
 
-def shown(record: TracedPass) -> dict[nn.Module, set[str]]:
-    """What the model's output reads directly of each neuron: "spikes", "potential", or both."""
+def shown(record: TracedPass, stops: Collection[Node] = ()) -> dict[nn.Module, set[str]]:
+    """What the model's output reads of each neuron, on ways without these nodes: "spikes", "potential", or both."""
     starts = [start for start, _, _ in record.spans]
     found: dict[nn.Module, set[str]] = {}
-    pending, seen = list(record.answer), set()
+    pending, seen = list(record.answer), set(stops)
     while pending:
         node = pending.pop()
         if node in seen:

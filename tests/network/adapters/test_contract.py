@@ -211,7 +211,7 @@ def test_the_current_of_an_inner_synapse_is_what_the_framework_adds(cases: Frame
 def test_one_call_brings_every_population_to_its_target(cases: FrameworkCases, name: str) -> None:
     """Mean and spread of the potentials of neurons that get what they get in a run, but cannot spike."""
     case = cases.networks[name]
-    model, report = case.initialised()
+    model, report = case.initialised(fluctua.Target())
     assert {p.name: {q.name: q.sources for q in p.pathways} for p in report} == case.wiring
     seen = cases.observe(model, case)
     assert seen.keys() == case.wiring.keys()

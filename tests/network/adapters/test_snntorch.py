@@ -92,7 +92,7 @@ def test_the_images_of_the_sixth_tutorial_are_shown_as_its_loop_shows_them() -> 
     images = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with pytest.raises(BatchError, match=r"time=None, steps="):
         fluctua.initialize(net, images, seed=0)
-    report = fluctua.initialize(net, (images, torch.arange(16)), time=None, steps=20, seed=0)
+    report = fluctua.initialize(net, (images, torch.arange(16)), fluctua.Target(), time=None, steps=20, seed=0)
     assert report.ran.startswith("T = 20 steps x B = 16 samples, ")
     for p, neuron in zip(report, (first, last), strict=True):
         u = free_potential(neuron, heard(net, neuron, lambda: [net(images) for _ in range(20)]))

@@ -129,7 +129,7 @@ def test_a_subclass_is_read_as_what_it_does(kind: Any, mode: str) -> None:
 
 def test_a_network_of_subclasses_is_brought_to_its_state() -> None:
     model = nn.Sequential(layer.Linear(48, 64), OwnStep(), layer.Linear(64, 10), OwnCharge())
-    for name, population in zip(("1", "3"), fluctua.initialize(model, flat(), seed=0), strict=True):
+    for name, population in zip(("1", "3"), fluctua.initialize(model, flat(), fluctua.Target(), seed=0), strict=True):
         assert population.name == name
         assert population.sigma_u == pytest.approx(1.0, rel=0.02)
 
@@ -224,7 +224,7 @@ def test_images_shown_for_some_steps_are_as_the_loop_of_a_user_shows_them(mode: 
     def mine() -> object:
         return model(images.expand(12, *images.shape)) if mode == "m" else [model(images) for _ in range(12)]
 
-    report = fluctua.initialize(model, images, time=None, steps=12, seed=0)
+    report = fluctua.initialize(model, images, fluctua.Target(), time=None, steps=12, seed=0)
     assert report.ran.startswith("T = 12 steps x B = 16 samples, ")
     for p in report:
         u = simulated(model, p.name, mine)
