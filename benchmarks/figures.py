@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from contestants import CHAIN, CONTESTANTS, EVENTS, MATMUL_ONLY, PLAIN
+from contestants import CHAIN, CONTESTANTS, EVENTS, FUSE, MATMUL_ONLY, PLAIN
 from results import UNITS, Ratio, Results
 from workloads import WORKLOADS
 
@@ -13,7 +13,7 @@ from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {MATMUL_ONLY: BLACK, PLAIN: SKY, CHAIN: BLUE, EVENTS: GREEN}
+COLOURS = {MATMUL_ONLY: BLACK, PLAIN: SKY, FUSE: BLUE, CHAIN: BLUE, EVENTS: GREEN}
 LIBRARIES = frozenset(c.name for c in CONTESTANTS if c.library)
 
 

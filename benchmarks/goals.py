@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from contestants import CHAIN, CONTESTANTS, EVENTS, INITIALISE, PLAIN, RELU
+from contestants import CHAIN, CONTESTANTS, EVENTS, FUSE, INITIALISE, PLAIN, RELU
 from results import Results, Run, table
 
 THREADS = 1
-OWN = (PLAIN, CHAIN, EVENTS)
+OWN = (PLAIN, FUSE, CHAIN, EVENTS)
 LIBRARIES = tuple(c.name for c in CONTESTANTS if c.library)
 
 
@@ -49,6 +49,7 @@ def goals_table(found: Iterable[Goal]) -> str:
 
 def _networks(results: Results) -> Iterable[Goal]:
     for workload in ("W1", "W2"):
+        yield from _against_unit(results, workload, FUSE, 0.4)
         yield from _against_unit(results, workload, CHAIN, 0.4)
         yield from _against_unit(results, workload, EVENTS, 0.33)
     for workload in ("W1", "W2"):

@@ -32,7 +32,8 @@ def _library(name: str, module: str, variant: str, workloads: tuple[str, ...], p
 
 
 MATMUL_ONLY, STEPWISE, PASSES, RELU = "matmul-only", "matmul-only, step by step", "two passes", "ReLU"
-PLAIN, CHAIN, EVENTS = "fluctua", "fluctua fused", "fluctua fused, events"
+PLAIN, FUSE = "fluctua", "fluctua, by fuse"
+CHAIN, EVENTS = "fluctua fused", "fluctua fused, events"
 INITIALISE, TRAIN = "fluctua.initialize", "training step"
 
 CONTESTANTS = (
@@ -41,6 +42,7 @@ CONTESTANTS = (
     Contestant(PASSES, "yardsticks", "passes", ("W4",)),
     Contestant(RELU, "yardsticks", "relu", ("W4",)),
     Contestant(PLAIN, "own", "plain", ALL, "fluctua"),
+    Contestant(FUSE, "own", "fuse", ("W1", "W2"), "fluctua"),
     Contestant(CHAIN, "own", "chain", NETWORKS, "fluctua"),
     Contestant(EVENTS, "own", "events", ("W1", "W2"), "fluctua"),
     Contestant("fluctua, kept in bfloat16", "own", "compact", ("W4",), "fluctua"),

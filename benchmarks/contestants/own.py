@@ -1,6 +1,7 @@
 """fluctua, in the ways a user can run it.
 
 - "plain": `nn.Sequential`, on the engine that is chosen by itself.
+- "fuse": the same model through `fluctua.fuse`.
 - "chain": the same network in a `FusedSequential`, on the same dense input; "events": given the input as events.
 - "reference": as "plain", on the engine in plain torch.
 - "compact": as "plain", in less memory: see docs/performance.md.
@@ -35,7 +36,9 @@ def build(workload: Workload, variant: str) -> Step:
     if variant == "initialise":
         return lambda: fluctua.initialize(model, x, readout=READOUT, seed=0)
     bring_up(model, x[:, :MEASURED_ON])
-    forward = FusedSequential(*model) if variant in ("chain", "events") else model
+    forward: nn.Module = FusedSequential(*model) if variant in ("chain", "events") else model
+    if variant == "fuse":
+        forward = fluctua.fuse(model, x[:, :MEASURED_ON])
     given = SpikeBatch.from_dense(x) if variant == "events" else x
 
     def logits() -> Tensor:

@@ -94,7 +94,7 @@ def rescale(
     return initialize(
         model,
         batch,
-        None if isinstance(target, Report) else target,
+        target if isinstance(target, Target) else Target(),
         method=Rescaling(per_neuron, window, grid, readout is not None, before),
         readout=readout or READOUT,
         seed=0,  # for dropout only

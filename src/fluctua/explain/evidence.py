@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from fluctua.explain.watching import reaching
 from fluctua.network.facts import INPUT, Population
-from fluctua.network.network import Network
+from fluctua.network.network import Network, rests_quietly
 from fluctua.network.preserve import gpus_of, only_requiring_grad
 from fluctua.network.run import hooked, named_parameters_of, parameters_of, tensors_in
 from fluctua.state.facts import PopulationState
@@ -35,6 +35,7 @@ class Activity:
             if the graph does not reach them, NaN if a gradient is NaN.
         through_time: whether a gradient of late spikes reaches early currents.
         from_biases: mean potential due to biases alone.
+        output: whether its spikes only leave the model.
     """
 
     population: Population
@@ -43,11 +44,14 @@ class Activity:
     passing: float | None
     through_time: bool
     from_biases: float
+    output: bool = False
 
     @property
     def dead(self) -> bool:
         """Whether most of its neurons never fire, and not just by the chance of a small batch."""
         p = self.state
+        if self.output and rests_quietly(p.xi):
+            return False
         far = p.latency is None or p.xi is None or p.xi > FAR
         return p.rate == 0 or ((p.silent_units or 0.0) > 0.5 and far)
 
@@ -123,7 +127,13 @@ def gather(
             forgets = _same(output, network.forward(network.model, network.batch))
     activity = tuple(
         Activity(
-            p, report[p.name], _arrival(p, report), _passing(passed[p.name]), lasting[p.name] != [], _from_biases(p)
+            p,
+            report[p.name],
+            _arrival(p, report),
+            _passing(passed[p.name]),
+            lasting[p.name] != [],
+            _from_biases(p),
+            p.name in network.outputs,
         )
         for p in network.populations
     )

@@ -7,6 +7,7 @@ from torch import nn
 from fluctua.fusion.comparison import compared
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Step
+from fluctua.fusion.own import own_populations
 from fluctua.fusion.population import Population
 from fluctua.fusion.report import FuseReport
 from fluctua.fusion.session import Session
@@ -32,7 +33,7 @@ def fuse(
     step.
 
     Args:
-        model: of snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and shares its
+        model: of fluctua, snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and shares its
             parameters and buffers with the fused model.
         batch: an input as in training; a few of its samples are compared.
         forward: `(model, batch)` that runs all time steps, if the model itself does not.
@@ -61,8 +62,9 @@ def fuse(
         for name, module in named_modules_of(model)
         if (framework := framework_of(module)) is not None and framework.package != "fluctua"
     ]
+    populations += own_populations(model)
     if not populations:
-        raise FuseError("no neuron of a known framework in the model: fluctua's own neurons already run in fused loops")
+        raise FuseError("no neuron of a known framework in the model: fluctua's own layers already run in fused loops")
     by_steps = {p.name: found for p in populations if isinstance(found := p.look(), str)}
     fused = tuple(p.name for p in populations if p.name not in by_steps)
     if not fused:

@@ -48,6 +48,14 @@ class Population:
         """Whether its module keeps the state itself."""
         return all(hasattr(self.module, name) for name in self.stepping.names(self.module))
 
+    def follow(self) -> NeuronStep:
+        """Its step, traced.
+
+        Raises:
+            ValueError: no loop can be made of it.
+        """
+        return followed(self.module, self.stepping)
+
     def look(self) -> NeuronStep | str:
         """The trace of its present step, or why it runs unfused."""
         if self.framework.stepping is None:
@@ -55,7 +63,7 @@ class Population:
         now = _options(self.module, self.stepping)
         if self._known is None or self._known[0] != now:
             try:
-                found = followed(self.module, self.stepping)
+                found = self.follow()
                 heard = self.stepping.hearing(self.module) is None or found.step.traced.fired is not None
                 self._known = now, found if heard else "it is recurrent, and its output is not 0 or 1"
             except ValueError as error:

@@ -12,6 +12,7 @@ from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, handles_in, reals, weighted
 from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, compute, left_behind
+from fluctua.fusion.own import as_it_is, own_layers
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
 from fluctua.network.adapters.framework import States, Stepping
@@ -99,7 +100,8 @@ class Session:
         hearing: Collection[str] = (),
     ) -> None:
         self._members, self._shown, self._hearing = [_Member(p) for p in populations], shown, hearing
-        linear = [m for m in modules_of(model) if isinstance(m, nn.Linear) and "forward" not in vars(m)]
+        self._layers, inside = own_layers(model)
+        linear = [m for m in set(modules_of(model)) - inside if isinstance(m, nn.Linear) and "forward" not in vars(m)]
         self._linear = [module for module in linear if type(module).forward is nn.Linear.forward]
         self._nodes: list[Node] = []
 
@@ -134,6 +136,7 @@ class Session:
     def _listening(self) -> Iterator[None]:
         """The modules hand their calls to this pass inside the block."""
         calls: dict[nn.Module, Callable[..., Any]] = {module: partial(weighted, module) for module in self._linear}
+        calls |= {layer: as_it_is(layer, self._wrapped) for layer in self._layers}
         calls |= {member.module: partial(self._called, member) for member in self._members}
         before = {module: vars(module).get("forward") for module in calls}
         try:

@@ -18,9 +18,8 @@ from fluctua.methods.population import adjustable, bent_by
 from fluctua.methods.weights import affine, check_target, new_generator, writable
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Population
-from fluctua.network.network import Group, Network
+from fluctua.network.network import QUIET, Group, Network
 from fluctua.network.preserve import all_or_nothing
-from fluctua.network.readouts import outputs
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 READOUT = Target(sigma=0.1)
-OUTPUT = Target(xi=3.0)  # quiet enough for a loss that counts spikes, and still within reach of surrogate gradients
+OUTPUT = Target(xi=QUIET)
 
 
 class Method(ABC):
@@ -217,7 +216,7 @@ def initialize(
     if readout is None:
         readout = READOUT if network.spread is None else Target(sigma=0.1 * network.spread)
     _check_unit(chosen, target or Target())
-    ends = [p.name for p in outputs(network.populations)] if method.aims and target is None else []
+    ends = network.outputs if method.aims and target is None else {}
     wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
     wanted |= {name: OUTPUT for name in ends if name in wanted}
     with _others_kept(network, None if populations is None else chosen):

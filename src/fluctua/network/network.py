@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Group = tuple[Population, ...]
 
+QUIET = 3.0
+"""The xi of an output before training: few random spikes for a loss to count, and within reach of surrogates."""
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -150,6 +153,21 @@ class Network:
                 "rate to set: build it from neurons with a threshold"
             )
         return chosen
+
+    @property
+    def outputs(self) -> dict[str, Population]:
+        """The spiking populations that hear others by weights of their own and whose spikes only leave the model."""
+        heard = {name for p in self.populations for name in p.heard}
+        weighted = {p.name: not p.unweighted and all(q.trunk is None for q in p.pathways) for p in self.populations}
+        return {
+            p.name: p
+            for p in self.populations
+            if p.returned
+            and p.neuron.threshold is not None
+            and weighted[p.name]
+            and p.name not in heard
+            and not p.heard.isdisjoint(weighted)
+        }
 
     def chosen(self, names: Collection[str] | None) -> tuple[Population, ...]:
         """The populations with these names, in running order; None for all.
@@ -320,6 +338,11 @@ def groups_of(populations: Sequence[Population]) -> list[Group]:
         ordered.append(tuple(populations[j] for j in group))
         remaining = [j for j in remaining if j not in group]
     return ordered
+
+
+def rests_quietly(xi: float | None) -> bool:
+    """Whether the threshold is no farther than where an output starts: its silence is no fault."""
+    return xi is not None and xi < 1.05 * QUIET
 
 
 def hears_itself(group: Group) -> bool:

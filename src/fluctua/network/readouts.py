@@ -59,14 +59,6 @@ def with_readouts(found: list[Population], named: Collection[str] | None) -> Ite
             yield p
 
 
-def outputs(populations: Collection[Population]) -> Iterator[Population]:
-    """The spiking populations that hear others and whose spikes only leave the model."""
-    for p in populations:
-        spikes = p.returned and p.neuron.threshold is not None
-        if spikes and any(q.name in p.heard for q in populations) and not any(p.name in q.heard for q in populations):
-            yield p
-
-
 def _why_read_out(p: Population, theta: float, lowest: float) -> str | None:
     """Why the last population of a model is treated as a readout, None if it is not."""
     if theta >= NEVER or theta >= FAR * max(lowest, 1.0):

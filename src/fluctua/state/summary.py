@@ -1,6 +1,6 @@
 """From measurements to the report: states, shares of the variance, and warnings."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fluctua.network.facts import Pathway, Population
-from fluctua.network.network import Network
+from fluctua.network.network import Network, rests_quietly
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean, silent_share
 from fluctua.state.report import Report
@@ -56,7 +56,7 @@ def report_of(
     )
     steps, samples = measured[populations[0].name].mask.shape
     said = [f"T = {counted(steps, 'step')} x B = {counted(samples, 'sample')}", *_time_step(populations), *ran]
-    warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states))
+    warnings = (*network.doubts(steps, samples), *warnings, *warnings_of(states, network.outputs))
     return Report(states, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)), ", ".join(said))
 
 
@@ -186,13 +186,14 @@ def needs_passes(p: Population) -> bool:
     return len({q.name for q in p.pathways}) > 1 and (len(outer) > 1 or bool(p.unweighted))
 
 
-def warnings_of(states: tuple[PopulationState, ...]) -> list[str]:
-    """Broken numbers, silence, saturation, late activity and missed targets, a sentence each."""
+def warnings_of(states: tuple[PopulationState, ...], ends: Container[str] = ()) -> list[str]:
+    """Broken numbers, silence, saturation, late activity and missed targets, a sentence each; `ends` are outputs."""
     length = states[0].plot_data.duration if states else 0.0
     trial = counted(round(length), "step") if states and states[0].in_steps else f"{length:g} s"
     broken = [p.name for p in states if not np.isfinite([p.mu_u, p.sigma_u]).all()]
     culprits = [q.name for p in states for q in p.pathways if not np.isfinite(q.mean + q.std)]
-    silent = [p.name for p in states if p.rate is not None and p.latency is None]
+    mute = [p for p in states if p.rate is not None and p.latency is None]
+    silent = [p.name for p in mute if not (p.name in ends and rests_quietly(p.xi))]
     late = [p.name for p in states if p.latency is not None and p.latency > 2 / 3 * p.plot_data.duration]
     missed = [
         p for p in states if p.target_sigma_u is not None and abs(p.sigma_u - p.target_sigma_u) > 0.1 * p.target_sigma_u
