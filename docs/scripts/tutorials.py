@@ -185,7 +185,12 @@ def batches(data: Batch, size: int, axis: int, seed: int) -> Iterator[Batch]:
 
 def arms(name: str) -> list[str]:
     """The weights to begin from; with `Target()` an output whose spikes are counted starts as all others do."""
-    return ["default", "fluctua", *(["fluctua, Target()"] if name[0] in "567" else []), *(["fluctua, readouts="] if TUTORIALS[name].counted else [])]
+    return [
+        "default",
+        "fluctua",
+        *(["fluctua, Target()"] if name[0] in "567" else []),
+        *(["fluctua, readouts="] if TUTORIALS[name].counted else []),
+    ]
 
 
 def train(name: str, weights: str, seed: int, data: Path | None) -> dict[str, Any]:

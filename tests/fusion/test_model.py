@@ -590,11 +590,6 @@ def test_neurons_that_cannot_be_followed_are_named() -> None:
         fluctua.fuse(model, TIME_FIRST)
 
 
-def test_fluctuas_own_need_no_fusing() -> None:
-    with pytest.raises(FuseError, match="own neurons already run in fused loops"):
-        fluctua.fuse(nn.Sequential(nn.Linear(INPUTS, 4), fluctua.neurons.LIF()), TIME_FIRST)
-
-
 def test_another_number_of_steps_of_a_static_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, options = made("snntorch static")
     fast = fluctua.fuse(model, x, **options)

@@ -33,8 +33,8 @@ def fuse(
     step.
 
     Args:
-        model: of fluctua, snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and shares its
-            parameters and buffers with the fused model.
+        model: of fluctua, snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and
+            shares its parameters and buffers with the fused model.
         batch: an input as in training; a few of its samples are compared.
         forward: `(model, batch)` that runs all time steps, if the model itself does not.
         time: which axis of a batch is time, for a model written for a single step; None for a static input.
