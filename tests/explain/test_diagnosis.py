@@ -243,7 +243,11 @@ RECREATED = {
     ),
     "SpikingJelly: norms in eval mode": Case(lambda: jelly_conv(1.0, FRAMES).eval(), FRAMES, "norm", "1"),
     "SpikingJelly: reset_net is missing": Case(
-        lambda: started(nn.Sequential(nn.Linear(40, 64), neuron.LIFNode(), nn.Linear(64, 4), neuron.LIFNode()), BITS),
+        lambda: started(
+            nn.Sequential(nn.Linear(40, 64), neuron.LIFNode(), nn.Linear(64, 4), neuron.LIFNode()),
+            BITS,
+            target=fluctua.Target(),  # an output that spikes
+        ),
         BITS,
         "state",
         more={"forward": looped},

@@ -118,7 +118,7 @@ def silence(e: Evidence) -> Iterator[Finding]:
         return
     for a in e.spiking:
         spikes = (a.state.rate or 0.0) * a.state.plot_data.duration * e.samples
-        if spikes > 5 and (a.state.silent_units or 0.0) > 0.5 and not a.output:
+        if spikes > 5 and (a.state.silent_units or 0.0) > 0.5 and not a.waits:
             said = (
                 f"{_never(a.state)}, others do: their mean potentials differ by {a.state.sigma_across:.2g}, and U "
                 f"fluctuates by {a.state.sigma_temporal:.2g}"

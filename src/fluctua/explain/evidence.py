@@ -47,10 +47,15 @@ class Activity:
     output: bool = False
 
     @property
+    def waits(self) -> bool:
+        """Whether it is an output that fires as rarely as one may before training."""
+        return self.output and rests_quietly(self.state.xi)
+
+    @property
     def dead(self) -> bool:
         """Whether most of its neurons never fire, and not just by the chance of a small batch."""
         p = self.state
-        if self.output and rests_quietly(p.xi):
+        if self.waits:
             return False
         far = p.latency is None or p.xi is None or p.xi > FAR
         return p.rate == 0 or ((p.silent_units or 0.0) > 0.5 and far)

@@ -98,6 +98,8 @@ def readout(e: Evidence) -> Iterator[Finding]:
         return
     logits = output.detach().double()
     if bool((logits == logits[..., :1]).all()):
+        if any(a.waits for a in e.spiking):  # no spike yet
+            return
         chance = "" if e.loss is None else f", so the loss stays at {e.loss:.3g}"
         c = output.shape[-1]
         said = f"the output is the same for all {c} classes (ln {c} = {log(c):.3g}){chance}"
