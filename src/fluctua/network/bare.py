@@ -99,6 +99,14 @@ def _with(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def _is_of_signs(x: Tensor) -> bool:
+    """Whether it is a diagonal matrix of factors of both signs, as of excitatory and inhibitory neurons."""
+    if x.ndim != 2 or x.shape[0] != x.shape[1]:
+        return False
+    factors = x.diagonal()
+    return bool(factors.all() and (factors < 0).any() and (factors > 0).any()) and torch.equal(x, factors.diag())
+
+
 class BareLayer(nn.Module):
     """The product of a signal with bare weights, or with what is made of them, as a layer that owns them."""
 
@@ -165,7 +173,8 @@ class BareWeights(TorchFunctionMode):
             return self._summed(function, args, function(*args, **kwargs))
         applying = getattr(function, "__name__", "") in _APPLYING
         tensors = list(tensors_in([args, kwargs]))
-        signals = [t for t in tensors if t not in self._made and (applying or t not in self._constants)]
+        given = [t for t in tensors if t not in self._made]
+        signals = [t for t in given if not _is_of_signs(t) and (applying or t not in self._constants)]
         if applying and signals:
             layer = self._layer(self._call(function, args, kwargs, signals))
             result = layer(*signals)

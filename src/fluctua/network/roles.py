@@ -119,11 +119,16 @@ def _noise(like: Tensor, seed: int) -> Tensor:
 
 
 def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
-    """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero."""
+    """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero.
+
+    What is taken away of the input in the model, such as the spikes of inhibitory neurons, is negative there too.
+    """
 
     def filled(seed: int, factor: float) -> Any:
         def value(x: Tensor) -> Tensor:
-            return factor * (0.1 + _noise(x, seed).abs()) if x.is_floating_point() else x
+            if not x.is_floating_point():
+                return x
+            return factor * (0.1 + _noise(x, seed).abs()) * torch.where(_taken_away(x), -1.0, 1.0).to(x)
 
         return mapped((tuple(args), dict(kwargs)), value)
 
@@ -136,6 +141,16 @@ def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
         return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()])
 
     return run
+
+
+def _taken_away(x: Tensor) -> Tensor:
+    """Where a signal is negative in all of some row, zeros among it: a zero that is negated has a sign too."""
+    found = torch.zeros_like(x, dtype=torch.bool)
+    for axis in range(x.ndim):
+        rows = x.transpose(0, axis).flatten(1)
+        negated = torch.signbit(rows).all(1) & (rows == 0).any(1)
+        found |= negated.reshape(-1, *[1] * (x.ndim - 1)).transpose(0, axis)
+    return found
 
 
 def _moved(own: Values, name: str, times: float = 1.0) -> Values:
