@@ -209,6 +209,7 @@ SIGNED: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": lambda w: F.relu(w) * SIGNS,
     "clamped": lambda w: SIGNS * w.clamp(min=0),
     "inhibition is stronger": lambda w: w.abs() * torch.where(SIGNS > 0, 1.0, -4.0),
+    "a diagonal matrix": lambda w: torch.diag(SIGNS[:, 0]) @ w.abs(),
 }
 
 
@@ -282,6 +283,33 @@ def test_sources_that_send_negative_spikes_inhibit(name: str, weigh: Callable[[T
         u = _free(model.lif, weigh(SENT[name](model, BATCH), model.w))
     assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.01) == report["lif"].sigma_u
     assert float(u.mean((0, 1)).abs().max()) < 0.02
+
+
+class SendingMaps(nn.Module):
+    """Feature maps of which one inhibits, through a convolution whose weights act by their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.lif = nn.Parameter(torch.randn(6, 5, 3, 3)), LIF()
+        self.register_buffer("signs", torch.tensor([1.0, 1, 1, 1, -1])[:, None, None])
+
+    def current(self, x: Tensor) -> Tensor:
+        sent = (x * self.get_buffer("signs")).flatten(0, 1)
+        return F.conv2d(sent, self.w.abs()).unflatten(0, x.shape[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.current(x))
+        return out
+
+
+def test_maps_that_send_negative_spikes_inhibit_and_every_map_is_balanced() -> None:
+    model, x = SendingMaps(), spikes(40, 4, 5, 8, 8, p=0.2)
+    report = fluctua.initialize(model, x, seed=0)
+    with torch.no_grad():
+        u = _free(model.lif, model.current(x))
+    assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.01) == report["lif"].sigma_u
+    assert float(u.mean((0, 1, 3, 4)).abs().max()) < 0.02
 
 
 def test_values_of_both_signs_are_no_inhibition() -> None:

@@ -279,9 +279,7 @@ class _Reader:
             both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
-                scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
-                more["norms"], scale.weight = (scale,), attrgetter(roles.gain)(synapse)
-                scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
+                more["norms"] = (roles.as_norm(synapse),)  # in whose gain and offset the output is linear
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}

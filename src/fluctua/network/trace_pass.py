@@ -209,10 +209,13 @@ def observe(
         noting(record.neuron_of)(module, args, output)
         return output
 
-    def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if module not in record.inputs and (module in whole or not is_plain(module)):
-            record.inputs[module] = mapped((args, kwargs), Tensor.detach)
-        noting(record.synapse_of)(module, args, output)
+    def after_layer(table: dict[Node, nn.Module]) -> Any:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if module not in record.inputs and (module in whole or not is_plain(module)):
+                record.inputs[module] = mapped((args, kwargs), Tensor.detach)
+            noting(table)(module, args, output)
+
+        return after
 
     no_layers = computing(model) | inside_of([*neurons, *refused]) | inside_of(whole)
     handles = []
@@ -225,11 +228,13 @@ def observe(
             handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
-            handles.append(nn.Module.register_forward_hook(module, after_synapse, with_kwargs=True))
+            handles.append(nn.Module.register_forward_hook(module, after_layer(record.synapse_of), with_kwargs=True))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
-        elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
-            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
+        elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
+            if weight_names(module) or not is_plain(module):  # without weights it may be a norm, which `roles` decides
+                table = record.synapse_of if weight_names(module) else record.norm_of
+                handles.append(module.register_forward_hook(after_layer(table), with_kwargs=True))
     with hooked(handles):
         record.answer = list(nodes_in(_run_once(model, batch, forward)))
     record.spans.sort(key=lambda span: span[0])
@@ -325,9 +330,9 @@ def computing(model: nn.Module) -> set[nn.Module]:
     return {inner for outer in lists for inner in modules_of(outer)}
 
 
-def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
-    """Whether the module owns weights and none of its children has parameters."""
-    if not weight_names(module):
+def stands_alone(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
+    """Whether the module owns parameters and none of its children has some."""
+    if not weight_names(module) and not list(parameters_of(module, False)):
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
     return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
