@@ -55,6 +55,11 @@ class Nodes(Stepping):
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
+        if layout(module).time == "first" and (base := _running_sequences(type(module))):
+            raise UnsupportedNeuronError(
+                f"in step mode m SpikingJelly runs the sequences of {base}, and its single_step_functional_forward never: "
+                "override multi_step_functional_forward too, or set step_mode s"
+            )
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
 
     def watched(self, module: Any) -> str | None:
@@ -67,6 +72,17 @@ def _names(kind: Any, memories: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
     if constants is None:
         raise UnsupportedNeuronError(f"{kind.__name__} takes no single steps")
     return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
+
+
+@cache
+def _running_sequences(kind: Any) -> str | None:
+    """The base whose sequences run in place of the single step that a subclass overrides, if there is one."""
+    single, whole = (
+        next((c for c in kind.__mro__ if f"{name}_step_functional_forward" in vars(c)), object)
+        for name in ("single", "multi")
+    )
+    passed = single is not whole and issubclass(single, whole) and ".neuron." in f"{whole.__module__}."
+    return whole.__name__ if passed else None
 
 
 @cache
