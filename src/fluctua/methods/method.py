@@ -378,8 +378,8 @@ def _unreached(network: Network) -> Iterator[str]:
     names = {module: name for name, module in named_modules_of(network.model)}
     for module, (population, weight) in before.items():
         yield (
-            f"{names[module]} was skipped: it acts on {population} through {weight}; between the two may be a "
-            "gate, such as glu, or an unknown neuron, which neurons= can name"
+            f"{names[module]} was skipped: it acts on {population} through {weight}, which is nearer; if an "
+            "unknown neuron is between the two, neurons= can name it"
         )
     if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
         verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")
