@@ -3,14 +3,15 @@
     python benchmarks/large.py     # about two minutes on one core; needs SpikingJelly and 4 GB of memory
 
 The network is VGG11 with batch norm and three fully connected layers, with SpikingJelly's LIF neurons, on two images of
-CIFAR-10's size in four steps. Each figure is from a process of its own, on one thread: CPU time of the first call, which
-imports what it needs, and of the second; the most memory that the process held, beyond what it held before it made the
-model, in units of the weights, which count themselves.
+CIFAR-10's size in four steps. Each figure is from a process of its own, on one thread: CPU time of the first call,
+which imports what it needs, and of the second; the most memory that the process held, beyond what it held before it
+made the model, in units of the weights, which count themselves.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -98,7 +99,7 @@ def main() -> None:
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
 
     def median(name: str, what: str) -> float:
-        return sorted(one[what] for one in found[name])[options.rounds // 2]
+        return statistics.median(one[what] for one in found[name])
 
     print(f"{found['kaiming'][0]['weights'] / 4e6:.0f} million weights, median of {options.rounds} processes")
     print(f"{'':12}{'first call, s':>16}{'second call, s':>16}{'memory / weights':>18}")

@@ -101,6 +101,25 @@ def _free(lif: LIF, current: Tensor) -> Tensor:
     return lif.simulate(current).potential
 
 
+def test_of_two_factors_one_after_the_other_the_nearer_is_set_and_the_other_named() -> None:
+    class Factored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.u, self.v, self.lif = nn.Parameter(torch.randn(40, 6)), nn.Parameter(torch.randn(6, 30)), LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lif(x @ self.u @ self.v)
+            return out
+
+    model = Factored()
+    before = model.u.detach().clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["lif"].sigma_u == pytest.approx(1.0, rel=0.01)
+    assert torch.equal(model.u, before)
+    assert any(note.startswith("u was skipped: it acts on lif through v") for note in report.notes)
+
+
 def test_what_a_mask_takes_away_stays_zero() -> None:
     model = Bare(PRODUCTS["a mask"])
     fluctua.initialize(model, BATCH, seed=0)
@@ -171,7 +190,7 @@ def test_the_model_is_as_it_was() -> None:
     ids=["a sum", "twice"],
 )
 def test_what_cannot_be_heard_is_refused(product: Product) -> None:
-    with pytest.raises(WiringError, match=r"the weight model\.w feeds lif from outside a layer of its own"):
+    with pytest.raises(WiringError, match=r"the weight w feeds lif from outside a layer of its own"):
         Network.of(Bare(product), BATCH)
 
 
@@ -295,8 +314,7 @@ class SendingMaps(nn.Module):
         self.register_buffer("signs", torch.tensor([1.0, 1, 1, 1, -1])[:, None, None])
 
     def current(self, x: Tensor) -> Tensor:
-        sent = (x * self.get_buffer("signs")).flatten(0, 1)
-        return F.conv2d(sent, self.w.abs()).unflatten(0, x.shape[:2])
+        return torch.stack([F.conv2d(now * self.get_buffer("signs"), self.w.abs()) for now in x])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.lif(self.current(x))

@@ -396,7 +396,7 @@ def test_a_norm_written_by_hand_sets_the_size_by_its_gain(name: str) -> None:
 
 def test_a_gain_alone_is_no_norm() -> None:
     torch.manual_seed(0)
-    gain = Layer(lambda m, x: m.g * x, g=parameter(UNITS))
+    gain: Any = Layer(lambda m, x: m.g * x, g=parameter(UNITS))
     before = gain.g.detach().clone()
     model = nn.Sequential(nn.Linear(N, UNITS), gain, LIF(), nn.Linear(UNITS, 3), LI())
     (q,) = Network.of(model, BATCH).populations[0].pathways

@@ -442,7 +442,9 @@ def test_a_silence_behind_a_layer_compiled_by_jit_names_it_and_blames_no_time() 
     with torch.no_grad():
         for p in layer.parameters():
             p.mul_(0.01)
-    with pytest.raises(SilentInputError, match=r"for 0\.weight was left as it is \(torch\.jit .*Give it weights") as refusal:
+    with pytest.raises(
+        SilentInputError, match=r"for 0\.weight was left as it is \(torch\.jit .*Give it weights"
+    ) as refusal:
         fluctua.initialize(nn.Sequential(layer, LIF(), nn.Linear(20, 10), LIF()), spikes(40, 6, 12), seed=0)
     assert "Activity needs time" not in str(refusal.value)
 

@@ -69,10 +69,11 @@ def silence(population: Population, replay: Replay, steps: int, part: Container[
             f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua "
             f"does not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
         )
-    cause = f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none in time"
-    if left:
-        return f"{cause}, for {', '.join(left)}. Give it weights with which it fires, or choose others by populations="
-    return (
-        f"{cause}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
+    way = (
+        "Give it weights with which it fires, or choose others by populations="
+        if left
+        else "Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
         "batch, a smaller xi, or method='poisson', which needs no activity"
     )
+    gave = ", for ".join([f"{' and '.join(sources)} gave none in time", *left])
+    return f"no spike reaches {population.name} within the trial of {length}: {gave}. {way}"

@@ -61,9 +61,9 @@ class Roles:
 
     def as_norm(self, module: nn.Module) -> nn.Module:
         """Gain and bias under the names of torch's norms."""
-        norm: Any = nn.Module()
-        norm.weight = attrgetter(self.gain)(module)
-        norm.bias = attrgetter(self.bias)(module) if self.bias else None
+        norm = nn.Module()
+        for name, own in (("weight", self.gain), ("bias", self.bias)):
+            norm.register_parameter(name, attrgetter(own)(module) if own else None)
         return norm
 
 

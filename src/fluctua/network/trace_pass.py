@@ -232,9 +232,8 @@ def observe(
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
-            if weight_names(module) or not is_plain(module):  # without weights it may be a norm, which `roles` decides
-                table = record.synapse_of if weight_names(module) else record.norm_of
-                handles.append(module.register_forward_hook(after_layer(table), with_kwargs=True))
+            table = record.synapse_of if weight_names(module) else record.norm_of  # `roles` decides which are norms
+            handles.append(module.register_forward_hook(after_layer(table), with_kwargs=True))
     with hooked(handles):
         record.answer = list(nodes_in(_run_once(model, batch, forward)))
     record.spans.sort(key=lambda span: span[0])
@@ -331,8 +330,8 @@ def computing(model: nn.Module) -> set[nn.Module]:
 
 
 def stands_alone(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
-    """Whether the module owns parameters and none of its children has some."""
-    if not weight_names(module) and not list(parameters_of(module, False)):
+    """Whether the module owns weights, or what may be the gain of a norm, and none of its children has parameters."""
+    if not weight_names(module) and (is_plain(module) or not list(parameters_of(module, False))):
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
     return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
@@ -383,8 +382,9 @@ def loose_weights(
     inside: Container[nn.Module], names: dict[nn.Module, str], no_weights: Container[int]
 ) -> dict[int, str]:
     """Names of all weights; outside a synapse they cannot be handled."""
+    root = next(iter(names))
     return {
-        id(p): f"{names[module]}.{name}"
+        id(p): name if module is root else f"{names[module]}.{name}"
         for module in names
         if module not in inside and not isinstance(module, NORMS)
         for name, p in named_parameters_of(module, False)

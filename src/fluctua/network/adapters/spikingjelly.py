@@ -55,9 +55,9 @@ class Nodes(Stepping):
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
-        if layout(module).time == "first" and (base := _running_sequences(type(module))):
+        if layout(module).time == "first" and (base := _running_sequences(type(module))):  # type: ignore[arg-type]
             raise UnsupportedNeuronError(
-                f"in step mode m SpikingJelly runs the sequences of {base}, and its single_step_functional_forward never: "
+                f"in step mode m SpikingJelly runs the sequences of {base} and never single_step_functional_forward: "
                 "override multi_step_functional_forward too, or set step_mode s"
             )
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
