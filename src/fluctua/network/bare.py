@@ -169,7 +169,7 @@ class BareWeights(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not (self._is_bare(args) or self._is_bare([*kwargs.values()])):
+        if not self._is_bare([args, kwargs]):
             return self._summed(function, args, function(*args, **kwargs))
         applying = getattr(function, "__name__", "") in _APPLYING
         tensors = list(tensors_in([args, kwargs]))
@@ -204,9 +204,7 @@ class BareWeights(TorchFunctionMode):
 
     def _is_bare(self, value: Any) -> bool:
         """Whether something is made of weights, or holds it."""
-        if isinstance(value, Tensor):
-            return id(value) in self._ids and value in self._made
-        return isinstance(value, list | tuple) and any(map(self._is_bare, value))
+        return any(id(x) in self._ids and x in self._made for x in tensors_in(value))
 
     def _layer(self, product: _Made) -> BareLayer:
         key = product.key()
