@@ -45,8 +45,8 @@ PLUMBING = (
 """Operations that only pass on their input."""
 MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
 """Operations that connect units."""
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
-"""Operations by which a gain or an offset acts on another signal."""
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE, "Cat", "Stack")
+"""Operations by which a gain or an offset acts on another signal, or a learnt token stands beside one."""
 
 
 def behind(nodes: Iterable[Node], stops: Container[Node]) -> Iterator[Node]:
@@ -300,7 +300,7 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
 
 
 def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[Node]:
-    """The parents of a node, except those that only scale or shift others: parameters, and functions of them."""
+    """The parents of a node, except those that only scale, shift or join others: parameters, and functions of them."""
     if operation not in ELEMENTWISE or len(parents) < 2:
         return parents
     signals = [parent for parent in parents if carry_signal([parent], record)]
