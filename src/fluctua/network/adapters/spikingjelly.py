@@ -28,6 +28,9 @@ def non_spiking_lif(module: Any, timing: Timing) -> Neuron:
     return Neuron((PspKernel.one_pole(leak, 1 - leak, timing.unit),), None)
 
 
+_HOME = "spikingjelly.activation_based.neuron"
+
+
 class Nodes(Stepping):
     """State in what SpikingJelly calls memories."""
 
@@ -55,7 +58,8 @@ class Nodes(Stepping):
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
-        if layout(module).time == "first" and (base := _running_sequences(type(module))):  # type: ignore[arg-type]
+        base = _running_sequences(type(module))  # type: ignore[arg-type]
+        if base and layout(module).time == "first" and not self.watched(module):
             raise UnsupportedNeuronError(
                 f"in step mode m SpikingJelly runs the sequences of {base} and never single_step_functional_forward: "
                 "override multi_step_functional_forward too, or set step_mode s"
@@ -77,12 +81,10 @@ def _names(kind: Any, memories: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
 @cache
 def _running_sequences(kind: Any) -> str | None:
     """The base whose sequences run in place of the single step that a subclass overrides, if there is one."""
-    single, whole = (
-        next((c for c in kind.__mro__ if f"{name}_step_functional_forward" in vars(c)), object)
-        for name in ("single", "multi")
-    )
-    passed = single is not whole and issubclass(single, whole) and ".neuron." in f"{whole.__module__}."
-    return whole.__name__ if passed else None
+    names = "single_step_functional_forward", "multi_step_functional_forward", "multi_step_forward"
+    single, whole, loop = (next((c for c in kind.__mro__ if name in vars(c)), object) for name in names)
+    own = not single.__module__.startswith("spikingjelly.")  # SpikingJelly's classes keep both alike
+    return whole.__name__ if own and whole.__module__.startswith(_HOME) and issubclass(whole, loop) else None
 
 
 @cache
@@ -192,8 +194,7 @@ _REFUSED: dict[str, str] = {
 
 def _full_names(table: dict[str, Any]) -> dict[str, Any]:
     """By full name, with the class's file in it and without, as in 0.0.0.0.14, which had one file."""
-    home = "spikingjelly.activation_based.neuron"
-    return {f"{home}.{name}": entry for key, entry in table.items() for name in (key, key.rpartition(".")[2])}
+    return {f"{_HOME}.{name}": entry for key, entry in table.items() for name in (key, key.rpartition(".")[2])}
 
 
 FRAMEWORK = Framework(
