@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluctua.network import Network
 from fluctua.neurons import LIF
 from shared.layout import assert_legible
 
@@ -288,3 +289,16 @@ def test_a_network_learns_alike_on_both_engines(bench: Any) -> None:
     settings = script.DemoSettings(epochs=1, samples_per_class=30, width=32)
     plain, fused = (script.accuracy(engine, "measured", settings) for engine in script.ENGINES)
     assert abs(plain - fused) <= 0.2
+
+
+def test_the_cost_of_large_networks_is_measured_for_either_way(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spikingjelly")
+    large = bench("large")
+    monkeypatch.setattr(large, "PLAN", (8, "M", 16, "M"))
+    monkeypatch.setattr(large, "WIDTHS", (16 * 49, 32, 32))
+    model, x = large.vgg11(), torch.rand(2, 3, 32, 32).expand(4, -1, -1, -1, -1)
+    assert len(Network.of(model, x).populations) == 5
+    for name in large.CALLS:
+        found = large.measured(name)
+        assert found["weights"] == sum(p.nbytes for p in model.parameters())
+        assert found["first"] > 0

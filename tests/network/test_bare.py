@@ -101,6 +101,25 @@ def _free(lif: LIF, current: Tensor) -> Tensor:
     return lif.simulate(current).potential
 
 
+def test_of_two_factors_one_after_the_other_the_nearer_is_set_and_the_other_named() -> None:
+    class Factored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.u, self.v, self.lif = nn.Parameter(torch.randn(40, 6)), nn.Parameter(torch.randn(6, 30)), LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lif(x @ self.u @ self.v)
+            return out
+
+    model = Factored()
+    before = model.u.detach().clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["lif"].sigma_u == pytest.approx(1.0, rel=0.01)
+    assert torch.equal(model.u, before)
+    assert any(note.startswith("u was skipped: it acts on lif through v") for note in report.notes)
+
+
 def test_what_a_mask_takes_away_stays_zero() -> None:
     model = Bare(PRODUCTS["a mask"])
     fluctua.initialize(model, BATCH, seed=0)
@@ -171,7 +190,7 @@ def test_the_model_is_as_it_was() -> None:
     ids=["a sum", "twice"],
 )
 def test_what_cannot_be_heard_is_refused(product: Product) -> None:
-    with pytest.raises(WiringError, match=r"the weight model\.w feeds lif from outside a layer of its own"):
+    with pytest.raises(WiringError, match=r"the weight w feeds lif from outside a layer of its own"):
         Network.of(Bare(product), BATCH)
 
 
@@ -209,6 +228,7 @@ SIGNED: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": lambda w: F.relu(w) * SIGNS,
     "clamped": lambda w: SIGNS * w.clamp(min=0),
     "inhibition is stronger": lambda w: w.abs() * torch.where(SIGNS > 0, 1.0, -4.0),
+    "a diagonal matrix": lambda w: torch.diag(SIGNS[:, 0]) @ w.abs(),
 }
 
 
@@ -241,6 +261,83 @@ def test_one_matrix_with_a_sign_for_each_input_obeys_dales_law(name: str) -> Non
     assert float(excitation.mean() / excitation.std()) == pytest.approx(1.0, abs=0.15)  # exponential
 
 
+Sent = Callable[["Sending", Tensor], Tensor]
+SENT: dict[str, Sent] = {
+    "a buffer": lambda m, x: x * m.get_buffer("signs"),
+    "a constant": lambda m, x: SIGNS[:, 0] * x,
+    "a mask": lambda m, x: torch.where(m.get_buffer("signs") > 0, x, -x),
+    "stronger inhibition": lambda m, x: x * torch.where(SIGNS[:, 0] > 0, 1.0, -4.0),
+    "concatenated": lambda m, x: torch.cat([x[..., :30], -x[..., 30:]], -1),
+}
+
+
+class Sending(nn.Module):
+    """Sources that send their spikes with a sign, through weights that act by their size."""
+
+    def __init__(self, sent: Sent, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.lif, self.sent, self.weigh = nn.Parameter(torch.randn(30, 40)), LIF(), sent, weigh
+        self.register_buffer("signs", SIGNS[:, 0].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.weigh(self.sent(self, x), self.w))
+        return out
+
+
+def _by_size(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w.T.abs()
+
+
+@pytest.mark.parametrize("name", SENT)
+@pytest.mark.parametrize("weigh", [_by_size, lambda x, w: F.linear(x, F.relu(w))], ids=["absolute values", "ReLU"])
+def test_sources_that_send_negative_spikes_inhibit(name: str, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Sending(SENT[name], weigh)
+    (q,) = Network.of(model, BATCH).populations[0].pathways
+    signs = SIGNS[:, 0] if name != "concatenated" else torch.where(torch.arange(40) < 30, 1.0, -1.0)
+    assert q.signs is not None
+    assert bool((q.signs == signs).all())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    with torch.no_grad():
+        u = _free(model.lif, weigh(SENT[name](model, BATCH), model.w))
+    assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.01) == report["lif"].sigma_u
+    assert float(u.mean((0, 1)).abs().max()) < 0.02
+
+
+class SendingMaps(nn.Module):
+    """Feature maps of which one inhibits, through a convolution whose weights act by their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.lif = nn.Parameter(torch.randn(6, 5, 3, 3)), LIF()
+        self.register_buffer("signs", torch.tensor([1.0, 1, 1, 1, -1])[:, None, None])
+
+    def current(self, x: Tensor) -> Tensor:
+        return torch.stack([F.conv2d(now * self.get_buffer("signs"), self.w.abs()) for now in x])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif(self.current(x))
+        return out
+
+
+def test_maps_that_send_negative_spikes_inhibit_and_every_map_is_balanced() -> None:
+    model, x = SendingMaps(), spikes(40, 4, 5, 8, 8, p=0.2)
+    report = fluctua.initialize(model, x, seed=0)
+    with torch.no_grad():
+        u = _free(model.lif, model.current(x))
+    assert float(u.square().mean().sqrt()) == pytest.approx(1.0, rel=0.01) == report["lif"].sigma_u
+    assert float(u.mean((0, 1, 3, 4)).abs().max()) < 0.02
+
+
+def test_values_of_both_signs_are_no_inhibition() -> None:
+    """Analog data, also where dropout leaves zeros of either sign."""
+    x = torch.randn(60, 16, 40, generator=torch.Generator().manual_seed(0))
+    for batch in (x, x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.5)):
+        (q,) = Network.of(Sending(lambda m, x: x, _by_size), batch).populations[0].pathways
+        assert q.signs is None
+
+
 def test_absolute_values_that_all_excite_are_not_taken_for_dales_law() -> None:
     (q,) = Network.of(Signed(Tensor.abs), BATCH).populations[0].pathways
     assert q.signs is None
@@ -257,26 +354,35 @@ class SignedLoop(nn.Module):
         self.others = 1 - torch.eye(30)
         self.neuron = Neuron()
 
-    def recurrent(self) -> Tensor:
-        found: Tensor = F.relu(self.w_rec) * self.get_buffer("signs") * self.others
+    def heard(self, z: Tensor) -> Tensor:
+        found: Tensor = z @ (F.relu(self.w_rec) * self.get_buffer("signs") * self.others).T
         return found
 
     def forward(self, x: Tensor) -> Tensor:
         z, u, found = x.new_zeros(x.shape[1], 30), x.new_zeros(x.shape[1], 30), []
         for now in x:
-            z, u = self.neuron(now @ self.w_in.T + z @ self.recurrent().T, u)
+            z, u = self.neuron(now @ self.w_in.T + self.heard(z), u)
             found.append(z)
         return torch.stack(found)
 
 
-def test_a_recurrent_matrix_with_signs_reproduces_its_state() -> None:
-    model = SignedLoop()
+class SendingLoop(SignedLoop):
+    """The same, where the spikes have the signs."""
+
+    def heard(self, z: Tensor) -> Tensor:
+        found: Tensor = F.linear(z * self.get_buffer("signs"), self.w_rec.abs() * self.others)
+        return found
+
+
+@pytest.mark.parametrize("kind", [SignedLoop, SendingLoop])
+def test_a_recurrent_matrix_with_signs_reproduces_its_state(kind: type[SignedLoop]) -> None:
+    model = kind()
     report = fluctua.initialize(model, BATCH, seed=0, neurons=NEURONS)
     with torch.no_grad():
         z = model(BATCH)
         heard = torch.cat([torch.zeros_like(z[:1]), z[:-1]])
         u, free = torch.zeros_like(z[0]), []
-        for current in BATCH @ model.w_in.T + heard @ model.recurrent().T:
+        for current in BATCH @ model.w_in.T + model.heard(heard):
             u = 0.9 * u + current
             free.append(u)
     found = torch.stack(free)

@@ -362,3 +362,89 @@ def test_a_norm_behind_a_layer_sets_its_size() -> None:
     report = fluctua.initialize(model, BATCH, seed=0)
     assert report["2"].target_sigma_u == 1.0
     assert float(potential(norm(layer(BATCH)).detach()).std(correction=0)) == pytest.approx(1.0, rel=0.02)
+
+
+def rms_normed(m: Any, x: Tensor) -> Tensor:
+    found: Tensor = m.gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return found
+
+
+def layer_normed(m: Any, x: Tensor) -> Tensor:
+    found: Tensor = m.gamma * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5) + m.beta
+    return found
+
+
+NORMS_BY_HAND: dict[str, Callable[[], Layer]] = {
+    "RMS norm": lambda: Layer(rms_normed, gain=parameter(UNITS)),
+    "layer norm": lambda: Layer(layer_normed, gamma=parameter(UNITS), beta=parameter(UNITS)),
+    "F.layer_norm": lambda: Layer(
+        lambda m, x: F.layer_norm(x, (UNITS,), m.w, m.b), w=parameter(UNITS), b=parameter(UNITS)
+    ),
+    "one number": lambda: Layer(lambda m, x: m.g * F.normalize(x, dim=-1), g=parameter(1)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS_BY_HAND)
+def test_a_norm_written_by_hand_sets_the_size_by_its_gain(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N, UNITS), NORMS_BY_HAND[name](), LIF(), nn.Linear(UNITS, 3), LI())
+    report = fluctua.initialize(model, BATCH, seed=0)
+    u = potential(model[1](model[0](BATCH)).detach())
+    assert float(u.std(correction=0)) == pytest.approx(1.0, rel=0.01) == report["2"].sigma_u
+    assert not any("not linear" in note for note in report.notes)
+
+
+def test_a_gain_alone_is_no_norm() -> None:
+    torch.manual_seed(0)
+    gain: Any = Layer(lambda m, x: m.g * x, g=parameter(UNITS))
+    before = gain.g.detach().clone()
+    model = nn.Sequential(nn.Linear(N, UNITS), gain, LIF(), nn.Linear(UNITS, 3), LI())
+    (q,) = Network.of(model, BATCH).populations[0].pathways
+    assert not q.norms
+    fluctua.initialize(model, BATCH, seed=0)
+    assert torch.equal(gain.g, before)
+    assert float(potential(gain(model[0](BATCH)).detach()).std(correction=0)) == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_norm_of_two_populations_is_set_for_the_first() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(N, UNITS), nn.Linear(UNITS, UNITS), OverTime(nn.BatchNorm1d(UNITS))
+            self.first, self.second = LIF(), LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.norm(self.b(self.first(self.norm(self.a(x))))))
+            return out
+
+    torch.manual_seed(0)
+    model = Twice()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    u = potential(model.norm(model.a(BATCH)).detach())
+    assert float(u.std(correction=0)) == pytest.approx(1.0, rel=0.01) == report["first"].sigma_u
+    assert report["second"].target_sigma_u is None
+    assert any("b.weight was skipped: its norm is shared with first" in note for note in report.notes)
+
+
+def test_a_learnt_token_beside_the_signal_is_no_weight_and_counts() -> None:
+    class Classifying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.lif = nn.Linear(N // 4, UNITS), LIF()
+            self.token = parameter(1, 1, 1, UNITS)
+
+        def current(self, x: Tensor) -> Tensor:
+            found: Tensor = self.patches(x.reshape(*x.shape[:2], 4, -1))
+            return torch.cat([self.token.expand(*x.shape[:2], -1, -1), found], 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lif(self.current(x))
+            return out
+
+    torch.manual_seed(0)
+    model = Classifying()
+    before = model.token.detach().clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert torch.equal(model.token, before)
+    u = potential(model.current(BATCH).detach().flatten(2))
+    assert float(u.std(correction=0)) == pytest.approx(report["lif"].sigma_u, rel=0.01) == pytest.approx(1.0, rel=0.1)

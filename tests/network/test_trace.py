@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import fluctua
 from fluctua.layers import OverTime
+from fluctua.methods.components import SilentInputError
 from fluctua.network import WiringError
 from fluctua.network.facts import INPUT, Pathway, Population
 from fluctua.network.network import Network
@@ -433,6 +434,19 @@ def test_a_layer_compiled_by_jit_is_left_and_the_rest_initialised(compiled: str)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert report["3"].sigma_u == pytest.approx(1.0, abs=1e-3)
     assert any("torch.jit hides how it acts" in note for note in report.notes)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_silence_behind_a_layer_compiled_by_jit_names_it_and_blames_no_time() -> None:
+    layer = torch.jit.script(nn.Linear(12, 20))
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.mul_(0.01)
+    with pytest.raises(
+        SilentInputError, match=r"for 0\.weight was left as it is \(torch\.jit .*Give it weights"
+    ) as refusal:
+        fluctua.initialize(nn.Sequential(layer, LIF(), nn.Linear(20, 10), LIF()), spikes(40, 6, 12), seed=0)
+    assert "Activity needs time" not in str(refusal.value)
 
 
 def test_a_weight_borrowed_from_a_layer_is_refused() -> None:

@@ -241,3 +241,13 @@ def test_bad_input_is_refused_in_a_sentence(call: Callable[[], object], sentence
 
 def test_a_model_without_values_is_shown() -> None:
     assert "tau_mem=meta" in repr(LIF().to("meta"))
+
+
+def test_neurons_may_be_made_without_memory_and_filled_later() -> None:
+    with torch.device("meta"):
+        empty = nn.Sequential(LIF(learn_tau=True), LI())
+    made = nn.Sequential(LIF(learn_tau=True), LI())
+    empty = empty.to_empty(device="cpu")
+    empty.load_state_dict(made.state_dict())
+    x = drive(T, B, N).float()
+    assert torch.equal(empty(x), made(x))

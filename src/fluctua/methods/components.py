@@ -265,13 +265,18 @@ class FreePotential:
     def _factors(self, moving: Tensor, offset: Tensor, shape: Tensor, shift: MeanShift) -> tuple[Array, Array]:
         """Factors of the shift, fixed and per k, that cancel the mean of `offset + k shape`."""
         if shift.per_neuron:
-            gain, fixed, per_k = (neuron_mean(u, self.mask).double().cpu().numpy() for u in (moving, offset, shape))
-            gain, fixed, per_k = (v.reshape(moving.shape[2:]) for v in (gain, fixed, per_k))
+            gain, fixed, per_k = (self._of_rows(u, shift) for u in (moving, offset, shape))
         else:
             gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
         if not np.all(np.abs(gain) > 1e-12):
             raise self._silent(shift.part)
         return -fixed / gain, -per_k / gain
+
+    def _of_rows(self, u: Tensor, shift: MeanShift) -> Array:
+        """Means of neurons, averaged over those that share a row of what shifts: see `by_row`."""
+        values = neuron_mean(u, self.mask).double().cpu().numpy().reshape(u.shape[2:])
+        apart = all(p.shape[self._rows.get(p, 0)] == len(values) for p in shift.part.values)
+        return np.asarray(values.mean(tuple(range(apart, values.ndim)), keepdims=True))
 
     def _limited(self, part: Component) -> "FreePotential":
         """The same over the units that a part acts on."""

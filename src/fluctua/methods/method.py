@@ -21,7 +21,7 @@ from fluctua.network.facts import Population
 from fluctua.network.network import QUIET, Group, Network
 from fluctua.network.preserve import all_or_nothing
 from fluctua.network.replay import Replay
-from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
+from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, named_parameters_of, parameters_of
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
@@ -384,9 +384,10 @@ def _unreached(network: Network) -> Iterator[str]:
     layers = nn.Linear | nn.modules.conv._ConvNd
     names = {module: name for name, module in named_modules_of(network.model)}
     for module, (population, weight) in before.items():
+        called = names.get(module) or ", ".join(dict(named_parameters_of(module)))  # those of no layer
         yield (
-            f"{names[module]} was skipped: it acts on {population} through {weight}; between the two may be a "
-            "gate, such as glu, or an unknown neuron, which neurons= can name"
+            f"{called} was skipped: it acts on {population} through {weight}, which is nearer; "
+            "if an unknown neuron is between the two, neurons= can name it"
         )
     if others := [name for module, name in names.items() if isinstance(module, layers) and module not in known]:
         verb, was = ("feeds", "was") if len(others) == 1 else ("feed", "were")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluctua.network.facts import Population, response
+from fluctua.network.facts import INPUT, Population, response
 from fluctua.network.replay import Replay
 from fluctua.network.trace_pass import is_plain
 from fluctua.theory.membrane import Moments
@@ -59,16 +59,21 @@ def silence(population: Population, replay: Replay, steps: int, part: Container[
             "with populations="
         )
     sources = sorted({s for q in silent for s in q.sources})
-    feeding = [q for p in replay.populations if p.name in sources for q in p.pathways if q.skipped_because]
-    left = "".join(f", for {q.name} was left as it is ({q.skipped_because})" for q in feeding if not q.normed)
+    known = {p.name: p for p in replay.populations}
+    skipped = [q for name in sources if name in known for q in known[name].pathways if q.skipped_because]
+    left = [f"{q.name} was left as it is ({q.skipped_because})" for q in skipped if not q.normed]
+    left += [f"{name} was left as it is" for name in sources if name not in known and name != INPUT]
     unknown = list(dict.fromkeys(type(m).__name__ for q in silent for m in q.through if not is_plain(m)))
     if unknown:
         return (
             f"nothing reaches {population.name} through {' and '.join(unknown)}, which may be a neuron that fluctua "
             f"does not know: describe it with neurons={{{unknown[0]}: fluctua.network.ProbedNeuron(...)}}"
         )
-    return (
-        f"no spike reaches {population.name} within the trial of {length}: {' and '.join(sources)} gave none "
-        f"in time{left}. Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
+    way = (
+        "Give it weights with which it fires, or choose others by populations="
+        if left
+        else "Activity needs time in every layer (12 to 20 ms with 20/10 ms time constants): use a longer "
         "batch, a smaller xi, or method='poisson', which needs no activity"
     )
+    gave = ", for ".join([f"{' and '.join(sources)} gave none in time", *left])
+    return f"no spike reaches {population.name} within the trial of {length}: {gave}. {way}"

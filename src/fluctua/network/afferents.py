@@ -20,6 +20,7 @@ _PRODUCTS = ("Mul", "Bmm", "Mm", "Baddbmm", "Addmm")
 _ATTENTION = "ScaledDotProduct"  # of query, key and value
 _BOUNDED = ("Sigmoid", "Softmax", "Tanh", "Hardsigmoid", "Hardtanh", "Clamp")
 _NORMALISING = "a division by something that depends on the weights"
+_OFFSETTING = ("Add", "Sub", "Cat", "Stack")
 _ADDING = ("Add", "Sub", "Sum", "Mean", "CopySlices")
 
 
@@ -148,7 +149,7 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         norm = norm or record.norm_of.get(node)
         operation, parents = operation_of(node), parents_of(node)
         signals = signals_of(operation, parents, record)
-        found.offset |= operation in ("Add", "Sub") and len(signals) < len(parents)
+        found.offset |= operation in _OFFSETTING and len(signals) < len(parents)
         found.offset |= _hears_data(node, operation)
         if is_gain(node, via, record):
             found.offset = True
@@ -180,7 +181,7 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
 
 def _hears_data(node: Node, operation: str) -> bool:
     """Whether something that no parameter acts on, such as the batch itself, is added or concatenated."""
-    return operation in ("Add", "Sub", "Cat", "Stack") and any(parent is None for parent, _ in node.next_functions)
+    return operation in _OFFSETTING and any(parent is None for parent, _ in node.next_functions)
 
 
 def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:

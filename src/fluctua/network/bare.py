@@ -99,6 +99,14 @@ def _with(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def _is_of_signs(x: Tensor) -> bool:
+    """Whether it is a diagonal matrix of factors of both signs, as of excitatory and inhibitory neurons."""
+    if x.ndim != 2 or x.shape[0] != x.shape[1]:
+        return False
+    factors = x.diagonal()
+    return bool(factors.all() and (factors < 0).any() and (factors > 0).any()) and torch.equal(x, factors.diag())
+
+
 class BareLayer(nn.Module):
     """The product of a signal with bare weights, or with what is made of them, as a layer that owns them."""
 
@@ -161,11 +169,12 @@ class BareWeights(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not (self._is_bare(args) or self._is_bare([*kwargs.values()])):
+        if not self._is_bare([args, kwargs]):
             return self._summed(function, args, function(*args, **kwargs))
         applying = getattr(function, "__name__", "") in _APPLYING
         tensors = list(tensors_in([args, kwargs]))
-        signals = [t for t in tensors if t not in self._made and (applying or t not in self._constants)]
+        given = [t for t in tensors if t not in self._made]
+        signals = [t for t in given if not _is_of_signs(t) and (applying or t not in self._constants)]
         if applying and signals:
             layer = self._layer(self._call(function, args, kwargs, signals))
             result = layer(*signals)
@@ -195,9 +204,7 @@ class BareWeights(TorchFunctionMode):
 
     def _is_bare(self, value: Any) -> bool:
         """Whether something is made of weights, or holds it."""
-        if isinstance(value, Tensor):
-            return id(value) in self._ids and value in self._made
-        return isinstance(value, list | tuple) and any(map(self._is_bare, value))
+        return any(id(x) in self._ids and x in self._made for x in tensors_in(value))
 
     def _layer(self, product: _Made) -> BareLayer:
         key = product.key()

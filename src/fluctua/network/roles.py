@@ -9,6 +9,7 @@ unit, and that is not noise.
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -58,13 +59,22 @@ class Roles:
     offset: bool = False  # whether something else adds to the output
     note: str | None = None  # which parameters were left as they are, and why
 
+    def as_norm(self, module: nn.Module) -> nn.Module:
+        """Gain and bias under the names of torch's norms."""
+        norm = nn.Module()
+        for name, own in (("weight", self.gain), ("bias", self.bias)):
+            norm.register_parameter(name, attrgetter(own)(module) if own else None)
+        return norm
+
 
 def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, Roles]:
     """The roles in the user's own layers, where parameters with `trainable` ids may be written.
 
-    A layer that connects nothing is dropped from the record's synapses.
+    A layer that connects nothing is dropped from the record's synapses; one that gives the same for twice its input and
+    has a gain is a norm.
     """
     found: dict[nn.Module, Roles] = {}
+    norms: dict[nn.Module, nn.Module] = {}
     for module, (args, kwargs) in record.inputs.items():
         if isinstance(module, torch.jit.ScriptModule):
             found[module] = Roles(tuple(_sealed(name) for name, p in named_parameters_of(module) if p.ndim > 1))
@@ -75,6 +85,13 @@ def roles_in(record: TracedPass, trainable: Collection[int]) -> dict[nn.Module, 
             settable = roles.gain or any(weight.shifts or not weight.skipped_because for weight in roles.weights)
             if settable or not parametrised(module):
                 found[module] = roles
+            if roles.gain and not roles.weights:
+                norms[module] = roles.as_norm(module)
+    record.norm_of = {
+        node: norms.get(module, module)
+        for node, module in record.norm_of.items()
+        if module in norms or module not in record.inputs
+    }
     idle = {module for module, roles in found.items() if not roles.weights}
     record.no_weights |= {id(p) for module in idle for p in parameters_of(module, False)}
     record.synapse_of = {node: module for node, module in record.synapse_of.items() if module not in idle}
@@ -95,13 +112,13 @@ def roles_of(module: nn.Module, args: Any, kwargs: Any, frozen: Collection[str])
         if not connecting and len(run({})) > sum(x.numel() for x in tensors_in((args, kwargs))):  # one input each
             connecting = [role for role in matrices if role.linear and role.of_input]
         kept, left = _chosen(run, own, connecting, frozen)
+        sizeless = all(r.sizeless for r in connecting) if connecting else _near(run({}, 2), run({}), _NEARLY)
     shifts = [r.name for r in found if r.single and r.linear and not r.of_input and not r.random]
     units = {own[r.name].shape[r.rows or 0] for r in kept or connecting}
+    scaling = [r.name for r in found if r.single and r.linear and r.of_input and not r.random] if sizeless else []
+    units = units or {own[name].numel() for name in scaling[:1]}
     bias = next((name for name in shifts if own[name].numel() in units), None)
-    gain = None
-    if connecting and all(role.sizeless for role in connecting):
-        scaling = [r.name for r in found if r.single and r.linear and r.of_input and not r.random]
-        gain = next((name for name in scaling if name not in frozen and own[name].numel() in units), None)
+    gain = next((name for name in scaling if name not in frozen and own[name].numel() in units), None)
     if connecting and not kept:
         kept = [replace(connecting[0], skipped_because=left.pop(connecting[0].name))]
     notes = [f"{name} was left as it is: {reason}" for name, reason in left.items()]
@@ -119,11 +136,16 @@ def _noise(like: Tensor, seed: int) -> Tensor:
 
 
 def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
-    """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero."""
+    """The layer as a function of its parameters, on two random inputs without zeros, twice the first, and zero.
+
+    What is taken away of the input in the model, such as the spikes of inhibitory neurons, is negative there too.
+    """
 
     def filled(seed: int, factor: float) -> Any:
         def value(x: Tensor) -> Tensor:
-            return factor * (0.1 + _noise(x, seed).abs()) if x.is_floating_point() else x
+            if not x.is_floating_point():
+                return x
+            return factor * (0.1 + _noise(x, seed).abs()) * torch.where(_taken_away(x), -1.0, 1.0).to(x)
 
         return mapped((tuple(args), dict(kwargs)), value)
 
@@ -136,6 +158,16 @@ def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
         return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()])
 
     return run
+
+
+def _taken_away(x: Tensor) -> Tensor:
+    """Where a signal is negative in all of some row, zeros among it: a zero that is negated has a sign too."""
+    found = torch.zeros_like(x, dtype=torch.bool)
+    for axis in range(x.ndim):
+        rows = x.transpose(0, axis).flatten(1)
+        negated = torch.signbit(rows).all(1) & (rows == 0).any(1)
+        found |= negated.reshape(-1, *[1] * (x.ndim - 1)).transpose(0, axis)
+    return found
 
 
 def _moved(own: Values, name: str, times: float = 1.0) -> Values:

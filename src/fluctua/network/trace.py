@@ -282,9 +282,7 @@ class _Reader:
             both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
             normed = bool(more.get("norms"))  # its gain sets the size
             if roles.gain is not None and not normed:
-                scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
-                more["norms"], scale.weight = (scale,), attrgetter(roles.gain)(synapse)
-                scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
+                more["norms"] = (roles.as_norm(synapse),)  # in whose gain and offset the output is linear
             because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
             facts = [
                 {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
@@ -297,9 +295,12 @@ class _Reader:
             first, before = self._first(synapse, name, population, reading or Reading())
             reason = skipped or self._why_skipped_because(synapse, name, None if first == population else first)
             trunk = first if first != population and reading is not None and reading.adds_to(before) else None
-            own = first == population or not set(before.norms) & set(reading.norms if reading else ())
-            free = [id(p) in self.trainable for norm in more.get("norms", ()) for p in parameters_of(norm)]
-            told |= {"skipped_because": reason, "trunk": trunk, "normed": own and bool(free) and all(free)}
+            gains = [id(p) for norm in more.get("norms", ()) for p in parameters_of(norm)]
+            owners = {self.taken.setdefault(gain, (population, Reading()))[0] for gain in gains}
+            if other := next(iter(owners - {population}), None):
+                reason = reason or f"its norm is shared with {other}, for which it was initialised"
+            free = bool(gains) and other is None and {*gains} <= self.trainable
+            told |= {"skipped_because": reason, "trunk": trunk, "normed": free}
             yield Pathway(self._path(synapse, name), synapse, name, sources, **more | told)
 
     def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:

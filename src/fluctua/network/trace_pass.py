@@ -45,8 +45,8 @@ PLUMBING = (
 """Operations that only pass on their input."""
 MIXING = ("Mm", "Addmm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Dot", "Convolution", "Embedding")
 """Operations that connect units."""
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE)
-"""Operations by which a gain or an offset acts on another signal."""
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", _IN_PLACE, "Cat", "Stack")
+"""Operations by which a gain or an offset acts on another signal, or a learnt token stands beside one."""
 
 
 def behind(nodes: Iterable[Node], stops: Container[Node]) -> Iterator[Node]:
@@ -209,10 +209,13 @@ def observe(
         noting(record.neuron_of)(module, args, output)
         return output
 
-    def after_synapse(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if module not in record.inputs and (module in whole or not is_plain(module)):
-            record.inputs[module] = mapped((args, kwargs), Tensor.detach)
-        noting(record.synapse_of)(module, args, output)
+    def after_layer(table: dict[Node, nn.Module]) -> Any:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if module not in record.inputs and (module in whole or not is_plain(module)):
+                record.inputs[module] = mapped((args, kwargs), Tensor.detach)
+            noting(table)(module, args, output)
+
+        return after
 
     no_layers = computing(model) | inside_of([*neurons, *refused]) | inside_of(whole)
     handles = []
@@ -225,11 +228,12 @@ def observe(
             handles.append(module.register_forward_pre_hook(before_refused, with_kwargs=True))
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
-            handles.append(nn.Module.register_forward_hook(module, after_synapse, with_kwargs=True))
+            handles.append(nn.Module.register_forward_hook(module, after_layer(record.synapse_of), with_kwargs=True))
         elif isinstance(module, NORMS) and module.weight is not None:
             handles.append(module.register_forward_hook(noting(record.norm_of)))
-        elif module not in no_layers and may_be_synapse(module, {*neurons, *refused}):
-            handles.append(module.register_forward_hook(after_synapse, with_kwargs=True))
+        elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
+            table = record.synapse_of if weight_names(module) else record.norm_of  # `roles` decides which are norms
+            handles.append(module.register_forward_hook(after_layer(table), with_kwargs=True))
     with hooked(handles):
         record.answer = list(nodes_in(_run_once(model, batch, forward)))
     record.spans.sort(key=lambda span: span[0])
@@ -296,7 +300,7 @@ def _check(record: TracedPass, neurons: Neurons, names: dict[nn.Module, str]) ->
 
 
 def signals_of(operation: str, parents: list[Node], record: TracedPass) -> list[Node]:
-    """The parents of a node, except those that only scale or shift others: parameters, and functions of them."""
+    """The parents of a node, except those that only scale, shift or join others: parameters, and functions of them."""
     if operation not in ELEMENTWISE or len(parents) < 2:
         return parents
     signals = [parent for parent in parents if carry_signal([parent], record)]
@@ -325,9 +329,9 @@ def computing(model: nn.Module) -> set[nn.Module]:
     return {inner for outer in lists for inner in modules_of(outer)}
 
 
-def may_be_synapse(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
-    """Whether the module owns weights and none of its children has parameters."""
-    if not weight_names(module):
+def stands_alone(module: nn.Module, neurons: Collection[nn.Module]) -> bool:
+    """Whether the module owns weights, or what may be the gain of a norm, and none of its children has parameters."""
+    if not weight_names(module) and (is_plain(module) or not list(parameters_of(module, False))):
         return False
     inner = [child for name, child in module.named_children() if name != "parametrizations"]
     return not any(list(parameters_of(child)) or any(m in neurons for m in modules_of(child)) for child in inner)
@@ -378,8 +382,9 @@ def loose_weights(
     inside: Container[nn.Module], names: dict[nn.Module, str], no_weights: Container[int]
 ) -> dict[int, str]:
     """Names of all weights; outside a synapse they cannot be handled."""
+    root = next(iter(names))
     return {
-        id(p): f"{names[module]}.{name}"
+        id(p): name if module is root else f"{names[module]}.{name}"
         for module in names
         if module not in inside and not isinstance(module, NORMS)
         for name, p in named_parameters_of(module, False)

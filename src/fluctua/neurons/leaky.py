@@ -159,7 +159,7 @@ class LeakyNeuron(Neuron):
 def register_tau(module: nn.Module, name: str, tau: Tau, learn: bool) -> None:
     """Keep a time constant as its logarithm, `log_<name>`: a parameter of the module if it is learnt, else a buffer."""
     value = constant(tau)
-    if not bool(((value > 0) & value.isfinite()).all()):
+    if not value.is_meta and not bool(((value > 0) & value.isfinite()).all()):
         raise ValueError(f"{name} must be a positive number of seconds, got {tau!r}")
     if learn:
         module.register_parameter(f"log_{name}", nn.Parameter(value.log()))
@@ -227,7 +227,7 @@ class Firing(Surrogated):
         self, threshold: float | Tensor, reset: Reset, differentiable_reset: bool, surrogate: Surrogate | None
     ) -> None:
         theta = constant(threshold)
-        if not bool(((theta > 0) & theta.isfinite()).all()):
+        if not theta.is_meta and not bool(((theta > 0) & theta.isfinite()).all()):
             raise ValueError(f"a threshold must be positive and finite, got {threshold!r}")
         if reset not in ("zero", "subtract"):
             raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")

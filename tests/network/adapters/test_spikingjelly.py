@@ -108,8 +108,15 @@ class OwnNode(neuron.SimpleBaseNode):  # type: ignore[misc]
         self.v = 0.9 * self.v + x
 
 
-@pytest.mark.parametrize("mode", ["s", "m"])
-@pytest.mark.parametrize("kind", [OwnCharge, LearntLeak, OwnStep, OwnNode])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        (OwnCharge, "m"),
+        (LearntLeak, "m"),
+        (OwnNode, "m"),
+        *((k, "s") for k in (OwnCharge, LearntLeak, OwnStep, OwnNode)),
+    ],
+)
 def test_a_subclass_is_read_as_what_it_does(kind: Any, mode: str) -> None:
     node = kind()
     node.step_mode = mode
@@ -125,6 +132,15 @@ def test_a_subclass_is_read_as_what_it_does(kind: Any, mode: str) -> None:
     assert facts.threshold == pytest.approx(0.7 if kind is LearntLeak else 1.0)
     assert facts.note is not None
     assert "its own step" in facts.note
+
+
+def test_a_single_step_that_whole_sequences_pass_over_is_refused() -> None:
+    node = OwnStep(step_mode="m")
+    x = torch.full((3, 2, 4), 0.1)
+    assert torch.equal(node(x), neuron.LIFNode(step_mode="m")(x))
+    torch.testing.assert_close(node.v, torch.full((2, 4), 0.1 * (1 - 0.5**3)))
+    with pytest.raises(UnsupportedNeuronError, match=r"OwnStep .* runs the sequences of LIFNode .* set step_mode s"):
+        member(node)
 
 
 def test_a_network_of_subclasses_is_brought_to_its_state() -> None:
@@ -203,8 +219,9 @@ def test_of_a_node_that_is_refused_and_silent_the_message_says_that_it_was_left(
         nn.init.zeros_(parameter)
     with pytest.raises(
         SilentInputError, match=r"no spike reaches 3 .*: 1 gave none.*1 was left as it is, fed by 0.weight"
-    ):
+    ) as refusal:
         fluctua.initialize(model, flat(), seed=0)
+    assert "Activity needs time" not in str(refusal.value)
 
 
 def test_a_node_that_is_refused_cannot_be_chosen() -> None:

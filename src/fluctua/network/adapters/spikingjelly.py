@@ -28,6 +28,9 @@ def non_spiking_lif(module: Any, timing: Timing) -> Neuron:
     return Neuron((PspKernel.one_pole(leak, 1 - leak, timing.unit),), None)
 
 
+_HOME = "spikingjelly.activation_based.neuron"
+
+
 class Nodes(Stepping):
     """State in what SpikingJelly calls memories."""
 
@@ -55,6 +58,12 @@ class Nodes(Stepping):
         module._memories.update(zip(self.names(module), state, strict=True))
 
     def rest(self, module: Any, x: Tensor) -> States:
+        base = _running_sequences(type(module))  # type: ignore[arg-type]
+        if base and layout(module).time == "first" and not self.watched(module):
+            raise UnsupportedNeuronError(
+                f"in step mode m SpikingJelly runs the sequences of {base} and never single_step_functional_forward: "
+                "override multi_step_functional_forward too, or set step_mode s"
+            )
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
 
     def watched(self, module: Any) -> str | None:
@@ -67,6 +76,15 @@ def _names(kind: Any, memories: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
     if constants is None:
         raise UnsupportedNeuronError(f"{kind.__name__} takes no single steps")
     return tuple([name for name, rest in memories if isinstance(rest, (float, int)) and name not in constants])
+
+
+@cache
+def _running_sequences(kind: Any) -> str | None:
+    """The base whose sequences run in place of the single step that a subclass overrides, if there is one."""
+    names = "single_step_functional_forward", "multi_step_functional_forward", "multi_step_forward"
+    single, whole, loop = (next((c for c in kind.__mro__ if name in vars(c)), object) for name in names)
+    own = not single.__module__.startswith("spikingjelly.")  # SpikingJelly's classes keep both alike
+    return whole.__name__ if own and whole.__module__.startswith(_HOME) and issubclass(whole, loop) else None
 
 
 @cache
@@ -176,8 +194,7 @@ _REFUSED: dict[str, str] = {
 
 def _full_names(table: dict[str, Any]) -> dict[str, Any]:
     """By full name, with the class's file in it and without, as in 0.0.0.0.14, which had one file."""
-    home = "spikingjelly.activation_based.neuron"
-    return {f"{home}.{name}": entry for key, entry in table.items() for name in (key, key.rpartition(".")[2])}
+    return {f"{_HOME}.{name}": entry for key, entry in table.items() for name in (key, key.rpartition(".")[2])}
 
 
 FRAMEWORK = Framework(
