@@ -20,7 +20,7 @@ from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.report import Report
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 __all__ = ["Grid", "quantize"]
 

@@ -23,9 +23,8 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.measure import Window, neuron_mean, population_mean, variance, window_mask
 from fluctua.state.report import Report
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 
 __all__ = ["rescale"]
 

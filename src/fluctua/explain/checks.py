@@ -164,7 +164,7 @@ def _never(p: PopulationState) -> str:
 
 def _toward(e: Evidence, a: Activity) -> str:
     """The line that brings the network to its target: with its own weights if possible, else with new ones."""
-    movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
+    movable = any((q.bias is not None and q.bias.requires_grad) or q.norms for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
     weights = [q.weight for other in e.activity for q in other.population.pathways]
     return (

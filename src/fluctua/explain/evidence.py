@@ -219,7 +219,7 @@ def _from_biases(p: Population) -> float:
     biases = [
         float(q.bias.detach().double().mean() * p.neuron.kernels[q.port].eps_bar.mean()) / p.neuron.kernel.dt
         for q in p.pathways
-        if q.bias is not None and q.norm is None
+        if q.bias is not None and not q.norms
     ]
     return sum(biases)
 

@@ -25,9 +25,8 @@ from fluctua.network.facts import Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 
 ROUNDS = 6
 SLOWER = 0.7  # each round covers this fraction of the step of the one before,

@@ -25,8 +25,7 @@ from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, p
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import Target
+from fluctua.theory.target import Moments, Target
 
 if TYPE_CHECKING:
     from fluctua.methods.surrogate import Wanted
@@ -80,12 +79,12 @@ _NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
         "kaiming-folded": ("baselines.classic.Kaiming", {"folded": True}),
         "xavier": ("baselines.classic.Xavier", {}),
         "torch": ("baselines.classic.TorchDefault", {}),
-        "ding": ("baselines.ding.Ding", {}),
-        "micheli": ("baselines.micheli.Micheli", {}),
+        "ding": ("baselines.spiking.Ding", {}),
+        "micheli": ("baselines.spiking.Micheli", {}),
         "spikeinit": ("baselines.spikeinit.SpikeInit", {}),
         "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
         "tdbn": ("baselines.tdbn.TdBN", {}),
-        "lsuv": ("baselines.lsuv.LSUV", {}),
+        "lsuv": ("baselines.classic.LSUV", {}),
         "ei-init": ("baselines.ei_init.EIInit", {}),
     }
 )

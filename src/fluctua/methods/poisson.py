@@ -17,9 +17,8 @@ from fluctua.network.facts import Population
 from fluctua.network.network import Group
 from fluctua.network.replay import Replay
 from fluctua.theory.laws import Family, Normal
-from fluctua.theory.membrane import Drive, Moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.target import Target, crossing_rate
+from fluctua.theory.target import Drive, Moments, Target, crossing_rate
 from fluctua.theory.weights import Afferent, solve
 
 

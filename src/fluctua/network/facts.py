@@ -182,11 +182,6 @@ class Pathway:
         return None
 
     @property
-    def norm(self) -> nn.Module | None:
-        """The norm, or the first of several."""
-        return self.norms[0] if self.norms else None
-
-    @property
     def fan_in(self) -> int:
         """Afferents of one neuron: the entries of one row of the weight (convolution: away from the border)."""
         if isinstance(self.synapse, nn.modules.conv._ConvTransposeNd):  # weight [in, out / groups, *kernel]
@@ -248,13 +243,8 @@ class PopulationSpec:
     @property
     def most(self) -> int:
         """Maximal number of currents that the module is called with for this population."""
-        return most_arguments(self.arguments, self.inner)
-
-
-def most_arguments(arguments: tuple[int | None, ...], pathways: tuple[Pathway, ...]) -> int:
-    """Maximal number of currents that a module is called with."""
-    entries = [*arguments, *(q.argument for q in pathways)]
-    return 1 + max((k for k in entries if k is not None), default=0)
+        entries = [*self.arguments, *(q.argument for q in self.inner)]
+        return 1 + max((k for k in entries if k is not None), default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +265,7 @@ class Population:
         offset: whether parameters other than the bias of a weight, or data without a weight, add to its current.
         shown: what the model's output is made of: its "spikes", its "potential", both, or neither.
         gates: the weights of whatever multiplies its current.
+        most: maximal number of currents that the module is called with for it.
     """
 
     name: str
@@ -291,11 +282,7 @@ class Population:
     shown: frozenset[str] = frozenset()
     offset: bool = False
     gates: tuple[Pathway, ...] = ()
-
-    @property
-    def most(self) -> int:
-        """Maximal number of currents that the module is called with."""
-        return most_arguments(self.arguments, self.pathways)
+    most: int = 1
 
     @property
     def heard(self) -> set[str]:

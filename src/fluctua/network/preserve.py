@@ -46,15 +46,16 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     """Leave everything as it was, except the values of parameters.
 
     Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
-    attributes; at its end they get back the untouched originals. `requires_grad` and torch's random number generators
-    are restored. Compiled modules run uncompiled, since hooks must see what happens inside. The user's own hooks are
-    silent, unless they are part of the network: see `silent_hooks`.
+    attributes; at its end they get back the untouched originals, and the parameters that were replaced.
+    `requires_grad` and torch's random number generators are restored. Compiled modules run uncompiled, since hooks must
+    see what happens inside. The user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
 
     Args:
         model: any model.
         prepare: makes modules observable that torch's hooks do not see; undone at the end.
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
+    held = [(m._parameters, dict(m._parameters)) for m in modules_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
     put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
@@ -63,6 +64,8 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
                 yield
         finally:
             put_back()
+            for parameters, originals in held:
+                parameters.update(originals)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
@@ -71,19 +74,14 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
 def in_double(module: nn.Module) -> Iterator[None]:
     """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
     with preserved(module):
-        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
-        try:
-            for m in modules_of(module):
-                for name, value in list(vars(m).items()):
-                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
-                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
-                for name, p in m._parameters.items():
-                    if p is not None and p.is_floating_point():
-                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
-            yield
-        finally:
-            for parameters, originals in kept:
-                parameters.update(originals)
+        for m in modules_of(module):
+            for name, value in list(vars(m).items()):
+                if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
+                    vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
+            for name, p in m._parameters.items():
+                if p is not None and p.is_floating_point():
+                    m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
+        yield
 
 
 def _double(x: Tensor) -> Tensor:

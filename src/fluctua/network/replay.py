@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,19 +111,16 @@ class Replay:
 
         If the model runs step by step, it contains all steps, one after the other.
         """
-        inputs: dict[str, list[Tensor]] = {}
+        inputs: dict[nn.Module, list[Tensor]] = {q.synapse: [] for q in population.pathways if not q.inside}
 
-        def noting(name: str) -> Any:
-            def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-                inputs.setdefault(name, []).append(args[0].detach())
-
-            return before
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[module].append(args[0].detach())
 
         self._last.clear()  # what answers from memory would not run
-        outside = [q for q in population.pathways if not q.inside]
-        with hooked([nn.Module.register_forward_pre_hook(q.synapse, noting(q.name)) for q in outside]):
+        with hooked([nn.Module.register_forward_pre_hook(synapse, note) for synapse in inputs]):
             self._arguments(population, None)
-        return {name: x[0] if len(x) == 1 else torch.cat(x) for name, x in inputs.items()}
+        joined = {synapse: x[0] if len(x) == 1 else torch.cat(x) for synapse, x in inputs.items() if x}
+        return {q.name: joined[q.synapse] for q in population.pathways if not q.inside and q.synapse in joined}
 
     @cached_property
     def input_rate(self) -> float:
@@ -140,16 +137,13 @@ class Replay:
         spikes: dict[str, Tensor] = {}
         arguments: dict[str, tuple[Tensor, ...]] = {}
 
-        def emitting(name: str) -> Any:
-            def then(output: Tensor) -> None:
-                spikes[name] = output.detach()
-                if len(spikes) == len(populations) and not self._stepwise:
-                    raise _Enough
+        def keep(name: str, output: Tensor) -> None:
+            spikes[name] = output.detach()
+            if len(spikes) == len(populations) and not self._stepwise:
+                raise _Enough
 
-            return then
-
-        handles = [emitted(p, emitting(p.name)) for p in populations]
-        handles += [heard(p, partial(arguments.__setitem__, p.name)) for p in populations]
+        handles = [emitted(p, keep) for p in populations]
+        handles += [heard(p, arguments.__setitem__) for p in populations]
         with hooked(handles), suppress(_Enough):
             self._run(populations, [], firing=True)
         if not any(p.calls > 1 for p in populations):  # else the currents contain spikes that were not assumed
@@ -163,7 +157,7 @@ class Replay:
             return self._last[population.name][1]
         arrived: list[tuple[Tensor, ...]] = []
 
-        def then(currents: tuple[Tensor, ...]) -> None:
+        def then(name: str, currents: tuple[Tensor, ...]) -> None:
             arrived.append(currents)
             if not self._stepwise:
                 raise _Enough
@@ -365,11 +359,8 @@ def currents_while_silent(
     """
     arrived: dict[str, tuple[Tensor, ...]] = {}
 
-    def noting(name: str) -> Any:
-        def then(currents: tuple[Tensor, ...]) -> None:
-            arrived[name] = tuple(current.clone() for current in currents)
-
-        return then
+    def note(name: str, currents: tuple[Tensor, ...]) -> None:
+        arrived[name] = tuple(current.clone() for current in currents)
 
     def answering(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
         following = iter(outputs)
@@ -382,7 +373,7 @@ def currents_while_silent(
         return answer
 
     model = network.model
-    handles = [heard(p, noting(p.name)) for p in populations]
+    handles = [heard(p, note) for p in populations]
     handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
     with preserved(model, prepare), hooked(handles), torch.no_grad():
         for module, outputs in answers.items():

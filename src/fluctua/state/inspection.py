@@ -19,7 +19,7 @@ from fluctua.network.trace_pass import parametrised
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import DEEP, needs_passes, report_of
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 
 @in_turn

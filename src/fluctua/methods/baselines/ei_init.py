@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fluctua.methods.baselines.baseline import Baseline
+from fluctua.methods.baselines.classic import Baseline
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import excites, normal, writable, write
 from fluctua.network.facts import Population

@@ -1,7 +1,9 @@
 """The form of an adapter: what fluctua must know about a framework. Facts only; the framework is never imported."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -215,3 +217,31 @@ def changes(kind: type, base: type) -> bool:
     between = [k for k in kind.__mro__[: kind.__mro__.index(base)] if k.__module__.partition(".")[0] != home]
     names = {name for above in between for name, value in vars(above).items() if callable(value)}
     return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
+
+
+def check_version(package: str, tested: str) -> None:
+    """Warn once about a version other than the tested one."""
+    found = _installed(package)
+    if found is not None and found.split(".")[:2] != tested.split(".")[:2]:
+        warn_of_version(package, found, tested)
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """The version of a package; None if it is not installed as a package."""
+    from importlib.metadata import PackageNotFoundError, version  # takes long to import, and fluctua's own need none
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def warn_of_version(package: str, found: str, tested: str) -> None:
+    """Warn about a version other than the tested one."""
+    warnings.warn(
+        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
+        "sigma_U before you rely on them",
+        stacklevel=2,
+    )

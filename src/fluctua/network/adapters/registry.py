@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes, check_version
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
@@ -188,8 +188,6 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
     if isinstance(entry, str):
         raise UnsupportedNeuronError(f"{type(module).__name__} of {framework.package} cannot be initialised: {entry}")
     if framework.tested:
-        from fluctua.network.adapters.versions import check_version  # fluctua's own need no check
-
         check_version(framework.package, framework.tested)
     facts = entry(module, timing)
     layout = framework.layout(module)
