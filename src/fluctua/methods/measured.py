@@ -1,6 +1,5 @@
 """Measured initialisation: weights scaled by the free potential that they cause on a real batch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ import torch
 
 from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
-from fluctua.methods.method import Method
+from fluctua.methods.method import Method, Reached, Targets
 from fluctua.methods.mute import mute_sources, poisson_spikes, silence
 from fluctua.methods.population import Goal, adjustable, bent_by, fresh, offsets_of, shiftable, solve
 from fluctua.methods.root import find_crossing, find_root
@@ -62,9 +61,7 @@ class Measured(Method):
         if self.balance not in (True, False, "auto"):
             raise ValueError(f'balance must be True, False or "auto", got {self.balance!r}')
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
 READOUT = Target(sigma=0.1)
+Targets = Mapping[str, Target]  # by name of the population
+Reached = dict[str, Moments]
 
 
 class Method(ABC):
@@ -50,9 +52,7 @@ class Method(ABC):
         """Run once before the first group, for the model as a whole, such as layers that feed no neuron."""
 
     @abstractmethod
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         """Find the weights into the populations of a group, and write them.
 
         Args:
@@ -85,7 +85,7 @@ _NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
         "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
         "tdbn": ("baselines.tdbn.TdBN", {}),
         "lsuv": ("baselines.classic.LSUV", {}),
-        "ei-init": ("baselines.ei_init.EIInit", {}),
+        "ei-init": ("baselines.classic.EIInit", {}),
     }
 )
 NAMES = tuple(_NAMED)

@@ -6,7 +6,6 @@ from typing import Literal
 
 from fluctua.methods.root import find_crossing
 from fluctua.network.adapters.framework import Sharpness
-from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Population
 from fluctua.state.backward import Course, Drive, sharpness_of
 from fluctua.state.measure import Measurements
@@ -64,7 +63,7 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
     """Bring the participation share of a population to `SHARE`, or as close as its surrogate allows."""
     try:
         course = Course.of(p, drive)
-    except (ValueError, UnsupportedNeuronError) as error:
+    except ValueError as error:
         return [f"was left as it is: its neurons cannot be followed step by step ({error}); give a number instead"]
 
     def off(x: float) -> float:

@@ -192,31 +192,6 @@ class Pathway:
         return self.weight.numel() // self.weight.shape[self.rows]
 
 
-def inner_pathway(
-    module: nn.Module,
-    source: str | int,
-    port: int,
-    current: Callable[[Tensor], Tensor],
-    *,
-    parameter: str = "",
-    mask: Tensor | None = None,
-    rows: int = 0,
-) -> Pathway:
-    """A pathway inside a neuron module, as its adapter describes it; tracing names it.
-
-    Args:
-        module: owns the weight, or without `parameter` one of its children does.
-        source: name of the presynaptic population within the holding module, or the number of the argument of the
-            module's call that passes the weight.
-        port: which of the target's input currents it adds to.
-        current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
-        parameter: attribute of the weight in `module`.
-        mask: see `Pathway`, and so is the rest.
-    """
-    sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
-    return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
-
-
 def one_step_late(x: Tensor) -> Tensor:
     """A sequence `[T, ...]` delayed by one step, starting with zeros."""
     return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
@@ -230,7 +205,9 @@ class PopulationSpec:
         neuron: its facts.
         emitter: the module whose output is its spikes.
         arguments: for each input current, which argument of the module's call it equals; None if none.
-        inner: pathways inside the module that lead to the population.
+        inner: pathways inside the module that lead to the population, without a name, which tracing gives. Their source
+            is a population in the module, "" for the only one, or none if an `argument` of the call passes the weight;
+            without a `parameter` one of the synapse's children owns the weight.
         layout: how the module is called.
     """
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
-from fluctua.network.preserve import States, gpus_of, only_requiring_grad, preserved, state_of
+from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
 from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
 
 if TYPE_CHECKING:
-    from fluctua.network.network import Network
+    pass
 
 
 class _Enough(BaseException):  # not an Exception, which the model might catch
@@ -82,11 +82,6 @@ class Replay:
     def assume(self, spikes: Mapping[str, Tensor]) -> None:
         """Assume these spikes `[T, B, *N]`, by name of the population, for the sources of recurrent pathways."""
         self._assumed |= spikes
-        self._assumption += 1
-
-    def scale(self, name: str, factor: float) -> None:
-        """Assume `factor` times as many spikes of a population as before."""
-        self._assumed[name] = factor * self._assumed[name]
         self._assumption += 1
 
     def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
@@ -203,6 +198,22 @@ class Replay:
         finally:
             self._answers |= answers
             self._last.clear()
+
+    def currents_while_silent(self, silent: Collection[nn.Module]) -> dict[str, tuple[Tensor, ...]]:
+        """The currents that finished populations are called with, by name, while modules with weights output zeros."""
+        arrived: dict[str, tuple[Tensor, ...]] = {}
+
+        def note(name: str, currents: tuple[Tensor, ...]) -> None:
+            arrived[name] = tuple(current.clone() for current in currents)
+
+        self._forget_changed()
+        if any((p.module, 0) not in self._answers for p in self._done):
+            self.finish()
+        handles = [heard(p, note) for p in self._done]
+        handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
+        with hooked(handles):
+            self._run(self._done, [])
+        return arrived
 
     def finish(self) -> None:
         """Run to the end once more, including everything that has not run since it was done."""
@@ -341,42 +352,3 @@ def _weighted(populations: Sequence[Population]) -> set[nn.Module]:
     """The modules with weights between the populations and those before them."""
     ways = [q for p in populations for q in p.pathways if q.inner is None]
     return {module for q in ways for module in (q.synapse, *q.through)}
-
-
-def currents_while_silent(
-    network: "Network",
-    answers: Mapping[nn.Module, list[Any]],
-    populations: Sequence[Population],
-    silent: list[nn.Module],
-) -> dict[str, tuple[Tensor, ...]]:
-    """The currents that populations are called with, by name, while some modules with weights output zeros.
-
-    Args:
-        network: a model on a batch.
-        answers: what each neuron module returned, and its state afterwards, call by call; it repeats these.
-        populations: those whose currents are wanted.
-        silent: modules that output zeros. Weights are not touched.
-    """
-    arrived: dict[str, tuple[Tensor, ...]] = {}
-
-    def note(name: str, currents: tuple[Tensor, ...]) -> None:
-        arrived[name] = tuple(current.clone() for current in currents)
-
-    def answering(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
-        following = iter(outputs)
-
-        def answer(*args: Any, **kwargs: Any) -> Any:
-            output, states = next(following)
-            put_back(module, states)
-            return output
-
-        return answer
-
-    model = network.model
-    handles = [heard(p, note) for p in populations]
-    handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
-    with preserved(model, prepare), hooked(handles), torch.no_grad():
-        for module, outputs in answers.items():
-            vars(module)["forward"] = answering(module, Copies(model).of(outputs))
-        network.forward(model, network.batch)
-    return arrived

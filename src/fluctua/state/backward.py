@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Sharpness
 from fluctua.network.adapters.registry import framework_of
-from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import INPUT, Pathway, Population, population_currents
 from fluctua.network.stepping import followed
 from fluctua.theory.psp import Array
@@ -213,7 +212,7 @@ def passages(populations: Iterable[Population], measured: "Mapping[str, Measurem
         if p.neuron.threshold is not None and drive is not None:
             try:
                 found[p.name] = passage_of(p, Course.of(p, drive))
-            except (ValueError, UnsupportedNeuronError):
+            except ValueError:
                 continue  # such as neurons with recurrence inside one module of a framework
     return found
 

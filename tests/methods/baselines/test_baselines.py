@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
-from fluctua.methods.baselines.ei_init import ei_init_
+from fluctua.methods.baselines.classic import ei_init_
 from fluctua.methods.baselines.spikeinit import (
     PiecewiseExponential,
     SpikeInitConstants,

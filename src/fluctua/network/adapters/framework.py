@@ -142,10 +142,6 @@ class Stepping:
         return None
 
 
-def no_state(module: Any) -> None:
-    """For neurons that keep nothing between calls."""
-
-
 @dataclass(frozen=True, eq=False)
 class Sharpness:
     """The parameter that sets how sharp, or how wide, the surrogate of a neuron module is.
@@ -159,11 +155,6 @@ class Sharpness:
     name: str
     value: float
     put: Callable[[float], None]
-
-
-def no_sharpness(module: Any) -> Sharpness | None:
-    """For neurons whose surrogate has no parameter."""
-    return None
 
 
 def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
@@ -199,15 +190,15 @@ class Framework:
     package: str
     tested: str
     facts: Mapping[str, FactsOf | None]
-    layout: Callable[[Any], Layout]
+    layout: Callable[[Any], Layout] = lambda module: Layout()
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()
-    reset: Callable[[Any], None] = no_state
+    reset: Callable[[Any], None] = lambda module: None
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
-    sharpness: Callable[[Any], Sharpness | None] = no_sharpness
+    sharpness: Callable[[Any], Sharpness | None] = lambda module: None
     prepare: Callable[[Any], None] | None = None
 
 

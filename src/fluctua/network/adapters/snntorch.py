@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import Array, TwoStateKernel
@@ -48,7 +48,7 @@ def delta_leaky(module: Any, timing: Timing) -> Neuron:
 
 def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     """A filter over the whole sequence, with weights for its input."""
-    synapse = inner_pathway(module.linear, 0, 0, module.linear.forward)
+    synapse = Pathway("", module.linear, "", (), inner=module.linear.forward, argument=0)
     return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
