@@ -1,14 +1,8 @@
 """Blocks that deep networks are stacked from. Each takes and returns spikes `[T, B, ...]`."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
-from fluctua._deprecated import old_names
 from fluctua.theory.laws import Gamma
-
-if not TYPE_CHECKING:
-    __getattr__ = old_names(__name__)
 
 
 class OneToOne(nn.Conv1d):

@@ -266,6 +266,10 @@ class Population:
         """Names of the populations that feed it."""
         return {*self.unweighted}.union(*(q.sources for q in (*self.pathways, *self.gates)))
 
+    def entering(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The currents, among those that its module is called with, that directly enter it, neuron by neuron."""
+        return [given[k] for k in self.arguments if k is not None and k < len(given)]
+
     @property
     def emission(self) -> Layout:
         """How the emitter returns the spikes."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.run import PLAIN, Copies, mapped, memory_of, modules_of, parameters_of
+from fluctua.network.run import Copies, mapped, memory_of, modules_of, parameters_of, within
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -55,8 +55,8 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
         prepare: makes modules observable that torch's hooks do not see; undone at the end.
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
-    held = [(m._parameters, dict(m._parameters)) for m in modules_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
+    held = [(m._parameters, dict(m._parameters)) for m in modules_of(model) if m not in compiled]
     put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
         try:
@@ -127,7 +127,8 @@ class States:
             self._twins = [state_of(module) for module in self._modules]
         finally:
             self._give(originals)
-        self._within = [(c, copy.copy(c)) for c in _containers_within(self._twins, set())]
+        containers = (c for c in within(self._twins, set()) if isinstance(c, dict | list | deque | set))
+        self._within = [(c, copy.copy(c)) for c in containers]
         self._pairs = {id(new): (new, old, []) for new, old in copies.pairs}
         memories = Counter(memory_of(new) for new, _ in copies.pairs if isinstance(new, Tensor))
         for c, then in self._within:
@@ -161,17 +162,6 @@ class States:
             for name in attributes.keys() - state.keys() - _MACHINERY:
                 del attributes[name]
             attributes.update(state)
-
-
-def _containers_within(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The mutable containers in a value, however deep."""
-    if isinstance(value, dict | list | deque | tuple | set) and id(value) not in seen:
-        seen.add(id(value))
-        if not isinstance(value, tuple):
-            yield value
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in PLAIN:
-                yield from _containers_within(item, seen)
 
 
 def _holds(container: Any, then: Any) -> bool:

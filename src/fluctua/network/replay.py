@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     pass
 
 
+Keep = Callable[[nn.Module, Any], Any]  # module and output -> what is kept of the output and of the state
+
+
 class _Enough(BaseException):  # not an Exception, which the model might catch
     """Everything wanted from a pass is there."""
 
@@ -240,12 +243,7 @@ class Replay:
                     del vars(module)["forward"]
 
     def _answering(
-        self,
-        module: nn.Module,
-        keep: Callable[[nn.Module, Any], Any],
-        calls: Counter[nn.Module],
-        *,
-        recall: bool = True,
+        self, module: nn.Module, keep: Keep, calls: Counter[nn.Module], *, recall: bool = True
     ) -> Callable[..., Any]:
         """A `forward` that returns what the same call returned in an earlier pass, if recorded."""
         forward = module.forward

@@ -145,6 +145,11 @@ class Layout:
         return x
 
 
+def in_one_call(module: Any) -> Layout:
+    """The layout of a module that is called once with the whole sequence `[T, B, *N]`."""
+    return Layout()
+
+
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A module's output with every tensor in it changed."""
     if isinstance(output, Tensor):
@@ -192,10 +197,9 @@ class Copies:
 
     def of(self, value: Any) -> Any:
         """The value's copy, or the value itself if it is immutable; values that share memory must come together."""
-        for tensor in _tensors_within(value, set()):
-            self._views.setdefault(memory_of(tensor), set()).add(
-                (tensor.storage_offset(), tensor.size(), tensor.stride())
-            )
+        for tensor in (part for part in within(value, set()) if isinstance(part, Tensor) and memory_of(part)):
+            view = tensor.storage_offset(), tensor.size(), tensor.stride()
+            self._views.setdefault(memory_of(tensor), set()).add(view)
         return self._of(value)
 
     def _of(self, value: Any) -> Any:
@@ -237,16 +241,16 @@ class Copies:
         return new.set_(self._storages[memory], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
 
 
-def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors of ordinary memory in a value, however deep."""
-    if isinstance(value, Tensor):
-        if memory_of(value):
-            yield value
-    elif isinstance(value, dict | list | deque | tuple) and id(value) not in seen:
+def within(value: Any, seen: set[int]) -> Iterator[Any]:
+    """A value and all that it contains, however deep, except plain values; each container once."""
+    if not isinstance(value, dict | list | deque | tuple | set):
+        yield value
+    elif id(value) not in seen:
         seen.add(id(value))
+        yield value
         for item in value.values() if isinstance(value, dict) else value:
             if type(item) not in PLAIN:
-                yield from _tensors_within(item, seen)
+                yield from within(item, seen)
 
 
 def _part(tensor: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluctua.network.facts import Neuron, PopulationSpec
-from fluctua.network.run import Layout
+from fluctua.network.run import Layout, in_one_call
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Framework:
     package: str
     tested: str
     facts: Mapping[str, FactsOf | None]
-    layout: Callable[[Any], Layout] = lambda module: Layout()
+    layout: Callable[[Any], Layout] = in_one_call
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()

@@ -153,16 +153,12 @@ def _steps(decay: Array, timing: Timing) -> int | None:
 _ELSEWHERE = "or call fluctua on the part of the network before it"
 _GATED = f"its gates make the potential a nonlinear function of its input; use RLeaky or RSynaptic, {_ELSEWHERE}"
 
+_BY_STEP = ("Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic")
 FACTS: Mapping[str, FactsOf | None] = {
-    "snntorch._neurons.alpha.Alpha": None,
+    **{f"snntorch._neurons.{name.lower()}.{name}": None for name in _BY_STEP},
     "snntorch._neurons.deltaleaky.DeltaLeaky": delta_leaky,
-    "snntorch._neurons.lapicque.Lapicque": None,
-    "snntorch._neurons.leaky.Leaky": None,
     "snntorch._neurons.linearleaky.LinearLeaky": linear_leaky,
-    "snntorch._neurons.rleaky.RLeaky": None,
-    "snntorch._neurons.rsynaptic.RSynaptic": None,
     "snntorch._neurons.stateleaky.StateLeaky": state_leaky,
-    "snntorch._neurons.synaptic.Synaptic": None,
 }
 
 REFUSED: Mapping[str, str] = {
