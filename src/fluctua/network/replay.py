@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,6 @@ from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
 from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
 from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
-
-if TYPE_CHECKING:
-    pass
-
 
 Keep = Callable[[nn.Module, Any], Any]  # module and output -> what is kept of the output and of the state
 

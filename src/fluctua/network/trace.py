@@ -257,15 +257,10 @@ class _Reader:
                 draft, scale.weight = replace(draft, norms=(scale,)), attrgetter(roles.gain)(synapse)
                 scale.bias = attrgetter(roles.bias)(synapse) if roles.bias else None
             for w in roles.weights:
-                facts = {
-                    "rows": w.rows or 0,
-                    "mask": w.mask,
-                    "linear": w.linear,
-                    "carries": w.linear or w.scales,
-                    **both,
-                }
-                facts |= {"shifts": w.shifts and w.skipped_because is not None}
-                facts |= {"signs": None if w.signs is None or not reading.sign else reading.sign * w.signs}
+                shifts = w.shifts and w.skipped_because is not None
+                signs = None if w.signs is None or not reading.sign else reading.sign * w.signs
+                facts = {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales}
+                facts |= {"shifts": shifts, "signs": signs, **both}
                 found.append((w.name, None if normed and w.sizeless else w.skipped_because, facts))
         for name, skipped, told in found:
             weight, computed = attrgetter(name)(synapse), name in parametrised(synapse)

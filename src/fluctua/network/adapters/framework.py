@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.run import Layout, in_one_call
 
+THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
+"""Attributes in which neurons keep their threshold."""
+
 
 @dataclass(frozen=True)
 class Timing:
