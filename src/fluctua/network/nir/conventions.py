@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import numbers_of
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.steps import Reset
 from fluctua.neurons.surrogates import Surrogate
@@ -144,8 +143,8 @@ def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate
         )
     zero = np.zeros(())
     membrane = getattr(node, "tau_mem", getattr(node, "tau", None))
-    x = zero if membrane is None else convention.ratio(numbers_of(membrane), dt)
-    y = convention.ratio(numbers_of(node.tau_syn), dt) if kind.startswith("Cuba") else zero
+    x = zero if membrane is None else convention.ratio(numbers(membrane), dt)
+    y = convention.ratio(numbers(node.tau_syn), dt) if kind.startswith("Cuba") else zero
     a, b = convention.decay(x), convention.decay(y)
     for ratio, decay in ((x, a), (y, b)):
         if not np.all((decay >= 0) & (decay <= 1) & (ratio >= 0)):
@@ -153,15 +152,21 @@ def neuron_of(name: str, node: Any, convention: Convention, dt: float, surrogate
                 f"the node {name} has a time constant of {1 / np.max(ratio):.3g} time steps, which makes it unstable: "
                 "check the unit of dt and the convention"
             )
-    constants = Node(a, b, x, y, numbers_of(node.r), numbers_of(getattr(node, "w_in", 1.0)), dt)
+    constants = Node(a, b, x, y, numbers(node.r), numbers(getattr(node, "w_in", 1.0)), dt)
     return CurrentBased(
         a,
         convention.gains[kind](constants),
         dt,
         decay_syn=b if kind.startswith("Cuba") else None,
-        leak=numbers_of(getattr(node, "v_leak", 0.0)),
-        threshold=numbers_of(node.v_threshold) if hasattr(node, "v_threshold") else None,
-        v_reset=numbers_of(getattr(node, "v_reset", 0.0)),
+        leak=numbers(getattr(node, "v_leak", 0.0)),
+        threshold=numbers(node.v_threshold) if hasattr(node, "v_threshold") else None,
+        v_reset=numbers(getattr(node, "v_reset", 0.0)),
         reset=convention.reset,
         surrogate=surrogate,
     )
+
+
+def numbers(values: Any) -> Array:
+    """The values of a node's field, which some exporters leave as torch tensors; one number as a scalar."""
+    array = np.asarray(values, float)
+    return array.reshape(()) if array.size == 1 else array
