@@ -250,7 +250,7 @@ class _Reader:
                 found.append((name, None, {"bias_name": name.replace("weight", "bias") if "weight" in name else None}))
         else:
             roles = self.roles[synapse]
-            both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
+            both: dict[str, Any] = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
             normed = bool(draft.norms)  # its gain sets the size
             if roles.gain is not None and not normed:
                 scale: Any = nn.Module()  # as a norm, in whose gain and offset the output is linear
