@@ -449,7 +449,7 @@ def test_weights_on_the_way_to_the_potential_are_named(inputs: int) -> None:
         probe(WithWeights(inputs, 20), described, Timing(None, T))
 
 
-class Insisting(Leak):
+class Sized(Leak):
     """Its state is a buffer of the last batch's shape, and it takes currents of its own neurons only."""
 
     def __init__(self) -> None:
@@ -465,5 +465,5 @@ class Insisting(Leak):
 
 def test_where_a_state_hides_the_shape_the_constants_tell_it() -> None:
     spec = ProbedNeuron(threshold="theta", membrane="v", reset="restart")
-    eps = probe(Insisting(), spec, Timing(dt=1e-3, steps=T)).kernel.response(3)
+    eps = probe(Sized(), spec, Timing(dt=1e-3, steps=T)).kernel.response(3)
     np.testing.assert_allclose(eps, [[1.0, 1.0], [0.5, 0.9], [0.25, 0.81]], rtol=1e-6)

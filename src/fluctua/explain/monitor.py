@@ -32,7 +32,7 @@ class Watch:
     """Observes the passes of a model until it is closed; it only holds what the model computes anyway."""
 
     def __init__(self, populations: Sequence[Population]) -> None:
-        self._seen = [_Seen(p) for p in populations]
+        self._seen = [_Watched(p) for p in populations]
         self._before: dict[Tensor, Tensor] = {w: w.detach().clone() for seen in self._seen for w in seen.weights}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ class Watch:
                 handle.remove()
 
 
-class _Seen:
+class _Watched:
     """One population in one pass."""
 
     def __init__(self, population: Population) -> None:
