@@ -13,8 +13,8 @@ import torch
 from timing import Step, interleaved, table
 from torch import Tensor
 
+from fluctua.lab.networks.blocks import recurrent_conv_block
 from fluctua.layers import Recurrent
-from fluctua.layers.blocks import recurrent_conv_block
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons import LIF
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
+from fluctua.network.adapters.framework import THRESHOLDS
 from fluctua.network.errors import Axis
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network
@@ -20,7 +21,7 @@ from fluctua.network.run import Forward, modules_of
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.report import Report
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 __all__ = ["Grid", "quantize"]
 
@@ -188,8 +189,6 @@ def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
     )
 
 
-_THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
-
 _DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]] = MappingProxyType(
     {  # by package: an attribute of its neurons, from it to the decay per step, and back; dt in the neuron's unit
         "fluctua": tuple(
@@ -240,7 +239,7 @@ def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
 def round_thresholds(populations: Sequence[Population], scales: Mapping[str, float]) -> Iterator[str]:
     """Round thresholds to whole multiples of the scale of the first weight, in place; yields a sentence on each."""
     for p in populations:
-        held = [(m, a) for m in modules_of(p.module) for a in _THRESHOLDS if getattr(m, a, None) is not None]
+        held = [(m, a) for m in modules_of(p.module) for a in THRESHOLDS if getattr(m, a, None) is not None]
         scale = next((scales[q.name] for q in p.pathways if q.name in scales), None)
         if p.neuron.threshold is not None and held and scale is not None:
             module, attribute = held[0]

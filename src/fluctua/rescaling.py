@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fluctua.hardware import Grid, rounded_to
 from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution
 from fluctua.methods.measured import scale_for_rate
-from fluctua.methods.method import READOUT, Method, initialize
+from fluctua.methods.method import READOUT, Method, Reached, Targets, initialize
 from fluctua.methods.mute import silence
 from fluctua.methods.population import adjustable, offsets_of
 from fluctua.methods.weights import affine, by_row, writable, write_all
@@ -23,9 +23,8 @@ from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
 from fluctua.state.measure import Window, neuron_mean, population_mean, variance, window_mask
 from fluctua.state.report import Report
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 
 __all__ = ["rescale"]
 
@@ -126,9 +125,7 @@ class Rescaling(Method):
         """See `Method.serves`: also where norms alone may be set."""
         return bool(adjustable(population))
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         chosen = [p for p in group if p.name in targets and (self.readouts or p.neuron.threshold is not None)]
         if self.before is not None:
             states = [self.before[p.name] for p in chosen]

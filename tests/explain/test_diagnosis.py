@@ -27,7 +27,7 @@ from snntorch import surrogate  # noqa: E402
 from spikingjelly.activation_based import functional, layer, neuron  # noqa: E402
 
 
-def spikes(t: int, b: int, *n: int, p: float = 0.05) -> Tensor:
+def uneven(t: int, b: int, *n: int, p: float = 0.05) -> Tensor:
     """Of rates that differ between channels, by half of their mean."""
     rates = p * torch.linspace(0.5, 1.5, n[-1])
     return noise(t, b, *n, p=rates)
@@ -142,13 +142,13 @@ def eval_norm() -> nn.Module:
 def quantised() -> nn.Module:
     """Weights that suit the net with thresholds of 1, rounded to a grid whose one step is larger than most of them."""
     model = nn.Sequential(nn.Linear(12, 128), LIF(0.16, 0.065, dt=0.05), nn.Linear(128, 7), LIF(0.16, 0.065, dt=0.05))
-    fluctua.initialize(model, x := spikes(40, 16, 12, p=0.3), seed=0)
+    fluctua.initialize(model, x := uneven(40, 16, 12, p=0.3), seed=0)
     widest = float(model.get_parameter("0.weight").detach().abs().max())
     quantize(model, x, Grid(bits=8, scale=1.9 * widest))
     return model
 
 
-BITS = spikes(50, 16, 40)
+BITS = uneven(50, 16, 40)
 
 
 def looped(model: nn.Module, x: Tensor) -> Tensor:
@@ -173,10 +173,10 @@ def jelly_recurrence() -> nn.Module:
     first, last = layer.Linear(40, 64), layer.Linear(64, 4)
     loop = layer.LinearRecurrentContainer(neuron.LIFNode(), 64, 64, bias=False)
     model = nn.Sequential(first, neuron.LIFNode(), loop, last, neuron.LIFNode())
-    started(model, spikes(50, 16, 40))
+    started(model, uneven(50, 16, 40))
     with torch.no_grad():
         nn.init.normal_(loop.rc.weight, 0.0, 3.0)
-    started(model, spikes(50, 16, 40), populations=["4"])
+    started(model, uneven(50, 16, 40), populations=["4"])
     return model
 
 
@@ -187,24 +187,24 @@ SILENT = {
     "snnTorch 219: thresholds of zero": Case(
         lambda: SnnConv(0.0), images(8, 1, 12, 12), "saturated", "lifs.0", {"time": None}
     ),
-    "snnTorch 377: deep": Case(lambda: snn_dense(40, 64, 64, 64, 64, 8), spikes(20, 8, 40), "silent"),
-    "snnTorch 33: rate code": Case(snn_synaptic, spikes(25, 16, 95, p=0.02), "silent", "1"),
+    "snnTorch 377: deep": Case(lambda: snn_dense(40, 64, 64, 64, 64, 8), uneven(20, 8, 40), "silent"),
+    "snnTorch 33: rate code": Case(snn_synaptic, uneven(25, 16, 95, p=0.02), "silent", "1"),
     "snnTorch 126: images": Case(
         lambda: snn_dense(192, 64, 10, beta=0.5), images(16, 192), "silent", more={"time": None, "steps": 25}
     ),
-    "SpikingJelly 285: the rate falls to zero": Case(lambda: jelly(40, *[64] * 6, 10), 4 * spikes(20, 8, 40), "silent"),
+    "SpikingJelly 285: the rate falls to zero": Case(lambda: jelly(40, *[64] * 6, 10), 4 * uneven(20, 8, 40), "silent"),
     "SpikingJelly 216: loss of 1/C": Case(
-        lambda: jelly(40, 32, 11), spikes(20, 22, 40), "silent", "1", {"labels": torch.arange(22) % 11}
+        lambda: jelly(40, 32, 11), uneven(20, 22, 40), "silent", "1", {"labels": torch.arange(22) % 11}
     ),
-    "SpikingJelly 492: norm in eval mode": Case(eval_norm, spikes(20, 8, 40), "norm", "1"),
+    "SpikingJelly 492: norm in eval mode": Case(eval_norm, uneven(20, 8, 40), "norm", "1"),
     "slayerPytorch 102: a threshold of ten": Case(
-        lambda: own(40, 32, 4, threshold=10.0), spikes(100, 8, 40), "silent", "1"
+        lambda: own(40, 32, 4, threshold=10.0), uneven(100, 8, 40), "silent", "1"
     ),
     "STBP 6: neurons that die early": Case(
-        lambda: own(40, 32, 4, tau_mem=5e-3, tau_syn=None, threshold=0.75), spikes(100, 8, 40), "silent", "1"
+        lambda: own(40, 32, 4, tau_mem=5e-3, tau_syn=None, threshold=0.75), uneven(100, 8, 40), "silent", "1"
     ),
-    "biases that hold it down": Case(lambda: own(40, 64, 4, gain=5.0, offset=-0.6), spikes(100, 8, 40), "silent", "1"),
-    "Rockpool: silent on the grid of the chip": Case(quantised, spikes(40, 16, 12, p=0.3), "grid", "1"),
+    "biases that hold it down": Case(lambda: own(40, 64, 4, gain=5.0, offset=-0.6), uneven(100, 8, 40), "silent", "1"),
+    "Rockpool: silent on the grid of the chip": Case(quantised, uneven(40, 16, 12, p=0.3), "grid", "1"),
 }
 
 LABELS = torch.arange(8) % 4
@@ -233,8 +233,8 @@ RECREATED = {
         lambda: snn_conv(softmax=True), images(8, 1, 12, 12), "readout", "out", {"time": None, "labels": LABELS}
     ),
     "snnTorch 427: a sigmoid that overflows far below threshold": Case(
-        lambda: started(snn_dense(40, 64, 4, spike_grad=surrogate.sigmoid(slope=40)), spikes(50, 16, 40)),
-        spikes(50, 16, 40),
+        lambda: started(snn_dense(40, 64, 4, spike_grad=surrogate.sigmoid(slope=40)), uneven(50, 16, 40)),
+        uneven(50, 16, 40),
         "gradient",
         "1",
     ),
@@ -252,10 +252,10 @@ RECREATED = {
         "state",
         more={"forward": looped},
     ),
-    "SpikingJelly: a recurrence that explodes": Case(jelly_recurrence, spikes(50, 16, 40), "exploding", "2.sub_module"),
+    "SpikingJelly: a recurrence that explodes": Case(jelly_recurrence, uneven(50, 16, 40), "exploding", "2.sub_module"),
     "samples first, as labels tell": Case(
-        lambda: started(own(40, 32, 4), spikes(100, 8, 40)),
-        spikes(100, 8, 40).transpose(0, 1),
+        lambda: started(own(40, 32, 4), uneven(100, 8, 40)),
+        uneven(100, 8, 40).transpose(0, 1),
         "axes",
         more={"labels": LABELS},
     ),
@@ -263,55 +263,55 @@ RECREATED = {
         lambda: started(own(40, 32, 4), noise(100, 8, 40)), noise(100, 8, 40), "input", "", {"labels": LABELS}
     ),
     "a trial that is short against tau": Case(
-        lambda: own(40, 32, 4, tau_mem=20.0, tau_syn=10.0), spikes(100, 8, 40), "time", "1"
+        lambda: own(40, 32, 4, tau_mem=20.0, tau_syn=10.0), uneven(100, 8, 40), "time", "1"
     ),
-    "a time step that is long against tau": Case(lambda: own(40, 32, 4, dt=1.0), spikes(100, 8, 40), "time", "1"),
+    "a time step that is long against tau": Case(lambda: own(40, 32, 4, dt=1.0), uneven(100, 8, 40), "time", "1"),
     "an input that is taken away": Case(
-        lambda: nn.Sequential(nn.Linear(40, 32), nn.Threshold(99, 0), LIF()), spikes(100, 8, 40), "silent", "2"
+        lambda: nn.Sequential(nn.Linear(40, 32), nn.Threshold(99, 0), LIF()), uneven(100, 8, 40), "silent", "2"
     ),
     "one sample, and norms in training": Case(
         lambda: nn.Sequential(nn.Linear(40, 32), nn.BatchNorm1d(32), snntorch.Leaky(beta=0.9, init_hidden=True)),
-        spikes(50, 1, 40),
+        uneven(50, 1, 40),
         "norm",
     ),
 }
 NOT_SERIOUS = {"snnTorch: a membrane that is detached at every step", "one rate in all channels"}
 
 ILL = {
-    "integers": Case(lambda: own(40, 32, 4), (255 * spikes(100, 8, 40, p=0.5)).to(torch.uint8), "input", more={}),
+    "integers": Case(lambda: own(40, 32, 4), (255 * uneven(100, 8, 40, p=0.5)).to(torch.uint8), "input", more={}),
     "one value in all channels": Case(lambda: own(40, 32, 4, gain=3.0), torch.ones(100, 8, 40), "input"),
     "nothing": Case(lambda: own(40, 32, 4), torch.zeros(100, 8, 40), "input"),
-    "NaN": Case(lambda: own(40, 32, 4, gain=6.0), torch.where(spikes(100, 8, 40) > 0, torch.nan, 1.0), "input"),
+    "NaN": Case(lambda: own(40, 32, 4, gain=6.0), torch.where(uneven(100, 8, 40) > 0, torch.nan, 1.0), "input"),
     "samples taken for time": Case(
         lambda: own(40, 32, 4, gain=4.0),
-        spikes(8, 1, 40).expand(8, 1, 40).repeat(1, 1, 1) + 0 * spikes(8, 1, 40),
+        uneven(8, 1, 40).expand(8, 1, 40).repeat(1, 1, 1) + 0 * uneven(8, 1, 40),
         "axes",
     ),
     "snnTorch 66: it fires at every step": Case(
-        lambda: own(40, 32, 4, gain=1.0, offset=3.0), spikes(100, 8, 40), "saturated", "1"
+        lambda: own(40, 32, 4, gain=1.0, offset=3.0), uneven(100, 8, 40), "saturated", "1"
     ),
-    "recurrence that drives itself": Case(lambda: strong_recurrence(), spikes(100, 8, 40), "exploding", "1"),
-    "activity that grows with depth": Case(lambda: growing(), spikes(100, 16, 40), "exploding", "7"),
-    "no gradient required": Case(lambda: healthy_dense().requires_grad_(False), spikes(100, 16, 40), "frozen"),
+    "recurrence that drives itself": Case(lambda: strong_recurrence(), uneven(100, 8, 40), "exploding", "1"),
+    "activity that grows with depth": Case(lambda: growing(), uneven(100, 16, 40), "exploding", "7"),
+    "no gradient required": Case(lambda: healthy_dense().requires_grad_(False), uneven(100, 16, 40), "frozen"),
     "SpikingJelly 190: a surrogate that is zero": Case(
-        lambda: sharp(), spikes(20, 16, 40), "gradient", "1", {"labels": torch.arange(16) % 4}
+        lambda: sharp(), uneven(20, 16, 40), "gradient", "1", {"labels": torch.arange(16) % 4}
     ),
     "a surrogate too sharp": Case(
-        lambda: sharp_deep(), spikes(100, 16, 40), "gradient", "3", {"labels": torch.arange(16) % 4}
+        lambda: sharp_deep(), uneven(100, 16, 40), "gradient", "3", {"labels": torch.arange(16) % 4}
     ),
-    "a trial that ends before activity has come through": Case(lambda: deep(), spikes(30, 16, 40), "late", more={}),
+    "a trial that ends before activity has come through": Case(lambda: deep(), uneven(30, 16, 40), "late", more={}),
     "a state that is not reset": Case(
         lambda: healthy_snn()[0],
-        spikes(40, 32, 40),
+        uneven(40, 32, 40),
         "state",
         more={"forward": looped},
     ),
-    "a graph that is cut": Case(lambda: Cut(), spikes(100, 16, 40), "detached", "a"),
+    "a graph that is cut": Case(lambda: Cut(), uneven(100, 16, 40), "detached", "a"),
     "a readout that says the same of all": Case(
-        lambda: mute(), spikes(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
+        lambda: mute(), uneven(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
     ),
     "a readout that is sure": Case(
-        lambda: loud(), spikes(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
+        lambda: loud(), uneven(100, 16, 40), "readout", "5", {"labels": torch.arange(16) % 4}
     ),
 }
 
@@ -330,7 +330,7 @@ class Cut(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.a, self.second, self.b = nn.Linear(40, 64), LIF(), nn.Linear(64, 4), LIF()
-        fluctua.initialize(self, spikes(100, 16, 40), seed=0)
+        fluctua.initialize(self, uneven(100, 16, 40), seed=0)
 
     def forward(self, x: Tensor) -> Tensor:
         spikes_: Tensor = self.b(self.second(self.a(self.first(x)).detach()))
@@ -340,7 +340,7 @@ class Cut(nn.Module):
 def deep() -> nn.Module:
     """Initialised on a long trial."""
     model = own(40, *[64] * 6, 4)
-    fluctua.initialize(model, spikes(200, 16, 40), seed=0)
+    fluctua.initialize(model, uneven(200, 16, 40), seed=0)
     return model
 
 
@@ -354,19 +354,19 @@ def mute() -> nn.Module:
 
 def sharp_deep() -> nn.Module:
     model = own(40, *[64] * 5, 4, surrogate=SuperSpike(beta=1e4))
-    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    fluctua.initialize(model, uneven(100, 16, 40), seed=0)
     return model
 
 
 def healthy_dense() -> nn.Sequential:
     model = own(40, 64, 64, 4)
-    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    fluctua.initialize(model, uneven(100, 16, 40), seed=0)
     return model
 
 
 def growing() -> nn.Module:
     model = own(40, *[64] * 4, 4)
-    fluctua.initialize(model, spikes(100, 16, 40), seed=0)
+    fluctua.initialize(model, uneven(100, 16, 40), seed=0)
     with torch.no_grad():
         for name, factor in (("2.weight", 2.0), ("4.weight", 3.0), ("6.weight", 4.0)):
             model.get_parameter(name).mul_(factor)
@@ -375,7 +375,7 @@ def growing() -> nn.Module:
 
 def sharp() -> nn.Module:
     model = snn_dense(40, 64, 4, spike_grad=surrogate.sigmoid(slope=200))
-    fluctua.initialize(model, spikes(20, 16, 40), fluctua.Target(xi=1.0), seed=0)
+    fluctua.initialize(model, uneven(20, 16, 40), fluctua.Target(xi=1.0), seed=0)
     return model
 
 
@@ -425,42 +425,42 @@ def test_the_first_finding_names_the_cause_and_its_line_cures_it(name: str) -> N
 
 def healthy_conv() -> tuple[nn.Module, Tensor]:
     model = nn.Sequential(OverTime(nn.Conv1d(1, 8, 5)), LIF(), nn.Flatten(2), nn.Linear(8 * 36, 4), LI(0.1))
-    fluctua.initialize(model, x := spikes(100, 16, 1, 40), seed=0)
+    fluctua.initialize(model, x := uneven(100, 16, 1, 40), seed=0)
     return model, x
 
 
 def healthy_recurrent() -> tuple[nn.Module, Tensor]:
     model = nn.Sequential(nn.Linear(40, 64), Recurrent(LIF(), nn.Linear(64, 64, bias=False)), nn.Linear(64, 4), LI(0.1))
-    fluctua.initialize(model, x := spikes(150, 32, 40), seed=0)
+    fluctua.initialize(model, x := uneven(150, 32, 40), seed=0)
     return model, x
 
 
 def healthy_snn() -> tuple[nn.Module, Tensor]:
     model = snn_dense(40, 64, 64, 4)
-    fluctua.initialize(model, x := spikes(40, 32, 40), seed=0)
+    fluctua.initialize(model, x := uneven(40, 32, 40), seed=0)
     return model, x
 
 
 def healthy_jelly() -> tuple[nn.Module, Tensor]:
-    return jelly(40, 64, 64, 10, norm=True), 2 * spikes(20, 32, 40)
+    return jelly(40, 64, 64, 10, norm=True), 2 * uneven(20, 32, 40)
 
 
 def still_places() -> tuple[nn.Module, Tensor]:
     """Two thirds of what a convolution sees never moves."""
     model = nn.Sequential(OverTime(nn.Conv1d(1, 8, 5)), LIF(), nn.Flatten(2), nn.Linear(8 * 116, 4), LI(0.1))
-    x = torch.cat([spikes(100, 16, 1, 40), torch.zeros(100, 16, 1, 80)], 3)
+    x = torch.cat([uneven(100, 16, 1, 40), torch.zeros(100, 16, 1, 80)], 3)
     fluctua.initialize(model, x, seed=0)
     return model, x
 
 
 def dale() -> tuple[nn.Module, Tensor]:
-    model, x = nn.Sequential(DaleLayer(40, 40, 10), nn.Linear(40, 3), LI(0.1)), spikes(250, 16, 40)
+    model, x = nn.Sequential(DaleLayer(40, 40, 10), nn.Linear(40, 3), LI(0.1)), uneven(250, 16, 40)
     fluctua.initialize(model, x, seed=0)
     return model, x
 
 
 HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "dense": lambda: (healthy_dense(), spikes(100, 16, 40)),
+    "dense": lambda: (healthy_dense(), uneven(100, 16, 40)),
     "convolutional": healthy_conv,
     "convolutional, and most of it still": still_places,
     "convolutional, of snnTorch": lambda: (snn_conv(), images(8, 1, 12, 12)),
@@ -474,7 +474,7 @@ HEALTHY: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 
 
 def xi_two() -> tuple[nn.Module, Tensor]:
-    model, x = own(40, 64, 64, 4), spikes(250, 32, 40)
+    model, x = own(40, 64, 64, 4), uneven(250, 32, 40)
     fluctua.initialize(model, x, fluctua.Target(xi=2.0), seed=0)
     return model, x
 
@@ -491,7 +491,7 @@ def test_a_healthy_network_has_no_finding(name: str, with_labels: bool) -> None:
 
 def test_what_is_random_in_a_model_is_no_state() -> None:
     model = nn.Sequential(nn.Dropout(0.3), *own(40, 64, 4))
-    found = diagnose(started(model, spikes(100, 16, 40)), spikes(100, 16, 40), labels=torch.arange(16) % 4)
+    found = diagnose(started(model, uneven(100, 16, 40)), uneven(100, 16, 40), labels=torch.arange(16) % 4)
     assert list(found) == []
     assert found.report is not None
     assert "is a pair" not in str(found.report)
@@ -506,7 +506,7 @@ def test_a_code_by_times_alone_is_no_noise() -> None:
 
 
 def test_surrogates_too_sharp_for_a_deep_network_are_told_and_the_line_cures_them() -> None:
-    model, batch = own(40, *[64] * 6, 4), spikes(150, 16, 40)
+    model, batch = own(40, *[64] * 6, 4), uneven(150, 16, 40)
     fluctua.initialize(model, batch, seed=0)
     (found,) = diagnose(model, batch)
     assert (found.kind, found.where, found.serious) == ("gradient", "1", False)
@@ -518,7 +518,7 @@ def test_surrogates_too_sharp_for_a_deep_network_are_told_and_the_line_cures_the
 
 
 def test_a_gradient_that_grows_by_blunt_surrogates_does_not_keep_from_learning() -> None:
-    model, batch = own(40, *[64] * 10, 4), spikes(250, 8, 40)
+    model, batch = own(40, *[64] * 10, 4), uneven(250, 8, 40)
     fluctua.initialize(model, batch, surrogate=1.5, seed=0)
     (found,) = diagnose(model, batch, labels=torch.arange(8) % 4)
     assert found.message.startswith("the gradient grows from ")

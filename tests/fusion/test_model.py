@@ -372,8 +372,8 @@ def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, _ = made("spikingjelly m")
     assert isinstance(model, nn.Sequential)
     model[2] = nn.Identity()
-    fast = fluctua.fuse(model, x * spikes(*x.shape, rate=0.5, seed=3))
-    fast(x * spikes(*x.shape, rate=0.5, seed=3))
+    fast = fluctua.fuse(model, x * spikes(*x.shape, p=0.5, seed=3))
+    fast(x * spikes(*x.shape, p=0.5, seed=3))
     assert lengths == [2]
 
 
@@ -462,7 +462,7 @@ def test_a_type_that_is_there_already_keeps_a_step_in_the_loop(monkeypatch: pyte
         lengths.append(len(layers))
         return run(x, layers, spikes)
 
-    model, x = woken(Converting(), 3), TIME_FIRST * spikes(*TIME_FIRST.shape, rate=0.5, seed=3)
+    model, x = woken(Converting(), 3), TIME_FIRST * spikes(*TIME_FIRST.shape, p=0.5, seed=3)
     fast = fluctua.fuse(model, x)
     monkeypatch.setattr(events_layers, "run_layers", seen)
     fast(x)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua import Target
-from fluctua.layers import OverTime, Recurrent, ResidualBlock
-from fluctua.layers.blocks import OneToOne, conv_block, recurrent_conv_block
+from fluctua.layers import ResidualBlock
+from fluctua.layers.blocks import OneToOne
 from fluctua.network.facts import free_potential
 from fluctua.neurons import LIF
 from shared.spikes import spikes as random_spikes
@@ -31,43 +31,6 @@ def parts(module: nn.Module, kind: type[M]) -> list[M]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def test_a_conv_block_is_its_convolutions_step_by_step() -> None:
-    block = conv_block(2, [3, 4], cell, kernel=3, padding=2, pool=2)
-    first, second = parts(block, nn.Conv2d)
-    for conv in (first, second):  # weights that make neurons fire
-        nn.init.normal_(conv.weight, std=1.5)
-    x = spikes(30, 2, 2, 8, 7)
-    one, two = cell(), cell()
-    hidden = one(torch.stack([first(step) for step in x]))
-    output = two(torch.stack([second(step) for step in hidden]))
-    wanted = torch.stack([nn.functional.max_pool2d(step, 2) for step in output])
-    assert wanted.any()
-    assert wanted.shape == (30, 2, 4, 6, 5)  # each convolution adds 2 rows and columns, then they are halved
-    torch.testing.assert_close(block(x), wanted)
-
-
-def test_a_recurrent_conv_block_hears_itself_one_step_late() -> None:
-    block = recurrent_conv_block(1, 3, cell, kernel=7, stride=3, padding=1)
-    forth, back = parts(block, nn.Conv1d)
-    for conv in (forth, back):
-        nn.init.normal_(conv.weight, std=1.5)
-    x = spikes(40, 2, 1, 20)
-    neurons = cell()
-    state = neurons.initial_state(forth(x[0])[None])
-    last = torch.zeros(2, 3, 6)  # (20 + 2 - 7) // 3 + 1 places
-    wanted = []
-    for step in x:
-        last, state = neurons.step(forth(step) + back(last), state)
-        wanted.append(last)
-    assert torch.stack(wanted).any()
-    torch.testing.assert_close(block(x), torch.stack(wanted))
-
-
-def test_an_even_recurrent_filter_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"recurrent_kernel=4 has no middle.*take an odd one"):
-        recurrent_conv_block(1, 3, cell, kernel=7, recurrent_kernel=4)
 
 
 def dense_block(n: int = 5) -> ResidualBlock:
@@ -137,9 +100,3 @@ def test_a_residual_block_whose_ways_differ_in_shape_is_refused() -> None:
     block = ResidualBlock(nn.Linear(5, 1), nn.Linear(5, 5), cell())  # would broadcast
     with pytest.raises(ValueError, match=r"shape \(6, 2, 1\) and the skip one of \(6, 2, 5\)"):
         block(spikes(6, 2, 5))
-
-
-def test_blocks_hold_what_they_say() -> None:
-    block = conv_block(1, [2, 2, 2], cell)
-    assert [type(m) for m in block] == [OverTime, LIF] * 3 + [OverTime]
-    assert [type(m) for m in recurrent_conv_block(1, 2, cell, kernel=3)] == [OverTime, Recurrent]

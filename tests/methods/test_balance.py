@@ -13,10 +13,7 @@ from fluctua.methods import Measured
 from fluctua.methods.balance import Balance, _compact, project_
 from fluctua.neurons import LIF
 from fluctua.theory.target import InfeasibleTargetError
-
-
-def spikes(*shape: int, rate: float = 0.1) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < rate).float()
+from shared.spikes import spikes
 
 
 def potential(net: Any, x: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ def test_without_biases_the_mean_over_neurons_is_met(n: int) -> None:
 def test_convolutions_of_few_maps_keep_their_signal(maps: int, kind: str) -> None:
     groups, size = (maps if kind == "depthwise" else 1), (1 if kind == "1x1" else 3)
     net: Any = nn.Sequential(OverTime(nn.Conv2d(maps, 16, size, groups=groups, bias=False)), LIF())
-    u = started(net, spikes(40, 4, maps, 6, 6, rate=0.2))
+    u = started(net, spikes(40, 4, maps, 6, 6, p=0.2))
     assert abs(float(u.std(correction=0)) - 1) < 1e-3
     assert abs(float(u.mean())) < 1e-3
     assert float(net[0].module.weight.detach().abs().max()) < 10
@@ -175,7 +172,7 @@ def test_a_constant_input_of_one_sample_is_not_blown_up(n: int) -> None:
 
 def test_a_single_weight_keeps_its_signal_and_misses_the_mean() -> None:
     """All that one weight can do is to set the size of U."""
-    net, x = linear(1, units=1), spikes(60, 8, 1, rate=0.3)
+    net, x = linear(1, units=1), spikes(60, 8, 1, p=0.3)
     u = started(net, x)
     assert abs(float(u.square().mean()) - 1) < 1e-3
     assert float(u.std()) > 0.3

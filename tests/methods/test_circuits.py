@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import fluctua
 from fluctua import Target
 from fluctua.lab.data.module import SpikeDataModule
+from fluctua.lab.networks.blocks import recurrent_conv_block
 from fluctua.layers import DaleLayer, Recurrent
-from fluctua.layers.blocks import recurrent_conv_block
 from fluctua.layers.dale import SignedLinear
 from fluctua.methods import Measured, Poisson
 from fluctua.methods.circuits import NoFixedPointError

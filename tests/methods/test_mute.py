@@ -12,7 +12,7 @@ from fluctua.methods.components import SilentInputError
 from fluctua.methods.mute import poisson_spikes
 from fluctua.network import Network
 from fluctua.neurons import LI, LIF
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 from shared.free import free_potentials, sigma
 from shared.spikes import spikes
 

@@ -163,13 +163,18 @@ def test_where_nothing_converges_every_call_that_is_allowed_is_made(calls: int) 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
 def test_a_crossing_is_found_whatever_the_slope(power: float) -> None:
-    seen = find_crossing(lambda x: power * (x - 1.7), 0.0, -0.1, enough=1e-3, calls=12)
-    assert min(map(abs, seen.values())) < 1e-3
-    assert len(seen) <= 4
+    counted = Counted(lambda x: power * (x - 1.7))
+    x, left, flat = find_crossing(lambda x: float(counted(np.array(x))), 0.0, -0.1, enough=1e-3, calls=12)
+    assert abs(left) < 1e-3
+    assert left == power * (x - 1.7)
+    assert len(counted.asked) <= 4
+    assert not flat
 
 
 def test_where_a_function_is_flat_beside_a_step_the_search_ends() -> None:
     """As of weights behind a sigmoid: from two equal values no secant leads on, and the same point would come again."""
-    seen = find_crossing(lambda x: 1.0 if x > -0.05 else 0.5, 0.0, -0.1, enough=1e-3, calls=12)
-    assert len(seen) <= 12
-    assert min(seen.values()) == 0.5
+    counted = Counted(lambda x: np.where(x > -0.05, 1.0, 0.5))
+    _, left, flat = find_crossing(lambda x: float(counted(np.array(x))), 0.0, -0.1, enough=1e-3, calls=12)
+    assert len(counted.asked) <= 12
+    assert left == 0.5
+    assert not flat

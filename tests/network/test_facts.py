@@ -34,8 +34,8 @@ KERNELS: dict[str, PspKernel] = {
     "by neuron": PspKernel.exponential(TAUS_MEM, TAUS_SYN, DT),
     "delta, by neuron": PspKernel.delta(TAUS_MEM, DT),
     "some with a synapse, some without": PspKernel.two_poles(1.0, np.full(N, 0.9), np.array([0, 0.5, 0, 0.9]), DT),
-    "without memory": StateSpaceKernel.of(np.array([[0.7]]), DT),
-    "without memory, by neuron": StateSpaceKernel.of(TAUS_MEM.reshape(N, 1, 1), DT),
+    "without memory": StateSpaceKernel(dt=DT, matrix=np.array([[0.7]])),
+    "without memory, by neuron": StateSpaceKernel(dt=DT, matrix=TAUS_MEM.reshape(N, 1, 1)),
     "by channel": PspKernel.exponential(TAUS_MEM.reshape(CHANNEL), 10e-3, DT),
     "sampled, by channel": PspKernel.from_response(np.cos(np.arange(8.0 * N)).reshape(8, *CHANNEL), DT),
 }

@@ -447,3 +447,23 @@ def test_weights_on_the_way_to_the_potential_are_named(inputs: int) -> None:
     described = ProbedNeuron(1.0, membrane="v", reset="restart")
     with pytest.raises(UnsupportedNeuronError, match=r"apply weights that it holds \(weight\) before it"):
         probe(WithWeights(inputs, 20), described, Timing(None, T))
+
+
+class Sized(Leak):
+    """Its state is a buffer of the last batch's shape, and it takes currents of its own neurons only."""
+
+    def __init__(self) -> None:
+        super().__init__([0.5, 0.9])
+        del self.v
+        self.register_buffer("v", torch.zeros(4, 2))
+
+    def charged(self, x: Tensor) -> Tensor:
+        if x.ndim != 2:
+            raise ValueError("one axis of samples, one of neurons")
+        return super().charged(x)
+
+
+def test_where_a_state_hides_the_shape_the_constants_tell_it() -> None:
+    spec = ProbedNeuron(threshold="theta", membrane="v", reset="restart")
+    eps = probe(Sized(), spec, Timing(dt=1e-3, steps=T)).kernel.response(3)
+    np.testing.assert_allclose(eps, [[1.0, 1.0], [0.5, 0.9], [0.25, 0.81]], rtol=1e-6)

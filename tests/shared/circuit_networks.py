@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluctua.lab.networks.blocks import recurrent_conv_block
 from fluctua.layers import DaleLayer, OverTime, Recurrent, ResidualBlock
-from fluctua.layers.blocks import recurrent_conv_block
 from fluctua.network.facts import INPUT
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from shared.spikes import spikes

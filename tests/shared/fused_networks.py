@@ -1,17 +1,19 @@
 """What tests of fused models share: a network as snnTorch's tutorials write it, data, and passes that compare."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from shared.spikes import spikes as random_spikes
+
 STEPS, SAMPLES, INPUTS = 12, 5, 10
 
 
-def spikes(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
+spikes = partial(random_spikes, p=0.3)
 
 
 def woken(model: nn.Module, gain: float) -> nn.Module:

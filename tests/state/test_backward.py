@@ -9,14 +9,12 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.network import Network
-from fluctua.network.cells import step_of_cell
 from fluctua.network.facts import Pathway
 from fluctua.network.run import hooked
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.surrogates import Surrogate
-from fluctua.state.backward import Course, _power, participation, passages
-from fluctua.state.drive import Drive
+from fluctua.state.backward import Course, Drive, _power, participation, passages, step_of_cell
 from fluctua.state.measure import watch
 from fluctua.timeloop.contract import step_of
 from shared.spikes import spikes

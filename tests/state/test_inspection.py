@@ -23,7 +23,7 @@ from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.summary import _gradient_warnings
 from fluctua.theory import PspKernel, crossing_rate
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 from shared.spikes import spikes as random_spikes
 from shared.tracing import trace
 

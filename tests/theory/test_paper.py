@@ -8,8 +8,7 @@ import pytest
 
 from fluctua.theory import Afferent, Drive, Exponential, LogNormal, PspKernel, Target, membrane_moments, solve
 from fluctua.theory.laws import Family, WeightLaw
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import default_shares
+from fluctua.theory.target import Moments, default_shares
 
 LIF = PspKernel.exponential(20e-3, 10e-3, dt=2e-3)
 

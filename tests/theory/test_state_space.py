@@ -21,23 +21,22 @@ def drawn(seed: int, neurons: int, readout: bool, direct: bool) -> StateSpaceKer
     rng = np.random.default_rng(seed)
     transition = rng.standard_normal((neurons, 3, 3))
     transition *= 0.95 / np.abs(np.linalg.eigvals(transition)).max(-1)[:, None, None]
-    return StateSpaceKernel(
-        dt=DT,
-        transition=transition,
-        jump=rng.standard_normal((neurons, 3)),
-        readout=rng.standard_normal((neurons, 3)) if readout else None,
-        direct=rng.standard_normal(neurons) if direct else None,
-    )
+    jump, first = rng.standard_normal((neurons, 3, 1)), np.eye(4)[:1].repeat(neurons, 0)
+    if readout:
+        first[:, :3] = rng.standard_normal((neurons, 3))
+    if direct:
+        first[:, 3] = rng.standard_normal(neurons)
+    return StateSpaceKernel(dt=DT, matrix=np.concatenate([first[:, None], np.concatenate([transition, jump], -1)], -2))
 
 
 def simulated(kernel: StateSpaceKernel, x: Array) -> Array:
     """`u` over time for an input `[T]`, by the two equations, neuron for neuron."""
-    u = np.zeros((len(x), len(kernel.jump)))
-    for n, (transition, jump) in enumerate(zip(kernel.transition, kernel.jump, strict=True)):
+    readout, direct, transitions, jumps = kernel.parts
+    u = np.zeros((len(x), len(jumps)))
+    for n, (transition, jump) in enumerate(zip(transitions, jumps, strict=True)):
         s: Array = np.zeros(3)
         for t, now in enumerate(x):
-            u[t, n] = s[0] if kernel.readout is None else kernel.readout[n] @ s
-            u[t, n] += 0.0 if kernel.direct is None else kernel.direct[n] * now
+            u[t, n] = readout[n] @ s + direct[n] * now
             s = transition @ s + jump * now
     return u
 
@@ -65,7 +64,7 @@ def test_scaling_scales_the_response_and_the_matrix_gives_the_kernel_back(
     np.testing.assert_allclose(kernel.scaled(factor).response(30), expected, rtol=1e-12, atol=1e-12)
     matrix, delay = kernel.scaled(factor).system()
     assert delay == 0
-    back = StateSpaceKernel.of(matrix, DT)
+    back = StateSpaceKernel(dt=DT, matrix=matrix)
     np.testing.assert_allclose(back.response(30), expected, rtol=1e-12, atol=1e-12)
     assert back.dt == DT
 
@@ -84,7 +83,7 @@ def test_every_kernel_is_its_state_space_delayed(name: str) -> None:
     system = kernel.system()
     assert system is not None
     matrix, after = system
-    eps = StateSpaceKernel.of(matrix, DT).response(50 - after)
+    eps = StateSpaceKernel(dt=DT, matrix=matrix).response(50 - after)
     expected = np.concatenate([np.zeros((after, *eps.shape[1:])), eps])
     np.testing.assert_allclose(kernel.response(50), expected, rtol=1e-12, atol=1e-15)
 
@@ -92,6 +91,6 @@ def test_every_kernel_is_its_state_space_delayed(name: str) -> None:
 def test_one_neuron_needs_no_axis_of_neurons() -> None:
     several = drawn(0, 2, readout=True, direct=True)
     matrix, _ = several.system()
-    one = StateSpaceKernel.of(matrix[0], DT)
+    one = StateSpaceKernel(dt=DT, matrix=matrix[0])
     for name in ("eps_bar", "eps_hat", "lag_one"):
         assert getattr(one, name) == pytest.approx(getattr(several, name)[0], rel=1e-9)

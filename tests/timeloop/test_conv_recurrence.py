@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fluctua.lab.networks.blocks import recurrent_conv_block
 from fluctua.layers import FusedSequential, OverTime, Recurrent
-from fluctua.layers.blocks import recurrent_conv_block
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import conv_recurrence, engine

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fluctua.explain.evidence import FAR, Activity, Evidence
 from fluctua.explain.finding import Finding
+from fluctua.network.adapters.framework import THRESHOLDS
 from fluctua.network.facts import INPUT, Pathway
 from fluctua.network.run import named_modules_of, tensors_in
 from fluctua.state.facts import PopulationState
@@ -164,7 +165,7 @@ def _never(p: PopulationState) -> str:
 
 def _toward(e: Evidence, a: Activity) -> str:
     """The line that brings the network to its target: with its own weights if possible, else with new ones."""
-    movable = any((q.bias is not None and q.bias.requires_grad) or q.norm is not None for q in a.population.pathways)
+    movable = any((q.bias is not None and q.bias.requires_grad) or q.norms for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
     weights = [q.weight for other in e.activity for q in other.population.pathways]
     return (
@@ -238,7 +239,7 @@ def saturation(e: Evidence) -> Iterator[Finding]:
 
 def _raise_thresholds(found: list[Activity], value: float) -> str:
     modules = f"for m in map(model.get_submodule, {[a.state.name for a in found]})"
-    for name in ("threshold", "v_threshold", "spike_threshold"):
+    for name in THRESHOLDS:
         held = getattr(found[0].population.module, name, None)
         if isinstance(held, Tensor):
             return f"[m.{name}.data.fill_({value:g}) {modules}]"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fluctua.explain.watching import reaching
 from fluctua.network.facts import INPUT, Population
 from fluctua.network.network import Network, rests_quietly
 from fluctua.network.preserve import gpus_of, only_requiring_grad
@@ -205,7 +204,7 @@ def _moved_by(
     None for a readout, and if no current has a graph.
     """
     half = len(currents) // 2
-    starts = [c for given in currents[: half if early else None] for c in reaching(p, given) if c.requires_grad]
+    starts = [c for given in currents[: half if early else None] for c in p.entering(given) if c.requires_grad]
     ends = [s for s in spikes[half if early else 0 :] if s.requires_grad]
     if p.neuron.threshold is None or not starts:
         return None
@@ -234,7 +233,7 @@ def _from_biases(p: Population) -> float:
     biases = [
         float(q.bias.detach().double().mean() * p.neuron.kernels[q.port].eps_bar.mean()) / p.neuron.kernel.dt
         for q in p.pathways
-        if q.bias is not None and q.norm is None
+        if q.bias is not None and not q.norms
     ]
     return sum(biases)
 

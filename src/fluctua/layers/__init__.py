@@ -10,14 +10,7 @@ from fluctua.layers.fused_sequential import FusedSequential
 from fluctua.layers.over_time import OverTime
 from fluctua.layers.segments import in_segments
 
-__all__ = [
-    "DaleLayer",
-    "FusedSequential",
-    "OverTime",
-    "Recurrent",
-    "ResidualBlock",
-    "in_segments",
-]
+__all__ = ["DaleLayer", "FusedSequential", "OverTime", "Recurrent", "ResidualBlock", "in_segments"]
 
 if not TYPE_CHECKING:
     __getattr__ = old_names(__name__)

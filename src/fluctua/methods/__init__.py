@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from fluctua._lazy import lazy
 
 if TYPE_CHECKING:
+    from fluctua.methods.baselines.classic import LSUV as LSUV
     from fluctua.methods.baselines.classic import Kaiming as Kaiming
     from fluctua.methods.baselines.classic import Xavier as Xavier
-    from fluctua.methods.baselines.lsuv import LSUV as LSUV
     from fluctua.methods.baselines.spikeinit import SpikeInit as SpikeInit
     from fluctua.methods.baselines.tdbn import TdBN as TdBN
     from fluctua.methods.measured import Measured as Measured
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "fluctua.methods.baselines.classic": "Kaiming Xavier",
-        "fluctua.methods.baselines.lsuv": "LSUV",
+        "fluctua.methods.baselines.classic": "Kaiming LSUV Xavier",
         "fluctua.methods.baselines.spikeinit": "SpikeInit",
         "fluctua.methods.baselines.tdbn": "TdBN",
         "fluctua.methods.measured": "Measured",

@@ -25,9 +25,8 @@ from fluctua.network.facts import Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import population_mean
 from fluctua.theory.laws import OneSided
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 
 ROUNDS = 6
 SLOWER = 0.7  # each round covers this fraction of the step of the one before,
@@ -74,10 +73,6 @@ class _Adjustment:
     @property
     def population(self) -> Population:
         return self.potential.population
-
-    @property
-    def name(self) -> str:
-        return self.population.name
 
     @property
     def count(self) -> int:
@@ -154,11 +149,11 @@ def fit_circuit(
         off = max(off, *(missed_share(k.potential, k.goal) for k in adjustments))
         if off < nearest:
             nearest, kept = off, base
-            reached = {k.name: k.reached(d) for k, d in zip(adjustments, distances, strict=True)}
+            reached = {k.population.name: k.reached(d) for k, d in zip(adjustments, distances, strict=True)}
         if nearest <= ENOUGH:
             break
         common = np.mean([d.off for d in distances], 0)
-        asked = {k.name: k.closer(d, common) for k, d in zip(adjustments, distances, strict=True)}
+        asked = {k.population.name: k.closer(d, common) for k, d in zip(adjustments, distances, strict=True)}
         spikes |= {name: s for name, s in fired.items() if bool(s.any())}
         step = max(SLOWER * step, SHORTEST)
     write_all(kept)
@@ -184,7 +179,7 @@ def _adjust_together(
             k.turn(x)
         spikes = replay.simulate(populations)
         replay.assume(spikes)
-        distances = [k.distance(spikes[k.name]) for k in adjustments]
+        distances = [k.distance(spikes[k.population.name]) for k in adjustments]
         last = x, distances, spikes
         return np.asarray(np.mean([d.off for d in distances], 0)[: len(x)])
 

@@ -187,7 +187,7 @@ class FreePotential:
             signals.append(u)
         together = Component({p: v for part in parts for p, v in part.values.items()})
         shape = sum(signals[1:], signals[0])
-        square, mean = self._inner(shape, shape), self._mean_in_sigma(shape)
+        square, mean = self._inner(shape, shape), population_mean(*self._in_sigma(shape))
         lift = mean / max(square - mean**2, 1e-24) ** 0.5
         offset = rest - target.mean
         per_neuron, bounded = shift is not None and shift.per_neuron, shift is None or shift.bounded
@@ -364,9 +364,6 @@ class FreePotential:
     def _variance(self, u: Tensor) -> float:
         """Over window and neurons, in units of `sigma_u^2`."""
         return variance(*self._in_sigma(u))
-
-    def _mean_in_sigma(self, u: Tensor) -> float:
-        return population_mean(*self._in_sigma(u))
 
     def _silent(self, part: Component) -> SilentInputError:
         from fluctua.methods.mute import silence  # on the way out

@@ -1,6 +1,5 @@
 """Measured initialisation: weights scaled by the free potential that they cause on a real batch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,17 +8,18 @@ import torch
 
 from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
-from fluctua.methods.method import Method
-from fluctua.methods.population import Goal, adjustable, bent_by, fresh, shiftable, solve
-from fluctua.methods.weights import write_all
+from fluctua.methods.method import Method, Reached, Targets
+from fluctua.methods.mute import mute_sources, poisson_spikes, silence
+from fluctua.methods.population import Goal, adjustable, bent_by, fresh, offsets_of, shiftable, solve
+from fluctua.methods.root import find_crossing, find_root
+from fluctua.methods.weights import write, write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
-from fluctua.state.measure import Window
+from fluctua.state.measure import Window, window_mask
 from fluctua.theory.laws import Family, Normal
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 
 _NEAR = 0.01  # distance from the target at which to stop: of sigma_u in its logarithm, of mu_u in sigma_u
 _CALLS = 12  # potentials that are measured on the way
@@ -61,9 +61,7 @@ class Measured(Method):
         if self.balance not in (True, False, "auto"):
             raise ValueError(f'balance must be True, False or "auto", got {self.balance!r}')
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         goals = {p.name: self._goal(p, targets[p.name], replay) for p in group if p.name in targets}
         if goals and hears_itself(group):
             from fluctua.methods.circuits import fit_circuit  # only recurrence needs it
@@ -102,8 +100,6 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
     try:
         return _fit(population, goal, replay, generator)
     except SilentInputError:
-        from fluctua.methods.mute import mute_sources, poisson_spikes
-
         mute = mute_sources(population, replay)
         if not mute:
             raise
@@ -114,9 +110,7 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
 
 def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Generator) -> Moments:
     if not adjustable(population):
-        from fluctua.methods.shifted import fit_shifted  # few layers need it
-
-        return fit_shifted(population, goal, replay)
+        return _shift(population, goal, replay)
     write_all(fresh(population, goal, generator, in_place=True))
     scale, once = 1.0, goal.target.rate is None and not bent_by(population)
     potential, solution = solve(population, goal, replay, once=once)
@@ -129,13 +123,41 @@ def _fit(population: Population, goal: Goal, replay: Replay, generator: torch.Ge
     return Moments(wanted.mu_u, scale * wanted.sigma_u)
 
 
+def _shift(population: Population, goal: Goal, replay: Replay) -> Moments:
+    """Shift weights that are a function of what is learnt, such as its exponential or softplus, by one number for all.
+
+    A bias keeps the mean, if there is one.
+    """
+    wanted, pathways = goal.moments(population), shiftable(population)
+    like = next(c for c in replay.currents(population) if c is not None)
+    sigma, mask = torch.as_tensor(wanted.sigma_u).to(like), window_mask(like, goal.window)
+    potential = FreePotential(population, replay, mask, sigma)
+    start = {q.weight: q.weight.detach().clone() for q in pathways}
+
+    def moments(bias: float) -> tuple[float, float]:
+        for b in (b for q in pathways for b in offsets_of(q)):
+            write(b, torch.full_like(b, bias))
+        return potential.moments()
+
+    def distance(shift: float) -> float:
+        for weight, value in start.items():
+            write(weight, value + shift)
+        mean, size = moments(0.0)
+        if not size > 0:
+            raise SilentInputError(silence(population, replay, len(like)))
+        if gain := moments(1.0)[0] - mean:
+            size = moments((goal.target.mean - mean) / gain)[1]
+        return float(np.log(max(size, 1e-9)))
+
+    distance(find_crossing(distance, 0.0, -0.1, enough=_NEAR, calls=_CALLS)[0])
+    return wanted
+
+
 def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
     """Correct a solution, exact where U is linear in the weights, by the moments that the weights really produce.
 
     If both moments cannot be had, such as the mean of a current without negative parts, the variance comes first.
     """
-    from fluctua.methods.root import find_crossing, find_root
-
     unit = float(potential.sigma.double().square().mean().sqrt())
 
     def measure(x: Array) -> Array:
@@ -162,9 +184,8 @@ def _iterate(potential: FreePotential, solution: Solution, goal: Goal) -> None:
         return float(off[0])
 
     if off > _NEAR:
-        seen = find_crossing(levelled, float(best[0]), -0.1, enough=_NEAR, calls=_CALLS)
-        if abs(seen[nearest := min(seen, key=lambda x: abs(seen[x]))]) <= _NEAR:
-            best[0] = nearest
+        nearest, left, _ = find_crossing(levelled, float(best[0]), -0.1, enough=_NEAR, calls=_CALLS)
+        best[0] = nearest if abs(left) <= _NEAR else best[0]
     levelled(best[0])
 
 

@@ -25,8 +25,7 @@ from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, n
 from fluctua.state.measure import Measurements, Window, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import listed, of_whom, report_of, short_batch_warnings
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import Target
+from fluctua.theory.target import Moments, Target
 
 if TYPE_CHECKING:
     from fluctua.methods.surrogate import Wanted
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 READOUT = Target(sigma=0.1)
 OUTPUT = Target(xi=QUIET)
+Targets = Mapping[str, Target]  # by name of the population
+Reached = dict[str, Moments]
 
 
 class Method(ABC):
@@ -52,9 +53,7 @@ class Method(ABC):
         """Run once before the first group, for the model as a whole, such as layers that feed no neuron."""
 
     @abstractmethod
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         """Find the weights into the populations of a group, and write them.
 
         Args:
@@ -81,13 +80,13 @@ _NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
         "kaiming-folded": ("baselines.classic.Kaiming", {"folded": True}),
         "xavier": ("baselines.classic.Xavier", {}),
         "torch": ("baselines.classic.TorchDefault", {}),
-        "ding": ("baselines.ding.Ding", {}),
-        "micheli": ("baselines.micheli.Micheli", {}),
+        "ding": ("baselines.spiking.Ding", {}),
+        "micheli": ("baselines.spiking.Micheli", {}),
         "spikeinit": ("baselines.spikeinit.SpikeInit", {}),
         "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
         "tdbn": ("baselines.tdbn.TdBN", {}),
-        "lsuv": ("baselines.lsuv.LSUV", {}),
-        "ei-init": ("baselines.ei_init.EIInit", {}),
+        "lsuv": ("baselines.classic.LSUV", {}),
+        "ei-init": ("baselines.classic.EIInit", {}),
     }
 )
 NAMES = tuple(_NAMED)

@@ -13,8 +13,7 @@ from torch import Tensor
 from fluctua.network.facts import INPUT, Population, response
 from fluctua.network.replay import Replay
 from fluctua.network.trace_pass import is_plain
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import crossing_rate
+from fluctua.theory.target import Moments, crossing_rate
 
 
 def mute_sources(population: Population, replay: Replay) -> dict[str, tuple[Population, Tensor]]:

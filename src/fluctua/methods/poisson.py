@@ -1,6 +1,5 @@
 """The paper's formula: Poisson input of a known rate, independent weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, Literal
@@ -10,16 +9,15 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.components import SilentInputError
-from fluctua.methods.method import Method
+from fluctua.methods.method import Method, Reached, Targets
 from fluctua.methods.population import Goal
 from fluctua.methods.weights import check_given, draw, family_of, of_entries, shares, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Group
 from fluctua.network.replay import Replay
 from fluctua.theory.laws import Family, Normal
-from fluctua.theory.membrane import Drive, Moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.target import Target, crossing_rate
+from fluctua.theory.target import Drive, Moments, Target, crossing_rate
 from fluctua.theory.weights import Afferent, solve
 
 
@@ -55,9 +53,7 @@ class Poisson(Method):
         if not rate:
             raise ValueError(f'nu must be a positive rate in Hz, "per-layer" or None, got {self.nu!r}')
 
-    def solve(
-        self, group: Group, targets: Mapping[str, Target], replay: Replay, generator: torch.Generator
-    ) -> dict[str, Moments]:
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
         nu = replay.input_rate if self.nu is None else self.nu
         goals = {name: Goal(target, alpha=self.alpha, law=self.law) for name, target in targets.items()}
         return {p.name: fit(p, goals[p.name], nu, replay, generator) for p in group if p.name in goals}

@@ -15,8 +15,7 @@ from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
 from fluctua.state.measure import Window, window_mask
 from fluctua.theory.laws import Family, Normal, OneSided, WeightLaw
-from fluctua.theory.membrane import Moments
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 from fluctua.theory.weights import check_feasible
 
 _JOINING = ("Cat", "Stack", "CopySlices", "ConstantPad", "IndexPut", "Scatter", "SliceScatter", "SelectScatter")

@@ -61,8 +61,8 @@ _FLAT = 1e-3
 
 def find_crossing(
     measure: Callable[[float], float], start: float, step: float, *, enough: float, calls: int
-) -> dict[float, float]:
-    """Evaluate a monotonic function of one number on the way to its zero: by secants, then by halving.
+) -> tuple[float, float, bool]:
+    """Search the zero of a monotonic function of one number: by secants, then by halving.
 
     Args:
         measure: the function.
@@ -72,17 +72,18 @@ def find_crossing(
         calls: of `measure`, at most.
 
     Returns:
-        The value at each point; of two that hardly differ no third is tried, and no point twice.
+        The point that came nearest, the value there, and whether the function is flat: of two values that hardly
+        differ no third is tried, and no point twice.
     """
-    x, seen = start, {start: measure(start)}
-    while abs(seen[x]) >= enough and len(seen) < calls:
-        if len(seen) > 1 and max(seen.values()) - min(seen.values()) < _FLAT:
-            break
+    x, seen, flat = start, {start: measure(start)}, False
+    while abs(seen[x]) >= enough and len(seen) < calls and not flat:
         x = x + step if len(seen) == 1 else _next(seen)
         if x in seen:
             break
         seen[x] = measure(x)
-    return seen
+        flat = max(seen.values()) - min(seen.values()) < _FLAT
+    nearest = min(seen, key=lambda x: abs(seen[x]))
+    return nearest, seen[nearest], flat
 
 
 def _next(seen: Mapping[float, float]) -> float:

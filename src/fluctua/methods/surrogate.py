@@ -6,11 +6,8 @@ from typing import Literal
 
 from fluctua.methods.root import find_crossing
 from fluctua.network.adapters.framework import Sharpness
-from fluctua.network.cells import sharpness_of
-from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Population
-from fluctua.state.backward import Course
-from fluctua.state.drive import Drive
+from fluctua.state.backward import Course, Drive, sharpness_of
 from fluctua.state.measure import Measurements
 from fluctua.state.summary import SHARE, listed, of_whom
 
@@ -19,7 +16,6 @@ Wanted = Literal["share"] | float | None
 _NEAR = 0.01  # relative distance from the share at which to stop
 _FAR = 0.1  # relative distance from which to warn
 _FIRST, _CALLS = math.log(2), 16  # first step of the logarithm of the sharpness, and the maximal number of steps
-_FLAT = 1e-3
 
 
 def checked(wanted: Wanted) -> Wanted:
@@ -67,7 +63,7 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
     """Bring the participation share of a population to `SHARE`, or as close as its surrogate allows."""
     try:
         course = Course.of(p, drive)
-    except (ValueError, UnsupportedNeuronError) as error:
+    except ValueError as error:
         return [f"was left as it is: its neurons cannot be followed step by step ({error}); give a number instead"]
 
     def off(x: float) -> float:
@@ -77,13 +73,11 @@ def _fit(p: Population, knob: Sharpness, drive: Drive) -> list[str]:
 
     start = math.log(knob.value)
     sharper = math.copysign(_FIRST, off(start))  # sharper surrogates have a smaller share
-    seen = find_crossing(off, start, sharper, enough=_NEAR, calls=_CALLS)
-    nearest = min(seen, key=lambda x: abs(seen[x]))
-    flat = max(seen.values()) - min(seen.values()) < _FLAT and len(seen) > 1
+    nearest, left, flat = find_crossing(off, start, sharper, enough=_NEAR, calls=_CALLS)
     knob.put(knob.value if flat else float(f"{math.exp(nearest):.3g}"))
     if flat:
         return [f"was left as it is: its {knob.name} does not change how many neurons take part"]
-    if abs(seen[nearest]) > _FAR:
-        share = SHARE * math.exp(seen[nearest])
+    if abs(left) > _FAR:
+        share = SHARE * math.exp(left)
         return [f"brings its participation share no nearer to {SHARE:g} than {share:.2f}, whatever its {knob.name}"]
     return []

@@ -15,9 +15,8 @@ import numpy as np
 from fluctua.methods.population import Place
 from fluctua.methods.weights import writable
 from fluctua.network.facts import Population
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import Array
-from fluctua.theory.target import Target
+from fluctua.theory.target import Moments, Target
 
 GROWTH = 1.36
 """Growth of the variance along a trunk whose readers want the same."""

@@ -182,11 +182,6 @@ class Pathway:
         return None
 
     @property
-    def norm(self) -> nn.Module | None:
-        """The norm, or the first of several."""
-        return self.norms[0] if self.norms else None
-
-    @property
     def fan_in(self) -> int:
         """Afferents of one neuron: the entries of one row of the weight (convolution: away from the border)."""
         if isinstance(self.synapse, nn.modules.conv._ConvTransposeNd):  # weight [in, out / groups, *kernel]
@@ -195,31 +190,6 @@ class Pathway:
         if self.mask is not None:
             return round(float(self.mask.sum()) / self.mask.shape[self.rows])
         return self.weight.numel() // self.weight.shape[self.rows]
-
-
-def inner_pathway(
-    module: nn.Module,
-    source: str | int,
-    port: int,
-    current: Callable[[Tensor], Tensor],
-    *,
-    parameter: str = "",
-    mask: Tensor | None = None,
-    rows: int = 0,
-) -> Pathway:
-    """A pathway inside a neuron module, as its adapter describes it; tracing names it.
-
-    Args:
-        module: owns the weight, or without `parameter` one of its children does.
-        source: name of the presynaptic population within the holding module, or the number of the argument of the
-            module's call that passes the weight.
-        port: which of the target's input currents it adds to.
-        current: spikes `[T, B, *N]` of the source, or the argument, -> the current over the whole sequence.
-        parameter: attribute of the weight in `module`.
-        mask: see `Pathway`, and so is the rest.
-    """
-    sources, argument = ((), source) if isinstance(source, int) else ((source,), None)
-    return Pathway("", module, parameter, sources, port=port, inner=current, argument=argument, rows=rows, mask=mask)
 
 
 def one_step_late(x: Tensor) -> Tensor:
@@ -235,7 +205,9 @@ class PopulationSpec:
         neuron: its facts.
         emitter: the module whose output is its spikes.
         arguments: for each input current, which argument of the module's call it equals; None if none.
-        inner: pathways inside the module that lead to the population.
+        inner: pathways inside the module that lead to the population, without a name, which tracing gives. Their source
+            is a population in the module, "" for the only one, or none if an `argument` of the call passes the weight;
+            without a `parameter` one of the synapse's children owns the weight.
         layout: how the module is called.
     """
 
@@ -248,13 +220,8 @@ class PopulationSpec:
     @property
     def most(self) -> int:
         """Maximal number of currents that the module is called with for this population."""
-        return most_arguments(self.arguments, self.inner)
-
-
-def most_arguments(arguments: tuple[int | None, ...], pathways: tuple[Pathway, ...]) -> int:
-    """Maximal number of currents that a module is called with."""
-    entries = [*arguments, *(q.argument for q in pathways)]
-    return 1 + max((k for k in entries if k is not None), default=0)
+        entries = [*self.arguments, *(q.argument for q in self.inner)]
+        return 1 + max((k for k in entries if k is not None), default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +242,7 @@ class Population:
         offset: whether parameters other than the bias of a weight, or data without a weight, add to its current.
         shown: what the model's output is made of: its "spikes", its "potential", both, or neither.
         gates: the weights of whatever multiplies its current.
+        most: maximal number of currents that the module is called with for it.
         returned: whether the model returns its spikes, or what it makes of them without a weight, such as counts.
     """
 
@@ -292,17 +260,17 @@ class Population:
     shown: frozenset[str] = frozenset()
     offset: bool = False
     gates: tuple[Pathway, ...] = ()
+    most: int = 1
     returned: bool = False
-
-    @property
-    def most(self) -> int:
-        """Maximal number of currents that the module is called with."""
-        return most_arguments(self.arguments, self.pathways)
 
     @property
     def heard(self) -> set[str]:
         """Names of the populations that feed it."""
         return {*self.unweighted}.union(*(q.sources for q in (*self.pathways, *self.gates)))
+
+    def entering(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The currents, among those that its module is called with, that directly enter it, neuron by neuron."""
+        return [given[k] for k in self.arguments if k is not None and k < len(given)]
 
     @property
     def emission(self) -> Layout:

@@ -51,7 +51,7 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
             start = [float(value) for value in stepping.rest(module, torch.zeros(1, 1))[: step.states]]
             neuron = linear_neuron(step.dynamics(), start, timing)
         return replace(neuron, note="; ".join(filter(None, (left_out, neuron.note))) or None)
-    except (ValueError, UnsupportedNeuronError) as error:
+    except ValueError as error:
         name = type(module).__name__
         raise UnsupportedNeuronError(
             f"{name} cannot be read from its own step: {error}; or describe it with "
@@ -128,9 +128,7 @@ def linear_neuron(
 
 def _alike(kernels: Sequence[StateSpaceKernel], others: Sequence[StateSpaceKernel]) -> bool:
     pairs = zip(kernels, others, strict=True)
-    return all(
-        a.jump.shape == b.jump.shape and np.allclose(a.system()[0], b.system()[0], atol=_CURVED) for a, b in pairs
-    )
+    return all(a.matrix.shape == b.matrix.shape and np.allclose(a.matrix, b.matrix, atol=_CURVED) for a, b in pairs)
 
 
 def _compared(t: Traced, emits: Run, start: Sequence[Tensor]) -> Value | None:
@@ -292,15 +290,16 @@ def _kernels(system: Tensor, unit: Tensor, inputs: int, dt: float) -> list[State
         keep = np.flatnonzero(read & _reached(used[1:, p], used[1:, :size]))
         numbers = system.numpy()[..., [0, *keep + 1], :][..., [*keep, p]]
         numbers[..., 0, :] /= unit.numpy()[..., None]
-        kernels.append(StateSpaceKernel.of(numbers, dt))
+        kernels.append(StateSpaceKernel(dt=dt, matrix=numbers))
     return kernels
 
 
 def _growth(kernels: Sequence[StateSpaceKernel]) -> Array:
     """How fast the states of kernels grow, `[*N]`, 1 where they stay."""
-    if not any(kernel.jump.any() or np.any(kernel.direct) for kernel in kernels):
+    if not any(kernel.matrix[..., -1].any() for kernel in kernels):
         raise UnsupportedNeuronError("the potential does not depend on the input: check the step")
-    factors = [np.linalg.eigvals(kernel.transition) for kernel in kernels if kernel.jump.shape[-1]]
+    transitions = [kernel.parts[2] for kernel in kernels]
+    factors = [np.linalg.eigvals(transition) for transition in transitions if transition.shape[-1]]
     if not factors:
         return np.zeros(())
     growth: Array = np.max([np.abs(f).max(-1) for f in factors], 0)

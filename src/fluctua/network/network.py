@@ -354,17 +354,12 @@ def hears_itself(group: Group) -> bool:
 def with_recurrence(populations: Sequence[Population]) -> list[Population]:
     """The populations, with pathways marked as recurrent if they come from the population's own group."""
     marked = {p.name: {member.name for member in group} for group in groups_of(populations) for p in group}
-    loops = _reach(populations).diagonal()
-    return [
-        replace(
-            p,
-            pathways=tuple(
-                replace(q, recurrent=q.recurrent or (bool(loop) and not marked[p.name].isdisjoint(q.sources)))
-                for q in p.pathways
-            ),
-        )
-        for p, loop in zip(populations, loops, strict=True)
-    ]
+    found = []
+    for p, loop in zip(populations, _reach(populations).diagonal(), strict=True):
+        back = [q.recurrent or (bool(loop) and not marked[p.name].isdisjoint(q.sources)) for q in p.pathways]
+        pathways = (replace(q, recurrent=returns) for q, returns in zip(p.pathways, back, strict=True))
+        found.append(replace(p, pathways=tuple(pathways)))
+    return found
 
 
 def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.nn.parameter import is_lazy
 
-from fluctua.network.run import PLAIN, Copies, mapped, memory_of, modules_of, parameters_of
+from fluctua.network.run import Copies, mapped, memory_of, modules_of, parameters_of, within
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -46,9 +46,9 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     """Leave everything as it was, except the values of parameters.
 
     Inside the block the modules have copies of their buffers (batch-norm statistics, states of neurons) and plain
-    attributes; at its end they get back the untouched originals. `requires_grad` and torch's random number generators
-    are restored. Compiled modules run uncompiled, since hooks must see what happens inside. The user's own hooks are
-    silent, unless they are part of the network: see `silent_hooks`.
+    attributes; at its end they get back the untouched originals, and the parameters that were replaced.
+    `requires_grad` and torch's random number generators are restored. Compiled modules run uncompiled, since hooks must
+    see what happens inside. The user's own hooks are silent, unless they are part of the network: see `silent_hooks`.
 
     Args:
         model: any model.
@@ -56,6 +56,7 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     """
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
+    held = [(m._parameters, dict(m._parameters)) for m in modules_of(model) if m not in compiled]
     put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
         try:
@@ -63,6 +64,8 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
                 yield
         finally:
             put_back()
+            for parameters, originals in held:
+                parameters.update(originals)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
@@ -71,19 +74,14 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
 def in_double(module: nn.Module) -> Iterator[None]:
     """Inside the block everything floating-point in a module is float64; afterwards it is as it was."""
     with preserved(module):
-        kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
-        try:
-            for m in modules_of(module):
-                for name, value in list(vars(m).items()):
-                    if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
-                        vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
-                for name, p in m._parameters.items():
-                    if p is not None and p.is_floating_point():
-                        m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
-            yield
-        finally:
-            for parameters, originals in kept:
-                parameters.update(originals)
+        for m in modules_of(module):
+            for name, value in list(vars(m).items()):
+                if name != "_modules" and type(value) in (Tensor, tuple, list, dict) and "hooks" not in name:
+                    vars(m)[name] = value if name == "_parameters" else mapped(value, _double)
+            for name, p in m._parameters.items():
+                if p is not None and p.is_floating_point():
+                    m._parameters[name] = nn.Parameter(p.detach().double(), requires_grad=False)
+        yield
 
 
 def _double(x: Tensor) -> Tensor:
@@ -129,7 +127,8 @@ class States:
             self._twins = [state_of(module) for module in self._modules]
         finally:
             self._give(originals)
-        self._within = [(c, copy.copy(c)) for c in _containers_within(self._twins, set())]
+        containers = (c for c in within(self._twins, set()) if isinstance(c, dict | list | deque | set))
+        self._within = [(c, copy.copy(c)) for c in containers]
         self._pairs = {id(new): (new, old, []) for new, old in copies.pairs}
         memories = Counter(memory_of(new) for new, _ in copies.pairs if isinstance(new, Tensor))
         for c, then in self._within:
@@ -163,17 +162,6 @@ class States:
             for name in attributes.keys() - state.keys() - _MACHINERY:
                 del attributes[name]
             attributes.update(state)
-
-
-def _containers_within(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The mutable containers in a value, however deep."""
-    if isinstance(value, dict | list | deque | tuple | set) and id(value) not in seen:
-        seen.add(id(value))
-        if not isinstance(value, tuple):
-            yield value
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in PLAIN:
-                yield from _containers_within(item, seen)
 
 
 def _holds(container: Any, then: Any) -> bool:

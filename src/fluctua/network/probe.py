@@ -104,9 +104,8 @@ class ProbedNeuron:
         behind = [*signature(module.forward).parameters.values()][1:]
         if self.start is not None:
             states = self.start(module, x)
-            one = (
-                len(behind) == 1 and behind[0].kind < behind[0].VAR_POSITIONAL and len(states) > 1
-            )  # a tuple of states
+            # A tuple of states is one argument where no more are taken.
+            one = len(behind) == 1 and behind[0].kind < behind[0].VAR_POSITIONAL and len(states) > 1
             return (states,) if one else states
         if not self.passes_state:
             return ()
@@ -220,18 +219,16 @@ class _Bench:
     def __init__(self, module: nn.Module, spec: ProbedNeuron) -> None:
         self.module, self.spec, self.layout = module, spec, Layout(spec.time)
         self.name = type(module).__name__
-        self.shape = self._shape()
+        self.shape: tuple[int, ...] = ()
+        self._find_shape()
 
-    def run(self, pulses: list[float], start: int, steps: int) -> tuple[Array, NDArray[np.bool_]]:
-        """Potentials `[steps, P, *N]` with one of the P pulses each at step `start`, and which of them made spikes."""
-        return self._run(self.shape, pulses, start, steps)
-
-    def _run(
-        self, shape: tuple[int, ...], pulses: list[float], start: int, steps: int, *, alone: bool = False
+    def run(
+        self, pulses: list[float], start: int, steps: int, *, alone: bool = False
     ) -> tuple[Array, NDArray[np.bool_]]:
+        """Potentials `[steps, P, *N]` with one of the P pulses each at step `start`, and which of them made spikes."""
         device = next((p.device for p in parameters_of(self.module)), None)
-        x = torch.zeros(steps, len(pulses), *shape, dtype=torch.float64, device=device)
-        x[start] += torch.tensor(pulses, dtype=x.dtype, device=device).reshape(-1, *[1] * len(shape))
+        x = torch.zeros(steps, len(pulses), *self.shape, dtype=torch.float64, device=device)
+        x[start] += torch.tensor(pulses, dtype=x.dtype, device=device).reshape(-1, *[1] * len(self.shape))
         if alone:  # only the first neuron
             x.flatten(2)[..., 1:] = 0
         with torch.no_grad(), in_double(self.module):
@@ -267,32 +264,32 @@ class _Bench:
             spikes.append(emitted)
         return torch.cat(potentials), torch.cat(spikes)
 
-    def _shape(self) -> tuple[int, ...]:
+    def _find_shape(self) -> None:
         """The population's shape, or one that its constants broadcast to it."""
         failure: Exception | None = None
         for shape in [self.spec.shape] if self.spec.shape else self._guesses():
+            self.shape = shape
             try:
-                self._run(shape, [_IMPULSE, -_IMPULSE], 0, 5)
+                self.run([_IMPULSE, -_IMPULSE], 0, 5)
+                failure = None
+                break
             except Exception as error:  # foreign code may raise anything
                 failure = failure or error
-            else:
-                break
         way = "check time=, membrane=, reset= and passes_state= of its ProbedNeuron, and shape= or start= if needed"
         if weights := [name for name, p in self.module.named_parameters() if p.ndim > 1]:
             way += f"; apply weights that it holds ({', '.join(weights)}) before it, or set them by fluctua.measured_"
-            if failure is None and self._mixes(shape):
+            if failure is None and self._mixes():
                 failure = ValueError("its current passes weights on its way to the potential")
-        if failure is None:
-            return shape
-        raise UnsupportedNeuronError(
-            f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
-            f"{way}"
-        ) from failure
+        if failure is not None:
+            raise UnsupportedNeuronError(
+                f"the neuron {self.name} could not be run to measure its kernel ({type(failure).__name__}: {failure}): "
+                f"{way}"
+            ) from failure
 
-    def _mixes(self, shape: tuple[int, ...]) -> bool:
+    def _mixes(self) -> bool:
         """Whether the current of one neuron reaches others."""
-        u, _ = self._run(shape, [0.0, _IMPULSE], 0, 5, alone=True)
-        return u.shape[2:] != shape or bool((u[:, 1] - u[:, 0]).reshape(5, -1)[:, 1:].any())
+        u, _ = self.run([0.0, _IMPULSE], 0, 5, alone=True)
+        return u.shape[2:] != self.shape or bool((u[:, 1] - u[:, 0]).reshape(5, -1)[:, 1:].any())
 
     def _guesses(self) -> list[tuple[int, ...]]:
         own = [tuple(p.shape) for p in parameters_of(self.module)]
@@ -377,9 +374,8 @@ def _kernel(eps: Array, timing: Timing, settled: bool) -> PspKernel:
     flat = eps.reshape(len(eps), -1)
     if np.abs(flat - flat[:, :1]).max() <= 1e-12 * np.abs(flat).max():  # all neurons alike
         eps = flat[:, 0]
-    if settled:
-        return PspKernel.from_response(eps, timing.unit)
-    return PspKernel.from_response(eps, timing.unit).over_trial(timing.trial)
+    kernel = PspKernel.from_response(eps, timing.unit)
+    return kernel if settled else kernel.over_trial(timing.trial)
 
 
 def _nonlinearity(bench: _Bench, start: int, eps: Array, distance: float) -> float:

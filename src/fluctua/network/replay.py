@@ -2,22 +2,21 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
-from fluctua.network.preserve import States, gpus_of, only_requiring_grad, preserved, state_of
+from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
 from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
 
-if TYPE_CHECKING:
-    from fluctua.network.network import Network
+Keep = Callable[[nn.Module, Any], Any]  # module and output -> what is kept of the output and of the state
 
 
 class _Enough(BaseException):  # not an Exception, which the model might catch
@@ -84,11 +83,6 @@ class Replay:
         self._assumed |= spikes
         self._assumption += 1
 
-    def scale(self, name: str, factor: float) -> None:
-        """Assume `factor` times as many spikes of a population as before."""
-        self._assumed[name] = factor * self._assumed[name]
-        self._assumption += 1
-
     def currents(self, population: Population, gradients: list[Tensor] | None = None) -> list[Tensor | None]:
         """Input currents `[T, B, *N]` of a population, one for each of its neuron's kernels; None if none arrives.
 
@@ -111,19 +105,16 @@ class Replay:
 
         If the model runs step by step, it contains all steps, one after the other.
         """
-        inputs: dict[str, list[Tensor]] = {}
+        inputs: dict[nn.Module, list[Tensor]] = {q.synapse: [] for q in population.pathways if not q.inside}
 
-        def noting(name: str) -> Any:
-            def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-                inputs.setdefault(name, []).append(args[0].detach())
-
-            return before
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[module].append(args[0].detach())
 
         self._last.clear()  # what answers from memory would not run
-        outside = [q for q in population.pathways if not q.inside]
-        with hooked([nn.Module.register_forward_pre_hook(q.synapse, noting(q.name)) for q in outside]):
+        with hooked([nn.Module.register_forward_pre_hook(synapse, note) for synapse in inputs]):
             self._arguments(population, None)
-        return {name: x[0] if len(x) == 1 else torch.cat(x) for name, x in inputs.items()}
+        joined = {synapse: x[0] if len(x) == 1 else torch.cat(x) for synapse, x in inputs.items() if x}
+        return {q.name: joined[q.synapse] for q in population.pathways if not q.inside and q.synapse in joined}
 
     @cached_property
     def input_rate(self) -> float:
@@ -140,16 +131,13 @@ class Replay:
         spikes: dict[str, Tensor] = {}
         arguments: dict[str, tuple[Tensor, ...]] = {}
 
-        def emitting(name: str) -> Any:
-            def then(output: Tensor) -> None:
-                spikes[name] = output.detach()
-                if len(spikes) == len(populations) and not self._stepwise:
-                    raise _Enough
+        def keep(name: str, output: Tensor) -> None:
+            spikes[name] = output.detach()
+            if len(spikes) == len(populations) and not self._stepwise:
+                raise _Enough
 
-            return then
-
-        handles = [emitted(p, emitting(p.name)) for p in populations]
-        handles += [heard(p, partial(arguments.__setitem__, p.name)) for p in populations]
+        handles = [emitted(p, keep) for p in populations]
+        handles += [heard(p, arguments.__setitem__) for p in populations]
         with hooked(handles), suppress(_Enough):
             self._run(populations, [], firing=True)
         if not any(p.calls > 1 for p in populations):  # else the currents contain spikes that were not assumed
@@ -163,7 +151,7 @@ class Replay:
             return self._last[population.name][1]
         arrived: list[tuple[Tensor, ...]] = []
 
-        def then(currents: tuple[Tensor, ...]) -> None:
+        def then(name: str, currents: tuple[Tensor, ...]) -> None:
             arrived.append(currents)
             if not self._stepwise:
                 raise _Enough
@@ -210,6 +198,22 @@ class Replay:
             self._answers |= answers
             self._last.clear()
 
+    def currents_while_silent(self, silent: Collection[nn.Module]) -> dict[str, tuple[Tensor, ...]]:
+        """The currents that finished populations are called with, by name, while modules with weights output zeros."""
+        arrived: dict[str, tuple[Tensor, ...]] = {}
+
+        def note(name: str, currents: tuple[Tensor, ...]) -> None:
+            arrived[name] = tuple(current.clone() for current in currents)
+
+        self._forget_changed()
+        if any((p.module, 0) not in self._answers for p in self._done):
+            self.finish()
+        handles = [heard(p, note) for p in self._done]
+        handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
+        with hooked(handles):
+            self._run(self._done, [])
+        return arrived
+
     def finish(self) -> None:
         """Run to the end once more, including everything that has not run since it was done."""
         self._run((), [])
@@ -235,12 +239,7 @@ class Replay:
                     del vars(module)["forward"]
 
     def _answering(
-        self,
-        module: nn.Module,
-        keep: Callable[[nn.Module, Any], Any],
-        calls: Counter[nn.Module],
-        *,
-        recall: bool = True,
+        self, module: nn.Module, keep: Keep, calls: Counter[nn.Module], *, recall: bool = True
     ) -> Callable[..., Any]:
         """A `forward` that returns what the same call returned in an earlier pass, if recorded."""
         forward = module.forward
@@ -347,45 +346,3 @@ def _weighted(populations: Sequence[Population]) -> set[nn.Module]:
     """The modules with weights between the populations and those before them."""
     ways = [q for p in populations for q in p.pathways if q.inner is None]
     return {module for q in ways for module in (q.synapse, *q.through)}
-
-
-def currents_while_silent(
-    network: "Network",
-    answers: Mapping[nn.Module, list[Any]],
-    populations: Sequence[Population],
-    silent: list[nn.Module],
-) -> dict[str, tuple[Tensor, ...]]:
-    """The currents that populations are called with, by name, while some modules with weights output zeros.
-
-    Args:
-        network: a model on a batch.
-        answers: what each neuron module returned, and its state afterwards, call by call; it repeats these.
-        populations: those whose currents are wanted.
-        silent: modules that output zeros. Weights are not touched.
-    """
-    arrived: dict[str, tuple[Tensor, ...]] = {}
-
-    def noting(name: str) -> Any:
-        def then(currents: tuple[Tensor, ...]) -> None:
-            arrived[name] = tuple(current.clone() for current in currents)
-
-        return then
-
-    def answering(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
-        following = iter(outputs)
-
-        def answer(*args: Any, **kwargs: Any) -> Any:
-            output, states = next(following)
-            put_back(module, states)
-            return output
-
-        return answer
-
-    model = network.model
-    handles = [heard(p, noting(p.name)) for p in populations]
-    handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
-    with preserved(model, prepare), hooked(handles), torch.no_grad():
-        for module, outputs in answers.items():
-            vars(module)["forward"] = answering(module, Copies(model).of(outputs))
-        network.forward(model, network.batch)
-    return arrived

@@ -197,10 +197,9 @@ class Copies:
 
     def of(self, value: Any) -> Any:
         """The value's copy, or the value itself if it is immutable; values that share memory must come together."""
-        for tensor in _tensors_within(value, set()):
-            self._views.setdefault(memory_of(tensor), set()).add(
-                (tensor.storage_offset(), tensor.size(), tensor.stride())
-            )
+        for tensor in (part for part in within(value, set()) if isinstance(part, Tensor) and memory_of(part)):
+            view = tensor.storage_offset(), tensor.size(), tensor.stride()
+            self._views.setdefault(memory_of(tensor), set()).add(view)
         return self._of(value)
 
     def _of(self, value: Any) -> Any:
@@ -242,16 +241,16 @@ class Copies:
         return new.set_(self._storages[memory], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
 
 
-def _tensors_within(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors of ordinary memory in a value, however deep."""
-    if isinstance(value, Tensor):
-        if memory_of(value):
-            yield value
-    elif isinstance(value, dict | list | deque | tuple) and id(value) not in seen:
+def within(value: Any, seen: set[int]) -> Iterator[Any]:
+    """A value and all that it contains, however deep, except plain values; each container once."""
+    if not isinstance(value, dict | list | deque | tuple | set):
+        yield value
+    elif id(value) not in seen:
         seen.add(id(value))
+        yield value
         for item in value.values() if isinstance(value, dict) else value:
             if type(item) not in PLAIN:
-                yield from _tensors_within(item, seen)
+                yield from within(item, seen)
 
 
 def _part(tensor: Tensor) -> Tensor | None:
@@ -297,8 +296,8 @@ def contents_of(value: Any, owner: Any = None) -> Any:
     return kind, *(contents_of(part, value if owner is None else owner) for part in inside)
 
 
-def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) -> RemovableHandle:
-    """A hook that passes the currents `[T, B, *N]` of the population's module to `then`, once the last has arrived."""
+def heard(population: "Population", then: Callable[[str, tuple[Tensor, ...]], None]) -> RemovableHandle:
+    """A hook that passes a population's name, and the currents `[T, B, *N]` of its module once the last has arrived."""
     layout, parts = population.layout, list[tuple[Tensor, ...]]()
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -307,13 +306,13 @@ def heard(population: "Population", then: Callable[[tuple[Tensor, ...]], None]) 
         if len(parts) == population.calls:
             joined = tuple(_joined(steps) for steps in zip(*parts, strict=True))
             parts.clear()
-            then(joined)
+            then(population.name, joined)
 
     return population.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def emitted(population: "Population", then: Callable[[Tensor], None]) -> RemovableHandle:
-    """A hook that passes the spikes `[T, B, *N]` of a population to `then`, once it has emitted the last."""
+def emitted(population: "Population", then: Callable[[str, Tensor], None]) -> RemovableHandle:
+    """A hook that passes a population's name, and its spikes `[T, B, *N]` once it has emitted the last."""
     layout, calls, parts = population.emission, population.emissions, list[Tensor]()
 
     def after(module: Any, args: Any, output: Any) -> None:
@@ -321,7 +320,7 @@ def emitted(population: "Population", then: Callable[[Tensor], None]) -> Removab
         if len(parts) == calls:
             joined = _joined(tuple(parts))
             parts.clear()
-            then(joined)
+            then(population.name, joined)
 
     return population.emitter.register_forward_hook(after)
 
@@ -332,12 +331,12 @@ def recorded(populations: "Sequence[Population]") -> Iterator[dict[str, Tensor]]
 
     A graded spike counts as one.
     """
-    spikes: dict[str, Tensor] = {}
+    spikes, neurons = dict[str, Tensor](), {p.name: p.neuron for p in populations}
 
-    def keeping(p: "Population") -> Callable[[Tensor], None]:
-        return lambda output: spikes.update({p.name: p.neuron.counted(output)})
+    def keep(name: str, output: Tensor) -> None:
+        spikes[name] = neurons[name].counted(output)
 
-    with hooked([emitted(p, keeping(p)) for p in populations]):
+    with hooked([emitted(p, keep) for p in populations]):
         yield spikes
 
 

@@ -1,14 +1,13 @@
 """One traced step of a neuron module of any framework: what it does, and the tensors that it reads."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.adapters.framework import Hearing, Stepping
+from fluctua.network.adapters.framework import Stepping
 from fluctua.network.preserve import preserved
 from fluctua.network.run import modules_of
 from fluctua.timeloop.contract import Dynamics, Tensors
@@ -144,7 +143,9 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
     numbers = [slot for slot in slots if as_numbers and slot.tensor.numel() == 1]
     slots = [slot for slot in slots if slot not in numbers]
     step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
-    with preserved(module), _own_parameters(module), _muted(hearing):
+    with preserved(module):
+        if hearing is not None and isinstance(hearing.back, nn.Module):
+            vars(hearing.back)["forward"] = torch.zeros_like  # neurons receive nothing from their own spikes
         for m in modules_of(module):
             for name, value in m._buffers.items():  # an option kept as a tensor
                 if value is not None and value.numel() == 1 and not value.is_floating_point():
@@ -163,31 +164,3 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
     if not any(e.op == "leaf" and e.args[0] == "constant" for e in read):
         slots = []  # other tensors, such as a record of potentials, are no part of the step
     return NeuronStep(stepping, Followed.of(traced), states, slots, constants)
-
-
-@contextmanager
-def _muted(hearing: Hearing | None) -> Iterator[None]:
-    """Inside the block neurons receive nothing from their own spikes, if a module computes this input."""
-    if hearing is None or not isinstance(hearing.back, nn.Module):
-        yield
-        return
-    attributes = vars(hearing.back)
-    before = attributes.get("forward")
-    attributes["forward"] = torch.zeros_like
-    try:
-        yield
-    finally:
-        attributes.pop("forward")
-        if before is not None:
-            attributes["forward"] = before
-
-
-@contextmanager
-def _own_parameters(module: nn.Module) -> Iterator[None]:
-    """Restore, at the end of the block, parameters that it has replaced."""
-    kept = [(m._parameters, dict(m._parameters)) for m in modules_of(module)]
-    try:
-        yield
-    finally:
-        for parameters, originals in kept:
-            parameters.update(originals)

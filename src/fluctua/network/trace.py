@@ -205,6 +205,7 @@ class _Reader:
             frozenset(self.shown.get(module, ())) if spec.emitter is module else frozenset(),
             any(a.offset or any(s in self.roles and self.roles[s].offset for s in a.readings) for _, a in reaching),
             tuple(gate for _, afferents in reaching for gate in self._gates(afferents)),
+            spec.most,
             spec.emitter is module and "spikes" in self.unweighted.get(module, ()),
         )
 
@@ -217,17 +218,9 @@ class _Reader:
     def _outer(self, port: int, afferents: Afferents, population: str) -> Iterator[Pathway]:
         """The pathways into an input current of the module's call."""
         for synapse, reading in afferents.readings.items():
-            yield from self._pathways(
-                synapse,
-                population,
-                self._origin(reading.sources),
-                reading=reading,
-                via=reading.via,
-                norms=reading.norms,
-                through=tuple(reading.through),
-                port=port,
-                rows=transposed(synapse),
-            )
+            sources, through, rows = self._origin(reading.sources), tuple(reading.through), transposed(synapse)
+            draft = Pathway("", synapse, "", sources, reading.via, reading.norms, through=through, port=port, rows=rows)
+            yield from self._pathways(draft, population, reading)
 
     def _gates(self, afferents: Afferents) -> Iterator[Pathway]:
         for synapse, sources in afferents.gates.items():
@@ -248,71 +241,46 @@ class _Reader:
             sources = self._origin(set(came.direct).union(*(r.sources for r in came.readings.values())))
             through = tuple(came.readings)
         owner = draft.synapse if draft.parameter else _owner(draft.synapse, self.names, population)
-        yield from self._pathways(
-            owner,
-            population,
-            sources,
-            draft.parameter,
-            port=draft.port,
-            inner=draft.inner,
-            argument=draft.argument,
-            recurrent=draft.argument is None,
-            through=through,
-            rows=draft.rows,
-            mask=draft.mask,
-        )
+        itself = draft.argument is None
+        draft = replace(draft, synapse=owner, sources=sources, through=through, recurrent=itself)
+        yield from self._pathways(draft, population, Reading(sign=0))
 
-    def _pathways(
-        self,
-        synapse: nn.Module,
-        population: str,
-        sources: tuple[str, ...],
-        parameter: str = "",
-        reading: Reading | None = None,
-        **more: Any,
-    ) -> Iterator[Pathway]:
-        """One for each weight of a synapse, or for the named one."""
-        roles = None if parameter else self.roles.get(synapse)
-        found: list[tuple[str, str | None, dict[str, Any]]]
-        if roles is None:
-            names = [parameter] if parameter else weight_names(synapse, self.record.no_weights)
-            biases = [name.replace("weight", "bias") if "weight" in name else None for name in names]
-            found = [(n, None, {"bias_name": bias}) for n, bias in zip(names, biases, strict=True)]
+    def _pathways(self, draft: Pathway, population: str, reading: Reading) -> Iterator[Pathway]:
+        """One for each weight of a synapse, or for the one that the draft names; the draft says the rest."""
+        synapse, found = draft.synapse, list[tuple[str, str | None, dict[str, Any]]]()
+        if draft.parameter or synapse not in self.roles:
+            for name in [draft.parameter] if draft.parameter else weight_names(synapse, self.record.no_weights):
+                found.append((name, None, {"bias_name": name.replace("weight", "bias") if "weight" in name else None}))
         else:
-            both = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
-            normed = bool(more.get("norms"))  # its gain sets the size
+            roles = self.roles[synapse]
+            both: dict[str, Any] = {"bias_name": roles.bias or getattr(synapse, "added", None), "note": roles.note}
+            normed = bool(draft.norms)  # its gain sets the size
             if roles.gain is not None and not normed:
-                more["norms"] = (roles.as_norm(synapse),)  # in whose gain and offset the output is linear
-            because = [None if normed and w.sizeless else w.skipped_because for w in roles.weights]
-            facts = [
-                {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales, **both}
-                | {"shifts": w.shifts and w.skipped_because is not None}
-                | {"signs": None if w.signs is None or not reading or not reading.sign else reading.sign * w.signs}
-                for w in roles.weights
-            ]
-            found = list(zip([w.name for w in roles.weights], because, facts, strict=True))
+                draft = replace(draft, norms=(roles.as_norm(synapse),))  # in whose gain and offset the output is linear
+            for w in roles.weights:
+                shifts = w.shifts and w.skipped_because is not None
+                signs = None if w.signs is None or not reading.sign else reading.sign * w.signs
+                facts = {"rows": w.rows or 0, "mask": w.mask, "linear": w.linear, "carries": w.linear or w.scales}
+                facts |= {"shifts": shifts, "signs": signs, **both}
+                found.append((w.name, None if normed and w.sizeless else w.skipped_because, facts))
         for name, skipped, told in found:
-            first, before = self._first(synapse, name, population, reading or Reading())
-            reason = skipped or self._why_skipped_because(synapse, name, None if first == population else first)
-            trunk = first if first != population and reading is not None and reading.adds_to(before) else None
-            gains = [id(p) for norm in more.get("norms", ()) for p in parameters_of(norm)]
+            weight, computed = attrgetter(name)(synapse), name in parametrised(synapse)
+            here = population, reading
+            first, before = here if computed else self.taken.setdefault(id(weight), here)
+            other = None if first == population else first
+            trunk = first if other is not None and reading.adds_to(before) else None
+            reason = skipped or self._why_skipped_because(weight, computed, other)
+            gains = [id(p) for norm in draft.norms for p in parameters_of(norm)]
             owners = {self.taken.setdefault(gain, (population, Reading()))[0] for gain in gains}
-            if other := next(iter(owners - {population}), None):
-                reason = reason or f"its norm is shared with {other}, for which it was initialised"
-            free = bool(gains) and other is None and {*gains} <= self.trainable
+            if shared := next(iter(owners - {population}), None):
+                reason = reason or f"its norm is shared with {shared}, for which it was initialised"
+            free = bool(gains) and shared is None and {*gains} <= self.trainable
             told |= {"skipped_because": reason, "trunk": trunk, "normed": free}
-            yield Pathway(self._path(synapse, name), synapse, name, sources, **more | told)
+            yield replace(draft, name=self._path(synapse, name), parameter=name, **told)
 
-    def _first(self, synapse: nn.Module, parameter: str, population: str, reading: Reading) -> tuple[str, Reading]:
-        """The first population that a weight feeds, and how the signal gets there."""
-        if parameter in parametrised(synapse):
-            return population, reading
-        return self.taken.setdefault(id(attrgetter(parameter)(synapse)), (population, reading))
-
-    def _why_skipped_because(self, synapse: nn.Module, parameter: str, other: str | None) -> str | None:
+    def _why_skipped_because(self, weight: Any, computed: bool, other: str | None) -> str | None:
         """Why the weight must not be written, else None; `other` is the population that has it already."""
-        weight = attrgetter(parameter)(synapse)
-        if parameter in parametrised(synapse):
+        if computed:
             return "parametrised: initialise it before parametrising it"
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             return "no weight matrix"

@@ -36,6 +36,7 @@ NEVER = 1e6  # larger thresholds are out of reach in any network
 Neurons = Mapping[nn.Module, Specs]  # the populations of each neuron module, by name
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 Node = Any  # torch.autograd.graph.Node
+Modules = Collection[nn.Module]
 
 _IN_PLACE = "CopySlices"  # what autograd calls any change in place of a view
 PLUMBING = (
@@ -139,13 +140,7 @@ def _layout(specs: Specs) -> Layout:
 
 
 def observe(
-    model: nn.Module,
-    batch: Any,
-    forward: Forward,
-    neurons: Neurons,
-    refused: Collection[nn.Module],
-    whole: Collection[nn.Module] = (),
-    bare: Collection[nn.Module] = (),
+    model: nn.Module, batch: Any, forward: Forward, neurons: Neurons, refused: Modules, whole: Modules, bare: Modules
 ) -> TracedPass:
     """Run the model once and record who made what; for `refused` neurons, which only send spikes, record their inputs.
 

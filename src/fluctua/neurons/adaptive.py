@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import LIF, State, Tau, constant, numbers, register_tau, shown
+from fluctua.neurons.leaky import LIF, LeakyNeuron, State, Tau, constant, numbers, register_tau, shown
 from fluctua.neurons.steps import Reset
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import decay
@@ -85,16 +85,8 @@ class AdaptiveLIF(LIF):
         learn_tau: bool = False,
         learn_adaptation: bool = False,
     ) -> None:
-        super().__init__(
-            tau_mem,
-            tau_syn,
-            dt,
-            threshold=threshold,
-            reset=reset,
-            differentiable_reset=differentiable_reset,
-            surrogate=surrogate,
-            learn_tau=learn_tau,
-        )
+        LeakyNeuron.__init__(self, tau_mem, tau_syn, dt, learn_tau=learn_tau)
+        self._set_firing(threshold, reset, differentiable_reset, surrogate)
         register_tau(self, "tau_adapt", tau_adapt, learn_tau)
         self._register_strength("beta", beta, learn_adaptation)
         if kind == "current":

@@ -1,23 +1,100 @@
 """How the gradient passes a population: the surrogate derivative of its neurons in a trial, and its weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.network.cells import cell_of, sharpness_of, step_of_cell
-from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import INPUT, Pathway, Population
-from fluctua.state.drive import Drive
-from fluctua.state.measure import Measurements
+from fluctua.network.adapters.framework import Sharpness
+from fluctua.network.adapters.registry import framework_of
+from fluctua.network.facts import INPUT, Pathway, Population, population_currents
+from fluctua.network.stepping import followed
 from fluctua.theory.psp import Array
 from fluctua.theory.surrogates import gradient_gain
 from fluctua.timeloop.contract import Dynamics, step_of
 from fluctua.timeloop.evaluation import Evaluation
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import trace
+
+if TYPE_CHECKING:
+    from fluctua.state.measure import Measurements
+
+
+def cell_of(p: Population) -> nn.Module:
+    """The module of a population's neurons: its own, or one of those that a circuit holds."""
+    if p.emitter is p.module:
+        return p.module
+    circuit: Any = p.module
+    cell: nn.Module = next(circuit.cells[name] for name, tap in circuit.spikes.items() if tap is p.emitter)
+    return cell
+
+
+def sharpness_of(p: Population) -> Sharpness | None:
+    """The parameter that sets the sharpness of a population's surrogate; None if there is none."""
+    cell = cell_of(p)
+    framework = framework_of(cell)
+    return None if framework is None else framework.sharpness(cell)
+
+
+def step_of_cell(cell: Any, neurons: Sequence[int]) -> tuple[Dynamics, tuple[Tensor, ...]]:
+    """The step of neurons of the shape `[*N]`, and each part of their state of rest, which broadcasts to it.
+
+    Raises:
+        ValueError: the step is not known, or is no loop over neurons.
+    """
+    framework = framework_of(cell)
+    if framework is None or (framework.stepping is None and framework.package != "fluctua"):
+        raise ValueError(f"the step of {type(cell).__name__} is not known")
+    if framework.stepping is not None:
+        dynamics = followed(cell, framework.stepping).dynamics()
+        rest = framework.stepping.rest(cell, torch.zeros(1, *neurons))[: dynamics.states]  # no recurrent spikes
+        parts = [part[0] if isinstance(part, Tensor) and part.ndim > len(neurons) else part for part in rest]
+        return dynamics, tuple(torch.as_tensor(part) for part in parts)
+    state = cell.initial_state(torch.zeros(1, 1, *neurons))
+    return cell.dynamics(), tuple(part[0] for part in cell.parts_of(state))
+
+
+UNITS = 2048  # neurons, each in one sample, that represent all
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """Input currents of some neurons of a population in a trial.
+
+    Attributes:
+        currents: `[T, K]` for each input: K neurons, each in one sample.
+        units: `[K]`, the index of each neuron.
+        neurons: the shape `[*N]` of the whole population.
+    """
+
+    currents: tuple[Tensor, ...]
+    units: Tensor
+    neurons: tuple[int, ...]
+
+    @staticmethod
+    def of(p: Population, arguments: tuple[Tensor, ...], spikes: Mapping[str, Tensor]) -> "Drive":
+        """From the arguments of its module, and the spikes `[T, B, *N]` of the sources of recurrent pathways."""
+        currents = population_currents(p, arguments, spikes)
+        first = next(c for c in currents if c is not None)
+        count = first[0].numel()
+        chosen = torch.arange(count)
+        if count > UNITS:
+            chosen = torch.randint(count, (UNITS,), generator=torch.Generator().manual_seed(0))
+        picked = [None if c is None else c.detach().flatten(1)[:, chosen.to(c.device)].double().cpu() for c in currents]
+        parts = tuple(torch.zeros(len(first), len(chosen)).double() if c is None else c for c in picked)
+        return Drive(parts, chosen % first[0, 0].numel(), tuple(first.shape[2:]))
+
+    def of_units(self, value: Tensor) -> Tensor:
+        """Values for the K neurons, from a constant that broadcasts to `[*N]`."""
+        try:
+            return value.detach().cpu().double().expand(self.neurons).reshape(-1)[self.units]
+        except RuntimeError as error:
+            raise ValueError(
+                f"a constant of the shape {[*value.shape]} does not fit neurons of the shape {[*self.neurons]}"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +204,7 @@ def passage_of(p: Population, course: Course) -> Passage:
     return Passage(participation(slopes), None if knob is None else knob.value, max(gains, default=None))
 
 
-def passages(populations: Iterable[Population], measured: Mapping[str, Measurements]) -> dict[str, Passage]:
+def passages(populations: Iterable[Population], measured: "Mapping[str, Measurements]") -> dict[str, Passage]:
     """The passage of each spiking population whose drive is known and whose step can be followed, by name."""
     found = {}
     for p in populations:
@@ -135,7 +212,7 @@ def passages(populations: Iterable[Population], measured: Mapping[str, Measureme
         if p.neuron.threshold is not None and drive is not None:
             try:
                 found[p.name] = passage_of(p, Course.of(p, drive))
-            except (ValueError, UnsupportedNeuronError):
+            except ValueError:
                 continue  # such as neurons with recurrence inside one module of a framework
     return found
 

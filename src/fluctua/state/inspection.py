@@ -13,13 +13,13 @@ from fluctua.network.facts import Pathway, Population, currents_from_outside, re
 from fluctua.network.network import Network
 from fluctua.network.preserve import in_turn, only_requiring_grad
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.replay import currents_while_silent, states_in
-from fluctua.network.run import Copies, Forward, hooked, parameters_of
+from fluctua.network.replay import Replay
+from fluctua.network.run import Forward, hooked, parameters_of
 from fluctua.network.trace_pass import parametrised
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, Window, variance, watch
 from fluctua.state.report import Report
 from fluctua.state.summary import DEEP, needs_passes, report_of
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 
 @in_turn
@@ -83,21 +83,25 @@ def inspect_network(
     populations = network.populations
     measured: dict[str, Measurements] = {}
     modules = dict.fromkeys(p.module for p in populations)
-    answers: dict[nn.Module, list[Any]] = {module: [] for module in modules}
     within = [[p for p in populations if p.module is module] for module in modules]
     drives = loss is not None or sum(p.neuron.threshold is not None for p in populations) >= DEEP
-    watched = (watch(together, window, measured, drives=drives) for together in within)
-    handles = [handle for found in watched for handle in found]
-    if any(map(needs_passes, populations)):
-        handles += [module.register_forward_hook(_keeping(answers, network.model)) for module in modules]
-    with hooked(handles):
-        if loss is None:
-            with torch.no_grad():
-                network.run()
-            gradients: dict[str, float] = {}
-        else:
+    watched = hooked(handle for together in within for handle in watch(together, window, measured, drives=drives))
+    separable = _separable([p for p in populations if needs_passes(p)])
+    turns, gradients, outside = _turns(separable), dict[str, float](), dict[str, Parts]()
+    if loss is not None:
+        with watched:
             gradients = _gradient_norms(network, loss)
-    outside = outer_parts(network, answers, {name: m.mask for name, m in measured.items()})
+    elif not turns:
+        with watched, torch.no_grad():
+            network.run()
+    if turns:
+        with network.replay() as replay:
+            for p in populations:
+                replay.done(p)
+            if loss is None:
+                with watched:
+                    replay.finish()
+            outside = outer_parts(separable, turns, replay, {name: m.mask for name, m in measured.items()})
     notes, ran = (*network.notes, *notes), (f"window = {window}",)
     passed = {}
     if drives:
@@ -105,15 +109,6 @@ def inspect_network(
 
         passed = passages(populations, measured)
     return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran, passages=passed)
-
-
-def _keeping(answers: dict[nn.Module, list[Any]], model: nn.Module) -> Any:
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        with torch.no_grad():
-            kept = Copies(model).of((output, states_in(module)))  # anew: the next call may write where this one did
-            answers[module].append(kept)
-
-    return after
 
 
 def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str, float]:
@@ -141,7 +136,7 @@ def _acting(q: Pathway) -> Tensor:
 
 
 def outer_parts(
-    network: Network, answers: Mapping[nn.Module, list[Any]], masks: Mapping[str, Tensor]
+    populations: list[Population], turns: Mapping[nn.Module, int], replay: Replay, masks: Mapping[str, Tensor]
 ) -> dict[str, Parts]:
     """Variance that each pathway from outside supplies, for populations where only extra passes can tell.
 
@@ -149,18 +144,17 @@ def outer_parts(
     output zeros; weights are not touched. One pass serves all populations at a time.
 
     Args:
-        network: a model on a batch.
-        answers: what each neuron module returned, and its state afterwards, call by call.
+        populations: those to tell apart.
+        turns: the pass in which each module is active.
+        replay: of the network, all of whose populations are done.
         masks: window `[T, B]` of each population, by name.
     """
-    chosen = _separable([p for p in network.populations if needs_passes(p)])
-    turns = _turns(chosen)
     rests: dict[str, Tensor] = {}
     found: dict[str, Parts] = {}
-    for turn in (None, *sorted(set(turns.values()))) if turns else ():
+    for turn in (None, *sorted(set(turns.values()))):
         silent = [m for m, t in turns.items() if t != turn]
-        arrived = currents_while_silent(network, answers, chosen, silent)
-        for p in chosen:
+        arrived = replay.currents_while_silent(silent)
+        for p in populations:
             u = response(p.neuron, currents_from_outside(p, arrived[p.name]))
             if turn is None:
                 rests[p.name] = u if bool(u.any()) else torch.zeros(())

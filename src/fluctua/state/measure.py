@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from fluctua.network.facts import Population, currents_from_outside, recurrent_pathways, response
 from fluctua.network.run import emitted, heard
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 if TYPE_CHECKING:
-    from fluctua.state.drive import Drive
+    from fluctua.state.backward import Drive
 
 Window = Literal["trial", "arrival"]
 OUTSIDE = ""  # in place of a pathway's name: everything from outside together
@@ -113,11 +112,8 @@ def watch(
     arrived: dict[str, tuple[Tensor, ...]] = {}
     fired: dict[str, Tensor] = {}
 
-    def noting(name: str) -> Any:
-        def then(spikes: Tensor) -> None:
-            fired[name] = spikes.detach()
-
-        return then
+    def note(name: str, spikes: Tensor) -> None:
+        fired[name] = spikes.detach()
 
     def measure(module: nn.Module, args: Any, output: Any) -> None:
         if len(fired) < len(populations):  # steps are still to come
@@ -126,13 +122,13 @@ def watch(
             if p.name not in measured:
                 measured[p.name] = _measure(p, arrived[p.name], fired, window)
                 if drives:
-                    from fluctua.state.drive import Drive
+                    from fluctua.state.backward import Drive
 
                     with torch.no_grad():
                         measured[p.name].drive = Drive.of(p, arrived[p.name], fired)
 
-    handles = [heard(p, partial(arrived.__setitem__, p.name)) for p in populations]
-    handles += [emitted(p, noting(p.name)) for p in populations]
+    handles = [heard(p, arrived.__setitem__) for p in populations]
+    handles += [emitted(p, note) for p in populations]
     return [*handles, populations[0].module.register_forward_hook(measure)]
 
 

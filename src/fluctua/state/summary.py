@@ -13,9 +13,8 @@ from fluctua.network.network import Network, rests_quietly
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean, silent_share
 from fluctua.state.report import Report
-from fluctua.theory.membrane import Moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.target import crossing_rate
+from fluctua.theory.target import Moments, crossing_rate
 
 if TYPE_CHECKING:
     from fluctua.state.backward import Passage

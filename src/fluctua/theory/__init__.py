@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 from fluctua._deprecated import old_names
 from fluctua.theory.laws import Exponential, Gamma, LogNormal, Normal, Relay
-from fluctua.theory.membrane import Drive, membrane_moments
 from fluctua.theory.psp import PspKernel
-from fluctua.theory.target import InfeasibleTargetError, Target, crossing_rate, xi_for_rate
+from fluctua.theory.target import Drive, InfeasibleTargetError, Target, crossing_rate, membrane_moments, xi_for_rate
 from fluctua.theory.weights import Afferent, solve
 
 __all__ = [

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fluctua.theory.laws import Family, Normal, OneSided, WeightLaw, check_density
-from fluctua.theory.membrane import Drive
 from fluctua.theory.psp import Array, PspKernel
-from fluctua.theory.target import InfeasibleTargetError, Target
+from fluctua.theory.target import Drive, InfeasibleTargetError, Target
 
 
 @dataclass(frozen=True, eq=False)

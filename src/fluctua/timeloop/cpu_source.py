@@ -29,7 +29,6 @@ _HEAD = '''"""Written by fluctua from a neuron's step."""
 import numpy as np
 
 from fluctua.simd.compiling import generated, inlined
-from fluctua.simd.functions import *
 from fluctua.simd.memory import *
 from fluctua.simd.vectors import *
 from fluctua.spikes.bits import rows_of, sample_rows

@@ -37,14 +37,14 @@ T, N, C = 5, 6, 3
 SETTINGS = TrainSettings(epochs=4, lr=0.05, optimizer="adam", seed=3, progress=False)
 
 
-def spikes() -> CurrentBased:
+def firing() -> CurrentBased:
     """Spikes where the current is positive."""
     return CurrentBased(0.0, 1.0, dt=2e-3, threshold=1e-6)
 
 
 def network(seed: int = 0, *, dropout: float = 0.3) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(N, 8), spikes(), nn.Dropout(dropout), nn.Linear(8, C))
+    return nn.Sequential(nn.Linear(N, 8), firing(), nn.Dropout(dropout), nn.Linear(8, C))
 
 
 class TinyData(lightning.LightningDataModule):
@@ -447,7 +447,7 @@ class Values(TinyData):
 
 def regressor() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(N, 16), spikes(), nn.Linear(16, 2))
+    return nn.Sequential(nn.Linear(N, 16), firing(), nn.Linear(16, 2))
 
 
 @pytest.mark.parametrize(("loss", "every_step"), [("mse_last_step", False), ("mse_every_step", True)])
@@ -510,7 +510,7 @@ def test_regularisers_need_spikes() -> None:
 
 def test_populations_have_the_names_of_the_report(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(N, 8), Recurrent(spikes(), nn.Linear(8, 8, bias=False)), nn.Linear(8, C))
+    model = nn.Sequential(nn.Linear(N, 8), Recurrent(firing(), nn.Linear(8, 8, bias=False)), nn.Linear(8, C))
     one_epoch = dataclasses.replace(SETTINGS, epochs=1)
     history = fit(model, TinyData(), out_dir=tmp_path, settings=one_epoch).history
     assert [name for name in history[0] if name.startswith("rate_")] == ["rate_1"]
@@ -519,7 +519,7 @@ def test_populations_have_the_names_of_the_report(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_traced_is_trained_without_rates(tmp_path: Path) -> None:
-    shared = spikes()
+    shared = firing()
     model = nn.Sequential(nn.Linear(N, N), shared, nn.Linear(N, N), shared, nn.Linear(N, C))
     one_epoch = dataclasses.replace(SETTINGS, epochs=1)
     with pytest.warns(UserWarning, match="no firing rates are logged: .* called 2 times"):

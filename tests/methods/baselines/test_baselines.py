@@ -12,10 +12,14 @@ from torch.utils.hooks import RemovableHandle
 
 import fluctua
 from fluctua.layers import DaleLayer, OverTime, Recurrent
-from fluctua.methods.baselines.delta_neuron import DeltaNeuron, delta_neuron
-from fluctua.methods.baselines.ei_init import ei_init_
-from fluctua.methods.baselines.spikeinit import PiecewiseExponential
-from fluctua.methods.baselines.spikeinit_theory import SpikeInitConstants, largest_probability, simulated_drive
+from fluctua.methods.baselines.classic import ei_init_
+from fluctua.methods.baselines.spikeinit import (
+    PiecewiseExponential,
+    SpikeInitConstants,
+    largest_probability,
+    simulated_drive,
+)
+from fluctua.methods.baselines.spiking import DeltaNeuron, delta_neuron
 from fluctua.methods.baselines.tdbn import ThresholdBatchNorm
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.method import NAMES, method_of

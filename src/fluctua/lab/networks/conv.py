@@ -11,9 +11,10 @@ from typing import ClassVar, Self
 from torch import nn
 
 from fluctua.lab.networks.architecture import Architecture
+from fluctua.lab.networks.blocks import Cell, conv_block, recurrent_conv_block
 from fluctua.lab.networks.dropout import DropUnits
 from fluctua.layers import OverTime, ResidualBlock
-from fluctua.layers.blocks import Cell, OneToOne, conv_block, recurrent_conv_block
+from fluctua.layers.blocks import OneToOne
 
 
 @dataclass(frozen=True, kw_only=True)

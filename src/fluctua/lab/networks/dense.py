@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from fluctua.lab.networks.architecture import Architecture
+from fluctua.lab.networks.blocks import Cell
 from fluctua.layers import DaleLayer, Recurrent, ResidualBlock
-from fluctua.layers.blocks import Cell, OneToOne
+from fluctua.layers.blocks import OneToOne
 from fluctua.neurons import SuperSpike
 from fluctua.theory.laws import Exponential, OneSided
 

@@ -5,15 +5,37 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fluctua.methods.baselines.baseline import Baseline
-from fluctua.methods.weights import normal, write
+from fluctua.methods.components import SilentInputError
+from fluctua.methods.method import Method, Reached, Targets
+from fluctua.methods.weights import excites, normal, writable, write
 from fluctua.network.adapters.registry import framework_of
-from fluctua.network.network import Network
+from fluctua.network.facts import Population
+from fluctua.network.network import Group, Network
 from fluctua.network.preserve import gpus_of
+from fluctua.network.replay import Replay
 from fluctua.network.run import modules_of
 from fluctua.network.trace_pass import computing, is_plain, weight_names
+from fluctua.theory.psp import number
+
+
+class Baseline(Method):
+    """A method without a target, which sets one population after another, or the whole model at once."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, bool) and not 0 < number(value) < math.inf:
+                raise ValueError(f"{name} of {type(self).__name__} must be a positive number, got {value!r}")
+
+    def solve(self, group: Group, targets: Targets, replay: Replay, generator: torch.Generator) -> Reached:
+        for population in group:
+            if population.name in targets:
+                self.fill(population, replay, generator)
+        return {}
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        """Draw and write the weights into a population; by default `begin` has done everything."""
 
 
 class _WholeModel(Baseline):
@@ -149,3 +171,149 @@ def _weights(network: Network) -> dict[nn.Parameter, int]:
             elif name in weight_names(module) and (module not in own or (q is not None and q.skipped_because is None)):
                 found[parameter] = q.rows if q is not None and module in own else 0
     return found
+
+
+@dataclass(frozen=True)
+class LSUV(Baseline):
+    """Layer-sequential unit variance, Mishkin & Matas 2016 (arXiv 1511.06422).
+
+    Orthonormal weights (Saxe et al. 2014), then layer by layer, from the first to the last, `w <- w / sd` until the
+    measured variance of the layer's output on a batch is within `tolerance` of 1, readouts included.
+
+    Certain: algorithm, default tolerance and number of iterations. Reconstructed, since no version for spiking networks
+    exists: the output of a layer is the current into its neurons (the method knows nothing of synapses and membranes).
+    Its variance is taken over time, samples and neurons. Pathways that add up, recurrent ones included, are one layer.
+    A current whose size a normalisation layer sets is left alone.
+
+    Attributes:
+        tolerance: largest distance of the variance from 1.
+        iterations: maximal number of times that a layer is measured and scaled.
+
+    Raises:
+        SilentInputError: a population that no current reaches.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.neurons import LI, LIF
+        >>> model = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 2), LI())
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=LSUV(), seed=0)
+        >>> print(f"{model[0].weight.std():.2f}")
+        0.59
+    """
+
+    tolerance: float = 0.1
+    iterations: int = 10
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """Kaiming weights for layers that feed another layer; `fill` draws all others again."""
+        draw_kaiming(network, generator)
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        for q in writable(population):
+            write(q.weight, orthonormal(q.weight, generator))
+        scaled = [q.weight for q in writable(population) if not q.norms]
+        for _ in range(self.iterations if scaled else 0):
+            variance = _variance(population, replay)
+            if abs(variance - 1) < self.tolerance:
+                break
+            for weight in scaled:
+                write(weight, weight / math.sqrt(variance))
+
+
+def orthonormal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A weight with orthonormal rows, or columns if it has more rows than columns, drawn on the CPU."""
+    return nn.init.orthogonal_(torch.empty(like.shape), generator=generator).to(like)
+
+
+def _variance(population: Population, replay: Replay) -> float:
+    if any(q.recurrent for q in population.pathways):
+        replay.assume(replay.simulate([population]))
+    variance = float(replay.current(population).double().var())
+    if not variance > 0:
+        raise SilentInputError(
+            f"no current reaches {population.name} on this batch, so lsuv cannot scale it: the layer before may be "
+            "silent; take a batch with more activity"
+        )
+    return variance
+
+
+@dataclass(frozen=True)
+class EIInit(Baseline):
+    """Apply `ei_init_` to the layers of a network under Dale's law, one after the other, on their measured input.
+
+    Reconstructed, beyond the authors' circuit: excitation within a layer is sized by the statistics of the layer's
+    input from outside, inhibitory weights are `1 / n_I`, and weights of either sign are Kaiming's with gain 1. Biases
+    are zero.
+
+    Raises:
+        SilentInputError: a layer that no activity reaches.
+        ValueError: a network without any layer under Dale's law.
+
+    Example:
+        >>> import fluctua
+        >>> from fluctua.layers import DaleLayer
+        >>> model = DaleLayer(30, n_exc=20, n_inh=5)
+        >>> x = (torch.rand(100, 16, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+        >>> report = fluctua.initialize(model, x, method=EIInit(), seed=0)
+        >>> all(bool((w >= 0).all()) for w in model.parameters())
+        True
+    """
+
+    def begin(self, network: Network, generator: torch.Generator) -> None:
+        """Refuse a network without a layer under Dale's law."""
+        synapses = (q.synapse for p in network.populations for q in p.pathways)
+        if not any(hasattr(synapse, "sign") for synapse in synapses):  # a weight law alone does not keep signs
+            raise ValueError(
+                "ei-init is for networks with layers under Dale's law, and this one has none: choose another method"
+            )
+
+    def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
+        heard = replay.heard(population)
+        for q in writable(population):
+            if excites(q, population) > 0:
+                ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=generator)
+            elif excites(q, population) < 0:
+                write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
+            else:
+                write(q.weight, normal(q.weight, generator) / math.sqrt(q.fan_in))
+            if q.bias is not None and q.bias.requires_grad:
+                write(q.bias, torch.zeros_like(q.bias))
+
+
+def ei_init_(weight: Tensor, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Fill non-negative weights `[out, in, ...]` in place from the statistics of their first batch of input.
+
+    Liu, Ding & Yu 2026 (DeepEISNN, arXiv 2509.23253, eq. 53): for fan-in d ::
+
+        w ~ Exponential with mean sqrt(Var x / (d (E[x^2] + Var x)))
+
+    so that the variance of the excitatory current, over weights and samples, is that of one input, `Var x`.
+
+    Certain: formula and statistics (the authors' code): `E[x^2]` over everything, `Var x` over samples, then averaged
+    over features. Weights to excitatory and to inhibitory neurons are drawn alike. Left out, as parts of the authors'
+    circuit of divisive inhibition: inhibitory weights of `1 / n_I`, and the inhibitory gain.
+
+    Args:
+        weight: overwritten.
+        x: the input of the weights, `[T, B, in, ...]`; every time step of every trial is a sample.
+        generator: for the draws, which are made on the CPU; default: torch's own.
+
+    Returns:
+        The weight.
+
+    Raises:
+        ValueError: a weight or an input with too few axes.
+        SilentInputError: an input without variance.
+    """
+    if weight.ndim < 2:
+        raise ValueError(f"ei_init_ needs a weight [out, in, ...], got the shape {tuple(weight.shape)}")
+    if x.ndim < 3:
+        raise ValueError(f"ei_init_ needs an input [T, B, in, ...], got the shape {tuple(x.shape)}")
+    samples = x.detach().flatten(0, 1).double()
+    variance, square = float(samples.var(0).mean()), float(samples.square().mean())
+    if not variance > 0:
+        raise SilentInputError("the input of ei_init_ is the same in all samples: take a batch with activity")
+    mean = math.sqrt(variance / (weight[0].numel() * (square + variance)))
+    write(weight, mean * torch.empty(weight.shape).exponential_(generator=generator).to(weight))
+    return weight

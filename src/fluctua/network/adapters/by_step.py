@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fluctua.network.adapters.framework import Framework, Hearing, Timing
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway, one_step_late
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, one_step_late
 from fluctua.network.linear import linear_module
 
 
@@ -39,22 +39,21 @@ def called_with_input(neuron: Neuron, module: Any, weight: Tensor, *others: Path
         w = getattr(module, name)
         return linear(x.to(w), w)
 
-    return {
-        "": PopulationSpec(neuron, module, (None,), (inner_pathway(module, 0, 0, current, parameter=name), *others))
-    }
+    incoming = Pathway("", module, name, (), inner=current, argument=0)
+    return {"": PopulationSpec(neuron, module, (None,), (incoming, *others))}
 
 
 def _from_itself(module: Any, hearing: Hearing) -> Pathway:
     back, mask, kept = hearing.back, hearing.mask, hearing.kept
     if isinstance(back, nn.Module):
-        return inner_pathway(back, "", 0, _over_time(back, kept))
+        return Pathway("", back, "", ("",), inner=_over_time(back, kept))
     name = _name_of(module, back)
 
     def current(spikes: Tensor) -> Tensor:
         w = getattr(module, name)
         return linear(spikes.to(w), w if mask is None else w * mask)
 
-    return inner_pathway(module, "", 0, _over_time(current, kept), parameter=name, mask=mask)
+    return Pathway("", module, name, ("",), inner=_over_time(current, kept), mask=mask)
 
 
 def _over_time(current: Callable[[Tensor], Tensor], kept: bool) -> Callable[[Tensor], Tensor]:

@@ -1,13 +1,18 @@
 """The form of an adapter: what fluctua must know about a framework. Facts only; the framework is never imported."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from fluctua.network.facts import Neuron, PopulationSpec
-from fluctua.network.run import Layout
+from fluctua.network.run import Layout, in_one_call
+
+THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
+"""Attributes in which neurons keep their threshold."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +145,6 @@ class Stepping:
         return None
 
 
-def no_state(module: Any) -> None:
-    """For neurons that keep nothing between calls."""
-
-
 @dataclass(frozen=True, eq=False)
 class Sharpness:
     """The parameter that sets how sharp, or how wide, the surrogate of a neuron module is.
@@ -157,11 +158,6 @@ class Sharpness:
     name: str
     value: float
     put: Callable[[float], None]
-
-
-def no_sharpness(module: Any) -> Sharpness | None:
-    """For neurons whose surrogate has no parameter."""
-    return None
 
 
 def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
@@ -197,15 +193,15 @@ class Framework:
     package: str
     tested: str
     facts: Mapping[str, FactsOf | None]
-    layout: Callable[[Any], Layout]
+    layout: Callable[[Any], Layout] = in_one_call
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()
-    reset: Callable[[Any], None] = no_state
+    reset: Callable[[Any], None] = lambda module: None
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
-    sharpness: Callable[[Any], Sharpness | None] = no_sharpness
+    sharpness: Callable[[Any], Sharpness | None] = lambda module: None
     prepare: Callable[[Any], None] | None = None
 
 
@@ -215,3 +211,31 @@ def changes(kind: type, base: type) -> bool:
     between = [k for k in kind.__mro__[: kind.__mro__.index(base)] if k.__module__.partition(".")[0] != home]
     names = {name for above in between for name, value in vars(above).items() if callable(value)}
     return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
+
+
+def check_version(package: str, tested: str) -> None:
+    """Warn once about a version other than the tested one."""
+    found = _installed(package)
+    if found is not None and found.split(".")[:2] != tested.split(".")[:2]:
+        warn_of_version(package, found, tested)
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """The version of a package; None if it is not installed as a package."""
+    from importlib.metadata import PackageNotFoundError, version  # takes long to import, and fluctua's own need none
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def warn_of_version(package: str, found: str, tested: str) -> None:
+    """Warn about a version other than the tested one."""
+    warnings.warn(
+        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
+        "sigma_U before you rely on them",
+        stacklevel=2,
+    )

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, Timing
-from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway
-from fluctua.network.run import in_one_call
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec
 from fluctua.neurons.leaky import numbers
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import TwoStateKernel
@@ -64,7 +63,7 @@ def circuit(module: "Circuit", timing: Timing) -> Mapping[str, PopulationSpec]:
             for port in range(len(neuron.kernels))
         )
         arriving = [s for s in module.synapses if s.target == name]
-        synapses = tuple(inner_pathway(s.module, s.source, s.port, s.current) for s in arriving)
+        synapses = tuple(Pathway("", s.module, "", (s.source,), port=s.port, inner=s.current) for s in arriving)
         specs[name] = PopulationSpec(neuron, module.spikes[name], arguments, synapses)
     return specs
 
@@ -87,4 +86,4 @@ FACTS: Mapping[str, FactsOf] = {
     "fluctua.neurons.own_step.StepNeuron": step_neuron,
 }
 
-FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, layout=in_one_call, timed=True, sharpness=sharpness)
+FRAMEWORK = Framework(package="fluctua", tested="", facts=FACTS, timed=True, sharpness=sharpness)

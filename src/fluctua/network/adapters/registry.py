@@ -15,22 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes
+from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes, check_version
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
-from fluctua.network.run import (
-    Copies,
-    Forward,
-    Layout,
-    Shown,
-    contents_of,
-    hooked,
-    in_one_call,
-    modules_of,
-    plain_call,
-    stacked,
-)
+from fluctua.network.run import Copies, Forward, Layout, Shown, contents_of, hooked, modules_of, plain_call, stacked
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -168,11 +157,8 @@ def framework_of(module: nn.Module) -> Framework | None:
 
 def resetting_framework(module: nn.Module) -> Framework | None:
     """The framework that brings a module to rest before a trial: a neuron, or anything else that keeps state."""
-    found = framework_of(module)
-    if found is not None:
-        return found
-    names = _names(module)
-    return next((f for f in _frameworks_of(type(module)) if not names.isdisjoint(f.stateful)), None)  # type: ignore[arg-type]
+    keeping = (f for f in _frameworks_of(type(module)) if not _names(module).isdisjoint(f.stateful))  # type: ignore[arg-type]
+    return framework_of(module) or next(keeping, None)
 
 
 def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B008 - frozen
@@ -188,8 +174,6 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
     if isinstance(entry, str):
         raise UnsupportedNeuronError(f"{type(module).__name__} of {framework.package} cannot be initialised: {entry}")
     if framework.tested:
-        from fluctua.network.adapters.versions import check_version  # fluctua's own need no check
-
         check_version(framework.package, framework.tested)
     facts = entry(module, timing)
     layout = framework.layout(module)
@@ -387,4 +371,4 @@ def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
         served = not isinstance(entry, str) or known.description(neuron) is not None
         if framework is not None and served and framework.layout(neuron).stepwise:
             return framework
-    return Framework("", "", {}, in_one_call)
+    return Framework("", "", {})

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Neuron, Pathway, PopulationSpec, inner_pathway, one_step_late
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, one_step_late
 from fluctua.network.run import Layout
 from fluctua.neurons.leaky import numbers as _numbers
 from fluctua.theory import PspKernel
@@ -143,7 +143,7 @@ def _recurrence(module: Any) -> Pathway:
     def current(spikes: Tensor) -> Tensor:
         return one_step_late(spikes.to(module.w_rec) @ module.w_rec)
 
-    return inner_pathway(module, "", 0, current, parameter="w_rec", rows=1)
+    return Pathway("", module, "w_rec", ("",), inner=current, rows=1)
 
 
 def _spiking(module: Any, kernels: tuple[PspKernel, ...], alpha: Array, timing: Timing) -> Neuron:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fluctua.network.adapters.framework import FactsOf, Framework, Hearing, Sharpness, States, Stepping, Timing
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Neuron, PopulationSpec, inner_pathway, numbers_of
+from fluctua.network.facts import Neuron, Pathway, PopulationSpec, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import Array, TwoStateKernel
@@ -48,7 +48,7 @@ def delta_leaky(module: Any, timing: Timing) -> Neuron:
 
 def linear_leaky(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
     """A filter over the whole sequence, with weights for its input."""
-    synapse = inner_pathway(module.linear, 0, 0, module.linear.forward)
+    synapse = Pathway("", module.linear, "", (), inner=module.linear.forward, argument=0)
     return {"": PopulationSpec(state_leaky(module, timing), module, (None,), (synapse,))}
 
 
@@ -153,16 +153,12 @@ def _steps(decay: Array, timing: Timing) -> int | None:
 _ELSEWHERE = "or call fluctua on the part of the network before it"
 _GATED = f"its gates make the potential a nonlinear function of its input; use RLeaky or RSynaptic, {_ELSEWHERE}"
 
+_BY_STEP = ("Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic")
 FACTS: Mapping[str, FactsOf | None] = {
-    "snntorch._neurons.alpha.Alpha": None,
+    **{f"snntorch._neurons.{name.lower()}.{name}": None for name in _BY_STEP},
     "snntorch._neurons.deltaleaky.DeltaLeaky": delta_leaky,
-    "snntorch._neurons.lapicque.Lapicque": None,
-    "snntorch._neurons.leaky.Leaky": None,
     "snntorch._neurons.linearleaky.LinearLeaky": linear_leaky,
-    "snntorch._neurons.rleaky.RLeaky": None,
-    "snntorch._neurons.rsynaptic.RSynaptic": None,
     "snntorch._neurons.stateleaky.StateLeaky": state_leaky,
-    "snntorch._neurons.synaptic.Synaptic": None,
 }
 
 REFUSED: Mapping[str, str] = {

@@ -14,8 +14,7 @@ from fluctua.files import reason
 from fluctua.layers import OverTime, Recurrent
 from fluctua.network.errors import UnsupportedNeuronError, WiringError
 from fluctua.network.nir.conventions import NEURONS, Convention, convention_of, neuron_of
-from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex
-from fluctua.network.nir.package import graph_of
+from fluctua.network.nir.model import Delayed, NirModel, Scaled, Vertex, graph_of
 from fluctua.neurons.surrogates import Surrogate
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from fluctua.layers import OverTime, Recurrent, ResidualBlock
 from fluctua.layers.blocks import OneToOne
 from fluctua.network.errors import WiringError
-from fluctua.network.nir.model import NirModel
-from fluctua.network.nir.package import nir
+from fluctua.network.nir.model import NirModel, nir
 from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.leaky import numbers

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluctua.theory import Afferent, Drive, PspKernel, Target, crossing_rate, membrane_moments, solve
 from fluctua.theory.laws import WeightLaw
-from fluctua.theory.membrane import Moments
+from fluctua.theory.target import Moments
 
 Array = NDArray[np.float64]
 
