@@ -110,7 +110,7 @@ def test_parameters_on_raw_data_that_no_weight_follows_are_no_weights(name: str)
     before = model.fields.detach().clone()
     report = fluctua.initialize(model, BATCH, seed=0)
     assert torch.equal(model.fields, before)
-    assert "first was skipped: no weight feeds it" in report.notes
+    assert "first was skipped: no weight matrix feeds it" in report.notes
     assert [q.name for q in report["neuron"].pathways] == ["fc.weight"]
     assert report["neuron"].sigma_u == pytest.approx(1.0, rel=0.01)
 

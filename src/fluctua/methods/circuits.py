@@ -161,7 +161,7 @@ def fit_circuit(
         raise NoFixedPointError(
             f"{' and '.join(p.name for p in chosen)} found no state that reproduces itself: the nearest missed by "
             f"{nearest:.0%} in sigma_u, in mu_u (of theta) or in a pathway's share of the variance. Recurrence this "
-            "strong has no steady state there: ask for a smaller recurrent share (a larger alpha) or a "
+            "strong may have no steady state there: ask for a smaller recurrent share (a larger alpha) or a "
             "smaller xi, or give a larger batch"
         )
     return reached

@@ -337,7 +337,7 @@ def _check_unit(populations: tuple[Population, ...], target: Target) -> None:
 def _notes(chosen: tuple[Population, ...], method: Method) -> Iterator[str]:
     for note, names in of_whom((p.neuron.note, p.name) for p in chosen).items():
         yield f"{names}: {note}"
-    skipped: list[tuple[str | None, str]] = [("no weight feeds it", p.name) for p in chosen if not p.pathways]
+    skipped: list[tuple[str | None, str]] = [("no weight matrix feeds it", p.name) for p in chosen if not p.pathways]
     skipped += [(q.skipped_because, q.name) for p in chosen for q in p.pathways if q.trunk is None]
     for reason, names in of_whom(skipped).items():
         yield f"{names} {'were' if ', ' in names else 'was'} skipped: {reason}"
