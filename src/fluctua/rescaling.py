@@ -93,7 +93,7 @@ def rescale(
     return initialize(
         model,
         batch,
-        target if isinstance(target, Target) else Target(),
+        Target() if target is None or isinstance(target, Report) else target,
         method=Rescaling(per_neuron, window, grid, readout is not None, before),
         readout=readout or READOUT,
         seed=0,  # for dropout only

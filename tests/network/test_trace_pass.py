@@ -108,7 +108,7 @@ def test_parameters_on_raw_data_that_no_weight_follows_are_no_weights(name: str)
 
     model = Encoder()
     before = model.fields.detach().clone()
-    report = fluctua.initialize(model, BATCH, seed=0)
+    report = fluctua.initialize(model, BATCH, fluctua.Target(), seed=0)
     assert torch.equal(model.fields, before)
     assert "first was skipped: no weight matrix feeds it" in report.notes
     assert [q.name for q in report["neuron"].pathways] == ["fc.weight"]
