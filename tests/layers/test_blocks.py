@@ -1,7 +1,6 @@
 """Laws of the blocks: the sum of their ways, the shapes that they give, what an initialiser sees in them."""
 
 from functools import partial
-from typing import TypeVar
 
 import pytest
 import torch
@@ -13,19 +12,15 @@ from fluctua.layers import ResidualBlock
 from fluctua.layers.blocks import OneToOne
 from fluctua.network.facts import free_potential
 from fluctua.neurons import LIF
+from shared.parts import parts
 from shared.spikes import spikes as random_spikes
 from shared.tracing import trace
 
-M = TypeVar("M", bound=nn.Module)
 DT = 2e-3
 cell = partial(LIF, 20e-3, 10e-3, DT)
 
 
 spikes = partial(random_spikes, p=0.2)
-
-
-def parts(module: nn.Module, kind: type[M]) -> list[M]:
-    return [m for m in module.modules() if isinstance(m, kind)]
 
 
 @pytest.fixture(autouse=True)

@@ -129,6 +129,7 @@ def gather(
         )
         with torch.no_grad():  # with the same draws
             forgets = _same(output, network.forward(network.model, network.batch))
+    ends = network.outputs
     activity = tuple(
         Activity(
             p,
@@ -137,7 +138,7 @@ def gather(
             _passing(passed[p.name]),
             lasting[p.name] != [],
             _from_biases(p),
-            p.name in network.outputs,
+            p.name in ends,
         )
         for p in network.populations
     )

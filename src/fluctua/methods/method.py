@@ -215,9 +215,9 @@ def initialize(
     if readout is None:
         readout = READOUT if network.spread is None else Target(sigma=0.1 * network.spread)
     _check_unit(chosen, target or Target())
-    ends = network.outputs if method.aims and target is None else {}
     wanted = {p.name: readout if p.neuron.threshold is None else target or Target() for p in chosen if method.serves(p)}
-    wanted |= {name: OUTPUT for name in ends if name in wanted}
+    quiet = [name for name in network.outputs if name in wanted] if method.aims and target is None else []
+    wanted |= dict.fromkeys(quiet, OUTPUT)
     with _others_kept(network, None if populations is None else chosen):
         method.begin(network, draws)
     try:
@@ -239,8 +239,8 @@ def initialize(
 
         on_trunks += told_of_trunks(network.populations, wanted, reached)
     notes += [told for told, far in on_trunks if not far]
-    if said := [name for name in ends if name in wanted]:
-        notes.append(f"{', '.join(said)}: the model returns the spikes, so xi starts at 3; target=Target() sets 1")
+    if quiet:
+        notes.append(f"{', '.join(quiet)}: the model returns the spikes, so xi starts at 3; target=Target() sets 1")
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} has no target, so the one given was not used")
     return report_of(

@@ -1,7 +1,6 @@
 """Laws of the blocks of convolutions: the shapes that they give, and their results step by step."""
 
 from functools import partial
-from typing import TypeVar
 
 import pytest
 import torch
@@ -10,17 +9,13 @@ from torch import nn
 from fluctua.lab.networks.blocks import conv_block, recurrent_conv_block
 from fluctua.layers import OverTime, Recurrent
 from fluctua.neurons import LIF
+from shared.parts import parts
 from shared.spikes import spikes as random_spikes
 
-M = TypeVar("M", bound=nn.Module)
 cell = partial(LIF, 20e-3, 10e-3, 2e-3)
 
 
 spikes = partial(random_spikes, p=0.2)
-
-
-def parts(module: nn.Module, kind: type[M]) -> list[M]:
-    return [m for m in module.modules() if isinstance(m, kind)]
 
 
 @pytest.fixture(autouse=True)
