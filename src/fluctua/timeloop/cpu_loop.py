@@ -100,7 +100,7 @@ def _run(call: _Call, shape: torch.Size) -> None:
     if workers > 1:
         over_samples(work, whole, whole, most=workers)
     else:
-        work(iter([(0, whole)]))
+        work([(0, whole)])
     if count > whole * LANES:
         _run_rest(call, steps, count)
 

@@ -1,8 +1,8 @@
 """Fused layers: weights and the neurons behind them in one operation, with spikes passed from layer to layer as bits.
 
 The whole input current is never in memory: samples pass through all layers a few at a time, so that their data stay in
-the core's cache. Forward keeps only the bits of the spikes; backward integrates again, which takes less time than
-writing the potentials to memory and reading them back, and then runs the adjoint loop.
+the core's cache. Forward keeps the bits of the spikes, and what the adjoint loop reads of each step, such as the
+potentials. Where that would take too much memory, backward integrates again, which takes a sixth more time.
 
 Samples are split over threads, each with its own gradient of the weights; these are summed in a fixed order, so a fixed
 number of threads gives the same numbers every time.
@@ -19,13 +19,15 @@ from torch import Tensor
 
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
-from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply
-from fluctua.timeloop.cpu_loop import Array
+from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply, name_of
+from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
-from fluctua.timeloop.threads import Blocks, added, over_samples
+from fluctua.timeloop.expressions import Value
+from fluctua.timeloop.threads import Blocks, added, over_blocks, shares
 
+_KEPT = 1 << 28  # bytes that forward keeps for backward at most, besides spikes
 _CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back loads the recurrent weight, which needs enough samples to pay
 
@@ -77,8 +79,9 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     Returns:
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
-    operation = _Layers(tuple(layer.kind for layer in layers), spikes, x.shape)
-    output, *_ = apply(operation, [x, *(t for layer in layers for t in layer.tensors)])
+    tensors = [x, *(t for layer in layers for t in layer.tensors)]
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    output, *_ = apply(_Layers.of(layers, spikes, x, trains), tensors)
     sections = layers[-1].sections
     if len(sections) == 1:
         return (output,)
@@ -88,37 +91,97 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
 
 @dataclass(frozen=True, eq=False)
 class _Layers(Operation):
-    """See `contract.Operation`: of the input, then of all tensors of the layers."""
+    """See `contract.Operation`: of the input, then of all tensors of the layers.
+
+    Attributes:
+        kinds: of the layers.
+        numbers: of the constants of each layer that have a gradient.
+        records: values of each layer that forward keeps of each step.
+        blocks: samples that pass through the layers together, of each thread.
+        spikes: the input, unless it is dense.
+        shape: of the input.
+    """
 
     kinds: Sequence[Kind]
+    numbers: Sequence[tuple[int, ...]]
+    records: Sequence[tuple[Value, ...]]
+    blocks: Sequence[Blocks]
     spikes: SpikeBatch | None
     shape: torch.Size
     called = "fused layers"
 
+    @classmethod
+    def of(cls, layers: Sequence[Layer], spikes: SpikeBatch | None, x: Tensor, trains: bool) -> "_Layers":
+        """The operation; `trains` says whether a backward pass may follow."""
+        kinds, (steps, samples, _), dtype = [layer.kind for layer in layers], x.shape, name_of(x.dtype)
+        numbers = [tuple(k for k, c in enumerate(layer.dynamics.constants) if c.requires_grad) for layer in layers]
+        ways = zip(kinds, numbers, strict=True)
+        records = [backward(kind, dtype, own)[1] if trains and kind.spiking else () for kind, own in ways]
+        widths = [kind.width(dtype) for kind in kinds]
+        size = steps * x.itemsize  # bytes of one value of each step, of a neuron for a sample
+        if size * samples * sum(len(own) * width for own, width in zip(records, widths, strict=True)) > _KEPT:
+            records = [()] * len(kinds)
+        least = _RECURRENT_BLOCK if any(kind.recurrent for kind in kinds) else 1
+        blocks = shares(samples, max(least, _CACHE // max(1, size * max(widths))))
+        return cls(kinds, numbers, records, blocks, spikes, x.shape)
+
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        """The output, the spikes of all populations that spike, as bits, and what is kept of each."""
         x, *others = tensors
-        return _integrate(self._padded(others, x.dtype), self.spikes, x)
+        (steps, samples, _), dtype = x.shape, name_of(x.dtype)
+        last, fire = self.kinds[-1], [kind for kind in self.kinds if kind.spiking]
+        words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64) for kind in fire]
+        kept = [
+            [pool.empty((steps * samples * kind.width(dtype),), x.dtype) for _ in values]
+            for kind, values in zip(fire, self.records, strict=False)
+        ]
+        potential = None if last.spiking else x.new_empty(steps, samples, last.size)
+        layers, arriving = self._padded(others, x.dtype), _all_arriving(self.spikes, x, words)
+        ways = [
+            (layer, source, target.words, own, forward(layer.kind, dtype, values))
+            for layer, source, target, own, values in zip(
+                layers, arriving, arriving[1:], kept, self.records, strict=False
+            )
+        ]
+
+        def work(blocks: Blocks) -> None:
+            for first, stop in blocks:
+                times = steps, first, stop
+                for layer, source, target, own, code in ways:
+                    layer.integrate(code, source, times, target, _rows(own, layer, times))
+                if potential is not None:
+                    shown = np.empty((steps, stop - first, layers[-1].width), dtype)
+                    code = forward(last, dtype, (last.traced.output,))
+                    layers[-1].integrate(code, arriving[-1], times, np.empty(0, np.uint64), (shown.reshape(-1),))
+                    potential.numpy()[:, first:stop] = shown[..., : last.size]
+
+        over_blocks(work, self.blocks)
+        output = SpikeBatch(words[-1], last.size).dense(x.dtype) if potential is None else potential
+        return [output, *words, *(values for own in kept for values in own)]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         x, *others = tensors
         return x if self.spikes is None else None, *others, *results[1:]
 
     def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        (current, *others), words, g = kept[: len(wanted)], kept[len(wanted) :], grads[0]
-        layers, asked, (steps, samples, _) = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape
+        left, g = iter(kept), grads[0]
+        current, *others = islice(left, len(wanted))
+        layers, asked, steps = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape[0]
+        words = list(islice(left, sum(kind.spiking for kind in self.kinds)))
+        records = [list(islice(left, len(values))) for values in self.records]
         arriving = _all_arriving(self.spikes, g if current is None else current, words)
         leaving = [*arriving[1:], arriving[0]]  # for a readout, whose own do not matter, anything
         g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
         last = len(layers) - 1
 
         def work(blocks: Blocks) -> list[list[Array]]:
-            sums = [_zeros(layer, own) for layer, own in zip(layers, asked, strict=True)]
+            sums = [_zeros(*own) for own in zip(layers, asked, self.numbers, strict=True)]
             ways: dict[int, list[_Way]] = {}  # by number of samples: the last block may be smaller
             for first, stop in blocks:
                 size = stop - first
                 if size not in ways:
-                    own = zip(layers, arriving, leaving, asked, sums, strict=False)
-                    ways[size] = [_Way(*each, steps=steps, samples=size) for each in own]
+                    each = zip(layers, arriving, leaving, self.numbers, records, sums, strict=False)
+                    ways[size] = [_Way(steps, size, *own) for own in each]
                 back = ways[size]
                 back[last].g.copy_(g[:, first:stop])
                 for k in range(last, -1, -1):
@@ -129,9 +192,8 @@ class _Layers(Operation):
                         g_input[:, first:stop] = back[k].arrived()
             return sums
 
-        parts = over_samples(work, samples, _block(layers, steps, least=_RECURRENT_BLOCK))
-        sums = [added(each) for each in zip(*parts, strict=True)]
-        found = [_shaped(*own) for own in zip(sums, layers, asked, strict=True)]
+        sums = [added(each) for each in zip(*over_blocks(work, self.blocks), strict=True)]
+        found = [_shaped(*own) for own in zip(sums, layers, asked, self.numbers, strict=True)]
         return [g_input, *(gradient for of_layer in found for gradient in of_layer)]
 
     def _split(self, values: Sequence[Any]) -> list[list[Any]]:
@@ -143,46 +205,23 @@ class _Layers(Operation):
         return [Padded.of(kind, own, dtype) for kind, own in zip(self.kinds, self._split(tensors), strict=True)]
 
 
-def _integrate(layers: Sequence[Padded], spikes: SpikeBatch | None, x: Tensor) -> list[Tensor]:
-    """The output, and the spikes of all populations that spike, as bits."""
-    steps, samples = x.shape[:2]
-    last, fire = layers[-1].kind, [layer.kind for layer in layers if layer.kind.spiking]
-    words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64) for kind in fire]
-    potential = None if last.spiking else x.new_empty(steps, samples, last.size)
-    arriving = _all_arriving(spikes, x, words)
-    leaving = [*(spiking.words for spiking in arriving[1:]), np.empty(0, np.uint64)]
-
-    def work(blocks: Blocks) -> None:
-        for first, stop in blocks:
-            times = steps, first, stop
-            for layer, source, target in zip(layers, arriving, leaving, strict=False):
-                if layer.kind.spiking or potential is None:
-                    layer.integrate(source, times, target)
-                    continue
-                scratch = np.empty((steps, stop - first, layer.width), layer.dtype)
-                layer.integrate(source, times, target, (scratch.reshape(-1),))
-                potential.numpy()[:, first:stop] = scratch[..., : last.size]
-
-    over_samples(work, samples, _block(layers, steps, least=1))
-    return [SpikeBatch(words[-1], last.size).dense(x.dtype) if potential is None else potential, *words]
-
-
 def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor]) -> list[Arriving]:
     """The input of each layer, and the output of the last if it spikes."""
     first = Arriving.dense(x) if spikes is None else Arriving.spikes(spikes, x.dtype)
     return [first, *(Arriving.spikes(SpikeBatch(w, 0), x.dtype) for w in words)]
 
 
-def _block(layers: Sequence[Padded], steps: int, least: int) -> int:
-    """Number of samples that pass through the layers together, at least `least` with recurrence."""
-    size = max(layer.width for layer in layers) * steps * layers[0].constants.itemsize
-    return max(1, _CACHE // size, least if any(layer.kind.recurrent for layer in layers) else 1)
+def _rows(values: Sequence[Tensor], layer: Padded, times: tuple[int, int, int]) -> tuple[Array, ...]:
+    """What is kept of a block of samples."""
+    (steps, *samples), width = times, layer.width
+    first, stop = (count * steps * width for count in samples)
+    return tuple(each.numpy()[first:stop] for each in values)
 
 
 # -- backward ---------------------------------------------------------------------------------------------------------
 
 
-def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
+def _zeros(layer: Padded, wanted: Sequence[bool], numbers: Sequence[int]) -> list[Array]:
     """Gradients summed over the samples of one thread: of the weight and bias of each path, then of constants.
 
     Unwanted ones are empty; a weight is wanted with its bias, since one kernel gives both.
@@ -191,7 +230,7 @@ def _zeros(layer: Padded, wanted: Sequence[bool]) -> list[Array]:
     for k, weight in enumerate(layer.weights):
         of_weight, of_bias = wanted[2 * k : 2 * k + 2]
         sizes += [weight.size * (of_weight or of_bias), layer.width * of_bias]
-    return [*(np.zeros(size, layer.dtype) for size in sizes), np.zeros((len(_numbers(wanted)), layer.width))]
+    return [*(np.zeros(size, layer.dtype) for size in sizes), np.zeros((len(numbers), layer.width))]
 
 
 class _Way:
@@ -203,35 +242,38 @@ class _Way:
 
     def __init__(
         self,
+        steps: int,
+        samples: int,
         layer: Padded,
         arriving: Arriving,
         leaving: Arriving,
-        wanted: Sequence[bool],
+        numbers: tuple[int, ...],
+        kept: Sequence[Tensor],
         sums: Sequence[Array],
-        steps: int,
-        samples: int,
     ) -> None:
-        self.layer, self.arriving, self.leaving = layer, arriving, leaving
+        self.layer, self.arriving, self.leaving, self.kept = layer, arriving, leaving, kept
         (*self.totals, self.by_constant), self.steps, self.samples = sums, steps, samples
         self.weight, _, self.recurrent, *_ = layer.tensors
         kind, dtype, columns = layer.kind, layer.dtype, samples * layer.width
-        self.backward, values = backward(kind, dtype, _numbers(wanted))
-        self.forward = forward(kind, dtype, values)
-        self.records = tuple(np.empty(steps * columns, dtype) for _ in values)
+        self.backward, values = backward(kind, dtype, numbers)
+        self.again = forward(kind, dtype, values) if len(kept) < len(values) else None
+        self.records = tuple(np.empty(steps * columns, dtype) for _ in values) if self.again else ()
         self.memory = tuple(np.zeros(steps * columns, dtype) for _ in range(kind.form.inputs))
         rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
         self.by_port = [row[..., : kind.size] for row in rows]
         self.g = self.by_port[0]
         # Not the words of the forward pass, which others may be reading.
-        self.words = np.empty_like(leaving.words) if kind.spiking else leaving.words
+        self.words = np.empty_like(leaving.words) if self.again else leaving.words
         self.states = np.empty(kind.form.states * columns, dtype)
         self.constants = np.empty((len(self.by_constant), samples, layer.width), dtype)
 
     def run(self, first: int) -> None:
         """Run backward over the samples from `first` on."""
         layer, times = self.layer, (self.steps, first, first + self.samples)
-        if self.records:
-            layer.integrate(self.arriving, times, self.words, self.records, other=self.forward)
+        if self.again:
+            layer.integrate(self.again, self.arriving, times, self.words, self.records)
+        else:
+            self.records = _rows(self.kept, layer, times)
         self.states.fill(0)
         self.constants.fill(0)
         self._through_time()
@@ -275,16 +317,11 @@ class _Way:
             code.call(*given, *sizes, t + 1, 1, 0, columns, False)
 
 
-def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool]) -> list[Maybe]:
+def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool], numbers: Sequence[int]) -> list[Maybe]:
     """Each gradient in the shape of its tensor."""
     rows = [torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size] for total in sums]
     found: list[Maybe] = [
         own.t().contiguous().view(tensor.shape) if asked else None
         for own, tensor, asked in zip(rows, layer.tensors[:PATHS], wanted, strict=False)
     ]
-    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], _numbers(wanted))]
-
-
-def _numbers(wanted: Sequence[bool]) -> tuple[int, ...]:
-    """Indices of the wanted constants."""
-    return tuple(k for k, asked in enumerate(wanted[PATHS:]) if asked)
+    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], numbers)]

@@ -111,7 +111,6 @@ class Padded:
     weights: tuple[Array, Array]
     biases: tuple[Array, Array]
     constants: Array
-    kernel: Kernel
 
     @classmethod
     def of(cls, kind: Kind, tensors: Sequence[Any], dtype: torch.dtype) -> "Padded":
@@ -123,9 +122,8 @@ class Padded:
         # Padding gets copies of the first neuron, whose output is unused.
         each = torch.stack([c.detach().reshape(-1).expand(n) for c in tensors[PATHS:]])
         constants = padded(each, width, each[:, :1]).reshape(-1, width)
-        code = forward(kind, name, () if kind.spiking else (kind.traced.output,))
         units = 0 if tensors[0] is None else tensors[0].shape[1]
-        return cls(kind, tensors, units, tuple(weights), tuple(biases), constants, code)  # type: ignore[arg-type]
+        return cls(kind, tensors, units, tuple(weights), tuple(biases), constants)  # type: ignore[arg-type]
 
     @property
     def dtype(self) -> str:
@@ -138,14 +136,10 @@ class Padded:
         return int(self.constants.shape[1])
 
     def integrate(
-        self, arriving: Arriving, times: tuple[int, int, int], words: Array, records: tuple[Array, ...] = (), *,
-        other: Kernel | None = None,
-    ) -> None:  # fmt: skip
-        """Run `steps` steps of the samples from `first` to `stop`: see `cpu_shells.integrate`.
-
-        A readout fills one record, its output; an `other` kernel fills its own records.
-        """
-        k, a, code = self.kind, arriving, other or self.kernel
+        self, code: Kernel, arriving: Arriving, times: tuple[int, int, int], words: Array, records: tuple[Array, ...]
+    ) -> None:
+        """Run `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
+        k, a = self.kind, arriving
         code.call(
             *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
             *(a.current, a.step_stride, a.sample_stride, self.weights[1], self.biases[1], k.split),

@@ -1,7 +1,7 @@
 """The threads of the CPU loops, and samples split over them: no barrier until all are done."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Barrier
@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 Result = TypeVar("Result")
-Blocks = Iterator[tuple[int, int]]
+Blocks = Sequence[tuple[int, int]]
+"""Samples from the first to the one before the second, of each block."""
 
 
 def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, most: int | None = None) -> list[Result]:
@@ -22,18 +23,28 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, mos
         block: number of samples processed together.
         most: largest useful number of threads.
     """
+    return over_blocks(work, shares(samples, block, most))
+
+
+def shares(samples: int, block: int, most: int | None = None) -> list[Blocks]:
+    """The blocks of each thread, as `over_samples` splits them."""
     threads = torch.get_num_threads()
     share = max(1, -(-samples // min(threads, most or threads)))
     spans = [(lo, min(lo + share, samples)) for lo in range(0, samples, share)]
+    return [_blocks(*span, block) for span in spans or [(0, samples)]]
 
-    def run(span: tuple[int, int]) -> Result:
+
+def over_blocks(work: Callable[[Blocks], Result], each: Sequence[Blocks]) -> list[Result]:
+    """Results of `work` on the blocks of each thread."""
+
+    def run(blocks: Blocks) -> Result:
         with torch.no_grad():  # set separately in each thread
-            return work(_blocks(*span, block))
+            return work(blocks)
 
-    if len(spans) < 2:
-        return [run((0, samples))]
-    pool = pool_of(threads)
-    return [job.result() for job in [pool.submit(run, span) for span in spans]]
+    if len(each) < 2:
+        return [run(blocks) for blocks in each]
+    pool = pool_of(torch.get_num_threads())
+    return [job.result() for job in [pool.submit(run, blocks) for blocks in each]]
 
 
 def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
@@ -47,7 +58,7 @@ def pool_of(threads: int) -> ThreadPoolExecutor:
 
 
 def _blocks(lo: int, hi: int, block: int) -> Blocks:
-    return ((first, min(first + block, hi)) for first in range(lo, hi, max(1, block)))
+    return [(first, min(first + block, hi)) for first in range(lo, hi, max(1, block))]
 
 
 @lru_cache(maxsize=1)
