@@ -53,15 +53,17 @@ def integrate(
 
     The first input is `bias` plus the weights of the spikes that arrive or, without `weight` (no element), `current`
     `[steps, samples, size]`. Spikes of the last step add their weights `recurrent` to the first input, those of the
-    neurons from `split` on to the last input; neurons before `split` may have no weights. Every product and sum is
-    rounded separately; sums over spikes run in ascending order.
+    neurons from `split` on to the last input; neurons before `split` may have no weights. A weight lies in memory as
+    `[width / LANES, units, LANES]`. Every product and sum is rounded separately; sums over spikes run in ascending
+    order.
 
     `live` has a bit for each real neuron, `initial` has each part of the state before the first step.
     Fills `records`, each `[steps, stop - first, width]`, and the bits `words`.
     """
     width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
-    heard, unheard = np.empty(size if RECURRENT else 0, np.int32), size * width - recurrent.size
+    heard, n_weighted = np.empty(size if RECURRENT else 0, np.int32), recurrent.size // width
+    unheard = (size - n_weighted) * LANES
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
     state = np.empty(STATES * width, bias.dtype)
     for s in range(first, stop):
@@ -70,7 +72,7 @@ def integrate(
         if SPIKING:
             words[s * steps * n_words : (s + 1) * steps * n_words] = np.uint64(0)
         if weight.size > 0:
-            rows = sample_rows(words_in, s * steps * n_in, n_in, steps, width, rows, ends)
+            rows = sample_rows(words_in, s * steps * n_in, n_in, steps, LANES, rows, ends)
         else:
             for t in range(steps):
                 at = t * step_stride + s * sample_stride
@@ -82,9 +84,9 @@ def integrate(
         for begin in range(0, steps, stride):
             n_silent, n_first, n_heard = 0, 0, 0
             if RECURRENT and begin > 0:
-                n_heard = rows_of(words, (s * steps + begin - 1) * n_words, n_words, width, heard, 0)
+                n_heard = rows_of(words, (s * steps + begin - 1) * n_words, n_words, LANES, heard, 0)
                 n_first = n_heard
-                while n_first > 0 and heard[n_first - 1] >= split * width:
+                while n_first > 0 and heard[n_first - 1] >= split * LANES:
                     n_first -= 1
                 n_silent = n_first if unheard > 0 else 0
             for j in range(0, width, LANES):
@@ -94,17 +96,17 @@ def integrate(
                     x = load(base, t * width + j if weight.size == 0 else j)
                     if values.size > 0:
                         for e in range(ends[t], ends[t + 1]):
-                            x = x + load(weight, rows[e] + j) * values[start + e]
+                            x = x + load(weight, j * units + rows[e]) * values[start + e]
                     else:
                         for e in range(ends[t], ends[t + 1]):
-                            x = x + load(weight, rows[e] + j)
+                            x = x + load(weight, j * units + rows[e])
                     y = broadcast(0.0, x)
                     if RECURRENT and t > 0:
                         x = x + load(recurrent_bias, j)
                         for e in range(n_silent, n_first):
-                            x = x + load(recurrent, heard[e] + j)
+                            x = x + load(recurrent, j * n_weighted + heard[e])
                         for e in range(n_first, n_heard):
-                            y = y + load(recurrent, heard[e] + j - unheard)
+                            y = y + load(recurrent, j * n_weighted + heard[e] - unheard)
                     at = (t * (stop - first) + s - first) * width + j
                     h, _, out = step(both(x, y), h, c, records, at, False)
                     if SPIKING:

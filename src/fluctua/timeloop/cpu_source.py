@@ -35,7 +35,8 @@ from fluctua.spikes.bits import rows_of, sample_rows
 '''
 
 
-_AHEAD = 512  # columns to prefetch
+_AHEAD = {False: "+ 512", True: "- 4 * strides[{0}]"}
+"""What to prefetch: columns, or with narrow rows what the adjoint loop reads some steps later."""
 
 
 def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kernel:
@@ -57,7 +58,7 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
         "s": names("s", len(way.before)),
         "c": names("c", body.constants) + names("n", len(body.numbers)),
     }
-    now = "[{0}], t * strides[{0}] + j"
+    now, ahead = "[{0}], t * strides[{0}] + j", _AHEAD[bool(facts.get("NARROW"))]
     halves = [e.args[0] == "half" for e in way.read]
     rows = [f"load_bfloat16(rows{now.format(k)}, s[0])" if halves[k] else f"load(rows{now.format(k)})" for k in read]
     writes = ["put(results[{}], at, {}, streams)"] * (len(way.written) - way.halves)
@@ -67,7 +68,7 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
         "keep(states, j, stride, s)": [f"store(states, {k} * stride + j, s[{k}])" for k in states],
         "constants_at(constants, k, numbers, s)": [_returning(constants)],
         "rows_at(rows, t, strides, j, s)": [
-            *(f"prefetch(rows{now.format(k)} + {_AHEAD})" for k in read),
+            *(f"prefetch(rows{now} {ahead})".format(k) for k in read),
             _returning(rows),
         ],
         "with_records(first, at, records, to)": [

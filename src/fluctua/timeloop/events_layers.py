@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply, name_of
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.derivation import by_constant
-from fluctua.timeloop.events_kernels import scatter
+from fluctua.timeloop.events_kernels import VECTORS, scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.threads import Blocks, added, over_blocks, shares
@@ -258,7 +259,7 @@ class _Way:
         self.backward, values = backward(kind, dtype, numbers)
         self.again = forward(kind, dtype, values) if len(kept) < len(values) else None
         self.records = tuple(np.empty(steps * columns, dtype) for _ in values) if self.again else ()
-        self.memory = tuple(np.zeros(steps * columns, dtype) for _ in range(kind.form.inputs))
+        self.memory = np.zeros((kind.form.inputs, steps * columns), dtype)
         rows = [torch.from_numpy(memory).view(steps, samples, layer.width) for memory in self.memory]
         self.by_port = [row[..., : kind.size] for row in rows]
         self.g = self.by_port[0]
@@ -277,13 +278,13 @@ class _Way:
         self.states.fill(0)
         self.constants.fill(0)
         self._through_time()
-        one, two = self.memory[0], self.memory[-1]
+        g = self.memory.reshape(-1), self.memory[1:].size, layer.width
         if self.totals[0].size:
             units = layer.units, layer.units
-            scatter(*self.arriving[:3], *units, one, two, layer.width, *times, 0, *self.totals[:2])
+            scatter(*self.arriving[:3], *units, *g, *times, 0, *self.totals[:2])
         if self.totals[2].size:
             units = layer.kind.size, layer.kind.split
-            scatter(*self.leaving[:3], *units, one, two, layer.width, *times, 1, *self.totals[2:])
+            scatter(*self.leaving[:3], *units, *g, *times, 1, *self.totals[2:])
         if self.by_constant.size:
             self.by_constant[...] += self.constants.sum(1, dtype=np.float64)
 
@@ -299,7 +300,7 @@ class _Way:
     def _through_time(self) -> None:
         kind, code, columns = self.layer.kind, self.backward, self.samples * self.layer.width
         read = self.memory[0], *self.records
-        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1), read, self.memory
+        given = code.numbers, self.layer.constants, self.states, self.constants.reshape(-1), read, tuple(self.memory)
         sizes = tuple(columns for _ in read), columns
         if not kind.recurrent:
             code.call(*given, *sizes, self.steps, self.steps, 0, columns, False)
@@ -319,9 +320,11 @@ class _Way:
 
 def _shaped(sums: Sequence[Array], layer: Padded, wanted: Sequence[bool], numbers: Sequence[int]) -> list[Maybe]:
     """Each gradient in the shape of its tensor."""
-    rows = [torch.from_numpy(total).view(-1, layer.width)[:, : layer.kind.size] for total in sums]
+    size, width, group = layer.kind.size, layer.width, VECTORS * lanes(layer.dtype)
+    *paths, constants = (torch.from_numpy(total) for total in sums)
+    paths[::2] = [weight.view(width // group, -1, group).transpose(0, 1).flatten() for weight in paths[::2]]
     found: list[Maybe] = [
-        own.t().contiguous().view(tensor.shape) if asked else None
-        for own, tensor, asked in zip(rows, layer.tensors[:PATHS], wanted, strict=False)
+        own.view(-1, width)[:, :size].t().contiguous().view(tensor.shape) if asked else None
+        for own, tensor, asked in zip(paths, layer.tensors, wanted, strict=False)
     ]
-    return [*found, *by_constant(rows[PATHS], layer.tensors[PATHS:], numbers)]
+    return [*found, *by_constant(constants[:, :size], layer.tensors[PATHS:], numbers)]

@@ -16,13 +16,14 @@ from fluctua.timeloop.cpu_loop import Array, padded, through
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of
 from fluctua.timeloop.emitting import Pass
+from fluctua.timeloop.events_kernels import VECTORS
 from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.tracing import Traced, traced
 
 PATHS = 4
 """Weight and bias of each path of spikes into a layer: from outside, and from itself."""
 
-_WIDEST = 4  # vectors processed together: this many sums over spikes run at a time
+_WIDEST = 2 * VECTORS  # processed together: this many sums over spikes run at a time
 
 
 class Kind(NamedTuple):
@@ -53,9 +54,8 @@ class Kind(NamedTuple):
         return self.traced.fired is not None
 
     def vectors(self, dtype: str) -> int:
-        """Number of vectors processed together: as many as the population fills."""
-        filled = -(-self.size // lanes(dtype))
-        return _WIDEST if filled > 2 else filled
+        """Number of vectors processed together."""
+        return _WIDEST if self.size > VECTORS * lanes(dtype) else VECTORS
 
     def width(self, dtype: str) -> int:
         """Size of a row: whole groups of vectors."""
@@ -76,7 +76,7 @@ def forward(kind: Kind, dtype: str, records: tuple[Value, ...]) -> Kernel:
 def backward(kind: Kind, dtype: str, wanted: tuple[int, ...]) -> tuple[Kernel, tuple[Expression, ...]]:
     """The backward kernel, and what it reads of each step, integrated again."""
     way = adjoint_of(kind.traced, wanted, kind.form.inputs)
-    return through(way, dtype, shared=False), way.read[1:]
+    return through(way, dtype, shared=False, narrow=True), way.read[1:]
 
 
 class Arriving(NamedTuple):
@@ -103,7 +103,7 @@ class Arriving(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """A layer's numbers, `width` per row; missing arrays are empty."""
+    """A layer's numbers, `width` per row, weights in `[width / lanes, units, lanes]`; missing arrays are empty."""
 
     kind: Kind
     tensors: Sequence[Any]
@@ -117,7 +117,11 @@ class Padded:
         """Copies of a layer's tensors in the kernels' layout: a weight has one row for each afferent."""
         name = name_of(dtype)
         n, width = kind.size, kind.width(name)
-        weights = (nothing(dtype) if w is None else padded(w.detach().t(), width) for w in tensors[:PATHS:2])
+        group = kind.vectors(name) * lanes(name)
+        weights = (
+            nothing(dtype) if w is None else grouped(padded(w.detach().t(), width), width, group)
+            for w in tensors[:PATHS:2]
+        )
         biases = (np.zeros(width, name) if b is None else padded(b.detach(), width) for b in tensors[1:PATHS:2])
         # Padding gets copies of the first neuron, whose output is unused.
         each = torch.stack([c.detach().reshape(-1).expand(n) for c in tensors[PATHS:]])
@@ -145,6 +149,12 @@ class Padded:
             *(a.current, a.step_stride, a.sample_stride, self.weights[1], self.biases[1], k.split),
             *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words),
         )
+
+
+def grouped(rows: Array, width: int, group: int) -> Array:
+    """Rows `[n, width]` as `[width / group, n, group]`: what is read together lies together."""
+    found: Array = np.ascontiguousarray(rows.reshape(-1, width // group, group).swapaxes(0, 1))
+    return found.reshape(-1)
 
 
 def nothing(dtype: torch.dtype) -> Array:
