@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
 from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop import events_layers
 from fluctua.timeloop.engines import step_by_step
 from fluctua.timeloop.events_layers import Layer, run_layers
 from shared.spikes import spikes as random_spikes
@@ -250,6 +251,58 @@ def test_a_stack_of_layers_equals_the_layers_one_by_one() -> None:
 )
 def test_any_shape(steps: int, samples: int, n_in: int, sizes: tuple[int, int, int], bias: bool) -> None:
     assert_same(spikes(steps, samples, n_in, p=0.5), network(n_in, sizes, bias=bias))
+
+
+def floats_saved(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, int]:
+    """The output, and how many floating-point numbers its graph holds."""
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = run(x, layers, SpikeBatch.from_dense(x))
+    return output, sum(tensor.numel() for tensor in saved if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_are_the_same_whether_potentials_are_kept_or_integrated_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, recurrent: bool
+) -> None:
+    layers = [layer(37, CELLS[name](), 30, recurrent=recurrent, seed=5), layer(9, LI(learn_tau=True), 37, seed=6)]
+    x = graded(25, 9, 30)
+    kept, more = floats_saved(x, layers)
+    monkeypatch.setattr(events_layers, "_KEPT", 0)
+    again, fewer = floats_saved(x, layers)
+    assert more - fewer >= x.shape[0] * x.shape[1] * 37
+    found = [torch.autograd.grad(output.square().sum(), leaves(layers)) for output in (kept, again)]
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_nothing_is_kept_where_no_backward_pass_may_follow() -> None:
+    layers = network(70, (37, 40, 20))
+    x = spikes(20, 7, 70)
+    _, trained = floats_saved(x, layers)
+    with torch.no_grad():
+        _, alone = floats_saved(x, layers)
+    assert alone == 0 < trained
+
+
+def test_backward_may_run_on_another_number_of_threads_than_forward() -> None:
+    layers, x, before = network(70, (37, 40, 20)), spikes(20, 7, 70), torch.get_num_threads()
+    found = []
+    try:
+        for forth, back in ((3, 3), (3, 1), (3, 2)):
+            torch.set_num_threads(forth)
+            out = run(x, layers, SpikeBatch.from_dense(x))
+            torch.set_num_threads(back)
+            found.append(torch.autograd.grad(out.square().sum(), leaves(layers)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
 def test_single_precision_agrees_to_rounding() -> None:
