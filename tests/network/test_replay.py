@@ -7,13 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fluctua
 from fluctua.layers import OverTime
-from fluctua.network import Network
+from fluctua.network import Network, replay
 from fluctua.network.facts import Population
 from fluctua.network.preserve import only_requiring_grad, preserved
 from fluctua.network.replay import Replay
 from fluctua.network.run import parameters_of, plain_call
 from fluctua.neurons import LIF
+from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop import events_layers
+from shared.spikes import spikes
 from shared.tracing import trace
 from shared.wiring_networks import CASES, Layers
 
@@ -45,6 +49,14 @@ def assert_equal(current: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(current, expected, rtol=rounding, atol=rounding * float(expected.abs().max()))
 
 
+@pytest.fixture(params=["as torch multiplies", "spike by spike"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a pass multiplies: layers that are large have their weights added up."""
+    monkeypatch.setattr(replay, "_LARGE", 1 if request.param == "spike by spike" else 2**60)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("name", CASES)
 def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
     """Population after population, each with new weights before it is done: as an initialiser works."""
@@ -63,6 +75,7 @@ def test_the_current_is_that_of_an_undisturbed_pass(name: str) -> None:
         passes.done(population)
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of the network whose user has set one
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
@@ -80,6 +93,36 @@ def test_gradients_are_those_of_an_undisturbed_pass(name: str) -> None:
                 torch.testing.assert_close(gradient, truth, rtol=1e-10, atol=1e-10)
                 assert truth.any()
         passes.done(population)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+def test_the_weights_of_few_spikes_are_added_up_and_spikes_are_looked_for_once(
+    monkeypatch: pytest.MonkeyPatch, density: float
+) -> None:
+    model = nn.Sequential(nn.Linear(40, 30), LIF(), nn.Linear(30, 20), LIF()).double()
+    batch = spikes(30, 5, 40, p=density, dtype=torch.float64)
+    looked, added = list[tuple[int, ...]](), list[tuple[int, ...]]()
+    from_dense, weighted = SpikeBatch.from_dense, events_layers.weighted
+
+    def look(x: Tensor, limit: float) -> SpikeBatch | None:
+        looked.append(tuple(x.shape))
+        return from_dense(x, limit)
+
+    def add(found: SpikeBatch, like: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        added.append(tuple(weight.shape))
+        return weighted(found, like, weight, bias)
+
+    fluctua.initialize(model, batch, seed=0)
+    expected = [p.detach().clone() for p in model.parameters()]
+    monkeypatch.setattr(replay, "_LARGE", 1)
+    monkeypatch.setattr(SpikeBatch, "from_dense", look)
+    monkeypatch.setattr(events_layers, "weighted", add)
+    fluctua.initialize(model, batch, seed=0)
+    for weight, truth in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight, truth, rtol=1e-9, atol=1e-12)
+    assert looked == [(30, 5, 40), (30, 5, 30)]
+    assert ((30, 40) in added) == (density < 0.25)
+    assert added.count((20, 30)) >= 2
 
 
 @pytest.mark.parametrize("name", ["convolutional", "random numbers everywhere", "spectral_norm"])

@@ -48,6 +48,9 @@ def moved_by(pathways: Sequence[Pathway], how: Balance) -> list[Tensor]:
 _WIDE = 2**16
 """Weights from which on the mean activity is taken from one row of the gradient where that is enough."""
 
+_IN_CACHE = 2**16
+"""Potentials whose variance is taken at a time."""
+
 Calls = dict[Tensor, list[tuple[GradientEdge, Tensor]]]
 """By weight, the calls of the layer that it belongs to: where the gradient of the output arrives, and the input."""
 
@@ -137,12 +140,16 @@ def _signal(u: Tensor, rest: Tensor | None) -> float:
     If all samples are alike, it is the variance over time.
     """
     u = u if rest is None else u - rest
-    found = _power(u - u.mean(1, keepdim=True))  # of var, torch's own takes three times as long
-    return found if found > DUST * _power(u) else _power(u - u.mean(0, keepdim=True))
+    found = power = 0.0
+    few = max(1, _IN_CACHE // max(1, u[0].numel()))
+    for some in u.split(few):  # type: ignore[no-untyped-call]  # of var, torch's own takes six times as long
+        found += _power(some - some.mean(1, keepdim=True))
+        power += _power(some)
+    return (found if found > DUST * power else _power(u - u.mean(0, keepdim=True))) / u.numel()
 
 
 def _power(u: Tensor) -> float:
-    return float(torch.linalg.vector_norm(u)) ** 2 / u.numel()
+    return float(torch.linalg.vector_norm(u)) ** 2
 
 
 def _inputs(pathways: Sequence[Pathway], activity: Sequence[Tensor]) -> float:

@@ -132,7 +132,7 @@ def solve(population: Population, goal: Goal, replay: Replay, *, once: bool = Fa
     with applying(carriers) as calls:
         currents = replay.currents(population, moved_by(carriers, goal.balance))
     first = next(c for c in currents if c is not None)
-    if not any(bool((c != 0).any()) for c in currents if c is not None):
+    if not any(c.count_nonzero() for c in currents if c is not None):
         from fluctua.methods.mute import silence  # on the way out
 
         raise SilentInputError(silence(population, replay, first.shape[0]))

@@ -15,6 +15,11 @@ from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
 from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
 from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
+from fluctua.spikes.batch import SpikeBatch
+from fluctua.timeloop.engines import is_special
+
+_LARGE = 2**28  # products of numbers, from which the spikes in the input of a layer are looked for
+_FEW = 0.25  # entries that are not zero, below which their weights are added up
 
 Keep = Callable[[nn.Module, Any], Any]  # module and output -> what is kept of the output and of the state
 
@@ -72,10 +77,12 @@ class Replay:
         self._assumed: dict[str, Tensor] = {}
         self._assumption = 0  # counts the assumptions made
         self.pretended: dict[str, tuple[str, ...]] = {}  # by population: its silent sources that were assumed to spike
+        self._events: dict[nn.Module, tuple[Tensor, int, SpikeBatch | None]] = {}  # in the input of a layer
         self._last: dict[str, tuple[list[Any], tuple[Tensor, ...]]] = {}  # by population: weights, their currents
 
     def done(self, population: Population) -> None:
         """From now on the weights of `population` stay as they are."""
+        self._events.clear()
         self._done.append(population)
 
     def assume(self, spikes: Mapping[str, Tensor]) -> None:
@@ -228,6 +235,8 @@ class Replay:
         for module in _weighted([*self._done, *self._stepwise]):
             forwards[module] = self._answering(module, self._stand_in, calls, recall=module in idle)
         forwards |= {p.module: self._assuming(p, calls) for p in self._stepwise if p.module not in working}
+        synapses = {q.synapse for p in populations for q in p.pathways} - forwards.keys()
+        forwards |= {m: self._adding_up(m) for m in synapses if type(m) is nn.Linear and "forward" not in vars(m)}
         with self._states.lent(), torch.random.fork_rng(self._gpus), only_requiring_grad(self._parameters, gradients):
             for module, forward in forwards.items():
                 vars(module)["forward"] = forward
@@ -278,6 +287,25 @@ class Replay:
                 return form
             spikes = layout.as_called(self._assumed[population.name][call : call + 1])
             return layout.answer(module, form, spikes)
+
+        return answer
+
+    def _adding_up(self, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        """A `forward` that adds up the weights of the spikes, if a large input has few."""
+
+        def answer(x: Tensor) -> Tensor:
+            plain = x.device.type == "cpu" and x.dtype == layer.weight.dtype in (torch.float32, torch.float64)
+            large = x.ndim == 3 and x.numel() * len(layer.weight) >= _LARGE
+            if not (plain and large) or is_special(x) or torch.is_autocast_enabled("cpu"):
+                return nn.Linear.forward(layer, x)
+            known = self._events.get(layer)
+            if known is None or known[0] is not x or known[1] != x._version:
+                known = self._events[layer] = x, x._version, SpikeBatch.from_dense(x, _FEW)
+            if known[2] is None:
+                return nn.Linear.forward(layer, x)
+            from fluctua.timeloop.events_layers import weighted  # with numba, which small networks do without
+
+            return weighted(known[2], x, layer.weight, layer.bias)
 
         return answer
 

@@ -31,7 +31,7 @@ def window_mask(current: Tensor, window: Window) -> Tensor:
         return current.new_ones(current.shape[:2])
     if window != "arrival":
         raise ValueError(f"unknown window {window!r}: choose 'trial' or 'arrival'")
-    arrived = (by_neuron(current) != 0).any(-1).cumsum(0) > 0
+    arrived = by_neuron(current).any(-1).cumsum(0) > 0
     return arrived.to(current.dtype)
 
 
@@ -70,7 +70,7 @@ def variance(u: Tensor, mask: Tensor, unit: Tensor | float = 1.0) -> float:
 
 def first_event(x: Tensor) -> Tensor:
     """First step in which `x` `[T, B, *N]` is not all zero, per sample `[B]`; T if there is none."""
-    active = (by_neuron(x) != 0).any(-1)
+    active = by_neuron(x).any(-1)
     return torch.where(active.any(0), active.to(torch.uint8).argmax(0), x.shape[0])
 
 
@@ -159,7 +159,7 @@ def _measure(
 
 def silent_share(spikes: Tensor) -> float:
     """Share of the neurons of `[T, B, *N]` that never fire."""
-    return float((spikes != 0).any(1).any(0).logical_not().double().mean())
+    return float(spikes.flatten(0, 1).any(0).logical_not().double().mean())
 
 
 def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) -> tuple[Tensor, Tensor]:

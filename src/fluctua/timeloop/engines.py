@@ -342,7 +342,8 @@ class _Filter:
 
 def filtered(x: Tensor, system: NDArray[np.float64], delay: int) -> Tensor:
     """The response to an input `[T, ...]` of a linear system, as `PspKernel.system` gives it, from rest."""
-    u = torch.zeros_like(x)
+    u = torch.empty_like(x)
+    u[:delay] = 0
     if delay >= len(x):
         return u
     first, *others = np.moveaxis(system, -2, 0)

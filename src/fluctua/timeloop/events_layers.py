@@ -20,7 +20,7 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
-from fluctua.timeloop.contract import Dynamics, Maybe, Operation, apply, name_of
+from fluctua.timeloop.contract import Dynamics, Maybe, Operation, Tensors, apply, name_of
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import VECTORS, scatter
@@ -88,6 +88,17 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
         return (output,)
     # Each with its own history, which tells the populations apart.
     return tuple(part.view_as(part) for part in output.split(sections, 2))  # type: ignore[no-untyped-call]
+
+
+def weighted(spikes: SpikeBatch, like: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
+    """`like`, which holds these spikes, times a weight, as of `nn.Linear`: the weights of the spikes are added up."""
+    one = Dynamics(_passed_on, (weight.new_ones(()),), 1, spiking=False)
+    return run_layers(like, [Layer((len(weight),), one, weight, bias)], spikes)[0]
+
+
+def _passed_on(inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+    """The step of a population that is its input current."""
+    return inputs[0], state
 
 
 @dataclass(frozen=True, eq=False)
