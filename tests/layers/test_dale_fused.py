@@ -27,7 +27,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What reached each fused operation that ran."""
     calls, original = list[str](), events_layers.run_layers
 
-    def counting(x: Tensor, layers: Any, events: Any) -> tuple[Tensor, ...]:
+    def counting(x: Tensor, layers: Any, events: Any = None) -> tuple[Tensor, ...]:
         calls.append("current" if events is None else "events")
         return original(x, layers, events)
 

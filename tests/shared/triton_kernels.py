@@ -26,10 +26,13 @@ def compiling(folder: str) -> Iterator[None]:
         yield
 
 
-def compilable(dynamics: Dynamics, dtype: str = "float32", recurrent: bool = False) -> tuple[Any, Any]:
-    """Both directions of a population, which asks for the gradients of all its constants that require one."""
-    plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=recurrent))
-    forward, backward = (kernel(way, dtype, recurrent, interpreted=False) for way in (plan.forth, plan.back))
+def compilable(dynamics: Dynamics, dtype: str = "float32", heard: int = 0) -> tuple[Any, Any]:
+    """Both directions of a population, which asks for the gradients of all its constants that require one.
+
+    Its own spikes reach so many of its inputs.
+    """
+    plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=heard))
+    forward, backward = (kernel(way, dtype, heard, interpreted=False) for way in (plan.forth, plan.back))
     return forward.call, backward.call
 
 
@@ -38,7 +41,7 @@ def machine_code(
 ) -> Mapping[str, str]:
     """Triton's stages of a kernel for an H100, which need no such device. A size may be 1, a constant to Triton."""
     names = kernel.arg_names
-    integers = {"steps", "columns", "neurons", "earlier", "first", "samples"}
+    integers = {"steps", "columns", "neurons", "earlier", "first", "samples", "split"}
     pointers = [name for name in names if name not in integers and name not in options]
     sizes = [p.name for p in kernel.params if p.name in integers and not p.do_not_specialize]
     values = options if size != "1" else {**options, **dict.fromkeys(sizes, 1)}

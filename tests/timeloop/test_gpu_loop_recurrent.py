@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fluctua.layers import Recurrent
+from fluctua.layers import DaleLayer, Recurrent
 from fluctua.neurons import LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative, SuperSpike
 from fluctua.neurons.leaky import State
 from fluctua.neurons.surrogates import Surrogate
@@ -274,6 +274,36 @@ def test_recurrent_layers_run_on_it(name: str, runs: list[torch.Size]) -> None:
         torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["one-launch", "a-launch-a-step"])
+@pytest.mark.parametrize("sizes", [(12, 5), (70, 30), (1, 1)])
+@pytest.mark.parametrize("options", [{}, {"learn_tau": True, "reset": "subtract"}, {"recurrent_excitation": False}])
+def test_a_dale_layer_runs_on_it(
+    options: dict[str, Any],
+    sizes: tuple[int, int],
+    alone: bool,
+    runs: list[torch.Size],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu_loop, "_ALONE", sum(sizes) - 1 + alone)
+    torch.manual_seed(0)
+    layer = DaleLayer(9, *sizes, **options).double()
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.mul_(3.0 if weight.ndim == 2 else 1.0)
+    x = (between(0, 1, 20, 3, 9, seed=5) < 0.4).double().requires_grad_()
+    results = []
+    for served in ("gpu", "reference"):
+        with engine(served):
+            output = layer(x)
+        direction = drawn(*output.shape)
+        results.append((output, *torch.autograd.grad((output * direction).sum(), [x, *layer.parameters()])))
+    assert runs == [(20, 3, sum(sizes))]
+    assert torch.equal(results[0][0], results[1][0])
+    assert 0.02 < results[0][0].mean() < 0.6
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
+
+
 def hooked() -> Recurrent:
     layer = recurrent()
     layer.weight.register_forward_hook(lambda module, args, output: None)
@@ -333,8 +363,11 @@ def test_a_gpu_can_run_it_and_waits_between_two_steps(dtype: str, size: str, mon
     tile: dict[str, object] = {"SAMPLES": gpu_loop._SAMPLES, "NEURONS": gpu_loop._NEURONS}
     a, b, theta = (torch.tensor(value, requires_grad=True) for value in (0.9, 0.8, 0.5))
     dynamics = LoopParameters(a, b, theta, differentiable_reset=True).dynamics
-    forward, backward = compilable(dynamics, {"fp32": "float32", "fp64": "float64"}[dtype], recurrent=True)
-    for kernel, flags in ((forward, {"BIASED": True, **tile}), (backward, {"BIASED": False, **tile})):
+    two = ExcInhLIF(learn_tau=True, differentiable_reset=True).dynamics()
+    name = {"fp32": "float32", "fp64": "float64"}[dtype]
+    (forward, backward), (both, both_back) = (compilable(of, name, k) for k, of in enumerate((dynamics, two), 1))
+    onward, back = {"BIASED": True, **tile}, {"BIASED": False, **tile}
+    for kernel, flags in ((forward, onward), (backward, back), (both, onward), (both_back, back)):
         code = machine_code(kernel, dtype, flags, size, gpu_loop._WARPS)
         assert code["cubin"]
         assert "barrier" in code["ttir"]

@@ -19,6 +19,7 @@ from fluctua.layers.fusion import (
     demand_sequence,
     demand_unmodified,
     plan,
+    run_heard,
 )
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import SpikeBatch
@@ -159,7 +160,7 @@ class DaleCircuit(Circuit):
         both, (exc, inh) = self.fused_layer(currents[0]), currents
         fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
         demand(fitting and (exc.shape[2], inh.shape[2]) == both.sections, "the currents do not fit the populations")
-        return _run(torch.cat(currents, -1), both)
+        return _by_name(run_heard(torch.cat(currents, -1), both))
 
     def fused_layer(self, like: Tensor) -> "Layer":
         """Both populations as arguments of a fused operation, without the weights in front.
@@ -176,7 +177,7 @@ class DaleCircuit(Circuit):
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
         own = [type(module) for module in (self, self.exc, self.inh)]
         demand(own == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
-        demand_eager(like)
+        demand_eager(like, ("cpu", "cuda"))
         _demand_signed_linear(*exc, *inh)
         n_exc, n_inh = sizes = inh[0].weight.shape
         no_excitation = exc[0] is None or exc[1] is None
@@ -188,7 +189,7 @@ class DaleCircuit(Circuit):
         mine = [cell.dynamics().to(like) for cell in (self.exc, self.inh)]
         demand(mine[0].step == mine[1].step, "the neurons are of two kinds")
         for dynamics, n in zip(mine, sizes, strict=True):
-            demand_cpu(dynamics, n, like)
+            demand_cpu(dynamics, n, like, or_gpu=True)
         constants = [
             torch.cat([c.reshape(-1).expand(n) for c, n in zip(pair, sizes, strict=True)])
             for pair in zip(mine[0].constants, mine[1].constants, strict=True)
@@ -201,10 +202,8 @@ class DaleCircuit(Circuit):
         return Layer(tuple(sizes), both, recurrent=torch.cat(heard, 1))
 
 
-def _run(x: Tensor, layer: "Layer", spikes: SpikeBatch | None = None) -> dict[str, Tensor]:
-    from fluctua.timeloop.events_layers import run_layers
-
-    return dict(zip(("exc", "inh"), run_layers(x, [layer], spikes), strict=True))
+def _by_name(spikes: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(("exc", "inh"), spikes, strict=True))
 
 
 def _demand_signed_linear(*modules: nn.Module | None) -> None:
@@ -222,8 +221,8 @@ class DaleLayer(nn.Module):
     inhibits both; the output is the spikes of E, `[T, B, n_exc]`. All weights are zero or more and stay so in training;
     a forward pass refuses weights of the wrong sign.
 
-    On the CPU the whole layer runs as one operation, like the modules of a `FusedSequential`. With a hook on a weight
-    within the circuit, or neurons of two kinds, it runs step by step, with the same result.
+    On the CPU the whole layer runs as one operation, like modules of a `FusedSequential`; on a GPU the circuit does.
+    With a hook on a weight within the circuit, or neurons of two kinds, it runs step by step, with the same result.
 
     Args:
         n_in: afferents.
@@ -289,7 +288,10 @@ class DaleLayer(nn.Module):
         demand(all(fits), "the weights in front do not fit the input or the populations")
         demand_ordinary(x, *(m.weight for m in inputs))
         weight = torch.cat([m.weight for m in inputs])
+        demand_cpu(both.dynamics, len(weight), x)  # on the GPU the circuit alone is one operation
         events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)
         if events is None:
-            return _run(nn.functional.linear(x, weight), both)
-        return _run(x, replace(both, weight=weight), events)
+            return _by_name(run_heard(nn.functional.linear(x, weight), both))
+        from fluctua.timeloop.events_layers import run_layers
+
+        return _by_name(run_layers(x, [replace(both, weight=weight)], events))

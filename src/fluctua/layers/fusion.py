@@ -143,10 +143,10 @@ def serving(dynamics: Dynamics, neurons: torch.Size, like: Tensor) -> str:
     return choose((like,) * dynamics.inputs, dynamics, neurons).name
 
 
-def demand_cpu(dynamics: Dynamics, size: int, like: Tensor) -> None:
-    """Refuse what the fused layers, which use the fused CPU loop, do not serve for `size` neurons."""
+def demand_cpu(dynamics: Dynamics, size: int, like: Tensor, *, or_gpu: bool = False) -> None:
+    """Refuse what the fused CPU loop, or that of the GPU, does not serve for `size` neurons."""
     name = serving(dynamics, torch.Size([size]), like)
-    demand(name == "cpu", f"the {name} engine serves the neurons")
+    demand(name == "cpu" or (or_gpu and name == "gpu"), f"the {name} engine serves the neurons")
     each = all(c.numel() == 1 or c.shape == (size,) for c in dynamics.constants)
     demand(each, "a constant is neither one number nor one per neuron")
 
@@ -200,14 +200,31 @@ def heard_spikes(
     size = x.shape[2]
     demand_ordinary(x, weight, bias)
     demand(tuple(weight.shape) == (size, size), "the recurrent weight does not lead from the population to itself")
+    demand_cpu(dynamics, size, x, or_gpu=True)
+    from fluctua.timeloop.events_layers import Layer
+
+    layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
+    return run_heard(x, layer)[0]
+
+
+def run_heard(x: Tensor, layer: "Layer") -> tuple[Tensor, ...]:
+    """Spikes of each section of a recurrent layer without a weight in front, on the CPU or the GPU.
+
+    Args:
+        x: current from outside `[T, B, N]`, not empty.
+        layer: whose first section reaches the first input, and the second the last.
+    """
+    dynamics, (first, *_) = layer.dynamics, layer.sections
     if serving(dynamics, x.shape[2:], x) != "gpu":
-        demand_cpu(dynamics, size, x)
-        from fluctua.timeloop.events_layers import Layer, run_layers
+        from fluctua.timeloop.events_layers import run_layers
 
-        layer = Layer((size,), dynamics, recurrent=weight, recurrent_bias=bias, initial=tuple(initial))
-        return run_layers(x, [layer])[0]
-
-    return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), weight, bias).output
+        return run_layers(x, [layer])
+    assert layer.recurrent is not None
+    weight = nn.functional.pad(layer.recurrent, (x.shape[2] - layer.recurrent.shape[1], 0))
+    initial = *layer.initial, *[0.0] * (dynamics.states - len(layer.initial))
+    state = tuple(torch.full_like(x[0], part) for part in initial)
+    output = recurrent(x, dynamics, state, weight, layer.recurrent_bias, first).output
+    return tuple(part.view_as(part) for part in output.split(layer.sections, 2))  # type: ignore[no-untyped-call]
 
 
 def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class Kind(NamedTuple):
     """The kind of a loop, without its numbers.
 
     `wanted` are the indices of the constants whose gradients are needed, `trains` says whether a backward pass may
-    follow, `compact` whether it gets the distance from threshold in bfloat16, `recurrent` whether part of the input is
-    recurrent, which is then stored nowhere else.
+    follow, `compact` whether it gets the distance from threshold in bfloat16. Recurrent input is stored nowhere else;
+    `recurrent` is the number of units, the first ones, that reach the first input with it; the others reach the last.
     """
 
     device: Device
@@ -32,12 +32,10 @@ class Kind(NamedTuple):
     wanted: tuple[int, ...]
     trains: bool
     compact: bool
-    recurrent: bool = False
+    recurrent: int = 0
 
     @classmethod
-    def of(
-        cls, device: Device, dynamics: Dynamics, trains: bool, compact: bool = False, recurrent: bool = False
-    ) -> "Kind":
+    def of(cls, device: Device, dynamics: Dynamics, trains: bool, compact: bool = False, recurrent: int = 0) -> "Kind":
         """The kind of a population, on a device."""
         wanted = tuple(k for k, c in enumerate(dynamics.constants) if trains and c.requires_grad)
         return cls(device, dynamics.form, wanted, trains, compact and trains and dynamics.spiking, recurrent)
@@ -122,7 +120,7 @@ class Loop(Operation):
         """
         kind, plan = self.kind, plan_of(self.kind)
         inputs, state, constants, heard = kind.parts(tensors)
-        passed: Passed = _engine(kind).run(plan.forth, inputs, state, constants, *heard)
+        passed: Passed = _run(kind, plan.forth, inputs, state, constants, *heard)
         written = passed.written
         return [*written[: plan.first], *(part.clone() for part in passed.state), *written[plan.first :]]
 
@@ -143,13 +141,14 @@ class Loop(Operation):
         g_state = grads[plan.first : plan.first + kind.form.states]
         ends = [like.new_zeros(shape[1:]) if g is None else g for g in g_state]
         through = [weight] if kind.recurrent else []
-        passed: Passed = _engine(kind).run(plan.back, [g_output, *read], ends, constants, *through)
+        passed: Passed = _run(kind, plan.back, [g_output, *read], ends, constants, *through)
         found: list[Maybe] = [*passed.written, *(part.clone() for part in passed.state)]
         found += by_constant(over_samples(passed.sums), constants, kind.wanted)
         if kind.recurrent:
-            heard = passed.written[0][1:].flatten(0, 1)
-            found.append(heard.T @ output[:-1].flatten(0, 1) if for_heard[0] else None)
-            found.append(heard.sum(0) if for_heard[1] else None)
+            by_input = [passed.written[k][1:].flatten(0, 1) for k in (0, kind.form.inputs - 1)]
+            fired = output[:-1].flatten(0, 1).tensor_split([kind.recurrent], 1) if for_heard[0] else ()
+            found.append(torch.cat([g.T @ s for g, s in zip(by_input, fired, strict=True)], 1) if fired else None)
+            found.append(by_input[0].sum(0) if for_heard[1] else None)
         return found
 
 
@@ -187,9 +186,11 @@ def has_potential(step: Step | str, inputs: int, states: int, constants: int) ->
     return traced(step, inputs, states, constants).separate
 
 
-def _engine(kind: Kind) -> Any:
-    """The module that runs a pass, imported when first needed."""
-    return import_module(_ENGINES[kind.device])
+def _run(kind: Kind, way: Pass, *tensors: Any) -> Passed:
+    """A pass, by the module that runs it, imported when first needed; if recurrent, with weight and bias at the end."""
+    run = import_module(_ENGINES[kind.device]).run
+    passed: Passed = run(way, *tensors, split=kind.recurrent) if kind.recurrent else run(way, *tensors)
+    return passed
 
 
 _ENGINES = {"cpu": "fluctua.timeloop.cpu_loop", "gpu": "fluctua.timeloop.gpu_loop"}

@@ -235,18 +235,21 @@ def has_triton() -> bool:
     return _found("triton") is not None
 
 
-def recurrent(x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe) -> LoopResult:
+def recurrent(
+    x: Tensor, dynamics: Dynamics, state: Tensors, weight: Tensor, bias: Maybe, split: int | None = None
+) -> LoopResult:
     """Integrate recurrent neurons on the GPU, with spikes one step late; the engine must support the request.
 
     Args:
         x: current from outside `[T, B, N]`, not empty.
-        dynamics: of spiking neurons; recurrent input and current go to their first input.
+        dynamics: of spiking neurons; current and bias go to their first input.
         state: before the first step.
         weight: `[N, N]`; row n has the weights into neuron n, from the second step on.
         bias: `[N]`, added from the second step on, or None.
+        split: the spikes of units before it reach the first input, those of the others the last; all by default.
     """
     inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
-    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias))
+    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias), split=x.shape[2] if split is None else split)
 
 
 def _run(
@@ -256,10 +259,11 @@ def _run(
     device: Device,
     compact: bool = False,
     heard: tuple[Maybe, ...] = (),
+    split: int = 0,
 ) -> LoopResult:
     tensors = *inputs, *state, *dynamics.constants, *heard
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    kind = Kind.of(device, dynamics, trains, compact, bool(heard))
+    kind = Kind.of(device, dynamics, trains, compact, split)
     results: Sequence[Tensor]
     if torch.compiler.is_compiling():
         from fluctua.timeloop.operators import compiled  # defining operators takes a moment

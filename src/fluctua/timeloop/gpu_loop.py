@@ -32,14 +32,17 @@ def run(
     constants: Sequence[Tensor],
     weight: Maybe = None,
     bias: Maybe = None,
+    split: int = 0,
 ) -> Passed:
     """A pass over the arrays that it reads, each `[T, B, *N]`; only the CPU reads bfloat16.
 
-    With a `weight` `[N, N]`, and a `bias`, the first array written in a step is the recurrent input of the next.
+    With a `weight` `[N, N]`, and a `bias`, the first array written in a step is the recurrent input of the next. Units
+    before `split` reach the first input, the others the second.
     """
     like, shape = constants[0], read[0].shape
     steps, columns, neurons = shape[0], math.prod(shape[1:]), math.prod(shape[2:])
-    loop = kernel(way, name_of(like.dtype), weight is not None, interpreted())
+    parts = [part for part in (split, neurons - split) if part]
+    loop = kernel(way, name_of(like.dtype), 0 if weight is None else len(parts), interpreted())
     rows = [t.detach().resolve_neg().contiguous() for t in read]
     written = [like.new_empty(shape) for _ in way.written]
     end, sums = torch.stack([part.detach() for part in state]), like.new_zeros(len(way.sums), *shape[1:])
@@ -54,11 +57,11 @@ def run(
         elif columns > 0 and weight is not None:
             arrays += [weight.contiguous(), own if bias is None else bias.contiguous()]
             alone, order = neurons <= _ALONE, range(steps) if way.forth else range(steps - 1, -1, -1)
-            grid = -(-shape[1] // _SAMPLES), 1 if alone else -(-neurons // _NEURONS)
+            grid = -(-shape[1] // _SAMPLES), 1 if alone else sum(-(-part // _NEURONS) for part in parts)
             sizes = steps if alone else 1, shape[1], neurons, columns, bias is not None
             tile = {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS, "num_warps": _WARPS, "enable_fp_fusion": False}
             for first in order[:1] if alone else order:
-                loop.call[grid](*arrays, int(first != order[0]), first, *sizes, **tile)
+                loop.call[grid](*arrays, split, int(first != order[0]), first, *sizes, **tile)
     return Passed(written, end, sums)
 
 

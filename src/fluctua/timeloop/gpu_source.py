@@ -8,7 +8,8 @@ it multiplies the samples' spikes of the last step, or in backward the gradients
 weight, and integrates the tile. State and spikes pass through memory, with a barrier between two steps. Because nothing
 stays in registers, a population may have any size. A launch may also do a single step with one program for each tile,
 so that the whole GPU works on a large weight; then the end of the launch is the barrier. There is no recurrent input in
-the first step of a direction.
+the first step of a direction. The spikes of the units before `split` reach the first input, those of the others may
+reach a second one.
 
 Constants are `[C, N]`; the state `[S, M]` is updated in place. No operation is fused with another (the launch says so),
 so that spikes equal the reference's.
@@ -31,10 +32,10 @@ class Kernel(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def kernel(way: Pass, dtype: str, recurrent: bool, interpreted: bool) -> Kernel:
-    """The plain or the recurrent loop of a pass."""
+def kernel(way: Pass, dtype: str, heard: int, interpreted: bool) -> Kernel:
+    """The plain loop of a pass, or the recurrent one whose spikes reach so many inputs."""
     body = Body(way, triton_dialect(dtype))
-    text = _PARTS + _recurrent(way, body) if recurrent else _plain(way, body)
+    text = _PARTS + _recurrent(way, body, heard == 2) if heard else _plain(way, body)
     module = generated.loaded(_HEAD.format(interpreted=interpreted) + text)
     return Kernel(module.loop, tuple(body.numbers))
 
@@ -50,16 +51,16 @@ INTERPRETED = {interpreted}
 _PARTS = '''
 
 @triton.jit
-def product(given, weight, row, n, samples, neurons, along_k, along_n):
-    """Rows of `given` `[B, N]` times columns n of a matrix, of which the strides say how it lies in memory."""
+def product(given, weight, row, n, there_n, samples, start, stop, neurons, along_k, along_n):
+    """Units `start:stop` of rows of `given` `[B, N]` times columns n of a matrix, whose strides say how it lies."""
     total = tl.full([row.shape[0], n.shape[0]], 0, given.dtype.element_ty)
-    for first in range(0, neurons, n.shape[0]):
+    for first in range(start, stop, n.shape[0]):
         k = first + tl.arange(0, n.shape[0])
-        there = k < neurons
+        there = k < stop
         rows = row.to(tl.int64)[:, None] * neurons + k[None, :]
         left = tl.load(given + rows, (row < samples)[:, None] & there[None, :], 0.0)
         right = tl.load(
-            weight + k[:, None] * along_k + n[None, :] * along_n, there[:, None] & (n < neurons)[None, :], 0.0
+            weight + k[:, None] * along_k + n[None, :] * along_n, there[:, None] & there_n[None, :], 0.0
         )
         total = tl.dot(left, right, total, input_precision="ieee", out_dtype=total.dtype)
     return total
@@ -119,15 +120,34 @@ def _plain(way: Pass, body: Body) -> str:
     return _function([*arguments, "BLOCK: tl.constexpr"], before, loop, lines) + "\n".join(_indented(after)) + "\n"
 
 
-def _recurrent(way: Pass, body: Body) -> str:
-    """The first array written is the recurrent input, added to the first one read; `sums` change like the state."""
+def _recurrent(way: Pass, body: Body, two: bool) -> str:
+    """The first array written is the recurrent input, added to the first one read; `sums` change like the state.
+
+    With two inputs forward adds what the units from `split` on bring to the second one. Backward, whose first arrays
+    written are the gradients of both, takes each unit's from the input that it reaches.
+    """
     rows, results, states = names("row", len(way.read)), names("result", len(way.written)), names("s", len(way.before))
     sign, along = ("+", "1, neurons") if way.forth else ("-", "neurons, 1")
-    where = f"result0 + now {'-' if way.forth else '+'} columns"
+    where = f"result{{}} + now {'-' if way.forth else '+'} columns"
+    times = f"product({where}, weight, row, n, there, samples, {{}}, neurons, {along})"
+    heard, apart, number = (
+        [f"heard = {times.format(0, '0, neurons')}"],
+        list[str](),
+        "(neurons + NEURONS - 1) // NEURONS",
+    )
+    if two:  # the spikes of a tile reach one of the inputs
+        apart = ["if place < tiles:", "    stop = split", "else:", "    tile = split + (place - tiles) * NEURONS"]
+        number = "tiles + (neurons - split + NEURONS - 1) // NEURONS"
+    if two and way.forth:
+        heard = [f"heard = {times.format(0, '0, split')}", f"r1 += {times.format(0, 'split, neurons')}"]
+    elif two:
+        heard = ["if tile < split:", f"    {heard[0]}", "else:", f"    heard = {times.format(1, '0, neurons')}"]
     sum_at = "sums + {k} * columns + cell"
     tile = [
+        "tile, stop = place * NEURONS, neurons",
+        *apart,
         "n = tile + tl.arange(0, NEURONS)",
-        "there = n < neurons",
+        "there = n < stop",
         "live = (row < samples)[:, None] & there[None, :]",
         "cell = row.to(tl.int64)[:, None] * neurons + n[None, :]",
         "at = now + cell",
@@ -136,7 +156,7 @@ def _recurrent(way: Pass, body: Body) -> str:
         *_ready(body),
         *_each("r{k} = tl.load({value} + at, live, 0.0)", rows),
         "if step + earlier > 0:",
-        f"    heard = product({where}, weight, row, n, samples, neurons, {along})",
+        *_indented(heard),
         "    if BIASED:",
         "        heard += tl.load(bias + n, there, 0.0)[None, :]",
         "    r0 += heard",
@@ -148,9 +168,10 @@ def _recurrent(way: Pass, body: Body) -> str:
     before = [
         "row = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)",
         "now = first.to(tl.int64) * columns  # where the step begins",
+        "tiles = (split + NEURONS - 1) // NEURONS",
     ]
-    tiles = "for tile in range(tl.program_id(1) * NEURONS, neurons, tl.num_programs(1) * NEURONS):"
-    lines = [tiles, *_indented(tile), f"now {sign}= columns", "tl.debug_barrier()"]
+    places = f"for place in range(tl.program_id(1), {number}, tl.num_programs(1)):"
+    lines = [places, *_indented(tile), f"now {sign}= columns", "tl.debug_barrier()"]
     arguments = [
         *rows,
         "numbers",
@@ -160,6 +181,7 @@ def _recurrent(way: Pass, body: Body) -> str:
         "sums",
         "weight",
         "bias",
+        "split",
         "earlier",
         "first",
         "steps",
