@@ -100,12 +100,18 @@ class Step(Handle):
         spare = node.spare
         if len(spare) == spare.maxlen and getrefcount(spare[0]) == 2 and spare[0]._use_count() == 1:
             made: Step = spare.popleft()
+            made.step = step
         else:
-            like = node.like
-            made = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
-            made.node = node
-        made.step = step
+            made = Step.fresh(node, step)
         spare.append(made)
+        return made
+
+    @staticmethod
+    def fresh(node: Node, step: int) -> "Step":
+        """The step of this number, which nobody else has."""
+        like = node.like
+        made: Step = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
+        made.node, made.step = node, step
         return made
 
     @property
