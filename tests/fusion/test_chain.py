@@ -18,7 +18,7 @@ CHANGED = 4  # at this step something else happens
 class Looping(nn.Module):
     """A sequential in a loop; `then` gets it, and the number of the step, before each."""
 
-    def __init__(self, then: Callable[[nn.Sequential, int], Any] = lambda layers, t: None) -> None:
+    def __init__(self, then: Callable[[Any, int], Any] = lambda layers, t: None) -> None:
         super().__init__()
         neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
         sizes = ((INPUTS, 16), (16, 8), (8, 4))
@@ -33,7 +33,7 @@ class Looping(nn.Module):
         return [found for found in out if found is not None]
 
 
-def quiet_until_fused(then: Callable[[nn.Sequential, int], Any]) -> tuple[nn.Module, Any]:
+def quiet_until_fused(then: Callable[[Any, int], Any]) -> tuple[Any, Any]:
     """A model that is fused without what it then does."""
     model = woken(Looping(), 5)
     fast = fluctua.fuse(model, TIME_FIRST)
@@ -70,7 +70,7 @@ def test_a_state_that_autograd_holds_keeps_its_numbers() -> None:
 def test_a_hook_that_comes_later_sees_what_is_left(of_all: bool) -> None:
     seen = list[int]()
 
-    def then(layers: nn.Sequential, t: int) -> None:
+    def then(layers: Any, t: int) -> None:
         if t == CHANGED:
             hook = lambda module, args, output: seen.append(t) if module is layers[3] else None  # noqa: E731
             handles.append((register_module_forward_hook if of_all else layers[3].register_forward_hook)(hook))
@@ -85,7 +85,7 @@ def test_a_hook_that_comes_later_sees_what_is_left(of_all: bool) -> None:
 
 
 def test_a_part_that_is_called_by_itself_is_seen() -> None:
-    def then(layers: nn.Sequential, t: int) -> None:
+    def then(layers: Any, t: int) -> None:
         if t == CHANGED:
             layers[2](layers[1](torch.zeros(SAMPLES, INPUTS)))
 
