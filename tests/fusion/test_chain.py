@@ -35,7 +35,7 @@ class Looping(nn.Module):
 
 def quiet_until_fused(then: Callable[[Any, int], Any]) -> tuple[Any, Any]:
     """A model that is fused without what it then does."""
-    model = woken(Looping(), 5)
+    model: Any = woken(Looping(), 5)
     fast = fluctua.fuse(model, TIME_FIRST)
     model.then = then
     return model, fast
@@ -73,12 +73,12 @@ def test_a_hook_that_comes_later_sees_what_is_left(of_all: bool) -> None:
     def then(layers: Any, t: int) -> None:
         if t == CHANGED:
             hook = lambda module, args, output: seen.append(t) if module is layers[3] else None  # noqa: E731
-            handles.append((register_module_forward_hook if of_all else layers[3].register_forward_hook)(hook))
+            hooks.append((register_module_forward_hook if of_all else layers[3].register_forward_hook)(hook))
 
-    handles = list[Any]()
+    hooks = list[Any]()
     model, fast = quiet_until_fused(then)
     ours = passed(fast, model, TIME_FIRST)
-    handles.pop().remove()
+    hooks.pop().remove()
     assert len(seen) == STEPS - CHANGED
     model.then = lambda layers, t: None
     assert_same_passes(ours, passed(fast.plain, model, TIME_FIRST))

@@ -4,7 +4,7 @@ A step that their code would do as the last one is only counted. Their code is k
 else is known too: another input, state, weight, module or hook. All of that is looked at in every step.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,36 +19,38 @@ _HOOKS = [f"_{way}_{kind}" for way in ("forward", "backward") for kind in ("hook
 
 
 class Chain:
-    """Modules in their order, the last of them neurons.
+    """Weights and neurons.
 
     Args:
-        modules: the modules.
-        members: those of them that are neurons.
+        modules: all of them, in their order.
+        members: the neurons in the model, by module.
     """
 
-    def __init__(self, modules: list[nn.Module], members: list[Member]) -> None:
-        self._modules, self._members = modules, members
-        self._hooks = [getattr(m, name) for m in modules for name in _HOOKS]
+    def __init__(self, modules: Sequence[Any], members: Mapping[Any, Member]) -> None:
+        self._modules = modules
+        self._members = [members[m] for m in self._modules if m in members]
+        self._weights = [m._parameters for m in self._modules if m not in members]
+        self._hooks = [getattr(m, name) for m in self._modules for name in _HOOKS]
         self._hooks += [getattr(of_torch, f"_global{name}") for name in _HOOKS]
-        neurons = {member.module for member in members}
-        self._weights = [(m._parameters, name) for m in modules if m not in neurons for name in ("weight", "bias")]
+        self._last = members.get(self._modules[-1])
         self._source: Node | None = None  # of the last step, if it may go on
         self._known: list[Any] = []
+        self._answer: Any = None
 
     def __call__(self, x: Any) -> Any:
         """What the last of them returns."""
-        *before, last = self._members
         if type(x) is Step and x.node is self._source and x.step > 1 and self._goes_on(x.step):
-            for member in before:
-                member.advance()
-            return last.next()
+            for member in self._members:
+                if member is not self._last:
+                    member.advance()
+            return Step.of(self._answer.node, x.step) if self._last is None else self._last.next()
         steps, self._source = [x], None
         for module in self._modules:
             steps.append(module(steps[-1]))
-        *given, answer = steps
-        if all(type(step) is Step and step.step == x.step for step in given):
+        self._answer = steps[-1]
+        if all(type(step) is Step and step.step == x.step for step in (steps if self._last is None else steps[:-1])):
             self._source, self._known = x.node, self._facts()
-        return answer
+        return self._answer
 
     def _goes_on(self, step: int) -> bool:
         """Whether this step is the one after the last, and nothing else has changed."""
@@ -57,25 +59,21 @@ class Chain:
 
     def _facts(self) -> list[Any]:
         """Everything that decides what a step gives: weights as they are now, and what neurons are called with."""
-        weights = [place.get(name) for place, name in self._weights]
-        return [None if w is None else (id(w), w._version) for w in weights] + [m.source for m in self._members]
+        weights = [w is not None and (id(w), w._version) for own in self._weights for w in own.values()]
+        return weights + [member.source for member in self._members]
 
 
-def in_chains(module: Any, members: Mapping[nn.Module, Member], weights: Collection[nn.Module]) -> Any:
+def in_chains(module: Any, members: Mapping[Any, Member], weights: Collection[nn.Module]) -> Any:
     """The forward pass of a `nn.Sequential`, with weights and neurons that follow each other as chains."""
     modules, parts = list(module._modules.values()), list[Any]()
 
     def joins(child: Any) -> bool:
-        member = members.get(child)
-        known = child in weights if member is None else member.stepwise and member.keeps
+        known = members[child].stepwise and members[child].keeps if child in members else child in weights
         return known and type(child).__call__ is nn.Module.__call__ and child._compiled_call_impl is None
 
     for known, run in groupby(modules, joins):
         children = list(run)
-        last = max((k + 1 for k, child in enumerate(children) if child in members), default=0) if known else 0
-        if last > 1:
-            parts.append(Chain(children[:last], [members[child] for child in children[:last] if child in members]))
-        parts += children[last if last > 1 else 0 :]
+        parts += [Chain(children, members)] if known else children
 
     def forward(input: Any) -> Any:  # named as in torch
         for part in parts if modules == list(module._modules.values()) else module:

@@ -147,10 +147,10 @@ def handles_in(value: Any, kinds: Any = Handle) -> list[Any]:
     return [handle for item in items for handle in handles_in(item, kinds)]
 
 
-def reals(value: Any) -> Any:
-    """The same with tensors in the place of handles."""
-    compute([h.node for h in handles_in(value)])
-    return mapped(value, lambda x: x.actual if isinstance(x, Handle) else x)
+def reals(value: Any, but: Any = ()) -> Any:
+    """The same with tensors in the place of handles, but for nodes of this kind."""
+    compute([h.node for h in handles_in(value) if not isinstance(h.node, but)])
+    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, but) else x)
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:

@@ -77,19 +77,16 @@ class Member:
     def advance(self, output: Step | None = None) -> None:
         """Go on to the state behind the next step; what the module keeps stays in place where nobody else holds it."""
         step, self.calls, state = self.calls, self.calls + 1, self.state
-        if self.keeps:
-            for k in range(len(state)):
-                if getrefcount(state[k]) > 3 or state[k]._use_count() > 1:  # besides here, in its place
-                    break
-                state[k].step = step
-            else:
-                if state:
-                    return
-            self.state = tuple([Step.fresh(part, step) for part in self.parts])
-            for (place, name), part in zip(self.places, self.state, strict=True):
-                place[name] = part
-        else:
-            self.state = tuple([output if part is self.spikes else Step.of(part, step) for part in self.parts])
+        # Besides the call here, each part is in `state` and in its place, if nobody else holds it.
+        alone = [getrefcount(state[k]) == 3 and state[k]._use_count() == 1 for k in range(len(state))]
+        if self.keeps and state and all(alone):
+            for part in state:
+                part.step = step
+            return
+        make, own = (Step.fresh, None) if self.keeps else (Step.of, self.spikes)
+        self.state = tuple([output if part is own else make(part, step) for part in self.parts])
+        for (place, name), part in zip(self.places, self.state, strict=False):
+            place[name] = part
 
 
 def ends_with(answer: Any, args: tuple[Any, ...]) -> bool:

@@ -12,7 +12,7 @@ from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, handles_in, reals, weighted
 from fluctua.fusion.member import Member, ends_with
-from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, compute, left_behind
+from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, left_behind
 from fluctua.fusion.own import as_it_is, own_layers
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
@@ -31,11 +31,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        populations: Sequence[Population],
-        shown: dict[str, int],
-        hearing: Collection[str] = (),
+        self, model: nn.Module, populations: Sequence[Population], shown: dict[str, int], hearing: Collection[str] = ()
     ) -> None:
         self._members, self._shown, self._hearing = [Member(p) for p in populations], shown, hearing
         self._layers, inside = own_layers(model)
@@ -59,7 +55,7 @@ class Session:
                         f"{member} was shown its current for {member.calls} steps, and for {member.spikes.shown} when "
                         "the model was fused: fuse it again"
                     )
-            found = _returned(answer)
+            found = reals(answer, but=Later)  # states left behind are computed when they are looked at
             _forget(self._nodes)
             return found
 
@@ -234,12 +230,6 @@ def _check_state(member: Member, given: States | None) -> None:
 
 def _is_sequence(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.ndim > 1
-
-
-def _returned(value: Any) -> Any:
-    """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
-    compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
-    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
 
 
 def _forget(nodes: Iterable[Node]) -> None:
