@@ -119,7 +119,11 @@ def _exchanged(layers: Any, t: int) -> None:
     layers[3] = nn.Linear(16, 8)
 
 
-@pytest.mark.parametrize("change", [_edited, _reset, _weighted, _replaced, _without_bias, _exchanged])
+def _overridden(layers: Any, t: int) -> None:
+    layers[3].forward = lambda x: x[:, :8]
+
+
+@pytest.mark.parametrize("change", [_edited, _reset, _weighted, _replaced, _without_bias, _exchanged, _overridden])
 def test_what_changes_between_two_steps_is_refused(change: Callable[[Any, int], None]) -> None:
     model, fast = quiet_until_fused(lambda layers, t: change(layers, t) if t == CHANGED else None)
     with pytest.raises(FuseError, match=r"changed between steps|is not computed as at step 0"):

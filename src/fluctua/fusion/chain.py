@@ -58,9 +58,9 @@ class Chain:
         return all(here) and not any(self._hooks) and self._known == self._facts()
 
     def _facts(self) -> list[Any]:
-        """Everything that decides what a step gives: weights as they are now, and what neurons are called with."""
+        """What decides what a step gives: weights as they are now, forward passes, and what neurons are called with."""
         weights = [w is not None and (id(w), w._version) for own in self._weights for w in own.values()]
-        return weights + [member.source for member in self._members]
+        return [*weights, *[m.__dict__.get("forward") for m in self._modules], *[m.source for m in self._members]]
 
 
 def in_chains(module: Any, members: Mapping[Any, Member], weights: Collection[nn.Module]) -> Any:
