@@ -141,3 +141,39 @@ def test_another_input_goes_through_anew() -> None:
     model = woken(Twice(), 5)
     fast = fluctua.fuse(model, TIME_FIRST)
     assert_same_passes(passed(fast, model, TIME_FIRST), passed(fast.plain, model, TIME_FIRST))
+
+
+def sequential(*others: nn.Module) -> Any:
+    """A model that runs one step in a call."""
+    made: Any = Looping()
+    return nn.Sequential(*made.layers[1:-1], *others)
+
+
+@pytest.mark.parametrize("others", [(), (nn.Identity(),), (nn.Linear(4, 3),)])
+def test_a_model_that_is_one_chain_gives_all_steps(others: tuple[nn.Module, ...]) -> None:
+    model: Any = woken(sequential(*others), 5)
+    fast = fluctua.fuse(model, TIME_FIRST)
+    assert_same_passes(passed(fast, model, TIME_FIRST), passed(fast.plain, model, TIME_FIRST))
+    states = list[Tensor]()
+    for call in (fast, fast.plain):  # each goes on with the state that it left behind
+        passed(call, model, TIME_FIRST)
+        states.append(torch.stack([call(TIME_FIRST).sum(), model[1].v.sum(), model[5].v.sum()]))
+    torch.testing.assert_close(states[0], states[1])
+
+
+@pytest.mark.parametrize("hooked", ["itself", "part", "all"])
+def test_hooks_of_a_model_that_is_one_chain_see_every_step(hooked: str) -> None:
+    model: Any = woken(sequential(), 5)
+    fast, calls = fluctua.fuse(model, TIME_FIRST), list[Any]()
+
+    def hook(module: Any, args: Any, output: Any) -> None:
+        calls.append(module)
+
+    places = {"itself": model.register_forward_hook, "part": model[2].register_forward_hook}
+    handle = places.get(hooked, register_module_forward_hook)(hook)
+    try:
+        fast(TIME_FIRST)
+    finally:
+        handle.remove()
+    watched = {"itself": model, "part": model[2], "all": model[5]}[hooked]
+    assert sum(module is watched for module in calls) == STEPS

@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as of_torch
 
-from fluctua.fusion.handles import Step
+from fluctua.fusion.handles import Step, Whole
 from fluctua.fusion.member import Member
 from fluctua.fusion.nodes import Node
+from fluctua.network.adapters.registry import StepLoop
+from fluctua.network.run import stacked
 
 _HOOKS = [f"_{way}_{kind}" for way in ("forward", "backward") for kind in ("hooks", "pre_hooks")]
 
@@ -52,6 +54,16 @@ class Chain:
             self._source, self._known = x.node, self._facts()
         return self._answer
 
+    def rest(self, steps: int) -> Node | None:
+        """What they give in all steps if two are done, and nobody comes between the others; None if unknown."""
+        if self._source is None or type(self._answer) is not Step or not self._goes_on(2):
+            return None
+        for member in self._members:
+            member.calls = steps - 1
+            member.advance()
+        found: Node = self._answer.node
+        return found
+
     def _goes_on(self, step: int) -> bool:
         """Whether this step is the one after the last, and nothing else has changed."""
         here = [member.calls == step and member.undisturbed for member in self._members]
@@ -69,7 +81,7 @@ def in_chains(module: Any, members: Mapping[Any, Member], weights: Collection[nn
 
     def joins(child: Any) -> bool:
         known = members[child].stepwise and members[child].keeps if child in members else child in weights
-        return known and type(child).__call__ is nn.Module.__call__ and child._compiled_call_impl is None
+        return known and _is_plain(child)
 
     for known, run in groupby(modules, joins):
         children = list(run)
@@ -80,4 +92,22 @@ def in_chains(module: Any, members: Mapping[Any, Member], weights: Collection[nn
             input = part(input)
         return input
 
+    vars(forward)["chain"] = parts[0] if len(parts) == 1 and _is_plain(module) else None
     return forward
+
+
+def stepped(loop: StepLoop, model: Any, batch: Any) -> Any:
+    """As `loop.through`; a model that is one chain takes two steps, and then all that are left in one go."""
+    chain = getattr(vars(model).get("forward"), "chain", None)
+    if loop.time is None or not isinstance(chain, Chain) or any(getattr(model, name) for name in _HOOKS):
+        return loop.through(model, batch)
+    steps, outputs = batch.shape[loop.time], []
+    for k in range(steps):
+        if k == 2 and (found := chain.rest(steps)) is not None:
+            return Whole.of(found)
+        outputs.append(model(batch.select(loop.time, k)))
+    return stacked(outputs)
+
+
+def _is_plain(module: Any) -> bool:
+    return type(module).__call__ is nn.Module.__call__ and module._compiled_call_impl is None

@@ -78,8 +78,8 @@ class Member:
         """Go on to the state behind the next step; what the module keeps stays in place where nobody else holds it."""
         step, self.calls, state = self.calls, self.calls + 1, self.state
         # Besides the call here, each part is in `state` and in its place, if nobody else holds it.
-        alone = [getrefcount(state[k]) == 3 and state[k]._use_count() == 1 for k in range(len(state))]
-        if self.keeps and state and all(alone):
+        held = [getrefcount(state[k]) + state[k]._use_count() for k in range(len(state))] if self.keeps else []
+        if held and max(held) == 4:
             for part in state:
                 part.step = step
             return

@@ -1,9 +1,11 @@
 """A model of any framework that runs on fused loops: the same parameters, inputs and outputs, in less time."""
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from fluctua.fusion.chain import stepped
 from fluctua.fusion.comparison import compared, on_few
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Step
@@ -73,7 +75,9 @@ def fuse(
     samples = 1 if time == 0 else 0
     if forward is None:
         _, way = on_few(lambda few: over_time(model, few, KnownNeurons(), time, steps), batch, samples)
-        forward = way.through if isinstance(way, StepLoop) else None  # without bringing the model to rest first
+        forward = (
+            partial(stepped, way) if isinstance(way, StepLoop) else None
+        )  # without bringing the model to rest first
     fast = FusedModel(model, populations, forward)
     shown, what, notes = compared(fast, batch, samples, exact)
     fast.__dict__["_shown"] = shown
