@@ -75,15 +75,15 @@ class Member:
         return self.answer
 
     def advance(self, output: Step | None = None) -> None:
-        """Go on to the state behind the next step; what the module keeps stays in place where nobody else holds it."""
+        """Go on to the state behind the next step; what only its module holds stays in place."""
         step, self.calls, state = self.calls, self.calls + 1, self.state
-        # Besides the call here, each part is in `state` and in its place, if nobody else holds it.
-        held = [getrefcount(state[k]) + state[k]._use_count() for k in range(len(state))] if self.keeps else []
-        if held and max(held) == 4:
-            for part in state:
-                part.step = step
-            return
-        make, own = (Step.fresh, None) if self.keeps else (Step.of, self.spikes)
+        if self.keeps and not self.takes:  # each part is in `state`, in its place and in the call here; torch has one
+            held = [getrefcount(state[k]) + state[k]._use_count() for k in range(len(state))]
+            if held and max(held) == 4:
+                for part in state:
+                    part.step = step
+                return
+        make, own = (Step.of, self.spikes) if self.takes else (Step.fresh, None)
         self.state = tuple([output if part is own else make(part, step) for part in self.parts])
         for (place, name), part in zip(self.places, self.state, strict=False):
             place[name] = part
