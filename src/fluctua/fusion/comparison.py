@@ -1,10 +1,12 @@
 """A fused model against the model itself: do spikes, outputs and gradients agree?"""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from fluctua.timeloop.engines import engine
 
 if TYPE_CHECKING:
     from fluctua.fusion.model import FusedModel
+
+Result = TypeVar("Result")
 
 _SAMPLES = 4
 _NOTHING = 1e-12  # of the largest gradient: rounding left over from sums that cancel
@@ -41,13 +45,7 @@ def compared(
         if "Dropout" in type(module).__name__:
             module.eval()  # masks per step would use other random numbers
     with _in_double(), engine("reference"):
-        for little in _few_samples(batch, axis):
-            try:
-                truth, spikes, gradients = _everything(twin, twin.plain, little)
-                break
-            except Exception:  # foreign code may need the whole batch
-                if little is batch:
-                    raise
+        little, (truth, spikes, gradients) = on_few(partial(_everything, twin, twin.plain), batch, axis)
         shown = {name: len(calls) for name, calls in spikes.items()}
         twin.__dict__["_shown"] = shown
         while True:
@@ -59,6 +57,8 @@ def compared(
                     raise
                 twin.hearing.add(error.changed)  # perhaps they are recurrent
     fast.hearing.update(twin.hearing)
+    del twin
+    _without_waste()
     largest = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     differences = _differences(truth, mine, "an output")
     for name, calls in spikes.items():
@@ -84,11 +84,19 @@ def _copied(fast: "FusedModel") -> "FusedModel":
     return copy.deepcopy(fast, memo)
 
 
-def _few_samples(batch: Any, axis: int | None) -> Iterator[Any]:
-    """The batch with a few of its samples along this axis, then all of it."""
+def on_few(call: Callable[[Any], Result], batch: Any, axis: int | None) -> tuple[Any, Result]:
+    """A few samples of a batch, which lie along this axis, and what is found with them; with all if that fails."""
     if axis is not None and isinstance(batch, Tensor) and batch.ndim > axis + 1 and batch.shape[axis] > _SAMPLES:
-        yield batch.narrow(axis, 0, _SAMPLES)
-    yield batch
+        few = batch.narrow(axis, 0, _SAMPLES)
+        with suppress(Exception):  # foreign code may need the whole batch
+            return few, call(few)
+    return batch, call(batch)
+
+
+def _without_waste() -> None:
+    """Give memory back to the system: that of thousands of small tensors, now freed, would stay with the process."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _everything(

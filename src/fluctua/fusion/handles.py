@@ -100,12 +100,18 @@ class Step(Handle):
         spare = node.spare
         if len(spare) == spare.maxlen and getrefcount(spare[0]) == 2 and spare[0]._use_count() == 1:
             made: Step = spare.popleft()
+            made.step = step
         else:
-            like = node.like
-            made = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
-            made.node = node
-        made.step = step
+            made = Step.fresh(node, step)
         spare.append(made)
+        return made
+
+    @staticmethod
+    def fresh(node: Node, step: int) -> "Step":
+        """The step of this number, which nobody else has."""
+        like = node.like
+        made: Step = Tensor._make_wrapper_subclass(Step, node.shape[1:], dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
+        made.node, made.step = node, step
         return made
 
     @property
@@ -141,10 +147,10 @@ def handles_in(value: Any, kinds: Any = Handle) -> list[Any]:
     return [handle for item in items for handle in handles_in(item, kinds)]
 
 
-def reals(value: Any) -> Any:
-    """The same with tensors in the place of handles."""
-    compute([h.node for h in handles_in(value)])
-    return mapped(value, lambda x: x.actual if isinstance(x, Handle) else x)
+def reals(value: Any, but: Any = ()) -> Any:
+    """The same with tensors in the place of handles, but for nodes of this kind."""
+    compute([h.node for h in handles_in(value) if not isinstance(h.node, but)])
+    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, but) else x)
 
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:

@@ -1,10 +1,12 @@
 """A model of any framework that runs on fused loops: the same parameters, inputs and outputs, in less time."""
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from fluctua.fusion.comparison import compared
+from fluctua.fusion.chain import stepped
+from fluctua.fusion.comparison import compared, on_few
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.handles import Step
 from fluctua.fusion.own import own_populations
@@ -70,11 +72,14 @@ def fuse(
     if not fused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in by_steps.items())
         raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
+    samples = 1 if time == 0 else 0
     if forward is None:
-        way = over_time(model, batch, KnownNeurons(), time, steps)
-        forward = way.through if isinstance(way, StepLoop) else None  # without bringing the model to rest first
+        _, way = on_few(lambda few: over_time(model, few, KnownNeurons(), time, steps), batch, samples)
+        forward = (
+            partial(stepped, way) if isinstance(way, StepLoop) else None
+        )  # without bringing the model to rest first
     fast = FusedModel(model, populations, forward)
-    shown, what, notes = compared(fast, batch, 1 if time == 0 else 0, exact)
+    shown, what, notes = compared(fast, batch, samples, exact)
     fast.__dict__["_shown"] = shown
     fast.__dict__["report"] = FuseReport(fused, by_steps, what, notes)
     return fast

@@ -1,6 +1,6 @@
 """fluctua's own neurons in a fused model. They take whole sequences, and know their dynamics themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,13 +89,9 @@ def own_layers(model: nn.Module) -> tuple[list[nn.Module], set[nn.Module]]:
     return [layer for layer in layers if layer not in inside], inside
 
 
-def as_it_is(module: nn.Module, wrapped: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A call of a layer with tensors in the place of handles, and a handle for what it returns."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return wrapped(type(module).forward(module, *reals(args), **reals(kwargs)))
-
-    return call
+def as_it_is(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What a module returns by its own code, with tensors in the place of handles."""
+    return type(module).forward(module, *reals(args), **reals(kwargs))
 
 
 def _cell(module: Any) -> Any:

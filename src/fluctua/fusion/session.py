@@ -3,83 +3,21 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import is_
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
+from fluctua.fusion.chain import in_chains
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, handles_in, reals, weighted
-from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, compute, left_behind
+from fluctua.fusion.member import Member, ends_with
+from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, left_behind
 from fluctua.fusion.own import as_it_is, own_layers
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
-from fluctua.network.adapters.framework import States, Stepping
+from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout, mapped, modules_of
-
-
-class _Member:
-    """A population in a pass.
-
-    Attributes:
-        population: itself.
-        step: of it; a reason where it runs as it is.
-        layout: how it is called.
-        keeps: whether its module keeps the state.
-        hearing: how it hears itself by a weight of its module, if it does.
-        source: what it is called with, from its first call on, where it is called step by step.
-        spikes: what it gives then.
-        parts: its state behind every step.
-        shown: whether its input is the same at every step.
-        calls: how often it was called.
-        late: how many steps what it is called with is behind.
-        state: the handles of its state behind the last step.
-        answer: what its last call returned.
-        takes: of how many last parts of that its call takes the state, as far as known.
-    """
-
-    def __init__(self, population: Population) -> None:
-        self.population, self.step = population, population.look()
-        self.module, self.layout = population.module, population.layout
-        self.stepwise, self.stepping = self.layout.stepwise, cast("Stepping", population.framework.stepping)
-        self.keeps = not isinstance(self.step, str) and population.keeps
-        self.hearing = None if isinstance(self.step, str) else population.stepping.hearing(population.module)
-        self.source: Node | None = None
-        self.spikes: Spikes | None = None
-        self.parts: list[Node] = []
-        self.shown, self.calls, self.late = False, 0, 0
-        self.state: tuple[Step, ...] = ()
-        self.answer: Any = None
-        self.takes: int | None = None
-
-    def __str__(self) -> str:
-        """For messages."""
-        return f"{self.population.name} ({self.population.kind})"
-
-    def continues(self, x: Step, args: tuple[Any, ...]) -> bool:
-        """Whether a call is the step after the last one, seen by its arguments alone, which is quick."""
-        if x.node is not self.source or self.calls < 2 or x.step != self.calls - self.late or x.step == 0:
-            return False
-        if args:
-            return len(args) == self.takes and _ends_with(self.answer, args)
-        return self.keeps and all(map(is_, self.stepping.held(self.module), self.state))
-
-    def next(self) -> Any:
-        """Answer a call with the next step."""
-        assert self.spikes is not None
-        step, self.calls = self.calls, self.calls + 1
-        output = Step.of(self.spikes, step)
-        self.state = tuple([output if part is self.spikes else Step.of(part, step) for part in self.parts])
-        if self.keeps:
-            self.stepping.keep(self.module, self.state)
-        self.answer = self.stepping.answer(self.module, output, self.state)
-        return self.answer
-
-
-def _ends_with(answer: Any, args: tuple[Any, ...]) -> bool:
-    """Whether arguments are the last parts of an answer, the very same."""
-    return type(answer) is tuple and all(map(is_, args, answer[len(answer) - len(args) :]))
 
 
 class Session:
@@ -93,16 +31,14 @@ class Session:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        populations: Sequence[Population],
-        shown: dict[str, int],
-        hearing: Collection[str] = (),
+        self, model: nn.Module, populations: Sequence[Population], shown: dict[str, int], hearing: Collection[str] = ()
     ) -> None:
-        self._members, self._shown, self._hearing = [_Member(p) for p in populations], shown, hearing
+        self._members, self._shown, self._hearing = [Member(p) for p in populations], shown, hearing
         self._layers, inside = own_layers(model)
-        linear = [m for m in set(modules_of(model)) - inside if isinstance(m, nn.Linear) and "forward" not in vars(m)]
-        self._linear = [module for module in linear if type(module).forward is nn.Linear.forward]
+        plain = [m for m in modules_of(model) if m not in inside and "forward" not in vars(m)]
+        self._linear = {m for m in plain if isinstance(m, nn.Linear) and type(m).forward is nn.Linear.forward}
+        in_order = nn.Sequential.forward, nn.Sequential.__iter__
+        self._sequential = [m for m in plain if (type(m).forward, getattr(type(m), "__iter__", None)) == in_order]
         self._nodes: list[Node] = []
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +55,7 @@ class Session:
                         f"{member} was shown its current for {member.calls} steps, and for {member.spikes.shown} when "
                         "the model was fused: fuse it again"
                     )
-            found = _returned(answer)
+            found = reals(answer, but=Later)  # states left behind are computed when they are looked at
             _forget(self._nodes)
             return found
 
@@ -135,9 +71,11 @@ class Session:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """The modules hand their calls to this pass inside the block."""
-        calls: dict[nn.Module, Callable[..., Any]] = {module: partial(weighted, module) for module in self._linear}
-        calls |= {layer: as_it_is(layer, self._wrapped) for layer in self._layers}
-        calls |= {member.module: partial(self._called, member) for member in self._members}
+        calls: dict[nn.Module, Callable[..., Any]] = {m: partial(weighted, m) for m in self._linear}
+        calls |= {layer: partial(self._passed, layer) for layer in self._layers}
+        members = {member.module: member for member in self._members}
+        calls |= {module: in_chains(module, members, self._linear) for module in self._sequential}
+        calls |= {module: partial(self._called, member) for module, member in members.items()}
         before = {module: vars(module).get("forward") for module in calls}
         try:
             for module, call in calls.items():
@@ -161,7 +99,11 @@ class Session:
                 member.stepping.keep(member.module, state)
             raise
 
-    def _called(self, member: _Member, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _passed(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """A call of a layer of fluctua's own."""
+        return self._wrapped(as_it_is(layer, *args, **kwargs))
+
+    def _called(self, member: Member, x: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of a population, in the place of its own."""
         stepwise, stepping, module = member.stepwise, member.stepping, member.module
         if type(x) is Step and not kwargs and member.continues(x, args):
@@ -170,10 +112,10 @@ class Session:
         if plain and member.spikes is not None:
             raise _changed(member)
         if plain or isinstance(member.step, str):
-            return type(module).forward(module, reals(x), *reals(args), **reals(kwargs))
+            return as_it_is(module, x, *args, **kwargs)
         given = stepping.given(module, args, kwargs)
         if stepwise:
-            member.takes = len(args) if not kwargs and _ends_with(member.answer, args) else None
+            member.takes = len(args) if not kwargs and ends_with(member.answer, args) else None
             return self._step(member, x, given)
         spikes = self._known(_begun(member, x.node if isinstance(x, Whole) else Given(reals(x)), given))
         carried = [partial(stepping.carried, module, name) for name in stepping.names(module)]
@@ -182,7 +124,7 @@ class Session:
             stepping.keep(module, state)
         return stepping.answer(module, Whole.of(spikes), state)
 
-    def _step(self, member: _Member, x: Handle, given: States | None) -> Any:
+    def _step(self, member: Member, x: Handle, given: States | None) -> Any:
         """A call with one step."""
         number = x.step if isinstance(x, Step) else None
         if member.spikes is not None and member.calls == member.spikes.shape[0] and number == 0:
@@ -209,9 +151,10 @@ class Session:
                 self._hear(member, x)
         if number not in (None, member.calls - member.late):
             raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
+        member.state = ()
         return member.next()
 
-    def _hear(self, member: _Member, x: Handle) -> None:
+    def _hear(self, member: Member, x: Handle) -> None:
         """Find out at its second step what a population hears of itself."""
         spikes = member.spikes
         assert spikes is not None
@@ -222,14 +165,14 @@ class Session:
         spikes.hear(self._known(source), echo)
         member.source, member.shown = x.node, False
 
-    def _steps(self, member: _Member) -> int:
+    def _steps(self, member: Member) -> int:
         name = member.population.name
         if name not in self._shown:
             raise FuseError(f"{member} hears a static current, and it was not seen for how many steps")
         return self._shown[name]
 
 
-def _changed(member: _Member) -> FuseError:
+def _changed(member: Member) -> FuseError:
     error = FuseError(
         f"what {member} hears at step {member.calls} is not computed as at step 0: by what happened before (recurrence "
         "or feedback), or on another way through the model (a branch)"
@@ -238,7 +181,7 @@ def _changed(member: _Member) -> FuseError:
     return error
 
 
-def _begun(member: _Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:
+def _begun(member: Member, node: Node, given: States | None, shown: int | None = None) -> Spikes:
     """The population from its first step on."""
     assert not isinstance(member.step, str)
     layout, hearing = Layout() if member.layout.stepwise else member.layout, member.hearing
@@ -270,7 +213,7 @@ def _number(part: Any) -> Any:
     return 0.0 if still else part
 
 
-def _check_state(member: _Member, given: States | None) -> None:
+def _check_state(member: Member, given: States | None) -> None:
     """The state must be that of the step before.
 
     Raises:
@@ -287,12 +230,6 @@ def _check_state(member: _Member, given: States | None) -> None:
 
 def _is_sequence(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.ndim > 1
-
-
-def _returned(value: Any) -> Any:
-    """As `reals`, but for states that are left behind a sequence: these are computed when they are looked at."""
-    compute([h.node for h in handles_in(value) if not isinstance(h.node, Later)])
-    return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, Later) else x)
 
 
 def _forget(nodes: Iterable[Node]) -> None:

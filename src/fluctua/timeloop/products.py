@@ -22,19 +22,22 @@ _ROWS = 1024  # that oneDNN gets at a time, so that what it gives stays in the c
 
 def times(a: Tensor, b: Tensor, bias: Maybe = None) -> Tensor:
     """`a @ b`, and a bias for each column, of plain matrices on the CPU, without a gradient."""
-    if not _quicker(a.shape[0] * b.numel(), a.dtype):
-        return F.linear(a, b.t(), bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
-    return found
+    quicker = _quicker(a.shape[0] * b.numel(), a.dtype)
+    return _by_onednn(a, b, bias) if quicker else F.linear(a, b.t(), bias)
 
 
 def put(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Write `a @ b` to a matrix."""
-    if not _quicker(a.shape[0] * b.numel(), a.dtype):
+    if not _quicker(min(len(a), _ROWS) * b.numel(), a.dtype):
         torch.mm(a, b, out=out)
         return
     for rows, part in zip(out.split(_ROWS), a.split(_ROWS), strict=True):  # type: ignore[no-untyped-call]
-        rows.copy_(times(part, b))
+        rows.copy_(_by_onednn(part, b))
+
+
+def _by_onednn(a: Tensor, b: Tensor, bias: Maybe = None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return found
 
 
 def linear(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:

@@ -124,13 +124,15 @@ class Stepping:
         found = self.held(module)
         return found if all(isinstance(part, Tensor) and part.shape == x.shape for part in found) else None
 
+    def places(self, module: Any) -> tuple[tuple[dict[str, Any], str], ...]:
+        """Where each part of the state is kept: a dictionary, and the name in it; past checks that take long."""
+        own, buffers = vars(module), module._buffers
+        return tuple((buffers if name in buffers else own, name) for name in self.names(module))
+
     def keep(self, module: Any, state: States) -> None:
         """Leave the state in the module, as its own step does."""
-        for name, value in zip(self.names(module), state, strict=True):
-            if name in module._buffers:  # bypasses checks that take longer than the step
-                module._buffers[name] = value
-            else:
-                setattr(module, name, value)
+        for (place, name), value in zip(self.places(module), state, strict=True):
+            place[name] = value
 
     def carried(self, module: Any, name: str, part: Tensor) -> Tensor:
         """What the next sequence receives of a part of the state after the last step."""

@@ -50,12 +50,9 @@ class Nodes(Stepping):
             output = type(module).forward(module, x.unsqueeze(0)).squeeze(0)
         return output
 
-    def held(self, module: Any) -> States:
-        """See `Stepping.held`; past what finds a memory among attributes, which takes longer than the step."""
-        return tuple(map(module._memories.__getitem__, self.names(module)))
-
-    def keep(self, module: Any, state: States) -> None:
-        module._memories.update(zip(self.names(module), state, strict=True))
+    def places(self, module: Any) -> tuple[tuple[dict[str, Any], str], ...]:
+        """See `Stepping.places`."""
+        return tuple((module._memories, name) for name in self.names(module))
 
     def rest(self, module: Any, x: Tensor) -> States:
         base = _running_sequences(type(module))  # type: ignore[arg-type]
