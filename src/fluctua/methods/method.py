@@ -196,7 +196,6 @@ def initialize(
     method = _with_moved(method, moved)
     if surrogate is not None:
         from fluctua.methods.surrogate import checked, set_surrogates  # only where they are to be set
-        from fluctua.state.backward import passages
 
         surrogate = checked(surrogate)
     network = Network.of(
@@ -227,12 +226,10 @@ def initialize(
     method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     notes += _bent(network, measured, reached)
-    passed: Mapping[str, Any] = {}
     sharpened: list[str] = []
     if surrogate is not None:
         left, sharpened = set_surrogates(chosen, measured, surrogate)
         notes += left
-        passed = passages(network.populations, measured)
     on_trunks: list[tuple[str, bool]] = []
     if any(q.trunk for p in network.populations for q in p.pathways):
         from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it
@@ -255,7 +252,6 @@ def initialize(
             *sharpened,
             *short_batch_warnings(chosen),
         ),
-        passages=passed,
         ran=_ran(method, None if generator is not None else draws.initial_seed()),
     )
 

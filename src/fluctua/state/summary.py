@@ -37,19 +37,23 @@ def report_of(
     outside: Mapping[str, Parts] | None = None,
     *,
     ran: Iterable[str] = (),
-    passages: "Mapping[str, Passage] | None" = None,
 ) -> Report:
     """The report on what `watch` has measured.
 
-    `outside`, see `shares`, adds the shares of more pathways; `ran` says how, besides the numbers of steps and samples;
-    `passages` says for each population how the gradient passes it.
+    `outside`, see `shares`, adds the shares of more pathways; `ran` says how, besides the numbers of steps and samples.
+    How the gradient passes populations is told where their drive was measured.
     """
     populations = network.populations
+    passed: Mapping[str, Passage] = {}
+    if any(m.drive is not None for m in measured.values()):
+        from fluctua.state.backward import passages  # only where gradients are of interest
+
+        passed = passages(populations, measured)
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
         replace(
             _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)),
-            **(vars(passages[p.name]) if passages and p.name in passages else {}),
+            **(vars(passed[p.name]) if p.name in passed else {}),
         )
         for p in populations
     )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -213,29 +214,16 @@ def changes(kind: type, base: type) -> bool:
     return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
 
 
-def check_version(package: str, tested: str) -> None:
-    """Warn once about a version other than the tested one."""
-    found = _installed(package)
-    if found is not None and found.split(".")[:2] != tested.split(".")[:2]:
-        warn_of_version(package, found, tested)
-
-
 @cache
-def _installed(package: str) -> str | None:
-    """The version of a package; None if it is not installed as a package."""
+def check_version(package: str, tested: str) -> None:
+    """Warn once about a version other than the tested one, if the framework is installed as a package."""
     from importlib.metadata import PackageNotFoundError, version  # takes long to import, and fluctua's own need none
 
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def warn_of_version(package: str, found: str, tested: str) -> None:
-    """Warn about a version other than the tested one."""
-    warnings.warn(
-        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
-        "sigma_U before you rely on them",
-        stacklevel=2,
-    )
+    with suppress(PackageNotFoundError):
+        found = version(package)
+        if found.split(".")[:2] != tested.split(".")[:2]:
+            warnings.warn(
+                f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U "
+                "and sigma_U before you rely on them",
+                stacklevel=2,
+            )

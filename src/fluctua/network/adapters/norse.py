@@ -35,25 +35,19 @@ def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
 
 def sharpness(module: Any) -> Sharpness | None:
     """`alpha` of its parameters, or of those of its inner neuron."""
-    path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
-    if path is None:
-        return None
     held = module.p
+    places = {"": held, "lif": getattr(held, "lif", None), "lif_adex": getattr(held, "lif_adex", None)}
+    place = next((name for name, p in places.items() if hasattr(p, "alpha")), None)
+    if place is None:
+        return None
+    inner: Any = places[place]
+    alpha = torch.as_tensor(inner.alpha)
 
     def put(value: float) -> None:
-        inner = _inner(held, path)
-        p = inner._replace(alpha=torch.as_tensor(value).to(torch.as_tensor(inner.alpha)))
-        for name in path:
-            p = held._replace(**{name: p})
-        module.p = p
+        p = inner._replace(alpha=torch.as_tensor(value).to(alpha))
+        module.p = held._replace(**{place: p}) if place else p
 
-    return Sharpness("alpha", float(torch.as_tensor(_inner(held, path).alpha).double().mean()), put)
-
-
-def _inner(p: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        p = getattr(p, name, None)
-    return p
+    return Sharpness("alpha", float(alpha.double().mean()), put)
 
 
 def layout(module: Any) -> Layout:
