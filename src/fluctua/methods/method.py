@@ -240,20 +240,9 @@ def initialize(
         notes.append(f"{', '.join(quiet)}: the model returns the spikes, so xi starts at 3; target=Target() sets 1")
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} has no target, so the one given was not used")
-    return report_of(
-        network,
-        measured,
-        reached,
-        gradients={},
-        notes=tuple(notes),
-        warnings=(
-            *_filled(pretended),
-            *(told for told, far in on_trunks if far),
-            *sharpened,
-            *short_batch_warnings(chosen),
-        ),
-        ran=_ran(method, None if generator is not None else draws.initial_seed()),
-    )
+    doubts = [*_filled(pretended), *(told for told, far in on_trunks if far), *sharpened, *short_batch_warnings(chosen)]
+    ran = _ran(method, None if generator is not None else draws.initial_seed())
+    return report_of(network, measured, reached, {}, tuple(notes), tuple(doubts), ran=ran)
 
 
 def _ran(method: Method, seed: int | None) -> Iterator[str]:
@@ -273,11 +262,8 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
         if unknown := set(moved) - set(vars(found)):
             raise TypeError(f"initialize() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         given = ", ".join(f"{name}={value!r}" for name, value in moved.items())
-        warnings.warn(
-            f"these are fields of the method now: method={type(found).__name__}({given})",
-            DeprecationWarning,
-            stacklevel=5,
-        )
+        said = f"these are fields of the method now: method={type(found).__name__}({given})"
+        warnings.warn(said, DeprecationWarning, stacklevel=5)
     return method_of(method, **moved)
 
 

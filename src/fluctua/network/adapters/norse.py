@@ -142,12 +142,11 @@ def _fields(kind: Any, prefix: str = "") -> list[str]:
 
 
 def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
-    return kind(
-        **{
-            name: _state_of(part, parts, f"{prefix}{name}.") if hasattr(part, "_fields") else parts[f"{prefix}{name}"]
-            for name, part in _hints(kind).items()
-        }
-    )
+    found = {}
+    for name, part in _hints(kind).items():
+        path = f"{prefix}{name}"
+        found[name] = _state_of(part, parts, f"{path}.") if hasattr(part, "_fields") else parts[path]
+    return kind(**found)
 
 
 def _shared(part: Tensor) -> Tensor | float:
