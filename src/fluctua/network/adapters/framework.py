@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluctua.network.facts import Neuron, PopulationSpec
-from fluctua.network.run import Layout, in_one_call
+from fluctua.network.run import Layout
 
 THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
 """Attributes in which neurons keep their threshold."""
@@ -161,11 +161,6 @@ class Sharpness:
     put: Callable[[float], None]
 
 
-def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
-    """One time step, input `[B, ...]`, of a model that keeps its state itself."""
-    return model(x), None
-
-
 @dataclass(frozen=True)
 class Framework:
     """One framework.
@@ -185,25 +180,25 @@ class Framework:
         stateful: full names of classes other than neurons that keep state between calls and are reset likewise.
         stepping: how one step of a neuron is taken. Facts are read from it, also for a subclass that overrides the
             dynamics of a known class. None if it is not known: such a class is then treated as its base.
-        step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
+        step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`;
+            by default of one that keeps its state itself.
         sharpness: finds the parameter of a neuron module's surrogate that sets its sharpness.
-        prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end. None if they always
-            do.
+        prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end.
     """
 
     package: str
     tested: str
     facts: Mapping[str, FactsOf | None]
-    layout: Callable[[Any], Layout] = in_one_call
+    layout: Callable[[Any], Layout] = lambda module: Layout()  # called once with the whole sequence `[T, B, *N]`
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()
     reset: Callable[[Any], None] = lambda module: None
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
-    step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
+    step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = lambda model, x, state: (model(x), None)
     sharpness: Callable[[Any], Sharpness | None] = lambda module: None
-    prepare: Callable[[Any], None] | None = None
+    prepare: Callable[[Any], None] = lambda module: None
 
 
 def changes(kind: type, base: type) -> bool:
