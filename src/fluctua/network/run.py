@@ -145,6 +145,11 @@ class Layout:
         return x
 
 
+def in_one_call(module: Any) -> Layout:
+    """The layout of a module that is called once with the whole sequence `[T, B, *N]`."""
+    return Layout()
+
+
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A module's output with every tensor in it changed."""
     if isinstance(output, Tensor):

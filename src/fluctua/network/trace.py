@@ -18,9 +18,8 @@ from torch.nn.parameter import is_lazy
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
 from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import WiringError
-from fluctua.network.facts import INPUT, Pathway, Population, PopulationSpec
+from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.preserve import only_requiring_grad, preserved
-from fluctua.network.readouts import as_returned, with_readouts
 from fluctua.network.run import Forward, modules_of, named_modules_of, parameters_of
 from fluctua.network.trace_pass import (
     Neurons,
@@ -128,13 +127,26 @@ def trace(
         if filters := _filters(found):
             neurons = {module: specs for module, specs in neurons.items() if module not in filters}
             found, left = traced()
+    if known.readouts is None and not any(map(_may_be_readout, found)):
+        return tuple(found), left
+    from fluctua.network.readouts import with_readouts
+
     return tuple(with_readouts(found, known.readouts)), left
 
 
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:
     """The populations of a module, for a trial of the observed length."""
     specs = known.specs(module, record.steps[module])
-    return as_returned(module, specs, record.first[module], known) if known.is_derived(module) else specs
+    if not known.is_derived(module):
+        return specs
+    from fluctua.network.readouts import as_returned
+
+    return as_returned(module, specs, record.first[module], known)
+
+
+def _may_be_readout(p: Population) -> bool:
+    theta = p.neuron.threshold
+    return theta is not None and (theta >= FAR or p.shown == {"potential"} or not p.neuron.resets)
 
 
 def _filters(found: list[Population]) -> set[nn.Module]:

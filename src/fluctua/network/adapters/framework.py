@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluctua.network.facts import Neuron, PopulationSpec
-from fluctua.network.run import Layout
+from fluctua.network.run import Layout, in_one_call
 
 THRESHOLDS = ("threshold", "v_threshold", "spike_threshold")
 """Attributes in which neurons keep their threshold."""
@@ -183,13 +183,14 @@ class Framework:
         step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`;
             by default of one that keeps its state itself.
         sharpness: finds the parameter of a neuron module's surrogate that sets its sharpness.
-        prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end.
+        prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end. None if they always
+            do.
     """
 
     package: str
     tested: str
     facts: Mapping[str, FactsOf | None]
-    layout: Callable[[Any], Layout] = lambda module: Layout()  # called once with the whole sequence `[T, B, *N]`
+    layout: Callable[[Any], Layout] = in_one_call
     refused: Mapping[str, str] = field(default_factory=dict)
     timed: bool = False
     transposed: frozenset[str] = frozenset()
@@ -198,7 +199,7 @@ class Framework:
     stepping: Stepping | None = None
     step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = lambda model, x, state: (model(x), None)
     sharpness: Callable[[Any], Sharpness | None] = lambda module: None
-    prepare: Callable[[Any], None] = lambda module: None
+    prepare: Callable[[Any], None] | None = None
 
 
 def changes(kind: type, base: type) -> bool:

@@ -179,7 +179,7 @@ def specs_of(module: nn.Module, timing: Timing = Timing()) -> Specs:  # noqa: B0
 def prepare(module: nn.Module) -> None:
     """Make a neuron module observable by torch's hooks."""
     framework = framework_of(module)
-    if framework is not None:
+    if framework is not None and framework.prepare is not None:
         framework.prepare(module)
 
 
