@@ -93,11 +93,8 @@ def renamed(module: str, name: str) -> Any:
     home, new_name = NAMES.get(module, {}).get(name, (_new_module(module), name))
     if home is None or (value := getattr(import_module(home), new_name, None)) is None:
         raise _gone(module, name)
-    warnings.warn(
-        f"{module}.{name} is {home}.{new_name} now; the old name goes with version 0.3",
-        DeprecationWarning,
-        stacklevel=3,
-    )
+    said = f"{module}.{name} is {home}.{new_name} now; the old name goes with version 0.3"
+    warnings.warn(said, DeprecationWarning, stacklevel=3)
     setattr(sys.modules[module], name, value)  # `from module import name` asks twice
     return value
 

@@ -150,14 +150,10 @@ def quantize(
     notes = [f"{name} was rounded to {grid.bits} bits, scale {scale:.4g}" for name, scale in scales.items()]
     masks = {name: q.mask.double() for name, q in written.items() if q.mask is not None}
     notes += [f"{name} keeps its mask: {mask.mean():.0%} of its entries count" for name, mask in masks.items()]
-    state = inspect_network(
-        read(),  # thresholds and kernels have changed
-        window=window,
-        targets=targets,
-        notes=(*notes, *levels, *decays),
-        warnings=tuple(warning for _, warning in rounded.values() if warning is not None),
-    )
-    return state, scales
+    coarse = tuple(warning for _, warning in rounded.values() if warning is not None)
+    changed = read()  # in thresholds and kernels too
+    told = (*notes, *levels, *decays)
+    return inspect_network(changed, window=window, targets=targets, notes=told, warnings=coarse), scales
 
 
 def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:

@@ -33,7 +33,6 @@ class Activity:
         passing: share of its neurons whose spikes have a gradient with respect to its currents; None for a readout, or
             if the graph does not reach them, NaN if a gradient is NaN.
         through_time: whether a gradient of late spikes reaches early currents.
-        from_biases: mean potential due to biases alone.
         output: whether its spikes only leave the model.
     """
 
@@ -42,8 +41,18 @@ class Activity:
     arrival: int
     passing: float | None
     through_time: bool
-    from_biases: float
     output: bool = False
+
+    @property
+    def from_biases(self) -> float:
+        """Mean potential due to biases alone."""
+        p = self.population
+        biases = [
+            float(q.bias.detach().double().mean() * p.neuron.kernels[q.port].eps_bar.mean()) / p.neuron.kernel.dt
+            for q in p.pathways
+            if q.bias is not None and not q.norms
+        ]
+        return sum(biases)
 
     @property
     def waits(self) -> bool:
@@ -132,13 +141,7 @@ def gather(
     ends = network.outputs
     activity = tuple(
         Activity(
-            p,
-            report[p.name],
-            _arrival(p, report),
-            _passing(passed[p.name]),
-            lasting[p.name] != [],
-            _from_biases(p),
-            p.name in ends,
+            p, report[p.name], _arrival(p, report), _passing(passed[p.name]), lasting[p.name] != [], p.name in ends
         )
         for p in network.populations
     )
@@ -228,15 +231,6 @@ def _arrival(p: Population, report: Report) -> int:
         return 0
     firsts = [q.plot_data.duration if q.latency is None else q.latency for q in sources]
     return round(min(firsts) / p.neuron.kernel.dt)
-
-
-def _from_biases(p: Population) -> float:
-    biases = [
-        float(q.bias.detach().double().mean() * p.neuron.kernels[q.port].eps_bar.mean()) / p.neuron.kernel.dt
-        for q in p.pathways
-        if q.bias is not None and not q.norms
-    ]
-    return sum(biases)
 
 
 def _same(one: Any, other: Any) -> bool:

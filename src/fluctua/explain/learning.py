@@ -77,18 +77,13 @@ def gradients(e: Evidence) -> Iterator[Finding]:
     (first, low), (last, high) = norms[0], norms[-1]
     if high > 0 and not 1 / LOST < low / high < LOST:
         fades, blunt = low < high, all(share is not None and share >= FEW for share in shares)
-        remedy = "# clip the gradient, or train with an optimiser that rescales it, such as Adam"
+        clip = "# clip the gradient, or train with an optimiser that rescales it, such as Adam"
+        remedy = blunter(first) if fades else clip if blunt else e.call("rescale")
         said = (
             f"the gradient {'fades' if fades else 'grows'} from {high:.1e} in {last.state.name} to {low:.1e} in "
             f"{first.state.name}"
         )
-        yield Finding(
-            "gradient",
-            first.state.name,
-            said,
-            blunter(first) if fades else remedy if blunt else e.call("rescale"),
-            serious=fades or not blunt,
-        )
+        yield Finding("gradient", first.state.name, said, remedy, serious=fades or not blunt)
 
 
 def readout(e: Evidence) -> Iterator[Finding]:
@@ -110,12 +105,8 @@ def readout(e: Evidence) -> Iterator[Finding]:
             f"the output is already a softmax, and the cross entropy applies another: the loss, {e.loss:.3g}, "
             f"cannot fall below {log(1 + (output.shape[-1] - 1) / exp(1)):.3g}"
         )
-        yield Finding(
-            "readout",
-            last.state.name,
-            said,
-            "loss = lambda output, labels: nn.functional.nll_loss(output.clamp_min(1e-9).log(), labels)",
-        )
+        remedy = "loss = lambda output, labels: nn.functional.nll_loss(output.clamp_min(1e-9).log(), labels)"
+        yield Finding("readout", last.state.name, said, remedy)
         return
     spread = float(logits.std(-1).mean())
     weight = next((q for q in reversed(last.population.pathways)), None)

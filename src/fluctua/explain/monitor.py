@@ -28,33 +28,13 @@ SAMPLES = 8  # of the batch, from which the free potential is taken
 FELT = 1e-4  # of the largest gradient in a population, from which a gradient counts as passed
 
 
-class Watch:
-    """Observes the passes of a model until it is closed; it only holds what the model computes anyway."""
-
-    def __init__(self, populations: Sequence[Population]) -> None:
-        self._seen = [_Watched(p) for p in populations]
-        self._before: dict[Tensor, Tensor] = {w: w.detach().clone() for seen in self._seen for w in seen.weights}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows, after the step; populations that did not run are left out."""
-        seen = {s.population.name: s for s in self._seen if s.currents and s.spikes}
-        with torch.no_grad():
-            spikes = {name: torch.cat(s.spikes) for name, s in seen.items()}
-            return [s.row(spikes, self._before) for s in seen.values()]
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for seen in self._seen:
-            for handle in seen.handles:
-                handle.remove()
-
-
 class _Watched:
-    """One population in one pass."""
+    """One population in one pass; it only holds what the model computes anyway, and its weights before the step."""
 
     def __init__(self, population: Population) -> None:
         self.population = population
-        self.weights = [q.weight for q in population.pathways if isinstance(q.weight, nn.Parameter)]
+        weights = [q.weight for q in population.pathways]
+        self.before = [(w, w.detach().clone()) for w in weights if isinstance(w, nn.Parameter)]
         self.currents: list[tuple[Tensor, ...]] = []
         self.spikes: list[Tensor] = []
         self.felt: Tensor | None = None  # the largest gradient of each neuron's current [*N]
@@ -87,8 +67,8 @@ class _Watched:
                 self.spikes.clear()
             self.spikes.append(emission.as_sequence(emission.spikes(module, output).detach()))
 
-    def row(self, fired: Mapping[str, Tensor], before: Mapping[Tensor, Tensor]) -> dict[str, Any]:
-        """The numbers of the population, from the spikes of all and the weights before the step."""
+    def row(self, fired: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The numbers of the population after the step, from the spikes of all."""
         p, neuron = self.population, self.population.neuron
         spikes = fired[p.name]
         counts = spikes.sum((0, 1))
@@ -99,9 +79,8 @@ class _Watched:
         mean = neuron_mean(u, mask)
         temporal = float((neuron_mean(u**2, mask) - mean**2).clamp_min(0).mean().sqrt())
         theta, trials = neuron.threshold, math.prod(spikes.shape[:2])
-        gradients = [w.grad for w in self.weights if w.grad is not None]
-        known = [w for w in self.weights if w in before]
-        moved = _norm([w - before[w] for w in known]) / max(_norm([before[w] for w in known]), 1e-30)
+        gradients = [w.grad for w, _ in self.before if w.grad is not None]
+        moved = _norm([w - old for w, old in self.before]) / max(_norm([old for _, old in self.before]), 1e-30)
         row = {
             "population": p.name,
             "rate": None if theta is None else float(neuron.counted(counts).mean()) / (trials * neuron.kernel.dt),
@@ -111,7 +90,7 @@ class _Watched:
             "sigma_u": temporal,
             "xi": None if theta is None or temporal == 0 else (theta - float(mean.mean())) / temporal,
             "gradient_norm": _norm(gradients) if gradients else None,
-            "update_ratio": moved if known else None,
+            "update_ratio": moved if self.before else None,
             "surrogate": None if self.felt is None or theta is None else _share_felt(self.felt),
         }
         return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in row.items()}
@@ -190,7 +169,7 @@ class Monitor:
         self._network = network
         self._rows = [] if self.file is None else read_rows(self.file)
         self.begin_at(max((row["step"] for row in self._rows), default=-1) + 1 if start is None else start)
-        self._watch: Watch | None = None
+        self._watched: list[_Watched] = []
         self._entrance: RemovableHandle
         self._open = ExitStack()
 
@@ -272,12 +251,19 @@ class Monitor:
 
     def _look(self) -> None:
         if self.step % self.every == 0 and self._network is not None:
-            self._watch = Watch(self._network.populations)
+            self._watched = [_Watched(p) for p in self._network.populations]
+
+    def _seen(self) -> list[Row]:
+        """The rows of this step; populations that did not run are left out."""
+        seen = {w.population.name: w for w in self._watched if w.currents and w.spikes}
+        with torch.no_grad():
+            spikes = {name: torch.cat(w.spikes) for name, w in seen.items()}
+            return [{"step": self.step, **w.row(spikes)} for w in seen.values()]
 
     def _look_away(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        for handle in (handle for watched in self._watched for handle in watched.handles):
+            handle.remove()
+        self._watched = []
 
     def _ours(self, optimizer: torch.optim.Optimizer) -> bool:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -286,8 +272,8 @@ class Monitor:
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not self._ours(optimizer):
             return
-        if self._watch is not None:
-            self._keep([{"step": self.step, **row} for row in self._watch.rows()])
+        if self._watched:
+            self._keep(self._seen())
             self._look_away()
         self.step += 1
         self._look()

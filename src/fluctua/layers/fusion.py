@@ -172,15 +172,9 @@ def fused_layer(
 
     from fluctua.timeloop.events_layers import Layer
 
-    return Layer(
-        (size,),
-        dynamics,
-        weight=None if linear is None else linear.weight,
-        bias=None if linear is None else linear.bias,
-        recurrent=None if back is None else back.weight,
-        recurrent_bias=None if back is None else back.bias,
-        initial=initial,
-    )
+    weight, bias = (None, None) if linear is None else (linear.weight, linear.bias)
+    recurrent, recurrent_bias = (None, None) if back is None else (back.weight, back.bias)
+    return Layer((size,), dynamics, weight, bias, recurrent, recurrent_bias, initial)
 
 
 def heard_spikes(

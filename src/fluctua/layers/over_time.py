@@ -142,14 +142,9 @@ def side_by_side(
     return_indices: bool = False,
 ) -> tuple[int, int] | None:
     """Rows and columns of the windows of `F.max_pool2d`, if these lie side by side and give nothing but the maxima."""
-
-    def pair(value: Any) -> tuple[int, int]:
-        rows, columns = (value, value) if isinstance(value, int) else value
-        return rows, columns
-
-    size = pair(kernel_size)
-    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
-    return size if plain and (not stride or pair(stride) == size) else None
+    rows, columns = size = _each(kernel_size, 2)
+    plain = _each(padding, 2) == (0, 0) and _each(dilation, 2) == (1, 1) and not ceil_mode and not return_indices
+    return (rows, columns) if plain and (not stride or _each(stride, 2) == size) else None
 
 
 def maxima(frames: Tensor, window: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ one, the shift of the mean.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,23 +53,18 @@ class _Distance:
 class _Adjustment:
     """Two numbers, zero at first, that move a population around the weights `base`, by a solution near them.
 
-    `sigma` is the wanted `sigma_u`; `goal` is the final goal, whatever the solution was solved for.
+    `goal` is the final goal, whatever the solution was solved for.
     """
 
     goal: Goal
-    sigma: Tensor
     potential: FreePotential
     solution: Solution
     base: dict[Tensor, Tensor]
 
-    @staticmethod
-    def about(
-        before: dict[Tensor, Tensor], step: float, goal: Goal, potential: FreePotential, solution: Solution
-    ) -> "_Adjustment":
-        """Around the weights that lie a `step` on the way from those before, if any, to the solution."""
-        base = {w: torch.lerp(before.get(w, value), value, step) for w, value in solution.values().items()}
-        sigma = torch.as_tensor(goal.moments(potential.population).sigma_u).to(potential.sigma)
-        return _Adjustment(goal, sigma, potential, solution, base)
+    @cached_property
+    def sigma(self) -> Tensor:
+        """The wanted `sigma_u`."""
+        return torch.as_tensor(self.goal.moments(self.population).sigma_u).to(self.potential.sigma)
 
     @property
     def population(self) -> Population:
@@ -139,10 +135,10 @@ def fit_circuit(
             if not kept:
                 raise
             break
-        adjustments = [
-            _Adjustment.about(base, step, goals[potential.population.name], potential, solution)
-            for potential, solution in solved
-        ]
+        adjustments = []
+        for potential, solution in solved:  # a step on the way from the weights before, if any, to the solution
+            near = {w: torch.lerp(base.get(w, value), value, step) for w, value in solution.values().items()}
+            adjustments.append(_Adjustment(goals[potential.population.name], potential, solution, near))
         distances, fired = _adjust_together(adjustments, populations, replay)
         base = {w: w.detach().clone() for k in adjustments for w in k.base}
         off = max(float(np.abs(d.off).max()) for d in distances)

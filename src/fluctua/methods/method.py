@@ -196,7 +196,6 @@ def initialize(
     method = _with_moved(method, moved)
     if surrogate is not None:
         from fluctua.methods.surrogate import checked, set_surrogates  # only where they are to be set
-        from fluctua.state.backward import passages
 
         surrogate = checked(surrogate)
     network = Network.of(
@@ -227,12 +226,10 @@ def initialize(
     method.end(network)
     notes = [*network.notes, *_notes(chosen, method), *(_unreached(network) if method.aims else ())]
     notes += _bent(network, measured, reached)
-    passed: Mapping[str, Any] = {}
     sharpened: list[str] = []
     if surrogate is not None:
         left, sharpened = set_surrogates(chosen, measured, surrogate)
         notes += left
-        passed = passages(network.populations, measured)
     on_trunks: list[tuple[str, bool]] = []
     if any(q.trunk for p in network.populations for q in p.pathways):
         from fluctua.methods.trunk import told_of_trunks  # only membrane shortcuts need it
@@ -243,21 +240,9 @@ def initialize(
         notes.append(f"{', '.join(quiet)}: the model returns the spikes, so xi starts at 3; target=Target() sets 1")
     if target is not None and not method.aims:
         notes.insert(0, f"{type(method).__name__} has no target, so the one given was not used")
-    return report_of(
-        network,
-        measured,
-        reached,
-        gradients={},
-        notes=tuple(notes),
-        warnings=(
-            *_filled(pretended),
-            *(told for told, far in on_trunks if far),
-            *sharpened,
-            *short_batch_warnings(chosen),
-        ),
-        passages=passed,
-        ran=_ran(method, None if generator is not None else draws.initial_seed()),
-    )
+    doubts = [*_filled(pretended), *(told for told, far in on_trunks if far), *sharpened, *short_batch_warnings(chosen)]
+    ran = _ran(method, None if generator is not None else draws.initial_seed())
+    return report_of(network, measured, reached, {}, tuple(notes), tuple(doubts), ran=ran)
 
 
 def _ran(method: Method, seed: int | None) -> Iterator[str]:
@@ -277,11 +262,8 @@ def _with_moved(method: Method | str, moved: Mapping[str, Any]) -> Method:
         if unknown := set(moved) - set(vars(found)):
             raise TypeError(f"initialize() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         given = ", ".join(f"{name}={value!r}" for name, value in moved.items())
-        warnings.warn(
-            f"these are fields of the method now: method={type(found).__name__}({given})",
-            DeprecationWarning,
-            stacklevel=5,
-        )
+        said = f"these are fields of the method now: method={type(found).__name__}({given})"
+        warnings.warn(said, DeprecationWarning, stacklevel=5)
     return method_of(method, **moved)
 
 

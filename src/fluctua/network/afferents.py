@@ -90,13 +90,10 @@ def afferents_of(
                 found.direct[record.neuron_of[node]] = None
         for node in hits.gates:
             _note_gate(node, record, found)
-    for synapse in found.gates.keys() & _feeding(found.readings):
+    feeding = set(found.readings).union(*(reading.through for reading in found.readings.values()))
+    for synapse in found.gates.keys() & feeding:
         del found.gates[synapse]
     return found
-
-
-def _feeding(readings: dict[nn.Module, Reading]) -> set[nn.Module]:
-    return {*readings, *(module for reading in readings.values() for module in reading.through)}
 
 
 def _joined(before: Reading | None, node: Node, hits: _Hits, record: TracedPass) -> Reading:
@@ -149,8 +146,8 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
         norm = norm or record.norm_of.get(node)
         operation, parents = operation_of(node), parents_of(node)
         signals = signals_of(operation, parents, record)
-        found.offset |= operation in _OFFSETTING and len(signals) < len(parents)
-        found.offset |= _hears_data(node, operation)
+        # Parameters are no signals, and what no parameter acts on, such as the batch itself, has no node.
+        found.offset |= operation in _OFFSETTING and len(signals) < len(node.next_functions)
         if is_gain(node, via, record):
             found.offset = True
             continue
@@ -177,11 +174,6 @@ def _walk(made: list[Node | None], record: TracedPass, loose: dict[int, str], po
     for node in found.ways:
         found.gates.pop(node, None)
     return found
-
-
-def _hears_data(node: Node, operation: str) -> bool:
-    """Whether something that no parameter acts on, such as the batch itself, is added or concatenated."""
-    return operation in _OFFSETTING and any(parent is None for parent, _ in node.next_functions)
 
 
 def _gates_among(operation: str, signals: list[Node], record: TracedPass) -> list[Node]:

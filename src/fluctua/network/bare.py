@@ -169,7 +169,7 @@ class BareWeights(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self._is_bare([args, kwargs]):
+        if not any(id(x) in self._ids and x in self._made for x in tensors_in([args, kwargs])):
             return self._summed(function, args, function(*args, **kwargs))
         applying = getattr(function, "__name__", "") in _APPLYING
         tensors = list(tensors_in([args, kwargs]))
@@ -201,10 +201,6 @@ class BareWeights(TorchFunctionMode):
                         layer.added = leaf.name.rpartition(".")[2]
                         layer.register_parameter(layer.added, self._parameters[leaf.name])
         return result
-
-    def _is_bare(self, value: Any) -> bool:
-        """Whether something is made of weights, or holds it."""
-        return any(id(x) in self._ids and x in self._made for x in tensors_in(value))
 
     def _layer(self, product: _Made) -> BareLayer:
         key = product.key()

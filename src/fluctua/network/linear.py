@@ -116,14 +116,9 @@ def linear_neuron(
     resets, size = (True, 1.0) if scale is None else _spikes(run, emits, state, system, dynamics.inputs)
     if size is None:
         notes.append("it emits numbers of any size, so its rate and silence in the report are those of a mean output")
-    return Neuron.spiking(
-        tuple(kernels),
-        theta,
-        float(rest.mean()),
-        note="; ".join(notes) or None,
-        resets=resets,
-        size=1.0 if size is None else size,
-    )
+        size = 1.0
+    note = "; ".join(notes) or None
+    return Neuron.spiking(tuple(kernels), theta, float(rest.mean()), note=note, resets=resets, size=size)
 
 
 def _alike(kernels: Sequence[StateSpaceKernel], others: Sequence[StateSpaceKernel]) -> bool:

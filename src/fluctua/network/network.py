@@ -367,9 +367,8 @@ def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.
     index = {p.name: i for i, p in enumerate(populations)}
     reach = np.zeros((len(populations), len(populations)), dtype=bool)
     for i, p in enumerate(populations):
-        for source in p.heard:
-            if source in index:
-                reach[index[source], i] = True
+        for source in p.heard & index.keys():
+            reach[index[source], i] = True
         for j, other in enumerate(populations):
             reach[i, j] |= i != j and other.module is p.module
     for k in range(len(populations)):

@@ -57,7 +57,7 @@ def preserved(model: nn.Module, prepare: Callable[[nn.Module], None] = _as_it_is
     flags = [(p, p.requires_grad) for p in parameters_of(model)]
     compiled = [m for m in modules_of(model) if isinstance(m, torch.jit.ScriptModule)]
     held = [(m._parameters, dict(m._parameters)) for m in modules_of(model) if m not in compiled]
-    put_back = next(_values([b for m in compiled for b in nn.Module.buffers(m, False)]))  # which no copies replace
+    put_back = _values([b for m in compiled for b in nn.Module.buffers(m, False)])  # which no copies replace
     with TURN, torch.random.fork_rng(gpus_of(model)), silent_hooks(model):
         try:
             with States(model, prepare).lent():
@@ -279,8 +279,7 @@ def all_or_nothing(call: Callable[_P, _R]) -> Callable[_P, _R]:
     @wraps(call)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         model: Any = args[0] if args else kwargs.get("model", kwargs.get("weight"))
-        undo = [*_model(model)] if isinstance(model, nn.Module) else [*_values([model, kwargs.get("bias")])]
-        with _undone(undo):
+        with _undone(*_model(model) if isinstance(model, nn.Module) else [_values([model, kwargs.get("bias")])]):
             return call(*args, **kwargs)
 
     return wrapped
@@ -290,7 +289,7 @@ Undo = Callable[[], object]
 
 
 @contextmanager
-def _undone(steps: list[Undo]) -> Iterator[None]:
+def _undone(*steps: Undo) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -299,7 +298,7 @@ def _undone(steps: list[Undo]) -> Iterator[None]:
         raise
 
 
-def _generators(given: tuple[Any, ...]) -> list[Undo]:
+def _generators(given: tuple[Any, ...]) -> Undo:
     """How to restore all random number generators."""
     models = [one for one in given if isinstance(one, nn.Module)]
     own = [(one, one.get_state()) for one in given if isinstance(one, torch.Generator)]
@@ -315,10 +314,10 @@ def _generators(given: tuple[Any, ...]) -> list[Undo]:
         np.random.set_state(numpys)  # noqa: NPY002
         random.setstate(pythons)
 
-    return [put_back]
+    return put_back
 
 
-def _values(tensors: list[Any]) -> Iterator[Undo]:
+def _values(tensors: list[Any]) -> Undo:
     kept = [(t, t.detach().clone()) for t in tensors if isinstance(t, Tensor) and not is_lazy(t)]
 
     def put_back() -> None:
@@ -326,27 +325,24 @@ def _values(tensors: list[Any]) -> Iterator[Undo]:
             for tensor, value in kept:
                 tensor.copy_(value)
 
-    yield put_back
+    return put_back
 
 
-def _model(model: nn.Module) -> Iterator[Undo]:
+def _model(model: nn.Module) -> list[Undo]:
     """How to restore a model: attributes and their contents, then values, then gradients."""
     attributes = [vars(module) for module in modules_of(model)]
     inside = [value for found in attributes for value in found.values() if isinstance(value, dict)]
     kept = [(found, dict(found)) for found in (*inside, *attributes)]
+    gradients = [(p, p.grad, p.requires_grad) for p in parameters_of(model) if not is_lazy(p)]
 
     def put_back() -> None:
         for now, before in kept:
             now.clear()
             now.update(before)
 
-    yield put_back
-    yield from _values([*parameters_of(model), *nn.Module.buffers(model)])
-    gradients = [(p, p.grad, p.requires_grad) for p in parameters_of(model) if not is_lazy(p)]
-
     def give_back() -> None:
         for parameter, gradient, flag in gradients:
             parameter.grad = gradient
             parameter.requires_grad_(flag)
 
-    yield give_back
+    return [put_back, _values([*parameters_of(model), *nn.Module.buffers(model)]), give_back]

@@ -170,12 +170,7 @@ PLAIN = frozenset({bool, int, float, str, type(None)})
 
 def stacked(outputs: list[Any]) -> Any:
     """The outputs of all steps as one, every tensor of them stacked."""
-    tensors = list[list[Tensor]]()
-    for output in outputs:
-        found: list[Tensor] = []
-        mapped(output, lambda x, found=found: found.append(x) or x)  # type: ignore[misc]
-        tensors.append(found)
-    columns = iter([torch.stack(column) for column in zip(*tensors, strict=True)])
+    columns = iter([torch.stack(column) for column in zip(*map(tensors_in, outputs), strict=True)])
     return mapped(outputs[0], lambda x: next(columns))
 
 

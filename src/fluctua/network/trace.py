@@ -111,7 +111,8 @@ def trace(
         called = _population_names(neurons, names) | {module: names[module] for module in refused}
         seen = shown(record), shown(record, record.synapse_of)
         reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, *seen, roles)
-        return list(reader.populations()), tuple(reader.left(module, str(refused[module])) for module in record.left)
+        found = [reader.population(module, spec) for module in told for spec in told[module].values()]
+        return found, tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
         for _ in names:
@@ -170,12 +171,6 @@ class _Reader:
     unweighted: dict[nn.Module, set[str]]
     roles: "dict[nn.Module, Roles]"
 
-    def populations(self) -> Iterator[Population]:
-        """In the order in which they run."""
-        for module in self.record.currents:
-            for spec in self.neurons[module].values():
-                yield self._population(module, spec)
-
     def left(self, module: nn.Module, reason: str) -> Left:
         """A neuron that cannot be served, with the weights that feed it."""
         stops = self.record.synapse_of.keys() | self.record.neuron_of.keys()
@@ -184,7 +179,8 @@ class _Reader:
         weights = [self._path(m, name) for m in synapses for name in weight_names(m, self.record.no_weights)]
         return Left(self.names[module], module, reason, tuple(synapses), tuple(weights))
 
-    def _population(self, module: nn.Module, spec: PopulationSpec) -> Population:
+    def population(self, module: nn.Module, spec: PopulationSpec) -> Population:
+        """A population of a module that has run, with what feeds it."""
         name = self.called[spec.emitter]
         reaching = [(port, self._afferents(module, argument, name)) for port, argument in enumerate(spec.arguments)]
         outer = [q for port, afferents in reaching for q in self._outer(port, afferents, name)]

@@ -136,13 +136,12 @@ class Course:
         dynamics, _ = step_of_cell(self.cell, self.drive.neurons)
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
         leaves = self._leaves(dynamics)
-        for kind, k, gradient in (
-            *(("state", k, g) for k, g in enumerate(t.by_state)),
-            *(("input", k, g) for k, g in enumerate(t.by_input)),
-        ):
+        gradients = {("state", k): g for k, g in enumerate(t.by_state)}
+        gradients |= {("input", k): g for k, g in enumerate(t.by_input)}
+        for leaf, gradient in gradients.items():
             (found,) = Evaluation([gradient])(leaves)
             if bool(found.any()):
-                return (found / _moved(t.distance, leaves, (kind, k))).expand_as(self.states[0])
+                return (found / _moved(t.distance, leaves, leaf)).expand_as(self.states[0])
         return torch.zeros_like(self.states[0])
 
     def share(self) -> float:

@@ -103,12 +103,7 @@ def inspect_network(
                     replay.finish()
             outside = outer_parts(separable, turns, replay, {name: m.mask for name, m in measured.items()})
     notes, ran = (*network.notes, *notes), (f"window = {window}",)
-    passed = {}
-    if drives:
-        from fluctua.state.backward import passages  # only where gradients are of interest
-
-        passed = passages(populations, measured)
-    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran, passages=passed)
+    return report_of(network, measured, targets or {}, gradients, notes, warnings, outside, ran=ran)
 
 
 def _gradient_norms(network: Network, loss: Callable[[Any], Tensor]) -> dict[str, float]:

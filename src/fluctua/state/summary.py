@@ -1,7 +1,6 @@
 """From measurements to the report: states, shares of the variance, and warnings."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,20 +36,21 @@ def report_of(
     outside: Mapping[str, Parts] | None = None,
     *,
     ran: Iterable[str] = (),
-    passages: "Mapping[str, Passage] | None" = None,
 ) -> Report:
     """The report on what `watch` has measured.
 
-    `outside`, see `shares`, adds the shares of more pathways; `ran` says how, besides the numbers of steps and samples;
-    `passages` says for each population how the gradient passes it.
+    `outside`, see `shares`, adds the shares of more pathways; `ran` says how, besides the numbers of steps and samples.
+    How the gradient passes populations is told where their drive was measured.
     """
     populations = network.populations
+    passed: Mapping[str, Passage] = {}
+    if any(m.drive is not None for m in measured.values()):
+        from fluctua.state.backward import passages  # only where gradients are of interest
+
+        passed = passages(populations, measured)
     known = {p.name: shares(p, measured[p.name].parts, (outside or {}).get(p.name)) for p in populations}
     states = tuple(
-        replace(
-            _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name)),
-            **(vars(passages[p.name]) if passages and p.name in passages else {}),
-        )
+        _state(p, measured[p.name], known[p.name], targets.get(p.name), gradients.get(p.name), passed.get(p.name))
         for p in populations
     )
     steps, samples = measured[populations[0].name].mask.shape
@@ -70,7 +70,12 @@ def counted(n: int, what: str) -> str:
 
 
 def _state(
-    p: Population, m: Measurements, known: Parts, target: Moments | None, gradient: float | None
+    p: Population,
+    m: Measurements,
+    known: Parts,
+    target: Moments | None,
+    gradient: float | None,
+    passage: "Passage | None",
 ) -> PopulationState:
     temporal, across = float(m.variance.mean()), float(m.mean.var(correction=0))
     mu, sigma = float(m.mean.mean()), float(np.sqrt(temporal + across))
@@ -91,7 +96,7 @@ def _state(
             "silent": silent_share(m.spikes),
             "saturated": float((distance < 0).double().mean()),
         }
-    duration = m.mask.shape[0] * kernel.dt
+    histogram, shown = (m.edges.double().numpy(), m.density.double().numpy()), min(len(m.mean), RASTER_NEURONS)
     return PopulationState(
         name=p.name,
         n=len(m.mean),
@@ -106,16 +111,10 @@ def _state(
         target_sigma_u=None if target is None else float(np.sqrt(np.mean(target.sigma_u**2))),
         gradient_norm=gradient,
         pathways=tuple(_pathway_state(q, known.get(q.name)) for q in p.pathways),
-        plot_data=PlotData(
-            m.edges.double().numpy(),
-            m.density.double().numpy(),
-            rates,
-            raster,
-            min(len(m.mean), RASTER_NEURONS),
-            duration,
-        ),
+        plot_data=PlotData(*histogram, rates, raster, shown, m.mask.shape[0] * kernel.dt),
         in_steps=p.neuron.in_steps,
         silent_maps=m.silent_maps,
+        **({} if passage is None else vars(passage)),
     )
 
 

@@ -84,11 +84,7 @@ class PspKernel(ABC):
             raise ValueError(f"a trial of {self.steps} steps ends before a spike has moved the potential")
         # A spike of step s has T - s steps left to act in: averaged over the trial, lag k counts (T - k) / T times.
         weight = (1 - np.arange(self.steps) / self.steps).reshape(-1, *[1] * (eps.ndim - 1))
-        return (
-            (weight * eps).sum(0),
-            (weight * eps**2).sum(0),
-            (weight[1:] * eps[:-1] * eps[1:]).sum(0),
-        )
+        return (weight * eps).sum(0), (weight * eps**2).sum(0), (weight[1:] * eps[:-1] * eps[1:]).sum(0)
 
     @abstractmethod
     def _stationary_sums(self) -> tuple[Array, Array, Array]: ...

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from fluctua.network.adapters import registry
-from fluctua.network.adapters.framework import Framework, Timing, warn_of_version
+from fluctua.network.adapters.framework import Framework, Timing, check_version
 from fluctua.network.errors import UnsupportedNeuronError
 from fluctua.network.facts import Neuron
 from fluctua.network.run import Layout, contents_of
@@ -50,9 +50,9 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         layout=lambda module: Layout("step"),
     )
     monkeypatch.setattr(registry, "_frameworks_of", lambda module: [made])
-    warn_of_version.cache_clear()
+    check_version.cache_clear()
     yield
-    warn_of_version.cache_clear()
+    check_version.cache_clear()
 
 
 def test_no_framework_is_imported_to_know_its_neurons() -> None:

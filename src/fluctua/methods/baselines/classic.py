@@ -70,11 +70,8 @@ class Kaiming(_WholeModel):
     folded: bool = False
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        if not self.folded:
-            draw_kaiming(network, generator, self.gain)
-            return
-        _draw(network, generator, self.gain)
-        for module in modules_of(network.model):
+        draw_kaiming(network, generator, self.gain, folded=self.folded)
+        for module in modules_of(network.model) if self.folded else ():
             if hasattr(module, "sign"):
                 for weight in module.parameters(recurse=False):
                     write(weight, weight.detach().abs())
@@ -132,13 +129,10 @@ class TorchDefault(_WholeModel):
                     reset()
 
 
-def draw_kaiming(network: Network, generator: torch.Generator, gain: float = 1.0) -> None:
-    """Kaiming weights for all layers of a model."""
-    _refuse_signs(network.model)
-    _draw(network, generator, gain)
-
-
-def _draw(network: Network, generator: torch.Generator, gain: float) -> None:
+def draw_kaiming(network: Network, generator: torch.Generator, gain: float = 1.0, *, folded: bool = False) -> None:
+    """Kaiming weights for all layers of a model; those under Dale's law are refused, unless they are `folded` later."""
+    if not folded:
+        _refuse_signs(network.model)
     for weight, rows in _weights(network).items():
         write(weight, normal(weight, generator) * gain / math.sqrt(weight.transpose(0, rows)[0].numel()))
 

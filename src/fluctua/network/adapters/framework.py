@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -162,11 +163,6 @@ class Sharpness:
     put: Callable[[float], None]
 
 
-def plain_step(model: nn.Module, x: Tensor, state: State) -> tuple[Any, State]:
-    """One time step, input `[B, ...]`, of a model that keeps its state itself."""
-    return model(x), None
-
-
 @dataclass(frozen=True)
 class Framework:
     """One framework.
@@ -186,7 +182,8 @@ class Framework:
         stateful: full names of classes other than neurons that keep state between calls and are reset likewise.
         stepping: how one step of a neuron is taken. Facts are read from it, also for a subclass that overrides the
             dynamics of a known class. None if it is not known: such a class is then treated as its base.
-        step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`.
+        step: one time step of a model that is written for single steps: `(model, x [B, ...], state) -> output, state`;
+            by default of one that keeps its state itself.
         sharpness: finds the parameter of a neuron module's surrogate that sets its sharpness.
         prepare: makes a neuron module observable if torch's hooks do not see it; undone at the end. None if they always
             do.
@@ -202,7 +199,7 @@ class Framework:
     reset: Callable[[Any], None] = lambda module: None
     stateful: frozenset[str] = frozenset()
     stepping: Stepping | None = None
-    step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = plain_step
+    step: Callable[[nn.Module, Tensor, State], tuple[Any, State]] = lambda model, x, state: (model(x), None)
     sharpness: Callable[[Any], Sharpness | None] = lambda module: None
     prepare: Callable[[Any], None] | None = None
 
@@ -215,29 +212,16 @@ def changes(kind: type, base: type) -> bool:
     return any(hasattr(base, name) for name in names if not name.startswith("__") and name != "extra_repr")
 
 
-def check_version(package: str, tested: str) -> None:
-    """Warn once about a version other than the tested one."""
-    found = _installed(package)
-    if found is not None and found.split(".")[:2] != tested.split(".")[:2]:
-        warn_of_version(package, found, tested)
-
-
 @cache
-def _installed(package: str) -> str | None:
-    """The version of a package; None if it is not installed as a package."""
+def check_version(package: str, tested: str) -> None:
+    """Warn once about a version other than the tested one, if the framework is installed as a package."""
     from importlib.metadata import PackageNotFoundError, version  # takes long to import, and fluctua's own need none
 
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def warn_of_version(package: str, found: str, tested: str) -> None:
-    """Warn about a version other than the tested one."""
-    warnings.warn(
-        f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U and "
-        "sigma_U before you rely on them",
-        stacklevel=2,
-    )
+    with suppress(PackageNotFoundError):
+        found = version(package)
+        if found.split(".")[:2] != tested.split(".")[:2]:
+            warnings.warn(
+                f"{package} {found} is not a version that fluctua was tested with ({tested}): check the report's mu_U "
+                "and sigma_U before you rely on them",
+                stacklevel=2,
+            )

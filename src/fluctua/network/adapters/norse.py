@@ -35,25 +35,19 @@ def linear_readout(module: Any, timing: Timing) -> Mapping[str, PopulationSpec]:
 
 def sharpness(module: Any) -> Sharpness | None:
     """`alpha` of its parameters, or of those of its inner neuron."""
-    path = next((path for path in ((), ("lif",), ("lif_adex",)) if hasattr(_inner(module.p, path), "alpha")), None)
-    if path is None:
-        return None
     held = module.p
+    places = {"": held, "lif": getattr(held, "lif", None), "lif_adex": getattr(held, "lif_adex", None)}
+    place = next((name for name, p in places.items() if hasattr(p, "alpha")), None)
+    if place is None:
+        return None
+    inner: Any = places[place]
+    alpha = torch.as_tensor(inner.alpha)
 
     def put(value: float) -> None:
-        inner = _inner(held, path)
-        p = inner._replace(alpha=torch.as_tensor(value).to(torch.as_tensor(inner.alpha)))
-        for name in path:
-            p = held._replace(**{name: p})
-        module.p = p
+        p = inner._replace(alpha=torch.as_tensor(value).to(alpha))
+        module.p = held._replace(**{place: p}) if place else p
 
-    return Sharpness("alpha", float(torch.as_tensor(_inner(held, path).alpha).double().mean()), put)
-
-
-def _inner(p: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        p = getattr(p, name, None)
-    return p
+    return Sharpness("alpha", float(alpha.double().mean()), put)
 
 
 def layout(module: Any) -> Layout:
@@ -148,12 +142,11 @@ def _fields(kind: Any, prefix: str = "") -> list[str]:
 
 
 def _state_of(kind: Any, parts: Mapping[str, Any], prefix: str = "") -> Any:
-    return kind(
-        **{
-            name: _state_of(part, parts, f"{prefix}{name}.") if hasattr(part, "_fields") else parts[f"{prefix}{name}"]
-            for name, part in _hints(kind).items()
-        }
-    )
+    found = {}
+    for name, part in _hints(kind).items():
+        path = f"{prefix}{name}"
+        found[name] = _state_of(part, parts, f"{path}.") if hasattr(part, "_fields") else parts[path]
+    return kind(**found)
 
 
 def _shared(part: Tensor) -> Tensor | float:

@@ -31,16 +31,8 @@ def current_based(module: "CurrentBased", timing: Timing) -> Neuron:
     """Responds in the step of its input; a perfect integrator if nothing decays."""
     a, gain = numbers(module.decay_mem), numbers(module.gain)
     b = 0.0 if module.decay_syn is None else numbers(module.decay_syn)
-    kernel = TwoStateKernel.make(
-        module.dt,
-        a=a,
-        b=b,
-        coupling=gain * b,
-        jump_mem=gain,
-        jump_syn=1.0,
-        delay=0,
-        steps=timing.trial if (a == 1).any() else None,
-    )
+    steps = timing.trial if (a == 1).any() else None
+    kernel = TwoStateKernel.make(module.dt, a=a, b=b, coupling=gain * b, jump_mem=gain, jump_syn=1.0, steps=steps)
     return Neuron.spiking((kernel,), module.threshold, float(module.leak.mean()))
 
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,18 +23,8 @@ from fluctua.network.run import Copies, Forward, Layout, Shown, contents_of, hoo
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
 
-ADAPTERS: Mapping[str, str] = MappingProxyType(
-    {
-        "fluctua": "fluctua.network.adapters.own",
-        "norse": "fluctua.network.adapters.norse",
-        "rockpool": "fluctua.network.adapters.rockpool",
-        "sinabs": "fluctua.network.adapters.sinabs",
-        "snntorch": "fluctua.network.adapters.snntorch",
-        "spikingjelly": "fluctua.network.adapters.spikingjelly",
-        "stork": "fluctua.network.adapters.stork",
-    }
-)
-"""The module that knows a package's neurons; imported when a class of the package is met."""
+ADAPTERS = ("fluctua", "norse", "rockpool", "sinabs", "snntorch", "spikingjelly", "stork")
+"""The packages whose neurons are known, each from a module beside this one; imported when a class of it is met."""
 
 Specs = Mapping[str, PopulationSpec]
 
@@ -139,7 +128,8 @@ def framework_named(package: str) -> Framework | None:
     """The adapter of a package; None if there is none."""
     if package not in ADAPTERS:
         return None
-    found: Framework = import_module(ADAPTERS[package]).FRAMEWORK
+    name = "own" if package == "fluctua" else package
+    found: Framework = import_module(f"fluctua.network.adapters.{name}").FRAMEWORK
     return found
 
 
@@ -280,7 +270,7 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
         WiringError: the model runs neither on the whole batch nor on one step of it.
     """
     neurons = known.served_in(model)
-    if all(_is_own(neuron) for neuron in neurons):
+    if all(framework is not None and framework.package == "fluctua" for framework in map(framework_of, neurons)):
         return plain_call if steps is None else Shown(steps, plain_call)
     stepwise = [n for n in neurons if any(spec.layout.stepwise for spec in known.specs(n).values())]
     whole = WholeCall(known)
@@ -357,11 +347,6 @@ def _cannot_run(step: str, whole: Exception | None) -> str:
 def _said(error: Exception) -> str:
     """What an error says in its first line; torch adds a list of everything that it would accept."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _is_own(neuron: nn.Module) -> bool:
-    framework = framework_of(neuron)
-    return framework is not None and framework.package == "fluctua"
 
 
 def _framework(model: nn.Module, known: KnownNeurons) -> Framework:

@@ -47,26 +47,22 @@ def lif(module: Any, timing: Timing) -> Neuron:
 
     Adaptation follows the neuron's own spikes, so it is no part of the free potential.
     """
-    _check(module)
     return Neuron((_kernel(module, _decay(module, "syn")),), 1.0)
 
 
 def exc_inh_lif(module: Any, timing: Timing) -> Neuron:
     """An excitatory and an inhibitory current."""
-    _check(module)
     excitation = _kernel(module, _decay(module, "exc"))
     return Neuron((excitation, _kernel(module, _decay(module, "inh")).scaled(-1)), float(module.thr))
 
 
 def exc2_inh_lif(module: Any, timing: Timing) -> Neuron:
     """A fast excitatory current that drives a slow one; the membrane takes the mean of both."""
-    _check(module)
     return Neuron((_two_currents(module), _kernel(module, _decay(module, "gaba")).scaled(-1)), float(module.thr))
 
 
 def readout(module: Any, timing: Timing) -> Neuron:
     """Returns its potential after the step."""
-    _check(module)
     return Neuron((_kernel(module, _decay(module, "syn"), delay=1),), None)
 
 
@@ -131,6 +127,7 @@ def _kernel(module: Any, synapse: Array, delay: int = 2) -> PspKernel:
 
 def _decay(module: Any, of: str) -> Array:
     """Decay per step of the membrane ("mem") or a current; if it is learnt, from the present parameter."""
+    _check(module)
     if getattr(module, "learn_timescales", False):
         tau = 2 * getattr(module, f"tau_{of}") * torch.sigmoid(getattr(module, f"{of}_param"))
         return numbers_of(torch.exp(-module.time_step / tau))

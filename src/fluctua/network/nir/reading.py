@@ -130,7 +130,10 @@ def flattened(graph: Any, prefix: str = "") -> Flat:
             nodes[prefix + name] = node
             continue
         inner = flattened(node, f"{prefix}{name}.")
-        kinds = {kind: [f"{prefix}{name}.{k}" for k in ports] for kind, ports in _ports(node).items()}
+        kinds = {
+            kind: [f"{prefix}{name}.{k}" for k, port in node.nodes.items() if type(port).__name__ == kind]
+            for kind in ("Input", "Output")
+        }
         if any(len(ports) != 1 for ports in kinds.values()):
             raise WiringError(f"the nested graph {prefix}{name} needs one Input and one Output node, got {kinds}")
         entries[name], exits[name] = kinds["Input"][0], kinds["Output"][0]
@@ -142,13 +145,6 @@ def flattened(graph: Any, prefix: str = "") -> Flat:
 
 class _Passage:
     """Where signals enter and leave a nested graph."""
-
-
-def _ports(graph: Any) -> dict[str, list[str]]:
-    return {
-        kind: [name for name, node in graph.nodes.items() if type(node).__name__ == kind]
-        for kind in ("Input", "Output")
-    }
 
 
 def _recurrences(flat: Flat) -> dict[str, str]:
@@ -242,10 +238,6 @@ def _delay(node: Any, dt: float) -> nn.Module:
     return Delayed(torch.as_tensor(steps.round()).long())
 
 
-def _nothing(node: Any, dt: float) -> None:
-    return None
-
-
 def _sizes(value: Any) -> Any:
     sizes = tuple(int(v) for v in np.atleast_1d(np.asarray(value)))
     return sizes[0] if len(sizes) == 1 else sizes
@@ -268,7 +260,5 @@ _MODULES: Mapping[str, Callable[[Any, float], nn.Module | None]] = {
     "Flatten": _flatten,
     "Scale": lambda node, dt: Scaled(_tensor(node.scale)),
     "Delay": _delay,
-    "Input": _nothing,
-    "Output": _nothing,
-    "_Passage": _nothing,
+    **dict.fromkeys(("Input", "Output", "_Passage"), lambda node, dt: None),
 }
