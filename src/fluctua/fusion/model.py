@@ -75,9 +75,8 @@ def fuse(
     samples = 1 if time == 0 else 0
     if forward is None:
         _, way = on_few(lambda few: over_time(model, few, KnownNeurons(), time, steps), batch, samples)
-        forward = (
-            partial(stepped, way) if isinstance(way, StepLoop) else None
-        )  # without bringing the model to rest first
+        # It does not bring the model to rest first.
+        forward = partial(stepped, way) if isinstance(way, StepLoop) else None
     fast = FusedModel(model, populations, forward)
     shown, what, notes = compared(fast, batch, samples, exact)
     fast.__dict__["_shown"] = shown
