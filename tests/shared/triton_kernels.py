@@ -9,7 +9,7 @@ import triton
 
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.derivation import Kind, plan_of
-from fluctua.timeloop.gpu_source import kernel
+from fluctua.timeloop.gpu_source import Heard, kernel
 
 
 def interpret(patch: pytest.MonkeyPatch) -> None:
@@ -26,12 +26,9 @@ def compiling(folder: str) -> Iterator[None]:
         yield
 
 
-def compilable(dynamics: Dynamics, dtype: str = "float32", heard: int = 0) -> tuple[Any, Any]:
-    """Both directions of a population, which asks for the gradients of all its constants that require one.
-
-    Its own spikes reach so many of its inputs.
-    """
-    plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=heard))
+def compilable(dynamics: Dynamics, dtype: str = "float32", heard: Heard = "nothing") -> tuple[Any, Any]:
+    """Both directions of a population, which asks for the gradients of all its constants that require one."""
+    plan = plan_of(Kind.of("gpu", dynamics, trains=True, recurrent=int(heard != "nothing")))
     forward, backward = (kernel(way, dtype, heard, interpreted=False) for way in (plan.forth, plan.back))
     return forward.call, backward.call
 
@@ -42,6 +39,7 @@ def machine_code(
     """Triton's stages of a kernel for an H100, which need no such device. A size may be 1, a constant to Triton."""
     names = kernel.arg_names
     integers = {"steps", "columns", "neurons", "earlier", "first", "samples", "split"}
+    integers |= {"places", "across", "high", "wide"}
     pointers = [name for name in names if name not in integers and name not in options]
     sizes = [p.name for p in kernel.params if p.name in integers and not p.do_not_specialize]
     values = options if size != "1" else {**options, **dict.fromkeys(sizes, 1)}

@@ -24,6 +24,7 @@ from fluctua.timeloop.engines import step_by_step
 pytest.importorskip("triton")
 from fluctua.layers import fusion
 from fluctua.timeloop import engines, gpu_loop
+from fluctua.timeloop.gpu_source import Heard
 from shared.leaky_populations import LoopParameters
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
@@ -304,6 +305,50 @@ def test_a_dale_layer_runs_on_it(
         torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
 
 
+MAPS: dict[str, tuple[nn.Conv1d | nn.Conv2d, tuple[int, ...]]] = {
+    "a line": (nn.Conv1d(3, 3, 5, padding=2, bias=False), (11,)),
+    "a plane": (nn.Conv2d(4, 4, 3, padding=1, bias=False), (5, 7)),
+    "more channels than a tile has": (nn.Conv2d(19, 19, (1, 3), padding=(0, 1), bias=False), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15])
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("cell", ["lif", "learnt", "adaptive by a current", "two synapses"])
+def test_maps_that_hear_themselves_run_on_it(cell: str, name: str, steps: int, runs: list[torch.Size]) -> None:
+    conv, frame = MAPS[name]
+    with torch.no_grad():
+        conv.double().weight.copy_(drawn(*conv.weight.shape, scale=6.0 / conv.weight[0].numel() ** 0.5, seed=7))
+    layer = Recurrent(CELLS[cell](), conv).double()
+    current = drawn(steps, 3, conv.in_channels, *frame, scale=6.0).requires_grad_()
+    results = []
+    for served in ("gpu", "reference"):
+        with engine(served):
+            output = layer(current)
+        inputs = [current, *layer.parameters()]
+        loss = (output * drawn(*output.shape, seed=9)).sum() + sum(0 * each.sum() for each in inputs)
+        results.append((output, *torch.autograd.grad(loss, inputs)))
+    assert runs == [current.shape]
+    assert torch.equal(results[0][0], results[1][0])
+    assert steps < 15 or 0.02 < results[0][0].mean() < 0.7
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * max(1e-3, float(truth.detach().abs().max())))
+
+
+def test_every_place_of_a_map_may_have_constants_of_its_own(runs: list[torch.Size]) -> None:
+    conv, frame = MAPS["a plane"]
+    tau = torch.linspace(5e-3, 30e-3, 4 * 35).reshape(4, *frame)
+    layer, current = Recurrent(LIF(tau, learn_tau=True), conv.double()).double(), drawn(12, 2, 4, *frame, scale=6.0)
+    results = []
+    for served in ("gpu", "reference"):
+        with engine(served):
+            output = layer(current)
+        results.append((output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))))
+    assert runs == [current.shape]
+    for mine, truth in zip(*results, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
+
+
 def hooked() -> Recurrent:
     layer = recurrent()
     layer.weight.register_forward_hook(lambda module, args, output: None)
@@ -360,16 +405,20 @@ def _compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize(("dtype", "size"), [("fp32", "i32"), ("fp32", "1"), ("fp64", "i64")])
 def test_a_gpu_can_run_it_and_waits_between_two_steps(dtype: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    tile: dict[str, object] = {"SAMPLES": gpu_loop._SAMPLES, "NEURONS": gpu_loop._NEURONS}
+    tiles: dict[Heard, dict[str, object]] = {
+        "one input": {"SAMPLES": gpu_loop._SAMPLES, "NEURONS": gpu_loop._NEURONS},
+        "two inputs": {"SAMPLES": gpu_loop._SAMPLES, "NEURONS": gpu_loop._NEURONS},
+        "a map": {"SAMPLES": gpu_loop._PLACES, "NEURONS": gpu_loop._CHANNELS},
+    }
     a, b, theta = (torch.tensor(value, requires_grad=True) for value in (0.9, 0.8, 0.5))
     dynamics = LoopParameters(a, b, theta, differentiable_reset=True).dynamics
     two = ExcInhLIF(learn_tau=True, differentiable_reset=True).dynamics()
     name = {"fp32": "float32", "fp64": "float64"}[dtype]
-    (forward, backward), (both, both_back) = (compilable(of, name, k) for k, of in enumerate((dynamics, two), 1))
-    onward, back = {"BIASED": True, **tile}, {"BIASED": False, **tile}
-    for kernel, flags in ((forward, onward), (backward, back), (both, onward), (both_back, back)):
-        code = machine_code(kernel, dtype, flags, size, gpu_loop._WARPS)
-        assert code["cubin"]
-        assert "barrier" in code["ttir"]
-        assert (dtype, size) != ("fp32", "i32") or code["sass"].count("STL") < 8, "registers are spilled"
-        assert "tf32" not in code["ptx"], "a product is rounded to ten bits"
+    for heard, tile in tiles.items():
+        forward, backward = compilable(two if heard == "two inputs" else dynamics, name, heard)
+        for kernel, biased in ((forward, True), (backward, False)):
+            code = machine_code(kernel, dtype, {"BIASED": biased, **tile}, size, gpu_loop._WARPS)
+            assert code["cubin"]
+            assert "barrier" in code["ttir"]
+            assert (dtype, size) != ("fp32", "i32") or code["sass"].count("STL") < 8, f"registers are spilled: {heard}"
+            assert "tf32" not in code["ptx"], "a product is rounded to ten bits"

@@ -256,7 +256,7 @@ class Recurrent(Circuit):
         demand(len(currents) == 1, "it takes one current")
         weight, x = self._checked_weight(), currents[0]
         if not isinstance(weight, nn.Linear):
-            demand_eager(x)
+            demand_eager(x, ("cpu", "cuda"))
             demand(weight.bias is None, "the convolution has a bias")
             return heard_map(*dynamics_of(self.cell, x), weight, x)
         demand_sequence(x)

@@ -240,6 +240,8 @@ def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn
     demand(fits and x.numel() > 0, f"the current {tuple(x.shape)} is not that of such a map, or empty")
     demand_ordinary(x, x, conv.weight)
     name = serving(dynamics, x.shape[2:], x)
+    if name == "gpu":
+        return recurrent(x, dynamics, tuple(torch.full_like(x[0], part) for part in initial), conv.weight, None).output
     demand(name == "cpu", f"the {name} engine serves the neurons")
 
     from fluctua.timeloop.conv_recurrence import run

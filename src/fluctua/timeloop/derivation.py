@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from fluctua.timeloop.contract import Dynamics, Form, Maybe, Operation, Step, constant_when_compiled
 from fluctua.timeloop.emitting import Pass, Passed
@@ -146,10 +147,18 @@ class Loop(Operation):
         found += by_constant(over_samples(passed.sums), constants, kind.wanted)
         if kind.recurrent:
             by_input = [passed.written[k][1:].flatten(0, 1) for k in (0, kind.form.inputs - 1)]
-            fired = output[:-1].flatten(0, 1).tensor_split([kind.recurrent], 1) if for_heard[0] else ()
-            found.append(torch.cat([g.T @ s for g, s in zip(by_input, fired, strict=True)], 1) if fired else None)
+            fired = output[:-1].flatten(0, 1) if for_heard[0] else None
+            found.append(None if fired is None else _by_weight(weight, fired, by_input, kind.recurrent))
             found.append(by_input[0].sum(0) if for_heard[1] else None)
         return found
+
+
+def _by_weight(weight: Tensor, fired: Tensor, by_input: Sequence[Tensor], split: int) -> Tensor:
+    """The gradient of a recurrent weight, from spikes `[..., *N]` and the gradient of each input that they reach."""
+    if weight.ndim == 2:
+        return torch.cat([g.T @ own for g, own in zip(by_input, fired.tensor_split([split], 1), strict=True)], 1)
+    of_weight = conv1d_weight if weight.ndim == 3 else conv2d_weight
+    return of_weight(fired, weight.shape, by_input[0], padding=[k // 2 for k in weight.shape[2:]])  # type: ignore[no-untyped-call,no-any-return,arg-type]
 
 
 def adjoint_of(t: Traced, wanted: Sequence[int], writes: int) -> Pass:

@@ -241,15 +241,18 @@ def recurrent(
     """Integrate recurrent neurons on the GPU, with spikes one step late; the engine must support the request.
 
     Args:
-        x: current from outside `[T, B, N]`, not empty.
+        x: current from outside `[T, B, N]`, or that of maps `[T, B, C, *N]`, not empty.
         dynamics: of spiking neurons; current and bias go to their first input.
         state: before the first step.
-        weight: `[N, N]`; row n has the weights into neuron n, from the second step on.
+        weight: `[N, N]`; row n has the weights into neuron n, from the second step on. Of maps `[C, C, *K]`, that of a
+            convolution which keeps their shape.
         bias: `[N]`, added from the second step on, or None.
         split: the spikes of units before it reach the first input, those of the others the last; all by default.
     """
     inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
-    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias), split=x.shape[2] if split is None else split)
+    return _run(
+        inputs, dynamics, state, "gpu", heard=(weight, bias), split=x.shape[2:].numel() if split is None else split
+    )
 
 
 def _run(

@@ -6,19 +6,21 @@ For a recurrent population, one for each block of samples, or for each tile of a
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.contract import Maybe, interpreted, name_of
 from fluctua.timeloop.emitting import Pass, Passed
-from fluctua.timeloop.gpu_source import Kernel, kernel
+from fluctua.timeloop.gpu_source import Heard, Kernel, kernel
 
 _BLOCK = 128  # columns of a program, one for each of its threads
 
 # Samples and neurons of a tile, four of its cells per thread. Chosen from the machine code, which spills hardly any
 # register, not from measurements.
 _SAMPLES, _NEURONS, _WARPS = 16, 64, 8
+_PLACES, _CHANNELS = 64, 16  # of a map
 
 # Up to this number of neurons a program takes its samples through all steps. With a larger weight a step in one program
 # takes longer than launching a program for each tile: an estimate from 16 x 256 x 256 products and sums.
@@ -37,12 +39,12 @@ def run(
     """A pass over the arrays that it reads, each `[T, B, *N]`; only the CPU reads bfloat16.
 
     With a `weight` `[N, N]`, and a `bias`, the first array written in a step is the recurrent input of the next. Units
-    before `split` reach the first input, the others the second.
+    before `split` reach the first input, the others the second. A `weight` `[C, C, *K]` is that of a convolution which
+    keeps the shape of a map `[C, *N]`.
     """
     like, shape = constants[0], read[0].shape
     steps, columns, neurons = shape[0], math.prod(shape[1:]), math.prod(shape[2:])
-    parts = [part for part in (split, neurons - split) if part]
-    loop = kernel(way, name_of(like.dtype), 0 if weight is None else len(parts), interpreted())
+    loop = kernel(way, name_of(like.dtype), _heard(weight, split), interpreted())
     rows = [t.detach().resolve_neg().contiguous() for t in read]
     written = [like.new_empty(shape) for _ in way.written]
     end, sums = torch.stack([part.detach() for part in state]), like.new_zeros(len(way.sums), *shape[1:])
@@ -56,13 +58,43 @@ def run(
             loop.call[-(-columns // _BLOCK),](*arrays, steps, columns, neurons, first, **options)
         elif columns > 0 and weight is not None:
             arrays += [weight.contiguous(), own if bias is None else bias.contiguous()]
-            alone, order = neurons <= _ALONE, range(steps) if way.forth else range(steps - 1, -1, -1)
-            grid = -(-shape[1] // _SAMPLES), 1 if alone else sum(-(-part // _NEURONS) for part in parts)
-            sizes = steps if alone else 1, shape[1], neurons, columns, bias is not None
-            tile = {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS, "num_warps": _WARPS, "enable_fp_fusion": False}
-            for first in order[:1] if alone else order:
-                loop.call[grid](*arrays, split, int(first != order[0]), first, *sizes, **tile)
+            order = range(steps) if way.forth else range(steps - 1, -1, -1)
+            launch = _Launch.of(shape, weight, split)
+            taken = 1 if launch.every_step else steps
+            flags = {"BIASED": bias is not None, "num_warps": _WARPS, "enable_fp_fusion": False, **launch.tile}
+            for first in order if launch.every_step else order[:1]:
+                loop.call[launch.grid](*arrays, split, int(first != order[0]), first, taken, *launch.sizes, **flags)
     return Passed(written, end, sums)
+
+
+class _Launch(NamedTuple):
+    """How a recurrent loop is launched."""
+
+    grid: tuple[int, int]
+    every_step: bool
+    sizes: tuple[int, ...]
+    tile: dict[str, int]
+
+    @classmethod
+    def of(cls, shape: torch.Size, weight: Tensor, split: int) -> "_Launch":
+        """For a current of this shape."""
+        (_, samples, neurons, *frame), columns = shape, shape[1:].numel()
+        if frame:
+            places, window = math.prod(frame), (1, *weight.shape[2:])[-2:]
+            grid = -(-samples * places // _PLACES), -(-neurons // _CHANNELS)
+            sizes = samples * places, neurons, columns, places, frame[-1], *window
+            return cls(grid, True, sizes, {"SAMPLES": _PLACES, "NEURONS": _CHANNELS})
+        alone, tiles = neurons <= _ALONE, sum(-(-part // _NEURONS) for part in (split, neurons - split))
+        grid = -(-samples // _SAMPLES), 1 if alone else tiles
+        return cls(grid, not alone, (samples, neurons, columns), {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS})
+
+
+def _heard(weight: Maybe, split: int) -> Heard:
+    if weight is None:
+        return "nothing"
+    if weight.ndim > 2:
+        return "a map"
+    return "two inputs" if 0 < split < len(weight) else "one input"
 
 
 @lru_cache(maxsize=256)
