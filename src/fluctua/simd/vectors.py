@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model, type_callable
 
-from fluctua.simd.compiling import inlined
+from fluctua.simd.compiling import config, inlined
 
 BYTES = 64  # of a vector, and of a cache line
 
@@ -41,6 +42,12 @@ class Mask(types.Type):  # type: ignore[misc]
 def lanes(dtype: Any) -> int:
     """How many numbers of a NumPy type a vector holds."""
     return BYTES // int(np.dtype(dtype).itemsize)
+
+
+def stores_lines() -> bool:
+    """Whether kernels store a vector, a whole cache line, by one instruction."""
+    features = config.CPU_FEATURES
+    return "+avx512f" in (get_host_cpu_features().flatten() if features is None else features)
 
 
 def width_of(n: int, dtype: Any) -> int:
