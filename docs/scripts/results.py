@@ -248,6 +248,9 @@ SHOWN: Mapping[str, str] = {
 }
 """Real data of the figure for talks, by study."""
 
+FOR_TALKS = 5
+"""Seeds that a network needs to be in that figure."""
+
 
 def for_talks() -> None:
     """Accuracy against depth, and on real data, of all methods: one figure of what has been run."""
@@ -263,6 +266,8 @@ def for_talks() -> None:
             draw.append(panel)
         for network in dict.fromkeys(r.axis("network") for r in records if name in SHOWN):
             here = [r for r in records if r.axis("network") == network]
+            if len({r.seed for r in here}) < FOR_TALKS:
+                continue
             draw.append(partial(_one_network, records=here, methods=methods, title=f"{SHOWN[name]}: {network}"))
     if draw:
         save(panels("Test accuracy by initialiser, every seed a dot", draw), DOCS / "img" / "accuracy.png")
