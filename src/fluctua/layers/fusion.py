@@ -217,8 +217,7 @@ def run_heard(x: Tensor, layer: "Layer") -> tuple[Tensor, ...]:
     weight = nn.functional.pad(layer.recurrent, (x.shape[2] - layer.recurrent.shape[1], 0))
     initial = *layer.initial, *[0.0] * (dynamics.states - len(layer.initial))
     state = tuple(torch.full_like(x[0], part) for part in initial)
-    output = recurrent(x, dynamics, state, weight, layer.recurrent_bias, first).output
-    return tuple(part.view_as(part) for part in output.split(layer.sections, 2))  # type: ignore[no-untyped-call]
+    return layer.parted(recurrent(x, dynamics, state, weight, layer.recurrent_bias, first).output)
 
 
 def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ class Layer:
         """Weight and bias of each path of spikes into it, then the constants."""
         return self.weight, self.bias, self.recurrent, self.recurrent_bias, *self.dynamics.constants
 
+    def parted(self, output: Tensor) -> tuple[Tensor, ...]:
+        """The output of each section, with its own history, which tells the populations apart."""
+        if len(self.sections) == 1:
+            return (output,)
+        return tuple(part.view_as(part) for part in output.split(self.sections, 2))  # type: ignore[no-untyped-call]
+
 
 def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, ...]:
     """Run layers one behind the other.
@@ -83,11 +89,7 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     tensors = [x, *(t for layer in layers for t in layer.tensors)]
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     output, *_ = apply(_Layers.of(layers, spikes, x, trains), tensors)
-    sections = layers[-1].sections
-    if len(sections) == 1:
-        return (output,)
-    # Each with its own history, which tells the populations apart.
-    return tuple(part.view_as(part) for part in output.split(sections, 2))  # type: ignore[no-untyped-call]
+    return layers[-1].parted(output)
 
 
 def weighted(spikes: SpikeBatch, like: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
