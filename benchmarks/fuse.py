@@ -8,11 +8,15 @@ machine down slows all alike. One thread is timed by the processor's time, more 
 """
 
 import argparse
+import ctypes
+import gc
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,12 +64,36 @@ def worker(name: str, way: str, threads: int) -> None:
     first += time.perf_counter() - begun
     for _ in range(WARM_UP):
         step()
-    print(first, flush=True)
+    print(first, added_by(step), flush=True)
+    for _ in range(WARM_UP):
+        step()
     for _ in sys.stdin:
         begun = clock()
         step()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(clock() - begun, peak, flush=True)
+
+
+def added_by(step: Callable[[], None]) -> float:
+    """The memory in MB that a step needs at most beyond what the idle process holds. NaN where Linux does not tell."""
+    from fluctua.timeloop.cpu_loop import pool
+
+    gc.collect()
+    pool.clear()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts anew
+        idle = highest()
+        step()
+        return highest() - idle
+    except (AttributeError, OSError):
+        return math.nan
+
+
+def highest() -> float:
+    """The highest resident size so far, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def without_events() -> None:
@@ -78,13 +106,14 @@ def without_events() -> None:
 
 
 def measured(name: str, threads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step, peak memory in MB and seconds of the first call, by way."""
+    """Milliseconds of a step, peak memory in MB, what a step adds to it, and seconds of the first call, by way."""
     command = [sys.executable, __file__, "--threads", str(threads), "--worker", name]
     there: dict[str, Any] = {}
     found: dict[str, dict[str, float]] = {}
     for way in WAYS:  # one after the other, so that none slows down the first call of another
         there[way] = subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        found[way] = {"first": float(there[way].stdout.readline())}
+        first, added = map(float, there[way].stdout.readline().split())
+        found[way] = {"first": first, "added": added}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way, process in there.items():
@@ -113,8 +142,11 @@ def main() -> None:
         worker(name, way, options.threads)
         return
     print(f"{machine()}, {options.threads} thread(s), median of {options.rounds} turns\n")
-    print("| network | as written | fastest own | fused | faster | dense | peak MB: own | fused | first call, s |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| network | as written | fastest own | fused | faster | dense "
+        "| peak MB: own | fused | a step's: own | fused | first call, s |"
+    )
+    print("|---" + 10 * "|--:" + "|")
     for name, (package, _, _) in NETWORKS.items():
         if (options.only and name not in options.only) or find_spec(package) is None:
             continue
@@ -125,6 +157,7 @@ def main() -> None:
             f"| {name} | {found['as written']['ms']:.0f} ms | {own['ms']:.0f} | {fused['ms']:.0f} "
             f"| {least / fused['ms']:.1f} | {least / found['dense']['ms']:.1f} "
             f"| {min(found['as written']['peak'], own['peak']):.0f} | {fused['peak']:.0f} "
+            f"| {min(found['as written']['added'], own['added']):.0f} | {fused['added']:.0f} "
             f"| {fused['first']:.1f} |",
             flush=True,
         )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import fluctua
 from fluctua.fusion import FuseError
+from fluctua.fusion.handles import Handle
 from fluctua.fusion.model import FusedModel
 from fluctua.fusion.nodes import Node
 from fluctua.fusion.population import Population
@@ -422,11 +423,23 @@ def test_a_step_leaves_no_tensors_in_circles() -> None:
             rested(model)
             loss_of(fast(x)).backward()  # type: ignore[no-untyped-call]
             gc.collect()
-            assert not [found for found in gc.garbage if isinstance(found, Tensor | Node)]
+            assert not [found for found in gc.garbage if issubclass(type(found), Tensor | Node)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
+
+
+@pytest.mark.parametrize("name", ["snntorch conv", "spikingjelly conv m"])
+def test_neurons_in_a_loop_of_their_own_keep_their_state_alone_of_a_pass(name: str) -> None:
+    model, x, options = made(name)
+    fast = fluctua.fuse(model, x, **options)
+    fast(x)
+    first = fast.populations[0].module
+    kept = [*vars(first).values(), *first._buffers.values(), *vars(first).get("_memories", {}).values()]
+    states = [value for value in kept if isinstance(value, Tensor) and value.ndim > 2]
+    assert states
+    assert not [value for value in states if isinstance(value, Handle)]
 
 
 def test_a_linear_module_with_a_forward_of_its_own_runs_as_it_is() -> None:

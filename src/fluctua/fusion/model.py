@@ -8,7 +8,7 @@ from torch import nn
 from fluctua.fusion.chain import stepped
 from fluctua.fusion.comparison import compared, on_few
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.handles import Step
+from fluctua.fusion.handles import Handle
 from fluctua.fusion.own import own_populations
 from fluctua.fusion.population import Population
 from fluctua.fusion.report import FuseReport
@@ -144,9 +144,9 @@ class FusedModel(nn.Module):
 
 
 def _settle(model: nn.Module) -> None:
-    """Put tensors in the place of steps of spikes that modules of the model keep, such as what they are to hear."""
+    """Put tensors in the place of what modules of the model keep of the pass, where they are known: others keep all."""
     for module in modules_of(model):
-        for holder in (vars(module), vars(module).get("_memories", {})):
+        for holder in (vars(module), module._buffers, vars(module).get("_memories", {})):
             for name, value in list(holder.items()):
-                if isinstance(value, Step) and value.node.computed:
+                if isinstance(value, Handle) and value.node.known(getattr(value, "step", None)):
                     holder[name] = value.actual

@@ -13,11 +13,11 @@ from torch.nn.functional import linear
 from fluctua.fusion import recurrence
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.recurrence import Echo
-from fluctua.layers.fusion import MAX_DENSITY, demand_cpu, demand_eager, demand_ordinary, plan
+from fluctua.layers.fusion import demand_cpu, demand_eager, demand_ordinary, plan
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout
 from fluctua.network.stepping import NeuronStep
-from fluctua.spikes.batch import SpikeBatch
+from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import integrate
@@ -63,6 +63,10 @@ class Node:
             with torch.set_grad_enabled(self._grad):
                 self._value = self.compute()
         return self._value
+
+    def known(self, step: int | None = None) -> bool:
+        """Whether its value, or that at a step, costs nothing any more."""
+        return self.computed
 
     def set(self, value: Tensor) -> None:
         """Set its value without computing it."""
@@ -192,6 +196,11 @@ class Spikes(Node):
         return x.expand(self.shown, *x.shape) if self.shown else self.layout.as_sequence(x)
 
     @property
+    def ended(self) -> bool:
+        """Whether the state after the last step has been computed."""
+        return self._final is not None
+
+    @property
     def final(self) -> Tensors:
         """The state after the last step."""
         if self._final is None:
@@ -232,6 +241,9 @@ class Part(Node):
     def waits(self) -> bool:
         return not self.computed and self.spikes.waits
 
+    def known(self, step: int | None = None) -> bool:
+        return self.computed or (step == self.shape[0] - 1 and self.spikes.ended)
+
     def at(self, step: int) -> Tensor:
         """Its value at a step; at the last one without computing the others."""
         if step == self.shape[0] - 1 and not self.computed:
@@ -247,22 +259,32 @@ class Part(Node):
 
 
 class Later(Node):
-    """A value that a model leaves behind or returns but that is rarely read: computed on demand."""
+    """A value that a model leaves behind or returns but that is rarely read: computed on demand, unless it is there."""
 
-    def __init__(self, shape: Sequence[int], of: Node, make: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, shape: Sequence[int], of: Node, make: Callable[[], Tensor], there: Callable[[], bool] = bool
+    ) -> None:
         super().__init__(shape, of.like, of.depth + 1)
         self.compute = make  # type: ignore[method-assign]
+        self._there = there
+
+    def known(self, step: int | None = None) -> bool:
+        return self.computed or self._there()
 
 
 def left_behind(spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]) -> Later:
     """A part of the state after the last step of a sequence, changed by `carried`; the last may be the spikes."""
 
+    last = number == spikes.dynamics.states
+
     def made() -> Tensor:
-        last = number == spikes.dynamics.states
         return carried(spikes.layout.as_sequence(spikes.value)[-1] if last else spikes.final[number])
 
+    def there() -> bool:
+        return spikes.computed if last else spikes.ended
+
     small = spikes.layout.as_sequence(spikes.like.new_empty(()).expand(spikes.shape))[0]
-    return Later(carried(small).shape, spikes, made)
+    return Later(carried(small).shape, spikes, made, there)
 
 
 def copied(node: Node) -> Later:

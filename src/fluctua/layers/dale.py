@@ -11,7 +11,6 @@ from torch.utils.hooks import RemovableHandle
 
 from fluctua.layers.circuit import Circuit, Synapse
 from fluctua.layers.fusion import (
-    MAX_DENSITY,
     demand,
     demand_cpu,
     demand_eager,
@@ -22,7 +21,7 @@ from fluctua.layers.fusion import (
     run_heard,
 )
 from fluctua.neurons import ExcInhLIF
-from fluctua.spikes.batch import SpikeBatch
+from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
 
 if TYPE_CHECKING:  # numba is imported only when a network runs

@@ -11,7 +11,6 @@ from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
 from fluctua.layers.fusion import (
     FUSED,
-    MAX_DENSITY,
     demand,
     demand_eager,
     demand_sequence,
@@ -20,7 +19,7 @@ from fluctua.layers.fusion import (
     is_unmodified,
     plan,
 )
-from fluctua.spikes.batch import SpikeBatch
+from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 
 if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import MAX_DENSITY, Unfused, demand, demand_eager, demand_ordinary, demand_unmodified, plan
+from fluctua.layers.fusion import Unfused, demand, demand_eager, demand_ordinary, demand_unmodified, plan
+from fluctua.spikes.batch import MAX_DENSITY
 from fluctua.timeloop.engines import wants
 
 PIECE = 32

@@ -15,11 +15,10 @@ from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
 from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
 from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
-from fluctua.spikes.batch import SpikeBatch
+from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.timeloop.engines import is_special
 
 _LARGE = 2**28  # products of numbers, from which the spikes in the input of a layer are looked for
-_FEW = 0.25  # entries that are not zero, below which their weights are added up
 
 Keep = Callable[[nn.Module, Any], Any]  # module and output -> what is kept of the output and of the state
 
@@ -300,7 +299,7 @@ class Replay:
                 return nn.Linear.forward(layer, x)
             known = self._events.get(layer)
             if known is None or known[0] is not x or known[1] != x._version:
-                known = self._events[layer] = x, x._version, SpikeBatch.from_dense(x, _FEW)
+                known = self._events[layer] = x, x._version, SpikeBatch.from_dense(x, MAX_DENSITY)
             if known[2] is None:
                 return nn.Linear.forward(layer, x)
             from fluctua.timeloop.events_layers import weighted  # with numba, which small networks do without
