@@ -4,7 +4,7 @@ import ast
 
 from fluctua.timeloop.inlining import written_out
 
-SHELL = '''
+SHELL = """
 def shell(numbers, more):
     seen = []
     for j in range(len(numbers)):
@@ -13,7 +13,7 @@ def shell(numbers, more):
         show(seen, [doubled(j), doubled(doubled(j))])
         empty()
     return seen
-'''
+"""
 PARTS = [
     "def both(first, second):\n    inner = first * second\n    return inner, second",
     "def doubled(a):\n    return [a, a]",
@@ -35,6 +35,8 @@ def test_it_computes_the_same() -> None:
 
 def test_no_call_of_a_part_is_left_and_every_argument_is_computed_once() -> None:
     written = written_out(SHELL, PARTS)
-    calls = [n.func.id for n in ast.walk(ast.parse(written)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    calls = [
+        n.func.id for n in ast.walk(ast.parse(written)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
     assert sorted(calls) == ["len", "len", "range"]
     assert written.count("x + y") == 1
