@@ -1,6 +1,7 @@
 """Every operation that a step may use: the loop that is derived from it against torch, forward and backward."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_the_loop_does_what_torch_does(
         for k, (mine, theirs) in enumerate(zip(*results, strict=True)):
             forward = k < 2
             tolerance = 0.0 if forward and name in EXACT else 1e-10 * float(theirs.abs().max())
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("names", groups(EXACT), ids=", ".join)
@@ -108,7 +109,7 @@ def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(names: tuple[s
     for name, *results in zip(names, ours, truth, strict=True):
         for k, (mine, theirs) in enumerate(zip(*results, strict=True)):
             tolerance = 0.0 if k < 2 else 1e-4 * float(theirs.abs().max())
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize(
