@@ -11,27 +11,28 @@ from torch import Tensor, nn
 
 from fluctua.lab.networks.blocks import recurrent_conv_block
 from fluctua.layers import FusedSequential, OverTime, Recurrent
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, ExcInhLIF, SigmoidDerivative
+from fluctua.neurons import LI, LIF, ArcTan
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import conv_recurrence, engine
 from shared.circuit_loops import recurrent_by_hand
+from shared.neuron_options import FIRING, leaky, two_synapses
+from shared.pairs import named, pairs
 
-CELLS: dict[str, Callable[[], nn.Module]] = {
-    "exponential": LIF,
-    "delta": lambda: LIF(20e-3, None),
-    "soft reset": lambda: LIF(reset="subtract"),
-    "differentiable reset": lambda: LIF(differentiable_reset=True),
-    "differentiable soft reset": lambda: LIF(20e-3, None, reset="subtract", differentiable_reset=True),
-    "trained time constants": lambda: LIF(learn_tau=True),
-    "trained membrane": lambda: LIF(20e-3, None, learn_tau=True, differentiable_reset=True),
-    "trained delta synapse": lambda: LIF(20e-3, None, learn_tau=True),
-    "trained, soft reset": lambda: LIF(reset="subtract", learn_tau=True),
-    "adaptive threshold": lambda: AdaptiveLIF(beta=3.0, learn_tau=True, learn_adaptation=True),
-    "adaptive current": lambda: AdaptiveLIF(beta=3.0, kind="current", coupling=0.3, differentiable_reset=True),
-    "sigmoid": lambda: LIF(surrogate=SigmoidDerivative()),
-    "arctan": lambda: LIF(surrogate=ArcTan()),
-    "two synapses": lambda: ExcInhLIF(differentiable_reset=True),
+NEURONS: dict[str, dict[str, Any]] = {
+    "exponential": {},
+    "delta": {"delta": True},
+    "adaptive threshold": {"adaptation": "threshold"},
+    "adaptive current": {"adaptation": "current"},
 }
+# Each combination is a kernel of its own, forward and backward; sizes of maps are not.
+OPTIONS = pairs(neuron=[*NEURONS, "two synapses"], learnt=[False, True], **FIRING, dtype=[torch.float64, torch.float32])
+
+
+def cell_of(neuron: str, learnt: bool, **firing: Any) -> nn.Module:
+    if neuron == "two synapses":
+        return two_synapses(learnt=learnt, **firing)
+    return leaky(**NEURONS[neuron], learnt="all" if learnt else None, **firing, beta=3.0, coupling=0.3)
+
 
 MAPS: dict[str, tuple[Callable[[], nn.Conv1d | nn.Conv2d], tuple[int, ...]]] = {
     "line": (lambda: nn.Conv1d(5, 5, 5, padding=2, bias=False), (5, 9)),
@@ -88,13 +89,13 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 # -- the loop --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", OPTIONS, ids=named)
 def test_spikes_and_gradients_are_those_of_the_stepped_loop(
-    cell: str, name: str, dtype: torch.dtype, fused: list[tuple[int, ...]]
+    options: dict[str, Any], name: str, fused: list[tuple[int, ...]]
 ) -> None:
-    layer, x = made(CELLS[cell](), name, dtype)
+    dtype, cell = options["dtype"], cell_of(**{key: value for key, value in options.items() if key != "dtype"})
+    layer, x = made(cell, name, dtype)
     x.requires_grad_()
     out, truth = layer(x), stepped(layer, x)
     assert fused == [tuple(x.shape)]

@@ -1,7 +1,8 @@
 """Spikes as bits and fused layers, against dense tensors and a plain loop over time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluctua.neurons import LI, LIF, AdaptiveLIF, ArcTan, SigmoidDerivative
+from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import events_layers
 from fluctua.timeloop.engines import step_by_step
 from fluctua.timeloop.events_layers import Layer, run_layers
+from shared.neuron_options import FIRING, leaky
+from shared.pairs import named, pairs
 from shared.spikes import spikes as random_spikes
 
 DTYPE = torch.float64
@@ -155,67 +158,33 @@ def assert_same(x: Tensor, layers: Sequence[Layer], *, given: bool = False, tole
     return ours.detach()
 
 
-MANY = torch.linspace(10e-3, 30e-3, 37)
-
-ADAPTIVE: dict[str, Callable[[], LIF]] = {
-    "threshold": AdaptiveLIF,
-    "threshold, delta": lambda: AdaptiveLIF(20e-3, None),
-    "threshold, soft reset": lambda: AdaptiveLIF(reset="subtract", learn_adaptation=True),
-    "threshold, trained": lambda: AdaptiveLIF(learn_tau=True, learn_adaptation=True),
-    "threshold, differentiable": lambda: AdaptiveLIF(differentiable_reset=True, learn_tau=True),
-    "threshold, differentiable, delta, soft reset": lambda: AdaptiveLIF(
-        20e-3, None, reset="subtract", differentiable_reset=True, learn_tau=True
-    ),
-    "threshold, every neuron its own": lambda: AdaptiveLIF(
-        MANY, tau_adapt=5 * MANY, beta=4e3 * MANY, threshold=torch.linspace(0.8, 1.2, 37), learn_adaptation=True
-    ),
-    "current": lambda: AdaptiveLIF(kind="current", coupling=0.5, learn_adaptation=True),
-    "current, delta": lambda: AdaptiveLIF(20e-3, None, kind="current", coupling=0.5),
-    "current, trained": lambda: AdaptiveLIF(kind="current", coupling=-0.2, learn_tau=True, learn_adaptation=True),
-    "current, trained, delta, soft reset": lambda: AdaptiveLIF(
-        20e-3, None, kind="current", coupling=0.5, reset="subtract", learn_tau=True, learn_adaptation=True
-    ),
-    "current, differentiable": lambda: AdaptiveLIF(
-        kind="current", coupling=0.5, differentiable_reset=True, learn_tau=True, learn_adaptation=True
-    ),
-    "current, every neuron its own": lambda: AdaptiveLIF(
-        MANY, MANY, kind="current", tau_adapt=5 * MANY, coupling=20 * MANY, differentiable_reset=True, learn_tau=True
-    ),
-}
-
-CELLS: dict[str, Callable[[], LIF]] = {
-    "exponential": LIF,
-    "delta": lambda: LIF(20e-3, None),
-    "soft reset": lambda: LIF(reset="subtract"),
-    "differentiable reset": lambda: LIF(differentiable_reset=True),
-    "differentiable soft reset": lambda: LIF(20e-3, None, reset="subtract", differentiable_reset=True),
-    "differentiable, delta": lambda: LIF(20e-3, None, differentiable_reset=True),
-    "trained time constants": lambda: LIF(learn_tau=True),
-    "trained, delta": lambda: LIF(20e-3, None, learn_tau=True),
-    "every neuron its own": lambda: LIF(torch.linspace(10e-3, 30e-3, 37), threshold=torch.linspace(0.8, 1.2, 37)),
-    "every neuron its own, trained": lambda: LIF(torch.linspace(10e-3, 30e-3, 37), learn_tau=True),
-    "sigmoid surrogate": lambda: LIF(surrogate=SigmoidDerivative()),
-    "arctan surrogate": lambda: LIF(surrogate=ArcTan()),
-} | {f"adaptive, {name}": make for name, make in ADAPTIVE.items()}
+# Each combination is a kernel of its own, forward and backward; whether neurons share their constants makes none.
+OPTIONS = pairs(
+    recurrent=[False, True],
+    delta=[False, True],
+    adaptation=[None, "threshold", "current"],
+    learnt=[None, "time constants", "all"],
+    **FIRING,
+    size=[None, 37],
+)
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("name", CELLS)
-def test_a_fused_layer_equals_product_and_loop(name: str, recurrent: bool) -> None:
-    out = assert_same(spikes(30, 5, 70), [layer(37, CELLS[name](), 70, recurrent=recurrent, seed=1)])
+def split(options: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Whether the layer is recurrent, and the options of its neurons."""
+    return options["recurrent"], {key: value for key, value in options.items() if key != "recurrent"}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=named)
+def test_a_fused_layer_equals_product_and_loop(options: dict[str, Any]) -> None:
+    recurrent, neuron = split(options)
+    out = assert_same(spikes(30, 5, 70), [layer(37, leaky(**neuron), 70, recurrent=recurrent, seed=1)])
     assert 0.01 < float(out.mean()) < 0.6
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("exponential", "delta", "differentiable, delta", "trained time constants"),
-        *("adaptive, threshold", "adaptive, current, trained, delta, soft reset"),
-    ],
-)
-def test_recurrence_on_a_given_current_equals_the_loop(name: str) -> None:
-    current = drawn(3, 40, 19, seed=4, scale=2.0).transpose(0, 1)
-    cell = [layer(19, CELLS[name](), None, recurrent=True, seed=5)]
+@pytest.mark.parametrize("options", [o for o in OPTIONS if o["recurrent"]], ids=named)
+def test_recurrence_on_a_given_current_equals_the_loop(options: dict[str, Any]) -> None:
+    current = drawn(3, 40, 37, seed=4, scale=2.0).transpose(0, 1)
+    cell = [layer(37, leaky(**split(options)[1]), None, recurrent=True, seed=5)]
     assert 0.01 < float(assert_same(current, cell, given=True).mean()) < 0.6
 
 
@@ -266,12 +235,12 @@ def floats_saved(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, int]:
     return output, sum(tensor.numel() for tensor in saved if tensor.is_floating_point())
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("options", OPTIONS, ids=named)
 def test_gradients_are_the_same_whether_potentials_are_kept_or_integrated_again(
-    monkeypatch: pytest.MonkeyPatch, name: str, recurrent: bool
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    layers = [layer(37, CELLS[name](), 30, recurrent=recurrent, seed=5), layer(9, LI(learn_tau=True), 37, seed=6)]
+    recurrent, neuron = split(options)
+    layers = [layer(37, leaky(**neuron), 30, recurrent=recurrent, seed=5), layer(9, LI(learn_tau=True), 37, seed=6)]
     x = graded(25, 9, 30)
     kept, more = floats_saved(x, layers)
     monkeypatch.setattr(events_layers, "_KEPT", 0)

@@ -26,6 +26,7 @@ from fluctua.layers import fusion
 from fluctua.timeloop import engines, gpu_loop
 from fluctua.timeloop.gpu_source import Heard
 from shared.leaky_populations import LoopParameters
+from shared.pairs import named, pairs
 from shared.triton_kernels import compilable, compiling, interpret, machine_code
 
 DTYPE = torch.float64
@@ -275,16 +276,17 @@ def test_recurrent_layers_run_on_it(name: str, runs: list[torch.Size]) -> None:
         torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12 * float(truth.detach().abs().max()))
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["one-launch", "a-launch-a-step"])
-@pytest.mark.parametrize("sizes", [(12, 5), (70, 30), (1, 1)])
-@pytest.mark.parametrize("options", [{}, {"learn_tau": True, "reset": "subtract"}, {"recurrent_excitation": False}])
-def test_a_dale_layer_runs_on_it(
-    options: dict[str, Any],
-    sizes: tuple[int, int],
-    alone: bool,
-    runs: list[torch.Size],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize(
+    "of",
+    pairs(
+        launch=["one", "one a step"],
+        options=[{}, {"learn_tau": True, "reset": "subtract"}, {"recurrent_excitation": False}],
+        sizes=[(12, 5), (70, 30), (1, 1)],
+    ),
+    ids=named,
+)
+def test_a_dale_layer_runs_on_it(of: dict[str, Any], runs: list[torch.Size], monkeypatch: pytest.MonkeyPatch) -> None:
+    options, sizes, alone = of["options"], of["sizes"], of["launch"] == "one"
     monkeypatch.setattr(gpu_loop, "_ALONE", sum(sizes) - 1 + alone)
     torch.manual_seed(0)
     layer = DaleLayer(9, *sizes, **options).double()
@@ -312,9 +314,15 @@ MAPS: dict[str, tuple[nn.Conv1d | nn.Conv2d, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("steps", [1, 2, 15])
-@pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("cell", ["lif", "learnt", "adaptive by a current", "two synapses"])
+@pytest.mark.parametrize(
+    ("cell", "name", "steps"),
+    [
+        tuple(row.values())
+        for row in pairs(
+            cell=["lif", "learnt", "adaptive by a current", "two synapses"], name=list(MAPS), steps=[15, 1, 2]
+        )
+    ],
+)
 def test_maps_that_hear_themselves_run_on_it(cell: str, name: str, steps: int, runs: list[torch.Size]) -> None:
     conv, frame = MAPS[name]
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Every operation that a step may use: the loop that is derived from it against torch, forward and backward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -43,50 +44,72 @@ ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def everything(name: str, function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Output and final state of a filter of a function, and all gradients."""
-    generator = torch.Generator().manual_seed(0)
-    x, c = (
-        torch.randn(12, 3, 9, generator=generator, dtype=DTYPE),
-        0.5 + torch.rand(9, generator=generator, dtype=DTYPE),
+NEURONS = 9  # of each function
+
+
+def everything(name: str, functions: Sequence[str], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+    """Of a filter of each function: output and final state, and all gradients.
+
+    Each function has neurons of its own, in one population: so all are compiled at once.
+    """
+    generator, count = torch.Generator().manual_seed(0), len(functions)
+    x, c, weights = (
+        torch.randn(12, 3, NEURONS, generator=generator, dtype=DTYPE),
+        0.5 + torch.rand(NEURONS, generator=generator, dtype=DTYPE),
+        torch.randn(12, 3, NEURONS, generator=generator, dtype=DTYPE),
     )
-    x, c, start = (t.to(dtype).requires_grad_() for t in (x, c, 0.2 * x[0]))
+    x, c, start, weights = (torch.cat([t.to(dtype)] * count, -1).requires_grad_() for t in (x, c, 0.2 * x[0], weights))
+    own = torch.arange(NEURONS * count) // NEURONS
+    masks = [(own == k).to(dtype) for k in range(1, count)]
 
     def step(
         inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], constants: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        u = 0.5 * state[0] + function(inputs[0] + 0.3 * state[0], constants[0])
+        heard, (shared, *others) = inputs[0] + 0.3 * state[0], constants
+        value, *rest = ((EXACT | ROUNDED)[each](heard, shared) for each in functions)
+        for mine, of_this in zip(others, rest, strict=True):
+            value = torch.where(mine > 0.5, of_this, value)
+        u = 0.5 * state[0] + value
         return 2 * u, (u,)
 
-    assert untraceable(step, 1, 1, 1) is None
+    assert untraceable(step, 1, 1, count) is None
     with engine(name):
-        output, _, (end,) = integrate((x,), Dynamics(step, (c,), states=1, spiking=False), (start,))
-    weights = torch.randn(output.shape, generator=generator, dtype=DTYPE).to(dtype)
+        output, _, (end,) = integrate((x,), Dynamics(step, (c, *masks), states=1, spiking=False), (start,))
     gradients = torch.autograd.grad((output * weights).sum() + end.sum(), [x, c, start])
-    return [output.detach(), end.detach(), *gradients]
+    split = [t.split(NEURONS, -1) for t in (output.detach(), end.detach(), *gradients)]
+    return list(zip(*split, strict=True))
 
 
-@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
+def groups(names: Iterable[str], size: int = 5) -> list[tuple[str, ...]]:
+    left = list(names)
+    return [tuple(left[k : k + size]) for k in range(0, len(left), size)]
+
+
+@pytest.mark.parametrize("names", groups([*EXACT, *ROUNDED]), ids=", ".join)
 @pytest.mark.parametrize("engine_name", ["cpu", "gpu"])
-def test_the_loop_does_what_torch_does(name: str, engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_does_what_torch_does(
+    names: tuple[str, ...], engine_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if engine_name == "gpu":
         pytest.importorskip("triton")
-        if name in ("tanh", "round, floor, trunc"):
-            pytest.skip("Triton's interpreter has no functions of the GPU's library")
+        # Triton's interpreter has no functions of the GPU's library.
+        names = tuple(name for name in names if name not in ("tanh", "round, floor, trunc"))
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    function = EXACT.get(name) or ROUNDED[name]
-    ours, truth = (everything(e, function, DTYPE) for e in (engine_name, "reference"))
-    for k, (mine, theirs) in enumerate(zip(ours, truth, strict=True)):
-        forward = k < 2
-        tolerance = 0.0 if forward and name in EXACT else 1e-10 * float(theirs.abs().max())
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance)
+    ours, truth = (everything(e, names, DTYPE) for e in (engine_name, "reference"))
+    for name, *results in zip(names, ours, truth, strict=True):
+        for k, (mine, theirs) in enumerate(zip(*results, strict=True)):
+            forward = k < 2
+            tolerance = 0.0 if forward and name in EXACT else 1e-10 * float(theirs.abs().max())
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=partial("{}: {}".format, name))
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(name: str) -> None:
-    ours, truth = (everything(e, EXACT[name], torch.float32) for e in ("cpu", "reference"))
-    for k, (mine, theirs) in enumerate(zip(ours, truth, strict=True)):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.0 if k < 2 else 1e-4 * float(theirs.abs().max()))
+@pytest.mark.parametrize("names", groups(EXACT), ids=", ".join)
+def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(names: tuple[str, ...]) -> None:
+    ours, truth = (everything(e, names, torch.float32) for e in ("cpu", "reference"))
+    for name, *results in zip(names, ours, truth, strict=True):
+        for k, (mine, theirs) in enumerate(zip(*results, strict=True)):
+            tolerance = 0.0 if k < 2 else 1e-4 * float(theirs.abs().max())
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize(

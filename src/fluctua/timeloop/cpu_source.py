@@ -1,4 +1,7 @@
-"""Files for numba: a shell of `cpu_shells.py` with a neuron's step, or its adjoint, written into it."""
+"""Files for numba: a shell of `cpu_shells.py` with a neuron's step, or its adjoint, written into it.
+
+All is written into one function: numba takes as long for each small function as for the lines of a whole step.
+"""
 
 import ast
 import hashlib
@@ -15,6 +18,7 @@ from fluctua import simd
 from fluctua.simd.compiling import edition
 from fluctua.timeloop import generated
 from fluctua.timeloop.emitting import NUMBA, Body, Pass, names
+from fluctua.timeloop.inlining import written_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,7 @@ class Kernel:
 _HEAD = '''"""Written by fluctua from a neuron's step."""
 import numpy as np
 
-from fluctua.simd.compiling import generated, inlined
+from fluctua.simd.compiling import generated
 from fluctua.simd.memory import *
 from fluctua.simd.vectors import *
 from fluctua.spikes.bits import rows_of, sample_rows
@@ -92,8 +96,9 @@ def kernel(way: Pass, shell: str, dtype: str, facts: Mapping[str, Any]) -> Kerne
     if (vectors := facts.get("VECTORS", 1)) > 1:
         head.append(f"load = load{vectors}")
     head += [f"{name} = {value!r}" for name, value in facts.items()]
-    text = ["\n    ".join([f"@inlined\ndef {name}:", *lines]) for name, lines in functions.items()]
-    module = generated.loaded("\n\n".join(["\n".join(head), *text, f"@generated\n{_shells()[shell]}"]))
+    parts = ["\n    ".join([f"def {name}:", *lines]) for name, lines in functions.items()]
+    text = written_out(_shells()[shell], parts)
+    module = generated.loaded("\n\n".join(["\n".join(head), f"@generated\n{text}"]))
     return Kernel(getattr(module, shell), np.array(body.numbers, dtype))
 
 

@@ -13,6 +13,8 @@ from fluctua.lab.data.module import SpikeDataModule
 from fluctua.lab.networks import build
 from fluctua.state.facts import PopulationState
 
+slow = pytest.mark.slow
+
 
 def words(data_dir: Path, samples: int) -> Tensor:
     return SpikeDataModule.from_shd_files(data_dir / "fsdd_train.h5", duration=0.5).batch(samples)[0]
@@ -34,9 +36,14 @@ def state(name: str, x: Tensor, target: Target) -> list[PopulationState]:
     return [p for p in fluctua.inspect(model, x) if p.threshold is not None]
 
 
-@pytest.mark.parametrize("xi", [1.0, 2.0])
 @pytest.mark.parametrize(
-    ("name", "layers"), [("residual", 41), ("recurrent", 1), ("shd-conv", 3), ("shd-conv-deep", 7)]
+    ("name", "layers", "xi"),
+    [
+        *(("residual", 41, 1.0), ("recurrent", 1, 1.0), ("shd-conv", 3, 1.0)),
+        *(("recurrent", 1, 2.0), ("shd-conv", 3, 2.0), ("shd-conv-deep", 7, 2.0)),
+        # The same law, of the two deep ones at the other target.
+        *(pytest.param("residual", 41, 2.0, marks=slow), pytest.param("shd-conv-deep", 7, 1.0, marks=slow)),
+    ],
 )
 def test_networks_for_sound(data_dir: Path, name: str, layers: int, xi: float) -> None:
     # At xi = 2 a neuron fires twice a second: it takes many words to see each one fire. Maps share their weights.

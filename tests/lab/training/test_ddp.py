@@ -78,12 +78,14 @@ def _rank(rank: int, folder: str) -> None:
 def test_two_processes_agree_on_the_gradients_of_one(tmp_path: Path) -> None:
     if not dist.is_available():
         pytest.skip("this torch was built without torch.distributed")
+    kinds = nn.Sequential, FusedSequential
+    alone = {kind: gradients(network(kind, torch.float64), *batch(torch.float64)) for kind in kinds}
+    # Now the kernels are compiled, and neither process does it again.
     mp.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
-    for kind in (nn.Sequential, FusedSequential):
-        alone = gradients(network(kind, torch.float64), *batch(torch.float64))
-        assert min(float(g.abs().max()) for g in alone) > 0
+    for kind, truth in alone.items():
+        assert min(float(g.abs().max()) for g in truth) > 0
         for rank in range(2):
-            for shared, own in zip(torch.load(tmp_path / f"{kind.__name__}{rank}.pt"), alone, strict=True):
+            for shared, own in zip(torch.load(tmp_path / f"{kind.__name__}{rank}.pt"), truth, strict=True):
                 # Both halves are summed in another order than the whole: some rounding of float64.
                 torch.testing.assert_close(shared, own, rtol=1e-10, atol=1e-12)
 
@@ -117,6 +119,7 @@ def _fitting(rank: int, folder: str, epochs: int) -> None:
 def test_of_two_processes_that_fit_the_first_writes_and_both_agree(tmp_path: Path) -> None:
     if not dist.is_available():
         pytest.skip("this torch was built without torch.distributed")
+    gradients(network(nn.Sequential), *batch())  # compiles the kernels, once for both
     mp.spawn(_fitting, (str(tmp_path), 2), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
     (weights, *first), (others, *second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(value, others[name]) for name, value in weights.items())

@@ -1,0 +1,33 @@
+"""A few combinations of options that have every pair of values: enough where each combination compiles its own code."""
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any
+
+
+def pairs(**options: Sequence[Any]) -> list[dict[str, Any]]:
+    """Combinations in which every two values of two options come together at least once, the same ones every time.
+
+    The first combination has the first value of each option; each further one, of the whole product, has the most pairs
+    that are still missing, and of equals it is the first.
+    """
+    rows = [
+        dict(zip(options, row, strict=True)) for row in product(*(range(len(values)) for values in options.values()))
+    ]
+    missing = {pair for row in rows for pair in _of(row)}
+    chosen = []
+    while missing:
+        best = max(rows, key=lambda row: sum(pair in missing for pair in _of(row)))
+        missing.difference_update(_of(best))
+        chosen.append({name: options[name][k] for name, k in best.items()})
+    return chosen
+
+
+def named(row: dict[str, Any]) -> str:
+    """The name of a combination in a test."""
+    words = (f"{name}" if value is True else str(value) for name, value in row.items() if value is not False)
+    return "-".join(word.removeprefix("torch.") for word in words)
+
+
+def _of(row: dict[str, int]) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    return list(combinations(row.items(), 2))
