@@ -196,7 +196,7 @@ class Replay:
             for call, part in enumerate(spikes[p.name].chunk(p.calls)):
                 known = self._answers[p.module, call]
                 output = p.layout.answer(p.module, known.output, p.layout.as_called(part))
-                self._answers[p.module, call] = replace(known, output=output, versions=versions([output, known.state]))
+                self._answers[p.module, call] = replace(known, output=output, versions=_versions(output, known.state))
         self._last.clear()
         try:
             yield
@@ -265,7 +265,7 @@ class Replay:
             output = forward(*args, **kwargs)
             kept = keep(module, output)
             if known is None and kept is not None:
-                self._answers[call] = _Answer(kept[0], kept[1], versions([*kept]), self._random())
+                self._answers[call] = _Answer(*kept, _versions(*kept), self._random())
             return output
 
         return answer
@@ -329,7 +329,7 @@ class Replay:
         """Forget outputs that the model changed in place; computed again, they are kept as copies."""
         done = {p.module for p in self._done} - self._changed
         for (module, _), known in self._answers.items():
-            if module in done and known.versions != versions([known.output, known.state]):
+            if module in done and known.versions != _versions(known.output, known.state):
                 self._changed.add(module)
         self._answers = {call: a for call, a in self._answers.items() if call[0] not in done & self._changed}
 
@@ -363,6 +363,11 @@ def put_back(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
 
 def _is_record(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, dict) and any(isinstance(v, list) for v in value.values()))
+
+
+def _versions(output: Any, states: Sequence[dict[str, Any]]) -> list[int]:
+    """Those of what a module returned and keeps, except of records: these grow, which changes nothing that is in them."""
+    return versions([output, [{k: v for k, v in state.items() if not _is_record(v)} for state in states]])
 
 
 def _apart(state: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,7 +71,12 @@ def operation_of(node: Node) -> str:
     """Name of the operation that made a node, such as "Add" or "MaxPool2DWithIndices"."""
     if isinstance(fused := getattr(node, "operation", None), Operation):
         return fused.called
-    return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    return _operation(node.name())
+
+
+@cache
+def _operation(name: str) -> str:
+    return re.sub(r"Backward\d*$", "", name.rpartition("::")[2])
 
 
 def nodes_in(output: Any) -> Iterator[Node]:
@@ -309,8 +315,10 @@ def is_gain(node: Node, via: tuple[str, ...], record: TracedPass) -> bool:
     parents = parents_of(node)
     if operation_of(node) not in ELEMENTWISE or len(parents) == len(node.next_functions):
         return False
+    if carry_signal(parents, record):  # first, for it ends at the first signal, not at the first time step
+        return False
     operations = (*via, *map(operation_of, behind(parents, ())))
-    return not carry_signal(parents, record) and not any(o.startswith((*MIXING, "Sum", "Mean")) for o in operations)
+    return not any(o.startswith((*MIXING, "Sum", "Mean")) for o in operations)
 
 
 def carry_signal(nodes: list[Node], record: TracedPass) -> bool:
