@@ -265,7 +265,7 @@ class Replay:
             output = forward(*args, **kwargs)
             kept = keep(module, output)
             if known is None and kept is not None:
-                self._answers[call] = _Answer(*kept, _versions(*kept), self._random())
+                self._answers[call] = _Answer(kept[0], kept[1], _versions(*kept), self._random())
             return output
 
         return answer
@@ -366,7 +366,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _versions(output: Any, states: Sequence[dict[str, Any]]) -> list[int]:
-    """Those of what a module returned and keeps, except of records: these grow, which changes nothing that is in them."""
+    """Those of what a module returned and keeps, except of records, which grow but keep what is in them."""
     return versions([output, [{k: v for k, v in state.items() if not _is_record(v)} for state in states]])
 
 

@@ -5,7 +5,8 @@ All is written into one function: numba takes as long for each small function as
 
 import ast
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from fluctua import simd
 from fluctua.simd.compiling import edition
 from fluctua.timeloop import generated
 from fluctua.timeloop.emitting import NUMBA, Body, Pass, names
-from fluctua.timeloop.inlining import written_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,3 +124,62 @@ def _of_maps() -> list[str]:
     path = Path(__file__).with_name("events_conv_kernels.py")
     text = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     return [f"from fluctua.timeloop.{path.stem} import *", f"MAPS = {text!r}"]
+
+
+# -- functions written into the one that calls them --------------------------------------------------------------------
+
+
+def written_out(function: str, parts: Sequence[str]) -> str:
+    """The text of a function with all calls of others written out.
+
+    Args:
+        function: calls the parts within assignments and expressions; shares no local name with a part, but for
+            parameters.
+        parts: functions that assign to no parameter and return at their end, if at all.
+    """
+    found = [node for part in parts for node in ast.parse(part).body if isinstance(node, ast.FunctionDef)]
+    return ast.unparse(_WrittenOut({part.name: part for part in found}).visit(ast.parse(function)))
+
+
+class _WrittenOut(ast.NodeTransformer):
+    """Puts what a part does before the statement that calls it, and what it returns in the place of the call."""
+
+    def __init__(self, parts: Mapping[str, ast.FunctionDef]) -> None:
+        self._parts = parts
+        self._before: list[ast.stmt] = []
+
+    def visit(self, node: ast.AST) -> Any:
+        if not isinstance(node, ast.Assign | ast.AugAssign | ast.Expr):
+            return super().visit(node)
+        before: list[ast.stmt] = []
+        self._before = before
+        kept = self.generic_visit(node)
+        returns_nothing = isinstance(kept, ast.Expr) and isinstance(kept.value, ast.Constant)
+        return before if returns_nothing else [*before, kept]
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)  # arguments first, as they are evaluated
+        part = self._parts.get(node.func.id) if isinstance(node.func, ast.Name) else None
+        if part is None:
+            return node
+        given = dict[str, ast.expr]()
+        for parameter, value in zip(part.args.args, node.args, strict=True):
+            given[parameter.arg] = value
+            if not isinstance(value, ast.Name | ast.Constant):  # computed once, however often it is used
+                name = f"{part.name}_{parameter.arg}"
+                self._before.append(ast.fix_missing_locations(ast.Assign([ast.Name(name, ast.Store())], value)))
+                given[parameter.arg] = ast.Name(name, ast.Load())
+        body = [_Given(given).visit(deepcopy(statement)) for statement in part.body]
+        last = body.pop() if isinstance(body[-1], ast.Return) else ast.Return()
+        self._before += body
+        return last.value or ast.Constant(None)
+
+
+class _Given(ast.NodeTransformer):
+    """Replaces parameters by what is given for them."""
+
+    def __init__(self, given: Mapping[str, ast.expr]) -> None:
+        self._given = given
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return deepcopy(self._given.get(node.id, node))

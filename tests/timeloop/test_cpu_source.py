@@ -2,7 +2,7 @@
 
 import ast
 
-from fluctua.timeloop.inlining import written_out
+from fluctua.timeloop.cpu_source import written_out
 
 SHELL = """
 def shell(numbers, more):
