@@ -21,7 +21,7 @@ from fluctua.lab.reproduce import study_named
 from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
 from fluctua.lab.results.table import as_csv
-from fluctua.lab.studies.methods import LABELS
+from fluctua.lab.studies.methods import COMPARED, LABELS
 from fluctua.lab.studies.plotting import across, against, panels
 from fluctua.lab.sweeps.archive import Archive
 from fluctua.lab.sweeps.study import Record
@@ -190,8 +190,13 @@ BLOCKS: Mapping[str, Block] = {
 }
 
 
+_METHODS = [*dict.fromkeys((*COMPARED, *LABELS))]
+
+
 def _place(value: str) -> tuple[bool, float]:
-    """Numbers by size, names as they come, what has none last."""
+    """Numbers by size, methods in the order of the studies, other names as they come, what has none last."""
+    if value in _METHODS:
+        return False, _METHODS.index(value)
     try:
         return not value, float(value or 0)
     except ValueError:
