@@ -102,7 +102,9 @@ def test_spikes_and_gradients_are_those_of_the_stepped_loop(
     assert torch.equal(out, truth)  # in float32 not a law, for sums run in another order, but so here
     assert 0.005 < float(truth.detach().mean()) < 0.5
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
-    assert_same_gradients(out, truth, [x, *layer.parameters()], tolerance)
+    # All that is heard excites: the time constant of inhibition has no effect.
+    trained = [p for name, p in layer.named_parameters() if not name.endswith("tau_inh")]
+    assert_same_gradients(out, truth, [x, *trained], tolerance)
 
 
 @pytest.mark.parametrize("name", MAPS)

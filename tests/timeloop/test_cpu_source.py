@@ -1,4 +1,4 @@
-"""A function with its parts written out does what it does when it calls them."""
+"""Files for numba: a function with its parts written out does what it does when it calls them."""
 
 import ast
 
