@@ -337,8 +337,7 @@ class Replay:
         """Copies, except of records to which modules append in each step: no step changes earlier entries."""
         output, states = kept
         records = [{k: v for k, v in state.items() if _is_record(v)} for state in states]
-        others = [{k: v for k, v in state.items() if not _is_record(v)} for state in states]
-        output, others = Copies(self.model).of((output, others))
+        output, others = Copies(self.model).of((output, _without_records(states)))
         return output, [other | own for other, own in zip(others, records, strict=True)]
 
     def _random(self) -> list[Tensor]:
@@ -367,7 +366,11 @@ def _is_record(value: Any) -> bool:
 
 def _versions(output: Any, states: Sequence[dict[str, Any]]) -> list[int]:
     """Those of what a module returned and keeps, except of records, which grow but keep what is in them."""
-    return versions([output, [{k: v for k, v in state.items() if not _is_record(v)} for state in states]])
+    return versions([output, _without_records(states)])
+
+
+def _without_records(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in state.items() if not _is_record(v)} for state in states]
 
 
 def _apart(state: dict[str, Any]) -> dict[str, Any]:
