@@ -76,10 +76,9 @@ def worker(name: str, way: str, threads: int) -> None:
 
 def added_by(step: Callable[[], None]) -> float:
     """The memory in MB that a step needs at most beyond what the idle process holds. NaN where Linux does not tell."""
-    from fluctua.timeloop.cpu_loop import pool
-
     gc.collect()
-    pool.clear()
+    if loops := sys.modules.get("fluctua.timeloop.cpu_loop"):  # a process without them shall not load numba
+        loops.pool.clear()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts anew
