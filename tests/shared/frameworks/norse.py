@@ -26,7 +26,7 @@ from shared.spikes import spikes
 
 norse = needed("norse.torch")
 
-STEPS, BATCH, INPUTS, WIDTH, CLASSES = 100, 32, 64, 64, 10
+STEPS, BATCH, INPUTS, WIDTH, CLASSES = 60, 32, 64, 64, 10
 N = 4
 EACH = torch.linspace(40.0, 160.0, N)  # a rate for each neuron, 1/s
 
@@ -293,7 +293,7 @@ class ResidualNet(nn.Module):
 
 def deep() -> nn.Module:
     layers: list[nn.Module] = []
-    for i in range(8):
+    for i in range(4):
         layers += [nn.Linear(INPUTS if i == 0 else WIDTH, WIDTH), norse.LIFCell()]
     return norse.SequentialState(*layers, nn.Linear(WIDTH, CLASSES), norse.LICell())  # type: ignore[no-any-return]
 
@@ -367,7 +367,7 @@ NETWORKS = {
     "cells over sequences": NetworkCase(
         over_sequences, trains, called, chain("0.lifted_module", "1", "2.lifted_module", "3")
     ),
-    "deep": NetworkCase(deep, trains, stepped, chain(*(str(k) for k in range(18)))),
+    "deep": NetworkCase(deep, trains, stepped, chain(*(str(k) for k in range(10)))),
     "residual": NetworkCase(
         ResidualNet,
         trains,

@@ -83,7 +83,7 @@ def live() -> tuple[Any, Callable[[], Any], list[float]]:
 
 
 def trains() -> Tensor:
-    return spikes(100, 24, 48, p=0.05, seed=1)
+    return spikes(60, 24, 48, p=0.05, seed=1)
 
 
 def frames() -> Tensor:

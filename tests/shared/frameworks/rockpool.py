@@ -30,7 +30,7 @@ bitshift = needed("rockpool.nn.modules.torch.lif_bitshift_torch")
 
 N = 4
 EACH = torch.linspace(5e-3, 40e-3, N)  # a time constant for each neuron, s
-STEPS, BATCH, INPUTS, WIDTH, CLASSES = 100, 24, 64, 64, 10
+STEPS, BATCH, INPUTS, WIDTH, CLASSES = 60, 24, 64, 64, 10
 TAUS = {"tau_mem": torch.tensor(10e-3), "tau_syn": torch.tensor(5e-3)}
 
 # -- neurons ------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def linear(inputs: int = WIDTH, outputs: int = WIDTH, **more: Any) -> Any:
 
 
 def deep() -> Any:
-    hidden = [module for i in range(8) for module in (linear(INPUTS if i == 0 else WIDTH), lif())]
+    hidden = [module for i in range(4) for module in (linear(INPUTS if i == 0 else WIDTH), lif())]
     return combinators.Sequential(*hidden, linear(WIDTH, CLASSES), rockpool.ExpSynTorch(CLASSES))
 
 
@@ -224,8 +224,8 @@ NETWORKS = {
         trains,
         called,
         {"1_LIFTorch": {"0_LinearTorch.weight": INPUT}}
-        | {f"{i + 1}_LIFTorch": {f"{i}_LinearTorch.weight": (f"{i - 1}_LIFTorch",)} for i in range(2, 16, 2)}
-        | {"17_ExpSynTorch": {"16_LinearTorch.weight": ("15_LIFTorch",)}},
+        | {f"{i + 1}_LIFTorch": {f"{i}_LinearTorch.weight": (f"{i - 1}_LIFTorch",)} for i in range(2, 8, 2)}
+        | {"9_ExpSynTorch": {"8_LinearTorch.weight": ("7_LIFTorch",)}},
     ),
     "residual": NetworkCase(
         residual,

@@ -170,7 +170,7 @@ def called(model: nn.Module, x: Tensor) -> Any:
 
 
 def deep() -> nn.Module:
-    layers = (m for _ in range(8) for m in (nn.Linear(48, 48, bias=False), sl.LIF(tau_mem=10.0, tau_syn=5.0)))
+    layers = (m for _ in range(5) for m in (nn.Linear(48, 48, bias=False), sl.LIF(tau_mem=10.0, tau_syn=5.0)))
     return nn.Sequential(*layers)
 
 
@@ -328,7 +328,7 @@ def memory(model: nn.Module) -> Any:
 
 
 NETWORKS = {
-    "deep": NetworkCase(deep, lambda: spikes(SAMPLES, STEPS, 48, seed=1), called, chain(*(str(k) for k in range(16)))),
+    "deep": NetworkCase(deep, lambda: spikes(SAMPLES, STEPS, 48, seed=1), called, chain(*(str(k) for k in range(10)))),
     "residual": NetworkCase(Residual, flat, called, RESIDUAL),
     "convolutions, samples known": NetworkCase(lambda: convolutions(batch_size=8), frames, called, CONVOLUTIONS),
     "convolutions, steps known": NetworkCase(lambda: convolutions(num_timesteps=30), frames, called, CONVOLUTIONS),

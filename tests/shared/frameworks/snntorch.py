@@ -24,7 +24,7 @@ from shared.spikes import spikes
 
 snn = needed("snntorch")
 
-STEPS, BATCH, INPUTS, WIDTH, CLASSES = 80, 24, 60, 48, 10
+STEPS, BATCH, INPUTS, WIDTH, CLASSES = 50, 24, 60, 48, 10
 SIDE = 10  # of images
 N = 3
 BETAS = torch.tensor([0.5, 0.9, 0.99])
@@ -190,11 +190,11 @@ def images() -> Tensor:
 
 
 class Deep(nn.Module):
-    """Eight layers, explicit state, the loop over time inside."""
+    """Five layers, explicit state, the loop over time inside."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = [INPUTS, *[WIDTH] * 7, CLASSES]
+        widths = [INPUTS, *[WIDTH] * 4, CLASSES]
         self.fcs = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
         self.lifs = nn.ModuleList(snn.Synaptic(alpha=0.8, beta=0.9) for _ in widths[1:])
 
@@ -211,11 +211,11 @@ class Deep(nn.Module):
 
 
 def deep_hidden() -> nn.Module:
-    """Eight nested layers that keep their state; one call is one step, and the last returns its membrane too."""
+    """Five nested layers that keep their state; one call is one step, and the last returns its membrane too."""
     beta = torch.linspace(0.8, 0.95, WIDTH)
     blocks = [
         nn.Sequential(nn.Linear(INPUTS if i == 0 else WIDTH, WIDTH), snn.Leaky(beta=beta, init_hidden=True))
-        for i in range(7)
+        for i in range(4)
     ]
     return nn.Sequential(
         nn.Flatten(), *blocks, nn.Linear(WIDTH, CLASSES), snn.Leaky(0.9, init_hidden=True, output=True)
@@ -407,9 +407,9 @@ def free_potential(neuron: Any, currents: Calls, outputs: Calls) -> Tensor:
 
 
 NETWORKS = {
-    "deep": NetworkCase(Deep, trains, called, chain(*(k for i in range(8) for k in (f"fcs.{i}", f"lifs.{i}")))),
+    "deep": NetworkCase(Deep, trains, called, chain(*(k for i in range(5) for k in (f"fcs.{i}", f"lifs.{i}")))),
     "deep, hidden state": NetworkCase(
-        deep_hidden, trains, stepped, chain(*(k for i in range(1, 8) for k in (f"{i}.0", f"{i}.1")), "8", "9")
+        deep_hidden, trains, stepped, chain(*(k for i in range(1, 5) for k in (f"{i}.0", f"{i}.1")), "5", "6")
     ),
     "residual": NetworkCase(
         Residual,

@@ -170,7 +170,7 @@ def at_once(model: nn.Module, x: Tensor) -> Any:
 
 
 def deep() -> nn.Module:
-    return nn.Sequential(*(m for _ in range(8) for m in (layer.Linear(48, 48, bias=False), lif())))
+    return nn.Sequential(*(m for _ in range(5) for m in (layer.Linear(48, 48, bias=False), lif())))
 
 
 def conv_norm(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -313,7 +313,7 @@ def image(samples: int = 16) -> Tensor:
     return torch.rand(samples, 1, 12, 12, generator=torch.Generator().manual_seed(2))
 
 
-DEEP = chain(*(str(k) for k in range(16)))
+DEEP = chain(*(str(k) for k in range(10)))
 RESIDUAL: Wiring = {
     "sn": {"conv.0.weight": INPUT},
     "plain.sn1": {"plain.conv1.0.weight": ("sn",)},

@@ -14,7 +14,7 @@ from fluctua.network.adapters.stork import FRAMEWORK
 from shared.frameworks.cases import INPUT, FrameworkCases, NetworkCase, NeuronCase, Seen, named_classes
 from shared.spikes import spikes
 
-DT, STEPS, BATCH, INPUTS, WIDTH, N = 1e-3, 100, 16, 60, 32, 3
+DT, STEPS, BATCH, INPUTS, WIDTH, N = 1e-3, 60, 16, 60, 32, 3
 SMALL = 1e-6  # of a current, so that a threshold of 1 is out of reach, and a group is linear
 
 try:  # pragma: no cover - the tests run on either
@@ -149,7 +149,7 @@ def called(model: Any, x: Tensor) -> Any:
 def deep() -> Any:
     model = Model(BATCH, STEPS, INPUTS)
     source = last = model.add_group(InputGroup(INPUTS))
-    for _ in range(7):
+    for _ in range(4):
         group = model.add_group(LIFGroup(WIDTH, tau_mem=20e-3, tau_syn=10e-3))
         model.add_connection(Connection(last, group))
         last = group
@@ -232,7 +232,7 @@ NETWORKS = {
         deep,
         trains,
         called,
-        {f"group{i}": {f"con{i - 1}.op.weight": (f"group{i - 1}",) if i > 2 else INPUT} for i in range(2, 10)},
+        {f"group{i}": {f"con{i - 1}.op.weight": (f"group{i - 1}",) if i > 2 else INPUT} for i in range(2, 7)},
     ),
     "recurrent": NetworkCase(
         recurrent,
