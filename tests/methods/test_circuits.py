@@ -102,8 +102,7 @@ def recordings(data_dir: Path) -> tuple[Tensor, Tensor]:
     return data.batch(32)[0], data.batch(32, "val")[0]
 
 
-@pytest.mark.parametrize("xi", [1.0, 2.0])
-@pytest.mark.parametrize("alpha", [0.9, 0.5])
+@pytest.mark.parametrize(("alpha", "xi"), [(0.9, 1.0), (0.5, 2.0)])
 def test_a_recurrent_population_on_recordings(recordings: tuple[Tensor, Tensor], alpha: float, xi: float) -> None:
     x, others = recordings
     model = rnn(700, 128)
@@ -141,8 +140,9 @@ def assert_dale(model: DaleLayer, x: Tensor, others: Tensor, target: Target) -> 
     assert all(bool((w >= 0).all()) for w in model.parameters())
 
 
-@pytest.mark.parametrize("mean", [0.0, 0.3])
-@pytest.mark.parametrize("family", [Exponential(), LogNormal(1.0)], ids=["exponential", "log-normal"])
+@pytest.mark.parametrize(
+    ("family", "mean"), [(Exponential(), 0.3), (LogNormal(1.0), 0.0)], ids=lambda value: str(value)
+)
 def test_dales_law_on_recordings(recordings: tuple[Tensor, Tensor], family: OneSided, mean: float) -> None:
     model = dale(700, 128, family=family)
     fluctua.initialize(model, recordings[0], Target(mean=mean), seed=0)

@@ -1,6 +1,7 @@
 """Networks that run step by step come into their regime by the same call as others, recurrence by hand included."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fluctua.network.adapters.registry import KnownNeurons, over_time
 from fluctua.network.facts import Population
 from fluctua.network.network import groups_of
 from fluctua.network.replay import Replay
+from shared.spikes import spikes
 from shared.step_networks import (
     NEURONS,
     WIDTH,
@@ -23,7 +25,6 @@ from shared.step_networks import (
     free_potential_of,
     linear,
     stack,
-    trains,
 )
 from shared.tracing import trace
 
@@ -57,13 +58,24 @@ def moments(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     return {name: (float(u.mean()), float(u.std())) for name, u in potentials.items()}
 
 
+def trains(steps: int = 60, samples: int = 24) -> Tensor:
+    return spikes(steps, samples, 50)
+
+
 CASES: dict[str, Callable[[], nn.Module]] = {
-    "looped by fluctua": lambda: stack(8),
+    "looped by fluctua": lambda: stack(4),
     "loops by itself": Looping,
     "hears itself": lambda: Looping(recurrent=True),
     "hears what follows": lambda: Looping(feedback=True),
     "hears itself and what follows": lambda: Looping(recurrent=True, feedback=True),
 }
+
+
+@cache
+def initialised(case: str) -> tuple[nn.Module, fluctua.Report]:
+    """For tests that change nothing."""
+    model = CASES[case]()
+    return model, fluctua.initialize(model, trains(), seed=0, neurons=NEURONS)
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -78,8 +90,7 @@ def test_every_population_reaches_its_target(case: str) -> None:
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_the_report_says_what_the_neurons_do(case: str) -> None:
-    model, x = CASES[case](), trains()
-    report = fluctua.initialize(model, x, seed=0, neurons=NEURONS)
+    (model, report), x = initialised(case), trains()
     looked = fluctua.inspect(model, x, neurons=NEURONS)
     for name, (mu_u, sigma_u) in moments(model, x).items():
         for state in (report[name], looked[name]):
@@ -112,8 +123,7 @@ def test_a_rate_in_hertz_needs_the_time_step() -> None:
 def test_only_weights_are_changed(case: str) -> None:
     model, x = CASES[case](), trains()
     model.eval()
-    fluctua.initialize(model, x, seed=0, neurons=NEURONS)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = initialised(case)[0].state_dict()
     random = torch.get_rng_state()
     fluctua.initialize(model, x, seed=0, neurons=NEURONS)
     assert torch.equal(torch.get_rng_state(), random)

@@ -20,7 +20,7 @@ from fluctua.theory import Relay
 from shared.spikes import spikes
 
 N = 40
-X = spikes(120, 16, N, p=0.05).float()
+X = spikes(100, 12, N, p=0.05).float()
 
 
 def stack(*cells: nn.Module) -> nn.Sequential:

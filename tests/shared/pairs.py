@@ -23,6 +23,18 @@ def pairs(**options: Sequence[Any]) -> list[dict[str, Any]]:
     return chosen
 
 
+def each(**options: Sequence[Any]) -> list[dict[str, Any]]:
+    """Combinations in which every value of every option comes at least once: enough where the pairs are tested elsewhere.
+
+    As many as the option with the most values has; those with fewer repeat, each from where it began or, if as many
+    values divide the number of combinations, one further every time that it does.
+    """
+    most = max(map(len, options.values()))
+    return [
+        {name: values[(k + k // len(values)) % len(values)] for name, values in options.items()} for k in range(most)
+    ]
+
+
 def named(row: dict[str, Any]) -> str:
     """The name of a combination in a test."""
     words = (f"{name}" if value is True else str(value) for name, value in row.items() if value is not False)

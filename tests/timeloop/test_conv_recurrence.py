@@ -16,7 +16,7 @@ from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import conv_recurrence, engine
 from shared.circuit_loops import recurrent_by_hand
 from shared.neuron_options import FIRING, leaky, two_synapses
-from shared.pairs import named, pairs
+from shared.pairs import each, named
 
 NEURONS: dict[str, dict[str, Any]] = {
     "exponential": {},
@@ -24,8 +24,9 @@ NEURONS: dict[str, dict[str, Any]] = {
     "adaptive threshold": {"adaptation": "threshold"},
     "adaptive current": {"adaptation": "current"},
 }
-# Each combination is a kernel of its own, forward and backward; sizes of maps are not.
-OPTIONS = pairs(neuron=[*NEURONS, "two synapses"], learnt=[False, True], **FIRING, dtype=[torch.float64, torch.float32])
+# Each combination is a kernel of its own, forward and backward; sizes of maps are not. Pairs are tested where a step
+# stands in the simplest loop: `test_cpu_loop.py`, `test_step.py`.
+OPTIONS = each(neuron=[*NEURONS, "two synapses"], learnt=[False, True], **FIRING, dtype=[torch.float64, torch.float32])
 
 
 def cell_of(neuron: str, learnt: bool, **firing: Any) -> nn.Module:

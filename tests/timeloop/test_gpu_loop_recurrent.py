@@ -293,14 +293,14 @@ def test_a_dale_layer_runs_on_it(of: dict[str, Any], runs: list[torch.Size], mon
     with torch.no_grad():
         for weight in layer.parameters():
             weight.mul_(3.0 if weight.ndim == 2 else 1.0)
-    x = (between(0, 1, 20, 3, 9, seed=5) < 0.4).double().requires_grad_()
+    x = (between(0, 1, 12, 3, 9, seed=5) < 0.4).double().requires_grad_()
     results = []
     for served in ("gpu", "reference"):
         with engine(served):
             output = layer(x)
         direction = drawn(*output.shape)
         results.append((output, *torch.autograd.grad((output * direction).sum(), [x, *layer.parameters()])))
-    assert runs == [(20, 3, sum(sizes))]
+    assert runs == [(12, 3, sum(sizes))]
     assert torch.equal(results[0][0], results[1][0])
     assert 0.02 < results[0][0].mean() < 0.6
     for mine, truth in zip(*results, strict=True):
@@ -319,7 +319,7 @@ MAPS: dict[str, tuple[nn.Conv1d | nn.Conv2d, tuple[int, ...]]] = {
     [
         tuple(row.values())
         for row in pairs(
-            cell=["lif", "learnt", "adaptive by a current", "two synapses"], name=list(MAPS), steps=[15, 1, 2]
+            cell=["lif", "learnt", "adaptive by a current", "two synapses"], name=list(MAPS), steps=[9, 1, 2]
         )
     ],
 )

@@ -1,5 +1,6 @@
 """Surrogate gradients: what backward uses in place of the derivative of the spike function."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class _Spike(torch.autograd.Function):
         return grads[0] * ctx.surrogate.derivative(x), None
 
 
+# torch asks for the signature at every call, and finding it takes longer than the call.
+_Spike.forward.__signature__ = inspect.signature(_Spike.forward)  # type: ignore[attr-defined]
 _SUPERSPIKE = SuperSpike()
 
 

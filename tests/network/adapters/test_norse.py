@@ -9,7 +9,7 @@ from torch import Tensor
 from shared.frameworks.cases import member
 from shared.frameworks.norse import CASES, NONLINEAR, N, norse, run
 
-T, B = 80, 3
+T, B = 40, 3
 
 
 def impulse(size: float = 1.0) -> Tensor:
@@ -35,7 +35,8 @@ def at_rest(module: Any) -> Any:
 def test_an_exponential_neuron_is_linearised_at_rest(name: str) -> None:
     module, size = NONLINEAR[name](), 1e-4
     neuron = member(module).neuron
-    up, still, down = (run(module, impulse(s), at_rest(module))[1] for s in (size, 0.0, -size))
+    state = at_rest(module)
+    up, still, down = (run(module, impulse(s), state)[1] for s in (size, 0.0, -size))
     assert torch.allclose(still, still[:1].expand_as(still), rtol=0, atol=1e-9)
     assert float(still.mean()) == pytest.approx(neuron.rest, abs=1e-9)
     answer = (up - down) / (2 * size)  # the odd part: what is quadratic in the size is gone
