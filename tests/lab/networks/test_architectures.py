@@ -14,24 +14,25 @@ from fluctua.lab.networks import build
 from fluctua.state.facts import PopulationState
 
 slow = pytest.mark.slow
+DT = 5e-3  # a hundred steps a word show the same laws as the 250 of 2 ms
 
 
 def words(data_dir: Path, samples: int) -> Tensor:
-    return SpikeDataModule.from_shd_files(data_dir / "fsdd_train.h5", duration=0.5).batch(samples)[0]
+    return SpikeDataModule.from_shd_files(data_dir / "fsdd_train.h5", dt=DT, duration=0.5).batch(samples)[0]
 
 
 def digits(data_dir: Path, samples: int) -> Tensor:
-    return SpikeDataModule.from_nmnist(data_dir / "nmnist_small.tar", duration=0.2).batch(samples)[0]
+    return SpikeDataModule.from_nmnist(data_dir / "nmnist_small.tar", dt=DT, duration=0.1).batch(samples)[0]
 
 
 def pictures(data_dir: Path, samples: int) -> Tensor:
-    return ImageDataModule.from_cifar10(data_dir / "cifar-10-batches-py", duration=0.2).batch(samples)[0]
+    return ImageDataModule.from_cifar10(data_dir / "cifar-10-batches-py", dt=DT, duration=0.1).batch(samples)[0]
 
 
 def state(name: str, x: Tensor, target: Target) -> list[PopulationState]:
     """Of the spiking populations, looked at after the call."""
     torch.manual_seed(0)
-    model = build(name, tuple(x.shape[2:]), 10, dt=2e-3, duration=x.shape[0] * 2e-3)
+    model = build(name, tuple(x.shape[2:]), 10, dt=DT, duration=x.shape[0] * DT)
     fluctua.initialize(model, x, target, seed=0)
     return [p for p in fluctua.inspect(model, x) if p.threshold is not None]
 
