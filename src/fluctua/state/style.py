@@ -60,7 +60,7 @@ def lay_out(figure: "Figure") -> None:
 
 @contextmanager
 def as_laid_out(figure: "Figure") -> Iterator[None]:
-    """Inside the block everything stays where `lay_out` put it: to look for its place again takes longer than to draw."""
+    """Inside the block everything stays where `lay_out` put it: to place it again takes longer than to draw it."""
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
     try:

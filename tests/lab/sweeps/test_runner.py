@@ -112,6 +112,35 @@ def test_times_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_run_has_one_thread_whether_torch_was_loaded_before_it_or_not(loaded: bool, tmp_path: Path) -> None:
+    """In a process that may have many."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+{"import torch" if loaded else ""}
+from pathlib import Path
+from fluctua.lab.sweeps.runner_perform import perform
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.sweep import runs_of
+from shared.toy_study import Toy
+
+class Counting(Toy):
+    def run(self, setting, seed, data):
+        assert ("torch" in sys.modules) is {loaded}
+        import torch
+        print(torch.get_num_threads())
+        return super().run(setting, seed, data)
+
+store = Store(Path({str(tmp_path)!r}))
+store.open({{}})
+assert perform(runs_of(Counting(), 1)[0], store.root).error is None
+"""
+    many = {**os.environ, "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=many)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 # --- processes of this machine ---
 
 

@@ -28,7 +28,7 @@ def perform(run: Run, root: Path) -> Record:
 
 
 def _one_thread() -> None:
-    """For torch, now if it is loaded, or from when the run loads it: without it a process starts in a tenth of the time."""
+    """For torch: now if it is loaded, else from when the run loads it, which takes a process seconds."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     else:
