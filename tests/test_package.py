@@ -58,6 +58,7 @@ import torch, fluctua
 from torch import nn
 from fluctua.lab.data import make_randman, RandmanSettings, bin_events
 from fluctua.neurons import LI, LIF
+from fluctua.homeostasis import prime, scale_synapses
 from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.lab.training import TimeLoss
 

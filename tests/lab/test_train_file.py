@@ -175,7 +175,7 @@ def test_the_formula_of_the_paper_takes_its_rate_for_a_current(train: Train, tmp
 
 @pytest.mark.usefixtures("undrawn")
 def test_real_recordings_of_an_event_camera(train: Train, data_dir: Path, tmp_path: Path) -> None:
-    coarse = ("--dt", 10e-3, "--duration", 0.3, "--width", 4, "--lr", 0.01, "--batch-size", 32)
+    coarse = ("--dt", 10e-3, "--duration", 0.15, "--width", 4, "--lr", 0.01, "--batch-size", 32)
     data = data_dir / "nmnist_small.tar"
     run = ("--model", "residual-conv", "--depth", 1, "--data", data, "--out", tmp_path / "run", "--epochs", 1, *coarse)
     assert train(*run)[1] == ""

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 NEEDED = ["torch.distributed", "torch._dynamo", "lightning", "fluctua", "fluctua.lab.training.fit"]
 """Imported once, where every process would take seconds for it; what is missing is left out."""
