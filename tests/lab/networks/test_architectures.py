@@ -50,7 +50,8 @@ def test_networks_for_sound(data_dir: Path, name: str, layers: int, xi: float) -
     # At xi = 2 a neuron fires twice a second: it takes many words to see each one fire. Maps share their weights.
     # The first convolutions hear few channels, which rise and fall together: balance would take the sound out with the
     # mean, so it is left, and centred weights bring up to half of the maps below zero for good.
-    populations = state(name, words(data_dir, 6 if name == "shd-conv-deep" else 24), Target(xi=xi))
+    samples = {"shd-conv-deep": 6, "residual": 12 if xi == 1 else 24}.get(name, 24)
+    populations = state(name, words(data_dir, samples), Target(xi=xi))
     assert len(populations) == layers
     tolerance = 0.05 if name == "residual" else 0.1  # recurrence is brought to a fixed point
     for i, p in enumerate(populations):
