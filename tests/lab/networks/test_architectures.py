@@ -22,11 +22,11 @@ def words(data_dir: Path, samples: int) -> Tensor:
 
 
 def digits(data_dir: Path, samples: int) -> Tensor:
-    return SpikeDataModule.from_nmnist(data_dir / "nmnist_small.tar", dt=DT, duration=0.1).batch(samples)[0]
+    return SpikeDataModule.from_nmnist(data_dir / "nmnist_small.tar", dt=DT, duration=0.2).batch(samples)[0]
 
 
 def pictures(data_dir: Path, samples: int) -> Tensor:
-    return ImageDataModule.from_cifar10(data_dir / "cifar-10-batches-py", dt=DT, duration=0.1).batch(samples)[0]
+    return ImageDataModule.from_cifar10(data_dir / "cifar-10-batches-py", dt=DT, duration=0.15).batch(samples)[0]
 
 
 def state(name: str, x: Tensor, target: Target) -> list[PopulationState]:
