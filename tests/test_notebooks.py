@@ -1,6 +1,7 @@
 """Laws of the notebooks: each runs from top to bottom at small size, shows what it says, and opens on Colab."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,26 @@ def test_a_notebook_is_kept_without_outputs_and_installs_itself_on_colab(path: P
     assert "FLUCTUA_SMALL" in second
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for all notebooks, as each would import the same packages for seconds; names are deleted between them."""
+    client = pytest.importorskip("jupyter_client")
+    path = os.pathsep.join([str(FOLDER.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    kernel = client.KernelManager(client_class="jupyter_client.asynchronous.AsyncKernelClient")
+    kernel.start_kernel(
+        cwd=str(tmp_path_factory.mktemp("notebooks")), env={**os.environ, "FLUCTUA_SMALL": "1", "PYTHONPATH": path}
+    )
+    yield kernel
+    kernel.shutdown_kernel()
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_its_pictures(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_and_shows_its_pictures(path: Path, kernel: Any) -> None:
     if path.stem in NEEDS:
         pytest.importorskip(NEEDS[path.stem])
-    monkeypatch.setenv("FLUCTUA_SMALL", "1")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent / "src"), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    nbclient.NotebookClient(notebook, timeout=300, km=kernel).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES[path.stem]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []

@@ -27,7 +27,7 @@ from fluctua.lab.results.figures import save
 from fluctua.methods import Measured
 from fluctua.network.facts import free_potential
 from fluctua.state.measure import first_event, window_mask
-from fluctua.state.style import BLUE, RED, new_figure, style
+from fluctua.state.style import BLUE, RED, lay_out, new_figure, style
 from fluctua.theory import PspKernel, Target, crossing_rate
 
 DOCS = Path(__file__).parents[1]
@@ -200,7 +200,7 @@ def draw(path: Path) -> None:
             row[0].set_ylim(0, top)
             row[0].set_ylabel(label)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
         save(figure, path)
     print(f"written: {path}")
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 import fluctua
 from fluctua.lab.looks import looks
 from fluctua.state import Report
-from fluctua.state.style import style
+from fluctua.state.style import lay_out, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,6 +131,7 @@ def figure(states: dict[str, Report], curves: dict[str, list[list[float]]]) -> "
         left.set(yscale="log", xticks=[1, 2, 3], xlabel="layer", ylabel=r"$\sigma_U$ before training (target 1)")
         left.legend()
         right.set(xlabel="epoch", ylabel="accuracy, held-out recordings (%)", ylim=(0, 102))
+        lay_out(fig)
     return fig
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 import fluctua
 from fluctua import Monitor
@@ -18,6 +18,7 @@ from fluctua.explain.monitor import FILE, append_rows, read_rows
 from fluctua.explain.monitor_figure import LABELS
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.neurons import LI, LIF
+from shared.processes import start
 
 X = (torch.rand(60, 8, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
 LABELS_OF_X = torch.arange(8) % 3
@@ -331,7 +332,7 @@ def _rank(rank: int, folder: str) -> None:
 def test_of_two_processes_the_first_writes_and_both_agree_on_gradients_and_updates(tmp_path: Path) -> None:
     if not distributed.is_available():
         pytest.skip("this torch was built without torch.distributed")
-    multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    start(_rank, str(tmp_path))
     (weights, rows), (others, seen) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
     assert len((tmp_path / FILE).read_text().splitlines()) == len(rows) == 6

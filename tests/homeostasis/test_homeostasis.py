@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -601,9 +599,3 @@ def test_the_result_is_a_table() -> None:
     assert all(cell in drawn for cell in (*lines[2].split(), lines[3]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.rounds = 0  # type: ignore[misc]
-
-
-def test_neither_way_needs_lightning() -> None:
-    code = "import sys; sys.modules['lightning'] = None; from fluctua.homeostasis import prime, scale_synapses"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

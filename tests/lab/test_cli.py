@@ -104,6 +104,7 @@ def test_train_learns_a_small_file_and_leaves_its_results(run: Run, spike_file: 
     assert "State over training, layer by layer" in (out / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_train_takes_the_squared_error_and_leaves_the_monitor_out(run: Run, spike_file: Path, tmp_path: Path) -> None:
     more = ("--loss", "mse_every_step", "--monitor", 0, "--epochs", 1)
     end = run("train", "--data", spike_file, "--out", tmp_path / "run", *SMALL, *more)
@@ -112,6 +113,7 @@ def test_train_takes_the_squared_error_and_leaves_the_monitor_out(run: Run, spik
     assert not (tmp_path / "run" / "monitor.jsonl").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_train_reads_real_recordings(run: Run, data_dir: Path, tmp_path: Path) -> None:
     file = data_dir / "fsdd_train.h5"
     coarse = ("--dt", 4e-3, "--duration", 0.2, "--pool", 10, "--width", 24, "--depth", 1, "--batch-size", 64)
@@ -126,6 +128,7 @@ def test_train_reads_real_recordings(run: Run, data_dir: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("method", "label"), [("kaiming", "Kaiming"), ("poisson", "Poisson formula (paper)")])
+@pytest.mark.usefixtures("undrawn")
 def test_any_method_can_be_asked_for_and_a_file_be_kept_for_the_test(
     run: Run, spike_file: Path, tmp_path: Path, method: str, label: str
 ) -> None:
@@ -441,6 +444,7 @@ def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> 
 
 
 @pytest.mark.usefixtures("listening")
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp_path: Path) -> None:
     out, ended = tmp_path / "run", threading.Event()
     command = ("train", "--data", spike_file, "--out", out, *SMALL)

@@ -115,6 +115,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(demo: Demo) -> None:
 # --- stopping and going on ---
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_demo_is_not_trained_again(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     out, _, text = demo
     weights = {method: (out / method / "last.ckpt").stat().st_mtime_ns for method in METHODS}
@@ -125,6 +126,7 @@ def test_a_finished_demo_is_not_trained_again(demo: Demo, monkeypatch: pytest.Mo
     assert again[again.index("Result") :] == text[text.index("Result") :]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_demo_stopped_half_way_ends_like_one_that_was_not(
     demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,10 +139,10 @@ def test_a_demo_stopped_half_way_ends_like_one_that_was_not(
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr("fluctua.lab.demo.fit", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("fluctua.lab.demo.fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"kaiming", ".lock"}
     first = (tmp_path / "kaiming" / "last.ckpt").stat().st_mtime_ns
     run(tmp_path)
@@ -175,6 +177,7 @@ def test_a_demo_cut_short_says_so(demo: Demo) -> None:
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_time_limit_below_one_epoch_still_gives_a_result(tmp_path: Path) -> None:
     _, text = run(tmp_path, minutes=1e-5)
     assert "With 1 epoch of the same training they reached:" in " ".join(text.split())

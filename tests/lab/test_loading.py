@@ -81,6 +81,7 @@ def test_no_method_changes_what_a_network_is_built_of() -> None:
     assert tried >= 10
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_the_demo_comes_back(tmp_path: Path) -> None:
     settings = DemoSettings(width=8, depth=1, epochs=1, samples_per_class=30, measured_on=50)
     run_demo(tmp_path, Console(quiet=True), minutes=1, settings=settings)

@@ -19,6 +19,7 @@ from fluctua.methods import Measured
 from fluctua.neurons import LI, LIF
 from fluctua.state import Report
 from fluctua.state.facts import PathwayState, PlotData, PopulationState
+from fluctua.state.style import as_html
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -292,6 +293,19 @@ def test_the_figure_of_any_network_is_legible(name: str) -> None:
     assert "U (in the unit of the threshold)" in written
     if any(p.rate is not None for p in report):
         assert {"rate (Hz)", "time (s)"} <= set(written)
+
+
+def test_a_picture_has_everything_where_the_figure_has_it() -> None:
+    """Which is where matplotlib would put it, if it laid the figure out once more."""
+    figure = NETWORKS["initialised"]().plot()
+    engine = figure.get_layout_engine()
+    before = [axis.get_position().bounds for axis in figure.axes]
+    as_html(figure, "the state")
+    assert [axis.get_position().bounds for axis in figure.axes] == before
+    assert figure.get_layout_engine() is engine
+    figure.draw_without_rendering()
+    again = [axis.get_position().bounds for axis in figure.axes]
+    assert np.allclose(again, before, atol=0.005)  # of the figure's size
 
 
 def test_the_figure_writes_the_rates_that_the_report_holds() -> None:

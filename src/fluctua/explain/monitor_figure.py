@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from fluctua.state.style import as_html, new_figure, style
+from fluctua.state.style import as_html, lay_out, new_figure, style
 from fluctua.state.table import aligned, as_table
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def plot_rows(rows: Rows) -> "Figure":
         shown = [name for name in dict.fromkeys(row["population"] for row in rows) if name in lines]
         rest.set_axis_off()
         rest.legend([lines[n] for n in shown], shown, loc="center", ncols=1 + (len(shown) - 1) // 8)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
     return figure
 
 

@@ -114,7 +114,11 @@ def inspect(
     report = fluctua.inspect(**given)
     typer.echo(report.to_json(indent=2)) if json else _console().print(report)
     if plot is not None:
-        report.plot().savefig(plot)
+        from fluctua.state.style import as_laid_out
+
+        figure = report.plot()
+        with as_laid_out(figure):
+            figure.savefig(plot)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluctua.state.facts import PopulationState
-from fluctua.state.style import BLACK, BLUE, RED, new_figure, style
+from fluctua.state.style import BLACK, BLUE, RED, lay_out, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def plot_report(report: Sequence[PopulationState], title: str | None = None) -> 
             row[2].set_xlabel(f"time ({'steps' if in_steps else 's'})")
         shared_legend(figure)
         figure.suptitle(title or "State of the network", fontsize=11)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
     return figure
 
 
@@ -123,7 +123,8 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
         return
     rates = p.plot_data.rates
     top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
-    counts, *_ = axis.hist(np.minimum(rates, top), bins=30, range=(0, top), color=BLUE, alpha=0.45)
+    counts, edges = np.histogram(np.minimum(rates, top), bins=30, range=(0, top))
+    axis.stairs(counts, edges, fill=True, color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
     axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text above the lines
     lines = [(f"mean {p.rate_in_words(p.rate)}", BLUE), (f"{p.silent:.0%} silent", BLACK)]

@@ -172,6 +172,5 @@ def _histogram(u: Tensor, mask: Tensor, bins: int = 80, samples: int = 200_000) 
         return torch.zeros(bins), torch.linspace(-1, 1, bins + 1)
     middle = float(values.mean())
     spread = max(float(values.std(correction=0)), 1e-9 * (1 + abs(middle)))  # equal values need edges that differ too
-    edges = torch.linspace(middle - 5 * spread, middle + 5 * spread, bins + 1, dtype=values.dtype)
-    density, _ = torch.histogram(values, edges, density=True)
+    density, edges = torch.histogram(values, bins, range=(middle - 5 * spread, middle + 5 * spread), density=True)
     return density, edges

@@ -53,6 +53,22 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def lay_out(figure: "Figure") -> None:
+    """Give everything in a finished figure its place. Call it within `style()`, or the texts have another size."""
+    figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+
+
+@contextmanager
+def as_laid_out(figure: "Figure") -> Iterator[None]:
+    """Inside the block everything stays where `lay_out` put it: to place it again takes longer than to draw it."""
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
 def as_png(figure: "Figure") -> bytes:
     """The figure as PNG."""
     written = BytesIO()
@@ -61,6 +77,7 @@ def as_png(figure: "Figure") -> bytes:
 
 
 def as_html(figure: "Figure", alt: str) -> str:
-    """The figure as an HTML image, on white on dark pages too; `alt` describes it."""
-    data = b64encode(as_png(figure)).decode()
+    """A figure that is laid out as an HTML image, on white on dark pages too; `alt` describes it."""
+    with as_laid_out(figure):
+        data = b64encode(as_png(figure)).decode()
     return f'<img style="max-width:100%" alt="{escape(alt)}" src="data:image/png;base64,{data}">'

@@ -312,8 +312,8 @@ def test_a_network_comes_into_its_regime_and_learns(name: str) -> None:
             assert p.rate > 1, p.name
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     keep_signs(optimizer, model)
-    losses = []
-    for _ in range(30):
+    losses: list[float] = []
+    while len(losses) < 30 and (not losses or losses[-1] > 0.7 * losses[0]):
         optimizer.zero_grad()
         loss = TimeLoss("max")(model(x), y)
         loss.backward()  # type: ignore[no-untyped-call]

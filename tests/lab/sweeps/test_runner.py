@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("rich")
 
@@ -22,7 +23,7 @@ from fluctua.lab.sweeps.runner import Backend, SweepInterrupted, _Clock, duratio
 from fluctua.lab.sweeps.runner_local import cores, local_processes
 from fluctua.lab.sweeps.runner_perform import perform
 from fluctua.lab.sweeps.store import Store
-from fluctua.lab.sweeps.study import Record
+from fluctua.lab.sweeps.study import Outcome, Record, Setting
 from fluctua.lab.sweeps.sweep import Run, runs_of
 from shared.toy_study import SLOW, Toy, quiet, truth
 
@@ -110,6 +111,48 @@ def test_the_time_left_weighs_runs_by_what_they_cost() -> None:
 )
 def test_times_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+class Counting(Toy):
+    """Finds how many threads a run has."""
+
+    def run(self, setting: Setting, seed: int, data: Path | None) -> Outcome:
+        return Outcome({"score": torch.get_num_threads()}, {})
+
+
+def test_a_run_has_one_thread(store: Store) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert perform(runs_of(Counting(), 1)[0], store.root).values == {"score": 1}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_that_loads_torch_has_one_thread(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from fluctua.lab.sweeps.runner_perform import perform
+from fluctua.lab.sweeps.store import Store
+from fluctua.lab.sweeps.sweep import runs_of
+from shared.toy_study import Toy
+
+class Counting(Toy):
+    def run(self, setting, seed, data):
+        assert "torch" not in sys.modules
+        import torch
+        print(torch.get_num_threads())
+        return super().run(setting, seed, data)
+
+store = Store(Path({str(tmp_path)!r}))
+store.open({{}})
+assert perform(runs_of(Counting(), 1)[0], store.root).error is None
+"""
+    many = {**os.environ, "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=many)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
 # --- processes of this machine ---

@@ -22,6 +22,7 @@ from fluctua.lab.training import TimeLoss
 from fluctua.lab.training.fit import TrainSettings, fit
 from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, LIF
+from shared.processes import start
 
 T, B, N, WIDTH, CLASSES = 30, 8, 12, 10, 3
 MANY = (80, 16, 128)  # entries enough for the loop to wake a second thread
@@ -81,7 +82,7 @@ def test_two_processes_agree_on_the_gradients_of_one(tmp_path: Path) -> None:
     kinds = nn.Sequential, FusedSequential
     alone = {kind: gradients(network(kind, torch.float64), *batch(torch.float64)) for kind in kinds}
     # Now the kernels are compiled, and neither process does it again.
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    start(_rank, str(tmp_path))
     for kind, truth in alone.items():
         assert min(float(g.abs().max()) for g in truth) > 0
         for rank in range(2):
@@ -120,7 +121,7 @@ def test_of_two_processes_that_fit_the_first_writes_and_both_agree(tmp_path: Pat
     if not dist.is_available():
         pytest.skip("this torch was built without torch.distributed")
     gradients(network(nn.Sequential), *batch())  # compiles the kernels, once for both
-    mp.spawn(_fitting, (str(tmp_path), 2), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    start(_fitting, str(tmp_path), 2)
     (weights, *first), (others, *second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
     assert first == second
@@ -220,11 +221,11 @@ def test_networks_learn_as_well_on_the_fused_engines_as_on_the_reference() -> No
 def _accuracy(seed: int) -> float:
     """On the test set, after some epochs."""
     task = RandmanSettings(n_classes=3, alpha=2.0, samples_per_class=150, fractions=(0.6, 0.2, 0.2), duration=0.1)
-    data = SpikeDataModule(*make_randman(task, seed=seed), dt=2e-3, duration=0.1, batch_size=32, seed=seed)
+    data = SpikeDataModule(*make_randman(task, seed=seed), dt=4e-3, duration=0.1, batch_size=90, seed=seed)
     data.setup("fit")
-    model = feed_forward(task.n_units, 3, width=32, depth=1, dt=2e-3, duration=0.1)
+    model = feed_forward(task.n_units, 3, width=32, depth=1, dt=4e-3, duration=0.1)
     fluctua.initialize(model, data.batch(100)[0], readout=READOUT, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
     for _ in range(10):
         for x, y in data.train_dataloader():
             optimizer.zero_grad()

@@ -11,7 +11,7 @@ from fluctua.lab.looks import looks
 from fluctua.lab.networks import LABELS
 from fluctua.state import Report
 from fluctua.state.figure import plot_distribution, shared_legend
-from fluctua.state.style import BLACK, RED, style
+from fluctua.state.style import BLACK, RED, as_laid_out, lay_out, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,8 +102,8 @@ def _plot_epochs(
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure completely or not at all."""
-    with replacing(path) as file:
+    """Write a figure that is laid out, completely or not at all."""
+    with as_laid_out(figure), replacing(path) as file:
         figure.savefig(file, format=path.suffix.removeprefix("."))
     return path
 
@@ -133,5 +133,5 @@ def _grid(rows: int, columns: int, size: tuple[float, float], title: str, draw: 
         FigureCanvasAgg(figure)
         draw(np.asarray(figure.subplots(rows, columns, squeeze=False)))
         figure.suptitle(title, fontsize=11)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
     return figure

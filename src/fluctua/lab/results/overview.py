@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fluctua.lab.results.figures import looks_of, plot_accuracy
 from fluctua.neurons import LIF
 from fluctua.state import inspect
-from fluctua.state.style import BLACK, RED, new_figure, style
+from fluctua.state.style import BLACK, RED, lay_out, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def overview_figure(
         plot_accuracy(curves := lower.subplots(), histories, chance)
         curves.legend(loc="center right", ncols=2)
         lower.suptitle("Training", fontsize=11)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
     return figure
 
 

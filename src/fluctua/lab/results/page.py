@@ -17,7 +17,7 @@ from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.store import Store, StoreError
 from fluctua.lab.sweeps.study import Measure
 from fluctua.lab.sweeps.sweep import in_words
-from fluctua.state.style import as_png
+from fluctua.state.style import as_laid_out, as_png
 
 VALUES = {"mean", "std", "low", "high", "reference", "difference", "difference_low", "difference_high"}
 """Columns of `table.csv` in the unit of the measure."""
@@ -165,4 +165,7 @@ def _runs(folder: Path) -> list[_Run]:
 
 def _run(folder: Path, rows: list[Row]) -> _Run:
     heads, *cells = cells_of(rows)
-    return _Run(folder.name, _picture(as_png(plot_rows(rows)), ALT), _Table("Last state", heads, cells))
+    figure = plot_rows(rows)
+    with as_laid_out(figure):
+        picture = _picture(as_png(figure), ALT)
+    return _Run(folder.name, picture, _Table("Last state", heads, cells))

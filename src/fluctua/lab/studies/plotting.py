@@ -8,7 +8,7 @@ import numpy as np
 from fluctua.lab.looks import looks
 from fluctua.lab.studies.methods import LABELS
 from fluctua.lab.sweeps.study import Record
-from fluctua.state.style import style
+from fluctua.state.style import lay_out, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
             axis.set_axis_off()
         _legend(figure, axes[len(draw)] if len(draw) < len(axes) else None)
         figure.suptitle(title, fontsize=11)
-        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        lay_out(figure)
     return figure
 
 

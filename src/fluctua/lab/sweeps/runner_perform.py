@@ -1,5 +1,7 @@
 """One run, wherever it happens: on one thread, with its result stored and its failure caught."""
 
+import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -11,9 +13,7 @@ from fluctua.lab.sweeps.sweep import Run
 
 def perform(run: Run, root: Path) -> Record:
     """Perform a run on one CPU thread and keep its result in the store at `root`."""
-    import torch
-
-    torch.set_num_threads(1)  # there is a process for every core
+    _one_thread()  # there is a process for every core
     start = time.monotonic()
     try:
         outcome = run()
@@ -25,6 +25,14 @@ def perform(run: Run, root: Path) -> Record:
         record = Record(run.key, run.setting, run.seed, values, curves, round(time.monotonic() - start, 3))
     Store(root).save(record)
     return record
+
+
+def _one_thread() -> None:
+    """For torch: now if it is loaded, else from when the run loads it, which takes a process seconds."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    else:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
 def failure(run: Run, error: BaseException, seconds: float = 0.0) -> Record:
