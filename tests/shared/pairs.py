@@ -24,10 +24,9 @@ def pairs(**options: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def each(**options: Sequence[Any]) -> list[dict[str, Any]]:
-    """Combinations in which every value of every option comes at least once: enough where the pairs are tested elsewhere.
+    """Combinations in which every value of each option comes at least once: enough where pairs are tested elsewhere.
 
-    As many as the option with the most values has; those with fewer repeat, each from where it began or, if as many
-    values divide the number of combinations, one further every time that it does.
+    As many as the option with the most values has. The others repeat, one further each time, so that they mix.
     """
     most = max(map(len, options.values()))
     return [
