@@ -22,13 +22,11 @@ from shared.spikes import spikes
 CELLS: dict[str, Callable[[], nn.Module]] = {
     "exponential": LIF,
     "delta": lambda: LIF(20e-3, None),
-    "soft reset": lambda: LIF(reset="subtract"),
-    "differentiable reset": lambda: LIF(differentiable_reset=True),
+    "soft, differentiable reset": lambda: LIF(reset="subtract", differentiable_reset=True),
     "trained time constants": lambda: LIF(learn_tau=True),
     "many time constants": lambda: LIF(torch.linspace(10e-3, 30e-3, 12), threshold=torch.linspace(0.8, 1.2, 12)),
     "adaptive threshold": AdaptiveLIF,
     "adaptation current": lambda: AdaptiveLIF(kind="current", coupling=0.5, beta=60.0, learn_adaptation=True),
-    "adaptive, soft reset": lambda: AdaptiveLIF(reset="subtract"),
     "exc/inh": ExcInhLIF,
 }
 

@@ -39,7 +39,7 @@ def dale(n_in: int = 40, n_exc: int = 64, **options: Any) -> DaleLayer:
     return DaleLayer(n_in, n_exc, **options)
 
 
-def poisson(steps: int = 250, samples: int = 16, n: int = 40) -> Tensor:
+def poisson(steps: int = 200, samples: int = 12, n: int = 40) -> Tensor:
     return spikes(steps, samples, n, p=0.05)
 
 
@@ -249,7 +249,7 @@ def test_a_rate_is_met_by_the_neurons_themselves(make: Callable[[], nn.Module]) 
 
 
 def test_from_the_arrival_of_activity_on() -> None:
-    x = torch.cat([torch.zeros(100, 16, 40), poisson()])
+    x = torch.cat([torch.zeros(100, 12, 40), poisson()])
     model = rnn()
     fluctua.initialize(model, x, method=Measured(alpha=0.7, window="arrival"), seed=0)
     with torch.no_grad():
@@ -313,7 +313,7 @@ def test_a_chosen_population_that_hears_a_silent_one_is_refused_by_its_name() ->
     with torch.no_grad():
         layer.input_inh.weight.zero_()
         layer.circuit.exc_inh.weight.zero_()  # type: ignore[union-attr]
-    with pytest.raises(SilentInputError, match=r"of 0.5 s: circuit.inh gave none in time"):
+    with pytest.raises(SilentInputError, match=r"of 0.4 s: circuit.inh gave none in time"):
         fluctua.initialize(layer, poisson(), populations=["circuit.exc"], seed=0)
 
 

@@ -58,7 +58,7 @@ def moments(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     return {name: (float(u.mean()), float(u.std())) for name, u in potentials.items()}
 
 
-def trains(steps: int = 60, samples: int = 24) -> Tensor:
+def trains(steps: int = 50, samples: int = 24) -> Tensor:
     return spikes(steps, samples, 50)
 
 

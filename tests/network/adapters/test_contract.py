@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fluctua
 from fluctua.network.adapters.registry import specs_of
 from fluctua.network.errors import UnsupportedNeuronError
-from fluctua.network.facts import Pathway
+from fluctua.network.facts import Pathway, PopulationSpec
 from shared.frameworks.cases import FrameworkCases, class_name, member
 from shared.spikes import assert_first_spikes_where, assert_spikes_alike
 from shared.tracing import trace
@@ -51,6 +51,17 @@ def made(cases: FrameworkCases, name: str) -> Any:
     return cases.neurons[name].make().to(cases.neurons[name].dtype)
 
 
+_TOLD: dict[tuple[int, str], PopulationSpec] = {}
+
+
+def told_of(cases: FrameworkCases, name: str) -> PopulationSpec:
+    """What fluctua says of a neuron, asked once."""
+    key = id(cases), name
+    if key not in _TOLD:
+        _TOLD[key] = member(made(cases, name), STEPS)
+    return _TOLD[key]
+
+
 def run(cases: FrameworkCases, neuron: Any, *currents: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         return cases.run(neuron, *currents)
@@ -63,7 +74,7 @@ def free(cases: FrameworkCases, name: str, *currents: Tensor) -> Tensor:
 
 def responses(cases: FrameworkCases, name: str) -> list[Tensor]:
     """Of each input the kernel that fluctua tells, `[T, 1, N]`, or one for all neurons."""
-    kernels = member(made(cases, name), STEPS).neuron.kernels
+    kernels = told_of(cases, name).neuron.kernels
     return [torch.as_tensor(np.array(kernel.response(STEPS))).reshape(STEPS, 1, -1) for kernel in kernels]
 
 
@@ -74,8 +85,8 @@ def source_of(q: Pathway) -> str | int | None:
 
 def silence(cases: FrameworkCases, name: str, steps: int) -> list[Tensor]:
     """No current into each of the inputs."""
-    case = cases.neurons[name]
-    return [torch.zeros(steps, 8, cases.width, dtype=case.dtype) for _ in member(case.make()).neuron.kernels]
+    dtype = cases.neurons[name].dtype
+    return [torch.zeros(steps, 8, cases.width, dtype=dtype) for _ in told_of(cases, name).neuron.kernels]
 
 
 @every("neurons")
@@ -100,7 +111,7 @@ def test_without_input_the_potential_comes_to_rest_and_stays_there(cases: Framew
 
 @every("neurons")
 def test_a_neuron_first_spikes_where_its_free_potential_meets_the_threshold(cases: FrameworkCases, name: str) -> None:
-    told = member(made(cases, name), STEPS).neuron
+    told = told_of(cases, name).neuron
     currents = silence(cases, name, STEPS)
     generator = torch.Generator().manual_seed(0)
     for x, eps in zip(currents, responses(cases, name), strict=True):  # the potential is about twice the threshold

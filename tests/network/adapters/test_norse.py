@@ -25,7 +25,7 @@ def at_rest(module: Any) -> Any:
     v = torch.zeros(B, N, dtype=torch.float64)
     for _ in range(1000):  # leak and adaptation pull by (1 + coupling) v, the upstroke by less: a contraction
         v = p.v_leak + p.delta_T * torch.exp((v - p.v_th) / p.delta_T) / (1 + coupling)
-    state = module.state_fallback(impulse()[0] if member(module).layout.stepwise else impulse())
+    state = module.state_fallback(impulse()[0] if CASES.adapter.layout(module).stepwise else impulse())
     inner = state if hasattr(state, "v") else state[0]
     inner = inner._replace(v=v, **({"a": coupling * (v - p.v_leak)} if hasattr(inner, "a") else {}))
     return inner if hasattr(state, "v") else state._replace(**{state._fields[0]: inner})

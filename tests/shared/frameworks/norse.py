@@ -134,7 +134,7 @@ RECURRENT = {  # with the class that does the same to a current from outside
 
 
 def run(module: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
-    sequence = not member(module).layout.stepwise
+    sequence = not FRAMEWORK.layout(module).stepwise
     output, potential = [], []
     for now in x:  # a sequence module gets sequences of one step
         out, state = module(now[None] if sequence else now, state)
