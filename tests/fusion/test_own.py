@@ -12,6 +12,7 @@ from fluctua.fusion import FuseError
 from fluctua.layers import DaleLayer, FusedSequential, OverTime, Recurrent
 from fluctua.layers.dale import keep_signs
 from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF, from_step, spike
+from shared.pairs import mostly
 from shared.spikes import spikes
 
 T, B, N = 30, 6, 24
@@ -112,7 +113,7 @@ def trained(model: nn.Module, call: Any, x: Tensor) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly(MODELS, "adapting", "recurrent with a bias"))
 def test_a_fused_model_of_own_neurons_trains_to_the_same_weights(name: str) -> None:
     model, x = made(name)
     fast = fluctua.fuse(model, x)

@@ -22,6 +22,7 @@ from shared.fused_networks import (
     spikes,
     woken,
 )
+from shared.pairs import mostly
 
 UNITS = 16
 
@@ -181,7 +182,7 @@ def made(name: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     return woken(build(), gain), x, options
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly(MODELS, "snntorch RSynaptic", "snntorch V of each"))
 def test_a_fused_model_gives_what_the_model_gives(name: str) -> None:
     model, x, options = made(name)
     fast = fluctua.fuse(model, x, **options)

@@ -13,6 +13,7 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF
 from fluctua.timeloop import engine
 from shared.circuit_loops import recurrent_by_hand
 from shared.fused_calls import fused_calls
+from shared.pairs import mostly
 from shared.spikes import spikes as random_spikes
 
 OWN = torch.linspace(10e-3, 30e-3, 40)
@@ -61,7 +62,7 @@ def gradients(output: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(output, inputs, drawn(*output.shape, scale=1.0, seed=9).to(output))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", mostly(CELLS, "threshold, soft reset", "current, delta"))
 def test_recurrence_is_one_operation_and_equals_a_loop_by_hand(name: str, fused: list[int]) -> None:
     layer = Recurrent(CELLS[name](), linear(40, 40, scale=4, seed=3)).double()
     current = drawn(60, 3, 40).requires_grad_()
@@ -75,7 +76,7 @@ def test_recurrence_is_one_operation_and_equals_a_loop_by_hand(name: str, fused:
         assert true.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", mostly(CELLS, "threshold, soft reset", "current, delta"))
 def test_a_chain_is_one_operation_and_equals_the_modules_one_by_one(name: str, fused: list[int]) -> None:
     layers, x = modules(CELLS[name]()), spikes(60, 3, 30).requires_grad_()
     with engine("reference"):

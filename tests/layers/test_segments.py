@@ -18,6 +18,7 @@ from fluctua.neurons import LI, LIF, AdaptiveLIF, ExcInhLIF
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.timeloop import cpu_loop, engine
 from shared.circuit_networks import CASES, made
+from shared.pairs import mostly
 from shared.spikes import spikes
 
 DT = 1e-3
@@ -189,7 +190,7 @@ class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return sum(size for storage, size in self.made.values() if not storage.expired())  # type: ignore
 
 
-@pytest.mark.parametrize("name", ["Dale", "recurrent", "a residual net"])
+@pytest.mark.parametrize("name", mostly(["Dale", "recurrent", "a residual net"], "recurrent"))
 def test_a_circuit_keeps_but_its_states_until_backward_steps_through_it_again(name: str) -> None:
     model, x = made(name)
     x = x[:, :1].repeat(4, 64, 1)  # enough samples for the states of random generators not to count

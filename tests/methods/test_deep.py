@@ -67,6 +67,7 @@ def test_the_formula_drifts_away_where_the_measured_method_holds(data_dir: Path)
     assert last[Measured] == pytest.approx((0.5, 0.0), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_hundred_layers_hold_their_target_from_the_arrival_of_activity_on(data_dir: Path) -> None:
     x = without_pauses(recordings(data_dir, samples=96), samples=8, steps=1000)
     model = feed_forward(700, 10, width=64, depth=100, dt=2e-3, duration=2.0)

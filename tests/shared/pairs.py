@@ -1,8 +1,10 @@
 """A few combinations of options that have every pair of values: enough where each combination compiles its own code."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from typing import Any
+
+import pytest
 
 
 def pairs(**options: Sequence[Any]) -> list[dict[str, Any]]:
@@ -32,6 +34,13 @@ def each(**options: Sequence[Any]) -> list[dict[str, Any]]:
     return [
         {name: values[(k + k // len(values)) % len(values)] for name, values in options.items()} for k in range(most)
     ]
+
+
+def mostly(names: Iterable[str], *slow: str) -> list[Any]:
+    """Parameters of a test, of which some run with the slow tests: their like is among the others."""
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in names}
+    assert marks.keys() >= {*slow}
+    return [pytest.param(name, marks=mark, id=name) for name, mark in marks.items()]
 
 
 def named(row: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def test_equals_the_reference_with_every_surrogate(surrogate: Surrogate) -> None
 @given(
     shape=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     steps=st.integers(1, 8),
-    p=st.sampled_from([READOUTS[0], LIF, ADAPTIVE[5]]),  # each is a kernel of its own, and another where the neurons share their constants
+    p=st.sampled_from([READOUTS[0], LIF, ADAPTIVE[5]]),  # each is a kernel, and one more where neurons share constants
     seed=st.integers(0, 2**20),
 )
 def test_any_shape(shape: list[int], steps: int, p: LoopParameters, seed: int) -> None:

@@ -211,7 +211,14 @@ def test_a_figure_of_a_single_run_can_be_drawn(records: list[Record]) -> None:
     assert sum(axis.axison for axis in TINY.figure(records[-1:]).axes) == 3
 
 
-@pytest.mark.parametrize("study", [TINY, TINY_IMAGES, TINY_SPOKEN], ids=["camera", "images", "spoken"])
+@pytest.mark.parametrize(
+    "study",
+    [
+        pytest.param(TINY, id="camera"),
+        pytest.param(TINY_IMAGES, id="images"),
+        pytest.param(TINY_SPOKEN, id="spoken", marks=pytest.mark.slow),  # its recurrent maps take long to compile
+    ],
+)
 def test_a_run_is_a_function_of_setting_and_seed(data: Path, study: Conv) -> None:
     setting = next(s for s in study.grid() if s["method"] == "measured")
     first, again, other = (timeless(Run(study, setting, seed, data)()) for seed in (1, 1, 2))

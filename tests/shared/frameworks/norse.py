@@ -18,7 +18,6 @@ from shared.frameworks.cases import (
     Recurrence,
     by_hooks,
     chain,
-    member,
     named_classes,
     needed,
 )
