@@ -123,8 +123,7 @@ def plot_rates(axis: "Axes", p: PopulationState) -> None:
         return
     rates = p.plot_data.rates
     top = max(float(np.quantile(rates, 0.995)), p.rate, 1.3 * (p.rate_predicted or 0.0), 0.01 if p.in_steps else 1.0)
-    counts, edges = np.histogram(np.minimum(rates, top), bins=30, range=(0, top))
-    axis.stairs(counts, edges, fill=True, color=BLUE, alpha=0.45)
+    counts, *_ = axis.hist(np.minimum(rates, top), 30, range=(0, top), histtype="stepfilled", color=BLUE, alpha=0.45)
     axis.set_xlim(-0.02 * top, 1.02 * top)
     axis.set_ylim(0, 1.8 * max(np.max(counts), 1))  # room for the text above the lines
     lines = [(f"mean {p.rate_in_words(p.rate)}", BLUE), (f"{p.silent:.0%} silent", BLACK)]
