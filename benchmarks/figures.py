@@ -8,7 +8,7 @@ from contestants import CHAIN, CONTESTANTS, EVENTS, FUSE, MATMUL_ONLY, PLAIN
 from results import UNITS, Ratio, Results
 from workloads import WORKLOADS
 
-from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, SKY, style
+from fluctua.state.style import BLACK, BLUE, GREEN, ORANGE, SKY, lay_out, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def comparison_figure(results: Results, threads: int) -> "Figure":
     workloads = [name for name in WORKLOADS if (name, threads) in results.groups and results.unit(name, threads)]
     bars = {name: _ratios(results, name, threads) for name in workloads}
     with style():
-        figure = _figure(7.0, sum(0.24 * len(known) + 0.9 for known in bars.values()))
+        figure = new_figure(7.0, sum(0.24 * len(known) + 0.9 for known in bars.values()))
         sizes = [len(known) + 2 for known in bars.values()]
         axes = figure.subplots(len(workloads), 1, squeeze=False, height_ratios=sizes).flatten()
         for axis, (workload, known) in zip(axes, bars.items(), strict=True):
@@ -34,7 +34,7 @@ def comparison_figure(results: Results, threads: int) -> "Figure":
             axis.invert_yaxis()
             axis.set_title(f"{workload}: {WORKLOADS[workload].title}", loc="left")
             axis.set_xlabel(f"time of a step / {' or '.join(UNITS[workload][-1:])}")
-        _lay_out(figure)
+        lay_out(figure)
     return figure
 
 
@@ -49,7 +49,7 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> "Figure":
     from matplotlib.ticker import NullFormatter
 
     with style():
-        figure = _figure(7.4, 8.0)
+        figure = new_figure(7.4, 8.0)
         grid = figure.subplots(3, 2, squeeze=False).flatten()
         for panel, facts in zip(grid, axes.values(), strict=False):
             for name, seconds in facts["curves"].items():
@@ -67,18 +67,5 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> "Figure":
         for panel in grid[len(axes) :]:
             panel.axis("off")
         grid[-1].legend(*grid[0].get_legend_handles_labels(), loc="center")
-        _lay_out(figure)
+        lay_out(figure)
     return figure
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _lay_out(figure: "Figure") -> None:
-    figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]

@@ -443,8 +443,7 @@ def press_ctrl_c_when(condition: Callable[[], bool], ended: threading.Event) -> 
     return thread
 
 
-@pytest.mark.usefixtures("listening")
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("listening", "undrawn")
 def test_ctrl_c_while_training_says_how_to_go_on(run: Run, spike_file: Path, tmp_path: Path) -> None:
     out, ended = tmp_path / "run", threading.Event()
     command = ("train", "--data", spike_file, "--out", out, *SMALL)

@@ -26,6 +26,7 @@ CELLS: dict[str, Callable[[], AdaptiveLIF]] = {
     "current": lambda: AdaptiveLIF(kind="current", coupling=0.5, learn_adaptation=True),
     "current, delta": lambda: AdaptiveLIF(20e-3, None, kind="current", coupling=0.5, learn_tau=True),
 }
+MOST = mostly(CELLS, "threshold, soft reset", "current, delta")
 
 
 def drawn(*shape: int, scale: float = 3.0, seed: int = 0) -> Tensor:
@@ -62,7 +63,7 @@ def gradients(output: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(output, inputs, drawn(*output.shape, scale=1.0, seed=9).to(output))
 
 
-@pytest.mark.parametrize("name", mostly(CELLS, "threshold, soft reset", "current, delta"))
+@pytest.mark.parametrize("name", MOST)
 def test_recurrence_is_one_operation_and_equals_a_loop_by_hand(name: str, fused: list[int]) -> None:
     layer = Recurrent(CELLS[name](), linear(40, 40, scale=4, seed=3)).double()
     current = drawn(60, 3, 40).requires_grad_()
@@ -76,7 +77,7 @@ def test_recurrence_is_one_operation_and_equals_a_loop_by_hand(name: str, fused:
         assert true.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", mostly(CELLS, "threshold, soft reset", "current, delta"))
+@pytest.mark.parametrize("name", MOST)
 def test_a_chain_is_one_operation_and_equals_the_modules_one_by_one(name: str, fused: list[int]) -> None:
     layers, x = modules(CELLS[name]()), spikes(60, 3, 30).requires_grad_()
     with engine("reference"):

@@ -15,7 +15,6 @@ from fluctua.network.adapters.registry import KnownNeurons, over_time
 from fluctua.network.facts import Population
 from fluctua.network.network import groups_of
 from fluctua.network.replay import Replay
-from shared.spikes import spikes
 from shared.step_networks import (
     NEURONS,
     WIDTH,
@@ -25,6 +24,7 @@ from shared.step_networks import (
     free_potential_of,
     linear,
     stack,
+    trains,
 )
 from shared.tracing import trace
 
@@ -56,10 +56,6 @@ def moments(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     neurons = dict(model.named_modules())
     potentials = {name: free_potential_of(neurons[name], steps) for name, steps in currents(model, x).items()}
     return {name: (float(u.mean()), float(u.std())) for name, u in potentials.items()}
-
-
-def trains(steps: int = 50, samples: int = 24) -> Tensor:
-    return spikes(steps, samples, 50)
 
 
 CASES: dict[str, Callable[[], nn.Module]] = {

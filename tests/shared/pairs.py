@@ -1,4 +1,4 @@
-"""A few combinations of options that have every pair of values: enough where each combination compiles its own code."""
+"""Fewer combinations of options than all: enough where each combination compiles its own code."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product

@@ -109,7 +109,7 @@ def stack(depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def trains(steps: int = 100, samples: int = 24) -> Tensor:
+def trains(steps: int = 50, samples: int = 24) -> Tensor:
     return spikes(steps, samples, 50)
 
 
