@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests run in as many processes as there are hardware threads: `auto` would leave the second of a core idle.
 JOBS ?= logical
+# Without files of bytecode every process would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install frameworks demo test lint docs bench clean
 install: .venv/.installed
