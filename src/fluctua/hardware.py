@@ -18,6 +18,7 @@ from fluctua.network.network import Network
 from fluctua.network.preserve import all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
+from fluctua.state.backward import cell_of
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.report import Report
@@ -161,7 +162,8 @@ def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
 
     Returns the scale, and a warning or None.
     """
-    whole, signed = q.weight.detach(), q.family is None
+    whole = q.weight.detach()
+    signed = q.family is None or bool((whole < 0).any())  # a law of sizes alone does not keep signs
     there = torch.ones_like(whole, dtype=torch.bool) if q.mask is None else (q.mask != 0).expand_as(whole)
     weight = whole[there]
     scale = grid.fit(weight, signed)
@@ -220,7 +222,7 @@ def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:
 def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
     """Name of the population, neuron module, and entry of `_DECAYS`, for each of its decays."""
     found = []
-    for module in modules_of(p.module):
+    for module in modules_of(cell_of(p)):
         packages = [base.__module__.partition(".")[0] for base in type(module).__mro__]
         known = next((_DECAYS[package] for package in packages if package in _DECAYS), ())
         found += [(p.name, module, entry) for entry in known if getattr(module, entry[0], None) is not None]
@@ -235,7 +237,7 @@ def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
 def round_thresholds(populations: Sequence[Population], scales: Mapping[str, float]) -> Iterator[str]:
     """Round thresholds to whole multiples of the scale of the first weight, in place; yields a sentence on each."""
     for p in populations:
-        held = [(m, a) for m in modules_of(p.module) for a in THRESHOLDS if getattr(m, a, None) is not None]
+        held = [(m, a) for m in modules_of(cell_of(p)) for a in THRESHOLDS if getattr(m, a, None) is not None]
         scale = next((scales[q.name] for q in p.pathways if q.name in scales), None)
         if p.neuron.threshold is not None and held and scale is not None:
             module, attribute = held[0]

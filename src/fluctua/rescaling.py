@@ -138,7 +138,10 @@ class Rescaling(Method):
             before = [p.detach().clone() for p in parameters]
             replay.assume(replay.simulate(group))
             wanted = {p.name: self._fit(p, targets[p.name], replay) for p in chosen}
-            sizes = [max(float(p.norm()), float(old.norm()), 1e-12) for p, old in zip(parameters, before, strict=True)]
+            sizes = [
+                max(float(p.detach().norm()), float(old.norm()), 1e-12)
+                for p, old in zip(parameters, before, strict=True)
+            ]
             off = max(
                 float((p - old).detach().norm()) / size for p, old, size in zip(parameters, before, sizes, strict=True)
             )

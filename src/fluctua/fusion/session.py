@@ -1,7 +1,7 @@
 """One forward pass of a model whose neurons get all steps at once."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, left
 from fluctua.fusion.own import as_it_is, own_layers
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
+from fluctua.layers.segments import answering
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout, mapped, modules_of
 
@@ -68,24 +69,14 @@ class Session:
         self._nodes.append(node)
         return node
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _listening(self) -> AbstractContextManager[None]:
         """The modules hand their calls to this pass inside the block."""
         calls: dict[nn.Module, Callable[..., Any]] = {m: partial(weighted, m) for m in self._linear}
         calls |= {layer: partial(self._passed, layer) for layer in self._layers}
         members = {member.module: member for member in self._members}
         calls |= {module: in_chains(module, members, self._linear) for module in self._sequential}
         calls |= {module: partial(self._called, member) for module, member in members.items()}
-        before = {module: vars(module).get("forward") for module in calls}
-        try:
-            for module, call in calls.items():
-                vars(module)["forward"] = call
-            yield
-        finally:
-            for module, forward in before.items():
-                vars(module).pop("forward", None)
-                if forward is not None:
-                    vars(module)["forward"] = forward
+        return answering(calls)
 
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:

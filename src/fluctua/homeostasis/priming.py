@@ -18,7 +18,7 @@ from fluctua.methods.weights import new_generator
 from fluctua.network.errors import Axis
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
-from fluctua.network.preserve import all_or_nothing, gpus_of
+from fluctua.network.preserve import all_or_nothing, gpus_of, seed_torch
 from fluctua.network.run import Forward, parameters_of, recorded
 from fluctua.state.inspection import inspect_network
 
@@ -95,7 +95,7 @@ def prime(
     inputs: Iterable[Any] = [batches] if isinstance(batches, Tensor | np.ndarray) else batches
     draws = new_generator(seed, None)
     with torch.random.fork_rng(gpus_of(model)):
-        _reseed(draws)
+        _reseed(draws, model)
         if not (first := list(islice(inputs, 1))):
             raise ValueError("there are no batches: pass at least one")
         network = Network.of(model, first[0], forward=forward, time=time, steps=steps, dt=dt, active=True)
@@ -126,10 +126,10 @@ class _Priming:
     def epoch(self, number: int, inputs: Iterable[Any], *, learn: bool) -> Penalties:
         """Largest penalties over the batches; if `learn`, with a step on each batch above the tolerance."""
         worst: Penalties = {}
-        _reseed(self.draws)
+        _reseed(self.draws, self.network.model)
         for batch in inputs:
             with self.network.preserved(), torch.set_grad_enabled(learn):
-                _reseed(self.draws)
+                _reseed(self.draws, self.network.model)
                 with recorded(self.network.spiking) as spikes:
                     self.network.forward(
                         self.network.model, batch if self.network.time == "own" else alike(batch, self.network.batch)
@@ -179,5 +179,5 @@ def _check_finite(what: str, value: Tensor, epoch: int) -> None:
         )
 
 
-def _reseed(draws: torch.Generator) -> None:
-    torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+def _reseed(draws: torch.Generator, model: nn.Module) -> None:
+    seed_torch(int(torch.randint(2**62, (), generator=draws)), gpus_of(model))

@@ -1,7 +1,7 @@
 """A network on a long sequence, one segment of time after the other, in memory that does not grow with its length."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,14 +86,24 @@ def _going_on(model: nn.Module, before: States, after: dict[tuple[str, int], Any
 
         return forward
 
-    stateful = {name: module for name, module in model.named_modules() if isinstance(module, Neuron | Circuit)}
-    for name, module in stateful.items():
-        vars(module)["forward"] = starting(name, module)
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Neuron | Circuit)]
+    with answering({module: starting(name, module) for name, module in found}):
+        yield
+
+
+@contextmanager
+def answering(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside the block, calls of these modules run these functions."""
+    before = {module: vars(module).get("forward") for module in forwards}
     try:
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
         yield
     finally:
-        for module in stateful.values():
-            del vars(module)["forward"]
+        for module, own in before.items():
+            vars(module).pop("forward", None)
+            if own is not None:
+                vars(module)["forward"] = own
 
 
 def _from(module: Any, currents: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:

@@ -14,7 +14,7 @@ from fluctua.network.adapters.registry import KnownNeurons, WholeCall, over_time
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Population
 from fluctua.network.intake import Input, take
-from fluctua.network.preserve import in_turn, preserved, silent_gradients
+from fluctua.network.preserve import gpus_of, in_turn, preserved, seed_torch, silent_gradients
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward, plain_call, recorded, tensors_in
 from fluctua.network.trace import Left, trace
@@ -228,7 +228,7 @@ class Network:
         """Passes that run only as far as needed: see `Replay`; the seed is of torch's own generators."""
         with self.preserved(), silent_gradients(self.model):
             if seed is not None:
-                torch.manual_seed(seed)
+                seed_torch(seed, gpus_of(self.model))
             yield Replay(self.model, self.batch, self.forward, self.populations)
 
 
@@ -353,13 +353,14 @@ def hears_itself(group: Group) -> bool:
 
 def with_recurrence(populations: Sequence[Population]) -> list[Population]:
     """The populations, with pathways marked as recurrent if they come from the population's own group."""
-    marked = {p.name: {member.name for member in group} for group in groups_of(populations) for p in group}
-    found = []
-    for p, loop in zip(populations, _reach(populations).diagonal(), strict=True):
-        back = [q.recurrent or (bool(loop) and not marked[p.name].isdisjoint(q.sources)) for q in p.pathways]
-        pathways = (replace(q, recurrent=returns) for q, returns in zip(p.pathways, back, strict=True))
-        found.append(replace(p, pathways=tuple(pathways)))
-    return found
+    reach, names = _reach(populations), [p.name for p in populations]
+    reached = [{name for name, there in zip(names, row, strict=True) if there} for row in reach]
+    return [
+        replace(
+            p, pathways=tuple(replace(q, recurrent=q.recurrent or not far.isdisjoint(q.sources)) for q in p.pathways)
+        )
+        for p, far in zip(populations, reached, strict=True)
+    ]
 
 
 def _reach(populations: Sequence[Population]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:

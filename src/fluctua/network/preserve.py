@@ -9,7 +9,7 @@ import os
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from operator import is_
 from threading import RLock
@@ -143,7 +143,8 @@ class States:
         """
         for container, then in self._within:
             if not _holds(container, then):
-                _refill(container, then)
+                container.clear()
+                (container.update if isinstance(container, dict | set) else container.extend)(then)
         for new, old, places in [*self._pairs.values()]:
             if isinstance(new, Tensor) and new.shape == old.shape and torch.equal(new, old) and not new.requires_grad:
                 continue
@@ -171,11 +172,6 @@ def _holds(container: Any, then: Any) -> bool:
     if isinstance(container, dict):
         return all(map(is_, container.values(), then.values())) and list(container) == list(then)
     return container == then if isinstance(container, set) else all(map(is_, container, then))
-
-
-def _refill(container: Any, then: Any) -> None:
-    container.clear()
-    (container.update if isinstance(container, dict | set) else container.extend)(then)
 
 
 def gpus_of(model: nn.Module) -> list[int]:
@@ -214,22 +210,18 @@ def _run_as_written(module: nn.Module) -> None:
 _KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-@contextmanager
-def silent_hooks(model: nn.Module) -> Iterator[None]:
+def silent_hooks(model: nn.Module) -> AbstractContextManager[None]:
     """Inside the block, hooks that only observe are not called."""
     tables = [getattr(m, kind) for m in nn.Module.modules(model) for kind in _KINDS]
     tables += [getattr(of_all, f"_global{kind}") for kind in _KINDS]
     tables += [p._backward_hooks for p in nn.Module.parameters(model)]
-    with _without([(table, {key for key, hook in table.items() if not _acts(hook)}) for table in tables if table]):
-        yield
+    return _without([(table, {key for key, hook in table.items() if not _acts(hook)}) for table in tables if table])
 
 
-@contextmanager
-def silent_gradients(model: nn.Module) -> Iterator[None]:
+def silent_gradients(model: nn.Module) -> AbstractContextManager[None]:
     """Inside the block no hook changes gradients of parameters, for example by clipping."""
     tables: list[Any] = [p._backward_hooks for p in nn.Module.parameters(model) if p._backward_hooks]
-    with _without([(table, set(table)) for table in tables]):
-        yield
+    return _without([(table, set(table)) for table in tables])
 
 
 @contextmanager
@@ -300,19 +292,35 @@ def _undone(*steps: Undo) -> Iterator[None]:
 
 def _generators(given: tuple[Any, ...]) -> Undo:
     """How to restore all random number generators."""
-    models = [one for one in given if isinstance(one, nn.Module)]
+    gpus = sorted({gpu for one in given if isinstance(one, nn.Module) for gpu in gpus_of(one)})
     own = [(one, one.get_state()) for one in given if isinstance(one, torch.Generator)]
-    gpus = [(gpu, torch.cuda.get_rng_state(gpu)) for gpu in sorted({gpu for one in models for gpu in gpus_of(one)})]
-    torchs, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torchs, numpys, pythons = torchs_own(gpus), np.random.get_state(), random.getstate()  # noqa: NPY002
 
     def put_back() -> None:
         for generator, state in own:
             generator.set_state(state)
-        for gpu, state in gpus:
-            torch.cuda.set_rng_state(state, gpu)
-        torch.set_rng_state(torchs)
+        torchs()
         np.random.set_state(numpys)  # noqa: NPY002
         random.setstate(pythons)
+
+    return put_back
+
+
+def seed_torch(seed: int, gpus: list[int]) -> None:
+    """As `torch.manual_seed`, but of the CPU and these GPUs alone: no others are saved and restored."""
+    torch.default_generator.manual_seed(seed)
+    for gpu in gpus:
+        torch.cuda.default_generators[gpu].manual_seed(seed)
+
+
+def torchs_own(gpus: list[int]) -> Undo:
+    """How to restore torch's generators."""
+    state, others = torch.get_rng_state(), [(torch.cuda.get_rng_state(gpu), gpu) for gpu in gpus]
+
+    def put_back() -> None:
+        torch.set_rng_state(state)
+        for other, gpu in others:
+            torch.cuda.set_rng_state(other, gpu)
 
     return put_back
 

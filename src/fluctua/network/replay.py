@@ -13,8 +13,19 @@ from torch import Tensor, nn
 
 from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
-from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of
-from fluctua.network.run import Copies, Forward, emitted, heard, hooked, mapped, modules_of, parameters_of, versions
+from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of, torchs_own
+from fluctua.network.run import (
+    Copies,
+    Forward,
+    emitted,
+    heard,
+    hooked,
+    mapped,
+    modules_of,
+    parameters_of,
+    tensors_in,
+    versions,
+)
 from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.timeloop.engines import is_special
 
@@ -34,7 +45,7 @@ class _Answer:
     output: Any
     state: Any
     versions: list[int]
-    random: list[Tensor]
+    random: Callable[[], object]
 
 
 class Replay:
@@ -67,7 +78,7 @@ class Replay:
         self._stepwise = [p for p in populations if p.calls > 1]
         self._states, self._gpus = States(model, prepare), gpus_of(model)
         self._parameters = list(parameters_of(model))
-        self._start = self._random()
+        self._start = torchs_own(self._gpus)
         self._done: list[Population] = []
         self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # for the module's first, second, ... call in a pass
         self._changed: set[nn.Module] = set()  # neurons whose output the model changes in place
@@ -113,23 +124,27 @@ class Replay:
         """
         inputs: dict[nn.Module, list[Tensor]] = {q.synapse: [] for q in population.pathways if not q.inside}
 
-        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs[module].append(args[0].detach())
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs[module].append(next(tensors_in((args, kwargs))).detach())
 
         self._last.clear()  # what answers from memory would not run
-        with hooked([nn.Module.register_forward_pre_hook(synapse, note) for synapse in inputs]):
+        with hooked([nn.Module.register_forward_pre_hook(synapse, note, with_kwargs=True) for synapse in inputs]):
             self._arguments(population, None)
         joined = {synapse: x[0] if len(x) == 1 else torch.cat(x) for synapse, x in inputs.items() if x}
         return {q.name: joined[q.synapse] for q in population.pathways if not q.inside and q.synapse in joined}
+
+    def data(self, population: Population) -> dict[str, Tensor]:
+        """As `heard`, of the pathways from the network's input alone."""
+        names = {q.name for q in population.pathways if q.sources == (INPUT,)}
+        return {name: x for name, x in self.heard(population).items() if name in names} if names else {}
 
     @cached_property
     def input_rate(self) -> float:
         """Mean rate in Hz of the network's input, over all pathways from the input; 0 if there are none."""
         rates: list[float] = []
         for population in self.populations:
-            from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
-            inputs = self.heard(population) if from_data else {}
-            rates += [float(inputs[name].double().mean()) / population.neuron.kernel.dt for name in from_data]
+            data = self.data(population).values()
+            rates += [float(x.double().mean()) / population.neuron.kernel.dt for x in data]
         return sum(rates) / len(rates) if rates else 0.0
 
     def simulate(self, populations: Sequence[Population]) -> dict[str, Tensor]:
@@ -239,7 +254,7 @@ class Replay:
         with self._states.lent(), torch.random.fork_rng(self._gpus), only_requiring_grad(self._parameters, gradients):
             for module, forward in forwards.items():
                 vars(module)["forward"] = forward
-            self._set_random(self._start)
+            self._start()
             try:
                 self.forward(self.model, self.batch)
             finally:
@@ -257,7 +272,7 @@ class Replay:
             calls[module] += 1
             known = self._answers.get(call)
             if recall and known is not None:
-                self._set_random(known.random)
+                known.random()
                 kept = known.output, known.state
                 answered, state = self._copy(kept) if module in self._changed else kept
                 put_back(module, state)
@@ -265,7 +280,7 @@ class Replay:
             output = forward(*args, **kwargs)
             kept = keep(module, output)
             if known is None and kept is not None:
-                self._answers[call] = _Answer(kept[0], kept[1], _versions(*kept), self._random())
+                self._answers[call] = _Answer(kept[0], kept[1], _versions(*kept), torchs_own(self._gpus))
             return output
 
         return answer
@@ -292,7 +307,8 @@ class Replay:
     def _adding_up(self, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
         """A `forward` that adds up the weights of the spikes, if a large input has few."""
 
-        def answer(x: Tensor) -> Tensor:
+        def answer(input: Tensor) -> Tensor:
+            x = input  # as torch names it: a model may call it by name
             plain = x.device.type == "cpu" and x.dtype == layer.weight.dtype in (torch.float32, torch.float64)
             large = x.ndim == 3 and x.numel() * len(layer.weight) >= _LARGE
             if not (plain and large) or is_special(x) or torch.is_autocast_enabled("cpu"):
@@ -339,14 +355,6 @@ class Replay:
         records = [{k: v for k, v in state.items() if _is_record(v)} for state in states]
         output, others = Copies(self.model).of((output, _without_records(states)))
         return output, [other | own for other, own in zip(others, records, strict=True)]
-
-    def _random(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._gpus)]
-
-    def _set_random(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for gpu, state in zip(self._gpus, states[1:], strict=True):
-            torch.cuda.set_rng_state(state, gpu)
 
 
 def states_in(module: nn.Module) -> list[dict[str, Any]]:

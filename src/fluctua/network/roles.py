@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fluctua.network.preserve import gpus_of, preserved
+from fluctua.network.preserve import gpus_of, preserved, seed_torch
 from fluctua.network.run import mapped, named_parameters_of, parameters_of, tensors_in
 from fluctua.network.trace_pass import TracedPass, parametrised
 
@@ -152,8 +152,8 @@ def _runner(module: nn.Module, args: Any, kwargs: Any, start: Values) -> Run:
     inputs = [filled(2, 1.0), filled(3, 1.0), filled(2, 2.0), filled(2, 0.0)]
 
     def run(values: Values, number: int = 0, seed: int = 0) -> Tensor:
-        with torch.random.fork_rng(gpus_of(module)):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(gpus := gpus_of(module)):
+            seed_torch(seed, gpus)
             output = functional_call(module, start | values, *inputs[number])
         return torch.cat([y.flatten() for y in tensors_in(output) if y.is_floating_point()])
 

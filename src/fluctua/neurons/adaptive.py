@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fluctua.neurons.leaky import LIF, LeakyNeuron, State, Tau, constant, numbers, register_tau, shown
+from fluctua.neurons.leaky import LIF, LeakyNeuron, State, Tau, constant, numbers, register_tau, shown, tau_property
 from fluctua.neurons.steps import Reset
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import decay
@@ -109,10 +109,7 @@ class AdaptiveLIF(LIF):
         else:
             self.register_buffer(name, tensor)
 
-    @property
-    def tau_adapt(self) -> Tensor:
-        """Time constant of the adaptation in seconds."""
-        return self.log_tau_adapt.exp()
+    tau_adapt = tau_property("tau_adapt", "Time constant of the adaptation in seconds.")
 
     def dynamics(self) -> Dynamics:
         """The step and its constants, from the live parameters."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, numbers, register_tau, shown
+from fluctua.neurons.leaky import Firing, Neuron, Tau, at_rest, numbers, register_tau, shown, tau_property
 from fluctua.neurons.steps import ExcInhStep, Reset
 from fluctua.neurons.surrogates import Surrogate
 from fluctua.theory.psp import PspKernel, checked_dt
@@ -76,25 +76,13 @@ class ExcInhLIF(Neuron, Firing):
     ) -> None:
         super().__init__()
         self.dt = checked_dt(dt)
-        register_tau(self, "tau_mem", tau_mem, learn_tau)
-        register_tau(self, "tau_exc", tau_exc, learn_tau)
-        register_tau(self, "tau_inh", tau_inh, learn_tau)
+        for name, tau in (("tau_mem", tau_mem), ("tau_exc", tau_exc), ("tau_inh", tau_inh)):
+            register_tau(self, name, tau, learn_tau)
         self._set_firing(threshold, reset, differentiable_reset, surrogate)
 
-    @property
-    def tau_mem(self) -> Tensor:
-        """Membrane time constant in seconds."""
-        return self.log_tau_mem.exp()
-
-    @property
-    def tau_exc(self) -> Tensor:
-        """Time constant of the excitatory current in seconds."""
-        return self.log_tau_exc.exp()
-
-    @property
-    def tau_inh(self) -> Tensor:
-        """Time constant of the inhibitory current in seconds."""
-        return self.log_tau_inh.exp()
+    tau_mem = tau_property("tau_mem", "Membrane time constant in seconds.")
+    tau_exc = tau_property("tau_exc", "Time constant of the excitatory current in seconds.")
+    tau_inh = tau_property("tau_inh", "Time constant of the inhibitory current in seconds.")
 
     def kernels(self) -> tuple[PspKernel, PspKernel]:
         """The PSP kernels of excitation and inhibition, in closed form."""

@@ -64,6 +64,11 @@ class State(NamedTuple):
 Stepper = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
+def tau_property(name: str, meaning: str) -> Any:
+    """A time constant that `register_tau` keeps."""
+    return property(lambda self: getattr(self, f"log_{name}").exp(), doc=meaning)
+
+
 class LeakyNeuron(Neuron):
     """A leaky membrane behind an exponential or a delta synapse: what `LIF` and `LI` share, and their arguments.
 
@@ -83,10 +88,7 @@ class LeakyNeuron(Neuron):
         else:
             register_tau(self, "tau_syn", tau_syn, learn_tau)
 
-    @property
-    def tau_mem(self) -> Tensor:
-        """Membrane time constant in seconds."""
-        return self.log_tau_mem.exp()
+    tau_mem = tau_property("tau_mem", "Membrane time constant in seconds.")
 
     @property
     def tau_syn(self) -> Tensor | None:

@@ -122,10 +122,7 @@ class Exponential(OneSided):
         (2.0, 1.0)
     """
 
-    @property
-    def kappa(self) -> float:
-        """2."""
-        return 2.0
+    kappa = 2.0
 
     def _of_mean_one(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return rng.standard_exponential(shape)
@@ -183,10 +180,7 @@ class Gamma(OneSided):
 class HalfNormal(OneSided):
     """Absolute value of a normal number."""
 
-    @property
-    def kappa(self) -> float:
-        """`pi / 2`."""
-        return np.pi / 2
+    kappa = np.pi / 2
 
     def _of_mean_one(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return np.asarray(np.abs(rng.standard_normal(shape)) * np.sqrt(np.pi / 2))

@@ -13,9 +13,9 @@ from fluctua.methods.weights import excites, normal, writable, write
 from fluctua.network.adapters.registry import framework_of
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, Network
-from fluctua.network.preserve import gpus_of
+from fluctua.network.preserve import gpus_of, seed_torch
 from fluctua.network.replay import Replay
-from fluctua.network.run import modules_of
+from fluctua.network.run import modules_of, parameters_of
 from fluctua.network.trace_pass import computing, is_plain, weight_names
 from fluctua.theory.psp import number
 
@@ -121,12 +121,15 @@ class TorchDefault(_WholeModel):
     """
 
     def begin(self, network: Network, generator: torch.Generator) -> None:
-        with torch.random.fork_rng(gpus_of(network.model)):
-            torch.manual_seed(generator.initial_seed())
+        frozen = [(p, p.detach().clone()) for p in parameters_of(network.model) if not p.requires_grad]
+        with torch.random.fork_rng(gpus := gpus_of(network.model)):
+            seed_torch(generator.initial_seed(), gpus)
             for module in modules_of(network.model):
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):
                     reset()
+        for parameter, value in frozen:
+            write(parameter, value)
 
 
 def draw_kaiming(network: Network, generator: torch.Generator, gain: float = 1.0, *, folded: bool = False) -> None:
@@ -264,9 +267,14 @@ class EIInit(Baseline):
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
         heard = replay.heard(population)
+        if not heard:
+            raise ValueError(
+                f"ei-init needs a weight in front of {population.name}, whose input it measures: choose another method"
+            )
+        first = next(iter(heard.values()))
         for q in writable(population):
             if excites(q, population) > 0:
-                ei_init_(q.weight, heard.get(q.name, next(iter(heard.values()))), generator=generator)
+                ei_init_(q.weight, heard.get(q.name, first), generator=generator)
             elif excites(q, population) < 0:
                 write(q.weight, torch.full_like(q.weight, q.sign / q.fan_in))
             else:

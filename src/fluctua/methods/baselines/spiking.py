@@ -12,7 +12,7 @@ from torch import Tensor
 from fluctua.methods.baselines.classic import Baseline, draw_kaiming
 from fluctua.methods.components import SilentInputError
 from fluctua.methods.weights import normal, of_entries, writable, write
-from fluctua.network.facts import INPUT, Neuron, Population
+from fluctua.network.facts import Neuron, Population
 from fluctua.network.network import Network
 from fluctua.network.replay import Replay
 from fluctua.theory.psp import TwoStateKernel
@@ -122,8 +122,7 @@ def draw_weights(population: Population, std: float, generator: torch.Generator)
 
 def afferents_of(population: Population, replay: Replay) -> Afferents:
     """Measure the input of a population."""
-    from_data = {q.name for q in population.pathways if q.sources == (INPUT,)}
-    inputs = {name: x for name, x in replay.heard(population).items() if name in from_data}
+    inputs = replay.data(population)
     shape = replay.current(population).shape
     power = {name: float(x.double().square().mean()) for name, x in inputs.items()}
     constant = len(power) == len(population.pathways) and all(_constant(x, shape[0]) for x in inputs.values())
@@ -167,7 +166,7 @@ class Ding(SpikingBaseline):
         neuron = delta_neuron(population.neuron)
         fan_in = sum(q.fan_in for q in population.pathways)
         draw_weights(population, math.sqrt(2 / fan_in) * neuron.theta / neuron.gain, generator)
-        biases = [q.bias for q in writable(population) if q.bias is not None]
+        biases = [q.bias for q in writable(population) if q.bias is not None and q.bias.requires_grad]
         for bias in biases:
             share = neuron.theta * (1 - neuron.kappa) / (2 * neuron.gain) / len(biases)
             write(bias, torch.full_like(bias, share))

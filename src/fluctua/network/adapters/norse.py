@@ -189,10 +189,7 @@ _COMPARTMENTS = (
 
 REFUSED: Mapping[str, str] = {
     "norse.torch.module.coba_lif.CobaLIFCell": _CONDUCTANCE,
-    "norse.torch.module.izhikevich.Izhikevich": _QUADRATIC,
-    "norse.torch.module.izhikevich.IzhikevichCell": _QUADRATIC,
-    "norse.torch.module.izhikevich.IzhikevichRecurrent": _QUADRATIC,
-    "norse.torch.module.izhikevich.IzhikevichRecurrentCell": _QUADRATIC,
+    **{f"norse.torch.module.izhikevich.Izhikevich{kind}": _QUADRATIC for kind in _KINDS["lif.LIF"]},
     "norse.torch.module.lif_correlation.LIFCorrelation": (
         "its weights are arguments of the call and no parameters of the model: use LIFRecurrentCell instead"
     ),

@@ -141,52 +141,41 @@ def reset(module: Any) -> None:
 
 _INSTEAD = "use LIFNode or another linear neuron"
 
+_BY_STEP = (
+    "base_node.BaseNode base_node.SimpleBaseNode ilif.ILIFNode integrate_and_fire.ActivationAwareIFNode "
+    "integrate_and_fire.HalfThresholdIFNode integrate_and_fire.IFNode integrate_and_fire.SimpleIFNode lif.LIFNode "
+    "lif.SimpleLIFNode lif_variants.ComplementaryLIFNode lif_variants.CUBALIFNode lif_variants.LIAFNode "
+    "nonlinear_if.QIFNode plif.ParametricLIFNode resonate.RAFNode"
+)
+
 _FACTS: dict[str, FactsOf | None] = {
-    **dict.fromkeys(
-        (
-            "base_node.BaseNode",
-            "base_node.SimpleBaseNode",
-            "ilif.ILIFNode",
-            "integrate_and_fire.ActivationAwareIFNode",
-            "integrate_and_fire.HalfThresholdIFNode",
-            "integrate_and_fire.IFNode",
-            "integrate_and_fire.SimpleIFNode",
-            "lif.LIFNode",
-            "lif.SimpleLIFNode",
-            "lif_variants.ComplementaryLIFNode",
-            "lif_variants.CUBALIFNode",
-            "lif_variants.LIAFNode",
-            "nonlinear_if.QIFNode",
-            "plif.ParametricLIFNode",
-            "resonate.RAFNode",
-        )
-    ),
+    **dict.fromkeys(_BY_STEP.split()),
     "integrate_and_fire.NonSpikingIFNode": non_spiking_if,
     "lif.NonSpikingLIFNode": non_spiking_lif,
 }
 
 _REFUSED: dict[str, str] = {
     "adapt.AdaptBaseNode": f"its potential is not linear in its input and slowly adapts; {_INSTEAD}",
-    "dsr.DSRIFNode": f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}",
-    "dsr.DSRLIFNode": f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}",
+    **dict.fromkeys(
+        ("dsr.DSRIFNode", "dsr.DSRLIFNode"), f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}"
+    ),
     "few_spike.FewSpikeNode": f"it codes a number in a few spikes and integrates nothing; {_INSTEAD}",
     "flexsn.FlexSN": "its step may be any function; describe it with neurons={FlexSN: fluctua.ProbedNeuron(...)}",
     "inter_layer_connection.ILCBaseNode": f"it adds to its input in place; {_INSTEAD}",
     "lif_variants.GatedLIFNode": f"its gain differs from step to step and its potential drifts; {_INSTEAD}",
     "lif_variants.KLIFNode": f"it rectifies its potential, which then cannot fluctuate around 0; {_INSTEAD}",
     "mpbn.MPBNBaseNode": "a batch norm inside sets its potential, not the weights; use LIFNode behind a batch norm",
-    "noisy.NoisyBaseNode": f"it adds noise of its own to every current; {_INSTEAD}",
-    "noisy.NoisyNonSpikingBaseNode": f"it adds noise of its own to every current; {_INSTEAD}",
     "nonlinear_if.EIFNode": "with its usual constants it has no rest and spikes without input; use QIFNode or LIFNode",
     "online_learning.OTTTLIFNode": "it hands traces on beside its spikes; initialise the same network of "
     "LIFNodes and load its state_dict",
-    "psn.MaskedPSN": f"it weighs its input over time by a learnt matrix; {_INSTEAD}",
-    "psn.PSN": f"it weighs its input over time by a learnt matrix; {_INSTEAD}",
-    "psn.SlidingPSN": f"it weighs its input over time by a learnt matrix; {_INSTEAD}",
-    "spikezip.STBIFNode": f"it emits spikes of either sign; {_INSTEAD}",
-    "ternary.TernaryIFNode": f"it emits spikes of either sign; {_INSTEAD}",
-    "ternary.TernaryLIFNode": f"it emits spikes of either sign; {_INSTEAD}",
 }
+for _those, _why in (
+    ("dsr.DSRIFNode dsr.DSRLIFNode", "its gradient is that of a rate, not of spikes in time"),
+    ("noisy.NoisyBaseNode noisy.NoisyNonSpikingBaseNode", "it adds noise of its own to every current"),
+    ("psn.MaskedPSN psn.PSN psn.SlidingPSN", "it weighs its input over time by a learnt matrix"),
+    ("spikezip.STBIFNode ternary.TernaryIFNode ternary.TernaryLIFNode", "it emits spikes of either sign"),
+):
+    _REFUSED |= dict.fromkeys(_those.split(), f"{_why}; {_INSTEAD}")
 
 
 def _full_names(table: dict[str, Any]) -> dict[str, Any]:

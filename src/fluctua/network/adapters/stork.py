@@ -19,8 +19,7 @@ from fluctua.network.facts import Neuron, numbers_of
 from fluctua.network.run import Layout
 from fluctua.theory import PspKernel
 from fluctua.theory.psp import Array
-
-_NEGLIGIBLE = 1e-9  # of a response
+from fluctua.theory.state_space import StateSpaceKernel
 
 
 @dataclass(frozen=True)
@@ -135,16 +134,10 @@ def _decay(module: Any, of: str) -> Array:
 
 
 def _two_currents(module: Any) -> PspKernel:
-    membrane, fast, slow = (_decay(module, of) for of in ("mem", "ampa", "nmda"))
-    longest = max(float(decay.max()) for decay in (membrane, fast, slow))
-    length = int(np.ceil(np.log(_NEGLIGIBLE) / np.log(longest))) + 2
-    eps = np.zeros((length, *np.broadcast_shapes(membrane.shape, fast.shape, slow.shape)))
-    u, ampa, nmda = np.zeros((3, *eps.shape[1:]))
-    for k in range(length):
-        eps[k] = u
-        u, nmda = membrane * u + (1 - membrane) * (ampa + nmda) / 2, slow * nmda + (1 - slow) * ampa
-        ampa = fast * ampa + (k == 0)
-    return PspKernel.from_response(eps, module.time_step)
+    m, fast, slow = np.broadcast_arrays(*(_decay(module, of) for of in ("mem", "ampa", "nmda")))
+    no, one, half = np.zeros_like(m), np.ones_like(m), (1 - m) / 2
+    rows = [one, no, no, no], [m, half, half, no], [no, slow, 1 - slow, no], [no, no, fast, one]
+    return StateSpaceKernel(dt=module.time_step, matrix=np.moveaxis(np.array(rows), (0, 1), (-2, -1)))
 
 
 _LIF = "stork.nodes.lif"

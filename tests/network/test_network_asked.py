@@ -1,0 +1,100 @@
+"""What a model may do and hold: modules called by keyword, frozen parameters, generators of other devices."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fluctua
+from fluctua.hardware import Grid, quantize
+from fluctua.layers import DaleLayer
+from fluctua.neurons import LIF
+from shared.spikes import spikes
+
+
+class ByKeyword(nn.Module):
+    def __init__(self, *, named: bool) -> None:
+        super().__init__()
+        self.fc, self.lif, self.named = nn.Linear(30, 20), LIF(), named
+
+    def forward(self, x: Tensor) -> Tensor:
+        current: Tensor = self.fc(input=x) if self.named else self.fc(x)
+        spiking: Tensor = self.lif(current)
+        return spiking
+
+
+@pytest.mark.parametrize("method", ["measured", "poisson", "spikeinit", "lsuv"])
+def test_a_layer_may_be_called_by_keyword(method: str) -> None:
+    torch.manual_seed(0)
+    named = ByKeyword(named=True)
+    plain = ByKeyword(named=False)
+    plain.load_state_dict(named.state_dict())
+    for model in (named, plain):
+        fluctua.initialize(model, spikes(60, 8, 30), method=method, seed=0)
+    torch.testing.assert_close(named.fc.weight, plain.fc.weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["ding", "torch", "kaiming", "measured"])
+def test_what_is_frozen_stays_as_it_is(method: str) -> None:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(30, 20), LIF(), nn.Linear(20, 20), LIF())
+    frozen = {"0.bias": model[0].bias, "2.weight": model[2].weight}
+    before = {name: p.requires_grad_(False).clone() for name, p in frozen.items()}
+    fluctua.initialize(model, spikes(60, 8, 30, p=0.3), method=method, seed=0)
+    for name, p in frozen.items():
+        assert torch.equal(p, before[name]), name
+
+
+def test_a_model_on_the_cpu_leaves_the_seeds_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    x = spikes(60, 8, 30)
+    for use in (fluctua.initialize, fluctua.inspect):
+        use(nn.Sequential(nn.Linear(30, 20), nn.Dropout(0.1), LIF()), x)
+    fluctua.initialize(nn.Sequential(nn.Linear(30, 20), LIF()), x, method="torch", seed=0)
+    assert not seeds
+
+
+class OfSizes(nn.Module):
+    """Weights that act by their size, so either sign may be stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(20, 30, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("signs", torch.where(torch.arange(30) < 24, 1.0, -1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs: Any = self.signs
+        return F.linear(x, self.weight.abs() * signs)
+
+
+def test_weights_that_act_by_their_size_keep_it_on_a_grid() -> None:
+    model: Any = nn.Sequential(OfSizes(), LIF())
+    x = spikes(60, 8, 30)
+    fluctua.initialize(model, x, seed=0)
+    model[0].weight.data *= torch.where(torch.rand(20, 30, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0)
+    before = model[0].weight.detach().clone()
+    quantize(model, x, Grid(8))
+    step = before.abs().max() / 127  # of the widest grid that the fit may choose
+    assert float((model[0].weight - before).detach().abs().median()) < float(step)
+
+
+def test_thresholds_of_both_populations_of_a_circuit_are_rounded() -> None:
+    x = spikes(60, 8, 30)
+    model: Any = nn.Sequential(DaleLayer(30, 20, 5))
+    fluctua.initialize(model, x, seed=0)
+    told = quantize(model, x, Grid(3), thresholds=True)[0].notes
+    cells: Any = model[0].circuit
+    assert float(cells.exc.threshold) != 1.0
+    assert float(cells.inh.threshold) != 1.0
+    assert sum("threshold" in note for note in told) == 2
+
+
+def test_ei_init_without_a_weight_in_front_is_refused_in_a_sentence() -> None:
+    circuit: Any = copy.deepcopy(DaleLayer(30, n_exc=20, n_inh=5).circuit)
+    currents = torch.rand(60, 8, 20), torch.rand(60, 8, 5)
+    with pytest.raises(ValueError, match="ei-init needs a weight in front of"):
+        fluctua.initialize(circuit, currents, forward=lambda m, b: m(*b), method="ei-init")
