@@ -1,6 +1,5 @@
 """What a model may do and hold: modules called by keyword, frozen parameters, generators of other devices."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -94,7 +93,7 @@ def test_thresholds_of_both_populations_of_a_circuit_are_rounded() -> None:
 
 
 def test_ei_init_without_a_weight_in_front_is_refused_in_a_sentence() -> None:
-    circuit: Any = copy.deepcopy(DaleLayer(30, n_exc=20, n_inh=5).circuit)
+    circuit: Any = DaleLayer(30, n_exc=20, n_inh=5).circuit
     currents = torch.rand(60, 8, 20), torch.rand(60, 8, 5)
     with pytest.raises(ValueError, match="ei-init needs a weight in front of"):
         fluctua.initialize(circuit, currents, forward=lambda m, b: m(*b), method="ei-init")

@@ -86,8 +86,8 @@ class PspKernel(ABC):
         weight = (1 - np.arange(self.steps) / self.steps).reshape(-1, *[1] * (eps.ndim - 1))
         return (weight * eps).sum(0), (weight * eps**2).sum(0), (weight[1:] * eps[:-1] * eps[1:]).sum(0)
 
-    def _stationary_sums(self) -> tuple[Array, Array, Array]:
-        raise NotImplementedError
+    @abstractmethod
+    def _stationary_sums(self) -> tuple[Array, Array, Array]: ...
 
     # -- constructors ------------------------------------------------------------------------------------------
 
@@ -322,6 +322,9 @@ class ContinuousKernel(PspKernel):
     def over_trial(self, steps: int) -> Self:
         """Refused: the limit is that of the stationary process."""
         raise ValueError("the continuous limit has no time step to count a trial's steps in")
+
+    def _stationary_sums(self) -> tuple[Array, Array, Array]:
+        raise AssertionError("the continuous limit overrides every sum")
 
 
 def decay(tau: ArrayLike, dt: float, name: str = "tau") -> Array:
