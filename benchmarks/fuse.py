@@ -97,10 +97,11 @@ def highest() -> float:
 
 def without_events() -> None:
     """Let no weight be added up spike by spike in this process."""
-    from fluctua.fusion import folding, nodes
+    from fluctua.fusion import folding, nodes, spikes
 
-    setattr(nodes.Spikes, "_joins", lambda self, spiking: False)  # noqa: B010
-    setattr(nodes, "MAX_DENSITY", -1.0)  # noqa: B010
+    setattr(spikes.Spikes, "_joins", lambda self, spiking: False)  # noqa: B010
+    for module in (nodes, spikes):
+        setattr(module, "MAX_DENSITY", -1.0)  # noqa: B010
     setattr(folding, "_FEW", 0.0)  # noqa: B010
 
 

@@ -23,17 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "fluctua.explain": "Diagnosis Monitor diagnose",
-        "fluctua.fusion": "fuse",
-        "fluctua.methods": "fluctuation_driven_ initialize measured_",
-        "fluctua.rescaling": "rescale",
-        "fluctua.state": "Report inspect",
-        "fluctua.theory": "PspKernel Target",
-        "fluctua.timeloop": "engine",
-    },
-    modules="explain fusion hardware homeostasis layers methods network neurons spikes state theory",
+    __name__, modules="explain fusion hardware homeostasis layers methods network neurons spikes state theory"
 )
 __all__ += ["__version__"]
 keep_old_paths()

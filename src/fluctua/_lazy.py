@@ -1,23 +1,26 @@
 """Names that a package hands on without importing their modules until they are used."""
 
-from collections.abc import Callable, Mapping
+import ast
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from fluctua._deprecated import renamed
 
 
-def lazy(
-    package: str, names: Mapping[str, str], modules: str = ""
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def lazy(package: str, modules: str = "") -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """A module's `__getattr__`, `__dir__` (PEP 562) and `__all__` for names defined elsewhere.
+
+    They are those that its source imports `as` themselves, which type checkers alone do.
 
     Args:
         package: `__name__` of the package.
-        names: of each module those that it has, separated by spaces; it is imported on first use.
-        modules: of the package, imported likewise.
+        modules: of the package, separated by spaces, imported on first use likewise.
     """
-    homes = {name: module for module in names for name in names[module].split()}
+    loader: Any = sys.modules[package].__loader__
+    imports = (node for node in ast.walk(ast.parse(loader.get_source(package))) if isinstance(node, ast.ImportFrom))
+    homes = {alias.name: str(node.module) for node in imports for alias in node.names if alias.asname == alias.name}
 
     def __getattr__(name: str) -> Any:
         if name in modules.split():

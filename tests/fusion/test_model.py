@@ -366,13 +366,13 @@ def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     from fluctua.timeloop import events_layers
 
     lengths = []
-    run = events_layers.run_layers
+    run = events_layers.run_to_end
 
     def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
         lengths.append(len(layers))
         return run(x, layers, spikes)
 
-    monkeypatch.setattr(events_layers, "run_layers", seen)
+    monkeypatch.setattr(events_layers, "run_to_end", seen)
     model, x, _ = made("spikingjelly m")
     assert isinstance(model, nn.Sequential)
     model[2] = nn.Identity()
@@ -472,7 +472,7 @@ def test_a_type_that_is_there_already_keeps_a_step_in_the_loop(monkeypatch: pyte
     from fluctua.timeloop import events_layers
 
     lengths = []
-    run = events_layers.run_layers
+    run = events_layers.run_to_end
 
     def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
         lengths.append(len(layers))
@@ -480,7 +480,7 @@ def test_a_type_that_is_there_already_keeps_a_step_in_the_loop(monkeypatch: pyte
 
     model, x = woken(Converting(), 3), TIME_FIRST * spikes(*TIME_FIRST.shape, p=0.5, seed=3)
     fast = fluctua.fuse(model, x)
-    monkeypatch.setattr(events_layers, "run_layers", seen)
+    monkeypatch.setattr(events_layers, "run_to_end", seen)
     fast(x)
     assert lengths == [2]
 

@@ -195,13 +195,13 @@ def test_the_loops_of_recurrent_layers_run_them(monkeypatch: pytest.MonkeyPatch)
     from fluctua.timeloop import events_layers
 
     heard: list[Tensor] = []
-    run = events_layers.run_layers
+    run = events_layers.run_to_end
 
     def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
         heard.extend(layer.recurrent for layer in layers if layer.recurrent is not None)
         return run(x, layers, spikes)
 
-    monkeypatch.setattr(events_layers, "run_layers", seen)
+    monkeypatch.setattr(events_layers, "run_to_end", seen)
     for name in ("snntorch RLeaky", "norse LSNN", "added without bias"):
         model, x, _ = made(name)
         fluctua.fuse(model, x)(x)

@@ -9,11 +9,4 @@ if TYPE_CHECKING:
     from fluctua.explain.finding import Diagnosis as Diagnosis
     from fluctua.explain.monitor import Monitor as Monitor
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "fluctua.explain.diagnosis": "diagnose",
-        "fluctua.explain.finding": "Diagnosis",
-        "fluctua.explain.monitor": "Monitor",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__)

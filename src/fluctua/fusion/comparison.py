@@ -76,12 +76,13 @@ def compared(
 
 
 def _copied(fast: "FusedModel") -> "FusedModel":
-    """A deep copy that bypasses the modules' own copying, which is not always correct."""
-    own = [m for m in modules_of(fast) if hasattr(type(m), "__deepcopy__")]
-    memo: dict[int, Any] = {id(m): object.__new__(type(m)) for m in own}
-    for m in own:
-        vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
-    return copy.deepcopy(fast, memo)
+    """A deep copy that bypasses the modules' own copying, which is not always correct; without histories of tensors."""
+    with preserved(fast):
+        own = [m for m in modules_of(fast) if hasattr(type(m), "__deepcopy__")]
+        memo: dict[int, Any] = {id(m): object.__new__(type(m)) for m in own}
+        for m in own:
+            vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
+        return copy.deepcopy(fast, memo)
 
 
 def on_few(call: Callable[[Any], Result], batch: Any, axis: int | None) -> tuple[Any, Result]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.nodes import Node, Part, Product, Spikes
+from fluctua.fusion.nodes import Node, Product
 from fluctua.fusion.operations import ADDS, RANDOM
 from fluctua.fusion.recurrence import Echo
+from fluctua.fusion.spikes import Part, Spikes
 from fluctua.network.run import mapped, tensors_in
 
 Lag = int | None

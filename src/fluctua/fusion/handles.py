@@ -378,7 +378,7 @@ def _product(handle: Handle, weight: Tensor, bias: Tensor | None = None) -> Hand
     if key not in memo:
         memo[key] = Product(handle.node, weight, bias)
         if torch.is_autocast_enabled(weight.device.type):
-            _ = memo[key].value
+            memo[key].like = memo[key].value.new_empty(0)
     made = memo[key]
     return Step.of(made, handle.step) if isinstance(handle, Step) else Whole.of(made)
 

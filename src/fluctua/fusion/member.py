@@ -5,8 +5,9 @@ from sys import getrefcount
 from typing import Any, cast
 
 from fluctua.fusion.handles import Step
-from fluctua.fusion.nodes import Node, Spikes
+from fluctua.fusion.nodes import Node
 from fluctua.fusion.population import Population
+from fluctua.fusion.spikes import Spikes
 from fluctua.network.adapters.framework import Stepping
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fluctua.fusion.handles import reals
@@ -71,6 +72,9 @@ class OwnPopulation(Population):
             raise ValueError("a hook sees the spikes that it hears")
         known = traced(dynamics.step, 1, dynamics.states, len(dynamics.constants))
         return _Step(self.stepping, Followed.of(known), dynamics.states, (), (), _cell(self.module))
+
+    def types(self, x: Tensor, state: States) -> tuple[torch.dtype, ...]:
+        return ()
 
 
 def own_populations(model: nn.Module) -> Iterator[OwnPopulation]:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from fluctua.network.adapters.framework import Framework, Stepping
+from fluctua.network.adapters.framework import Framework, States, Stepping
+from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout, modules_of
 from fluctua.network.stepping import NeuronStep, followed
 
@@ -69,6 +71,15 @@ class Population:
             except ValueError as error:
                 self._known = now, str(error)
         return self.stepping.watched(self.module) or self._known[1]
+
+    def types(self, x: Tensor, state: States) -> tuple[torch.dtype, ...]:
+        """The types of what a step gives, and of the state after it; none if all are that of the current `x`."""
+        if x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type):
+            return ()
+        with torch.no_grad(), preserved(self.module):
+            begin = tuple(part[0] if isinstance(part, Tensor) else torch.full_like(x[0], part) for part in state)
+            output, after = self.stepping.step(self.module, x[0], begin)
+        return output.dtype, *(part.dtype for part in after)
 
 
 def _options(module: nn.Module, stepping: Stepping) -> Any:

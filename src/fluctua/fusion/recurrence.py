@@ -1,6 +1,6 @@
 """A recurrent population, whose spikes return one step late."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,11 @@ class Echo:
     back: nn.Module | Tensor
     before: Tensor | float | None = 0.0
     bias: Tensor | None = None
+
+    @property
+    def tensors(self) -> Iterable[Tensor]:
+        """What it is computed with."""
+        return self.back.parameters() if isinstance(self.back, nn.Module) else (self.back,)
 
     def of(self, spikes: Tensor) -> Tensor:
         """The current `[B, *N]` that spikes of one step cause in the next."""

@@ -12,10 +12,11 @@ from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import heard
 from fluctua.fusion.handles import Handle, Step, Whole, handles_in, reals, weighted
 from fluctua.fusion.member import Member, ends_with
-from fluctua.fusion.nodes import Given, Later, Node, Part, Product, Spikes, left_behind
+from fluctua.fusion.nodes import Given, Later, Node, Product
 from fluctua.fusion.own import as_it_is, own_layers
 from fluctua.fusion.population import Population
 from fluctua.fusion.recurrence import Echo
+from fluctua.fusion.spikes import Part, Spikes, left_behind
 from fluctua.layers.segments import answering
 from fluctua.network.adapters.framework import States
 from fluctua.network.run import Layout, mapped, modules_of
@@ -190,10 +191,12 @@ def _begun(member: Member, node: Node, given: States | None, shown: int | None =
         state = reals(tuple(state))
         if member.keeps and any(part.shape != small.shape for part in state):
             state = None  # of another batch: such modules begin anew
-    rest = member.stepping.rest(member.module, called.new_zeros(called.shape)) if state is None else state
+    zeros = called.new_zeros(called.shape)
+    rest = member.stepping.rest(member.module, zeros) if state is None else state
     parts = tuple(map(_number, rest))
     if hearing is None:
-        return Spikes(member.step, node, parts, layout, shown, name=str(member))
+        types = member.population.types(zeros, rest)
+        return Spikes(member.step, node, parts, layout, shown, name=str(member), types=types)
     echo = Echo(hearing.back, parts[-1] if hearing.kept else None)
     return Spikes(member.step, node, parts[: member.step.states], layout, shown, echo, str(member))
 

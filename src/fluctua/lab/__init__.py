@@ -11,4 +11,4 @@ if TYPE_CHECKING:
     from fluctua.lab.loading import FinishedRun as FinishedRun
     from fluctua.lab.loading import load as load
 
-__getattr__, __dir__, __all__ = lazy(__name__, {"fluctua.lab.loading": "FinishedRun load"})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluctua.layers.fusion import (
-    SPIKING,
-    demand,
-    demand_eager,
-    demand_sequence,
-    demand_unmodified,
-    dynamics_of,
-    fused_layer,
-    heard_map,
-    heard_spikes,
-    is_unmodified,
-    plan,
-)
+from fluctua.layers import fusion
 
 if TYPE_CHECKING:
     from fluctua.timeloop.events_layers import Layer
@@ -231,7 +219,7 @@ class Recurrent(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; one operation for known kinds, unless a hook needs the steps in between."""
-        fused = plan(f"Recurrent({type(self.cell).__name__})", lambda: self._fused(*currents))
+        fused = fusion.plan(f"Recurrent({type(self.cell).__name__})", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else {"cell": fused}
 
     def fused_layer(self, size: int, like: Tensor, linear: nn.Linear | None = None) -> "Layer":
@@ -248,29 +236,29 @@ class Recurrent(Circuit):
             Unfused: it must run step by step.
         """
         weight = self._checked_weight()
-        demand(isinstance(weight, nn.Linear), "the recurrent weight is not an nn.Linear")
-        return fused_layer(self.cell, size, like, linear=linear, back=weight)  # type: ignore[arg-type]
+        fusion.demand(isinstance(weight, nn.Linear), "the recurrent weight is not an nn.Linear")
+        return fusion.fused_layer(self.cell, size, like, linear=linear, back=weight)  # type: ignore[arg-type]
 
     def _fused(self, *currents: Tensor) -> Tensor:
         """Spikes from one operation, on the CPU or the GPU."""
-        demand(len(currents) == 1, "it takes one current")
+        fusion.demand(len(currents) == 1, "it takes one current")
         weight, x = self._checked_weight(), currents[0]
         if not isinstance(weight, nn.Linear):
-            demand_eager(x, ("cpu", "cuda"))
-            demand(weight.bias is None, "the convolution has a bias")
-            return heard_map(*dynamics_of(self.cell, x), weight, x)
-        demand_sequence(x)
-        demand_eager(x, ("cpu", "cuda"))
-        return heard_spikes(*dynamics_of(self.cell, x), weight.weight, weight.bias, x)
+            fusion.demand_eager(x, ("cpu", "cuda"))
+            fusion.demand(weight.bias is None, "the convolution has a bias")
+            return fusion.heard_map(*fusion.dynamics_of(self.cell, x), weight, x)
+        fusion.demand_sequence(x)
+        fusion.demand_eager(x, ("cpu", "cuda"))
+        return fusion.heard_spikes(*fusion.dynamics_of(self.cell, x), weight.weight, weight.bias, x)
 
     def _checked_weight(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
         """The recurrent weight, if a fused operation knows its kind and that of the neurons."""
-        known = type(self) is Recurrent and type(self.cell) in SPIKING
-        demand(known, f"{type(self).__name__} or {type(self.cell).__name__} is of a kind of its own")
-        demand_unmodified(self.weight, nn.Linear, nn.Conv1d, nn.Conv2d)
+        known = type(self) is Recurrent and type(self.cell) in fusion.SPIKING
+        fusion.demand(known, f"{type(self).__name__} or {type(self.cell).__name__} is of a kind of its own")
+        fusion.demand_unmodified(self.weight, nn.Linear, nn.Conv1d, nn.Conv2d)
         return self.weight  # type: ignore[return-value]
 
     @property
     def spikes_unobserved(self) -> bool:
         """Whether the spikes may stay bits, since no hook sees them."""
-        return all(is_unmodified(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))
+        return all(fusion.is_unmodified(tap, nn.ModuleDict, SpikeProbe) for tap in (self.spikes, *self.spikes.values()))

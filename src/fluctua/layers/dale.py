@@ -9,17 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fluctua.layers import fusion
 from fluctua.layers.circuit import Circuit, Synapse
-from fluctua.layers.fusion import (
-    demand,
-    demand_cpu,
-    demand_eager,
-    demand_ordinary,
-    demand_sequence,
-    demand_unmodified,
-    plan,
-    run_heard,
-)
 from fluctua.neurons import ExcInhLIF
 from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.theory.laws import Exponential, OneSided
@@ -150,16 +141,17 @@ class DaleCircuit(Circuit):
 
     def simulate(self, *currents: Tensor) -> dict[str, Tensor]:
         """See `Circuit.simulate`; as one operation, unless a hook needs the steps in between."""
-        fused = plan("DaleCircuit", lambda: self._fused(*currents))
+        fused = fusion.plan("DaleCircuit", lambda: self._fused(*currents))
         return super().simulate(*currents) if fused is None else fused
 
     def _fused(self, *currents: Tensor) -> dict[str, Tensor]:
-        demand(len(currents) == 2, "it takes two currents")
-        demand_sequence(*currents)
+        fusion.demand(len(currents) == 2, "it takes two currents")
+        fusion.demand_sequence(*currents)
         both, (exc, inh) = self.fused_layer(currents[0]), currents
-        fitting = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
-        demand(fitting and (exc.shape[2], inh.shape[2]) == both.sections, "the currents do not fit the populations")
-        return _by_name(run_heard(torch.cat(currents, -1), both))
+        fits = exc.dtype == inh.dtype and exc.shape[:2] == inh.shape[:2]
+        fits = fits and (exc.shape[2], inh.shape[2]) == both.sections
+        fusion.demand(fits, "the currents do not fit the populations")
+        return _by_name(fusion.run_heard(torch.cat(currents, -1), both))
 
     def fused_layer(self, like: Tensor) -> "Layer":
         """Both populations as arguments of a fused operation, without the weights in front.
@@ -175,20 +167,20 @@ class DaleCircuit(Circuit):
         """
         exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
         own = [type(module) for module in (self, self.exc, self.inh)]
-        demand(own == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
-        demand_eager(like, ("cpu", "cuda"))
+        fusion.demand(own == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
+        fusion.demand_eager(like, ("cpu", "cuda"))
         _demand_signed_linear(*exc, *inh)
         n_exc, n_inh = sizes = inh[0].weight.shape
         no_excitation = exc[0] is None or exc[1] is None
         from_exc, from_inh = ([] if no_excitation else [m.weight for m in exc]), [m.weight for m in inh]  # type: ignore[union-attr]
         for weights, columns in ((from_exc, n_exc), (from_inh, n_inh)):
-            demand_ordinary(like, *weights)
+            fusion.demand_ordinary(like, *weights)
             fits = all(w.shape == (n, columns) for w, n in zip(weights, sizes, strict=False))
-            demand(fits, f"weights {[tuple(w.shape) for w in weights]} do not fit their populations")
+            fusion.demand(fits, f"weights {[tuple(w.shape) for w in weights]} do not fit their populations")
         mine = [cell.dynamics().to(like) for cell in (self.exc, self.inh)]
-        demand(mine[0].step == mine[1].step, "the neurons are of two kinds")
+        fusion.demand(mine[0].step == mine[1].step, "the neurons are of two kinds")
         for dynamics, n in zip(mine, sizes, strict=True):
-            demand_cpu(dynamics, n, like, or_gpu=True)
+            fusion.demand_cpu(dynamics, n, like, or_gpu=True)
         constants = [
             torch.cat([c.reshape(-1).expand(n) for c, n in zip(pair, sizes, strict=True)])
             for pair in zip(mine[0].constants, mine[1].constants, strict=True)
@@ -209,8 +201,8 @@ def _demand_signed_linear(*modules: nn.Module | None) -> None:
     """Refuse modules that do more than a product with their weight."""
     for module in modules:
         if module is not None:
-            demand_unmodified(module, SignedLinear)
-            demand(module.bias is None, "a signed weight has a bias")
+            fusion.demand_unmodified(module, SignedLinear)
+            fusion.demand(module.bias is None, "a signed weight has a bias")
 
 
 class DaleLayer(nn.Module):
@@ -268,7 +260,7 @@ class DaleLayer(nn.Module):
         for module in self.modules():
             if isinstance(module, SignedLinear):
                 module.check()
-        fused = plan("DaleLayer", lambda: self._fused(spikes))
+        fused = fusion.plan("DaleLayer", lambda: self._fused(spikes))
         if fused is not None:
             return self.circuit.emit(fused)
         x = spikes.dense(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
@@ -279,18 +271,18 @@ class DaleLayer(nn.Module):
         """Spikes of both populations, with the weights in front as part of one operation."""
         inputs = self.input_exc, self.input_inh
         x = spikes.placeholder(self.input_exc.weight.dtype) if isinstance(spikes, SpikeBatch) else spikes
-        demand_unmodified(self.circuit, DaleCircuit)
+        fusion.demand_unmodified(self.circuit, DaleCircuit)
         _demand_signed_linear(*inputs)
-        demand_sequence(x)
+        fusion.demand_sequence(x)
         both = self.circuit.fused_layer(x)
         fits = [m.weight.shape == (n, x.shape[2]) for m, n in zip(inputs, both.sections, strict=True)]
-        demand(all(fits), "the weights in front do not fit the input or the populations")
-        demand_ordinary(x, *(m.weight for m in inputs))
+        fusion.demand(all(fits), "the weights in front do not fit the input or the populations")
+        fusion.demand_ordinary(x, *(m.weight for m in inputs))
         weight = torch.cat([m.weight for m in inputs])
-        demand_cpu(both.dynamics, len(weight), x)  # on the GPU the circuit alone is one operation
+        fusion.demand_cpu(both.dynamics, len(weight), x)  # on the GPU the circuit alone is one operation
         events = spikes if isinstance(spikes, SpikeBatch) else SpikeBatch.from_dense(spikes, MAX_DENSITY)
         if events is None:
-            return _by_name(run_heard(nn.functional.linear(x, weight), both))
+            return _by_name(fusion.run_heard(nn.functional.linear(x, weight), both))
         from fluctua.timeloop.events_layers import run_layers
 
         return _by_name(run_layers(x, [replace(both, weight=weight)], events))

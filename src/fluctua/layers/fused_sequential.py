@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fluctua.layers import fusion
 from fluctua.layers.circuit import Recurrent
 from fluctua.layers.dale import DaleLayer
-from fluctua.layers.fusion import (
-    FUSED,
-    demand,
-    demand_eager,
-    demand_sequence,
-    demand_unmodified,
-    fused_layer,
-    is_unmodified,
-    plan,
-)
 from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 
 if TYPE_CHECKING:
@@ -54,7 +45,7 @@ class FusedSequential(nn.Sequential):
         while modules:
             output, n = _fused(modules, x)
             if output is None:
-                output, n = modules[0](x if is_unmodified(modules[0], DaleLayer) else _dense(x, modules)), 1
+                output, n = modules[0](x if fusion.is_unmodified(modules[0], DaleLayer) else _dense(x, modules)), 1
             x, modules = output, modules[n:]
         return _dense(x, modules)
 
@@ -77,7 +68,7 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
     before = 0
     for linear, neurons in zip(modules[::2], modules[1::2], strict=False):
         what = f"{type(linear).__name__} and {type(neurons).__name__}"
-        layer = plan(what, partial(_layer, linear, neurons, like, before))
+        layer = fusion.plan(what, partial(_layer, linear, neurons, like, before))
         if layer is None:
             return
         yield layer
@@ -88,18 +79,18 @@ def _layers(modules: Sequence[nn.Module], like: Tensor) -> "Iterator[Layer]":
 
 def _layer(linear: nn.Module, neurons: nn.Module, like: Tensor, before: int) -> "Layer":
     """A pair behind `before` neurons; `like` is the input of the first."""
-    demand_sequence(like)
-    demand_eager(like)
-    demand_unmodified(linear, nn.Linear)
+    fusion.demand_sequence(like)
+    fusion.demand_eager(like)
+    fusion.demand_unmodified(linear, nn.Linear)
     assert isinstance(linear, nn.Linear)
     afferents = before or like.shape[2]
-    demand(linear.in_features == afferents, f"the weight takes {linear.in_features} units, not {afferents}")
+    fusion.demand(linear.in_features == afferents, f"the weight takes {linear.in_features} units, not {afferents}")
     if isinstance(neurons, Recurrent):
-        demand_unmodified(neurons, Recurrent)
-        demand(neurons.spikes_unobserved, "a hook sees the recurrent spikes")
+        fusion.demand_unmodified(neurons, Recurrent)
+        fusion.demand(neurons.spikes_unobserved, "a hook sees the recurrent spikes")
         return neurons.fused_layer(linear.out_features, like, linear)
-    demand_unmodified(neurons, *FUSED)
-    return fused_layer(neurons, linear.out_features, like, linear=linear)
+    fusion.demand_unmodified(neurons, *fusion.FUSED)
+    return fusion.fused_layer(neurons, linear.out_features, like, linear=linear)
 
 
 def _dense(x: Tensor | SpikeBatch, modules: Sequence[nn.Module]) -> Tensor:

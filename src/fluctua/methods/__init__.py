@@ -16,15 +16,4 @@ if TYPE_CHECKING:
     from fluctua.methods.poisson import fluctuation_driven_ as fluctuation_driven_
     from fluctua.methods.tensors import measured_ as measured_
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "fluctua.methods.baselines.classic": "Kaiming LSUV Xavier",
-        "fluctua.methods.baselines.spikeinit": "SpikeInit",
-        "fluctua.methods.baselines.tdbn": "TdBN",
-        "fluctua.methods.measured": "Measured",
-        "fluctua.methods.method": "initialize",
-        "fluctua.methods.poisson": "Poisson fluctuation_driven_",
-        "fluctua.methods.tensors": "measured_",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__)

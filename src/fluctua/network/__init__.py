@@ -11,7 +11,5 @@ if TYPE_CHECKING:
     from fluctua.network.nir import to_nir as to_nir
     from fluctua.network.probe import ProbedNeuron as ProbedNeuron
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__, {"fluctua.network.nir": "from_nir to_nir", "fluctua.network.probe": "ProbedNeuron"}
-)
+__getattr__, __dir__, __all__ = lazy(__name__)
 __all__ += ["Network", "WiringError"]

@@ -11,21 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluctua.network import run
 from fluctua.network.adapters.registry import prepare
 from fluctua.network.facts import INPUT, Population, population_currents
 from fluctua.network.preserve import States, gpus_of, only_requiring_grad, state_of, torchs_own
-from fluctua.network.run import (
-    Copies,
-    Forward,
-    emitted,
-    heard,
-    hooked,
-    mapped,
-    modules_of,
-    parameters_of,
-    tensors_in,
-    versions,
-)
 from fluctua.spikes.batch import MAX_DENSITY, SpikeBatch
 from fluctua.timeloop.engines import is_special
 
@@ -72,12 +61,12 @@ class Replay:
         populations: of the model, in the order in which they run.
     """
 
-    def __init__(self, model: nn.Module, batch: Any, forward: Forward, populations: Sequence[Population]) -> None:
+    def __init__(self, model: nn.Module, batch: Any, forward: run.Forward, populations: Sequence[Population]) -> None:
         self.model, self.batch, self.forward = model, batch, forward
         self.populations = tuple(populations)
         self._stepwise = [p for p in populations if p.calls > 1]
         self._states, self._gpus = States(model, prepare), gpus_of(model)
-        self._parameters = list(parameters_of(model))
+        self._parameters = list(run.parameters_of(model))
         self._start = torchs_own(self._gpus)
         self._done: list[Population] = []
         self._answers: dict[tuple[nn.Module, int], _Answer] = {}  # for the module's first, second, ... call in a pass
@@ -125,10 +114,10 @@ class Replay:
         inputs: dict[nn.Module, list[Tensor]] = {q.synapse: [] for q in population.pathways if not q.inside}
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs[module].append(next(tensors_in((args, kwargs))).detach())
+            inputs[module].append(next(run.tensors_in((args, kwargs))).detach())
 
         self._last.clear()  # what answers from memory would not run
-        with hooked([nn.Module.register_forward_pre_hook(synapse, note, with_kwargs=True) for synapse in inputs]):
+        with run.hooked([nn.Module.register_forward_pre_hook(synapse, note, with_kwargs=True) for synapse in inputs]):
             self._arguments(population, None)
         joined = {synapse: x[0] if len(x) == 1 else torch.cat(x) for synapse, x in inputs.items() if x}
         return {q.name: joined[q.synapse] for q in population.pathways if not q.inside and q.synapse in joined}
@@ -157,9 +146,9 @@ class Replay:
             if len(spikes) == len(populations) and not self._stepwise:
                 raise _Enough
 
-        handles = [emitted(p, keep) for p in populations]
-        handles += [heard(p, arguments.__setitem__) for p in populations]
-        with hooked(handles), suppress(_Enough):
+        handles = [run.emitted(p, keep) for p in populations]
+        handles += [run.heard(p, arguments.__setitem__) for p in populations]
+        with run.hooked(handles), suppress(_Enough):
             self._run(populations, [], firing=True)
         if not any(p.calls > 1 for p in populations):  # else the currents contain spikes that were not assumed
             for name, currents in arguments.items():
@@ -177,7 +166,7 @@ class Replay:
             if not self._stepwise:
                 raise _Enough
 
-        with hooked([heard(population, then)]), suppress(_Enough):
+        with run.hooked([run.heard(population, then)]), suppress(_Enough):
             self._run([population], gradients or [])
         if not arrived:
             raise RuntimeError(f"the forward pass did not reach {population.name}, though it did when it was traced")
@@ -229,9 +218,9 @@ class Replay:
         self._forget_changed()
         if any((p.module, 0) not in self._answers for p in self._done):
             self.finish()
-        handles = [heard(p, note) for p in self._done]
-        handles += [nn.Module.register_forward_hook(m, lambda m, x, y: mapped(y, torch.zeros_like)) for m in silent]
-        with hooked(handles):
+        handles = [run.heard(p, note) for p in self._done]
+        handles += [nn.Module.register_forward_hook(m, lambda m, x, y: run.mapped(y, torch.zeros_like)) for m in silent]
+        with run.hooked(handles):
             self._run(self._done, [])
         return arrived
 
@@ -293,7 +282,7 @@ class Replay:
             call = calls[module]
             calls[module] += 1
             if module not in self._forms:
-                form = mapped(forward(*args, **kwargs), lambda x: torch.zeros_like(x.detach()))
+                form = run.mapped(forward(*args, **kwargs), lambda x: torch.zeros_like(x.detach()))
                 self._forms[module] = form, states_in(module)
             form, state = self._forms[module]
             put_back(module, state)
@@ -353,18 +342,18 @@ class Replay:
         """Copies, except of records to which modules append in each step: no step changes earlier entries."""
         output, states = kept
         records = [{k: v for k, v in state.items() if _is_record(v)} for state in states]
-        output, others = Copies(self.model).of((output, _without_records(states)))
+        output, others = run.Copies(self.model).of((output, _without_records(states)))
         return output, [other | own for other, own in zip(others, records, strict=True)]
 
 
 def states_in(module: nn.Module) -> list[dict[str, Any]]:
     """The present state of a neuron module and its children: the tensors themselves, in new containers."""
-    return [_apart({k: v for k, v in state_of(m).items() if k != "forward"}) for m in modules_of(module)]
+    return [_apart({k: v for k, v in state_of(m).items() if k != "forward"}) for m in run.modules_of(module)]
 
 
 def put_back(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
     """Restore the recorded state of a neuron module and its children, if any."""
-    for inner, state in zip(modules_of(module), states, strict=False):
+    for inner, state in zip(run.modules_of(module), states, strict=False):
         vars(inner).update(_apart(state))
 
 
@@ -374,7 +363,7 @@ def _is_record(value: Any) -> bool:
 
 def _versions(output: Any, states: Sequence[dict[str, Any]]) -> list[int]:
     """Those of what a module returned and keeps, except of records, which grow but keep what is in them."""
-    return versions([output, _without_records(states)])
+    return run.versions([output, _without_records(states)])
 
 
 def _without_records(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

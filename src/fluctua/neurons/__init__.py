@@ -16,14 +16,4 @@ if TYPE_CHECKING:
     from fluctua.neurons.surrogates import SuperSpike as SuperSpike
     from fluctua.neurons.surrogates import spike as spike
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "fluctua.neurons.adaptive": "AdaptiveLIF",
-        "fluctua.neurons.exc_inh": "ExcInhLIF",
-        "fluctua.neurons.heterogeneity": "heterogeneous",
-        "fluctua.neurons.leaky": "LI LIF",
-        "fluctua.neurons.own_step": "from_step",
-        "fluctua.neurons.surrogates": "ArcTan SigmoidDerivative SuperSpike spike",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -7,4 +7,4 @@ from fluctua._lazy import lazy
 if TYPE_CHECKING:
     from fluctua.spikes.batch import SpikeBatch as SpikeBatch
 
-__getattr__, __dir__, __all__ = lazy(__name__, {"fluctua.spikes.batch": "SpikeBatch"})
+__getattr__, __dir__, __all__ = lazy(__name__)

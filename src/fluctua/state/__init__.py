@@ -8,6 +8,4 @@ if TYPE_CHECKING:
     from fluctua.state.inspection import inspect as inspect
     from fluctua.state.report import Report as Report
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__, {"fluctua.state.inspection": "inspect", "fluctua.state.report": "Report"}
-)
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -47,7 +47,7 @@ def through(numbers, constants, states, sums, rows, results, strides, columns, s
 
 def integrate(
     words_in, values, starts, units, weight, bias, current, step_stride, sample_stride, recurrent, recurrent_bias,
-    split, numbers, constants, initial, live, size, steps, first, stop, records, words,
+    split, numbers, constants, initial, live, size, steps, first, stop, records, words, final,
 ):  # fmt: skip
     """Take `size` neurons through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
 
@@ -58,17 +58,18 @@ def integrate(
     order.
 
     `live` has a bit for each real neuron, `initial` has each part of the state before the first step.
-    Fills `records`, each `[steps, stop - first, width]`, and the bits `words`.
+    Fills `records`, each `[steps, stop - first, width]`, the bits `words`, and the state `final` after the last step,
+    `[stop - first, STATES, width]`.
     """
     width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
     heard, n_weighted = np.empty(size if RECURRENT else 0, np.int32), recurrent.size // width
     unheard = (size - n_weighted) * LANES
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
-    state = np.empty(STATES * width, bias.dtype)
     for s in range(first, stop):
+        state = (s - first) * STATES * width
         for part in range(STATES):
-            state[part * width : (part + 1) * width] = initial[part]
+            final[state + part * width : state + (part + 1) * width] = initial[part]
         if SPIKING:
             words[s * steps * n_words : (s + 1) * steps * n_words] = np.uint64(0)
         if weight.size > 0:
@@ -90,7 +91,7 @@ def integrate(
                     n_first -= 1
                 n_silent = n_first if unheard > 0 else 0
             for j in range(0, width, LANES):
-                h = states_at(state, j, width)
+                h = states_at(final, state + j, width)
                 c = constants_at(constants, j, numbers, h)
                 for t in range(begin, min(begin + stride, steps)):
                     x = load(base, t * width + j if weight.size == 0 else j)
@@ -112,7 +113,7 @@ def integrate(
                     if SPIKING:
                         fired = fired_of(out) << np.uint64(j & 63)
                         words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
-                keep(state, j, width, h)
+                keep(final, state + j, width, h)
 
 
 def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples, first, stop, out, words, records):

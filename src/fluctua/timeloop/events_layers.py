@@ -20,7 +20,7 @@ from torch import Tensor
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
-from fluctua.timeloop.contract import Dynamics, Maybe, Operation, Tensors, apply, name_of
+from fluctua.timeloop.contract import Dynamics, Maybe, Operation, Tensors, apply, name_of, passed_on
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import VECTORS, scatter
@@ -86,21 +86,22 @@ def run_layers(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = N
     Returns:
         Spikes of each section of the last layer `[T, B, n]`, or the potential of a readout.
     """
+    return layers[-1].parted(run_to_end(x, layers, spikes)[0])
+
+
+def run_to_end(x: Tensor, layers: Sequence[Layer], spikes: SpikeBatch | None = None) -> tuple[Tensor, list[Tensors]]:
+    """As `run_layers`: the output of the last, and the state `[B, n]` of each after the last step, without history."""
     tensors = [x, *(t for layer in layers for t in layer.tensors)]
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    output, *_ = apply(_Layers.of(layers, spikes, x, trains), tensors)
-    return layers[-1].parted(output)
+    output, *others = apply(_Layers.of(layers, spikes, x, trains), tensors)
+    ends = zip(others, layers, strict=False)
+    return output, [final[..., : layer.kind.size].unbind(1) for final, layer in ends]
 
 
 def weighted(spikes: SpikeBatch, like: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
     """`like`, which holds these spikes, times a weight, as of `nn.Linear`: the weights of the spikes are added up."""
-    one = Dynamics(_passed_on, (weight.new_ones(()),), 1, spiking=False)
+    one = Dynamics(passed_on, (weight.new_ones(()),), 1, spiking=False)
     return run_layers(like, [Layer((len(weight),), one, weight, bias)], spikes)[0]
-
-
-def _passed_on(inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-    """The step of a population that is its input current."""
-    return inputs[0], state
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ class _Layers(Operation):
         return cls(kinds, numbers, records, blocks, spikes, x.shape)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        """The output, the spikes of all populations that spike, as bits, and what is kept of each."""
+        """The output, the state of each at the end, spikes of all that spike, as bits, and what is kept of each."""
         x, *others = tensors
         (steps, samples, _), dtype = x.shape, name_of(x.dtype)
         last, fire = self.kinds[-1], [kind for kind in self.kinds if kind.spiking]
@@ -151,31 +152,34 @@ class _Layers(Operation):
         ]
         potential = None if last.spiking else x.new_empty(steps, samples, last.size)
         layers, arriving = self._padded(others, x.dtype), _all_arriving(self.spikes, x, words)
+        finals = [x.new_empty(samples, layer.kind.form.states, layer.width) for layer in layers]
+        ends = [final.numpy() for final in finals]
         ways = [
-            (layer, source, target.words, own, forward(layer.kind, dtype, values))
-            for layer, source, target, own, values in zip(
-                layers, arriving, arriving[1:], kept, self.records, strict=False
+            (layer, source, target.words, own, end, forward(layer.kind, dtype, values))
+            for layer, source, target, own, end, values in zip(
+                layers, arriving, arriving[1:], kept, ends, self.records, strict=False
             )
         ]
 
         def work(blocks: Blocks) -> None:
             for first, stop in blocks:
                 times = steps, first, stop
-                for layer, source, target, own, code in ways:
-                    layer.integrate(code, source, times, target, _rows(own, layer, times))
+                for layer, source, target, own, end, code in ways:
+                    end[first:stop] = layer.integrate(code, source, times, target, _rows(own, layer, times))
                 if potential is not None:
                     shown = np.empty((steps, stop - first, layers[-1].width), dtype)
                     code = forward(last, dtype, (last.traced.output,))
-                    layers[-1].integrate(code, arriving[-1], times, np.empty(0, np.uint64), (shown.reshape(-1),))
+                    words_of_none, rows = np.empty(0, np.uint64), (shown.reshape(-1),)
+                    ends[-1][first:stop] = layers[-1].integrate(code, arriving[-1], times, words_of_none, rows)
                     potential.numpy()[:, first:stop] = shown[..., : last.size]
 
         over_blocks(work, self.blocks)
         output = SpikeBatch(words[-1], last.size).dense(x.dtype) if potential is None else potential
-        return [output, *words, *(values for own in kept for values in own)]
+        return [output, *finals, *words, *(values for own in kept for values in own)]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         x, *others = tensors
-        return x if self.spikes is None else None, *others, *results[1:]
+        return x if self.spikes is None else None, *others, *results[1 + len(self.kinds) :]
 
     def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         left, g = iter(kept), grads[0]

@@ -141,14 +141,17 @@ class Padded:
 
     def integrate(
         self, code: Kernel, arriving: Arriving, times: tuple[int, int, int], words: Array, records: tuple[Array, ...]
-    ) -> None:
-        """Run `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
-        k, a = self.kind, arriving
+    ) -> Array:
+        """The state after `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
+        k, a, (_, first, stop) = self.kind, arriving, times
+        final: Array = np.empty((stop - first, k.form.states, self.width), self.dtype)
         code.call(
             *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
             *(a.current, a.step_stride, a.sample_stride, self.weights[1], self.biases[1], k.split),
             *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words),
+            final.reshape(-1),
         )
+        return final
 
 
 def grouped(rows: Array, width: int, group: int) -> Array:

@@ -8,15 +8,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from fluctua.methods.baselines.spiking import (
-    Afferents,
-    DeltaNeuron,
-    SpikingBaseline,
-    afferents_of,
-    delta_neuron,
-    draw_weights,
-    power_gain,
-)
+from fluctua.methods.baselines import spiking
 from fluctua.methods.weights import writable, write
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
@@ -28,7 +20,7 @@ from fluctua.neurons.surrogates import Surrogate
 
 
 @dataclass(frozen=True)
-class SpikeInit(SpikingBaseline):
+class SpikeInit(spiking.SpikingBaseline):
     """SpikeInit (Shi & Yu, "Training Deep Spiking Neural Networks without Normalization", ICML 2026).
 
     `w ~ N(0, sigma^2 / n)`, with the sigma at which a neuron that receives white Gaussian current of variance
@@ -70,28 +62,28 @@ class SpikeInit(SpikingBaseline):
     samples: int = 4096
 
     def fill(self, population: Population, replay: Replay, generator: torch.Generator) -> None:
-        afferents = afferents_of(population, replay)
+        afferents = spiking.afferents_of(population, replay)
         if self.simulated:
             drive = self._simulated(population, afferents, generator)
         else:
             constants = self._constants(population, afferents)
             drive = constants.sigma_static if afferents.constant else constants.sigma * math.sqrt(self.p)
-        draw_weights(population, drive / math.sqrt(afferents.total_power(population, self.p)), generator)
+        spiking.draw_weights(population, drive / math.sqrt(afferents.total_power(population, self.p)), generator)
 
     def end(self, network: Network) -> None:
         """Give the neurons the method's surrogate, if asked."""
         slopes: dict[nn.Module, float] = {}
         with network.replay() as replay:
             for p in network.spiking if self.surrogate else ():
-                slope = self._constants(p, afferents_of(p, replay)).slope
+                slope = self._constants(p, spiking.afferents_of(p, replay)).slope
                 slopes |= {cell: slope for cell in modules_of(p.module) if isinstance(cell, LIF)}
         for cell, slope in slopes.items():
             cell.surrogate = PiecewiseExponential(slope)  # type: ignore[assignment]
 
-    def _constants(self, population: Population, afferents: Afferents) -> "SpikeInitConstants":
-        return SpikeInitConstants.of(delta_neuron(population.neuron, constant_input=afferents.constant), self.p)
+    def _constants(self, population: Population, afferents: spiking.Afferents) -> "SpikeInitConstants":
+        return SpikeInitConstants.of(spiking.delta_neuron(population.neuron, constant_input=afferents.constant), self.p)
 
-    def _simulated(self, population: Population, afferents: Afferents, generator: torch.Generator) -> float:
+    def _simulated(self, population: Population, afferents: spiking.Afferents, generator: torch.Generator) -> float:
         steps, _, *neurons = afferents.shape
         trials = math.ceil(self.samples / math.prod(neurons))
         noise = torch.randn(1 if afferents.constant else steps, trials, *neurons, generator=generator)
@@ -112,7 +104,7 @@ class PiecewiseExponential(Surrogate):
 
 def _scale(population: Population) -> float:
     """The current at which the free potential has the threshold as its standard deviation."""
-    return (population.neuron.threshold or 1.0) / math.sqrt(power_gain(population.neuron))
+    return (population.neuron.threshold or 1.0) / math.sqrt(spiking.power_gain(population.neuron))
 
 
 _NORMAL = NormalDist()
@@ -145,7 +137,7 @@ class SpikeInitConstants:
     slope: float
 
     @classmethod
-    def of(cls, neuron: DeltaNeuron, p: float = 0.1) -> "SpikeInitConstants":
+    def of(cls, neuron: spiking.DeltaNeuron, p: float = 0.1) -> "SpikeInitConstants":
         """Solve for a neuron.
 
         Raises:
