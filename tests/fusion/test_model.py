@@ -18,6 +18,7 @@ from fluctua.fusion.model import FusedModel
 from fluctua.fusion.nodes import Node
 from fluctua.fusion.population import Population
 from fluctua.timeloop import engine
+from shared.fused_calls import fused_calls
 from shared.fused_networks import (
     BATCH_FIRST,
     FRAMES,
@@ -363,16 +364,7 @@ def test_changed_options_are_followed_again() -> None:
 
 
 def test_spikes_are_added_up_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fluctua.timeloop import events_layers
-
-    lengths = []
-    run = events_layers.run_to_end
-
-    def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
-        lengths.append(len(layers))
-        return run(x, layers, spikes)
-
-    monkeypatch.setattr(events_layers, "run_to_end", seen)
+    lengths = fused_calls(monkeypatch)
     model, x, _ = made("spikingjelly m")
     assert isinstance(model, nn.Sequential)
     model[2] = nn.Identity()
@@ -469,18 +461,9 @@ class Converting(SnnLoop):
 
 
 def test_a_type_that_is_there_already_keeps_a_step_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fluctua.timeloop import events_layers
-
-    lengths = []
-    run = events_layers.run_to_end
-
-    def seen(x: Tensor, layers: Any, spikes: Any = None) -> Any:
-        lengths.append(len(layers))
-        return run(x, layers, spikes)
-
     model, x = woken(Converting(), 3), TIME_FIRST * spikes(*TIME_FIRST.shape, p=0.5, seed=3)
     fast = fluctua.fuse(model, x)
-    monkeypatch.setattr(events_layers, "run_to_end", seen)
+    lengths = fused_calls(monkeypatch)
     fast(x)
     assert lengths == [2]
 

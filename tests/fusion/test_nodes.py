@@ -78,6 +78,39 @@ def test_what_cannot_be_computed_any_more_is_refused() -> None:
         _ = model.current + 0
 
 
+class KeepsSpikes(SnnLoop):
+    """It keeps spikes that it does not return."""
+
+    last: Any = None
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for t in range(len(x)):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            self.last, mem2 = self.lif2(self.fc2(spk1), mem2)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize("changed", ["fc1", "fc2"])
+def test_spikes_that_are_read_late_need_the_weights_that_they_are_computed_with(changed: str) -> None:
+    model: Any = woken(KeepsSpikes(), gain=4.0)
+    fast = fluctua.fuse(model, BATCH)
+    model(BATCH)
+    truth = model.last.detach().clone()
+    fast(BATCH)
+    assert torch.equal(model.last + 0, truth)
+    assert truth.any()
+    fast(BATCH)
+    with torch.no_grad():
+        getattr(model, changed).weight.mul_(-1.0)
+    if changed == "fc1":  # whose spikes were computed, as the model returns them
+        assert torch.equal(model.last + 0, truth)
+    else:
+        with pytest.raises(FuseError, match="weights have changed since then"):
+            _ = model.last + 0
+
+
 @pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half, nn.Module.bfloat16])
 def test_a_model_changes_its_type_after_a_fused_pass(change: Callable[[nn.Module], nn.Module]) -> None:
     model: Any = woken(SnnLoop(), gain=4.0)

@@ -113,7 +113,7 @@ class Spikes(Node):
     @property
     def final(self) -> Tensors:
         """The state after the last step; without a history if weights have changed, as that could not be used."""
-        if self._final is None and (self._grad or self.end is None):
+        if not self.ended:
             try:
                 with torch.set_grad_enabled(self._grad):
                     _, self._final = self.run(self.dynamics)
@@ -196,6 +196,8 @@ def left_behind(spikes: Spikes, number: int, carried: Callable[[Tensor], Tensor]
 
 def _through(chain: Sequence[Spikes]) -> Tensor:
     """The output `[T, B, n]` of the last of populations that join."""
+    for node in (*chain, *map(_product, chain)):
+        node.demand_unchanged()
     first, last = chain[0], chain[-1]
     x = first.layout.as_sequence(_product(first).source.value)
     spikes = SpikeBatch.from_dense(x, MAX_DENSITY)
@@ -211,7 +213,7 @@ def _through(chain: Sequence[Spikes]) -> Tensor:
         assert spikes is not None
     from fluctua.timeloop.events_layers import run_to_end
 
-    layers = [_layer(s.dynamics, _product(s), x, s.initial, s.echo) for s in chain]
+    layers = [_layer(s, x) for s in chain]
     output, ends = run_to_end(x, layers, spikes)
     for s, end in zip(chain, ends, strict=True):
         s.end = end
@@ -234,18 +236,17 @@ def _integrated(x: Tensor, dynamics: Dynamics, initial: States) -> tuple[Tensor,
     return result.output, result.state
 
 
-def _layer(
-    dynamics: Dynamics, product: Product, like: Tensor, initial: States = (), echo: Echo | None = None
-) -> "Layer":
+def _layer(spikes: Spikes, like: Tensor) -> "Layer":
     from fluctua.timeloop.events_layers import Layer
 
-    size, bias, back = (len(product.weight),), product.bias, None
-    if echo is not None:
-        found = echo.throughout(like.new_empty(size))
+    weight, bias, back = _product(spikes).weight, _product(spikes).bias, None
+    size = (len(weight),)
+    if spikes.echo is not None:
+        found = spikes.echo.throughout(like.new_empty(size))
         assert found is not None
         back, heard = found
         bias = heard if bias is None else bias if heard is None else bias + heard
-    return Layer(size, dynamics.to(like), weight=product.weight, bias=bias, recurrent=back, initial=initial)
+    return Layer(size, spikes.dynamics.to(like), weight, bias, back, initial=spikes.initial)
 
 
 @lru_cache(maxsize=256)

@@ -94,13 +94,13 @@ def prime(
         raise ValueError("batches can be read only once: pass a list or a DataLoader, not an iterator")
     inputs: Iterable[Any] = [batches] if isinstance(batches, Tensor | np.ndarray) else batches
     draws = new_generator(seed, None)
-    with torch.random.fork_rng(gpus_of(model)):
-        _reseed(draws, model)
+    with torch.random.fork_rng(gpus := gpus_of(model)):
+        _reseed(draws, gpus)
         if not (first := list(islice(inputs, 1))):
             raise ValueError("there are no batches: pass at least one")
         network = Network.of(model, first[0], forward=forward, time=time, steps=steps, dt=dt, active=True)
         before = rates(network.spiking, network.spikes())
-        priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws)
+        priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws, gpus)
         for rounds in range(epochs + 1):  # the last one only measures
             penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
             missed = {key: value for key, value in penalties.items() if value > tolerance}
@@ -122,14 +122,15 @@ class _Priming:
     optimizer: torch.optim.Optimizer
     tolerance: float
     draws: torch.Generator
+    gpus: Sequence[int]
 
     def epoch(self, number: int, inputs: Iterable[Any], *, learn: bool) -> Penalties:
         """Largest penalties over the batches; if `learn`, with a step on each batch above the tolerance."""
         worst: Penalties = {}
-        _reseed(self.draws, self.network.model)
+        _reseed(self.draws, self.gpus)
         for batch in inputs:
             with self.network.preserved(), torch.set_grad_enabled(learn):
-                _reseed(self.draws, self.network.model)
+                _reseed(self.draws, self.gpus)
                 with recorded(self.network.spiking) as spikes:
                     self.network.forward(
                         self.network.model, batch if self.network.time == "own" else alike(batch, self.network.batch)
@@ -179,5 +180,5 @@ def _check_finite(what: str, value: Tensor, epoch: int) -> None:
         )
 
 
-def _reseed(draws: torch.Generator, model: nn.Module) -> None:
-    seed_torch(int(torch.randint(2**62, (), generator=draws)), gpus_of(model))
+def _reseed(draws: torch.Generator, gpus: Sequence[int]) -> None:
+    seed_torch(int(torch.randint(2**62, (), generator=draws)), gpus)

@@ -306,7 +306,7 @@ def _generators(given: tuple[Any, ...]) -> Undo:
     return put_back
 
 
-def seed_torch(seed: int, gpus: list[int]) -> None:
+def seed_torch(seed: int, gpus: Iterable[int]) -> None:
     """As `torch.manual_seed`, but of the CPU and these GPUs alone: no others are saved and restored."""
     torch.default_generator.manual_seed(seed)
     for gpu in gpus:

@@ -24,7 +24,7 @@ from fluctua.timeloop.contract import Dynamics, Maybe, Operation, Tensors, apply
 from fluctua.timeloop.cpu_loop import Array, pool
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import VECTORS, scatter
-from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, backward, forward
+from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, Times, backward, forward
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.threads import Blocks, added, over_blocks, shares
 
@@ -165,12 +165,12 @@ class _Layers(Operation):
             for first, stop in blocks:
                 times = steps, first, stop
                 for layer, source, target, own, end, code in ways:
-                    end[first:stop] = layer.integrate(code, source, times, target, _rows(own, layer, times))
+                    layer.integrate(code, source, times, target, _rows(own, layer, times), end[first:stop].reshape(-1))
                 if potential is not None:
                     shown = np.empty((steps, stop - first, layers[-1].width), dtype)
                     code = forward(last, dtype, (last.traced.output,))
-                    words_of_none, rows = np.empty(0, np.uint64), (shown.reshape(-1),)
-                    ends[-1][first:stop] = layers[-1].integrate(code, arriving[-1], times, words_of_none, rows)
+                    rows, end = (shown.reshape(-1),), ends[-1][first:stop].reshape(-1)
+                    layers[-1].integrate(code, arriving[-1], times, np.empty(0, np.uint64), rows, end)
                     potential.numpy()[:, first:stop] = shown[..., : last.size]
 
         over_blocks(work, self.blocks)
@@ -229,7 +229,7 @@ def _all_arriving(spikes: SpikeBatch | None, x: Tensor, words: Sequence[Tensor])
     return [first, *(Arriving.spikes(SpikeBatch(w, 0), x.dtype) for w in words)]
 
 
-def _rows(values: Sequence[Tensor], layer: Padded, times: tuple[int, int, int]) -> tuple[Array, ...]:
+def _rows(values: Sequence[Tensor], layer: Padded, times: Times) -> tuple[Array, ...]:
     """What is kept of a block of samples."""
     (steps, *samples), width = times, layer.width
     first, stop = (count * steps * width for count in samples)
@@ -289,7 +289,7 @@ class _Way:
         """Run backward over the samples from `first` on."""
         layer, times = self.layer, (self.steps, first, first + self.samples)
         if self.again:
-            layer.integrate(self.again, self.arriving, times, self.words, self.records)
+            layer.integrate(self.again, self.arriving, times, self.words, self.records, self.states)
         else:
             self.records = _rows(self.kept, layer, times)
         self.states.fill(0)

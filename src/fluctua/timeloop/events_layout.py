@@ -20,6 +20,7 @@ from fluctua.timeloop.events_kernels import VECTORS
 from fluctua.timeloop.expressions import Expression, Value
 from fluctua.timeloop.tracing import Traced, traced
 
+Times = tuple[int, int, int]
 PATHS = 4
 """Weight and bias of each path of spikes into a layer: from outside, and from itself."""
 
@@ -140,18 +141,15 @@ class Padded:
         return int(self.constants.shape[1])
 
     def integrate(
-        self, code: Kernel, arriving: Arriving, times: tuple[int, int, int], words: Array, records: tuple[Array, ...]
-    ) -> Array:
-        """The state after `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
-        k, a, (_, first, stop) = self.kind, arriving, times
-        final: Array = np.empty((stop - first, k.form.states, self.width), self.dtype)
+        self, code: Kernel, arriving: Arriving, times: Times, words: Array, records: tuple[Array, ...], final: Array
+    ) -> None:
+        """Run `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
+        k, a = self.kind, arriving
         code.call(
             *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
             *(a.current, a.step_stride, a.sample_stride, self.weights[1], self.biases[1], k.split),
-            *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words),
-            final.reshape(-1),
+            *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words, final),
         )
-        return final
 
 
 def grouped(rows: Array, width: int, group: int) -> Array:

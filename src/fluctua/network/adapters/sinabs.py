@@ -30,7 +30,7 @@ class Layers(Stepping):
         return Hearing(module.rec_connect, kept=False) if hasattr(module, "rec_connect") else None
 
     def kept(self, module: Any, x: Tensor) -> States | None:
-        lif = any(kind.__name__ == "LIF" for kind in type(module).__mro__) and not hasattr(module, "rec_connect")
+        lif = any(kind.__name__ == "LIF" for kind in type(module).__mro__) and self.hearing(module) is None
         if lif and all(part.shape[1:] == x.shape[1:] and len(part) != len(x) for part in self.held(module)):
             module.handle_state_batch_size_mismatch(len(x))  # it draws from the samples of the last batch
         return super().kept(module, x)
