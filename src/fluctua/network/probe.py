@@ -111,6 +111,18 @@ class ProbedNeuron:
             return ()
         return tuple(torch.zeros_like(x) for a in behind if a.default is a.empty and a.kind < a.VAR_POSITIONAL)
 
+    def begins_with(self, module: nn.Module, states: Any) -> tuple[Any, ...]:
+        """What a call with these states continues from: they, or the potential that the module keeps.
+
+        Raises:
+            UnsupportedNeuronError: it keeps none in an attribute.
+        """
+        if self.passes_state:
+            return tuple(tensors_in(states))
+        if not isinstance(self.membrane, str):
+            raise UnsupportedNeuronError(f"where {type(module).__name__} keeps its state is not known")
+        return (_read(module, "membrane", self.membrane),)
+
     def theta(self, module: nn.Module) -> Any:
         """The threshold as the module keeps it.
 

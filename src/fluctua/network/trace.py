@@ -7,6 +7,7 @@ A weight found outside such a module is refused, since its input cannot be obser
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
 from fluctua.network.afferents import Afferents, Reading, afferents_of
-from fluctua.network.errors import WiringError
+from fluctua.network.errors import UnsupportedNeuronError, WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.preserve import only_requiring_grad, preserved
-from fluctua.network.run import Forward, modules_of, named_modules_of, parameters_of
+from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
 from fluctua.network.trace_pass import (
     Neurons,
     TracedPass,
@@ -100,7 +102,8 @@ def trace(
     whole = set[nn.Module](scripted) - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
-        record = observe(model, batch, forward, neurons, refused, whole, bare)
+        with hooked(_going_on(neurons, names, known)):
+            record = observe(model, batch, forward, neurons, refused, whole, bare)
         roles = {}
         if record.inputs:
             from fluctua.network.roles import roles_in  # not needed for networks of common layers
@@ -132,6 +135,36 @@ def trace(
     from fluctua.network.readouts import with_readouts
 
     return tuple(with_readouts(found, known.readouts)), left
+
+
+def _going_on(neurons: Neurons, names: dict[nn.Module, str], known: KnownNeurons) -> list[RemovableHandle]:
+    """Hooks that refuse a neuron that takes single steps and begins anew from rest within one pass.
+
+    A state that earlier steps have a part in is known by its graph, and one that was cut off by its values.
+    """
+    driven = set[nn.Module]()
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        (x, *states), named = (args, kwargs) if args else ([*kwargs.values()][:1], dict([*kwargs.items()][1:]))
+        with suppress(UnsupportedNeuronError):  # where it keeps its state is not known
+            if module in driven and all(map(_is_level, known.begins_with(module, x, tuple(states), named))):
+                raise WiringError(
+                    f"the neuron {names[module]} begins anew from rest within one pass, which is then no single trial: "
+                    "if it should remember, pass it the state that its last call returned; if the pass runs several "
+                    "trials, let forward= run one of them"
+                )
+        if isinstance(x, Tensor) and bool(x.any()):
+            driven.add(module)
+
+    stepwise = [m for m, specs in neurons.items() if any(spec.layout.stepwise for spec in specs.values())]
+    return [m.register_forward_pre_hook(before, with_kwargs=True) for m in stepwise]
+
+
+def _is_level(part: Any) -> bool:
+    """Whether a part of a state is the same for all neurons, and no earlier step has a part in it."""
+    if not isinstance(part, Tensor):
+        return True
+    return part.grad_fn is None and bool((part == part.flatten()[:1]).all())
 
 
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:

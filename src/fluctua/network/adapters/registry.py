@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.adapters.framework import FactsOf, Framework, Timing, changes, check_version
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Timing, changes, check_version
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
@@ -112,6 +112,19 @@ class KnownNeurons:
             except UnsupportedNeuronError as error:
                 refused[module] = error
         return refused
+
+    def begins_with(self, module: nn.Module, x: Tensor, states: States, named: Mapping[str, Any]) -> States:
+        """The state from which a call with a step `x` and these states continues; empty at rest.
+
+        Raises:
+            UnsupportedNeuronError: it is not known where the module keeps its state.
+        """
+        if (description := self.description(module)) is not None:
+            return description.begins_with(module, (*states, *named.values()))
+        framework = framework_of(module)
+        if framework is None or framework.stepping is None:
+            raise UnsupportedNeuronError(f"the state of {type(module).__name__} is not known")
+        return framework.stepping.begins_with(module, x, states, named) or ()
 
     def reset(self, model: nn.Module) -> None:
         """Bring a model to rest, as the framework of each module does before a trial."""
