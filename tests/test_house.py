@@ -37,7 +37,13 @@ def lines(file: str) -> int:
 
 # --- which way imports run ---
 
-SIDEWAYS = {("hdf5", "files"), ("neurons", "timeloop"), ("spikes", "simd"), ("rescaling", "hardware")}
+SIDEWAYS = {
+    ("hdf5", "files"),
+    ("neurons", "timeloop"),
+    ("spikes", "simd"),
+    ("rescaling", "hardware"),
+    ("explain", "fusion"),
+}
 """Packages of one floor of which the first may import the second."""
 
 
@@ -233,7 +239,7 @@ def test_the_library_does_not_grow() -> None:
     for file in LIBRARY:
         by_package[top(file)] = by_package.get(top(file), 0) + code_lines(file)
     assert sum(by_package.values()) <= 16800, f"lines of code outside the laboratory: {by_package}"
-    assert sum(map(lines, LIBRARY)) <= 26620
+    assert sum(map(lines, LIBRARY)) <= 26740
 
 
 WAY = """

@@ -44,5 +44,5 @@ def test_where_nothing_is_wrong_it_says_so() -> None:
 def test_a_kind_that_is_not_documented_is_refused() -> None:
     page = (Path(__file__).parents[2] / "docs" / "why-does-it-not-learn.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(KINDS)
-    with pytest.raises(ValueError, match="unknown kind 'dead' of a finding: choose one of input, axes"):
+    with pytest.raises(ValueError, match="unknown kind 'dead' of a finding: choose one of input, values, axes"):
         Finding("dead", "", "", "")

@@ -270,6 +270,19 @@ def test_passes_without_a_gradient_and_other_optimisers_do_not_count() -> None:
     assert {row["step"] for row in monitor.rows()} == {0}
 
 
+@pytest.mark.parametrize("call", [fluctua.inspect, fluctua.diagnose, fluctua.fuse], ids=lambda call: call.__name__)
+def test_passes_of_fluctua_itself_do_not_count(call: Callable[..., Any]) -> None:
+    def rows(between: Callable[[nn.Module, Tensor], object]) -> list[dict[str, Any]]:
+        model = snn()
+        with Monitor(model, every=1) as monitor:
+            for _ in range(2):
+                between(model, X)
+                train(model, 1, snn_loss)
+        return monitor.rows()
+
+    assert rows(call) == rows(lambda model, x: None)
+
+
 def test_it_says_in_one_line_what_it_has_seen_and_draws_it() -> None:
     pytest.importorskip("matplotlib")
     from fluctua.state.style import new_figure

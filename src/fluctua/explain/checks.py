@@ -1,6 +1,6 @@
 """What can be wrong with a network's input and activity: one small check for each kind of finding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf, sqrt
 
 import numpy as np
@@ -11,7 +11,7 @@ from fluctua.explain.evidence import FAR, Activity, Evidence
 from fluctua.explain.finding import Finding
 from fluctua.network.adapters.framework import THRESHOLDS
 from fluctua.network.facts import INPUT, Pathway
-from fluctua.network.run import named_modules_of, tensors_in
+from fluctua.network.run import named_modules_of, named_parameters_of, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.summary import counted, listed, settled
 
@@ -20,7 +20,21 @@ LARGE = 5.0  # sigma_U in units of the threshold, from which a spike is no event
 LATE = 2 / 3  # of the trial, after which little time is left to learn from
 FEW_PASS = 0.1  # share of neurons that pass a gradient, below which a population does not learn
 FORGETS = 0.05  # fraction of U left after a step, below which spikes do not add up
+RESTLESS = "fires without input"  # as the errors say of neurons that cannot be read for that reason
 UNSETTLED = 0.2  # fraction of the stationary variance of U, below which a trial is too short for the time constants
+
+
+def not_numbers(e: Evidence) -> Iterator[Finding]:
+    """Parameters and buffers with NaN or infinite values, of which all else that is found would be a consequence."""
+    held = [*named_parameters_of(e.network.model), *nn.Module.named_buffers(e.network.model)]
+    broken = {name: t for name, t in held if not bool(t.isfinite().all())}
+    if broken:
+        pathways = [q for a in e.activity for q in a.population.pathways if q.skipped_because is None]
+        written = {id(t) for q in pathways for t in (q.weight, q.bias)}
+        mends = f"[model.get_parameter(n).data.nan_to_num_(0.0, 0.0, 0.0) for n in {list(broken)}]"
+        if all(id(t) in written for t in broken.values()):
+            mends = e.call("initialize", ", seed=0")
+        yield Finding("values", next(iter(broken)), f"NaN or infinite values in {listed(list(broken))}", mends)
 
 
 def named_input(e: Evidence) -> Iterator[Finding]:
@@ -153,7 +167,8 @@ def _why_silent(e: Evidence, a: Activity, behind: list[str]) -> Finding:
     elif p.mu_u < -theta / 2:
         why = f"its mean potential is {p.mu_u:.3g}, held down by more inhibition than excitation"
     else:
-        why = f"the weights are too small by a factor of about {xi:.0f}"
+        what = "the weights are" if a.population.pathways else "what reaches it without weights in between is"
+        why = f"{what} too small by a factor of about {xi:.0f}"
     return Finding("silent", p.name, f"{said}: {why}; {far}", _toward(e, a))
 
 
@@ -164,7 +179,12 @@ def _never(p: PopulationState) -> str:
 
 
 def _toward(e: Evidence, a: Activity) -> str:
-    """The line that brings the network to its target: with its own weights if possible, else with new ones."""
+    """The line that brings the network to its target: with its own weights if possible, else with new ones.
+
+    A population that no weight feeds gets another threshold.
+    """
+    if not a.population.pathways:
+        return set_thresholds({a.state.name: a.population.module}, a.state.mu_u + 2 * a.state.sigma_temporal)
     movable = any((q.bias is not None and q.bias.requires_grad) or q.norms for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
     weights = [q.weight for other in e.activity for q in other.population.pathways]
@@ -193,7 +213,7 @@ def late(e: Evidence) -> Iterator[Finding]:
 
 
 def growth(e: Evidence) -> Iterator[Finding]:
-    """Fluctuations that grow with depth, or a population that drives itself."""
+    """Fluctuations that grow with depth or are large throughout, or a population that drives itself."""
     sizes = [(a, _in_thresholds(a.state, a.state.sigma_u)) for a in e.spiking]
     for a, size in sizes:
         shares = {q.name: q.share or 0.0 for q in a.state.pathways}
@@ -213,18 +233,26 @@ def growth(e: Evidence) -> Iterator[Finding]:
             "activity grows from layer to layer"
         )
         yield Finding("exploding", last.state.name, said, e.call("rescale"))
+        return
+    for a, size in sizes:
+        if size > LARGE:
+            said = (
+                f"U of {a.state.name} fluctuates by {size:.3g} thresholds, so a single spike hardly counts, and it is "
+                "seldom near enough to the threshold to learn: its weights are too large"
+            )
+            yield Finding("exploding", a.state.name, said, _toward(e, a), serious=False)
+            return
 
 
 def saturation(e: Evidence) -> Iterator[Finding]:
     """Neurons that fire whatever the input, and thresholds not above rest."""
-    none = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
-    if none:
-        rest = none[0].population.neuron.rest
-        said = (
-            f"the threshold {none[0].state.threshold:g} of {listed([a.state.name for a in none])} is not above the "
-            f"resting potential {rest:g}: they fire without input"
-        )
-        yield Finding("saturated", none[0].state.name, said, _raise_thresholds(none, rest + 1.0))
+    low = [a for a in e.spiking if (a.state.threshold or 0.0) <= a.population.neuron.rest]
+    left = {one.name: one.module for one in e.network.left if RESTLESS in one.reason}
+    if low or left:
+        rest = max([a.population.neuron.rest for a in low], default=0.0)
+        found = left | {a.state.name: a.population.module for a in low}
+        said = f"the threshold of {listed(list(found))} is not above the resting potential: they fire without input"
+        yield Finding("saturated", next(iter(found)), said, set_thresholds(found, rest + 1.0))
         return
     for a in e.spiking:
         p = a.state
@@ -237,15 +265,16 @@ def saturation(e: Evidence) -> Iterator[Finding]:
             return
 
 
-def _raise_thresholds(found: list[Activity], value: float) -> str:
-    modules = f"for m in map(model.get_submodule, {[a.state.name for a in found]})"
+def set_thresholds(found: Mapping[str, nn.Module], value: float) -> str:
+    """A line that gives modules, by name, of one class a threshold."""
+    modules = f"for m in map(model.get_submodule, {list(found)})"
     for name in THRESHOLDS:
-        held = getattr(found[0].population.module, name, None)
+        held = getattr(next(iter(found.values())), name, None)
         if isinstance(held, Tensor):
-            return f"[m.{name}.data.fill_({value:g}) {modules}]"
+            return f"[m.{name}.data.fill_({value:.3g}) {modules}]"
         if held is not None:
-            return f"[setattr(m, {name!r}, {value:g}) {modules}]"
-    return f"# raise the threshold of {found[0].state.name} above {value - 1:g}"
+            return f"[setattr(m, {name!r}, {value:.3g}) {modules}]"
+    return f"# set the threshold of {next(iter(found))} to {value:.3g}"
 
 
 def time_step(e: Evidence) -> Iterator[Finding]:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from fluctua.explain import checks, learning
 from fluctua.explain.evidence import Evidence, Loss, gather
 from fluctua.explain.finding import KINDS, Diagnosis, Finding
-from fluctua.network.errors import Axis, BatchError, WiringError
+from fluctua.fusion.model import FusedModel
+from fluctua.network.adapters.registry import KnownNeurons
+from fluctua.network.errors import Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.network import Network, check_values
 from fluctua.network.preserve import in_turn
 from fluctua.network.probe import ProbedNeuron
-from fluctua.network.run import Forward
+from fluctua.network.run import Forward, named_modules_of
 
 Check = Callable[[Evidence], Iterator[Finding]]
 
@@ -84,6 +86,8 @@ def diagnose(
         >>> diagnose(model, batch)
         <Diagnosis: nothing found>
     """
+    if isinstance(model, FusedModel):  # its loops have no single steps to look at
+        forward, model = forward or model.given, model.unfused
     named = {"forward": forward, "steps": steps, "dt": dt, "neurons": neurons, "readouts": readouts}
     options = "".join(f", {name}={name}" for name, value in named.items() if value is not None)
     options += f", time={time}" if time != 0 else ""
@@ -95,12 +99,18 @@ def diagnose(
         )
         network = replace(network, notes=tuple(note for note in network.notes if not pair or "is a pair" not in note))
         check_values(network.batch)
+    except UnsupportedNeuronError as error:
+        if checks.RESTLESS not in str(error):
+            raise
+        refused = KnownNeurons(dt, neurons or {}).refused_in(model)
+        restless = {name: m for name, m in named_modules_of(model) if m in refused}
+        return Diagnosis((Finding("saturated", "", str(error), checks.set_thresholds(restless, 1.0)),))
     except (BatchError, WiringError) as error:
         return Diagnosis((_refused(error, time),))
     required = {name: p.requires_grad for name, p in nn.Module.named_parameters(model)}
     e = gather(network, batch, loss, labels, options, required)
     order = list(KINDS)
-    found = [finding for check in CHECKS for finding in check(e)]
+    found = list(checks.not_numbers(e)) or [finding for check in CHECKS for finding in check(e)]
     return Diagnosis(tuple(sorted(found, key=lambda f: (not f.serious, order.index(f.kind)))), e.report)
 
 

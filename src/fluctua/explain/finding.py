@@ -11,6 +11,7 @@ from fluctua.state.report import Report, as_json
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "input": "the batch is all zero, not a number, unscaled, or has the same value or rate in all channels",
+        "values": "parameters or buffers hold NaN or infinite values",
         "axes": "time and samples are exchanged",
         "state": "a pass starts from the state that the last one left",
         "norm": "batch norm uses statistics that it has not learned, or has too few samples",
@@ -18,7 +19,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "grid": "weights with few values, or only zeros, cause no fluctuations",
         "late": "activity arrives when the trial is nearly over, or after it",
         "silent": "neurons are too far from threshold to fire",
-        "exploding": "activity grows from layer to layer, or feeds on itself",
+        "exploding": "fluctuations are far larger than the threshold, grow from layer to layer, or feed on themselves",
         "saturated": "neurons fire whatever the input",
         "detached": "the graph is cut between layers or steps, so that no gradient gets through",
         "frozen": "weights do not require a gradient, or get none",

@@ -31,6 +31,8 @@ FELT = 1e-4  # of the largest gradient in a population, from which a gradient co
 class _Watched:
     """One population in one pass; it only holds what the model computes anyway, and its weights before the step."""
 
+    only_watches = True  # so that fluctua's own passes silence its hooks
+
     def __init__(self, population: Population) -> None:
         self.population = population
         weights = [q.weight for q in population.pathways]
@@ -149,6 +151,8 @@ class Monitor:
         >>> [(row["step"], row["population"]) for row in monitor.rows()]
         [(0, '1'), (0, '3'), (2, '1'), (2, '3')]
     """
+
+    only_watches = True
 
     def __init__(
         self,

@@ -73,14 +73,15 @@ def fuse(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in by_steps.items())
         raise FuseError(f"none of the neurons can run in a fused loop ({reasons})")
     samples = 1 if time == 0 else 0
+    runs = forward
     if forward is None:
         _, way = on_few(lambda few: over_time(model, few, KnownNeurons(), time, steps), batch, samples)
         # It does not bring the model to rest first.
-        forward = partial(stepped, way) if isinstance(way, StepLoop) else None
-    fast = FusedModel(model, populations, forward)
+        runs = partial(stepped, way) if isinstance(way, StepLoop) else None
+    fast = FusedModel(model, populations, runs)
     shown, what, notes = compared(fast, batch, samples, exact)
     fast.__dict__["_shown"] = shown
-    fast.__dict__["report"] = FuseReport(fused, by_steps, what, notes)
+    fast.__dict__["report"], fast.__dict__["given"] = FuseReport(fused, by_steps, what, notes), forward
     return fast
 
 
@@ -92,6 +93,7 @@ class FusedModel(nn.Module):
 
     Attributes:
         unfused: the model.
+        given: the function `forward` that `fuse` was given, if any.
         report: `fused` and `by_steps` name its neuron modules, `compared` and `notes` tell what the comparison of both
             showed.
 
@@ -105,6 +107,7 @@ class FusedModel(nn.Module):
     """
 
     unfused: nn.Module
+    given: Forward | None
     report: FuseReport
     populations: list[Population]
     hearing: set[str]

@@ -103,7 +103,8 @@ def fit(population: Population, goal: Goal, replay: Replay, generator: torch.Gen
         mute = mute_sources(population, replay)
         if not mute:
             raise
-    spikes = {name: poisson_spikes(p, goal.moments(p), silence, generator) for name, (p, silence) in mute.items()}
+    theirs = Goal(Target()) if population.neuron.theta is None else goal  # a readout's tells nothing of rates
+    spikes = {name: poisson_spikes(p, theirs.moments(p), silence, generator) for name, (p, silence) in mute.items()}
     with replay.pretending(population, spikes):
         return _fit(population, goal, replay, generator)
 

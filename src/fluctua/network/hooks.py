@@ -27,6 +27,8 @@ def acts(hook: Any) -> bool:
         hook = hook.func
     if not inspect.isroutine(hook):
         hook = type(hook).__call__
+    if getattr(getattr(hook, "__self__", None), "only_watches", False):
+        return False
     if str(getattr(hook, "__module__", "")).partition(".")[0] in ("torch", "fluctua"):  # a weight's, or ours
         return True
     function = getattr(hook, "__func__", hook)
