@@ -140,6 +140,66 @@ def test_a_mean_far_below_threshold_without_a_bias_is_refused_and_nothing_change
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Beside(nn.Module):
+    """A second layer with something beside its weights that stays as it is."""
+
+    def __init__(self, beside: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.a = nn.Linear(N, 64, bias=False), LIF()
+        self.second, self.frozen, self.b = nn.Linear(64, 64), nn.Linear(64, 64, bias=False), LIF()
+        self.beside = beside
+        fluctua.initialize(self, batch(), seed=0)
+        with torch.no_grad():
+            if beside == "a correlated weight":
+                self.frozen.weight.copy_(0.4 * self.second.weight)
+            self.second.weight.mul_(3)
+            self.second.bias.fill_(0.05)
+        self.frozen.requires_grad_(False)
+        if beside == "a frozen bias":
+            self.second.bias.requires_grad_(False)
+        else:
+            self.second.bias = None  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(self.first(x))
+        current = self.second(z)
+        if "weight" in self.beside:
+            current = current + 0.4 * self.frozen(z)
+        spikes: Tensor = self.b(current + 2 * z if self.beside == "the spikes themselves" else current)
+        return spikes
+
+
+BESIDE = ["a frozen bias", "a frozen weight", "a correlated weight", "the spikes themselves"]
+
+
+@pytest.mark.parametrize("target", [Target(xi=1.0), Target(xi=2.0), Target(sigma=0.8)], ids=str)
+@pytest.mark.parametrize("beside", BESIDE)
+def test_the_factor_allows_for_what_stays_beside_the_weights(beside: str, target: Target) -> None:
+    model = Beside(beside)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    p = rescale(model, batch(), target, per_neuron=False)["b"]
+    reached = p.sigma_u if target.sigma else (1.0 - p.mu_u) / p.sigma_u
+    assert reached == pytest.approx(target.sigma or target.xi, rel=2e-3)
+    for name in ("second.bias", "frozen.weight"):
+        assert name not in before or torch.equal(model.state_dict()[name], before[name])
+    each = rescale(Beside(beside), batch(), target)["b"]
+    reached = each.sigma_u if target.sigma else each.xi
+    assert reached == pytest.approx(target.sigma or target.xi, rel=0.03)
+
+
+def test_what_stays_may_be_too_much_for_the_target_which_is_told() -> None:
+    model = Beside("a frozen bias")
+    with torch.no_grad():
+        model.second.bias.fill_(3.0)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        InfeasibleTargetError, match=r"without the weights that may be scaled b has a mean potential of "
+    ):
+        rescale(model, batch())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("law", ["recurrent", "Dale"])
 def test_a_circuit_that_is_at_its_target_stays_there_and_one_that_is_not_comes_nearer(law: str) -> None:
     torch.manual_seed(0)

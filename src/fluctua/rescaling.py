@@ -21,7 +21,7 @@ from fluctua.network.network import Group, hears_itself
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
-from fluctua.state.measure import Window, neuron_mean, population_mean, variance, window_mask
+from fluctua.state.measure import Window, neuron_mean, population_mean, product_mean, variance, window_mask
 from fluctua.state.report import Report
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Moments, Target
@@ -202,51 +202,96 @@ class _Potential(FreePotential):
             value.mul_(size)
         return part, u.mul_(size)
 
+    def parts(self, values: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The part that nothing can change, a number if there is only rest, and what the values cause."""
+        rest = self._rest(values)
+        return rest, self._signal(Component(values), values, rest)
 
-def _without_offset(potential: FreePotential, values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
-    """The factor alone: it brings sigma_U to a target given as sigma, else the mean to xi from threshold.
 
-    A neuron far below threshold gets at most twice the factor that its fluctuations ask for.
+@dataclass(frozen=True)
+class _Growth:
+    """Moments of U = rest + k part, where k scales weights: one of each for all neurons, or for each.
+
+    A part that never moves counts as one that moves as much as the others.
     """
-    p = potential.population
-    write_all(values)
-    u = potential.potential() - p.neuron.rest
-    wanted = float(potential.sigma.double().mean())
-    mean, sigma = np.asarray(population_mean(u, potential.mask)), np.asarray(variance(u, potential.mask) ** 0.5)
-    if not sigma > 1e-12:
+
+    level: Array  # mean of the rest
+    noise: Array  # its variance
+    mean: Array  # of the part
+    sigma: Array  # its standard deviation
+    cross: Array  # covariance of both
+
+    @classmethod
+    def of(cls, rest: Tensor, part: Tensor, mask: Tensor, rows: bool) -> "_Growth":
+        """Measure two parts `[T, B, *N]`, over all neurons or over those of each row."""
+
+        def mean(x: Tensor) -> Array:
+            if not rows:
+                return np.asarray(population_mean(x, mask))
+            return np.asarray(neuron_mean(x, mask).reshape(x.shape[2], -1).mean(1).cpu().numpy())
+
+        def product(x: Tensor, y: Tensor) -> Array:
+            return mean(x * y) if rows else np.asarray(product_mean(x, y, mask))
+
+        moved, level, noise, cross = mean(part), np.asarray(rest.cpu()), np.zeros(()), np.zeros(())
+        sigma = np.maximum(product(part, part) - moved**2, 0.0) ** 0.5
+        if rest.ndim:
+            level = mean(rest)
+            noise, cross = np.maximum(product(rest, rest) - level**2, 0.0), product(rest, part) - level * moved
+        still = sigma <= 1e-6 * max(sigma.max(), 1e-30)
+        return cls(level, noise, moved, np.where(still, sigma.mean(), sigma), np.where(still, 0.0, cross))
+
+    def factors(self, room: float, xi: float | None) -> Array:
+        """The k that brings U to xi standard deviations below `room`; without xi, that makes these as large as `room`.
+
+        It is at most twice what the fluctuations of the part alone ask for, and NaN where the rest is there already.
+        """
+        away, mean, z = (room, 0.0, 1.0) if xi is None else (room - self.level, self.mean, xi)
+        left, half = away**2 - z**2 * self.noise, z**2 * self.cross + away * mean
+        below = half + np.sqrt(np.maximum(half**2 + (z**2 * self.sigma**2 - mean**2) * left, 0.0))
+        k = left / np.maximum(below, z * self.sigma * left / (2 * np.abs(away) + 1e-30))
+        return np.where((left > 0) & (away > 0), k, np.nan)
+
+
+def _without_offset(potential: "_Potential", values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
+    """The factor alone: it brings sigma_U to a target given as sigma, else the mean to xi from threshold."""
+    p, wanted, theta = (
+        potential.population,
+        float(potential.sigma.double().mean()),
+        potential.population.neuron.threshold,
+    )
+    room, xi = (wanted, None) if target.sigma is not None else (theta or 0.0, ((theta or 0.0) - target.mean) / wanted)
+    parts = potential.parts(values)
+    growth = _Growth.of(*parts, potential.mask, rows=False)
+    if not growth.sigma > 1e-12:
         raise SilentInputError(silence(p, potential.replay, len(potential.mask)))
-    room = (p.neuron.threshold or 0.0) - p.neuron.rest
-    xi = 0.0 if target.sigma is not None else ((p.neuron.threshold or 0.0) - target.mean) / wanted
-    if xi and mean + xi * sigma <= 0:
+    if xi is not None and growth.mean + xi * growth.sigma <= 0:
         raise InfeasibleTargetError(
-            f"{p.name} has a mean potential of {mean / sigma:.2f} sigma_u from rest, so no factor of its weights "
-            f"brings it to xi = {xi:.3g} from threshold: give {p.pathways[0].name} a bias, or let fluctua.initialize "
-            "draw new weights"
+            f"{p.name} has a mean potential of {growth.mean / growth.sigma:.2f} sigma_u from rest, so no factor of its "
+            f"weights brings it to xi = {xi:.3g} from threshold: give {p.pathways[0].name} a bias, or let "
+            "fluctua.initialize draw new weights"
+        )
+    factor = growth.factors(room, xi)
+    if np.isnan(factor):
+        raise InfeasibleTargetError(
+            f"without the weights that may be scaled {p.name} has a mean potential of {growth.level:.3g} and sigma_u = "
+            f"{growth.noise**0.5:.3g}, nearer to its threshold than the target: unfreeze more of it or ask for less"
         )
     if rows and not any(q.recurrent for q in p.pathways):  # neurons of a circuit would respond to each other's factors
-        mean, sigma = _by_neuron(u, potential.mask)
-    factor = room / np.maximum(mean + xi * sigma, xi * sigma / 2) if xi else wanted / sigma
+        each = _Growth.of(*parts, potential.mask, rows=True).factors(room, xi)
+        factor = np.where(np.isnan(each), factor, each)
     axes = {q.weight: q.rows for q in writable(p)}
     scaled = Component({q: by_row(factor, q, axes.get(q, 0)) * value for q, value in values.items()})
     none = np.zeros(())
     return Solution(scaled, Component({}), none, none, 1.0, 0.0, 0.0, 0.0, None)
 
 
-def _alike(potential: FreePotential, values: dict[Tensor, Tensor], offsets: list[Tensor]) -> dict[Tensor, Tensor]:
-    """The values with a factor for each row, with which all neurons fluctuate alike in time, and without the offset."""
+def _alike(potential: "_Potential", values: dict[Tensor, Tensor], offsets: list[Tensor]) -> dict[Tensor, Tensor]:
+    """The values with a factor for each row, with which all neurons fluctuate alike, and without the offset."""
     values = values | {p: torch.zeros_like(p) for p in offsets}
-    write_all({p: values[p] for p in offsets})
-    _, sigma = _by_neuron(potential.potential(), potential.mask)
+    growth = _Growth.of(*potential.parts(values), potential.mask, rows=True)
+    wanted = float(potential.sigma.double().mean())
+    factor = growth.factors(wanted, None)
+    factor = np.where(np.isnan(factor), wanted / growth.sigma, factor)
     axes = {q.weight: q.rows for q in writable(potential.population)}
-    return {p: by_row(1 / sigma, p, axes.get(p, 0)) * value for p, value in values.items()}
-
-
-def _by_neuron(u: Tensor, mask: Tensor) -> tuple[Array, Array]:
-    """Mean and deviation in time of a potential `[T, B, *N]` over the first axis of `N`; where nothing moves, the mean
-    deviation."""
-    mean = neuron_mean(u, mask)
-    square = (neuron_mean(u**2, mask) - mean**2).clamp_min(0.0)
-    means, deviations = (x.reshape(u.shape[2], -1).mean(1).cpu().numpy() for x in (mean, square))
-    deviations = deviations**0.5
-    still = deviations <= 1e-6 * max(deviations.max(), 1e-30)
-    return means, np.where(still, deviations.mean(), deviations)
+    return {p: by_row(factor, p, axes.get(p, 0)) * value for p, value in values.items()}
