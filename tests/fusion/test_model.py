@@ -546,17 +546,6 @@ class Backward(SnnLoop):
         return torch.stack(out)
 
 
-class InPlace(SnnLoop):
-    def forward(self, x: Tensor) -> Any:
-        mem1, out = self.lif1.reset_mem(), []
-        for t in range(len(x)):
-            current = self.fc1(x[t])
-            current += 0.1
-            spk1, mem1 = self.lif1(current, mem1)
-            out.append(spk1)
-        return torch.stack(out)
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -564,7 +553,6 @@ class InPlace(SnnLoop):
         (Truncated, "the state of lif1 (Leaky) is changed between steps 2 and 3, or cut out of the graph"),
         (Branching, "lif2 (Leaky) hears at step"),
         (Backward, "runs backward within its forward pass"),
-        (InPlace, "changes a step in place"),
     ],
 )
 def test_what_no_loop_over_all_steps_does_is_refused(kind: type[nn.Module], words: str) -> None:

@@ -5,6 +5,7 @@ all steps at once, and looked up at the others; what it does to several steps to
 as it stands. So nothing but time is gained, whatever the model does.
 """
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from sys import getrefcount
@@ -18,8 +19,9 @@ from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import Deferred, Late
 from fluctua.fusion.folding import CONVOLUTIONS, Convolved, as_pooled, folded, pooled
+from fluctua.fusion.names import identity, key_of
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
-from fluctua.network.run import PLAIN, mapped
+from fluctua.network.run import mapped
 
 _OWN = nn.Parameter, type(None)
 _PLAIN_WEIGHTS = frozenset({*_OWN, Tensor})
@@ -76,11 +78,8 @@ class Handle(Tensor):
                 return func(small, *args[1:], **kwargs).contiguous()
         if func in operations.BACKWARD and any(isinstance(handle, Step) for handle in handles_in(args)):
             raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
-        changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-        if changes and isinstance(args[0], Handle) and isinstance(args[0].node, Later):
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             return _changed(func, name, args, kwargs)
-        if changes and isinstance(args[0], Handle):
-            raise FuseError(f"the model changes a step in place ({name}): write x = x.{name.rstrip('_')}(...) instead")
         return _operation(func, name, args, kwargs)
 
     @classmethod
@@ -153,13 +152,25 @@ def reals(value: Any, but: Any = ()) -> Any:
     return mapped(value, lambda x: x.actual if isinstance(x, Handle) and not isinstance(x.node, but) else x)
 
 
-def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handle:
-    """A state that is left behind, changed in place, such as by its framework's reset."""
-    handle: Handle = args[0]
-    if name == "zero_":
+def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """A change in place. A handle then stands for the new numbers, wherever the model keeps it."""
+    handle, plain = args[0], name.rstrip("_")
+    if isinstance(handle, Handle) and name == "zero_" and isinstance(handle.node, Later):  # a reset
         handle.node.set(handle.node.like.new_zeros(handle.shape))
-    else:
-        func(*reals(args), **reals(dict(kwargs)))
+        return handle
+    if not isinstance(handle, Handle) or isinstance(handle.node, Later):
+        with torch._C.DisableTorchFunctionSubclass():
+            func(*reals(args), **reals(dict(kwargs)))
+        return handle  # type: ignore[no-any-return]
+    made: Any = _operation(getattr(Tensor, plain), plain, args, kwargs) if name in operations.IN_PLACE else None
+    old: Node = handle.node
+    if old.depth == 0 or not isinstance(made, Tensor) or made.shape != handle.shape:
+        raise FuseError(f"the model changes a step in place ({name}): write x = x.{plain}(...) instead")
+    old.spare = deque((step for step in old.spare if step is not handle), old.spare.maxlen)
+    if isinstance(handle, Step):
+        made = made if isinstance(made, Step) else Step.fresh(Given(made.unsqueeze(0), old.depth + 1), 0)
+        handle.step = made.step
+    handle.node = made.node if isinstance(made, Handle) else Given(made, old.depth + 1)
     return handle
 
 
@@ -174,7 +185,7 @@ def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwarg
     if delayed is not None:
         return delayed
     with torch._C.DisableTorchFunctionSubclass():
-        plain = name in operations.ANSWERS or name == "__setitem__" or "out" in kwargs
+        plain = name in operations.ANSWERS or "out" in kwargs
         plain = plain or (name == "__get__" and func not in operations.OF_TENSORS) or len({h.step for h in steps}) > 1
         node = None if plain else _at_all_steps(func, name, args, kwargs, steps)
         return func(*reals(args), **reals(dict(kwargs))) if node is None else _steps_of(node, steps[0].step)
@@ -185,7 +196,7 @@ def _at_all_steps(
 ) -> Any:
     """What an operation on one step gives at all of them; None where it was not done to the first step."""
     memo, step = steps[0].node.memo, steps[0].step
-    key: Hashable = (func, _key(func, args), _key(func, tuple(kwargs.items())))
+    key: Hashable = func, key_of(func, args, memo), key_of(func, tuple(kwargs.items()), memo)
     if name in operations.RANDOM:  # done twice in a step, it gives two results
         drawn = memo.setdefault(("drawn", key), {})
         drawn[step] = drawn.get(step, 0) + 1
@@ -216,8 +227,8 @@ def _after_a_step(
     lags = tuple(number - h.step for h in steps)
     if not any(lags):
         return None
-    key = "late", func, lags, _key(func, args), _key(func, tuple(kwargs.items()))
     memo = steps[0].node.memo
+    key = "late", func, lags, key_of(func, args, memo), key_of(func, tuple(kwargs.items()), memo)
     if key not in memo:
         if number != 1 or not any(h.node.waits for h in steps):
             return None
@@ -280,7 +291,7 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         memo = handles_in([args, kwargs])[0].node.memo
         if func in operations.BACKWARD or all(isinstance(h.node, Later) for h in handles_in([args, kwargs])):
             return func(*reals(args), **reals(dict(kwargs)))
-        key = (func, _key(func, args), _key(func, tuple(kwargs.items())))
+        key = func, key_of(func, args, memo), key_of(func, tuple(kwargs.items()), memo)
         if key not in memo:
             node = _on_whole_node(func, name, args, kwargs)
             if not isinstance(node, Node):
@@ -300,8 +311,9 @@ def _on_whole_node(func: Callable[..., Any], name: str, args: tuple[Any, ...], k
     if whole is not None and whole.ndim == CONVOLUTIONS.get(func):
         return Convolved(func, given[0], given[1:], options, whole.node.depth + 1)
     result = as_pooled(func, func(*given, **options))
-    once = name not in operations.RANDOM and "out" not in kwargs and name != "__setitem__"
-    return Given(result) if once and isinstance(result, Tensor) else result
+    once = name not in operations.RANDOM and "out" not in kwargs
+    depth = 1 + max(h.node.depth for h in handles_in([args, kwargs]))
+    return Given(result, depth) if once and isinstance(result, Tensor) else result
 
 
 def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -373,26 +385,11 @@ def weighted(module: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _product(handle: Handle, weight: Tensor, bias: Tensor | None = None) -> Handle:
-    key = F.linear, id(weight), weight._version, id(bias), None if bias is None else bias._version
     memo = handle.node.memo
+    key = F.linear, identity(weight, memo), None if bias is None else identity(bias, memo)
     if key not in memo:
         memo[key] = Product(handle.node, weight, bias)
         if torch.is_autocast_enabled(weight.device.type):
             memo[key].like = memo[key].value.new_empty(0)
     made = memo[key]
     return Step.of(made, handle.step) if isinstance(handle, Step) else Whole.of(made)
-
-
-def _key(func: Callable[..., Any], value: Any) -> Hashable:
-    """What is done to what: handles by their nodes, tensors by what they are now, anything else as it is."""
-    if type(value) in PLAIN:
-        return type(value), value
-    if isinstance(value, Handle):
-        return "node", id(value.node), type(value)
-    if isinstance(value, Tensor):
-        return "tensor", id(value), -1 if func is F.batch_norm else value._version
-    if isinstance(value, list | tuple):
-        return tuple(_key(func, item) for item in value)
-    if isinstance(value, slice):
-        return "slice", value.start, value.stop, value.step
-    return (type(value), value) if isinstance(value, Hashable) else ("object", id(value))

@@ -35,9 +35,14 @@ BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 RANDOM = frozenset(
     {"bernoulli", "rand_like", "randn_like", "randint_like", "poisson", "multinomial", "normal", "dropout", "rrelu"}
     | {"alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"}
-    | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential", "bernoulli_", "uniform_", "normal_"}
+    | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential"}
 )
 """Names of functions that draw random numbers."""
+
+IN_PLACE = frozenset(
+    {"add_", "sub_", "mul_", "div_", "relu_", "clamp_", "clamp_min_", "clamp_max_", "sigmoid_", "tanh_"}
+)
+"""Changes in place by numbers that are no chance."""
 
 ADDS = frozenset({"add", "__add__", "__radd__"})
 """Names of the sum of two tensors."""

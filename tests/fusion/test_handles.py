@@ -1,0 +1,139 @@
+"""Changes in place act as the model means them: on every name of a tensor."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fluctua
+from fluctua.fusion import FuseError
+from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, spikes, woken
+
+BATCH = spikes(STEPS, SAMPLES, INPUTS)
+
+
+class Loop(SnnLoop):
+    """Two layers; subclasses say what happens between them and to the output."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        return current
+
+    def joined(self, steps: list[Tensor]) -> Any:
+        return torch.stack(steps)
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for step in x:
+            current = self.fc1(step)
+            spk1, mem1 = self.lif1(self.between(current, current), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            out.append(spk2)
+        return self.joined(out)
+
+
+class Shortcut(Loop):
+    """As in residual networks."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        other = self.fc1.bias + current
+        other += before
+        return other
+
+
+class Alias(Loop):
+    """The layer's answer is changed by a second name of it."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        before.mul_(1.5)
+        return current + before
+
+
+class Rectified(Loop):
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        nn.functional.relu(before, inplace=True)
+        return current
+
+
+class Summed(Loop):
+    """An output that grows from a number."""
+
+    def joined(self, steps: list[Tensor]) -> Any:
+        out: Any = 0
+        for step in steps:
+            out += step
+        return out
+
+
+class SummedUp(Loop):
+    """An output that grows from a tensor of the model's own."""
+
+    def joined(self, steps: list[Tensor]) -> Any:
+        out = torch.zeros(steps[0].shape, dtype=steps[0].dtype)
+        for step in steps:
+            out += step
+        return out
+
+
+class OfAll(SnnLoop):
+    """All steps at once."""
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), []
+        currents = self.fc1(x)
+        currents += 0.1
+        for current in currents:
+            spk1, mem1 = self.lif1(current, mem1)
+            out.append(spk1)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize("kind", [Shortcut, Alias, Rectified, Summed, SummedUp, OfAll])
+def test_what_is_changed_in_place_is_that_everywhere(kind: type[nn.Module]) -> None:
+    model: Any = woken(kind(), gain=4.0)
+    fast = fluctua.fuse(model, BATCH)
+    passes = []
+    for each in (model, fast):
+        model.zero_grad()
+        output = each(BATCH)
+        output.square().sum().backward()
+        passes.append([output.detach(), model.fc1.weight.grad.clone()])
+    for theirs, ours in zip(*passes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    assert all(part.any() for part in passes[0])
+
+
+class Viewed(Loop):
+    """A view, which no name tells, sees the change too."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        view = current.view(current.shape)
+        before.mul_(2)
+        return view
+
+
+class OfInput(Loop):
+    def forward(self, x: Tensor) -> Any:
+        x += 0.1
+        return super().forward(x)
+
+
+class Drawn(Loop):
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        return current.bernoulli_(0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Viewed, "the fused model gives something else"),
+        (OfInput, "the model changes a step in place"),
+        (Drawn, "the model changes a step in place"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(kind: type[nn.Module], words: str) -> None:
+    model = woken(kind(), gain=4.0)
+    before = BATCH.clone()
+    with torch.no_grad(), pytest.raises(FuseError, match=words):
+        fluctua.fuse(model, BATCH, forward=lambda model, x: model(x))
+    assert torch.equal(BATCH, before)

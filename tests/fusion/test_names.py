@@ -1,0 +1,88 @@
+"""Weights that a model computes at every step are the same at each of them, if they are; else the model is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+import fluctua
+from fluctua.fusion import FuseError
+from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, spikes, woken
+
+BATCH = spikes(STEPS, SAMPLES, INPUTS)
+
+
+class LowRank(nn.Linear):
+    """A weight with an adapter of rank two."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features)
+        self.load_state_dict(base.state_dict())
+        self.a = nn.Parameter(torch.randn(self.out_features, 2, generator=torch.Generator().manual_seed(0)))
+        self.b = nn.Parameter(torch.randn(2, self.in_features, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight + self.a @ self.b, 2 * self.bias)
+
+
+class Masked(nn.Linear):
+    """A mask of other entries at every step, or of the same."""
+
+    def __init__(self, base: nn.Linear, *, anew: bool) -> None:
+        super().__init__(base.in_features, base.out_features)
+        self.load_state_dict(base.state_dict())
+        self.anew, self.calls = anew, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        rows = torch.arange(self.out_features)[:, None]
+        mask = (rows + self.calls * self.anew) % 2 == 0
+        return nn.functional.linear(x, self.weight * mask, self.bias)
+
+
+COMPUTED: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "weight norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "spectral norm in eval": lambda layer: parametrizations.spectral_norm(layer).eval(),
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),  # type: ignore[no-untyped-call]
+    "low rank": LowRank,
+    "masked": lambda layer: Masked(layer, anew=False),
+}
+
+
+def changed(change: Callable[[nn.Linear], nn.Module]) -> Any:
+    """A loop over time whose second layer has a computed weight."""
+    model: Any = woken(SnnLoop(), gain=4.0)
+    torch.manual_seed(0)
+    model.fc2 = change(model.fc2)
+    return model
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_is_computed_anew_is_multiplied_once(name: str) -> None:
+    model = changed(COMPUTED[name])
+    fast = fluctua.fuse(model, BATCH)
+    passes = []
+    for each in (model, fast):
+        model.zero_grad()
+        output = each(BATCH)[0]
+        output.square().sum().backward()
+        passes.append([output.detach(), *(p.grad.clone() for p in model.parameters())])
+    for theirs, ours in zip(*passes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    assert all(g.any() for g in passes[0])
+    model.requires_grad_(False)  # no graph tells how it was computed
+    assert torch.equal(fast(BATCH)[0], model(BATCH)[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [parametrizations.spectral_norm, lambda layer: Masked(layer, anew=True)],
+    ids=["spectral norm in training", "a mask that changes"],
+)
+def test_a_weight_that_is_another_at_every_step_is_refused(change: Callable[[nn.Linear], nn.Module]) -> None:
+    with pytest.raises(FuseError, match="with weights that change from step to step"):
+        fluctua.fuse(changed(change), BATCH)
