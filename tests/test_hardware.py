@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import fluctua
 from fluctua.hardware import Grid, quantize
 from fluctua.layers import DaleLayer, Recurrent
 from fluctua.methods import Measured
-from fluctua.neurons import LI, LIF
+from fluctua.neurons import LI, LIF, from_step, spike
 from fluctua.neurons.current_based import CurrentBased
 
 T, DT = 80, 2e-3
@@ -171,6 +171,22 @@ def test_thresholds_become_multiples_of_the_scale_of_the_weights() -> None:
         assert steps == pytest.approx(round(steps), abs=1e-4)
         assert after[str(k)].threshold == theta  # the report is that of the rounded network
         assert any(f"the threshold of {k} was rounded from 1 to" in note for note in after.notes)
+
+
+def test_thresholds_of_a_step_of_the_users_own_are_rounded_by_their_name() -> None:
+    def step(x: Tensor, state: tuple[Tensor, ...], c: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        u = c["a"] * state[0] + x
+        out = spike(u - c["theta"])
+        return out, (u * (1 - out.detach()),)
+
+    neuron = from_step(step, constants={"a": 0.9, "theta": 0.77}, threshold="theta", rest=(0.0,))
+    model = nn.Sequential(nn.Linear(12, 20), neuron)
+    fluctua.initialize(model, slow_batch(), seed=0)
+    after, scales = quantize(model, slow_batch(), Grid(4), thresholds=True)
+    theta = float(torch.as_tensor(neuron.theta))
+    assert theta != 0.77
+    assert theta / scales["0.weight"] == pytest.approx(round(theta / scales["0.weight"]), abs=1e-4)
+    assert after["1"].threshold == pytest.approx(theta)
 
 
 @pytest.mark.parametrize("bits", [3, 12])

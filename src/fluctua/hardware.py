@@ -18,6 +18,7 @@ from fluctua.network.network import Network
 from fluctua.network.preserve import all_or_nothing
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
+from fluctua.neurons.own_step import StepNeuron
 from fluctua.state.backward import cell_of
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
@@ -237,7 +238,9 @@ def _decays_of(p: Population) -> list[tuple[str, nn.Module, Any]]:
 def round_thresholds(populations: Sequence[Population], scales: Mapping[str, float]) -> Iterator[str]:
     """Round thresholds to whole multiples of the scale of the first weight, in place; yields a sentence on each."""
     for p in populations:
-        held = [(m, a) for m in modules_of(cell_of(p)) for a in THRESHOLDS if getattr(m, a, None) is not None]
+        own = {m._threshold for m in modules_of(p.module) if isinstance(m, StepNeuron) and m._threshold is not None}
+        names = (*THRESHOLDS, *own)
+        held = [(m, a) for m in modules_of(cell_of(p)) for a in names if getattr(m, a, None) is not None]
         scale = next((scales[q.name] for q in p.pathways if q.name in scales), None)
         if p.neuron.threshold is not None and held and scale is not None:
             module, attribute = held[0]
@@ -245,6 +248,8 @@ def round_thresholds(populations: Sequence[Population], scales: Mapping[str, flo
             after = (before / scale).round().clamp_min(1.0) * scale
             _set(module, attribute, after)
             yield f"the threshold of {p.name} was rounded from {before.mean():.4g} to {after.mean():.4g}"
+        elif p.neuron.threshold is not None:
+            yield f"the threshold of {p.name} was left: its name is not known, or its weights are on no grid"
 
 
 def _set(module: nn.Module, attribute: str, value: Tensor) -> None:

@@ -38,6 +38,34 @@ spikes = partial(random_spikes, p=0.06)
 X = spikes(STEPS, SAMPLES, N_IN)
 
 
+@pytest.mark.parametrize("bad", [X[:, :0], X * torch.nan], ids=["empty", "NaN"])
+def test_a_later_batch_that_holds_nothing_is_told_of_and_no_step_taken(bad: Tensor) -> None:
+    model = silent(2)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(BatchError, match="is empty or has NaN or infinite values: leave it out"):
+        prime(model, [X, bad], seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_priming_leaves_the_gradients_of_the_user_alone() -> None:
+    model = silent(2)
+    model(X).square().sum().backward()
+    given = [(p, p.grad, torch.clone(p.grad)) for p in model.parameters() if p.grad is not None]
+    prime(model, X, epochs=3, seed=0)
+    assert given
+    assert all(p.grad is grad and torch.equal(grad, value) for p, grad, value in given)
+
+
+def test_rates_are_per_step_where_time_counts_in_steps() -> None:
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(N_IN, 32), snn.Leaky(beta=0.9, init_hidden=True))
+    table = str(found := scale_synapses(model, X, rate=0.03))
+    assert table.startswith("population  per step before  per step after  within tolerance")
+    assert f"{found.after['1']:.3f}" in table
+    assert found.after["1"] == pytest.approx(0.03, rel=0.2)
+
+
 def deep(depth: int, width: int = 32) -> nn.Sequential:
     return feed_forward(N_IN, 5, width=width, depth=depth, dt=DT, duration=STEPS * DT)
 

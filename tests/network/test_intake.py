@@ -200,6 +200,7 @@ def test_a_model_that_repeats_its_input_itself_needs_no_steps() -> None:
         ({"time": None, "steps": 5, "forward": lambda net, x: net(x)}, "got steps=5 with forward="),
         ({"time": None, "steps": 0}, "one or more .* got steps=0"),
         ({"time": 2}, r"the axis of time is 0, .*, or 1, or None for a static input, got 2"),
+        ({"time": 1.0}, r"the axis of time is 0, .*, or 1, or None for a static input, got 1\.0"),
     ],
 )
 def test_time_that_makes_no_sense(options: dict[str, Any], message: str) -> None:

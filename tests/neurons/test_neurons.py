@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF, ArcTan, SuperSpike
+from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.leaky import LeakyNeuron
 from fluctua.timeloop import engine
 
@@ -222,6 +223,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (lambda: LIF(threshold=0.0), "a threshold must be positive and finite, got 0.0"),
     (lambda: LIF(threshold=torch.tensor([1.0, math.inf])), "a threshold must be positive and finite"),
     (lambda: LIF(reset="soft"), "unknown reset 'soft': choose 'zero' or 'subtract'"),  # type: ignore[arg-type]
+    (
+        lambda: CurrentBased(0.9, 1.0, 1e-3, threshold=1.0, reset="soft"),  # type: ignore[arg-type]
+        "unknown reset 'soft': choose 'zero' or 'subtract'",
+    ),
     (lambda: SuperSpike(-1.0), "a surrogate needs a finite steepness beta > 0, got -1.0"),
     (lambda: SuperSpike(math.inf), "a surrogate needs a finite steepness beta > 0, got inf"),
     (lambda: LIF(tau_mem=torch.zeros(0)), "tau_mem must be a positive number of seconds, got tensor([])"),

@@ -15,11 +15,11 @@ from fluctua.homeostasis.optimizers import make_optimizer
 from fluctua.homeostasis.refinement import Refinement, TrainingDiverged, rates
 from fluctua.layers.dale import constrain_
 from fluctua.methods.weights import new_generator
-from fluctua.network.errors import Axis
+from fluctua.network.errors import Axis, BatchError
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
 from fluctua.network.preserve import all_or_nothing, gpus_of, seed_torch
-from fluctua.network.run import Forward, parameters_of, recorded
+from fluctua.network.run import Forward, parameters_of, recorded, tensors_in
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
@@ -71,7 +71,7 @@ def prime(
     Raises:
         ValueError: no bounds, a number out of range, batches that can be read only once, no spiking
             population, or nothing to train.
-        BatchError: a first batch that is empty, all zero, not finite or misshapen.
+        BatchError: a batch that is empty or not finite, or a first batch that is all zero or misshapen.
         WiringError: no known neuron found, or a model that cannot be traced.
         TrainingDiverged: a penalty or a gradient that is not finite.
 
@@ -99,14 +99,15 @@ def prime(
         if not (first := list(islice(inputs, 1))):
             raise ValueError("there are no batches: pass at least one")
         network = Network.of(model, first[0], forward=forward, time=time, steps=steps, dt=dt, active=True)
-        before = rates(network.spiking, network.spikes())
+        before, gradients = rates(network.spiking, network.spikes()), [(p, p.grad) for p in parameters_of(model)]
         priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws, gpus)
         for rounds in range(epochs + 1):  # the last one only measures
             penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
             missed = {key: value for key, value in penalties.items() if value > tolerance}
             if not missed:
                 break
-        priming.optimizer.zero_grad()
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         report = inspect_network(network)
     worst_last = sorted(missed.items(), key=lambda item: item[1])
     reasons = {name: f"{bound.kind} bound missed, penalty {value:.2g}" for (name, bound), value in worst_last}
@@ -128,13 +129,13 @@ class _Priming:
         """Largest penalties over the batches; if `learn`, with a step on each batch above the tolerance."""
         worst: Penalties = {}
         _reseed(self.draws, self.gpus)
-        for batch in inputs:
+        for given in inputs:
+            batch = given if self.network.time == "own" else alike(given, self.network.batch)
+            _check_batch(batch)
             with self.network.preserved(), torch.set_grad_enabled(learn):
                 _reseed(self.draws, self.gpus)
                 with recorded(self.network.spiking) as spikes:
-                    self.network.forward(
-                        self.network.model, batch if self.network.time == "own" else alike(batch, self.network.batch)
-                    )
+                    self.network.forward(self.network.model, batch)
                 losses = {(p.name, b): b(spikes[p.name]) for p in self.network.spiking for b in self.bounds}
                 loss = torch.stack(list(losses.values())).sum()
                 _check_finite("penalty", loss, number)
@@ -170,6 +171,12 @@ def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
 def _unit(bound: ActivityBound) -> float:
     """The penalty for missing the whole threshold."""
     return bound.strength * bound.threshold**bound.order or 1.0
+
+
+def _check_batch(batch: Any) -> None:
+    for x in tensors_in(batch):
+        if not x.numel() or not bool(x.sum().isfinite()):
+            raise BatchError(f"a batch {[*x.shape]} is empty or has NaN or infinite values: leave it out")
 
 
 def _check_finite(what: str, value: Tensor, epoch: int) -> None:

@@ -27,7 +27,7 @@ class Refinement:
     """The result of homeostatic plasticity; print it for a table.
 
     Attributes:
-        before: firing rate in Hz of each population concerned before, by name.
+        before: firing rate in Hz of each population concerned before, by name; per step where time counts in steps.
         missed: the populations not within tolerance at the end, and in words what they miss.
         rounds: passes over the data that changed weights; with `scale_synapses`, the most for any population.
         report: the state of the network at the end.
@@ -50,7 +50,12 @@ class Refinement:
 
     def __str__(self) -> str:
         width = max(len(row[0]) for row in self._rows())
-        lines = ["  ".join((name.ljust(width), b.rjust(9), a.rjust(8), state)) for name, b, a, state in self._rows()]
+        (_, *titles, _), *_ = self._rows()
+        widths = width, *map(len, titles)
+        lines = [
+            "  ".join((p.ljust(width), b.rjust(widths[1]), a.rjust(widths[2]), state))
+            for p, b, a, state in self._rows()
+        ]
         notes = [f"note: {note}" for note in self.report.notes]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._summary(), *notes])
 
@@ -72,8 +77,10 @@ class Refinement:
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         after = self.after
-        rows = [(p, f"{rate:.1f}", f"{after[p]:.1f}", self.missed.get(p, "yes")) for p, rate in self.before.items()]
-        return [("population", "Hz before", "Hz after", "within tolerance"), *rows]
+        digits, unit = (3, "per step") if any(p.in_steps for p in self.report) else (1, "Hz")
+        said = ((p, self.missed.get(p, "yes"), rate, after[p] or 0.0) for p, rate in self.before.items())
+        rows = [(p, f"{before:.{digits}f}", f"{now:.{digits}f}", state) for p, state, before, now in said]
+        return [("population", f"{unit} before", f"{unit} after", "within tolerance"), *rows]
 
     def _summary(self) -> str:
         state = "within tolerance" if self.reached else "not within tolerance"

@@ -291,8 +291,9 @@ class _Scaling:
         self._own.position = np.where(seen.units > 0, state[1], 0.0)
         self._write()
         if seen.distance:
+            unit = "per step" if self.population.neuron.in_steps else "Hz"
             each = f", {seen.within:.0%} of its neurons within {self.goal.tolerance:.0%}"
-            self.missed = f"{seen.mean:.3g} for {self.goal.rate:g} Hz{each if self.goal.per_neuron else ''}"
+            self.missed = f"{seen.mean:.3g} for {self.goal.rate:g} {unit}{each if self.goal.per_neuron else ''}"
 
     def notes(self) -> Iterator[str]:
         """Notes on what was skipped, and why."""

@@ -1,5 +1,6 @@
 """The input of a model from what users have: loaders, pairs with labels, arrays, integers and booleans."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +35,8 @@ def take(model: nn.Module, batch: Any, known: KnownNeurons, by_default: bool) ->
     numbers of the weights' type, unless the model looks them up.
 
     Raises:
-        BatchError: an iterator, which can be read only once, or an array that holds no numbers.
+        BatchError: an iterator, which can be read only once, an array that holds no numbers, or values of samples that
+            are no numbers.
     """
     notes = []
     if isinstance(batch, DataLoader):
@@ -71,7 +73,9 @@ def alike(batch: Any, first: Any) -> Any:
         return batch
     x = batch[0] if isinstance(batch, tuple | list) else batch
     x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
-    return x.to(first.dtype) if isinstance(x, Tensor) else x
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(first.dtype, copy=x.is_inference())  # autograd takes no inference tensors
 
 
 def _first_of(loader: DataLoader[Any]) -> Any:
@@ -117,7 +121,10 @@ def _spread(wanted: Any) -> float | None:
     values = torch.as_tensor(wanted) if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f" else wanted
     if not isinstance(values, Tensor) or not values.is_floating_point():
         return None
-    return float(values.detach().double().std(correction=0)) or None
+    spread = float(values.detach().double().std(correction=0))
+    if not math.isfinite(spread):
+        raise BatchError("the values that came with the batch have NaN or infinite entries: remove these samples first")
+    return spread or None
 
 
 def _precision(model: nn.Module) -> torch.dtype:

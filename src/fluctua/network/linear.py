@@ -55,7 +55,7 @@ def linear_module(module: nn.Module, stepping: Stepping, timing: Timing) -> Neur
         name = type(module).__name__
         raise UnsupportedNeuronError(
             f"{name} cannot be read from its own step: {error}; or describe it with "
-            f"neurons={{{name}: fluctua.ProbedNeuron(...)}}"
+            f"neurons={{{name}: fluctua.network.ProbedNeuron(...)}}"
         ) from error
 
 

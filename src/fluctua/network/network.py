@@ -16,7 +16,7 @@ from fluctua.network.facts import Population
 from fluctua.network.intake import Input, take
 from fluctua.network.preserve import gpus_of, in_turn, preserved, seed_torch, silent_gradients
 from fluctua.network.replay import Replay
-from fluctua.network.run import Forward, plain_call, recorded, tensors_in
+from fluctua.network.run import Forward, mapped, plain_call, recorded, tensors_in
 from fluctua.network.trace import Left, trace
 from fluctua.network.trace_pass import bare_parameters
 
@@ -109,11 +109,14 @@ class Network:
             raise WiringError(f"the model must be a torch module, got {type(model).__name__}: pass the model itself")
         if dt is not None and not (isinstance(dt, Real) and 0 < dt < float("inf")):
             raise ValueError(f"the time step dt must be a positive number of seconds, got {dt!r}")
+        _check_names(readouts, "readouts")
         if any(tensor.is_meta for tensor in tensors_in((batch, *model.parameters(), *model.buffers()))):
             raise WiringError("model and batch need values, and some have none, on the device meta: use another device")
         known = KnownNeurons(dt, neurons or {}, readouts)
         ready = isinstance(batch, Tensor) and batch.is_floating_point()
         taken = Input(batch) if ready else take(model, batch, known, by_default)
+        if any(tensor.is_inference() for tensor in tensors_in(taken.batch)):
+            taken = replace(taken, batch=mapped(taken.batch, Tensor.clone))  # autograd takes no others
         if active:
             check_values(taken.batch)
         own = None if by_default else forward
@@ -173,10 +176,11 @@ class Network:
         """The populations with these names, in running order; None for all.
 
         Raises:
-            ValueError: a name that no population has.
+            ValueError: a name that no population has, or a string in place of a list of names.
             UnsupportedNeuronError: a named neuron cannot be served.
         """
         known = {p.name for p in self.populations}
+        _check_names(names, "populations")
         if names is not None and (unknown := set(names) - known):
             for one in self.left:
                 if one.name in unknown:
@@ -250,8 +254,14 @@ def populations_of(model: nn.Module, batch: Any, forward: Forward | None = None,
     return Network.of(model, batch, forward=forward, **options).populations
 
 
+def _check_names(names: Collection[str] | None, what: str) -> None:
+    """Refuse a string, whose letters could be names."""
+    if isinstance(names, str):
+        raise ValueError(f"{what}= takes a list of names, got the string {names!r}: write {what}=[{names!r}]")
+
+
 def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
-    if time not in (0, 1, None):
+    if time not in (0, 1, None) or isinstance(time, float):
         raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
     if steps is not None and (time is not None or not by_default or not isinstance(steps, Integral) or steps < 1):
         said = f"time={time}" if by_default else "forward="

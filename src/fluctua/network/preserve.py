@@ -326,7 +326,7 @@ def torchs_own(gpus: list[int]) -> Undo:
 
 
 def _values(tensors: list[Any]) -> Undo:
-    kept = [(t, t.detach().clone()) for t in tensors if isinstance(t, Tensor) and not is_lazy(t)]
+    kept = [(t, t.detach().clone()) for t in tensors if isinstance(t, Tensor) and not (is_lazy(t) or t.is_inference())]
 
     def put_back() -> None:
         with torch.no_grad():
@@ -351,6 +351,7 @@ def _model(model: nn.Module) -> list[Undo]:
     def give_back() -> None:
         for parameter, gradient, flag in gradients:
             parameter.grad = gradient
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad is not flag:
+                parameter.requires_grad_(flag)
 
     return [put_back, _values([*parameters_of(model), *nn.Module.buffers(model)]), give_back]

@@ -84,6 +84,11 @@ def trace(
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
         raise WiringError(f"lazy layers have no weights yet ({', '.join(lazy)}): run the model once on a batch first")
+    if any(p.is_inference() for p in parameters_of(model)):
+        raise WiringError(
+            "the model was built under torch.inference_mode(), so its weights cannot be changed: build it anew, or "
+            "load its state_dict into a model that was built outside"
+        )
     scripted = {m: names[m] for m in names if isinstance(m, torch.jit.ScriptModule)}
     neurons = {module: known.specs(module) for module in known.served_in(model)}
     refused = known.refused_in(model)
@@ -102,7 +107,8 @@ def trace(
     whole = set[nn.Module](scripted) - {inner for m in scripted for inner in m.children()}  # none can look inside
 
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
-        with hooked(_going_on(neurons, names, known)):
+        anew = set[nn.Module]()
+        with hooked(_going_on(neurons, known, anew)):
             record = observe(model, batch, forward, neurons, refused, whole, bare)
         roles = {}
         if record.inputs:
@@ -115,6 +121,12 @@ def trace(
         seen = shown(record), shown(record, record.synapse_of)
         reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, *seen, roles)
         found = [reader.population(module, spec) for module in told for spec in told[module].values()]
+        for module in anew:
+            raise WiringError(
+                f"the neuron {names[module]} begins anew from rest within one pass, which is then no single trial: if "
+                "it should remember, pass it the state that its last call returned; if the pass runs several trials, "
+                "let forward= run one of them"
+            )
         return found, tuple(reader.left(module, str(refused[module])) for module in record.left)
 
     with preserved(model, prepare), only_requiring_grad(parameters_of(model), None):
@@ -137,8 +149,8 @@ def trace(
     return tuple(with_readouts(found, known.readouts)), left
 
 
-def _going_on(neurons: Neurons, names: dict[nn.Module, str], known: KnownNeurons) -> list[RemovableHandle]:
-    """Hooks that refuse a neuron that takes single steps and begins anew from rest within one pass.
+def _going_on(neurons: Neurons, known: KnownNeurons, anew: set[nn.Module]) -> list[RemovableHandle]:
+    """Hooks that add to a set the neurons that take single steps and begin anew from rest within one pass.
 
     A state that earlier steps have a part in is known by its graph, and one that was cut off by its values.
     """
@@ -148,11 +160,7 @@ def _going_on(neurons: Neurons, names: dict[nn.Module, str], known: KnownNeurons
         (x, *states), named = (args, kwargs) if args else ([*kwargs.values()][:1], dict([*kwargs.items()][1:]))
         with suppress(UnsupportedNeuronError):  # where it keeps its state is not known
             if module in driven and all(map(_is_level, known.begins_with(module, x, tuple(states), named))):
-                raise WiringError(
-                    f"the neuron {names[module]} begins anew from rest within one pass, which is then no single trial: "
-                    "if it should remember, pass it the state that its last call returned; if the pass runs several "
-                    "trials, let forward= run one of them"
-                )
+                anew.add(module)
         if isinstance(x, Tensor) and bool(x.any()):
             driven.add(module)
 

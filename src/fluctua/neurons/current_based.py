@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluctua.neurons.leaky import Surrogated, shown
 from fluctua.neurons.own_step import StepNeuron
-from fluctua.neurons.steps import Reset
+from fluctua.neurons.steps import Reset, checked_reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate, spike
 from fluctua.theory.psp import checked_dt
 from fluctua.timeloop.contract import Tensors
@@ -59,7 +59,7 @@ class CurrentBased(StepNeuron, Surrogated):
         surrogate: `SuperSpike` (default), `SigmoidDerivative` or `ArcTan`.
 
     Raises:
-        ValueError: a decay out of its range, or a time step that is not positive.
+        ValueError: a decay out of its range, a time step that is not positive, or an unknown reset.
     """
 
     threshold: Tensor | None
@@ -85,7 +85,9 @@ class CurrentBased(StepNeuron, Surrogated):
         constants = {"decay_mem": decay_mem, "gain": gain, "leak": leak, "v_reset": v_reset}
         optional = {"decay_syn": decay_syn, "threshold": threshold}
         constants |= {name: value for name, value in optional.items() if value is not None}
-        step = _Step(None if threshold is None else reset, surrogate if surrogate is not None else SuperSpike())
+        step = _Step(
+            None if threshold is None else checked_reset(reset), surrogate if surrogate is not None else SuperSpike()
+        )
         rest = (0.0,) if decay_syn is None else (0.0, 0.0)
         StepNeuron.__init__(self, step, constants, None if threshold is None else "threshold", rest, 1, checked_dt(dt))
         self._built = step.surrogate

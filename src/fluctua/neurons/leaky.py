@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluctua.neurons.steps import LeakyStep, Reset
+from fluctua.neurons.steps import LeakyStep, Reset, checked_reset
 from fluctua.neurons.surrogates import SuperSpike, Surrogate
 from fluctua.theory.psp import Array, PspKernel, checked_dt, number
 from fluctua.timeloop import engines
@@ -231,10 +231,8 @@ class Firing(Surrogated):
         theta = constant(threshold)
         if not theta.is_meta and not bool(((theta > 0) & theta.isfinite()).all()):
             raise ValueError(f"a threshold must be positive and finite, got {threshold!r}")
-        if reset not in ("zero", "subtract"):
-            raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
         self.register_buffer("threshold", theta)
-        self.reset = reset
+        self.reset = checked_reset(reset)
         self.differentiable_reset = differentiable_reset
         self.surrogate = self._built = surrogate if surrogate is not None else SuperSpike()
 

@@ -11,6 +11,13 @@ from fluctua.timeloop.contract import Tensors
 Reset = Literal["zero", "subtract"]
 
 
+def checked_reset(reset: Reset) -> Reset:
+    """The reset, if it is one."""
+    if reset not in ("zero", "subtract"):
+        raise ValueError(f"unknown reset {reset!r}: choose 'zero' or 'subtract'")
+    return reset
+
+
 @dataclass(frozen=True)
 class LeakyStep:
     """A leaky membrane behind an exponential or a delta synapse; a spiking neuron, maybe adaptive, or a readout.

@@ -84,7 +84,7 @@ def solve(
       the variance is divided in proportion to the shares. Free-sign weights then have mean 0.
 
     If all pathways are one-sided and all excite, or all inhibit, only one mean is feasible. The paper's formulas
-    (section 2, its recurrent `alpha`, Dale's law) are special cases. Under `theory.membrane.membrane_moments` the
+    (section 2, its recurrent `alpha`, Dale's law) are special cases. Under `fluctua.theory.membrane_moments` the
     results reproduce the target exactly.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from fluctua.methods.baselines import spiking
 from fluctua.methods.weights import writable, write
+from fluctua.network.adapters.registry import KnownNeurons, over_time
 from fluctua.network.facts import Population
 from fluctua.network.network import Network
 from fluctua.network.preserve import preserved
 from fluctua.network.replay import Replay
-from fluctua.network.run import modules_of
+from fluctua.network.run import modules_of, plain_call
 from fluctua.neurons import LIF
 from fluctua.neurons.surrogates import Surrogate
 
@@ -85,13 +87,23 @@ class SpikeInit(spiking.SpikingBaseline):
 
     def _simulated(self, population: Population, afferents: spiking.Afferents, generator: torch.Generator) -> float:
         steps, _, *neurons = afferents.shape
-        trials = math.ceil(self.samples / math.prod(neurons))
+        trials = population.layout.samples or math.ceil(self.samples / math.prod(neurons))
         noise = torch.randn(1 if afferents.constant else steps, trials, *neurons, generator=generator)
         noise = noise.expand(steps, *noise.shape[1:]).to(population.pathways[0].weight)
         for q in writable(population):
             write(q.weight, torch.zeros_like(q.weight))  # recurrent input is part of the noise
         with preserved(population.module):
-            return simulated_drive(population.module, noise, self.p, _scale(population))
+            return simulated_drive(partial(_spikes, population), noise, self.p, _scale(population))
+
+
+def _spikes(population: Population, current: Tensor) -> Tensor:
+    """What a population alone makes of a current `[T, B, *N]`, from rest."""
+    module, layout = population.module, population.layout
+    called = current if layout.stepwise else layout.as_called(current)
+    known = KnownNeurons()
+    output = (over_time(module, called, known, 0) if known.found_in(module) else plain_call)(module, called)
+    spikes = layout.spikes(module, output)
+    return spikes if layout.stepwise else layout.as_sequence(spikes)
 
 
 @dataclass(frozen=True)

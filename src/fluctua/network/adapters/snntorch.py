@@ -170,7 +170,7 @@ REFUSED: Mapping[str, str] = {
         "as parallel and does not rectify"
     ),
     "snntorch._neurons.neurons.SpikingNeuron": (
-        "it is a class of your own; describe it with neurons={YourNeuron: fluctua.ProbedNeuron(...)}"
+        "it is a class of your own; describe it with neurons={YourNeuron: fluctua.network.ProbedNeuron(...)}"
     ),
     "snntorch._neurons.sconv2dlstm.SConv2dLSTM": _GATED,
     "snntorch._neurons.slstm.SLSTM": _GATED,

@@ -160,7 +160,8 @@ _REFUSED: dict[str, str] = {
         ("dsr.DSRIFNode", "dsr.DSRLIFNode"), f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}"
     ),
     "few_spike.FewSpikeNode": f"it codes a number in a few spikes and integrates nothing; {_INSTEAD}",
-    "flexsn.FlexSN": "its step may be any function; describe it with neurons={FlexSN: fluctua.ProbedNeuron(...)}",
+    "flexsn.FlexSN": "its step may be any function; describe it with "
+    "neurons={FlexSN: fluctua.network.ProbedNeuron(...)}",
     "inter_layer_connection.ILCBaseNode": f"it adds to its input in place; {_INSTEAD}",
     "lif_variants.GatedLIFNode": f"its gain differs from step to step and its potential drifts; {_INSTEAD}",
     "lif_variants.KLIFNode": f"it rectifies its potential, which then cannot fluctuate around 0; {_INSTEAD}",
