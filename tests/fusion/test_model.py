@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -588,3 +589,17 @@ def test_another_number_of_steps_of_a_static_input_is_refused(monkeypatch: pytes
 def test_all_names_are_handed_on() -> None:
     assert isinstance(fluctua.fuse(*made("spikingjelly m")[:2]), FusedModel)
     assert Population.__doc__
+
+
+@pytest.mark.parametrize("name", ["spikingjelly m", "spikingjelly s"])
+def test_it_may_be_pickled_before_and_after_a_pass(name: str) -> None:
+    """As a process that is spawned receives it."""
+    model, x, options = made(name)
+    fast = fluctua.fuse(model, x, **options)
+    for _ in range(2):
+        twin = pickle.loads(pickle.dumps(fast))
+        rested(twin.unfused)
+        theirs = twin(x)
+        rested(model)
+        assert torch.equal(theirs, fast(x))
+        assert all(a is b for a, b in zip(twin.parameters(), twin.unfused.parameters(), strict=True))

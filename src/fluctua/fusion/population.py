@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.network.adapters.framework import Framework, States, Stepping
+from fluctua.network.adapters.registry import framework_named
 from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout, modules_of
 from fluctua.network.stepping import NeuronStep, followed
@@ -28,6 +29,14 @@ class Population:
     module: Any
     framework: Framework
     _known: "tuple[Any, NeuronStep | str] | None" = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy and another process get: the framework by its name, and no trace."""
+        return {"name": self.name, "module": self.module, "package": self.framework.package}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        found = framework_named(state.pop("package"))
+        vars(self).update(state, framework=found, _known=None)
 
     @property
     def stepping(self) -> Stepping:
