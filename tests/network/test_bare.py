@@ -400,3 +400,25 @@ def test_all_that_begins_with_a_network_serves_bare_weights() -> None:
         model.w.mul_(3)
     fluctua.rescale(model, BATCH, target=fluctua.Target())
     assert fluctua.inspect(model, BATCH)["lif"].sigma_u == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("frozen", ["a", "w"])
+def test_of_two_weights_that_are_multiplied_the_one_that_may_be_is_written(frozen: str) -> None:
+    """As in a convolution on a graph, whose adjacency is given."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.w, self.lif = nn.Parameter(torch.rand(5, 5)), nn.Parameter(torch.randn(8, 8)), LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lif(torch.einsum("ij,tbjc,ck->tbik", self.a, x.unflatten(2, (5, 8)), self.w))  # type: ignore[no-untyped-call]
+            return out
+
+    model = Graph()
+    held = model.get_parameter(frozen).requires_grad_(False)
+    before = held.clone()
+    report = fluctua.initialize(model, BATCH, seed=0)
+    assert report["lif"].sigma_u == pytest.approx(1.0, rel=1e-3)
+    assert torch.equal(held, before)

@@ -119,9 +119,10 @@ class Monitor:
     training it sees the samples of its own process; only the first process writes and logs.
 
     For every population and observed step, a row has `step`, `population`, `rate` (Hz, or spikes per step if no time
-    step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` (in time) and `xi`, `gradient_norm`
-    of its weights, `update_ratio` (how far the step moved them, over their norm), and `surrogate`, the share of its
-    neurons that pass a gradient.
+    step is known), `silent` and `saturated` (shares of neurons), `mu_u`, `sigma_u` and `xi`, `gradient_norm` of its
+    weights, `update_ratio` (how far the step moved them, over their norm), and `surrogate`, the share of its neurons
+    that pass a gradient. What concerns U is of the first 8 samples; its `sigma_u` is that of each neuron in time, as
+    `sigma_temporal` of a report.
 
     Args:
         model: the model that the loop calls, of known neurons.

@@ -252,7 +252,8 @@ def _chosen(
     """The weights among connecting parameters, and why others were left."""
     kept, left, factors = list[Role](), dict[str, str](), set[str]()
     linear = any(role.linear for role in connecting)
-    for role in sorted(connecting, key=lambda role: role.rows is None):  # parameters that count output units come first
+    # Parameters that may be written come first, and among them those that count output units.
+    for role in sorted(connecting, key=lambda role: (role.name in frozen, role.rows is None)):
         partner = next((other.name for other in kept if _multiply(run, own, role.name, other.name)), None)
         if role.sizeless:
             left[role.name] = "its size has no effect on the output"
