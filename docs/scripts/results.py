@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from fluctua.lab.results.aggregate import chosen_settings, summarise
 from fluctua.lab.results.figures import save
 from fluctua.lab.results.table import as_csv
 from fluctua.lab.studies.methods import COMPARED, LABELS
-from fluctua.lab.studies.plotting import across, against, panels
+from fluctua.lab.studies.plotting import against, dots_per_method, panels
 from fluctua.lab.sweeps.archive import Archive
 from fluctua.lab.sweeps.study import Record
 
@@ -246,12 +245,14 @@ def made_again(archive: Archive) -> None:
 
 
 SHOWN: Mapping[str, str] = {
-    "conv-shd-wide": "spoken digits",
-    "digits": "spoken digits, all recordings",
-    "conv-dvs": "N-MNIST",
-    "conv-cifar10": "images",
+    "fc": "digits\n3 x 128",
+    "adaptive": "digits\nadaptive",
+    "dale": "digits\nDale",
+    "shd-conv": "digits\nrecurrent\nconv.",
+    "dvs-conv": "N-MNIST\nconv.",
+    "cifar10-conv": "images\nconv.",
 }
-"""Real data of the figure for talks, by study."""
+"""Networks on real data in the figure for talks, and what they are called there."""
 
 FOR_TALKS = 5
 """Seeds that a network needs to be in that figure."""
@@ -259,29 +260,32 @@ FOR_TALKS = 5
 
 def for_talks() -> None:
     """Accuracy against depth, and on real data, of all methods: one figure of what has been run."""
-    draw = []
-    for name in ("depth", *SHOWN):
-        archive, study = Archive(DOCS / "results" / f"{name}-small.jsonl.gz"), study_named(name, small=True)
-        finished = [r for r in archive.of(study) if r.error is None]
-        settings = chosen_settings(study, finished)
-        records = [r for r in finished if r.setting in settings]
-        methods = [m for m in LABELS if any(r.axis("method") == m for r in records)]
-        if name == "depth":
-            panel = against(records, methods, "depth", "test", xlabel="layers", ylabel="test accuracy (%)", factor=100)
-            draw.append(panel)
-        for network in dict.fromkeys(r.axis("network") for r in records if name in SHOWN):
-            here = [r for r in records if r.axis("network") == network]
-            if len({r.seed for r in here}) < FOR_TALKS:
-                continue
-            draw.append(partial(_one_network, records=here, methods=methods, title=f"{SHOWN[name]}: {network}"))
-    if draw:
-        save(panels("Test accuracy by initialiser, every seed a dot", draw), DOCS / "img" / "accuracy.png")
+    by_study = {name: _best_of(name) for name in ("depth", "digits", "conv-shd-wide", "conv-dvs", "conv-cifar10")}
+    depth, real = by_study.pop("depth"), [r for records in by_study.values() for r in records]
+    seeds = {name: {r.seed for r in real if r.axis("network") == name} for name in SHOWN}
+    networks = [name for name, found in seeds.items() if len(found) >= FOR_TALKS]
+    methods = [m for m in LABELS if any(r.axis("method") == m for r in (*depth, *real))]
+
+    def on_real_data(axis: "Axes") -> None:
+        shown = [r for r in real if r.axis("network") in networks]
+        dots_per_method(axis, shown, methods, "network", networks, "test", factor=100)
+        axis.set_xticks(axis.get_xticks(), [SHOWN[name] for name in networks], fontsize=8)
+        axis.set(ylabel="test accuracy (%)", title="real recordings and images")
+
+    def on_randman(axis: "Axes") -> None:
+        against(depth, methods, "depth", "test", xlabel="layers", ylabel="test accuracy (%)", factor=100)(axis)
+        axis.set_title("Randman, fully connected")
+
+    figure = panels("Test accuracy by initialiser, every seed a dot", [on_randman, on_real_data], columns=1)
+    save(figure, DOCS / "img" / "accuracy.png")
 
 
-def _one_network(axis: "Axes", records: Sequence[Record], methods: Sequence[str], title: str) -> None:
-    across(axis, records, methods, "test", factor=100)
-    axis.set_xlim(0, 100)
-    axis.set(xlabel="test accuracy (%)", title=title)
+def _best_of(name: str) -> list[Record]:
+    """The finished runs of a study, with the learning rates that validation chooses."""
+    study = study_named(name, small=True)
+    finished = [r for r in Archive(DOCS / "results" / f"{name}-small.jsonl.gz").of(study) if r.error is None]
+    settings = chosen_settings(study, finished)
+    return [r for r in finished if r.setting in settings]
 
 
 def with_tables(page: str) -> str:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def panels(title: str, draw: Sequence[Callable[["Axes"], None]]) -> "Figure":
-    """A figure of one panel for each function, in rows of two; one legend for all, in a free panel if there is one."""
+def panels(title: str, draw: Sequence[Callable[["Axes"], None]], columns: int = 2) -> "Figure":
+    """A figure of one panel for each function, in rows; one legend for all, in a free panel if there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    columns = min(len(draw), 2)  # more would be too small to read on a phone
+    columns = min(len(draw), columns)  # more than two would be too small to read on a phone
     rows = -(-len(draw) // columns)
     with style():
         figure = Figure(figsize=(max(3.7 * columns, 5.5), 3.0 * rows + 0.9))
@@ -152,31 +152,6 @@ def curves_per_method(
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def dots(
-    axis: "Axes",
-    records: Iterable[Record],
-    by: str,
-    names: Sequence[str],
-    measure: str,
-    *,
-    factor: float = 1.0,
-    shift: int = 0,
-    **look: Any,
-) -> None:
-    """Draw every seed as a dot, and their mean, at each name on an axis of the grid; `shift` moves it beside others."""
-    values = [
-        [factor * r.values[measure] for r in records if r.axis(by) == name and measure in r.values] for name in names
-    ]
-    axis.set_xticks(range(len(names)), names)
-    axis.set_xlim(-0.3, len(names) - 0.3)
-    for i, found in enumerate(values):
-        at = i + 0.08 * shift
-        axis.plot([at] * len(found), found, ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
-        if found:
-            axis.plot([at], [float(np.mean(found))], ms=5, **look | {"ls": ""})
-            look.pop("label", None)  # label only once
-
-
 def dots_per_method(
     axis: "Axes",
     records: Sequence[Record],
@@ -187,10 +162,19 @@ def dots_per_method(
     *,
     factor: float = 1.0,
 ) -> None:
-    """`dots` for each method, side by side, in its look and with its label."""
-    for i, (method, look) in enumerate(looks(methods).items()):
-        here = [r for r in records if r.axis("method") == method]
-        dots(axis, here, by, names, measure, factor=factor, shift=i, label=LABELS[method], **look)
+    """For each method, side by side at each name of an axis that was run: every seed as a dot, and the mean."""
+    shown, run = looks(methods), {r.axis(by) for r in records}
+    names = [name for name in names if name in run]
+    axis.set_xticks(range(len(names)), names)
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    for k, (method, look) in enumerate(shown.items()):
+        here = [r for r in records if r.axis("method") == method and measure in r.values]
+        found = {i: [factor * r.values[measure] for r in here if r.axis(by) == name] for i, name in enumerate(names)}
+        places = {i + 0.8 * ((k + 0.5) / len(shown) - 0.5): values for i, values in found.items() if values}
+        seeds = [(at, value) for at, values in places.items() for value in values]
+        axis.plot(*zip(*seeds, strict=True), ls="", marker=".", ms=3, alpha=0.45, color=look.get("color"))
+        means = [float(np.mean(values)) for values in places.values()]
+        axis.plot(list(places), means, ms=5, label=LABELS[method], **look | {"ls": ""})
 
 
 def across(
