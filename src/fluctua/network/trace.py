@@ -17,25 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from fluctua.network import trace_pass
 from fluctua.network.adapters.registry import KnownNeurons, Specs, prepare, transposed
 from fluctua.network.afferents import Afferents, Reading, afferents_of
 from fluctua.network.errors import UnsupportedNeuronError, WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.preserve import only_requiring_grad, preserved
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
-from fluctua.network.trace_pass import (
-    Neurons,
-    TracedPass,
-    behind,
-    calls_per_step,
-    computing,
-    inside_of,
-    loose_weights,
-    observe,
-    parametrised,
-    shown,
-    weight_names,
-)
+from fluctua.network.trace_pass import Neurons, TracedPass, computing, parametrised, weight_names
 
 if TYPE_CHECKING:
     from fluctua.network.roles import Roles
@@ -109,16 +98,16 @@ def trace(
     def traced() -> tuple[list[Population], tuple[Left, ...]]:
         anew = set[nn.Module]()
         with hooked(_going_on(neurons, known, anew)):
-            record = observe(model, batch, forward, neurons, refused, whole, bare)
+            record = trace_pass.observe(model, batch, forward, neurons, refused, whole, bare)
         roles = {}
         if record.inputs:
             from fluctua.network.roles import roles_in  # not needed for networks of common layers
 
             roles = roles_in(record, trainable)
         told = {module: _told(module, record, known) for module in record.currents}
-        loose = loose_weights(inside_of([*neurons, *refused]), names, record.no_weights)
+        loose = trace_pass.loose_weights(trace_pass.inside_of([*neurons, *refused]), names, record.no_weights)
         called = _population_names(neurons, names) | {module: names[module] for module in refused}
-        seen = shown(record), shown(record, record.synapse_of)
+        seen = trace_pass.shown(record), trace_pass.shown(record, record.synapse_of)
         reader = _Reader(record, neurons | told, names | bare, trainable, loose, called, {}, *seen, roles)
         found = [reader.population(module, spec) for module in told for spec in told[module].values()]
         for module in anew:
@@ -215,7 +204,7 @@ class _Reader:
     def left(self, module: nn.Module, reason: str) -> Left:
         """A neuron that cannot be served, with the weights that feed it."""
         stops = self.record.synapse_of.keys() | self.record.neuron_of.keys()
-        before = behind(self.record.left[module], stops)
+        before = trace_pass.behind(self.record.left[module], stops)
         synapses = dict.fromkeys(self.record.synapse_of[node] for node in before if node in self.record.synapse_of)
         weights = [self._path(m, name) for m in synapses for name in weight_names(m, self.record.no_weights)]
         return Left(self.names[module], module, reason, tuple(synapses), tuple(weights))
@@ -249,7 +238,7 @@ class _Reader:
     def _afferents(self, module: nn.Module, argument: int | None, population: str) -> Afferents:
         calls = self.record.currents[module]
         starts = [made[argument] if argument is not None and argument < len(made) else None for made in calls]
-        together = calls_per_step(self.record, module, self.neurons)
+        together = trace_pass.calls_per_step(self.record, module, self.neurons)
         return afferents_of(starts, together, self.record, self.loose, population)
 
     def _outer(self, port: int, afferents: Afferents, population: str) -> Iterator[Pathway]:

@@ -16,21 +16,10 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fluctua.network import run
 from fluctua.network.adapters.registry import ADAPTERS, Specs
 from fluctua.network.errors import WiringError
-from fluctua.network.run import (
-    Copies,
-    Forward,
-    Layout,
-    hooked,
-    mapped,
-    modules_of,
-    named_modules_of,
-    named_parameters_of,
-    parameters_of,
-    tensors_in,
-    versions,
-)
+from fluctua.network.run import Forward, Layout, modules_of, named_modules_of, named_parameters_of, parameters_of
 from fluctua.timeloop.contract import Operation
 
 NEVER = 1e6  # larger thresholds are out of reach in any network
@@ -81,7 +70,7 @@ def _operation(name: str) -> str:
 
 def nodes_in(output: Any) -> Iterator[Node]:
     """The nodes that made the tensors, and those of their bases: a change in place cuts a view off its own node."""
-    for tensor in tensors_in(output):
+    for tensor in run.tensors_in(output):
         for made in (tensor, tensor._base):
             if made is not None and made.grad_fn is not None:
                 yield made.grad_fn
@@ -206,14 +195,14 @@ def observe(
         record.left.setdefault(module, []).extend(nodes_in([*args, *kwargs.values()]))
 
     def after_refused(module: nn.Module, args: Any, output: Any) -> Any:
-        output = mapped(output, lambda x: x if x.requires_grad or not x.is_floating_point() else _attached(x))
+        output = run.mapped(output, lambda x: x if x.requires_grad or not x.is_floating_point() else _attached(x))
         noting(record.neuron_of)(module, args, output)
         return output
 
     def after_layer(table: dict[Node, nn.Module]) -> Any:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if module not in record.inputs and (module in whole or not is_plain(module)):
-                record.inputs[module] = mapped((args, kwargs), Tensor.detach)
+                record.inputs[module] = run.mapped((args, kwargs), Tensor.detach)
             noting(table)(module, args, output)
 
         return after
@@ -235,7 +224,7 @@ def observe(
         elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
             table = record.synapse_of if weight_names(module) else record.norm_of  # `roles` decides which are norms
             handles.append(module.register_forward_hook(after_layer(table), with_kwargs=True))
-    with hooked(handles):
+    with run.hooked(handles):
         record.answer = list(nodes_in(_run_once(model, batch, forward)))
     record.spans.sort(key=lambda span: span[0])
     _check(record, neurons, names)
@@ -255,11 +244,11 @@ def _check_currents(currents: tuple[Tensor, ...], layout: Layout, name: str) -> 
 
 
 def _run_once(model: nn.Module, batch: Any, forward: Forward) -> Any:
-    own = Copies(model).of(batch)  # protects the user's data from a model that works in place
-    before = versions(own)
+    own = run.Copies(model).of(batch)  # protects the user's data from a model that works in place
+    before = run.versions(own)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _not_saved):  # only nodes are needed
         answer = forward(model, own)
-    if versions(own) != before:
+    if run.versions(own) != before:
         raise WiringError(
             "the model changes its input in place, so every pass would see a different one: let it work on a copy, for "
             "example with forward=lambda model, batch: model(batch.clone())"

@@ -19,18 +19,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from fluctua.timeloop.contract import (
-    Dynamics,
-    Engine,
-    LoopResult,
-    Maybe,
-    Step,
-    Tensors,
-    apply,
-    constant_when_compiled,
-    interpreted,
-    step_of,
-)
+from fluctua.timeloop import contract
+from fluctua.timeloop.contract import Dynamics, Engine, LoopResult, Maybe, Step, Tensors, constant_when_compiled
 from fluctua.timeloop.derivation import Device, Kind, Loop, has_potential
 from fluctua.timeloop.reference import REFERENCE
 from fluctua.timeloop.tracing import untraceable
@@ -126,7 +116,7 @@ def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tenso
         like = (wide[0].dtype, wide[0].device)
         if converted is None or (converted.constants[0].dtype, converted.constants[0].device) != like:
             converted = dynamics.to(wide[0])
-        output, state = step_of(converted.step)(wide, state, converted.constants)
+        output, state = contract.step_of(converted.step)(wide, state, converted.constants)
         return output.to(inputs[0].dtype), state
 
     return advance
@@ -207,7 +197,7 @@ class FusedEngine:
         """See `Engine.unsupported`."""
         first, *others = (t.device for t in (*inputs, *dynamics.constants))
         if self.device == "gpu":
-            if first.type != "cuda" and not interpreted():
+            if first.type != "cuda" and not contract.interpreted():
                 return f"it takes CUDA tensors, not one on {first}"
             if not has_triton():
                 return "triton is not installed: pip install 'fluctua[gpu]'"
@@ -274,7 +264,7 @@ def _run(
         results = compiled(tensors, kind)  # type: ignore[arg-type]
     else:
         loop = Loop(kind, inputs[0].shape)
-        results = apply(loop, tensors) if trains else loop.forth(tensors)
+        results = contract.apply(loop, tensors) if trains else loop.forth(tensors)
     output, *others = results
     potential = others.pop(0) if has_potential(*dynamics.form) else output
     return LoopResult(output, potential, tuple(others[: dynamics.states]))
