@@ -16,36 +16,26 @@ _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "
 _PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5)  # numbers written as literals; others are arguments, so that they may change
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a language writes operations other than operators; `{0}` is the first operand.
+Dialect = dict[str, str]
+"""How a language writes operations other than operators; `{0}` is the first operand.
 
-    Attributes:
-        forms: of each operation.
-        fuses: whether `mul_add` may round a product and a sum once.
-    """
+One with the form "mul_add" may round a product and a sum once.
+"""
 
-    forms: dict[str, str]
-    fuses: bool
+NUMBA: Dialect = {
+    "neg": "-{0}",
+    "not": "~{0}",
+    "abs": "absolute({0})",
+    "float": "select({0}, one, zero)",
+    "select": "select({0}, {1}, {2})",
+    "max": "larger({0}, {1})",
+    "min": "smaller({0}, {1})",
+    "mul_add": "mul_add({0}, {1}, {2})",
+    **{op: op + "_of({0})" for op in ("exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos")},
+    **{op: op + "_of({0})" for op in ("round", "floor", "trunc")},
+}
 
-
-NUMBA = Dialect(
-    {
-        "neg": "-{0}",
-        "not": "~{0}",
-        "abs": "absolute({0})",
-        "float": "select({0}, one, zero)",
-        "select": "select({0}, {1}, {2})",
-        "max": "larger({0}, {1})",
-        "min": "smaller({0}, {1})",
-    }
-    | {op: op + "_of({0})" for op in ("exp", "log", "sqrt", "sigmoid", "tanh", "erf", "sin", "cos")}
-    | {op: op + "_of({0})" for op in ("round", "floor", "trunc")}
-    | {"mul_add": "mul_add({0}, {1}, {2})"},
-    fuses=True,
-)
-
-_TRITON = {
+_TRITON: Dialect = {
     "neg": "-{0}",
     "not": "~{0}",
     "abs": "tl.abs({0})",
@@ -63,7 +53,7 @@ _TRITON = {
 def triton_dialect(dtype: str) -> Dialect:
     """The dialect of Triton, whose fast float32 quotient and root are not rounded as in torch."""
     exact = {"div": "tl.div_rn({0} + zero, {1} + zero)", "sqrt": "tl.sqrt_rn({0})"} if dtype == "float32" else {}
-    return Dialect(_TRITON | exact, fuses=False)
+    return _TRITON | exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +157,8 @@ class Writer:
         """Add what the roots need; `fused` lets a product and its sum be rounded once."""
         order = walk(roots, self._names)
         uses = [a for e in order for a in e.args] + [*roots]
-        single = {id(a) for a in uses if sum(a is b for b in uses) == 1} if fused and self._dialect.fuses else set()
+        fused = fused and "mul_add" in self._dialect
+        single = {id(a) for a in uses if sum(a is b for b in uses) == 1} if fused else set()
         exact = {id(e) for mask in order if mask.is_mask for e in walk(mask.args)}
         hidden: set[int] = set()
         for e in order:
@@ -185,7 +176,7 @@ class Writer:
         if not isinstance(value, Expression):
             plain = {0.0: "zero", 1.0: "one"}.get(value)
             return plain or self._numbers.get(value) or f"({value!r} * one)"
-        return self._dialect.forms["float"].format(self._names[value]) if value.is_mask else self._names[value]
+        return self._dialect["float"].format(self._names[value]) if value.is_mask else self._names[value]
 
     def mask(self, value: Value) -> str:
         """The name of a comparison that is written."""
@@ -198,12 +189,12 @@ class Writer:
         return self._numbers.get(value) or repr(value)
 
     def _right(self, e: Expression, hidden: set[int]) -> str:
-        if e.op in _INFIX and e.op not in self._dialect.forms:
+        if e.op in _INFIX and e.op not in self._dialect:
             a, b = e.args
             product = next((x for x in (a, b) if id(x) in hidden), None)
             if product is not None:
                 other = b if product is a else a
-                return self._dialect.forms["mul_add"].format(*(self.name(x) for x in (*product.args, other)))
+                return self._dialect["mul_add"].format(*(self.name(x) for x in (*product.args, other)))
             op = e.op
             if op in _MIRRORED and not isinstance(a, Expression):
                 a, b, op = b, a, _MIRRORED[op]
@@ -211,7 +202,7 @@ class Writer:
         takes_masks = e.op in ("not", "float", "select")
         first, *rest = e.args
         operands = [self.mask(first) if takes_masks else self.name(first), *(self.name(a) for a in rest)]
-        return self._dialect.forms[e.op].format(*operands)
+        return self._dialect[e.op].format(*operands)
 
 
 def _is_product(value: Value) -> bool:

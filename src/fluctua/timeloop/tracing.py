@@ -281,18 +281,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _FILLED = {
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "zeros",
-    "ones",
-    "full",
-    "scalar_tensor",
-    "zero",
-} | {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}  # to be written to
+    *("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "zero"),
+    *("scalar_tensor", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),  # to be written to
+}
 
 _SAME = {"detach", "clone", "alias", "view", "to_copy", "lift_fresh", "lift_fresh_copy", "expand", "expand_as"} | {
     "view_as", "reshape", "contiguous", "unsafe_view", "reshape_alias",
@@ -331,10 +322,9 @@ def _sign(graph: Graph, a: Value) -> Value:
     return graph("select", graph("gt", a, 0.0), 1.0, graph("select", graph("lt", a, 0.0), -1.0, 0.0))
 
 
-def _clamped(graph: Graph, a: Value, low: Value | None = None, high: Value | None = None, **named: Any) -> Value:
-    low, high = named.get("min", low), named.get("max", high)
-    a = a if low is None else graph("max", a, low)
-    return a if high is None else graph("min", a, high)
+def _clamped(graph: Graph, a: Value, min: Value | None = None, max: Value | None = None) -> Value:
+    a = a if min is None else graph("max", a, min)
+    return a if max is None else graph("min", a, max)
 
 
 _OPERATIONS: dict[str, Maker] = {
