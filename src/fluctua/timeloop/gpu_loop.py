@@ -6,7 +6,6 @@ For a recurrent population, one for each block of samples, or for each tile of a
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,34 +58,27 @@ def run(
         elif columns > 0 and weight is not None:
             arrays += [weight.contiguous(), own if bias is None else bias.contiguous()]
             order = range(steps) if way.forth else range(steps - 1, -1, -1)
-            launch = _Launch.of(shape, weight, split)
-            taken = 1 if launch.every_step else steps
-            flags = {"BIASED": bias is not None, "num_warps": _WARPS, "enable_fp_fusion": False, **launch.tile}
-            for first in order if launch.every_step else order[:1]:
-                loop.call[launch.grid](*arrays, split, int(first != order[0]), first, taken, *launch.sizes, **flags)
+            grid, every_step, sizes, tile = _launch(shape, weight, split)
+            taken = 1 if every_step else steps
+            flags = {"BIASED": bias is not None, "num_warps": _WARPS, "enable_fp_fusion": False, **tile}
+            for first in order if every_step else order[:1]:
+                loop.call[grid](*arrays, split, int(first != order[0]), first, taken, *sizes, **flags)
     return Passed(written, end, sums)
 
 
-class _Launch(NamedTuple):
-    """How a recurrent loop is launched."""
-
-    grid: tuple[int, int]
-    every_step: bool
-    sizes: tuple[int, ...]
-    tile: dict[str, int]
-
-    @classmethod
-    def of(cls, shape: torch.Size, weight: Tensor, split: int) -> "_Launch":
-        """For a current of this shape."""
-        (_, samples, neurons, *frame), columns = shape, shape[1:].numel()
-        if frame:
-            places, window = math.prod(frame), (1, *weight.shape[2:])[-2:]
-            grid = -(-samples * places // _PLACES), -(-neurons // _CHANNELS)
-            sizes = samples * places, neurons, columns, places, frame[-1], *window
-            return cls(grid, True, sizes, {"SAMPLES": _PLACES, "NEURONS": _CHANNELS})
-        alone, tiles = neurons <= _ALONE, sum(-(-part // _NEURONS) for part in (split, neurons - split))
-        grid = -(-samples // _SAMPLES), 1 if alone else tiles
-        return cls(grid, not alone, (samples, neurons, columns), {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS})
+def _launch(
+    shape: torch.Size, weight: Tensor, split: int
+) -> tuple[tuple[int, int], bool, tuple[int, ...], dict[str, int]]:
+    """The grid of a recurrent loop for a current of this shape, whether every step is launched, sizes and the tile."""
+    (_, samples, neurons, *frame), columns = shape, shape[1:].numel()
+    if frame:
+        places, window = math.prod(frame), (1, *weight.shape[2:])[-2:]
+        grid = -(-samples * places // _PLACES), -(-neurons // _CHANNELS)
+        sizes = samples * places, neurons, columns, places, frame[-1], *window
+        return grid, True, sizes, {"SAMPLES": _PLACES, "NEURONS": _CHANNELS}
+    alone, tiles = neurons <= _ALONE, sum(-(-part // _NEURONS) for part in (split, neurons - split))
+    grid = -(-samples // _SAMPLES), 1 if alone else tiles
+    return grid, not alone, (samples, neurons, columns), {"SAMPLES": _SAMPLES, "NEURONS": _NEURONS}
 
 
 def _heard(weight: Maybe, split: int) -> Heard:

@@ -120,12 +120,8 @@ def _ready(body: Body) -> list[str]:
 
 
 def _plain(way: Pass, body: Body) -> str:
-    rows, results, totals = (
-        names("row", len(way.read)),
-        names("result", len(way.written)),
-        names("total", len(way.sums)),
-    )
-    constants, states = names("c", body.constants), names("s", len(way.before))
+    rows, results, states = names("row", len(way.read)), names("result", len(way.written)), names("s", len(way.before))
+    constants, totals = names("c", body.constants), names("total", len(way.sums))
     before = [
         "at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
         "live = at < columns",
@@ -240,20 +236,8 @@ def _recurrent(way: Pass, body: Body, by: Heard) -> str:
     ]
     places = f"for place in range(tl.program_id(1), {hearing.tiles}, tl.num_programs(1)):"
     lines = [places, *_indented(tile), f"now {'+' if way.forth else '-'}= columns", "tl.debug_barrier()"]
-    arguments = [
-        *rows,
-        "numbers",
-        "state",
-        "constants",
-        *results,
-        "sums",
-        "weight",
-        "bias",
-        "split",
-        "earlier",
-        "first",
-    ]
-    flags = [f"{name}: tl.constexpr" for name in ("BIASED", "SAMPLES", "NEURONS")]
-    sizes = ["steps", "samples", "neurons", "columns", *hearing.sizes, *flags]
-    text = _function([*arguments, *sizes], before, "for step in range(0, steps):", lines)
+    arguments = [*rows, "numbers", "state", "constants", *results, "sums", "weight", "bias"]
+    arguments += ["split", "earlier", "first", "steps", "samples", "neurons", "columns", *hearing.sizes]
+    arguments += [f"{name}: tl.constexpr" for name in ("BIASED", "SAMPLES", "NEURONS")]
+    text = _function(arguments, before, "for step in range(0, steps):", lines)
     return hearing.parts + text.replace("@triton.jit", '@triton.jit(do_not_specialize=["earlier", "first"])')
