@@ -22,7 +22,7 @@ from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.events_conv import Window
-from fluctua.timeloop.threads import Blocks, added, over_samples
+from fluctua.timeloop.threads import Blocks, added, over_each_block, over_samples
 from fluctua.timeloop.tracing import traced
 
 _BLOCK = 8  # samples that go through the steps together: their values of one step lie side by side in memory
@@ -79,15 +79,11 @@ class _Loop(Operation):
         output = pool.empty(tuple(x.shape), x.dtype)
         words = x.new_empty(steps, samples, words_of(numbers.shape[1]), dtype=torch.int64)
         records = [pool.empty((steps, samples, numbers.shape[1]), x.dtype) for _ in range(n_records)]
-        given = flat(x), self.window.geometry, self.window.rows(weight), code.numbers, numbers
-        filled = flat(output), _bits(words), tuple(flat(record) for record in records)
         live, *_ = spikes.arrays(x.dtype)  # a bit for each place of a map with a neuron
-
-        def work(blocks: Blocks) -> None:
-            for first, stop in blocks:
-                code.call(*given, live, steps, samples, first, stop, *filled)
-
-        over_samples(work, samples, _BLOCK)
+        rows = self.window.rows(weight)
+        given = flat(x), self.window.geometry, rows, code.numbers, numbers, live, steps, samples
+        filled = flat(output), _bits(words), tuple(flat(record) for record in records)
+        over_each_block(lambda first, stop: code.call(*given, first, stop, *filled), samples, _BLOCK)
         return output, words, *records
 
     def kept(self, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -16,7 +16,7 @@ from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded
 from fluctua.timeloop.pooling import channels_last, maps
-from fluctua.timeloop.threads import Blocks, added, over_samples
+from fluctua.timeloop.threads import Blocks, added, over_each_block, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
 
@@ -117,11 +117,7 @@ class _Convolution(Operation):
         offset = padded(weight.new_zeros(len(weight)) if bias is None else bias.detach())
         given = *arrays, window.geometry, window.pool, window.rows(weight), offset
 
-        def work(blocks: Blocks) -> None:
-            for first, stop in blocks:
-                kernels.gather(*given, first, stop, *numbers)
-
-        over_samples(work, len(out), _BLOCK)
+        over_each_block(lambda first, stop: kernels.gather(*given, first, stop, *numbers), len(out), _BLOCK)
         return [out, where]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:

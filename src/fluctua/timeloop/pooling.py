@@ -11,7 +11,7 @@ from fluctua.spikes.batch import flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.threads import Blocks, over_samples
+from fluctua.timeloop.threads import over_each_block
 
 _BLOCK = 32  # frames
 
@@ -46,13 +46,8 @@ class _Maxima(Operation):
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
         (x,), (channels, rows, columns), (high, wide), last = tensors, self.shape, self.window, self._last
         out, where = (maps(x, len(x), channels, rows // high, columns // wide, last=last) for _ in range(2))
-        arrays = flat(x), flat(out), flat(where)
-
-        def work(blocks: Blocks) -> None:
-            for first, stop in blocks:
-                kernels.keep_largest(self.shape, self.window, arrays[0], first, stop, *arrays[1:], last)
-
-        over_samples(work, len(x), _BLOCK)
+        given, filled = (self.shape, self.window, flat(x)), (flat(out), flat(where), last)
+        over_each_block(lambda first, stop: kernels.keep_largest(*given, first, stop, *filled), len(x), _BLOCK)
         return [out, where]
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -61,14 +56,13 @@ class _Maxima(Operation):
     def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         g, last = grads[0].contiguous(memory_format=self.order), self._last
         out = maps(g, len(g), *self.shape, last=last)
-        arrays, whole = (flat(g), flat(kept[0])), flat(out)
+        given, whole = (self.shape, self.window, flat(g), flat(kept[0])), flat(out)
         frame = whole.size // len(g)
 
-        def work(blocks: Blocks) -> None:
-            for first, stop in blocks:
-                kernels.unpool(self.shape, self.window, *arrays, first, stop, whole[first * frame :], last)
+        def unpool(first: int, stop: int) -> None:
+            kernels.unpool(*given, first, stop, whole[first * frame :], last)
 
-        over_samples(work, len(g), _BLOCK)
+        over_each_block(unpool, len(g), _BLOCK)
         return [out]
 
     @property

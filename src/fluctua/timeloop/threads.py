@@ -26,6 +26,16 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, mos
     return over_blocks(work, shares(samples, block, most))
 
 
+def over_each_block(call: Callable[[int, int], object], samples: int, block: int) -> None:
+    """Call it for each block, with its first sample and the one behind its last."""
+
+    def work(blocks: Blocks) -> None:
+        for first, stop in blocks:
+            call(first, stop)
+
+    over_samples(work, samples, block)
+
+
 def shares(samples: int, block: int, most: int | None = None) -> list[Blocks]:
     """The blocks of each thread, as `over_samples` splits them."""
     threads = torch.get_num_threads()
@@ -43,7 +53,7 @@ def over_blocks(work: Callable[[Blocks], Result], each: Sequence[Blocks]) -> lis
 
     if len(each) < 2:
         return [run(blocks) for blocks in each]
-    pool = pool_of(torch.get_num_threads())
+    pool = _pool(os.getpid(), torch.get_num_threads())
     return [job.result() for job in [pool.submit(run, blocks) for blocks in each]]
 
 
@@ -52,18 +62,16 @@ def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
     return [sum(arrays[1:], arrays[0]) for arrays in zip(*parts, strict=True)]
 
 
-def pool_of(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads. A forked process gets its own, since threads do not survive a fork."""
-    return _pool(os.getpid(), threads)
-
-
 def _blocks(lo: int, hi: int, block: int) -> Blocks:
     return [(first, min(first + block, hi)) for first in range(lo, hi, max(1, block))]
 
 
 @lru_cache(maxsize=1)
 def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one thread each: OpenMP's own threads would compete for the cores."""
+    """Threads in which torch uses one thread each: OpenMP's own threads would compete for the cores.
+
+    A forked process gets its own, since threads do not survive a fork.
+    """
     everybody = Barrier(threads)
 
     def alone() -> None:
