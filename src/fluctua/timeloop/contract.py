@@ -163,7 +163,7 @@ class Operation(ABC):
 
 def apply(operation: Operation, tensors: Sequence[Maybe]) -> tuple[Tensor, ...]:
     """The results of an operation, as a node of autograd's graph."""
-    results: tuple[Tensor, ...] = _Fused.apply(operation, _anchor(tensors), *tensors)  # type: ignore[no-untyped-call]
+    results: tuple[Tensor, ...] = _Fused.apply(operation, _Anchor.apply(*tensors), *tensors)  # type: ignore[no-untyped-call]
     return results
 
 
@@ -193,12 +193,6 @@ class _Fused(torch.autograd.Function):
         return None, None, *gradients
 
 
-def _anchor(tensors: Sequence[Maybe]) -> Tensor:
-    """An empty tensor that depends on all of these in autograd's graph, in place of tensors that are not kept."""
-    tied: Tensor = _Anchor.apply(*tensors)  # type: ignore[no-untyped-call]
-    return tied
-
-
 def refuse_second_derivative(what: str) -> None:
     """Say that a fused operation has a first derivative only.
 
@@ -212,6 +206,8 @@ def refuse_second_derivative(what: str) -> None:
 
 
 class _Anchor(torch.autograd.Function):
+    """An empty tensor that depends on all of these in autograd's graph, in place of tensors that are not kept."""
+
     @staticmethod
     def forward(ctx: Any, *tensors: Maybe) -> Tensor:
         ctx.set_materialize_grads(False)

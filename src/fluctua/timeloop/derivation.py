@@ -91,10 +91,8 @@ class Plan:
         return 1 + self.traced.separate
 
 
-@lru_cache(maxsize=256)
-def plan_of(kind: Kind) -> Plan:
-    """The plan of a kind."""
-    return Plan.of(kind)
+plan_of = lru_cache(maxsize=256)(Plan.of)
+"""The plan of a kind."""
 
 
 @dataclass(frozen=True)
