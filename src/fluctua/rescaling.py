@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fluctua.hardware import Grid, rounded_to
-from fluctua.methods.components import Component, FreePotential, MeanShift, SilentInputError, Solution
+from fluctua.methods.components import Component, FreePotential, MeanShift, Solution
 from fluctua.methods.measured import scale_for_rate
 from fluctua.methods.method import READOUT, Method, Reached, Targets, initialize
-from fluctua.methods.mute import silence
 from fluctua.methods.population import adjustable, offsets_of
 from fluctua.methods.weights import affine, by_row, writable, write_all
 from fluctua.network.errors import Axis
@@ -21,7 +20,7 @@ from fluctua.network.network import Group, hears_itself
 from fluctua.network.probe import ProbedNeuron
 from fluctua.network.replay import Replay
 from fluctua.network.run import Forward
-from fluctua.state.measure import Window, neuron_mean, population_mean, product_mean, variance, window_mask
+from fluctua.state.measure import Window, neuron_mean, population_mean, product_mean, variance
 from fluctua.state.report import Report
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Moments, Target
@@ -164,13 +163,8 @@ class Rescaling(Method):
 
     def _scale(self, population: Population, target: Target, replay: Replay, rows: bool) -> Moments:
         """Write the weights of one population, for its present input; returns its new moments."""
-        currents = replay.currents(population)
-        first = next(c for c in currents if c is not None)
-        if not any(bool(c.any()) for c in currents if c is not None):
-            raise SilentInputError(silence(population, replay, first.shape[0]))
-        mask = window_mask(first, self.window)
-        sigma = torch.as_tensor(target.sigma_u(population.neuron.theta, population.neuron.kernel)).to(first)
-        potential = _Potential(population, replay, mask, sigma)
+        sigma = target.sigma_u(population.neuron.theta, population.neuron.kernel)
+        potential = _Potential.of(population, replay, replay.currents(population), sigma, self.window)
         values = {p: p.detach().clone() for q in adjustable(population) for p in _scaled(q)}
         offsets = next((found for q in adjustable(population) if (found := offsets_of(q))), [])
         if not offsets:
@@ -180,7 +174,7 @@ class Rescaling(Method):
             shift = MeanShift(Component({p: torch.ones_like(p) for p in offsets}), self.per_neuron, bounded=False)
             solution = potential.solve([Component(values)], shift, target)
         solution.write(1.0 if target.rate is None else scale_for_rate(potential, solution, target.rate))
-        u = potential.potential()
+        u, mask = potential.potential(), potential.mask
         return Moments(np.asarray(population_mean(u, mask)), np.asarray(variance(u, mask) ** 0.5))
 
 
@@ -196,7 +190,7 @@ class _Potential(FreePotential):
 
     def _in_size(self, part: Component, u: Tensor, among: list[Component]) -> tuple[Component, Tensor]:
         if not (spread := self._variance(u)) > 1e-24:
-            raise self._silent(part)
+            raise self.silent(part.values)
         size = (part.share / spread) ** 0.5
         for value in part.values.values():
             value.mul_(size)
@@ -264,7 +258,7 @@ def _without_offset(potential: "_Potential", values: dict[Tensor, Tensor], targe
     parts = potential.parts(values)
     growth = _Growth.of(*parts, potential.mask, rows=False)
     if not growth.sigma > 1e-12:
-        raise SilentInputError(silence(p, potential.replay, len(potential.mask)))
+        raise potential.silent()
     if xi is not None and growth.mean + xi * growth.sigma <= 0:
         raise InfeasibleTargetError(
             f"{p.name} has a mean potential of {growth.mean / growth.sigma:.2f} sigma_u from rest, so no factor of its "

@@ -5,10 +5,10 @@ the mean, and a quadratic equation gives their factors exactly. Nothing is assum
 independence or binary spikes, and everything between weight and neuron is accounted for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from fluctua.methods.weights import by_row, write, write_all
 from fluctua.network.facts import Population, potential_of
 from fluctua.network.replay import Replay
-from fluctua.state.measure import neuron_mean, population_mean, product_mean, variance
+from fluctua.state.measure import Window, neuron_mean, population_mean, product_mean, variance, window_mask
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Target
 from fluctua.theory.weights import check_feasible
@@ -96,25 +96,21 @@ class Solution:
         """Of the quadratic equation for k; negative if the part that does not grow with k is already too large."""
         return self.cross**2 + self.square * (scale**2 - self.constant)
 
-    def factors(self, scale: float) -> tuple[float, Array]:
-        """Factors of fluctuations and shift that bring U to `scale` times the wanted `sigma_u`."""
-        k = max(float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square), self.least)
-        return k, np.asarray(self.fixed + k * self.per_k)
-
-    def values(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
-        """The weights that bring U to `scale` times the wanted `sigma_u`, by parameter.
+    def values(self, *, grow: float = 1.0, move: float = 0.0) -> dict[Tensor, Tensor]:
+        """The weights that bring U to the wanted `sigma_u`, by parameter.
 
         `grow` multiplies the fluctuations further at the same mean; `move` shifts the mean.
         """
-        size, factor = self._sizes(scale, grow, move)
+        size, factor = self.factors(1.0, grow, move)
         values = {p: size * fluctuation for p, fluctuation in self.fluctuations.values.items()}
         for p, shift in self.shift.values.items():
             values[p] = values.get(p, torch.zeros_like(p)) + by_row(factor, p, self.rows.get(p, 0)) * shift
         return values
 
-    def _sizes(self, scale: float, grow: float = 1.0, move: float = 0.0) -> tuple[float, Array]:
-        k, factor = self.factors(scale)
-        factor = factor + (grow - 1) * k * self.per_k
+    def factors(self, scale: float, grow: float = 1.0, move: float = 0.0) -> tuple[float, Array]:
+        """Factors of fluctuations and shift that bring U to `scale` times the wanted `sigma_u`; see `values`."""
+        k = max(float((-self.cross + np.sqrt(max(self.discriminant(scale), 0.0))) / self.square), self.least)
+        factor = np.asarray(self.fixed + k * self.per_k) + (grow - 1) * k * self.per_k
         if self.gain is not None:
             factor = factor + move / self.gain
         if factor.ndim and self.bounded:
@@ -122,8 +118,8 @@ class Solution:
         return grow * k, factor
 
     def write(self, scale: float = 1.0, *, grow: float = 1.0, move: float = 0.0) -> None:
-        """Write the weights of these `values`, without holding them all in memory."""
-        (size, factor), parts, shifts = self._sizes(scale, grow, move), self.fluctuations.values, self.shift.values
+        """Write these `values`, for `scale` times the wanted `sigma_u`, without holding them all in memory."""
+        (size, factor), parts, shifts = self.factors(scale, grow, move), self.fluctuations.values, self.shift.values
         with torch.no_grad():
             for p in {**parts, **shifts}:
                 p.copy_(parts[p]).mul_(size) if p in parts else p.zero_()
@@ -149,6 +145,17 @@ class FreePotential:
     mask: Tensor
     sigma: Tensor
     reach: Reach | None = None
+
+    @classmethod
+    def of(
+        cls, population: Population, replay: Replay, currents: Sequence[Tensor | None], sigma: Array, window: Window
+    ) -> Self:
+        """For a population that receives these currents, wants this `sigma_u` and is measured within this window."""
+        first = next(c for c in currents if c is not None)
+        potential = cls(population, replay, window_mask(first, window), torch.as_tensor(sigma).to(first))
+        if not any(c.count_nonzero() for c in currents if c is not None):
+            raise potential.silent()
+        return potential
 
     def reaching(self, parts: dict[Tensor, Component]) -> "FreePotential":
         """The same, with the units that each of these parts acts on, unless all act on all units."""
@@ -269,7 +276,7 @@ class FreePotential:
         else:
             gain, fixed, per_k = (np.asarray(self._mean(u)) for u in (moving, offset, shape))
         if not np.all(np.abs(gain) > 1e-12):
-            raise self._silent(shift.part)
+            raise self.silent(shift.part.values)
         return -fixed / gain, -per_k / gain
 
     def _of_rows(self, u: Tensor, shift: MeanShift) -> Array:
@@ -303,7 +310,7 @@ class FreePotential:
             u = factor.to(u).reshape(-1, *[1] * (u.ndim - 3)) * u
         spread = self._limited(part)._variance(u) if bool((share > 0).any()) else 0.0
         if not spread > 1e-24:
-            raise self._silent(part)
+            raise self.silent(part.values)
         size = (float(share[share > 0].mean()) / spread) ** 0.5
         for p, v in part.values.items():
             v.mul_(by_row(factor.numpy(), p, rows[p]).to(v) * size)
@@ -365,10 +372,11 @@ class FreePotential:
         """Over window and neurons, in units of `sigma_u^2`."""
         return variance(*self._in_sigma(u))
 
-    def _silent(self, part: Component) -> SilentInputError:
+    def silent(self, part: Container[Tensor] = ()) -> SilentInputError:
+        """Why nothing arrives, or why a part has no effect."""
         from fluctua.methods.mute import silence  # on the way out
 
-        return SilentInputError(silence(self.population, self.replay, self.mask.shape[0], part.values))
+        return SilentInputError(silence(self.population, self.replay, len(self.mask), part))
 
     def _refuse(self, target: Target, noise: float) -> None:
         """Refuse a target: the part of U that does not scale is already `noise` times `sigma_u`."""

@@ -9,14 +9,14 @@ import torch
 from fluctua.methods.balance import Balance
 from fluctua.methods.components import FreePotential, SilentInputError, Solution
 from fluctua.methods.method import Method, Reached, Targets
-from fluctua.methods.mute import mute_sources, poisson_spikes, silence
+from fluctua.methods.mute import mute_sources, poisson_spikes
 from fluctua.methods.population import Goal, adjustable, bent_by, fresh, offsets_of, shiftable, solve
 from fluctua.methods.root import find_crossing, find_root
 from fluctua.methods.weights import write, write_all
 from fluctua.network.facts import Population
 from fluctua.network.network import Group, hears_itself
 from fluctua.network.replay import Replay
-from fluctua.state.measure import Window, window_mask
+from fluctua.state.measure import Window
 from fluctua.theory.laws import Family, Normal
 from fluctua.theory.psp import Array
 from fluctua.theory.target import InfeasibleTargetError, Moments, Target
@@ -130,9 +130,7 @@ def _shift(population: Population, goal: Goal, replay: Replay) -> Moments:
     A bias keeps the mean, if there is one.
     """
     wanted, pathways = goal.moments(population), shiftable(population)
-    like = next(c for c in replay.currents(population) if c is not None)
-    sigma, mask = torch.as_tensor(wanted.sigma_u).to(like), window_mask(like, goal.window)
-    potential = FreePotential(population, replay, mask, sigma)
+    potential = FreePotential.of(population, replay, replay.currents(population), wanted.sigma_u, goal.window)
     start = {q.weight: q.weight.detach().clone() for q in pathways}
 
     def moments(bias: float) -> tuple[float, float]:
@@ -145,7 +143,7 @@ def _shift(population: Population, goal: Goal, replay: Replay) -> Moments:
             write(weight, value + shift)
         mean, size = moments(0.0)
         if not size > 0:
-            raise SilentInputError(silence(population, replay, len(like)))
+            raise potential.silent()
         if gain := moments(1.0)[0] - mean:
             size = moments((goal.target.mean - mean) / gain)[1]
         return float(np.log(max(size, 1e-9)))

@@ -44,10 +44,10 @@ def poisson_spikes(population: Population, wanted: Moments, like: Tensor, genera
     return fired * torch.as_tensor(population.neuron.size).to(fired)
 
 
-def silence(population: Population, replay: Replay, steps: int, part: Container[Tensor] | None = None) -> str:
+def silence(population: Population, replay: Replay, steps: int, part: Container[Tensor] = ()) -> str:
     """Why a population cannot be initialised on a batch of `steps` steps: a part, by default all, has no effect."""
     length = f"{steps} steps" if population.neuron.in_steps else f"{steps * population.neuron.kernel.dt:g} s"
-    silent = [q for q in population.pathways if part is not None and q.weight in part] or population.pathways
+    silent = [q for q in population.pathways if q.weight in part] or population.pathways
     heard, currents = replay.heard(population), replay.currents(population)
     arriving = [q.name for q in silent if q.name in heard and bool(heard[q.name].any())]
     late = any(bool(c.any()) for c in currents if c is not None) and not response(population.neuron, currents).any()

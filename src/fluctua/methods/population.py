@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fluctua.methods.balance import Balance, Balanced, applying, balance, moved_by
-from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, SilentInputError, Solution
+from fluctua.methods.components import Component, FreePotential, MeanShift, Reach, Solution
 from fluctua.methods.weights import affine, by_row, draw, excites, family_of, of_entries, shares, writable
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.replay import Replay
-from fluctua.state.measure import Window, window_mask
+from fluctua.state.measure import Window
 from fluctua.theory.laws import Family, Normal, OneSided, WeightLaw
 from fluctua.theory.target import InfeasibleTargetError, Moments, Target
 from fluctua.theory.weights import check_feasible
@@ -131,13 +131,7 @@ def solve(population: Population, goal: Goal, replay: Replay, *, once: bool = Fa
     carriers = [q for q in free if _carries(q)]
     with applying(carriers) as calls:
         currents = replay.currents(population, moved_by(carriers, goal.balance))
-    first = next(c for c in currents if c is not None)
-    if not any(c.count_nonzero() for c in currents if c is not None):
-        from fluctua.methods.mute import silence  # on the way out
-
-        raise SilentInputError(silence(population, replay, first.shape[0]))
-    mask = window_mask(first, goal.window)
-    potential = FreePotential(population, replay, mask, torch.as_tensor(goal.moments(population).sigma_u).to(first))
+    potential = FreePotential.of(population, replay, currents, goal.moments(population).sigma_u, goal.window)
     done = balance(potential, currents, carriers, goal.balance, calls) if goal.balance and carriers else Balanced()
     wanted = shares(free, population, goal.alpha)
     parts = _parts(free, wanted, done.biases, once and not _joined(free))
