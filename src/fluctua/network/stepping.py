@@ -71,27 +71,6 @@ def _slots(module: nn.Module, kind: str, name: str, value: Any, path: tuple[str,
 
 
 @dataclass(frozen=True, eq=False)
-class _ModuleStep:
-    """A step of a module, to be traced with other tensors in place of its own."""
-
-    module: nn.Module
-    stepping: Stepping
-    slots: Sequence[Slot]
-    neurons: int
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        for slot, constant in zip(self.slots, constants, strict=False):
-            slot.put(constant)
-        output, after = self.stepping.step(self.module, inputs[0], (*state, *self.unheard(inputs[0])))
-        return output, after[: len(state)]
-
-    def unheard(self, x: Tensor) -> Tensors:
-        """The last part of a state if it is the spikes of the step before, which the step does not compute."""
-        hearing = self.stepping.hearing(self.module)
-        return (torch.zeros_like(x),) if hearing is not None and hearing.kept else ()
-
-
-@dataclass(frozen=True, eq=False)
 class NeuronStep:
     """The step of a neuron module.
 
@@ -138,11 +117,19 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
         UnsupportedNeuronError: its framework does not say how a step is taken.
     """
     names, hearing = stepping.names(module), stepping.hearing(module)
-    states = len(names) - (hearing is not None and hearing.kept)
+    unheard = int(hearing is not None and hearing.kept)  # the spikes of the step before, the last part of the state
+    states = len(names) - unheard
     slots = slots_of(module, (*names, *stepping.options(module)))
     numbers = [slot for slot in slots if as_numbers and slot.tensor.numel() == 1]
     slots = [slot for slot in slots if slot not in numbers]
-    step = _ModuleStep(module, stepping, slots, stepping.neurons(module))
+
+    def step(inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
+        for slot, constant in zip(slots, constants, strict=False):
+            slot.put(constant)
+        output, after = stepping.step(module, inputs[0], (*state, *[torch.zeros_like(inputs[0])] * unheard))
+        return output, after[: len(state)]
+
+    vars(step)["neurons"] = stepping.neurons(module)
     with preserved(module):
         if hearing is not None and isinstance(hearing.back, nn.Module):
             vars(hearing.back)["forward"] = torch.zeros_like  # neurons receive nothing from their own spikes
