@@ -156,9 +156,6 @@ _FACTS: dict[str, FactsOf | None] = {
 
 _REFUSED: dict[str, str] = {
     "adapt.AdaptBaseNode": f"its potential is not linear in its input and slowly adapts; {_INSTEAD}",
-    **dict.fromkeys(
-        ("dsr.DSRIFNode", "dsr.DSRLIFNode"), f"its gradient is that of a rate, not of spikes in time; {_INSTEAD}"
-    ),
     "few_spike.FewSpikeNode": f"it codes a number in a few spikes and integrates nothing; {_INSTEAD}",
     "flexsn.FlexSN": "its step may be any function; describe it with "
     "neurons={FlexSN: fluctua.network.ProbedNeuron(...)}",

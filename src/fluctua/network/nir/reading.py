@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from os import PathLike
 from typing import Any
@@ -190,22 +191,19 @@ def _linear(node: Any, dt: float) -> nn.Module:
     return _with(layer, node)
 
 
-def _conv(make: Callable[..., nn.Module]) -> Callable[[Any, float], nn.Module]:
-    def convolution(node: Any, dt: float) -> nn.Module:
-        weight = _tensor(node.weight)
-        layer = make(
-            weight.shape[1] * int(node.groups),
-            weight.shape[0],
-            tuple(weight.shape[2:]),
-            stride=_sizes(node.stride),
-            padding=node.padding if isinstance(node.padding, str) else _sizes(node.padding),
-            dilation=_sizes(node.dilation),
-            groups=int(node.groups),
-            bias=node.bias is not None,
-        )
-        return OverTime(_with(layer, node))
-
-    return convolution
+def _conv(make: Callable[..., nn.Module], node: Any, dt: float) -> nn.Module:
+    weight = _tensor(node.weight)
+    layer = make(
+        weight.shape[1] * int(node.groups),
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=_sizes(node.stride),
+        padding=node.padding if isinstance(node.padding, str) else _sizes(node.padding),
+        dilation=_sizes(node.dilation),
+        groups=int(node.groups),
+        bias=node.bias is not None,
+    )
+    return OverTime(_with(layer, node))
 
 
 def _with(layer: Any, node: Any) -> nn.Module:
@@ -217,12 +215,9 @@ def _with(layer: Any, node: Any) -> nn.Module:
     return module
 
 
-def _pool(divisor: int | None) -> Callable[[Any, float], nn.Module]:
-    def pool(node: Any, dt: float) -> nn.Module:
-        size, stride, padding = (_sizes(value) for value in (node.kernel_size, node.stride, node.padding))
-        return OverTime(nn.AvgPool2d(size, stride, padding, divisor_override=divisor))
-
-    return pool
+def _pool(divisor: int | None, node: Any, dt: float) -> nn.Module:
+    size, stride, padding = (_sizes(value) for value in (node.kernel_size, node.stride, node.padding))
+    return OverTime(nn.AvgPool2d(size, stride, padding, divisor_override=divisor))
 
 
 def _flatten(node: Any, dt: float) -> nn.Module:
@@ -250,13 +245,13 @@ def _tensor(values: Any) -> Tensor:
 _SYNAPSES: Mapping[str, Callable[[Any, float], nn.Module]] = {
     "Affine": _linear,
     "Linear": _linear,
-    "Conv1d": _conv(nn.Conv1d),
-    "Conv2d": _conv(nn.Conv2d),
+    "Conv1d": partial(_conv, nn.Conv1d),
+    "Conv2d": partial(_conv, nn.Conv2d),
 }
 _MODULES: Mapping[str, Callable[[Any, float], nn.Module | None]] = {
     **_SYNAPSES,
-    "AvgPool2d": _pool(None),
-    "SumPool2d": _pool(1),
+    "AvgPool2d": partial(_pool, None),
+    "SumPool2d": partial(_pool, 1),
     "Flatten": _flatten,
     "Scale": lambda node, dt: Scaled(_tensor(node.scale)),
     "Delay": _delay,
