@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -188,20 +187,19 @@ def rounded_to(grid: Grid, q: Pathway) -> tuple[float, str | None]:
     )
 
 
-_DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]] = MappingProxyType(
-    {  # by package: an attribute of its neurons, from it to the decay per step, and back; dt in the neuron's unit
-        "fluctua": tuple(
-            (f"log_{tau}", lambda value, dt: (-dt / value.exp()).exp(), lambda decay, dt: (-dt / decay.log()).log())
-            for tau in ("tau_mem", "tau_syn", "tau_exc", "tau_inh", "tau_adapt")
-        ),
-        "snntorch": tuple((name, lambda value, dt: value, lambda decay, dt: decay) for name in ("alpha", "beta")),
-        "sinabs": tuple(
-            (tau, lambda value, dt: (-1 / value).exp(), lambda decay, dt: -1 / decay.log())
-            for tau in ("tau_mem", "tau_syn")
-        ),
-        "spikingjelly": (("tau", lambda value, dt: 1 - 1 / value, lambda decay, dt: 1 / (1 - decay)),),
-    }
-)
+# By package: an attribute of its neurons, from it to the decay per step, and back; dt in the neuron's unit.
+_DECAYS: Mapping[str, tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...]] = {
+    "fluctua": tuple(
+        (f"log_{tau}", lambda value, dt: (-dt / value.exp()).exp(), lambda decay, dt: (-dt / decay.log()).log())
+        for tau in ("tau_mem", "tau_syn", "tau_exc", "tau_inh", "tau_adapt")
+    ),
+    "snntorch": tuple((name, lambda value, dt: value, lambda decay, dt: decay) for name in ("alpha", "beta")),
+    "sinabs": tuple(
+        (tau, lambda value, dt: (-1 / value).exp(), lambda decay, dt: -1 / decay.log())
+        for tau in ("tau_mem", "tau_syn")
+    ),
+    "spikingjelly": (("tau", lambda value, dt: 1 - 1 / value, lambda decay, dt: 1 / (1 - decay)),),
+}
 
 
 def round_decays(populations: Sequence[Population], bits: int) -> Iterator[str]:

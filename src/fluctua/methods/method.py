@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from importlib import import_module
 from math import sqrt
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -71,24 +70,22 @@ class Method(ABC):
         """Run once after the last group, for what is no weight, such as a surrogate that belongs to the method."""
 
 
-_NAMED: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
-    {
-        "measured": ("measured.Measured", {}),
-        "poisson": ("poisson.Poisson", {}),
-        "kaiming": ("baselines.classic.Kaiming", {}),
-        "kaiming-relu": ("baselines.classic.Kaiming", {"gain": sqrt(2)}),
-        "kaiming-folded": ("baselines.classic.Kaiming", {"folded": True}),
-        "xavier": ("baselines.classic.Xavier", {}),
-        "torch": ("baselines.classic.TorchDefault", {}),
-        "ding": ("baselines.spiking.Ding", {}),
-        "micheli": ("baselines.spiking.Micheli", {}),
-        "spikeinit": ("baselines.spikeinit.SpikeInit", {}),
-        "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
-        "tdbn": ("baselines.tdbn.TdBN", {}),
-        "lsuv": ("baselines.classic.LSUV", {}),
-        "ei-init": ("baselines.classic.EIInit", {}),
-    }
-)
+_NAMED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "measured": ("measured.Measured", {}),
+    "poisson": ("poisson.Poisson", {}),
+    "kaiming": ("baselines.classic.Kaiming", {}),
+    "kaiming-relu": ("baselines.classic.Kaiming", {"gain": sqrt(2)}),
+    "kaiming-folded": ("baselines.classic.Kaiming", {"folded": True}),
+    "xavier": ("baselines.classic.Xavier", {}),
+    "torch": ("baselines.classic.TorchDefault", {}),
+    "ding": ("baselines.spiking.Ding", {}),
+    "micheli": ("baselines.spiking.Micheli", {}),
+    "spikeinit": ("baselines.spikeinit.SpikeInit", {}),
+    "spikeinit-sim": ("baselines.spikeinit.SpikeInit", {"simulated": True}),
+    "tdbn": ("baselines.tdbn.TdBN", {}),
+    "lsuv": ("baselines.classic.LSUV", {}),
+    "ei-init": ("baselines.classic.EIInit", {}),
+}
 NAMES = tuple(_NAMED)
 """All methods by name."""
 
