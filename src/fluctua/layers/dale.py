@@ -95,10 +95,7 @@ def keep_signs(optimizer: torch.optim.Optimizer, model: nn.Module) -> RemovableH
         True
     """
 
-    def after(*_: Any) -> None:
-        constrain_(model)
-
-    return optimizer.register_step_post_hook(after)
+    return optimizer.register_step_post_hook(lambda *_: constrain_(model))
 
 
 class DaleCircuit(Circuit):

@@ -160,7 +160,11 @@ def fused_layer(
     """
     dynamics, initial = dynamics_of(neurons, like)
     demand_cpu(dynamics, size, like)
-    _demand_weights(size, like, linear, back)
+    for module in (linear, back):
+        if module is not None:
+            demand_ordinary(like, module.weight, module.bias)
+    square = back is None or (back.in_features, back.out_features) == (size, size)
+    demand(square, "the recurrent weight does not lead from the population to itself")
 
     from fluctua.timeloop.events_layers import Layer
 
@@ -238,11 +242,3 @@ def heard_map(dynamics: Dynamics, initial: Sequence[float], conv: nn.Conv1d | nn
     from fluctua.timeloop.conv_recurrence import run
 
     return run(x, dynamics, conv.weight)
-
-
-def _demand_weights(size: int, like: Tensor, linear: nn.Linear | None, back: nn.Linear | None) -> None:
-    for module in (linear, back):
-        if module is not None:
-            demand_ordinary(like, module.weight, module.bias)
-    square = back is None or (back.in_features, back.out_features) == (size, size)
-    demand(square, "the recurrent weight does not lead from the population to itself")
