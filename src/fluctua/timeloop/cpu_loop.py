@@ -52,14 +52,8 @@ def run(way: Pass, read: Sequence[Tensor], state: Sequence[Tensor], constants: S
 @lru_cache(maxsize=256)
 def through(way: Pass, dtype: str, shared: bool, narrow: bool = False) -> Kernel:
     """The kernel of a pass; `shared` says whether all neurons have the same constants, `narrow` that rows are short."""
-    facts = {
-        "FORTH": way.forth,
-        "SHARED": shared,
-        "NARROW": narrow,
-        "LANES": lanes(dtype),
-        "BLOCK": BLOCK,
-        "STEPS": _STEPS,
-    }
+    facts: dict[str, int] = {"FORTH": way.forth, "SHARED": shared, "NARROW": narrow}
+    facts |= {"LANES": lanes(dtype), "BLOCK": BLOCK, "STEPS": _STEPS}
     return kernel(way, "through", dtype, facts)
 
 

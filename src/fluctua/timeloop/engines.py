@@ -240,9 +240,8 @@ def recurrent(
         split: the spikes of units before it reach the first input, those of the others the last; all by default.
     """
     inputs = x, *(torch.zeros_like(x) for _ in range(dynamics.inputs - 1))
-    return _run(
-        inputs, dynamics, state, "gpu", heard=(weight, bias), split=x.shape[2:].numel() if split is None else split
-    )
+    split = x.shape[2:].numel() if split is None else split
+    return _run(inputs, dynamics, state, "gpu", heard=(weight, bias), split=split)
 
 
 def _run(

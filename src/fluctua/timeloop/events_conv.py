@@ -15,7 +15,7 @@ from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded
-from fluctua.timeloop.pooling import channels_last, maps
+from fluctua.timeloop.pooling import ORDERS, channels_last, maps
 from fluctua.timeloop.threads import Blocks, added, over_each_block, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
@@ -125,7 +125,7 @@ class _Convolution(Operation):
 
     def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         (g, *_), (weight, where), window, last = grads, kept, self.window, self.last
-        order = torch.channels_last if last else torch.contiguous_format
+        order = ORDERS[last]
         g = g.contiguous(memory_format=order)
         arrays, size = self.spikes.arrays(g.dtype), window.rows(weight).size
         g_x = maps(weight, len(g), window.weight[1], *window.frame, last=last) if wanted[0] else None

@@ -13,12 +13,8 @@ UNKNOWN = "unknown"  # operation for what cannot be expressed; its argument says
 _MASKS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})
 _MOST = 3  # largest number of records tried together
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
+    **{op: getattr(operator, op) for op in ("add", "sub", "mul", "neg", "abs")},
     "div": operator.truediv,
-    "neg": operator.neg,
-    "abs": abs,
     "exp": math.exp,
     "sqrt": math.sqrt,
 }

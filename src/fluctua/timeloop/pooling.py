@@ -14,12 +14,13 @@ from fluctua.timeloop.cpu_loop import pool
 from fluctua.timeloop.threads import over_each_block
 
 _BLOCK = 32  # frames
+ORDERS = torch.contiguous_format, torch.channels_last  # of memory, by whether the channels come last
 
 
 def max_pooled(x: Tensor, window: tuple[int, int]) -> Tensor:
     """`torch.nn.functional.max_pool2d(x, window)` of frames `[F, channels, rows, columns]`, float32 or float64."""
-    order = torch.channels_last if channels_last(x) else torch.contiguous_format
-    return apply(_Maxima(window, tuple(x.shape[1:]), order), (x.contiguous(memory_format=order),))[0]  # type: ignore[arg-type]
+    last = channels_last(x)
+    return apply(_Maxima(window, tuple(x.shape[1:]), last), (x.contiguous(memory_format=ORDERS[last]),))[0]  # type: ignore[arg-type]
 
 
 def channels_last(frames: Tensor) -> bool:
@@ -40,11 +41,11 @@ class _Maxima(Operation):
 
     window: tuple[int, int]
     shape: tuple[int, int, int]
-    order: torch.memory_format
+    last: bool
     called = "MaxPool2DWithIndices"  # as torch's own, for whoever reads a graph
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
-        (x,), (channels, rows, columns), (high, wide), last = tensors, self.shape, self.window, self._last
+        (x,), (channels, rows, columns), (high, wide), last = tensors, self.shape, self.window, self.last
         out, where = (maps(x, len(x), channels, rows // high, columns // wide, last=last) for _ in range(2))
         given, filled = (self.shape, self.window, flat(x)), (flat(out), flat(where), last)
         over_each_block(lambda first, stop: kernels.keep_largest(*given, first, stop, *filled), len(x), _BLOCK)
@@ -54,17 +55,13 @@ class _Maxima(Operation):
         return results[1:]
 
     def back(self, kept: Sequence[Tensor], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
-        g, last = grads[0].contiguous(memory_format=self.order), self._last
-        out = maps(g, len(g), *self.shape, last=last)
+        g = grads[0].contiguous(memory_format=ORDERS[self.last])
+        out = maps(g, len(g), *self.shape, last=self.last)
         given, whole = (self.shape, self.window, flat(g), flat(kept[0])), flat(out)
         frame = whole.size // len(g)
 
         def unpool(first: int, stop: int) -> None:
-            kernels.unpool(*given, first, stop, whole[first * frame :], last)
+            kernels.unpool(*given, first, stop, whole[first * frame :], self.last)
 
         over_each_block(unpool, len(g), _BLOCK)
         return [out]
-
-    @property
-    def _last(self) -> bool:
-        return self.order == torch.channels_last

@@ -330,8 +330,7 @@ def _clamped(graph: Graph, a: Value, min: Value | None = None, max: Value | None
 _OPERATIONS: dict[str, Maker] = {
     **{op: _plain(op) for op in ("mul", "neg", "abs", "gt", "ge", "lt", "le", "eq", "ne", "exp", "log", "sqrt")},
     **{op: _plain(op) for op in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
-    "add": _sum("add"),
-    "sub": _sum("sub"),
+    **{op: _sum(op) for op in ("add", "sub")},
     "rsub": lambda graph, a, b, alpha=1.0: graph("sub", b, graph("mul", a, alpha)),
     "div": lambda graph, a, b, rounding_mode=None: (
         graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
@@ -342,20 +341,15 @@ _OPERATIONS: dict[str, Maker] = {
     "maximum": _plain("max"),
     "minimum": _plain("min"),
     "clamp": _clamped,
-    "clamp_min": lambda graph, a, low: graph("max", a, low),
-    "clamp_max": lambda graph, a, high: graph("min", a, high),
+    "clamp_min": _plain("max"),
+    "clamp_max": _plain("min"),
     "relu": lambda graph, a: graph("max", a, 0.0),
     "sign": _sign,
     "sgn": _sign,
     "heaviside": lambda graph, a, at_zero: graph(
         "select", graph("eq", a, 0.0), at_zero, graph("float", graph("gt", a, 0.0))
     ),
-    "logical_and": _plain("and"),
-    "logical_or": _plain("or"),
-    "logical_not": _plain("not"),
-    "bitwise_and": _plain("and"),
-    "bitwise_or": _plain("or"),
-    "bitwise_not": _plain("not"),
+    **{f"{kind}_{op}": _plain(op) for kind in ("logical", "bitwise") for op in ("and", "or", "not")},
     "where": _plain("select"),
     "masked_fill": lambda graph, a, mask, value: graph("select", mask, value, a),
     "copy": lambda graph, a, b, non_blocking=False: graph("float", b),
