@@ -191,38 +191,31 @@ for _op, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "
     _define(getattr(operator, _op), lambda vector: Mask(vector.lanes), _instruction(_compared, _symbol))
 
 
-@type_callable(operator.neg)  # type: ignore[no-untyped-call]
-def _typed_negation(context: Any) -> Callable[[Any], Any]:
-    return lambda x: x if isinstance(x, Vector) else None
+def _define_alike(op: Callable[..., Any], kind: type[types.Type], name: str, operands: int) -> None:
+    """Teach numba an operator of one vector or mask, or of two of the same type, that is one instruction of LLVM."""
 
-
-@lower_builtin(operator.neg, Vector)  # type: ignore[no-untyped-call,untyped-decorator]
-def _negated(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    return builder.fneg(args[0])
-
-
-# ---- masks
-
-
-def _define_of_masks(op: Callable[..., Any], name: str, operands: int) -> None:
     @type_callable(op)  # type: ignore[no-untyped-call]
     def typed(context: Any) -> Callable[..., Any]:
         def one(x: Any) -> Any:
-            return x if isinstance(x, Mask) else None
+            return x if isinstance(x, kind) else None
 
         def two(x: Any, y: Any) -> Any:
-            return x if isinstance(x, Mask) and x == y else None
+            return x if isinstance(x, kind) and x == y else None
 
         return one if operands == 1 else two
 
-    @lower_builtin(op, *[Mask] * operands)  # type: ignore[no-untyped-call,untyped-decorator]
+    @lower_builtin(op, *[kind] * operands)  # type: ignore[no-untyped-call,untyped-decorator]
     def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return getattr(builder, name)(*args)
 
 
-_define_of_masks(operator.and_, "and_", 2)
-_define_of_masks(operator.or_, "or_", 2)
-_define_of_masks(operator.invert, "not_", 1)
+_define_alike(operator.neg, Vector, "fneg", 1)
+_define_alike(operator.and_, Mask, "and_", 2)
+_define_alike(operator.or_, Mask, "or_", 2)
+_define_alike(operator.invert, Mask, "not_", 1)
+
+
+# ---- masks
 
 
 @instruction
