@@ -162,14 +162,14 @@ class DaleCircuit(Circuit):
         Raises:
             Unfused: they must run step by step.
         """
-        exc, inh = (self.exc_exc, self.exc_inh), (self.inh_exc, self.inh_inh)
+        exc = () if self.exc_exc is None or self.exc_inh is None else (self.exc_exc, self.exc_inh)
+        inh = self.inh_exc, self.inh_inh
         own = [type(module) for module in (self, self.exc, self.inh)]
         fusion.demand(own == [DaleCircuit, ExcInhLIF, ExcInhLIF], "circuit or neurons are of a kind of their own")
         fusion.demand_eager(like, ("cpu", "cuda"))
         _demand_signed_linear(*exc, *inh)
         n_exc, n_inh = sizes = inh[0].weight.shape
-        no_excitation = exc[0] is None or exc[1] is None
-        from_exc, from_inh = ([] if no_excitation else [m.weight for m in exc]), [m.weight for m in inh]  # type: ignore[union-attr]
+        from_exc, from_inh = [m.weight for m in exc], [m.weight for m in inh]
         for weights, columns in ((from_exc, n_exc), (from_inh, n_inh)):
             fusion.demand_ordinary(like, *weights)
             fits = all(w.shape == (n, columns) for w, n in zip(weights, sizes, strict=False))
@@ -194,12 +194,11 @@ def _by_name(spikes: Sequence[Tensor]) -> dict[str, Tensor]:
     return dict(zip(("exc", "inh"), spikes, strict=True))
 
 
-def _demand_signed_linear(*modules: nn.Module | None) -> None:
+def _demand_signed_linear(*modules: nn.Module) -> None:
     """Refuse modules that do more than a product with their weight."""
     for module in modules:
-        if module is not None:
-            fusion.demand_unmodified(module, SignedLinear)
-            fusion.demand(module.bias is None, "a signed weight has a bias")
+        fusion.demand_unmodified(module, SignedLinear)
+        fusion.demand(module.bias is None, "a signed weight has a bias")
 
 
 class DaleLayer(nn.Module):
