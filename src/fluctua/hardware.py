@@ -19,6 +19,7 @@ from fluctua.network.probe import ProbedNeuron
 from fluctua.network.run import Forward, modules_of
 from fluctua.neurons.own_step import StepNeuron
 from fluctua.state.backward import cell_of
+from fluctua.state.facts import wanted
 from fluctua.state.inspection import inspect_network
 from fluctua.state.measure import Window
 from fluctua.state.report import Report
@@ -143,7 +144,8 @@ def quantize(
     for name, q in written.items():
         if not q.weight.isfinite().all():
             raise ValueError(f"{name} has NaN or infinite values, which no grid contains: restore finite values first")
-    targets = _targets(report or inspect_network(network, window=window))
+    before = report or inspect_network(network, window=window)
+    targets = {p.name: Moments(*map(np.asarray, wanted(p))) for p in before}
     decays = [] if decay_bits is None else list(round_decays(network.populations, decay_bits))
     rounded = {name: rounded_to(grid, q) for name, q in written.items()}
     scales = {name: scale for name, (scale, _) in rounded.items()}
@@ -258,14 +260,3 @@ def _set(module: nn.Module, attribute: str, value: Tensor) -> None:
             held.copy_(value)
     else:
         setattr(module, attribute, float(value))
-
-
-def _targets(report: Report) -> dict[str, Moments]:
-    """The targets of the report's populations, or else their states."""
-    return {
-        p.name: Moments(
-            np.asarray(p.mu_u if p.target_mu_u is None else p.target_mu_u),
-            np.asarray(p.sigma_u if p.target_sigma_u is None else p.target_sigma_u),
-        )
-        for p in report
-    }

@@ -123,3 +123,9 @@ class PopulationState:
         if time is None:
             return "-"
         return f"{time:.0f} step{'s' * (round(time) != 1)}" if self.in_steps else f"{1e3 * time:.0f} ms"
+
+
+def wanted(p: PopulationState) -> tuple[float, float]:
+    """Mean and standard deviation of U as the target has them, or else as they are."""
+    mu = p.mu_u if p.target_mu_u is None else p.target_mu_u
+    return mu, p.sigma_u if p.target_sigma_u is None else p.target_sigma_u

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluctua.state.facts import PopulationState
+from fluctua.state.facts import PopulationState, wanted
 from fluctua.state.style import BLACK, BLUE, RED, lay_out, new_figure, style
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def plot_distribution(axis: "Axes", p: PopulationState) -> None:
         _say(axis, "NaN or infinite", color=RED)
         axis.set_xticks([])
         return
-    mu = p.mu_u if p.target_mu_u is None else p.target_mu_u
-    sigma = p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
+    mu, sigma = wanted(p)
     if p.sigma_u == 0:
         axis.text(0.03, 0.5, f"U = {p.mu_u:.3g} throughout", transform=axis.transAxes, va="center", fontsize=8)
     else:
