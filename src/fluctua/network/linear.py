@@ -16,7 +16,7 @@ from fluctua.network.stepping import followed
 from fluctua.theory.psp import Array
 from fluctua.theory.state_space import StateSpaceKernel
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.evaluation import Evaluation
+from fluctua.timeloop.evaluation import Evaluation, by_leaf
 from fluctua.timeloop.expressions import Expression, Value, walk
 from fluctua.timeloop.tracing import Traced, trace
 
@@ -194,8 +194,7 @@ def _evaluator(t: Traced, observed: Value, constants: Sequence[Tensor]) -> Run:
     evaluation = Evaluation([*t.state, observed])
 
     def run(state: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        leaves = {"state": state, "input": inputs, "constant": constants}
-        found = evaluation({(kind, k): x for kind, given in leaves.items() for k, x in enumerate(given)})
+        found = evaluation(by_leaf(state=state, input=inputs, constant=constants))
         *after, seen = (value.expand_as(state[0]) for value in found)
         return after, seen
 

@@ -15,7 +15,7 @@ from fluctua.network.stepping import followed
 from fluctua.theory.psp import Array
 from fluctua.theory.surrogates import gradient_gain
 from fluctua.timeloop.contract import Dynamics, step_of
-from fluctua.timeloop.evaluation import Evaluation
+from fluctua.timeloop.evaluation import Evaluation, by_leaf
 from fluctua.timeloop.expressions import Value
 from fluctua.timeloop.tracing import trace
 
@@ -135,10 +135,10 @@ class Course:
         """The surrogate derivative `[T, K]` with respect to the potential, with the present surrogate."""
         dynamics, _ = step_of_cell(self.cell, self.drive.neurons)
         t = trace(dynamics.step, dynamics.inputs, dynamics.states, len(dynamics.constants))
-        leaves = self._leaves(dynamics)
-        gradients = {("state", k): g for k, g in enumerate(t.by_state)}
-        gradients |= {("input", k): g for k, g in enumerate(t.by_input)}
-        for leaf, gradient in gradients.items():
+        constants, one = tuple(map(self.drive.of_units, dynamics.constants)), torch.ones((), dtype=torch.float64)
+        by_spike = one, *[0 * one] * dynamics.states  # all steps at once, for a gradient of 1 of each spike
+        leaves = by_leaf(state=self.states, input=self.drive.currents, constant=constants, gradient=by_spike)
+        for leaf, gradient in by_leaf(state=t.by_state, input=t.by_input).items():
             (found,) = Evaluation([gradient])(leaves)
             if bool(found.any()):
                 return (found / _moved(t.distance, leaves, leaf)).expand_as(self.states[0])
@@ -147,17 +147,6 @@ class Course:
     def share(self) -> float:
         """The participation share of the neurons and steps, with the present surrogate."""
         return participation(self.slopes())
-
-    def _leaves(self, dynamics: Dynamics) -> dict[tuple[str, int], Tensor]:
-        """Results of the adjoint of all steps at once, for a gradient of 1 with respect to each spike."""
-        one = torch.ones((), dtype=torch.float64)
-        kinds = {
-            "state": self.states,
-            "input": self.drive.currents,
-            "constant": tuple(map(self.drive.of_units, dynamics.constants)),
-            "gradient": (one, *[0 * one] * dynamics.states),
-        }
-        return {(kind, k): value for kind, values in kinds.items() for k, value in enumerate(values)}
 
 
 def _moved(distance: Value | None, leaves: Mapping[tuple[str, int], Tensor], by: tuple[str, int]) -> Tensor:

@@ -1,11 +1,19 @@
 """Expressions evaluated by torch: what a step does, without a loop."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fluctua.timeloop.expressions import Expression, Value, walk
+
+Item = TypeVar("Item")
+
+
+def by_leaf(**kinds: Sequence[Item]) -> dict[tuple[str, int], Item]:
+    """What belongs to each leaf of these kinds, in order: `by_leaf(state=[u, w])`."""
+    return {(kind, k): item for kind, items in kinds.items() for k, item in enumerate(items)}
 
 
 class Evaluation:

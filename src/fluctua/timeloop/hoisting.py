@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fluctua.timeloop.evaluation import Evaluation
+from fluctua.timeloop.evaluation import Evaluation, by_leaf
 from fluctua.timeloop.expressions import Expression, Graph, Value, replaced, walk
 from fluctua.timeloop.tracing import Traced
 
@@ -37,7 +37,7 @@ def hoisted(t: Traced) -> tuple[Traced, list[Expression]]:
 
 def constants_of(expressions: Sequence[Expression], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The constants of a hoisted step, from the former ones. Only unchanged constants have a gradient."""
-    leaves = {("constant", k): c for k, c in enumerate(given)}
+    leaves = by_leaf(constant=given)
     with torch.no_grad():
         found = Evaluation(expressions)(leaves) if expressions else []
     return tuple(leaves[e.args] if e.op == "leaf" else value for e, value in zip(expressions, found, strict=True))
