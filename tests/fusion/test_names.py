@@ -78,6 +78,37 @@ def test_a_weight_that_is_computed_anew_is_multiplied_once(name: str) -> None:
     assert torch.equal(fast(BATCH)[0], model(BATCH)[0])
 
 
+class Weighed(SnnLoop):
+    """A learned weight for each step, all equal at first, and a bias of zero of which a part is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_steps, self.bias = (
+            nn.Parameter(torch.full((STEPS,), 0.5)),
+            nn.Parameter(torch.zeros(self.fc1.out_features)),
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, out = self.lif1.reset_mem(), torch.zeros(())
+        keep = torch.arange(self.fc1.out_features) % 2
+        for t, step in enumerate(x):
+            spk1, mem1 = self.lif1(self.fc1(step), mem1)
+            out = out + (spk1 + self.bias * (keep if t % 4 else 1 - keep)) * self.of_steps[t]
+        return out
+
+
+def test_equal_values_of_other_entries_are_not_the_same() -> None:
+    model: Any = woken(Weighed(), gain=4.0)
+    fast, gradients = fluctua.fuse(model, BATCH), []
+    for each in (model, fast):
+        model.zero_grad()
+        each(BATCH).square().sum().backward()
+        gradients.append([p.grad.clone() for p in (model.of_steps, model.bias)])
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+        assert theirs.unique().numel() > 2
+
+
 @pytest.mark.parametrize(
     "change",
     [parametrizations.spectral_norm, lambda layer: Masked(layer, anew=True)],

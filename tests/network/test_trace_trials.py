@@ -126,3 +126,34 @@ def test_it_may_begin_anew_as_long_as_nothing_has_arrived(made: Any) -> None:
     x[:10] = 0
     nn.init.zeros_(model.fc.bias)
     assert fluctua.inspect(model, x, neurons=DESCRIBED)["neuron"].sigma_u > 0
+
+
+def test_a_saturated_layer_whose_graph_is_cut_goes_on() -> None:
+    """Each spike leaves it at rest, in every neuron."""
+
+    def made() -> Cell:
+        module = needed("spikingjelly.activation_based.neuron").IFNode()
+        return module, lambda x, state: (module(x), None), module.reset
+
+    model = Chunks(made, "cut", every=1)
+    nn.init.constant_(model.fc.bias, 2.0)
+    model.fc.weight.data.abs_()
+    report = fluctua.inspect(model, spikes(30, 8, 20, p=0.2))
+    assert report["neuron"].rate == pytest.approx(1.0)
+
+
+def test_a_neuron_that_forgets_by_a_product_begins_anew_too() -> None:
+    class Forgets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.neuron = nn.Linear(20, 30), needed("snntorch").Leaky(beta=0.9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mem, out = self.neuron.reset_mem(), []
+            for t, step in enumerate(x):
+                emitted, mem = self.neuron(self.fc(step), mem * (t % 10 > 0))
+                out.append(emitted)
+            return torch.stack(out)
+
+    with pytest.raises(WiringError, match="begins anew from rest within one pass"):
+        fluctua.inspect(Forgets(), spikes(30, 8, 20, p=0.2))

@@ -4,7 +4,7 @@ While the model runs its second step, such operations are recorded, until the ne
 a function of the spikes this must be a weight; giving it each spike alone then determines the weight.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -227,3 +227,30 @@ def _weighed(node: Node, leaves: list[Lagged], lag: int, own: Node, spikes: Tens
     """The current for spikes `[samples, N]` with everything else zero, also biases."""
     zero = {(n, k): spikes.new_zeros(len(spikes), *n.shape[1 if k is None else 2 :]) for n, k in leaves}
     return _value(node, lag, lambda n, k: spikes if n is own else zero.get((n, k)), biased=False)
+
+
+def deferred(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], steps: Sequence[Any], number: int
+) -> Any:
+    """Nodes for what an operation on handles, some of them steps, gives that cannot be done yet; None if it must be."""
+    if func is F.batch_norm:
+        return None
+
+    def tried(x: Any) -> Any:
+        if hasattr(x, "step"):
+            return x.node.like.new_zeros(x.shape)
+        return x.actual if hasattr(x, "node") else x
+
+    def late(x: Any) -> Any:
+        if hasattr(x, "node"):
+            return Late.of(x.node, number - x.step if hasattr(x, "step") else None)
+        return x.clone() if type(x) is Tensor else x  # the model may change its own
+
+    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        like = func(*mapped(tuple(args), tried), **mapped(dict(kwargs), tried))
+    given = steps[0].node.shape[0], func, mapped(tuple(args), late), mapped(dict(kwargs), late)
+    if isinstance(like, Tensor):
+        return Deferred(like, *given)
+    if isinstance(like, list | tuple) and all(isinstance(item, Tensor) for item in like):
+        return tuple(Deferred(item, *given, k) for k, item in enumerate(like))
+    return None

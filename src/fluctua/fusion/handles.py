@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from sys import getrefcount
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
-from fluctua.fusion.feedback import Deferred, Late
+from fluctua.fusion.feedback import deferred
 from fluctua.fusion.folding import CONVOLUTIONS, Convolved, as_pooled, folded, pooled
 from fluctua.fusion.names import identity, key_of
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
@@ -31,6 +32,7 @@ class Handle(Tensor):
     """A tensor of the model that knows where its numbers come from."""
 
     node: Node
+    family: list[ref[Tensor]] | None = None  # itself, and all that would share its memory
 
     @property
     def stored(self) -> Tensor:
@@ -60,7 +62,9 @@ class Handle(Tensor):
             return _product(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
-            return _step_of(args[0].node, args[1])
+            return related(args[0], _step_of(args[0].node, args[1]))
+        if name == "__get__" and func == operations.DATA:
+            func, name = Tensor.detach, "detach"
         if name in ("view", "view_as") and isinstance(args[0], Handle) and not isinstance(args[1], torch.dtype):
             func = Tensor.reshape if name == "view" else Tensor.reshape_as  # whatever the order in memory
         if name in operations.CONVERSIONS and isinstance(args[0], Handle):
@@ -80,7 +84,11 @@ class Handle(Tensor):
             raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             return _changed(func, name, args, kwargs)
-        return _operation(func, name, args, kwargs)
+        if kwargs.get("inplace") is True and isinstance(args[0], Handle):
+            return _replaced(args[0], name, _operation(func, name, args, {**kwargs, "inplace": False}))
+        result = _operation(func, name, args, kwargs)
+        views = name in operations.VIEWS or func in operations.OF_TENSORS
+        return related(args[0], result) if views and isinstance(args[0], Handle) else result
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
@@ -99,7 +107,7 @@ class Step(Handle):
         spare = node.spare
         if len(spare) == spare.maxlen and getrefcount(spare[0]) == 2 and spare[0]._use_count() == 1:
             made: Step = spare.popleft()
-            made.step = step
+            made.step, made.family = step, None
         else:
             made = Step.fresh(node, step)
         spare.append(made)
@@ -162,16 +170,35 @@ def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
         with torch._C.DisableTorchFunctionSubclass():
             func(*reals(args), **reals(dict(kwargs)))
         return handle  # type: ignore[no-any-return]
-    made: Any = _operation(getattr(Tensor, plain), plain, args, kwargs) if name in operations.IN_PLACE else None
-    old: Node = handle.node
+    made = _operation(getattr(Tensor, plain), plain, args, kwargs) if name in operations.IN_PLACE else None
+    return _replaced(handle, name, made)
+
+
+def _replaced(handle: Handle, name: str, made: Any) -> Handle:
+    """The handle, which from now on stands for other numbers, wherever the model keeps it."""
+    old, plain = handle.node, name.rstrip("_")
     if old.depth == 0 or not isinstance(made, Tensor) or made.shape != handle.shape:
         raise FuseError(f"the model changes a step in place ({name}): write x = x.{plain}(...) instead")
+    if any((view := other()) is not None and view is not handle for other in handle.family or ()):
+        raise FuseError(
+            f"the model changes a step in place ({name}), and a view of it: write x = x.{plain}(...) instead"
+        )
     old.spare = deque((step for step in old.spare if step is not handle), old.spare.maxlen)
     if isinstance(handle, Step):
         made = made if isinstance(made, Step) else Step.fresh(Given(made.unsqueeze(0), old.depth + 1), 0)
         handle.step = made.step
     handle.node = made.node if isinstance(made, Handle) else Given(made, old.depth + 1)
     return handle
+
+
+def related(source: Handle, views: Any) -> Any:
+    """Views, which remember what they would share memory with; what the model is given is never changed."""
+    if source.node.depth:
+        source.family = source.family or [ref(source)]
+        for view in handles_in(views):
+            source.family.append(ref(view))
+            view.family = source.family
+    return views
 
 
 def _operation(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -206,7 +233,7 @@ def _at_all_steps(
         nodes = list(dict.fromkeys(h.node for h in steps))
         try:
             made = (
-                _deferred(func, args, kwargs, steps, step)
+                deferred(func, args, kwargs, steps, step)
                 if waits or (name in operations.ADDS and any(type(x) is Tensor for x in args))
                 else folded(func, nodes, partial(_bound, args, kwargs))
             )
@@ -232,36 +259,9 @@ def _after_a_step(
     if key not in memo:
         if number != 1 or not any(h.node.waits for h in steps):
             return None
-        memo[key] = _deferred(func, args, kwargs, steps, number), (args, kwargs)
+        memo[key] = deferred(func, args, kwargs, steps, number), (args, kwargs)
     made = memo[key][0]
     return None if made is None else _steps_of(made, number)
-
-
-def _deferred(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], steps: Sequence[Step], number: int
-) -> Any:
-    """Nodes for what an operation gives that cannot be done yet; None where it cannot wait."""
-    if func is F.batch_norm:
-        return None
-
-    def tried(x: Tensor) -> Tensor:
-        if isinstance(x, Step):
-            return x.node.like.new_zeros(x.shape)
-        return x.actual if isinstance(x, Whole) else x
-
-    def late(x: Tensor) -> Tensor:
-        if isinstance(x, Step):
-            return Late.of(x.node, number - x.step)
-        return Late.of(x.node, None) if isinstance(x, Whole) else x
-
-    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-        like = func(*mapped(tuple(args), tried), **mapped(dict(kwargs), tried))
-    given = steps[0].node.shape[0], func, mapped(tuple(args), late), mapped(dict(kwargs), late)
-    if isinstance(like, Tensor):
-        return Deferred(like, *given)
-    if isinstance(like, list | tuple) and all(isinstance(item, Tensor) for item in like):
-        return tuple(Deferred(item, *given, k) for k, item in enumerate(like))
-    return None
 
 
 def _bound(args: Any, kwargs: Any, values: Mapping[Node, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -296,8 +296,8 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             node = _on_whole_node(func, name, args, kwargs)
             if not isinstance(node, Node):
                 return node
-            memo[key] = Whole.of(node), (args, kwargs)
-        return memo[key][0]
+            memo[key] = node, (args, kwargs)
+        return Whole.of(memo[key][0])
 
 
 def _on_whole_node(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

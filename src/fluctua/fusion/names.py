@@ -35,31 +35,47 @@ def key_of(func: Callable[..., Any], value: Any, memo: dict[Hashable, Any]) -> H
 def identity(tensor: Tensor, memo: dict[Hashable, Any]) -> tuple[int, int]:
     """What a tensor is and how often it was changed; one that equals an earlier one, in value and graph, is that."""
     if type(tensor) is nn.Parameter:
-        return id(tensor), tensor._version
+        return id(tensor), 0 if tensor.is_inference() else tensor._version
     known: list[Tensor] = memo.setdefault("computed", [])
+    if tensor.is_inference():  # it does not count its changes
+        found = next((other for other in known if _alike(other, tensor)), None)
+        known += [] if found is not None else [found := tensor.clone()]
+        return id(found), -1
     found = next((other for other in known if other is tensor or _same(other, tensor)), tensor)
     if found is tensor and len(known) < _FEW and not any(other is tensor for other in known):
         known.append(tensor)
-    return id(found), 0 if found.is_inference() else found._version
+    return id(found), found._version
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors were computed from the same parameters in the same way, with the same result."""
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
+    if one.is_inference() or one.requires_grad is not other.requires_grad or not _alike(one, other):
         return False
-    if (one.requires_grad or other.requires_grad) and None in (one.grad_fn, other.grad_fn):
-        return False
-    return _graph(one) == _graph(other) and torch.equal(one, other)
+    return not one.requires_grad or (None not in (one.grad_fn, other.grad_fn) and _alike(_graph(one), _graph(other)))
 
 
-def _graph(tensor: Tensor) -> list[Hashable]:
-    """The operations that made a tensor and the parameters behind them; what is too large equals nothing."""
-    nodes, found = [tensor.grad_fn], list[Hashable]()
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values, or all in two lists, are equal."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        kinds = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+        return one is other or (kinds and torch.equal(one, other))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(type(one) is type(other) and one == other)
+
+
+def _graph(tensor: Tensor) -> list[Any]:
+    """The operations that made a tensor, with all that decides their derivatives, and the parameters behind them.
+
+    What is too large, or does not tell, equals nothing.
+    """
+    nodes, found = [(tensor.grad_fn, 0)], list[Any]()
     while nodes:
-        node: Any = nodes.pop()
-        leaf = getattr(node, "variable", None)
-        found.append(type(node).__name__ if leaf is None else id(leaf))
-        nodes += [behind for behind, _ in getattr(node, "next_functions", ())]
-        if len(found) > _SMALL:
+        node, output = nodes.pop()
+        leaf, kind = getattr(node, "variable", None), type(node)
+        if len(found) > _SMALL or (leaf is None and isinstance(node, torch.autograd.function.BackwardCFunction)):
             return [object()]
+        saved = sorted(name for name in dir(kind) if name.startswith("_saved_"))
+        found.append([kind.__name__, output, id(leaf) if leaf is not None else [getattr(node, name) for name in saved]])
+        nodes += [(behind, number) for behind, number in getattr(node, "next_functions", ()) if behind is not None]
     return found

@@ -23,6 +23,9 @@ PROPERTIES = frozenset(
 OF_TENSORS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data"))
 """Attributes that are tensors."""
 
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+"""The tensor cut from its graph, which shares its memory."""
+
 PLAIN_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty"})
 """They make new tensors in the shape of another."""
 
@@ -38,6 +41,13 @@ RANDOM = frozenset(
     | {"gumbel_softmax", "fractional_max_pool2d", "uniform", "exponential"}
 )
 """Names of functions that draw random numbers."""
+
+VIEWS = frozenset(
+    {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "select", "narrow", "__getitem__"}
+    | {"squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "expand"}
+    | {"expand_as", "chunk", "split", "tensor_split", "unbind", "diagonal", "unfold", "detach", "real"}
+)
+"""Their results may share memory with what they are done to."""
 
 IN_PLACE = frozenset(
     {"add_", "sub_", "mul_", "div_", "relu_", "clamp_", "clamp_min_", "clamp_max_", "sigmoid_", "tanh_"}

@@ -111,14 +111,14 @@ class ProbedNeuron:
             return ()
         return tuple(torch.zeros_like(x) for a in behind if a.default is a.empty and a.kind < a.VAR_POSITIONAL)
 
-    def begins_with(self, module: nn.Module, states: Any) -> tuple[Any, ...]:
-        """What a call with these states continues from: they, or the potential that the module keeps.
+    def state(self, module: nn.Module, passed: Any) -> tuple[Any, ...]:
+        """The state that is passed, or the potential that the module keeps now.
 
         Raises:
             UnsupportedNeuronError: it keeps none in an attribute.
         """
         if self.passes_state:
-            return tuple(tensors_in(states))
+            return tuple(tensors_in(passed))
         if not isinstance(self.membrane, str):
             raise UnsupportedNeuronError(f"where {type(module).__name__} keeps its state is not known")
         return (_read(module, "membrane", self.membrane),)

@@ -139,29 +139,32 @@ def trace(
 
 
 def _going_on(neurons: Neurons, known: KnownNeurons, anew: set[nn.Module]) -> list[RemovableHandle]:
-    """Hooks that add to a set the neurons that take single steps and begin anew from rest within one pass.
+    """Hooks that add to a set the neurons that take single steps and begin anew within one pass.
 
-    A state that earlier steps have a part in is known by its graph, and one that was cut off by its values.
+    Such a neuron begins a step with a state that is the same for all neurons, and not the one that it was left in.
     """
-    driven = set[nn.Module]()
+    left: dict[nn.Module, list[Tensor]] = {}
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not (args or kwargs):
+            return
         (x, *states), named = (args, kwargs) if args else ([*kwargs.values()][:1], dict([*kwargs.items()][1:]))
         with suppress(UnsupportedNeuronError):  # where it keeps its state is not known
-            if module in driven and all(map(_is_level, known.begins_with(module, x, tuple(states), named))):
+            begun = [torch.as_tensor(part) for part in known.begins_with(module, x, tuple(states), named)]
+            levels = [part.flatten()[:1] if part.numel() else torch.zeros(1) for part in begun]
+            level = all(bool((part == one).all()) for part, one in zip(begun, levels, strict=True))
+            if level and not all(
+                bool((now == one).all()) for now, one in zip(left.get(module, ()), levels, strict=False)
+            ):
                 anew.add(module)
-        if isinstance(x, Tensor) and bool(x.any()):
-            driven.add(module)
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        with suppress(UnsupportedNeuronError):
+            left[module] = [part.detach().clone() for part in known.left_by(module, output)]
 
     stepwise = [m for m, specs in neurons.items() if any(spec.layout.stepwise for spec in specs.values())]
-    return [m.register_forward_pre_hook(before, with_kwargs=True) for m in stepwise]
-
-
-def _is_level(part: Any) -> bool:
-    """Whether a part of a state is the same for all neurons, and no earlier step has a part in it."""
-    if not isinstance(part, Tensor):
-        return True
-    return part.grad_fn is None and bool((part == part.flatten()[:1]).all())
+    hooks = [m.register_forward_pre_hook(before, with_kwargs=True) for m in stepwise]
+    return [*hooks, *(m.register_forward_hook(after) for m in stepwise)]
 
 
 def _told(module: nn.Module, record: TracedPass, known: KnownNeurons) -> Specs:

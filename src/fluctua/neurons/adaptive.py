@@ -63,6 +63,7 @@ class AdaptiveLIF(LIF):
         [15, 3]
     """
 
+    log_tau_adapt: Tensor
     beta: Tensor
     coupling: Tensor | None
     kind: Literal["threshold", "current"]

@@ -57,6 +57,10 @@ class ExcInhLIF(Neuron, Firing):
         [15, 9]
     """
 
+    log_tau_mem: Tensor
+    log_tau_exc: Tensor
+    log_tau_inh: Tensor
+
     def __init__(
         self,
         tau_mem: Tau = 20e-3,

@@ -76,6 +76,7 @@ class LeakyNeuron(Neuron):
     """
 
     spiking: bool
+    log_tau_mem: Tensor
     log_tau_syn: Tensor | None
 
     def __init__(self, tau_mem: Tau, tau_syn: Tau | None, dt: float, *, learn_tau: bool = False) -> None:

@@ -125,11 +125,18 @@ class Stepping:
         found = self.held(module)
         return found if all(isinstance(part, Tensor) and part.shape == x.shape for part in found) else None
 
-    def begins_with(self, module: Any, x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States | None:
-        """The state from which a call with a step `x` continues: the one that it is given, or its own; None at rest."""
+    def begins_with(self, module: Any, x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> States:
+        """The state from which a call with a step `x` continues: the one that it is given, its own, or that at rest."""
         self.names(module)  # refuses what is more than a neuron
         given = self.given(module, args, kwargs)
-        return self.kept(module, x) if given is None else given
+        found = self.kept(module, x) if given is None else given
+        return self.rest(module, x) if found is None else found
+
+    def left_by(self, module: Any, output: Any) -> States:
+        """The state after a call."""
+        if all(hasattr(module, name) for name in self.names(module)):
+            return self.held(module)
+        return self.given(module, tuple(output[1:]), {}) or ()
 
     def places(self, module: Any) -> tuple[tuple[dict[str, Any], str], ...]:
         """Where each part of the state is kept: a dictionary, and the name in it; past checks that take long."""

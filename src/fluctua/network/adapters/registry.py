@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluctua.network.adapters.framework import FactsOf, Framework, States, Timing, changes, check_version
+from fluctua.network.adapters.framework import FactsOf, Framework, States, Stepping, Timing, changes, check_version
 from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronError, WiringError
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
@@ -114,17 +114,20 @@ class KnownNeurons:
         return refused
 
     def begins_with(self, module: nn.Module, x: Tensor, states: States, named: Mapping[str, Any]) -> States:
-        """The state from which a call with a step `x` and these states continues; empty at rest.
+        """The state from which a call with a step `x` and these states continues.
 
         Raises:
             UnsupportedNeuronError: it is not known where the module keeps its state.
         """
         if (description := self.description(module)) is not None:
-            return description.begins_with(module, (*states, *named.values()))
-        framework = framework_of(module)
-        if framework is None or framework.stepping is None:
-            raise UnsupportedNeuronError(f"the state of {type(module).__name__} is not known")
-        return framework.stepping.begins_with(module, x, states, named) or ()
+            return description.state(module, (*states, *named.values()) or description.first_state(module, x))
+        return _stepping(module).begins_with(module, x, states, named)
+
+    def left_by(self, module: nn.Module, output: Any) -> States:
+        """The state that a call left; raises as `begins_with`."""
+        if (description := self.description(module)) is not None:
+            return description.state(module, output[1:] if isinstance(output, tuple) else ())
+        return _stepping(module).left_by(module, output)
 
     def reset(self, model: nn.Module) -> None:
         """Bring a model to rest, as the framework of each module does before a trial."""
@@ -134,6 +137,13 @@ class KnownNeurons:
                 description.bring_to_rest(module)
             elif framework is not None:
                 framework.reset(module)
+
+
+def _stepping(module: nn.Module) -> Stepping:
+    framework = framework_of(module)
+    if framework is None or framework.stepping is None:
+        raise UnsupportedNeuronError(f"the state of {type(module).__name__} is not known")
+    return framework.stepping
 
 
 @cache
