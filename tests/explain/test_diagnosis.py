@@ -305,6 +305,21 @@ ILL = {
     "a weight of which no entry is a number": Case(
         lambda: changed(lambda w: w.fill_(torch.nan)), uneven(100, 16, 40), "values", "2.weight"
     ),
+    "a norm that has learned from values that are no numbers": Case(lambda: diverged(), FRAMES, "values", "0.weight"),
+    "a decay that is not a number": Case(
+        lambda: snn_dense(40, 64, 4, beta=torch.nan, learn_beta=True), BITS, "values", "1.beta"
+    ),
+    "neurons of two frameworks below rest": Case(
+        lambda: nn.Sequential(
+            nn.Linear(40, 64),
+            snntorch.Leaky(beta=0.9, threshold=-0.1, init_hidden=True),
+            nn.Linear(64, 4),
+            neuron.LIFNode(v_threshold=-0.1),
+        ),
+        BITS,
+        "saturated",
+        "",
+    ),
     "one neuron module below rest": Case(
         lambda: below_rest(started(snn_dense(40, 64, 4), uneven(50, 16, 40)), "1"), uneven(50, 16, 40), "saturated", "1"
     ),
@@ -338,6 +353,14 @@ def changed(change: Callable[[Tensor], object]) -> nn.Module:
     """A healthy network, but for the weight of its second layer."""
     model = healthy_dense()
     change(model.get_parameter("2.weight").data)
+    return model
+
+
+def diverged() -> nn.Module:
+    model = jelly_conv(1.0, FRAMES)
+    model(torch.full_like(FRAMES, torch.nan))
+    model.get_parameter("0.weight").data.fill_(torch.nan)
+    functional.reset_net(model)
     return model
 
 
@@ -533,6 +556,19 @@ def test_a_healthy_network_has_no_finding(name: str) -> None:
     time: Any = None if name == "convolutional, of snnTorch" else 0
     for labels in (None, torch.arange(x.shape[0 if time is None else 1]) % 3):
         assert list(diagnose(model, x, labels=labels, time=time)) == []
+
+
+def test_what_masks_by_minus_infinity_and_integrates_for_long_is_healthy() -> None:
+    class Masked(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(*snn_dense(40, 64, 4))
+            self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    assert "values" not in {f.kind for f in diagnose(started(Masked(), BITS), BITS)}
+    layers = [nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), neuron.IFNode()]
+    model = nn.Sequential(*layers, nn.Flatten(1), nn.Linear(8 * 64, 10), neuron.IFNode())
+    found = diagnose(model, images(16, 1, 8, 8), time=None, steps=32)
+    assert "exploding" not in {f.kind for f in found}, str(found)
 
 
 def test_a_fused_model_is_diagnosed_as_its_model() -> None:

@@ -47,6 +47,24 @@ def test_what_is_frozen_stays_as_it_is(method: str) -> None:
         assert torch.equal(p, before[name]), name
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+@pytest.mark.parametrize("call", [fluctua.initialize, fluctua.rescale], ids=lambda call: call.__name__)
+def test_a_frozen_norm_stays_as_it_is(norm: Any, call: Any) -> None:
+    """It sets the size of what it makes while it trains; in eval mode, with statistics that stay, the weight does."""
+    neurons = [pytest.importorskip("snntorch").Leaky(beta=0.9, init_hidden=True) for _ in range(2)]
+    layers = nn.Linear(30, 20), norm(20).requires_grad_(False), neurons[0], nn.Linear(20, 20), neurons[1]
+    model: Any = nn.Sequential(*layers)
+    model[1].bias.fill_(0.1)
+    before = [p.clone() for p in model[1].parameters()]
+    report = call(model, spikes(60, 8, 30, p=0.3))
+    assert "0.weight was skipped: a frozen norm behind it sets its size" in report.notes
+    assert all(torch.equal(a, b) for a, b in zip(before, model[1].parameters(), strict=True))
+    if norm is nn.BatchNorm1d:
+        model[1].eval()
+        assert call(model, spikes(60, 8, 30, p=0.3))["2"].sigma_u == pytest.approx(1.0, rel=1e-2)
+        assert all(torch.equal(a, b) for a, b in zip(before, model[1].parameters(), strict=True))
+
+
 def test_a_model_on_the_cpu_leaves_the_seeds_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)

@@ -32,8 +32,11 @@ def test_a_string_is_no_list_of_names(argument: str) -> None:
 
 
 def test_values_that_are_no_numbers_are_told_of_as_such() -> None:
-    with pytest.raises(BatchError, match="the values that came with the batch have NaN or infinite entries"):
+    with pytest.raises(BatchError, match="the values that came with the batch are all NaN or infinite"):
         fluctua.initialize(model(), (X, torch.full((8, 1), torch.nan)))
+    some = torch.tensor([torch.nan, 1.0, 5.0, 3.0, -1.0, -3.0, torch.nan, 1.0])
+    report = fluctua.initialize(model(), (X, some), seed=0)  # those that are missing
+    assert report["3"].sigma_u == pytest.approx(0.1 * float(some[some.isfinite()].std(correction=0)), rel=1e-3)
 
 
 def primed(net: nn.Module, x: Any) -> Any:

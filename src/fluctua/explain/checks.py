@@ -6,12 +6,14 @@ from math import inf, sqrt
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fluctua.explain.evidence import FAR, Activity, Evidence
 from fluctua.explain.finding import Finding
 from fluctua.network.adapters.framework import THRESHOLDS
+from fluctua.network.adapters.registry import KnownNeurons
 from fluctua.network.facts import INPUT, Pathway
-from fluctua.network.run import named_modules_of, named_parameters_of, tensors_in
+from fluctua.network.run import modules_of, named_modules_of, named_parameters_of, tensors_in
 from fluctua.state.facts import PopulationState
 from fluctua.state.summary import counted, listed, settled
 
@@ -24,17 +26,25 @@ RESTLESS = "fires without input"  # as the errors say of neurons that cannot be 
 UNSETTLED = 0.2  # fraction of the stationary variance of U, below which a trial is too short for the time constants
 
 
-def not_numbers(e: Evidence) -> Iterator[Finding]:
-    """Parameters and buffers with NaN or infinite values, of which all else that is found would be a consequence."""
-    held = [*named_parameters_of(e.network.model), *nn.Module.named_buffers(e.network.model)]
-    broken = {name: t for name, t in held if not bool(t.isfinite().all())}
-    if broken:
-        pathways = [q for a in e.activity for q in a.population.pathways if q.skipped_because is None]
-        written = {id(t) for q in pathways for t in (q.weight, q.bias)}
-        mends = f"[model.get_parameter(n).data.nan_to_num_(0.0, 0.0, 0.0) for n in {list(broken)}]"
-        if all(id(t) in written for t in broken.values()):
-            mends = e.call("initialize", ", seed=0")
-        yield Finding("values", next(iter(broken)), f"NaN or infinite values in {listed(list(broken))}", mends)
+def not_numbers(model: nn.Module, call: str) -> Iterator[Finding]:
+    """Parameters, and statistics of norms, with NaN or infinite values: all else would follow from them.
+
+    The call of `initialize` mends what it sets.
+    """
+    inside = {m for neuron in KnownNeurons().found_in(model) for m in modules_of(neuron)}
+    found: dict[str, str] = {}
+    for path, module in named_modules_of(model):
+        tensors: dict[str, Tensor] = {n: p for n, p in named_parameters_of(module, False) if not is_lazy(p)}
+        tensors |= {n: b for n, b in module.named_buffers(recurse=False) if n in ("running_mean", "running_var")}
+        for name in (n for n, t in tensors.items() if not bool(t.isfinite().all())):
+            kind = "statistics" if name.startswith("running") else "neuron" if module in inside else "weight"
+            found[f"{path}.{name}".lstrip(".")] = kind
+    if found:
+        mends = ["[m.reset_running_stats() for m in model.modules() if hasattr(m, 'reset_running_stats')]"]
+        mends = mends * ("statistics" in found.values()) + [call] * ("weight" in found.values())
+        if "neuron" in found.values():
+            mends = ["# set the constants of the neurons again"]
+        yield Finding("values", next(iter(found)), f"NaN or infinite values in {listed(list(found))}", "; ".join(mends))
 
 
 def named_input(e: Evidence) -> Iterator[Finding]:
@@ -184,7 +194,10 @@ def _toward(e: Evidence, a: Activity) -> str:
     A population that no weight feeds gets another threshold.
     """
     if not a.population.pathways:
-        return set_thresholds({a.state.name: a.population.module}, a.state.mu_u + 2 * a.state.sigma_temporal)
+        level = a.state.mu_u + 2 * a.state.sigma_temporal
+        if level > a.population.neuron.rest:
+            return set_thresholds({a.state.name: a.population.module}, level)
+        return f"# {a.state.name} is inhibited, and no weight feeds it: change what reaches it"
     movable = any((q.bias is not None and q.bias.requires_grad) or q.norms for q in a.population.pathways)
     possible = movable or (a.state.mu_u > -a.state.sigma_u and a.state.sigma_u > 0)
     weights = [q.weight for other in e.activity for q in other.population.pathways]
@@ -235,7 +248,7 @@ def growth(e: Evidence) -> Iterator[Finding]:
         yield Finding("exploding", last.state.name, said, e.call("rescale"))
         return
     for a, size in sizes:
-        if size > LARGE:
+        if size > LARGE and settled(a.population) < 1.01:  # above, it integrates, and U grows along the trial
             said = (
                 f"U of {a.state.name} fluctuates by {size:.3g} thresholds, so a single spike hardly counts, and it is "
                 "seldom near enough to the threshold to learn: its weights are too large"
@@ -266,15 +279,19 @@ def saturation(e: Evidence) -> Iterator[Finding]:
 
 
 def set_thresholds(found: Mapping[str, nn.Module], value: float) -> str:
-    """A line that gives modules, by name, of one class a threshold."""
-    modules = f"for m in map(model.get_submodule, {list(found)})"
-    for name in THRESHOLDS:
-        held = getattr(next(iter(found.values())), name, None)
-        if isinstance(held, Tensor):
-            return f"[m.{name}.data.fill_({value:.3g}) {modules}]"
-        if held is not None:
-            return f"[setattr(m, {name!r}, {value:.3g}) {modules}]"
-    return f"# set the threshold of {next(iter(found))} to {value:.3g}"
+    """A line that gives modules, by name, a threshold."""
+    lines: dict[str, list[str]] = {}
+    for path, module in found.items():
+        name = next((n for n in THRESHOLDS if getattr(module, n, None) is not None), "")
+        change = f"setattr(m, {name!r}, {value:.3g})"
+        if isinstance(getattr(module, name, None), Tensor):
+            change = f"m.{name}.data.fill_({value:.3g})"
+        if hasattr(getattr(module, "p", None), "v_th"):  # of Norse
+            name, change = "p", f"setattr(m, 'p', m.p._replace(v_th=torch.as_tensor({value:.3g})))"
+        if name:
+            lines.setdefault(change, []).append(path)
+    changes = [f"[{change} for m in map(model.get_submodule, {paths})]" for change, paths in lines.items()]
+    return "; ".join(changes) or f"# set the threshold of {next(iter(found))} to {value:.3g}"
 
 
 def time_step(e: Evidence) -> Iterator[Finding]:

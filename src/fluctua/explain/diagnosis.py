@@ -91,6 +91,8 @@ def diagnose(
     named = {"forward": forward, "steps": steps, "dt": dt, "neurons": neurons, "readouts": readouts}
     options = "".join(f", {name}={name}" for name, value in named.items() if value is not None)
     options += f", time={time}" if time != 0 else ""
+    if broken := tuple(checks.not_numbers(model, f"fluctua.initialize(model, batch, seed=0{options})")):
+        return Diagnosis(broken)
     try:
         pair = labels is not None and forward is None and isinstance(batch, Tensor | np.ndarray)
         given = (batch, labels) if pair else batch  # labels tell which axis is that of the samples
@@ -103,14 +105,15 @@ def diagnose(
         if checks.RESTLESS not in str(error):
             raise
         refused = KnownNeurons(dt, neurons or {}).refused_in(model)
-        restless = {name: m for name, m in named_modules_of(model) if m in refused}
+        low = [m for m, why in refused.items() if checks.RESTLESS in str(why)]
+        restless = {name: m for name, m in named_modules_of(model) if m in low}
         return Diagnosis((Finding("saturated", "", str(error), checks.set_thresholds(restless, 1.0)),))
     except (BatchError, WiringError) as error:
         return Diagnosis((_refused(error, time),))
     required = {name: p.requires_grad for name, p in nn.Module.named_parameters(model)}
     e = gather(network, batch, loss, labels, options, required)
     order = list(KINDS)
-    found = list(checks.not_numbers(e)) or [finding for check in CHECKS for finding in check(e)]
+    found = [finding for check in CHECKS for finding in check(e)]
     return Diagnosis(tuple(sorted(found, key=lambda f: (not f.serious, order.index(f.kind)))), e.report)
 
 

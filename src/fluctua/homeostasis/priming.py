@@ -131,7 +131,7 @@ class _Priming:
         _reseed(self.draws, self.gpus)
         for given in inputs:
             batch = given if self.network.time == "own" else alike(given, self.network.batch)
-            _check_batch(batch)
+            _check_batch(next(tensors_in(batch), None))
             with self.network.preserved(), torch.set_grad_enabled(learn):
                 _reseed(self.draws, self.gpus)
                 with recorded(self.network.spiking) as spikes:
@@ -173,10 +173,9 @@ def _unit(bound: ActivityBound) -> float:
     return bound.strength * bound.threshold**bound.order or 1.0
 
 
-def _check_batch(batch: Any) -> None:
-    for x in tensors_in(batch):
-        if not x.numel() or not bool(x.sum().isfinite()):
-            raise BatchError(f"a batch {[*x.shape]} is empty or has NaN or infinite values: leave it out")
+def _check_batch(x: Tensor | None) -> None:
+    if x is not None and not (x.numel() and bool(x.isfinite().all())):
+        raise BatchError(f"a batch {[*x.shape]} is empty or has NaN or infinite values: leave it out")
 
 
 def _check_finite(what: str, value: Tensor, epoch: int) -> None:

@@ -335,6 +335,7 @@ class FreePotential:
         """Whether more than pathways that are written adds to U."""
         p = self.population
         frozen = any(q.bias is not None and not q.bias.requires_grad for q in p.pathways)
+        frozen = frozen or any("Norm" in o for q in p.pathways if not q.norms for o in q.via)  # with an offset
         return frozen or bool(p.unweighted) or p.offset or any(q.skipped_because for q in p.pathways)
 
     def _signal(self, part: Component, touched: Iterable[Tensor], rest: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The input of a model from what users have: loaders, pairs with labels, arrays, integers and booleans."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -121,10 +120,10 @@ def _spread(wanted: Any) -> float | None:
     values = torch.as_tensor(wanted) if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f" else wanted
     if not isinstance(values, Tensor) or not values.is_floating_point():
         return None
-    spread = float(values.detach().double().std(correction=0))
-    if not math.isfinite(spread):
-        raise BatchError("the values that came with the batch have NaN or infinite entries: remove these samples first")
-    return spread or None
+    finite = values.detach().double()[values.isfinite()]  # others are missing
+    if not finite.numel():
+        raise BatchError("the values that came with the batch are all NaN or infinite: give the batch without them")
+    return float(finite.std(correction=0)) or None
 
 
 def _precision(model: nn.Module) -> torch.dtype:

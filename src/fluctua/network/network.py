@@ -112,6 +112,8 @@ class Network:
         _check_names(readouts, "readouts")
         if any(tensor.is_meta for tensor in tensors_in((batch, *model.parameters(), *model.buffers()))):
             raise WiringError("model and batch need values, and some have none, on the device meta: use another device")
+        if torch.is_inference_mode_enabled():
+            raise WiringError("no wiring can be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")
         known = KnownNeurons(dt, neurons or {}, readouts)
         ready = isinstance(batch, Tensor) and batch.is_floating_point()
         taken = Input(batch) if ready else take(model, batch, known, by_default)
@@ -261,7 +263,7 @@ def _check_names(names: Collection[str] | None, what: str) -> None:
 
 
 def _check_time(time: Axis, steps: int | None, by_default: bool) -> None:
-    if time not in (0, 1, None) or isinstance(time, float):
+    if time not in (0, 1, None) or isinstance(time, float | bool):
         raise ValueError(f"the axis of time is 0, for [T, B, ...], or 1, or None for a static input, got {time!r}")
     if steps is not None and (time is not None or not by_default or not isinstance(steps, Integral) or steps < 1):
         said = f"time={time}" if by_default else "forward="

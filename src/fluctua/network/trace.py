@@ -67,8 +67,6 @@ def trace(
             weight that acts outside a module of its own.
         UnsupportedNeuronError: no neuron can be served.
     """
-    if torch.is_inference_mode_enabled():
-        raise WiringError("the wiring cannot be found inside torch.inference_mode(): leave it, torch.no_grad() is fine")
     names = {module: name or "model" for name, module in named_modules_of(model)}
     lazy = [names[m] for m in names if any(map(is_lazy, (*parameters_of(m, False), *m.buffers(False))))]
     if lazy:
@@ -300,11 +298,14 @@ class _Reader:
             trunk = first if other is not None and reading.adds_to(before) else None
             reason = skipped or self._why_skipped_because(weight, computed, other)
             gains = [id(p) for norm in draft.norms for p in parameters_of(norm)]
+            if frozen := not {*gains} <= self.trainable:
+                still = all(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training for m in draft.norms)
+                reason = reason or (None if still else "a frozen norm behind it sets its size")
             owners = {self.taken.setdefault(gain, (population, Reading()))[0] for gain in gains}
             if shared := next(iter(owners - {population}), None):
                 reason = reason or f"its norm is shared with {shared}, for which it was initialised"
-            free = bool(gains) and shared is None and {*gains} <= self.trainable
-            told |= {"skipped_because": reason, "trunk": trunk, "normed": free}
+            told |= {"skipped_because": reason, "trunk": trunk, "normed": bool(gains) and not (shared or frozen)}
+            told |= {"norms": ()} if frozen else {}
             yield replace(draft, name=self._path(synapse, name), parameter=name, **told)
 
     def _why_skipped_because(self, weight: Any, computed: bool, other: str | None) -> str | None:
