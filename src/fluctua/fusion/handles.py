@@ -86,8 +86,10 @@ class Handle(Tensor):
             return _changed(func, name, args, kwargs)
         if kwargs.get("inplace") is True and isinstance(args[0], Handle):
             return _replaced(args[0], name, _operation(func, name, args, {**kwargs, "inplace": False}))
+        if func is F.dropout and args[3:] == (True,) and isinstance(args[0], Handle):  # as its module calls it
+            return _replaced(args[0], name, _operation(func, name, args[:3], {}))
         result = _operation(func, name, args, kwargs)
-        views = name in operations.VIEWS or func in operations.OF_TENSORS
+        views = name in operations.VIEWS or (name == "__get__" and func in operations.OF_TENSORS)
         return related(args[0], result) if views and isinstance(args[0], Handle) else result
 
     @classmethod

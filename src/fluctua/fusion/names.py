@@ -75,7 +75,10 @@ def _graph(tensor: Tensor) -> list[Any]:
         leaf, kind = getattr(node, "variable", None), type(node)
         if len(found) > _SMALL or (leaf is None and isinstance(node, torch.autograd.function.BackwardCFunction)):
             return [object()]
-        saved = sorted(name for name in dir(kind) if name.startswith("_saved_"))
-        found.append([kind.__name__, output, id(leaf) if leaf is not None else [getattr(node, name) for name in saved]])
+        try:
+            saved = [getattr(node, name) for name in sorted(dir(kind)) if name.startswith("_saved_")]
+        except RuntimeError:  # let go of already
+            return [object()]
+        found.append([kind.__name__, output, saved if leaf is None else id(leaf)])
         nodes += [(behind, number) for behind, number in getattr(node, "next_functions", ()) if behind is not None]
     return found

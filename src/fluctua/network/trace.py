@@ -144,21 +144,22 @@ def _going_on(neurons: Neurons, known: KnownNeurons, anew: set[nn.Module]) -> li
     left: dict[nn.Module, list[Tensor]] = {}
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not (args or kwargs):
-            return
-        (x, *states), named = (args, kwargs) if args else ([*kwargs.values()][:1], dict([*kwargs.items()][1:]))
+        (x, *states), named = (
+            (args, kwargs) if args else ([*kwargs.values()][:1] or [None], dict([*kwargs.items()][1:]))
+        )
         with suppress(UnsupportedNeuronError):  # where it keeps its state is not known
-            begun = [torch.as_tensor(part) for part in known.begins_with(module, x, tuple(states), named)]
-            levels = [part.flatten()[:1] if part.numel() else torch.zeros(1) for part in begun]
+            if module not in left or not isinstance(x, Tensor):
+                return
+            begun = [torch.as_tensor(part).detach() for part in known.begins_with(module, x, tuple(states), named)]
+            levels = [float(part.flatten()[0]) if part.numel() else 0.0 for part in begun]
             level = all(bool((part == one).all()) for part, one in zip(begun, levels, strict=True))
-            if level and not all(
-                bool((now == one).all()) for now, one in zip(left.get(module, ()), levels, strict=False)
-            ):
+            as_left = all(bool((now == one).all()) for now, one in zip(left[module], levels, strict=False))
+            if level and not as_left:
                 anew.add(module)
 
     def after(module: Any, args: Any, output: Any) -> None:
         with suppress(UnsupportedNeuronError):
-            left[module] = [part.detach().clone() for part in known.left_by(module, output)]
+            left[module] = [torch.as_tensor(part).detach().clone() for part in known.left_by(module, output)]
 
     stepwise = [m for m, specs in neurons.items() if any(spec.layout.stepwise for spec in specs.values())]
     hooks = [m.register_forward_pre_hook(before, with_kwargs=True) for m in stepwise]
