@@ -23,7 +23,7 @@ from fluctua.lab.results.table import as_csv
 from fluctua.lab.studies.methods import COMPARED, LABELS
 from fluctua.lab.studies.plotting import against, dots_per_method, panels
 from fluctua.lab.sweeps.archive import Archive
-from fluctua.lab.sweeps.study import Record
+from fluctua.lab.sweeps.study import Record, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -239,9 +239,13 @@ def made_again(archive: Archive) -> None:
         return
     with replacing(archive.path.parent / f"{name}.csv") as opened:
         opened.write(as_csv(summarise(study, finished, failed)).encode())
+    save(study.figure(_at_chosen(study, finished)), DOCS / "img" / f"results-{name}.png")
+
+
+def _at_chosen(study: Study, finished: Sequence[Record]) -> list[Record]:
+    """The runs with the learning rates that validation chooses."""
     settings = chosen_settings(study, finished)
-    figure = study.figure([record for record in finished if record.setting in settings])
-    save(figure, DOCS / "img" / f"results-{name}.png")
+    return [record for record in finished if record.setting in settings]
 
 
 SHOWN: Mapping[str, str] = {
@@ -281,11 +285,10 @@ def for_talks() -> None:
 
 
 def _best_of(name: str) -> list[Record]:
-    """The finished runs of a study, with the learning rates that validation chooses."""
+    """The finished runs of a small study, with the learning rates that validation chooses."""
     study = study_named(name, small=True)
     finished = [r for r in Archive(DOCS / "results" / f"{name}-small.jsonl.gz").of(study) if r.error is None]
-    settings = chosen_settings(study, finished)
-    return [r for r in finished if r.setting in settings]
+    return _at_chosen(study, finished)
 
 
 def with_tables(page: str) -> str:

@@ -249,12 +249,9 @@ class _Growth:
 
 def _without_offset(potential: "_Potential", values: dict[Tensor, Tensor], target: Target, rows: bool) -> Solution:
     """The factor alone: it brings sigma_U to a target given as sigma, else the mean to xi from threshold."""
-    p, wanted, theta = (
-        potential.population,
-        float(potential.sigma.double().mean()),
-        potential.population.neuron.threshold,
-    )
-    room, xi = (wanted, None) if target.sigma is not None else (theta or 0.0, ((theta or 0.0) - target.mean) / wanted)
+    p, wanted = potential.population, float(potential.sigma.double().mean())
+    theta = p.neuron.threshold or 0.0
+    room, xi = (wanted, None) if target.sigma is not None else (theta, (theta - target.mean) / wanted)
     parts = potential.parts(values)
     growth = _Growth.of(*parts, potential.mask, rows=False)
     if not growth.sigma > 1e-12:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import fluctua
 from fluctua.fusion import FuseError
-from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, spikes, woken
+from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, assert_each_alike, spikes, woken
 
 BATCH = spikes(STEPS, SAMPLES, INPUTS)
 
@@ -117,15 +117,7 @@ class OfAll(SnnLoop):
 def test_what_is_changed_in_place_is_that_everywhere(kind: type[nn.Module]) -> None:
     model: Any = woken(kind(), gain=4.0)
     fast = fluctua.fuse(model, BATCH)
-    passes = []
-    for each in (model, fast):
-        model.zero_grad()
-        output = each(BATCH)
-        output.square().sum().backward()
-        passes.append([output.detach(), model.fc1.weight.grad.clone()])
-    for theirs, ours in zip(*passes, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
-    assert all(part.any() for part in passes[0])
+    assert_each_alike(fast, model, BATCH, [model.fc1.weight])
     with torch.inference_mode():  # whose tensors do not count their changes
         torch.testing.assert_close(fast(BATCH), model(BATCH), rtol=1e-5, atol=1e-5)
 

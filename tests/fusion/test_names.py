@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 import fluctua
 from fluctua.fusion import FuseError
-from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, spikes, woken
+from shared.fused_networks import INPUTS, SAMPLES, STEPS, SnnLoop, assert_each_alike, spikes, woken
 
 BATCH = spikes(STEPS, SAMPLES, INPUTS)
 
@@ -65,15 +65,7 @@ def changed(change: Callable[[nn.Linear], nn.Module]) -> Any:
 def test_a_weight_that_is_computed_anew_is_multiplied_once(name: str) -> None:
     model = changed(COMPUTED[name])
     fast = fluctua.fuse(model, BATCH)
-    passes = []
-    for each in (model, fast):
-        model.zero_grad()
-        output = each(BATCH)[0]
-        output.square().sum().backward()
-        passes.append([output.detach(), *(p.grad.clone() for p in model.parameters())])
-    for theirs, ours in zip(*passes, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
-    assert all(g.any() for g in passes[0])
+    assert_each_alike(fast, model, BATCH, model.parameters())
     model.requires_grad_(False)  # no graph tells how it was computed
     assert torch.equal(fast(BATCH)[0], model(BATCH)[0])
 
@@ -99,14 +91,9 @@ class Weighed(SnnLoop):
 
 def test_equal_values_of_other_entries_are_not_the_same() -> None:
     model: Any = woken(Weighed(), gain=4.0)
-    fast, gradients = fluctua.fuse(model, BATCH), []
-    for each in (model, fast):
-        model.zero_grad()
-        each(BATCH).square().sum().backward()
-        gradients.append([p.grad.clone() for p in (model.of_steps, model.bias)])
-    for theirs, ours in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
-        assert theirs.unique().numel() > 2
+    learned = model.of_steps, model.bias
+    assert_each_alike(fluctua.fuse(model, BATCH), model, BATCH, learned)
+    assert all(p.grad.unique().numel() > 2 for p in learned)
 
 
 @pytest.mark.parametrize(

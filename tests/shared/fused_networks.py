@@ -1,6 +1,6 @@
 """What tests of fused models share: a network as snnTorch's tutorials write it, data, and passes that compare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -93,6 +93,20 @@ def assert_same_passes(ours: Passed, theirs: Passed, *, may_lack_zeros: bool = F
         if h is not None and (h.any() or not may_lack_zeros):
             assert g is not None
             torch.testing.assert_close(g, h, rtol=1e-3, atol=1e-5 * largest)
+
+
+def assert_each_alike(fast: nn.Module, model: Any, x: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+    """The first output, and the gradient of each parameter by its own size, are alike; the model's gradients stay."""
+    passes, parameters = [], list(parameters)
+    for each in (fast, model):
+        model.zero_grad()
+        output = next(iter(tensors(each(x))))
+        output.square().sum().backward()  # type: ignore[no-untyped-call]
+        passes.append([output.detach(), *(torch.clone(p.grad) for p in parameters if p.grad is not None)])
+    for ours, theirs in zip(*passes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    assert len(passes[1]) == 1 + len(parameters)
+    assert all(part.any() for part in passes[1])
 
 
 FRAMES = spikes(STEPS, SAMPLES, 2, 8, 8)

@@ -62,7 +62,7 @@ class Handle(Tensor):
             return _product(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__getitem__" and type(args[0]) is Whole and type(args[1]) is int:
-            return related(args[0], _step_of(args[0].node, args[1]))
+            return _related(args[0], _step_of(args[0].node, args[1]))
         if name == "__get__" and func == operations.DATA:
             func, name = Tensor.detach, "detach"
         if name in ("view", "view_as") and isinstance(args[0], Handle) and not isinstance(args[1], torch.dtype):
@@ -90,7 +90,7 @@ class Handle(Tensor):
             return _replaced(args[0], name, _operation(func, name, args[:3], {}))
         result = _operation(func, name, args, kwargs)
         views = name in operations.VIEWS or (name == "__get__" and func in operations.OF_TENSORS)
-        return related(args[0], result) if views and isinstance(args[0], Handle) else result
+        return _related(args[0], result) if views and isinstance(args[0], Handle) else result
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
@@ -193,7 +193,7 @@ def _replaced(handle: Handle, name: str, made: Any) -> Handle:
     return handle
 
 
-def related(source: Handle, views: Any) -> Any:
+def _related(source: Handle, views: Any) -> Any:
     """Views, which remember what they would share memory with; what the model is given is never changed."""
     if source.node.depth:
         source.family = source.family or [ref(source)]

@@ -41,9 +41,10 @@ def identity(tensor: Tensor, memo: dict[Hashable, Any]) -> tuple[int, int]:
         found = next((other for other in known if _alike(other, tensor)), None)
         known += [] if found is not None else [found := tensor.clone()]
         return id(found), -1
-    found = next((other for other in known if other is tensor or _same(other, tensor)), tensor)
-    if found is tensor and len(known) < _FEW and not any(other is tensor for other in known):
-        known.append(tensor)
+    found = next((other for other in known if other is tensor or _same(other, tensor)), None)
+    if found is None:
+        known += [tensor] if len(known) < _FEW else []
+        found = tensor
     return id(found), found._version
 
 
