@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF
 from fluctua.spikes.batch import SpikeBatch
-from fluctua.timeloop import events_layers
+from fluctua.timeloop import cpu_loop, events_layers
 from fluctua.timeloop.engines import step_by_step
 from fluctua.timeloop.events_layers import Layer, run_layers
+from fluctua.timeloop.threads import cache_size
 from shared.neuron_options import FIRING, leaky
 from shared.pairs import named, pairs
 from shared.spikes import spikes as random_spikes
@@ -248,6 +249,23 @@ def test_gradients_are_the_same_whether_potentials_are_kept_or_integrated_again(
     assert more - fewer >= x.shape[0] * x.shape[1] * 37
     found = [torch.autograd.grad(output.square().sum(), leaves(layers)) for output in (kept, again)]
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_potentials_written_past_the_caches_give_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, recurrent: bool
+) -> None:
+    layers = [layer(37, leaky(), 30, recurrent=recurrent, seed=5), layer(9, LI(), 37, seed=6)]
+    x, found = spikes(25, 9, 30), []
+    for least in (cpu_loop._STREAM, 0):
+        monkeypatch.setattr(cpu_loop, "_STREAM", least)
+        output = run(x, layers, SpikeBatch.from_dense(x))
+        found.append([output, *torch.autograd.grad(output.square().sum(), leaves(layers))])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_blocks_fit_a_cache_of_any_processor() -> None:
+    assert 1 << 16 <= cache_size() <= 1 << 26
 
 
 def test_nothing_is_kept_where_no_backward_pass_may_follow() -> None:

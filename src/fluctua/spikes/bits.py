@@ -6,10 +6,15 @@ The spikes of a population are bits `[samples, steps, words]`, 64 units in a wor
 import numpy as np
 
 from fluctua.simd.compiling import helper, kernel
-from fluctua.simd.memory import load
+from fluctua.simd.memory import load, prefetch
 from fluctua.simd.vectors import bits, broadcast, trailing_zeros
 
 _NO_BITS, _ONE = np.uint64(0), np.uint64(1)
+
+SLACK = 4
+"""Free places that `rows_of` needs at the end of its list."""
+
+_AHEAD = 1 << 12  # entries: more than the processor asks for by itself
 
 
 @kernel
@@ -31,6 +36,7 @@ def pack(x, step_stride, sample_stride, steps, samples, units, limit, words):  #
                 stop = min(64, units - 64 * k)
                 at, j = row + 64 * k, 0
                 while j + lane <= stop:
+                    prefetch(x, at + j + _AHEAD)
                     v = load(x, at + j)
                     found = bits(v != broadcast(one - one, v))
                     if found != bits(v == broadcast(one, v)):
@@ -97,8 +103,8 @@ def sample_rows(words, at, n_words, steps, width, rows, ends):  # type: ignore[n
     n = 0
     for k in range(at, at + steps * n_words):
         n += population(words[k])
-    if rows.size < n:
-        rows = np.empty(n, np.int32)
+    if rows.size < n + SLACK:
+        rows = np.empty(n + SLACK, np.int32)
     n = 0
     for t in range(steps):
         n = rows_of(words, at + t * n_words, n_words, width, rows, n)
@@ -108,11 +114,19 @@ def sample_rows(words, at, n_words, steps, width, rows, ends):  # type: ignore[n
 
 @helper
 def rows_of(words, at, n_words, width, rows, n):  # type: ignore[no-untyped-def]
-    """Append where the weights of the units that spike begin to the first `n` of `rows`; returns the new number."""
+    """Append where the weights of the units that spike begin to the first `n` of `rows`; returns the new number.
+
+    What lies behind them in `rows`, `SLACK` numbers, is overwritten.
+    """
     for k in range(n_words):
         word = words[at + k]
-        while word:
-            rows[n] = (64 * k + trailing_zeros(word)) * width
-            word &= word - _ONE
-            n += 1
+        end = n + population(word)
+        while True:  # four at a time: to ask after each whether there is one more takes longer than to write it
+            for i in range(4):
+                rows[n + i] = (64 * k + trailing_zeros(word)) * width
+                word &= word - _ONE
+            n += 4
+            if n >= end:
+                break
+        n = end
     return n

@@ -89,9 +89,7 @@ def _run(call: _Call, shape: torch.Size) -> None:
     """Run the kernel on all columns, split over as many threads as torch uses."""
     steps, count = shape[0], math.prod(shape[1:])
     whole = count // LANES
-    out = [row.numbers for row in call.written]
-    lines = all(numbers.ctypes.data % BYTES == 0 for numbers in out)
-    streams = lines and count == whole * LANES and bool(out) and out[0].nbytes > _STREAM
+    streams = count == whole * LANES and streamed([row.numbers for row in call.written])
 
     def work(blocks: Blocks) -> None:
         for first, stop in blocks:
@@ -104,6 +102,12 @@ def _run(call: _Call, shape: torch.Size) -> None:
         work([(0, whole)])
     if count > whole * LANES:
         _run_rest(call, steps, count)
+
+
+def streamed(out: Sequence[Array | Tensor]) -> bool:
+    """Whether kernels may write whole vectors past the caches, in which these arrays would not stay."""
+    addresses = [t.data_ptr() if isinstance(t, Tensor) else t.ctypes.data for t in out]
+    return bool(out) and out[0].nbytes > _STREAM and not any(address % BYTES for address in addresses)
 
 
 def _run_rest(call: _Call, steps: int, count: int) -> None:

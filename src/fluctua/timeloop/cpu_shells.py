@@ -47,7 +47,7 @@ def through(numbers, constants, states, sums, rows, results, strides, columns, s
 
 def integrate(
     words_in, values, starts, units, weight, bias, current, step_stride, sample_stride, recurrent, recurrent_bias,
-    split, numbers, constants, initial, live, size, steps, first, stop, records, words, final,
+    split, numbers, constants, initial, live, size, steps, first, stop, records, words, final, streams,
 ):  # fmt: skip
     """Take `size` neurons through all steps, for the samples `first:stop`; spikes arrive and leave as bits.
 
@@ -63,7 +63,7 @@ def integrate(
     """
     width, n_in, n_words = bias.size, (units + 63) >> 6, (size + 63) >> 6
     rows, ends = np.empty(0, np.int32), np.zeros(steps + 1, np.int32)
-    heard, n_weighted = np.empty(size if RECURRENT else 0, np.int32), recurrent.size // width
+    heard, n_weighted = np.empty(size + SLACK if RECURRENT else 0, np.int32), recurrent.size // width
     unheard = (size - n_weighted) * LANES
     base = bias if weight.size > 0 else np.zeros(steps * width, bias.dtype)
     for s in range(first, stop):
@@ -109,11 +109,12 @@ def integrate(
                         for e in range(n_first, n_heard):
                             y = y + load(recurrent, j * n_weighted + heard[e] - unheard)
                     at = (t * (stop - first) + s - first) * width + j
-                    h, _, out = step(both(x, y), h, c, records, at, False)
+                    h, _, out = step(both(x, y), h, c, records, at, streams)
                     if SPIKING:
                         fired = fired_of(out) << np.uint64(j & 63)
                         words[(s * steps + t) * n_words + (j >> 6)] |= fired & live[j >> 6]
                 keep(final, state + j, width, h)
+    fence()
 
 
 def integrate_map(x, geometry, weight, numbers, constants, live, steps, samples, first, stop, out, words, records):

@@ -35,7 +35,7 @@ import numpy as np
 from fluctua.simd.compiling import generated
 from fluctua.simd.memory import *
 from fluctua.simd.vectors import *
-from fluctua.spikes.bits import rows_of, sample_rows
+from fluctua.spikes.bits import SLACK, rows_of, sample_rows
 '''
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from fluctua.simd.compiling import kernel
-from fluctua.simd.memory import load2, store
+from fluctua.simd.memory import load2, prefetch, store
+from fluctua.simd.vectors import broadcast
 from fluctua.spikes.bits import sample_rows
 
 VECTORS = 2
@@ -29,24 +30,31 @@ def scatter(  # type: ignore[no-untyped-def]
         start = starts[s * steps] if values.size > 0 else 0
         for j in range(0, width, columns):
             base = j * heard - (units - heard) * columns
+            total = broadcast(0.0, load2(g, 0))
             for t in range(lag, steps):
-                begin, end = np.int64(ends[t - lag]), np.int64(ends[t - lag + 1])
-                middle = end
-                while middle > begin and rows[middle - 1] >= split * columns:
-                    middle -= 1
+                low, end = np.int64(ends[t - lag]), np.int64(ends[t - lag + 1])
+                high = end
+                while high > low and rows[high - 1] >= split * columns:
+                    high -= 1
                 if heard < units:
-                    begin = middle
+                    low = high
                 row = (t * samples + s - first) * width + j
-                for low, high, at in ((begin, middle, row), (middle, end, second + row)):
-                    if low < high:
-                        own = load2(g, at)
-                        if values.size > 0:
-                            for e in range(low, high):
-                                k = base + rows[e]
-                                store(gradient, k, load2(gradient, k) + own * values[start + e])
-                        else:
-                            for e in range(low, high):
-                                k = base + rows[e]
-                                store(gradient, k, load2(gradient, k) + own)
-                if gradient_bias.size > 0:
-                    store(gradient_bias, j, load2(gradient_bias, j) + load2(g, row))
+                # The next steps lie so far apart that the processor does not look for them by itself.
+                prefetch(g, row + 4 * samples * width)
+                prefetch(g, row + 4 * samples * width + columns // 2)
+                own = load2(g, row)
+                total = total + own
+                while True:  # the units of the first port, then those of the second
+                    if values.size > 0:
+                        for e in range(low, high):
+                            k = base + rows[e]
+                            store(gradient, k, load2(gradient, k) + own * values[start + e])
+                    else:
+                        for e in range(low, high):
+                            k = base + rows[e]
+                            store(gradient, k, load2(gradient, k) + own)
+                    if high == end:
+                        break
+                    low, high, own = high, end, load2(g, second + row)
+            if gradient_bias.size > 0:
+                store(gradient_bias, j, load2(gradient_bias, j) + total)

@@ -21,15 +21,14 @@ from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Maybe, Operation, Tensors, apply, name_of, passed_on
-from fluctua.timeloop.cpu_loop import Array, pool
+from fluctua.timeloop.cpu_loop import Array, pool, streamed
 from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import VECTORS, scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, Times, backward, forward
 from fluctua.timeloop.expressions import Value
-from fluctua.timeloop.threads import Blocks, added, over_blocks, shares
+from fluctua.timeloop.threads import Blocks, added, cache_size, over_blocks, shares
 
 _KEPT = 1 << 28  # bytes that forward keeps for backward at most, besides spikes
-_CACHE = 1 << 19  # bytes of a block's potentials: half of L2
 _RECURRENT_BLOCK = 32  # samples: each step back loads the recurrent weight, which needs enough samples to pay
 
 
@@ -137,7 +136,7 @@ class _Layers(Operation):
         if size * samples * sum(len(own) * width for own, width in zip(records, widths, strict=True)) > _KEPT:
             records = [()] * len(kinds)
         least = _RECURRENT_BLOCK if any(kind.recurrent for kind in kinds) else 1
-        blocks = shares(samples, max(least, _CACHE // max(1, size * max(widths))))
+        blocks = shares(samples, max(least, cache_size() // max(1, size * max(widths))))
         return cls(kinds, numbers, records, blocks, spikes, x.shape)
 
     def forth(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
@@ -155,7 +154,7 @@ class _Layers(Operation):
         finals = [x.new_empty(samples, layer.kind.form.states, layer.width) for layer in layers]
         ends = [final.numpy() for final in finals]
         ways = [
-            (layer, source, target.words, own, end, forward(layer.kind, dtype, values))
+            (layer, source, target.words, own, end, forward(layer.kind, dtype, values), streamed(own))
             for layer, source, target, own, end, values in zip(
                 layers, arriving, arriving[1:], kept, ends, self.records, strict=False
             )
@@ -164,8 +163,9 @@ class _Layers(Operation):
         def work(blocks: Blocks) -> None:
             for first, stop in blocks:
                 times = steps, first, stop
-                for layer, source, target, own, end, code in ways:
-                    layer.integrate(code, source, times, target, _rows(own, layer, times), end[first:stop].reshape(-1))
+                for layer, source, target, own, end, code, streams in ways:
+                    rows, end = _rows(own, layer, times), end[first:stop].reshape(-1)
+                    layer.integrate(code, source, times, target, rows, end, streams)
                 if potential is not None:
                     shown = np.empty((steps, stop - first, layers[-1].width), dtype)
                     code = forward(last, dtype, (last.traced.output,))

@@ -141,14 +141,21 @@ class Padded:
         return int(self.constants.shape[1])
 
     def integrate(
-        self, code: Kernel, arriving: Arriving, times: Times, words: Array, records: tuple[Array, ...], final: Array
+        self,
+        code: Kernel,
+        arriving: Arriving,
+        times: Times,
+        words: Array,
+        records: tuple[Array, ...],
+        final: Array,
+        streams: bool = False,
     ) -> None:
         """Run `steps` steps of the samples from `first` to `stop`; see `cpu_shells.integrate`."""
         k, a = self.kind, arriving
         code.call(
             *(a.words, a.values, a.starts, self.units, self.weights[0], self.biases[0]),
             *(a.current, a.step_stride, a.sample_stride, self.weights[1], self.biases[1], k.split),
-            *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words, final),
+            *(code.numbers, self.constants, k.initial, live(k.size), k.size, *times, records, words, final, streams),
         )
 
 

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ import torch
 Result = TypeVar("Result")
 Blocks = Sequence[tuple[int, int]]
 """Samples from the first to the one before the second, of each block."""
+
+_USUAL = 1 << 19  # bytes of a second cache of which nothing is known
 
 
 def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, most: int | None = None) -> list[Result]:
@@ -55,6 +58,16 @@ def over_blocks(work: Callable[[Blocks], Result], each: Sequence[Blocks]) -> lis
         return [run(blocks) for blocks in each]
     pool = _pool(os.getpid(), torch.get_num_threads())
     return [job.result() for job in [pool.submit(run, blocks) for blocks in each]]
+
+
+@cache
+def cache_size() -> int:
+    """Bytes of a core's second cache, as far as the system tells: blocks of this size are processed together."""
+    try:
+        kilobytes = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip().removesuffix("K")
+    except OSError:
+        return _USUAL
+    return int(kilobytes) << 10 if kilobytes.isdecimal() else _USUAL
 
 
 def added(parts: Sequence[Sequence[Any]]) -> list[Any]:
