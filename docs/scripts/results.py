@@ -70,7 +70,7 @@ class Block:
         numbers = {r["pairs" if self.differences else "n"] for r in here} - {"0"}
         same = len(numbers) == 1
         cells = {(r[self.rows], r[self.columns]): self._cell(r, same) for r in here}
-        columns = sorted({c for _, c in cells if c}, key=_place)
+        columns = sorted(dict.fromkeys(c for _, c in cells if c), key=_place)
         placed = [row for row in dict.fromkeys(r[self.rows] for r in here) if any((row, c) in cells for c in columns)]
         rows = sorted(placed, key=_place)
         if len(columns) > _MOST_COLUMNS > len(rows):  # a page is narrow

@@ -15,7 +15,7 @@ from torch import Tensor
 from fluctua.neurons import ArcTan, SigmoidDerivative, SuperSpike
 from fluctua.neurons.leaky import State
 from fluctua.neurons.surrogates import Surrogate
-from fluctua.simd import compiling
+from fluctua.simd import compiling, threads
 from fluctua.timeloop import cpu_loop, engine, generated
 from fluctua.timeloop.engines import CPU
 from shared.leaky_populations import LoopParameters, run
@@ -80,15 +80,15 @@ def test_many_columns_cross_blocks_and_threads(p: LoopParameters) -> None:
 
 
 @pytest.fixture
-def threads() -> Iterator[None]:
+def threads_again() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads_again")
 def test_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_loop, "_GRAIN", 16)
+    monkeypatch.setattr(threads, "GRAIN", 16)
     current = drawn((20, 13, 5, 7))
     torch.set_num_threads(1)
     result, gradients = everything("cpu", LIF, current)
@@ -103,9 +103,9 @@ def forked(current: Tensor, p: LoopParameters, spikes: Tensor) -> None:
     assert torch.equal(run(current, p).output, spikes)
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads_again")
 def test_a_forked_process_gets_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_loop, "_GRAIN", 16)
+    monkeypatch.setattr(threads, "GRAIN", 16)
     torch.set_num_threads(2)
     current = drawn(SHAPE)
     spikes = run(current, LIF).output

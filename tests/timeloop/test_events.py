@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluctua.neurons import LI, LIF
+from fluctua.simd.threads import cache_size
 from fluctua.spikes.batch import SpikeBatch
 from fluctua.timeloop import cpu_loop, events_layers
 from fluctua.timeloop.engines import step_by_step
 from fluctua.timeloop.events_layers import Layer, run_layers
-from fluctua.timeloop.threads import cache_size
 from shared.neuron_options import FIRING, leaky
 from shared.pairs import named, pairs
 from shared.spikes import spikes as random_spikes

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fluctua.simd.threads import over_shares
+
 MAX_DENSITY = 0.25
 """Fraction of non-zero entries above which an input is multiplied as a dense tensor.
 
@@ -79,7 +81,15 @@ class SpikeBatch:
         words = np.empty((samples, steps, words_of(units)), np.uint64)
         strides = x.stride(0), x.stride(1)
         limit = math.floor(max_density * x.numel())
-        count, binary = bits.pack(memory, *strides, steps, samples, units, limit, words.reshape(-1))
+
+        found: list[tuple[int, bool]] = []
+
+        def pack(first: int, stop: int) -> None:
+            own, out = memory[first * strides[1] :], words[first:stop].reshape(-1)
+            found.append(bits.pack(own, *strides, steps, stop - first, units, limit, out))
+
+        over_shares(pack, samples, x.numel())
+        count, binary = sum(n for n, _ in found), all(ones for _, ones in found)
         if count > limit:
             return None
         packed = torch.from_numpy(words.view(np.int64))
@@ -96,7 +106,12 @@ class SpikeBatch:
 
         out = torch.zeros(self.shape, dtype=dtype)
         steps, samples, units = self.shape
-        bits.unpack(*self.arrays(dtype), steps, samples, units, out.numpy().reshape(-1), 0, samples)
+        arrays, memory = self.arrays(dtype), out.numpy().reshape(-1)
+
+        def unpack(first: int, stop: int) -> None:
+            bits.unpack(*arrays, steps, samples, units, memory, first, stop)
+
+        over_shares(unpack, samples, out.numel())
         return out
 
     def placeholder(self, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.simd.threads import Blocks, added, over_each_block, over_samples
 from fluctua.simd.vectors import lanes, width_of
 from fluctua.spikes.batch import SpikeBatch, flat, words_of
 from fluctua.timeloop.contract import Dynamics, Form, Maybe, Operation, apply
@@ -22,7 +23,6 @@ from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.derivation import adjoint_of, by_constant
 from fluctua.timeloop.emitting import Pass
 from fluctua.timeloop.events_conv import Window
-from fluctua.timeloop.threads import Blocks, added, over_each_block, over_samples
 from fluctua.timeloop.tracing import traced
 
 _BLOCK = 8  # samples that go through the steps together: their values of one step lie side by side in memory

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluctua.simd import threads
 from fluctua.simd.vectors import BYTES, lanes, width_of
 from fluctua.timeloop.contract import name_of
 from fluctua.timeloop.cpu_source import Kernel, kernel
 from fluctua.timeloop.emitting import Pass, Passed
-from fluctua.timeloop.threads import Blocks, over_samples
 
 Array = NDArray[Any]
 Block = NDArray[np.uint8]
@@ -30,7 +30,6 @@ Block = NDArray[np.uint8]
 LANES = 16  # columns that are taken together: one vector of float32, two of float64; threads share no cache line
 BLOCK = 1 << 15  # columns; a multiple of every vector's lanes. Their state stays in the core's cache
 _STEPS = 3  # of a vector taken at a time, with its state in registers
-_GRAIN = 1 << 16  # elements worth waking a thread for
 _STREAM = 1 << 22  # bytes from which an array does not stay in the caches
 
 
@@ -91,15 +90,13 @@ def _run(call: _Call, shape: torch.Size) -> None:
     whole = count // LANES
     streams = count == whole * LANES and streamed([row.numbers for row in call.written])
 
-    def work(blocks: Blocks) -> None:
-        for first, stop in blocks:
-            call(count, steps, steps, first * LANES, stop * LANES, streams)
+    def columns(first: int, stop: int) -> None:
+        call(count, steps, steps, first * LANES, stop * LANES, streams)
 
-    workers = steps * whole * LANES // _GRAIN
-    if workers > 1:
-        over_samples(work, whole, whole, most=workers)
+    if (elements := steps * whole * LANES) < 2 * threads.GRAIN:
+        columns(0, whole)
     else:
-        work([(0, whole)])
+        threads.over_shares(columns, whole, elements)
     if count > whole * LANES:
         _run_rest(call, steps, count)
 

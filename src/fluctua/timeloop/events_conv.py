@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fluctua.simd.threads import Blocks, added, over_each_block, over_samples
 from fluctua.spikes.batch import SpikeBatch, flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import Array, padded
 from fluctua.timeloop.pooling import ORDERS, channels_last, maps
-from fluctua.timeloop.threads import Blocks, added, over_each_block, over_samples
 
 _BLOCK = 32  # frames that a thread takes at a time; a dense product on them stays in the cache
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluctua.simd.threads import Blocks, added, cache_size, over_blocks, shares
 from fluctua.simd.vectors import lanes
 from fluctua.spikes.batch import SpikeBatch, words_of
 from fluctua.timeloop import products
@@ -26,7 +27,6 @@ from fluctua.timeloop.derivation import by_constant
 from fluctua.timeloop.events_kernels import VECTORS, scatter
 from fluctua.timeloop.events_layout import PATHS, Arriving, Kind, Padded, Times, backward, forward
 from fluctua.timeloop.expressions import Value
-from fluctua.timeloop.threads import Blocks, added, cache_size, over_blocks, shares
 
 _KEPT = 1 << 28  # bytes that forward keeps for backward at most, besides spikes
 _RECURRENT_BLOCK = 32  # samples: each step back loads the recurrent weight, which needs enough samples to pay

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluctua.simd.threads import over_each_block
 from fluctua.spikes.batch import flat
 from fluctua.timeloop import events_conv_kernels as kernels
 from fluctua.timeloop.contract import Maybe, Operation, apply
 from fluctua.timeloop.cpu_loop import pool
-from fluctua.timeloop.threads import over_each_block
 
 _BLOCK = 32  # frames
 ORDERS = torch.contiguous_format, torch.channels_last  # of memory, by whether the channels come last

@@ -1,4 +1,4 @@
-"""The threads of the CPU loops, and samples split over them: no barrier until all are done."""
+"""The threads of CPU kernels, and samples split over them: no barrier until all are done."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +13,9 @@ import torch
 Result = TypeVar("Result")
 Blocks = Sequence[tuple[int, int]]
 """Samples from the first to the one before the second, of each block."""
+
+GRAIN = 1 << 16
+"""Elements that are worth waking a thread for."""
 
 _USUAL = 1 << 19  # bytes of a second cache of which nothing is known
 
@@ -37,6 +40,17 @@ def over_each_block(call: Callable[[int, int], object], samples: int, block: int
             call(first, stop)
 
     over_samples(work, samples, block)
+
+
+def over_shares(call: Callable[[int, int], object], samples: int, elements: int) -> None:
+    """Call it once in each thread, with its first sample and the one behind its last.
+
+    Args:
+        call: is given the samples.
+        samples: number of samples.
+        elements: number of elements in all; few are left to few threads.
+    """
+    over_samples(lambda blocks: [call(*block) for block in blocks], samples, samples, max(1, elements // GRAIN))
 
 
 def shares(samples: int, block: int, most: int | None = None) -> list[Blocks]:
