@@ -128,7 +128,7 @@ class Results:
 
 def workload_table(results: Results, workload: str) -> str:
     """A Markdown table of a workload: time, its multiple of the unit's (quartiles), and memory of every contestant."""
-    threads = [count for name, count in results.groups if name == workload]
+    threads = sorted(count for name, count in results.groups if name == workload)
     unit = " or ".join(UNITS[workload])
     head = [
         "",

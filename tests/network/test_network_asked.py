@@ -1,5 +1,6 @@
 """What a model may do and hold: modules called by keyword, frozen parameters, generators of other devices."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 import fluctua
 from fluctua.hardware import Grid, quantize
-from fluctua.layers import DaleLayer
+from fluctua.layers import DaleLayer, OverTime
 from fluctua.neurons import LIF
 from shared.spikes import spikes
 
@@ -63,6 +64,24 @@ def test_a_frozen_norm_stays_as_it_is(norm: Any, call: Any) -> None:
         model[1].eval()
         assert call(model, spikes(60, 8, 30, p=0.3))["2"].sigma_u == pytest.approx(1.0, rel=1e-2)
         assert all(torch.equal(a, b) for a, b in zip(before, model[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [OverTime(nn.BatchNorm1d(20, affine=False)), nn.LayerNorm(20, elementwise_affine=False)],
+    ids=["batch", "layer"],
+)
+@pytest.mark.parametrize("call", [fluctua.initialize, fluctua.rescale], ids=lambda call: call.__name__)
+def test_weights_before_a_norm_without_gain_are_not_shrunk_until_its_epsilon_counts(norm: nn.Module, call: Any) -> None:
+    model: Any = nn.Sequential(nn.Linear(30, 20), deepcopy(norm), LIF(), nn.Linear(20, 20), LIF())
+    before, x = model[0].weight.clone(), spikes(60, 8, 30, p=0.3)
+    report = call(model, x, fluctua.Target())
+    assert "0.weight was skipped: a norm without gain behind it sets its size" in report.notes
+    assert torch.equal(model[0].weight, before)
+    assert report["4"].sigma_u == pytest.approx(1.0, rel=1e-2)
+    if isinstance(norm, OverTime):
+        model[1].eval()
+        assert call(model, x, fluctua.Target())["2"].sigma_u == pytest.approx(1.0, rel=1e-2)
 
 
 def test_a_model_on_the_cpu_leaves_the_seeds_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:

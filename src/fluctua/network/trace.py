@@ -299,14 +299,16 @@ class _Reader:
             trunk = first if other is not None and reading.adds_to(before) else None
             reason = skipped or self._why_skipped_because(weight, computed, other)
             gains = [id(p) for norm in draft.norms for p in parameters_of(norm)]
-            if frozen := not {*gains} <= self.trainable:
+            frozen = not {*gains} <= self.trainable
+            if settles := frozen or bool(draft.norms and not gains):  # no gain answers for the size
                 still = all(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training for m in draft.norms)
-                reason = reason or (None if still else "a frozen norm behind it sets its size")
+                kind = "frozen norm" if frozen else "norm without gain"
+                reason = reason or (None if still else f"a {kind} behind it sets its size")
             owners = {self.taken.setdefault(gain, (population, Reading()))[0] for gain in gains}
             if shared := next(iter(owners - {population}), None):
                 reason = reason or f"its norm is shared with {shared}, for which it was initialised"
             told |= {"skipped_because": reason, "trunk": trunk, "normed": bool(gains) and not (shared or frozen)}
-            told |= {"norms": ()} if frozen else {}
+            told |= {"norms": ()} if settles else {}
             yield replace(draft, name=self._path(synapse, name), parameter=name, **told)
 
     def _why_skipped_because(self, weight: Any, computed: bool, other: str | None) -> str | None:

@@ -219,7 +219,7 @@ def observe(
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
             handles.append(nn.Module.register_forward_hook(module, after_layer(record.synapse_of), with_kwargs=True))
-        elif isinstance(module, NORMS) and module.weight is not None:
+        elif isinstance(module, NORMS):
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
             table = record.synapse_of if weight_names(module) else record.norm_of  # `roles` decides which are norms
