@@ -210,14 +210,14 @@ NORMS: list[tuple[list[nn.Module], int | None]] = [
     ([OverTime(nn.InstanceNorm2d(4, affine=True))], 0),
     ([OverTime(nn.BatchNorm2d(4)), nn.ReLU(inplace=True), OverTime(nn.AvgPool2d(2))], 0),
     ([OverTime(nn.BatchNorm2d(4)), nn.LayerNorm([6])], 1),
-    ([OverTime(nn.BatchNorm2d(4)), OverTime(nn.BatchNorm2d(4, affine=False))], 0),
+    ([OverTime(nn.BatchNorm2d(4)), OverTime(nn.BatchNorm2d(4, affine=False))], None),
     ([OverTime(nn.BatchNorm2d(4, affine=False))], None),
     ([OverTime(nn.InstanceNorm2d(4))], None),
 ]
 
 
 @pytest.mark.parametrize(("modules", "last"), NORMS)
-def test_the_norm_is_the_last_with_parameters_before_the_neuron(modules: list[nn.Module], last: int | None) -> None:
+def test_the_norm_is_the_last_before_the_neuron_if_it_has_a_gain(modules: list[nn.Module], last: int | None) -> None:
     before = OverTime(nn.BatchNorm2d(2))  # its scale is that of the synapse's input
     model = nn.Sequential(before, OverTime(nn.Conv2d(2, 4, 3)), *modules, LIF())
     norm = None if last is None else modules[last]
