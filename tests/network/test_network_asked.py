@@ -84,6 +84,23 @@ def test_weights_before_a_norm_without_gain_are_not_shrunk_until_its_epsilon_cou
         assert call(model, x, fluctua.Target())["2"].sigma_u == pytest.approx(1.0, rel=1e-2)
 
 
+class Standardised(nn.Module):
+    """Only its gain sets the size of what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.gain = nn.Parameter(torch.randn(20, 30)), nn.Parameter(torch.ones(20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight / self.weight.norm(dim=1, keepdim=True)) * self.gain
+
+
+def test_a_gain_before_a_norm_whose_statistics_stay_brings_the_target() -> None:
+    model = nn.Sequential(Standardised(), OverTime(nn.BatchNorm1d(20, affine=False)).eval(), LIF())
+    report = fluctua.initialize(model, spikes(60, 8, 30, p=0.3), fluctua.Target())
+    assert report["2"].sigma_u == pytest.approx(1.0, rel=1e-2)
+
+
 def test_a_model_on_the_cpu_leaves_the_seeds_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)

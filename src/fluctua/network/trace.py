@@ -24,7 +24,7 @@ from fluctua.network.errors import UnsupportedNeuronError, WiringError
 from fluctua.network.facts import FAR, INPUT, Pathway, Population, PopulationSpec
 from fluctua.network.preserve import only_requiring_grad, preserved
 from fluctua.network.run import Forward, hooked, modules_of, named_modules_of, parameters_of
-from fluctua.network.trace_pass import Neurons, TracedPass, computing, parametrised, weight_names
+from fluctua.network.trace_pass import Neurons, TracedPass, computing, parametrised, sets_size, weight_names
 
 if TYPE_CHECKING:
     from fluctua.network.roles import Roles
@@ -301,9 +301,8 @@ class _Reader:
             gains = [id(p) for norm in draft.norms for p in parameters_of(norm)]
             frozen = not {*gains} <= self.trainable
             if settles := frozen or bool(draft.norms and not gains):  # no gain answers for the size
-                still = all(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training for m in draft.norms)
                 kind = "frozen norm" if frozen else "norm without gain"
-                reason = reason or (None if still else f"a {kind} behind it sets its size")
+                reason = reason or (f"a {kind} behind it sets its size" if any(map(sets_size, draft.norms)) else None)
             owners = {self.taken.setdefault(gain, (population, Reading()))[0] for gain in gains}
             if shared := next(iter(owners - {population}), None):
                 reason = reason or f"its norm is shared with {shared}, for which it was initialised"

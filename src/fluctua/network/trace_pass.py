@@ -219,7 +219,7 @@ def observe(
             handles.append(module.register_forward_hook(after_refused))
         elif module in whole:
             handles.append(nn.Module.register_forward_hook(module, after_layer(record.synapse_of), with_kwargs=True))
-        elif isinstance(module, NORMS):
+        elif isinstance(module, NORMS) and (module.weight is not None or sets_size(module)):
             handles.append(module.register_forward_hook(noting(record.norm_of)))
         elif module not in no_layers and stands_alone(module, {*neurons, *refused}):
             table = record.synapse_of if weight_names(module) else record.norm_of  # `roles` decides which are norms
@@ -368,6 +368,11 @@ def bare_parameters(model: nn.Module, neurons: Collection[nn.Module]) -> dict[st
         for name, parameter in named_parameters_of(module, False)
     }
     return found if any(map(_is_weight, found.values())) else {}
+
+
+def sets_size(norm: nn.Module) -> bool:
+    """Whether a norm sets the size of what it gives, as all do but batch norm with statistics that stay."""
+    return norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm)
 
 
 def loose_weights(

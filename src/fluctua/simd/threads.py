@@ -32,14 +32,14 @@ def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, mos
     return over_blocks(work, shares(samples, block, most))
 
 
-def over_each_block(call: Callable[[int, int], object], samples: int, block: int) -> None:
-    """Call it for each block, with its first sample and the one behind its last."""
+def over_each_block(call: Callable[[int, int], object], samples: int, block: int, most: int | None = None) -> None:
+    """Call it for each block, with its first sample and the one behind its last; the rest as in `over_samples`."""
 
     def work(blocks: Blocks) -> None:
         for first, stop in blocks:
             call(first, stop)
 
-    over_samples(work, samples, block)
+    over_samples(work, samples, block, most)
 
 
 def over_shares(call: Callable[[int, int], object], samples: int, elements: int) -> None:
@@ -50,7 +50,7 @@ def over_shares(call: Callable[[int, int], object], samples: int, elements: int)
         samples: number of samples.
         elements: number of elements in all; few are left to few threads.
     """
-    over_samples(lambda blocks: [call(*block) for block in blocks], samples, samples, max(1, elements // GRAIN))
+    over_each_block(call, samples, samples, max(1, elements // GRAIN))
 
 
 def shares(samples: int, block: int, most: int | None = None) -> list[Blocks]:

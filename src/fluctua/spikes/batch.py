@@ -81,7 +81,6 @@ class SpikeBatch:
         words = np.empty((samples, steps, words_of(units)), np.uint64)
         strides = x.stride(0), x.stride(1)
         limit = math.floor(max_density * x.numel())
-
         found: list[tuple[int, bool]] = []
 
         def pack(first: int, stop: int) -> None:
