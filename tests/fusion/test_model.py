@@ -321,6 +321,22 @@ def test_the_model_itself_runs_as_before() -> None:
     assert type(model(x[0])) is Tensor
 
 
+def test_the_comparison_takes_one_thread_and_leaves_their_number_as_it_was() -> None:
+    seen, before = list[int](), torch.get_num_threads()
+
+    class Counting(SnnLoop):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    try:
+        torch.set_num_threads(2)
+        fluctua.fuse(woken(Counting(), 3), TIME_FIRST)
+        assert (seen[-1], torch.get_num_threads()) == (1, 2)  # at each small step, two would wait for each other
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_state_goes_on_where_the_model_keeps_it() -> None:
     for name in ("spikingjelly s", "spikingjelly m", "sinabs", "snntorch sequential"):
         model, x, options = made(name)

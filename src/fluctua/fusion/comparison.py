@@ -44,7 +44,7 @@ def compared(
     for module in modules_of(twin):
         if "Dropout" in type(module).__name__:
             module.eval()  # masks per step would use other random numbers
-    with _in_double(), engine("reference"):
+    with _in_double(), _one_thread(), engine("reference"):
         little, (truth, spikes, gradients) = on_few(partial(_everything, twin, twin.plain), batch, axis)
         shown = {name: len(calls) for name, calls in spikes.items()}
         twin.__dict__["_shown"] = shown
@@ -160,6 +160,17 @@ def _in_double() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside the block torch computes on one thread: on a few samples more would wait for each other at each step."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Widened(TorchFunctionMode):
