@@ -371,8 +371,8 @@ def bare_parameters(model: nn.Module, neurons: Collection[nn.Module]) -> dict[st
 
 
 def sets_size(norm: nn.Module) -> bool:
-    """Whether a norm sets the size of what it gives, as all do but batch norm with statistics that stay."""
-    return norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    """Whether a norm sets the size of what it gives, as all do but those with statistics that stay."""
+    return norm.training or getattr(norm, "running_mean", None) is None
 
 
 def loose_weights(
