@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fluctua.neurons import LI, LIF, ArcTan, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
 from fluctua.neurons.leaky import LeakyNeuron
+from fluctua.neurons.surrogates import Surrogate
 from fluctua.timeloop import engine
 
 Array = NDArray[np.float64]
@@ -154,6 +155,40 @@ def test_other_time_constants_are_no_parameters_but_saved() -> None:
     assert not torch.equal(other(x), lif(x))
     other.load_state_dict(torch.load(saved))
     assert torch.equal(other(x), lif(x))
+
+
+class Box(Surrogate):
+    def __init__(self, beta: float, width: float) -> None:
+        super().__init__(beta)
+        object.__setattr__(self, "width", width)  # no field of a dataclass
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (x.abs() < float(vars(self)["width"])).to(x.dtype)
+
+
+def flat(size: float) -> Surrogate:
+    class Flat(Surrogate):
+        def derivative(self, x: Tensor) -> Tensor:
+            return torch.ones_like(x) * size
+
+    return Flat(1.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [lambda size: Box(1.0, size), flat], ids=["box", "flat"])
+def test_surrogates_that_differ_in_anything_have_gradients_of_their_own(kind: Any, compiled: bool) -> None:
+    x = 3 * torch.randn(9, 2, 5, generator=torch.Generator().manual_seed(0))
+    for size in (0.5, 2.0):
+        found: list[Tensor] = []
+        for name in ("auto", "reference"):
+            torch._dynamo.reset()
+            lif: Any = LIF(surrogate=kind(size))
+            lif = torch.compile(lif, backend="eager") if compiled and name == "auto" else lif
+            with engine(name):
+                given = x.clone().requires_grad_()
+                found += torch.autograd.grad(lif(given).sum(), given)
+        torch.testing.assert_close(*found)
+    assert Box(1.0, 0.5) == Box(1.0, 0.5) != Box(1.0, 2.0)
 
 
 @pytest.mark.parametrize("surrogate", [SuperSpike(20.0), ArcTan(3.0)])

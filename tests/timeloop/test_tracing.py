@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluctua.neurons.steps import LeakyStep
+from fluctua.neurons.surrogates import SuperSpike
 from fluctua.timeloop import engine
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import integrate
@@ -28,6 +30,8 @@ EXACT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "masked fill": lambda x, c: c * x.masked_fill(x < c, 0.25),
     "sign": lambda x, c: torch.sign(x) * c * x,
     "round, floor, trunc": lambda x, c: x * c + torch.round(3 * x) - torch.floor(2 * x) + torch.trunc(4 * x),
+    "whole numbers": lambda x, c: 0.1 * c * (4 * x).to(torch.int8).to(x) - 0.1 * x.long().to(x),
+    "truth": lambda x, c: torch.where(torch.round(x).bool(), x, c) + x.bool() * c + (x > 0).bool() * x * 0.5,
     "in place": lambda x, c: x.clone().mul_(2).add_(c),
     "a new number": lambda x, c: c * x * torch.full_like(x, 0.5) + torch.zeros_like(c) + x.new_ones(()),
 }
@@ -40,6 +44,7 @@ ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": lambda x, c: torch.tanh(x * c),
     "erf": lambda x, c: torch.erf(x * c),
     "sin and cos": lambda x, c: torch.sin(3 * x) * c + torch.cos(x),
+    "whole powers": lambda x, c: x.clamp(-1, 1) ** 5 * c + (0 * x) ** 0 - (x.abs() + 1) ** -3 + 2 ** -x.abs(),
     "any power": lambda x, c: (x.abs() + 0.1) ** 1.3 * c + (x.abs() + 1) ** 0.5,
 }
 
@@ -93,7 +98,7 @@ def test_the_loop_does_what_torch_does(
     if engine_name == "gpu":
         pytest.importorskip("triton")
         # Triton's interpreter has no functions of the GPU's library.
-        names = tuple(name for name in names if name not in ("tanh", "round, floor, trunc"))
+        names = tuple(name for name in names if name not in ("tanh", "round, floor, trunc", "whole numbers", "truth"))
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     ours, truth = (everything(e, names, DTYPE) for e in (engine_name, "reference"))
     for name, *results in zip(names, ours, truth, strict=True):
@@ -120,6 +125,15 @@ def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(names: tuple[s
         (lambda x, c: x + torch.ones(3, dtype=DTYPE, requires_grad=True) * torch.rand(3, 4).sum(), "shape"),
         (lambda x, c: x.sort().values, "sort"),
         (lambda x, c: torch.fft.fft(x).real, "fft"),
+        (lambda x, c: x / x.shape[-1], "more than the numbers"),
+        (lambda x, c: x * x.ndim, "more than the numbers"),
+        (lambda x, c: x if x.dtype == torch.float32 else 2 * x, "more than the numbers"),
+        (lambda x, c: x * (x == x.amax(1, keepdim=True)), "cannot be followed (IndexError"),
+        (lambda x, c: x if c > 0.5 else 2 * x, "cannot be followed (RuntimeError"),
+        (lambda x, c: torch.round(x, decimals=1), "round with decimals"),
+        (lambda x, c: torch.div(x, 0.1, rounding_mode="floor"), "rounds down"),
+        (lambda x, c: x.abs() ** c, "power whose exponent is a tensor"),
+        (lambda x, c: x**100, "power of 100"),
     ],
 )
 def test_what_is_not_neuron_by_neuron_says_why(function: Callable[[Tensor, Tensor], Tensor], reason: str) -> None:
@@ -143,3 +157,8 @@ def test_a_step_is_followed_whatever_torch_is_doing_around_it() -> None:
 
     with torch.inference_mode(), torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(refuse, refuse):
         assert untraceable(step, 1, 1, 1) is None
+
+
+def test_the_first_use_of_a_neuron_may_be_within_vmap() -> None:
+    x, step = torch.rand(5, 2, 3), LeakyStep(False, "zero", False, SuperSpike(7.25))  # one that nobody has followed yet
+    assert torch.vmap(lambda w: w + float(untraceable(step, 1, 1, 2) is None))(x[0, 0]).equal(x[0, 0] + 1)

@@ -20,7 +20,8 @@ from fluctua.network.run import modules_of, named_modules_of
 from fluctua.network.stepping import NeuronStep
 from fluctua.neurons.leaky import Neuron
 from fluctua.timeloop.contract import Dynamics
-from fluctua.timeloop.tracing import Followed, traced
+from fluctua.timeloop.followed import Followed
+from fluctua.timeloop.tracing import traced
 
 _LAYERS = Circuit, DaleLayer, FusedSequential, Neuron, OverTime
 

@@ -20,7 +20,7 @@ from fluctua.timeloop import products
 from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.engines import integrate, widened
 from fluctua.timeloop.expressions import Expression, Value, replaced
-from fluctua.timeloop.tracing import Followed
+from fluctua.timeloop.followed import Followed
 
 if TYPE_CHECKING:  # numba is imported only when a network runs
     from fluctua.timeloop.events_layers import Layer

@@ -12,8 +12,9 @@ from fluctua.network.preserve import preserved
 from fluctua.network.run import modules_of
 from fluctua.timeloop.contract import Dynamics, Tensors
 from fluctua.timeloop.expressions import Expression, walk
+from fluctua.timeloop.followed import Followed
 from fluctua.timeloop.hoisting import constants_of, hoisted
-from fluctua.timeloop.tracing import Followed, trace
+from fluctua.timeloop.tracing import trace
 
 
 class Slot(NamedTuple):
@@ -139,13 +140,7 @@ def followed(module: nn.Module, stepping: Stepping, *, as_numbers: bool = False)
                     m._buffers[name] = value.item()  # type: ignore[assignment]
         for slot in numbers:
             slot.put(slot.tensor.item())
-        try:
-            traced = trace(step, 1, states, max(1, len(slots)))
-        except ValueError:
-            raise
-        except Exception as error:  # of a stranger's code: any
-            said = str(error).partition("\n")[0]
-            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {said})") from error
+        traced = trace(step, 1, states, max(1, len(slots)))
     traced, constants = hoisted(traced)
     read = walk(value for value in (traced.output, *traced.state, traced.distance) if value is not None)
     if not any(e.op == "leaf" and e.args[0] == "constant" for e in read):

@@ -12,11 +12,20 @@ from torch import Tensor
 from fluctua.theory.psp import number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surrogate(ABC):
-    """Stands in for the derivative of the Heaviside function; `beta` (1 / potential) is its steepness."""
+    """Stands in for the derivative of the Heaviside function; `beta` (1 / potential) is its steepness.
+
+    Those of one class and with the same attributes are equal, and share their loops.
+    """
 
     beta: float
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.beta))
 
     def __post_init__(self) -> None:
         if not 0 < number(self.beta) < math.inf:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fluctua.network.facts import Pathway, Population
 from fluctua.network.network import Network, rests_quietly
-from fluctua.state.facts import PathwayState, PlotData, PopulationState, wanted
+from fluctua.state.facts import PathwayState, PlotData, PopulationState
 from fluctua.state.measure import OUTSIDE, Measurements, Parts, first_event, neuron_mean, population_mean, silent_share
 from fluctua.state.report import Report
 from fluctua.theory.psp import PspKernel
@@ -197,7 +197,7 @@ def warnings_of(states: tuple[PopulationState, ...], ends: Container[str] = ()) 
         p for p in states if p.target_sigma_u is not None and abs(p.sigma_u - p.target_sigma_u) > 0.1 * p.target_sigma_u
     ]
     above = [p.name for p in states if p.saturated is not None and p.saturated > 0.5]
-    off = [p for p in states if p.target_mu_u is not None and abs(p.mu_u - p.target_mu_u) > 0.1 * wanted(p)[1]]
+    off = [p for p in states if p.target_mu_u is not None and abs(p.mu_u - p.target_mu_u) > 0.1 * _wanted_sigma(p)]
     warnings = []
     if broken:
         warnings.append(
@@ -212,7 +212,7 @@ def warnings_of(states: tuple[PopulationState, ...], ends: Container[str] = ()) 
             f"input: {listed(above)}; lower their mean, for instance that of biases"
         )
     if off:
-        worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / wanted(p)[1])
+        worst = max(off, key=lambda p: abs(p.mu_u - (p.target_mu_u or 0.0)) / _wanted_sigma(p))
         warnings.append(
             f"mu_U misses its target by more than a tenth of sigma_U: {listed([p.name for p in off])} "
             f"(worst: {worst.mu_u:.2f} for {worst.target_mu_u:.2f} in {worst.name})"
@@ -229,6 +229,10 @@ def warnings_of(states: tuple[PopulationState, ...], ends: Container[str] = ()) 
             f"(worst: {worst.sigma_u:.2f} for {worst.target_sigma_u:.2f} in {worst.name})"
         )
     return [*warnings, *_gradient_warnings(states)]
+
+
+def _wanted_sigma(p: PopulationState) -> float:
+    return p.sigma_u if p.target_sigma_u is None else p.target_sigma_u
 
 
 def _gradient_warnings(states: tuple[PopulationState, ...]) -> list[str]:

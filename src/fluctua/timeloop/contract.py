@@ -52,8 +52,10 @@ def step_for(kind: type, *options: Any) -> Step | str:
 @constant_when_compiled
 def _name(kind: type, *options: Any) -> str:
     step = kind(*options)
-    _NAMED[repr(step)] = step
-    return repr(step)
+    name = repr(step)
+    while _NAMED.setdefault(name, step) != step:  # another class of the same name
+        name += "'"
+    return name
 
 
 def step_of(step: Step | str) -> Step:

@@ -4,8 +4,10 @@ The step is an ordinary function of torch. It runs once on a few numbers, and to
 gradients included; torch's operations along the way are the step and its adjoint. This file knows no neuron.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fluctua.timeloop.contract import Step, Tensors, step_of
+from fluctua.timeloop.contract import Step, step_of
 from fluctua.timeloop.expressions import UNKNOWN, Expression, Graph, Value, walk
 
 if TYPE_CHECKING:
     from fluctua.timeloop.evaluation import Evaluation
 
+_PLAIN = (bool, int, float, str, tuple, type(None))
 _NEURONS = 3  # to trace a step with, unless it needs a certain number; a number that steps hardly mention
 
 
@@ -79,6 +82,11 @@ class Traced:
         """All results of the step and its adjoint."""
         return [self.output, *self.state, *self.by_input, *self.by_state, *self.by_constant]
 
+    def leaves_of(self, given: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
+        """Inputs, state and constants of a step, by leaf."""
+        kinds = {"input": self.inputs, "state": len(self.state), "constant": len(self.by_constant)}
+        return dict(zip(((kind, k) for kind, count in kinds.items() for k in range(count)), given, strict=True))
+
     def roots(self, wanted: Sequence[int]) -> list[Value]:
         """The gradients; of constants only the wanted ones."""
         return [*self.by_input, *self.by_state, *(self.by_constant[k] for k in wanted)]
@@ -100,11 +108,22 @@ def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
     Raises:
         ValueError: it does something that no loop over neurons can do, such as summing over them.
     """
-    if isinstance(step, Followed):
-        return step.traced
+    if isinstance(found := getattr(step, "traced", None), Traced):
+        return found
+    step = step_of(step)
     # Hide this from whatever torch is doing around us, such as tracing for its own compiler.
-    with _disable_current_modes(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-        return _traced(step_of(step), inputs, states, constants)
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with _disable_current_modes(), hooks, _outside_of_transforms():
+        try:
+            found = _traced(step, inputs, states, constants)
+            if _is_foreign(step):
+                _check(found, step)
+        except ValueError:
+            raise
+        except Exception as error:  # of a stranger's code: any
+            said = str(error).partition("\n")[0]
+            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {said})") from error
+    return found
 
 
 traced = lru_cache(maxsize=256)(trace)
@@ -126,16 +145,7 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
     given = [tensor.requires_grad_() for kind, count in counts.items() for tensor in leaves(kind, count)]
     incoming = leaves("gradient", 1 + states)
     with recorder:
-        x, s, c = given[:inputs], given[inputs : inputs + states], given[inputs + states :]
-        output, after = step(tuple(x), tuple(s), tuple(c))
-        ends = [output, *after]
-        pairs = [(end, g) for end, g in zip(ends, incoming, strict=True) if end.requires_grad]
-        # As `torch.autograd.grad(..., allow_unused=True)`, which would import sympy to look at shapes.
-        found: Sequence[Tensor | None] = torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
-            *(tuple(end for end, _ in pairs), tuple(g for _, g in pairs), False, False, tuple(given)),
-            allow_unreachable=True,
-            accumulate_grad=False,
-        )
+        ends, found = _called(step, inputs, states, given, incoming)
     out, *state = (recorder.value(end) for end in ends)
     gradients = iter([0.0 if g is None else recorder.value(g) for g in found])
     by_input, by_state, by_constant = (tuple(islice(gradients, count)) for count in counts.values())
@@ -146,58 +156,64 @@ def _traced(step: Step, inputs: int, states: int, constants: int) -> Traced:
     return traced
 
 
-@dataclass(frozen=True)
-class Followed:
-    """A step that was followed already, of which nothing is left but its trace. Equal ones do the same.
+def _outside_of_transforms() -> AbstractContextManager[Any]:
+    """Inside the block no `vmap` or `grad` of torch is active."""
+    if not torch._C._are_functorch_transforms_active():
+        return nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-    Attributes:
-        text: all that it does.
-        traced: the trace.
+    return temporarily_clear_interpreter_stack()
+
+
+def _called(
+    step: Step, inputs: int, states: int, given: list[Tensor], incoming: list[Tensor]
+) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+    """Output and state after a step, and gradients with respect to all that it is given."""
+    x, s, c = given[:inputs], given[inputs : inputs + states], given[inputs + states :]
+    output, after = step(tuple(x), tuple(s), tuple(c))
+    ends = [output, *after]
+    pairs = [(end, g) for end, g in zip(ends, incoming, strict=True) if end.requires_grad]
+    # As `torch.autograd.grad(..., allow_unused=True)`, which would import sympy to look at shapes.
+    found: Sequence[Tensor | None] = torch.autograd.Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+        *(tuple(end for end, _ in pairs), tuple(g for _, g in pairs), False, False, tuple(given)),
+        allow_unreachable=True,
+        accumulate_grad=False,
+    )
+    return ends, found
+
+
+def _is_foreign(step: Step) -> bool:
+    """Whether nobody but us can check a step, a function or with somebody's surrogate. `fuse` compares whole models."""
+    if hasattr(step, "neurons"):
+        return False
+    parts = [part for part in (step, *vars(step).values()) if not isinstance(part, _PLAIN)]
+    return not all(type(part).__module__.startswith("fluctua.") for part in parts)
+
+
+def _check(traced: Traced, step: Step) -> None:
+    """Compare a trace with the step itself, on samples, in single precision, and on numbers of both signs.
+
+    Raises:
+        ValueError: they differ, as the step asks for shapes, types or signs.
     """
-
-    text: str
-    traced: Traced = field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, traced: Traced) -> "Followed":
-        """Of a trace."""
-        numbers = {e: f"e{k}" for k, e in enumerate(walk(traced.ends))}
-
-        def said(a: Any) -> str:
-            return numbers[a] if isinstance(a, Expression) else repr(a)
-
-        lines = [f"{name} = {e.op}({', '.join(map(said, e.args))})" for e, name in numbers.items()]
-        return cls("\n".join([*lines, ", ".join(map(said, traced.ends))]), traced)
-
-    def __call__(self, inputs: Tensors, state: Tensors, constants: Tensors) -> tuple[Tensor, Tensors]:
-        output, *after = _Evaluated.apply(self.traced, *inputs, *state, *constants)  # type: ignore[no-untyped-call]
-        return output, tuple(after)
-
-
-class _Evaluated(torch.autograd.Function):
-    """One step, and its adjoint, as they were followed."""
-
-    @staticmethod
-    def forward(ctx: Any, traced: Traced, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.traced, ctx.shapes = traced, [t.shape for t in tensors]
-        with torch._C.DisableTorchFunction():  # no code but ours: whoever follows the call has seen it
-            given = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
-            found = traced.evaluations[0](_leaves(traced, given))
-            ctx.save_for_backward(*given)
-            return tuple(value.expand_as(given[0]).clone() for value in found)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        t, given = ctx.traced, ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
-            found = t.evaluations[1](_leaves(t, given) | {("gradient", k): g for k, g in enumerate(grads)})
-            return None, *(g.expand_as(given[0]).sum_to_size(shape) for g, shape in zip(found, ctx.shapes, strict=True))
-
-
-def _leaves(t: Traced, given: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
-    kinds = {"input": t.inputs, "state": len(t.state), "constant": len(t.by_constant)}
-    return dict(zip(((kind, k) for kind, count in kinds.items() for k in range(count)), given, strict=True))
+    shape, numbers = (2, getattr(step, "neurons", _NEURONS + 2)), torch.Generator().manual_seed(1)
+    counts = {shape: traced.inputs + len(traced.state), shape[1:]: len(traced.by_constant)}
+    given = [
+        torch.randn(s, generator=numbers, device="cpu").requires_grad_()
+        for s, count in counts.items()
+        for _ in range(count)
+    ]
+    incoming = [torch.randn(shape, generator=numbers, device="cpu") for _ in range(1 + len(traced.state))]
+    ends, gradients = _called(step, traced.inputs, len(traced.state), given, incoming)
+    leaves = traced.leaves_of([tensor.detach().expand(shape) for tensor in given])
+    leaves |= {("gradient", k): g for k, g in enumerate(incoming)}
+    mine, by_trace = (evaluation(leaves) for evaluation in traced.evaluations)
+    by_trace = [value.expand(shape).sum_to_size(t.shape) for value, t in zip(by_trace, given, strict=True)]
+    truth = [*ends, *(ends[0].new_zeros(()) if g is None else g for g in gradients)]
+    if not all(
+        torch.allclose(a, b, 1e-3, 1e-3, equal_nan=True) for a, b in zip((*mine, *by_trace), truth, strict=True)
+    ):
+        raise ValueError("the step asks for more than the numbers of each neuron, such as their shape or type")
 
 
 @lru_cache(maxsize=256)
@@ -266,12 +282,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = args[0] if isinstance(args[0], Tensor) or len(args[0]) > 1 else args[0][0]
             if isinstance(given, Tensor) and given.numel() in (1, result.numel()):
                 source: Value = self.value(given)
-                return source if result.dtype == torch.bool else self._graph("float", source)
+                if result.dtype == torch.bool:
+                    return source if given.dtype == torch.bool else self._graph("ne", source, 0.0)
+                return self._graph("float" if result.is_floating_point() else "trunc", source)
         make = _OPERATIONS.get(name)
         if make is None:
             return self._unknown(f"the step uses {name}, which is not among the operations of a loop", args)
         plain = {k: self.value(v) for k, v in kwargs.items() if k not in ("dtype", "layout", "device", "memory_format")}
-        value: Value = make(self._graph, *(self.value(a) for a in args), **plain)
+        try:
+            value: Value = make(self._graph, *(self.value(a) for a in args), **plain)
+        except TypeError:
+            return self._unknown(f"the step uses {name} with {', '.join(plain) or 'other arguments'}", args)
         return value
 
     def _unknown(self, why: str, args: Any) -> Expression:
@@ -305,17 +326,27 @@ def _sum(op: str) -> Maker:
 
 def _power(graph: Graph, a: Value, exponent: Value) -> Value:
     if isinstance(exponent, Expression):
-        return graph("exp", graph("mul", exponent, graph("log", a)))
+        if isinstance(a, Expression) or a <= 0:
+            return graph.unknown("the step takes a power whose exponent is a tensor")
+        return graph("exp", graph("mul", exponent, math.log(a)))
     if exponent < 0:
         return graph("div", 1.0, _power(graph, a, -exponent))
     if exponent == 0.5:
         return graph("sqrt", a)
-    if exponent == int(exponent) and 1 <= exponent <= 4:
-        out = a
-        for _ in range(int(exponent) - 1):
-            out = graph("mul", out, a)
-        return out
-    return graph("exp", graph("mul", exponent, graph("log", a)))
+    if exponent != int(exponent):
+        return graph("exp", graph("mul", exponent, graph("log", a)))
+    if exponent > 64:
+        return graph.unknown(f"the step takes a power of {exponent:g}")
+    out: Value = 1.0
+    for _ in range(int(exponent)):
+        out = graph("mul", out, a)
+    return out
+
+
+def _quotient(graph: Graph, a: Value, b: Value, rounding_mode: str | None = None) -> Value:
+    if rounding_mode == "floor":
+        return graph.unknown("the step divides and rounds down, which torch does not do in two steps")
+    return graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
 
 
 def _sign(graph: Graph, a: Value) -> Value:
@@ -332,9 +363,7 @@ _OPERATIONS: dict[str, Maker] = {
     **{op: _plain(op) for op in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
     **{op: _sum(op) for op in ("add", "sub")},
     "rsub": lambda graph, a, b, alpha=1.0: graph("sub", b, graph("mul", a, alpha)),
-    "div": lambda graph, a, b, rounding_mode=None: (
-        graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
-    ),
+    "div": _quotient,
     "reciprocal": lambda graph, a: graph("div", 1.0, a),
     "square": lambda graph, a: graph("mul", a, a),
     "pow": _power,
