@@ -225,7 +225,7 @@ def test_neurons_that_fire_more_than_once_in_a_step_run_as_they_are() -> None:
     torch.manual_seed(0)
     model = woken(sinabs(once=False), 30)
     report = fluctua.fuse(model, BATCH_FIRST, time=1).report
-    assert report.by_steps == {"1": "it is recurrent, and its output is not 0 or 1"}
+    assert report.by_steps == {"1": "it is recurrent, and its output is not seen to be 0 or 1"}
 
 
 class Feedback(ByHand):

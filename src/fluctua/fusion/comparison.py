@@ -45,12 +45,12 @@ def compared(
         if "Dropout" in type(module).__name__:
             module.eval()  # masks per step would use other random numbers
     with _in_double(), _one_thread(), engine("reference"):
-        little, (truth, spikes, gradients) = on_few(partial(_everything, twin, twin.plain), batch, axis)
+        little, (truth, spikes, gradients, differentiable) = on_few(partial(_everything, twin, twin.plain), batch, axis)
         shown = {name: len(calls) for name, calls in spikes.items()}
         twin.__dict__["_shown"] = shown
         while True:
             try:
-                mine, fused_spikes, fused_gradients = _everything(twin, twin, little)
+                mine, fused_spikes, fused_gradients, _ = _everything(twin, twin, little, differentiable)
                 break
             except FuseError as error:
                 if error.changed is None or error.changed in twin.hearing:
@@ -101,9 +101,9 @@ def _without_waste() -> None:
 
 
 def _everything(
-    twin: "FusedModel", call: Any, batch: Any
-) -> tuple[list[Tensor], dict[str, list[Tensor]], dict[str, Tensor]]:
-    """Outputs of the model, of each population call by call, and gradients of all parameters."""
+    twin: "FusedModel", call: Any, batch: Any, differentiable: Sequence[bool] | None = None
+) -> tuple[list[Tensor], dict[str, list[Tensor]], dict[str, Tensor], list[bool]]:
+    """Outputs of the model, of each population call by call, gradients of all parameters, and from which outputs."""
     calls: dict[str, list[Any]] = {p.name: [] for p in twin.populations}
 
     def after(name: str, module: Any, args: Any, output: Any) -> None:
@@ -115,13 +115,15 @@ def _everything(
         hooked([p.module.register_forward_hook(partial(after, p.name)) for p in twin.populations]),
     ):
         output = list(tensors_in(call(batch)))
-        heads = [x for x in output if x.requires_grad and x.is_floating_point()]
-        weights = torch.Generator().manual_seed(0)
-        loss = sum((x * torch.rand(x.shape, generator=weights, dtype=x.dtype).to(x.device)).sum() for x in heads)
+        given = [x.requires_grad and x.is_floating_point() for x in output]
+        both = zip(given, differentiable or given, strict=False)  # with other outputs they differ anyway
+        numbers = torch.Generator().manual_seed(0)
+        weights = [torch.rand(x.shape, generator=numbers, dtype=torch.float64).to(x.device) for x in output]
+        heads = [(x * w).sum() for x, w, (mine, theirs) in zip(output, weights, both, strict=False) if mine and theirs]
         parameters = {name: p for name, p in named_parameters_of(twin) if p.requires_grad}
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if heads and parameters:
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
+            gradients = torch.autograd.grad(heads, list(parameters.values()), allow_unused=True)
         spikes = {name: [next(tensors_in(x), None) for x in reals(outputs)] for name, outputs in calls.items()}
     found = {
         name: torch.zeros_like(p) if g is None else g
@@ -131,6 +133,7 @@ def _everything(
         [x.detach() for x in output],
         {name: [x.detach() for x in xs if x is not None] for name, xs in spikes.items()},
         found,
+        given,
     )
 
 

@@ -76,9 +76,12 @@ class Population:
             try:
                 found = self.follow()
                 heard = self.stepping.hearing(self.module) is None or found.step.traced.fired is not None
-                self._known = now, found if heard else "it is recurrent, and its output is not 0 or 1"
+                self._known = now, found if heard else "it is recurrent, and its output is not seen to be 0 or 1"
             except ValueError as error:
                 self._known = now, str(error)
+            except Exception as error:  # of a stranger's code: any
+                said = str(error).partition("\n")[0]
+                self._known = now, f"the step cannot be followed ({type(error).__name__}: {said})"
         return self.stepping.watched(self.module) or self._known[1]
 
     def types(self, x: Tensor, state: States) -> tuple[torch.dtype, ...]:
@@ -94,14 +97,17 @@ class Population:
 def _options(module: nn.Module, stepping: Stepping) -> Any:
     """Everything except tensors of numbers that decides what a step does."""
     attributes = [
-        (m.training, *((n, v if isinstance(v, _PLAIN) else id(v)) for n, v in vars(m).items() if _counts(n, v)))
+        (m.training, *((name, _option(value)) for name, value in vars(m).items() if name != "forward"))
         for m in modules_of(module)
     ]
     return attributes, [_number(getattr(module, name, None)) for name in stepping.options(module)]
 
 
-def _counts(name: str, value: Any) -> bool:
-    return name != "forward" and (isinstance(value, _PLAIN) or callable(value))
+def _option(value: Any) -> Any:
+    """What may be an option as it is, so that nothing else takes its place in memory; None for anything else."""
+    if isinstance(value, tuple):
+        return type(value), *map(_option, value)
+    return value if isinstance(value, _PLAIN) or callable(value) else None
 
 
 def _number(value: Any) -> Any:

@@ -122,6 +122,7 @@ class Network:
         if active:
             check_values(taken.batch)
         own = None if by_default else forward
+        known.served_in(model)  # or says why not
         chosen = own or over_time(model, taken.batch, known, time, steps)
         if active and by_default and not isinstance(chosen, WholeCall):
             _check_sequence(taken.batch, time)

@@ -232,7 +232,7 @@ class Copies:
             return part.detach()
         if memory not in self._storages:
             self._storages[memory] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
-        new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        new = tensor.new_empty(0)  # whatever types torch is told to give meanwhile
         return new.set_(self._storages[memory], tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
 
 

@@ -75,6 +75,13 @@ class KnownNeurons:
         """The user's description of a module, by its nearest base class; None without one."""
         return next((self.described[base] for base in type(module).__mro__ if base in self.described), None)
 
+    def layout(self, module: nn.Module) -> Layout:
+        """How a neuron module takes time, whether it can be served or not."""
+        if (description := self.description(module)) is not None:
+            return Layout(description.time)
+        framework = framework_of(module)
+        return Layout() if framework is None else framework.layout(module)
+
     def is_derived(self, module: nn.Module) -> bool:
         """Whether its class is the user's own, served by the entry of a framework's class."""
         found = None if self.description(module) else framework_of(module)
@@ -292,10 +299,10 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
         BatchError: an input that is no sequence, or no static input, of samples.
         WiringError: the model runs neither on the whole batch nor on one step of it.
     """
-    neurons = known.served_in(model)
+    neurons = known.found_in(model)
     if all(framework is not None and framework.package == "fluctua" for framework in map(framework_of, neurons)):
         return plain_call if steps is None else Shown(steps, plain_call)
-    stepwise = [n for n in neurons if any(spec.layout.stepwise for spec in known.specs(n).values())]
+    stepwise = [n for n in neurons if known.layout(n).stepwise]
     whole = WholeCall(known)
     if not stepwise:
         return whole if steps is None else Shown(steps, whole)
@@ -374,9 +381,5 @@ def _said(error: Exception) -> str:
 
 def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
     """The framework of the first neuron that is called step by step."""
-    for neuron in known.found_in(model):
-        framework, entry = _entry(neuron) or (None, "")
-        served = not isinstance(entry, str) or known.description(neuron) is not None
-        if framework is not None and served and framework.layout(neuron).stepwise:
-            return framework
-    return Framework("", "", {})
+    found = [framework_of(n) for n in known.found_in(model) if known.layout(n).stepwise]
+    return next((framework for framework in found if framework is not None), Framework("", "", {}))
