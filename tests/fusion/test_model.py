@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from typing import Any
 
@@ -335,6 +336,75 @@ def test_the_comparison_takes_one_thread_and_leaves_their_number_as_it_was() -> 
         assert (seen[-1], torch.get_num_threads()) == (1, 2)  # at each small step, two would wait for each other
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_on_one_fused_model_get_what_each_would_alone() -> None:
+    model = woken(SnnLoop(), 3)
+    fast, inputs = fluctua.fuse(model, TIME_FIRST), [spikes(STEPS, SAMPLES, INPUTS) for _ in range(4)]
+    truth = [tensors(model(x)) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: tensors(fast(x)), inputs * 3))
+    for mine, theirs in zip(found, truth * 3, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+class Gained(SnnLoop):
+    """A tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.linspace(0.5, 1.5, INPUTS)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(self.gain * x)
+
+
+def test_the_comparison_is_of_the_models_own_numbers() -> None:
+    model: Any = woken(Gained(), 3)
+    report, said = fluctua.fuse(model, TIME_FIRST[:, :4]).report, []
+    for lif in (model.lif1, model.lif2):
+        lif.register_forward_hook(lambda _m, _x, out: said.append(int(out[0].sum())))
+    model(TIME_FIRST[:, :4])
+    assert report.compared.startswith(f"{sum(said):,} of")
+
+
+def test_a_surrogate_that_takes_anothers_place_in_memory_is_seen() -> None:
+    snn = pytest.importorskip("snntorch")
+    from snntorch import surrogate
+
+    model: Any = woken(nn.Sequential(nn.Linear(INPUTS, 16), snn.Leaky(0.9, init_hidden=True)), 3)
+    fast, found = fluctua.fuse(model, TIME_FIRST), []
+    for slope in (1.0, 300.0) * 3:
+        for _ in range(3):
+            model[1].spike_grad = surrogate.fast_sigmoid(slope=slope)
+        for call in (fast, fast.plain):
+            rested(model)
+            found.append(torch.autograd.grad(tensors(call(TIME_FIRST))[0].sum(), model[0].weight)[0])
+    for mine, theirs in zip(found[::2], found[1::2], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_an_option_in_a_tuple_is_seen() -> None:
+    norse = pytest.importorskip("norse.torch")
+    model: Any = woken(norse.SequentialState(nn.Linear(INPUTS, 16), norse.LIFCell()), 20)
+    fast, found = fluctua.fuse(model, TIME_FIRST), []
+    model[1].p = model[1].p._replace(method="tanh")
+    for call in (fast, fast.plain):
+        found.append(torch.autograd.grad(tensors(call(TIME_FIRST))[0].sum(), model[0].weight)[0])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4 * float(found[1].abs().max()))
+
+
+@pytest.mark.parametrize(("kind", "fused"), [("PSN", ("3",)), ("SlidingPSN", ("3",)), ("KLIFNode", ("1", "3"))])
+def test_neurons_beside_others_fuse_as_far_as_they_can(kind: str, fused: tuple[str, ...]) -> None:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    functional = pytest.importorskip("spikingjelly.activation_based.functional")
+    options = {"PSN": {"T": STEPS}, "SlidingPSN": {"k": 2}}.get(kind, {})
+    layers = nn.Linear(INPUTS, 16), getattr(neuron, kind)(**options), nn.Linear(16, 8)
+    model = woken(nn.Sequential(*layers, neuron.LIFNode()), 3)
+    functional.set_step_mode(model, "m")
+    assert fluctua.fuse(model, TIME_FIRST).report.fused == fused
+    if kind == "KLIFNode":  # although no kernel of it is known
+        assert fluctua.fuse(woken(nn.Sequential(*layers), 3), TIME_FIRST).report.fused == ("1",)
 
 
 def test_state_goes_on_where_the_model_keeps_it() -> None:

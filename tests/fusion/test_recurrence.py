@@ -268,3 +268,17 @@ def test_what_is_no_weight_is_refused(build: Callable[[], nn.Module], words: str
     torch.manual_seed(0)
     with pytest.raises(FuseError, match=words):
         fluctua.fuse(woken(build(), 3), TIME_FIRST)
+
+
+def test_layers_behind_a_state_without_gradient_are_compared_with_the_same_weights() -> None:
+    norse = pytest.importorskip("norse.torch")
+    from norse.torch.functional.lsnn import LSNNParameters
+
+    torch.manual_seed(0)
+    neurons = norse.LSNNRecurrent(20, 8, p=LSNNParameters(v_th=torch.tensor(0.2)))
+    model = norse.SequentialState(neurons, nn.Linear(8, 4), norse.LI())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)
+    report = fluctua.fuse(model, (torch.rand(12, 6, 20) < 0.25).float()).report
+    assert report.fused == ("0", "2")

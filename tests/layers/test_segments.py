@@ -1,7 +1,9 @@
 """A long sequence in segments: the same spikes and gradients, in the memory of one segment."""
 
 import gc
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -87,6 +89,20 @@ def strong(make: Callable[[], nn.Module]) -> nn.Module:
 
 def weights_of(out: Tensor) -> Tensor:
     return torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+
+
+def test_threads_on_one_model_get_what_each_would_alone() -> None:
+    model, inputs = strong(MODELS["one neuron twice"]), [trains(40) for _ in range(4)]
+    truth, before = [model(x).detach() for x in inputs], sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-5)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda x: fluctua.layers.in_segments(model, x, 5).detach(), inputs * 5))
+    finally:
+        sys.setswitchinterval(before)
+    for mine, theirs in zip(found, truth * 5, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("length", [1, 7, 40, 100])

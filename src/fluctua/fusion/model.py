@@ -15,6 +15,7 @@ from fluctua.fusion.report import FuseReport
 from fluctua.fusion.session import Session
 from fluctua.network.adapters.registry import KnownNeurons, StepLoop, framework_of, over_time
 from fluctua.network.errors import Axis
+from fluctua.network.preserve import TURN
 from fluctua.network.run import Forward, modules_of, named_modules_of
 
 
@@ -130,10 +131,11 @@ class FusedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
-        session = Session(self.unfused, self.populations, self._shown, self.hearing)
-        answer = session.run(self.plain, *args, **kwargs)
-        _settle(self.unfused)
-        return answer
+        with TURN:  # meanwhile its modules answer to this pass alone
+            session = Session(self.unfused, self.populations, self._shown, self.hearing)
+            answer = session.run(self.plain, *args, **kwargs)
+            _settle(self.unfused)
+            return answer
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output, without fused loops."""

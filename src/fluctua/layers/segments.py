@@ -1,8 +1,10 @@
 """A network on a long sequence, one segment of time after the other, in memory that does not grow with its length."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons.leaky import Neuron
+
+_TURN = RLock()  # of the thread in whose segment neurons answer; another may wait for a gradient through segments
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
 
 States = Mapping[tuple[str, int], Any]  # after each call of a neuron or circuit, by its name and the number of the call
 
@@ -87,7 +93,7 @@ def _going_on(model: nn.Module, before: States, after: dict[tuple[str, int], Any
         return forward
 
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, Neuron | Circuit)]
-    with answering({module: starting(name, module) for name, module in found}):
+    with _TURN, answering({module: starting(name, module) for name, module in found}):
         yield
 
 
