@@ -71,7 +71,9 @@ class Chain:
 
     def _facts(self) -> list[Any]:
         """What decides what a step gives: weights as they are now, forward passes, and what neurons are called with."""
-        weights = [w is not None and (id(w), w._version) for own in self._weights for w in own.values()]
+        weights = [
+            w is not None and (id(w), w.is_inference() or w._version) for own in self._weights for w in own.values()
+        ]
         return [*weights, *[m.__dict__.get("forward") for m in self._modules], *[m.source for m in self._members]]
 
 

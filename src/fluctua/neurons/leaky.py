@@ -215,6 +215,8 @@ class Surrogated(nn.Module):
             self.surrogate = replace(self._built, beta=float(state_dict[name]))
             if name in unexpected:
                 unexpected.remove(name)
+        elif any(key.startswith(prefix) for key in state_dict):  # it was saved with the one that it was built with
+            self.surrogate = self._built
 
 
 class Firing(Surrogated):

@@ -54,9 +54,14 @@ class SpikeBatch:
             shape: `(T, B, N)`.
 
         Raises:
-            ValueError: lists of different lengths, or an index outside of `shape`.
+            ValueError: lists of different lengths, fractions, or an index outside of `shape`.
         """
-        lists = [np.asarray(indices, dtype=np.int64) for indices in (steps, samples, units)]
+        given = [np.asarray(indices) for indices in (steps, samples, units)]
+        lists = [indices.astype(np.int64) for indices in given]
+        if not all(np.array_equal(whole, indices) for whole, indices in zip(lists, given, strict=True)):
+            raise ValueError(
+                "steps, samples and units are whole numbers: divide times by the time step, and round down"
+            )
         if any(a.ndim != 1 or a.shape != lists[0].shape for a in lists):
             raise ValueError(f"spikes need one step, sample and unit each, got {[a.shape for a in lists]}")
         for name, indices, size in zip(("step", "sample", "unit"), lists, shape, strict=True):
@@ -71,11 +76,14 @@ class SpikeBatch:
 
     @classmethod
     def from_dense(cls, x: Tensor, max_density: float = 1.0) -> "SpikeBatch | None":
-        """From a dense tensor `[T, B, N]`, in any layout, or None if more than `max_density` of it is not zero."""
+        """From a dense tensor `[T, B, N]`, in any layout, or None if more than `max_density` of it is not zero.
+
+        Other numbers than float32 and float64, such as booleans, become float32.
+        """
         from fluctua.spikes import bits
 
         steps, samples, units = x.shape
-        x = x.detach()
+        x = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
         x = x if x.stride(2) == 1 else x.contiguous()
         memory = flat(x)
         words = np.empty((samples, steps, words_of(units)), np.uint64)
@@ -103,7 +111,7 @@ class SpikeBatch:
         """The dense tensor `[T, B, N]`."""
         from fluctua.spikes import bits
 
-        out = torch.zeros(self.shape, dtype=dtype)
+        out = torch.zeros(self.shape, dtype=dtype, device="cpu")
         steps, samples, units = self.shape
         arrays, memory = self.arrays(dtype), out.numpy().reshape(-1)
 
@@ -115,7 +123,7 @@ class SpikeBatch:
 
     def placeholder(self, dtype: torch.dtype) -> Tensor:
         """A tensor in the shape of the dense one that takes no memory; its values are meaningless."""
-        return torch.zeros(1, dtype=dtype).expand(self.shape)
+        return torch.zeros(1, dtype=dtype, device="cpu").expand(self.shape)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,9 +132,9 @@ class SpikeBatch:
 
     def arrays(self, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Words, values and starts as flat NumPy arrays, empty where all spikes are 1."""
-        nothing = torch.empty(0, dtype=dtype)
+        nothing = torch.empty(0, dtype=dtype, device="cpu")
         values = nothing if self.values is None else self.values.to(dtype)
-        starts = torch.empty(0, dtype=torch.int64) if self.starts is None else self.starts
+        starts = torch.empty(0, dtype=torch.int64, device="cpu") if self.starts is None else self.starts
         return self.words.numpy().view(np.uint64).reshape(-1), values.numpy(), starts.numpy().reshape(-1)
 
 

@@ -104,7 +104,10 @@ class _Loop(Operation):
 
         def work(blocks: Blocks) -> list[Array]:
             # By torch, whose memory is aligned to cache lines.
-            sums = [torch.zeros(n, dtype=t).numpy() for n, t in zip(sizes, (g.dtype, torch.float64), strict=True)]
+            sums = [
+                torch.zeros(n, dtype=t, device="cpu").numpy()
+                for n, t in zip(sizes, (g.dtype, torch.float64), strict=True)
+            ]
             for first, stop in blocks:
                 code.call(*given, first, stop, *read, *sums)
             return sums

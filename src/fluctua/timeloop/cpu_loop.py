@@ -191,7 +191,7 @@ class Pool:
         """An uninitialised tensor, aligned to 64 bytes."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < _LEAST:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         block = self._take(-(-nbytes // _HUGE) * _HUGE)
         loan = block[:nbytes].view(_NUMPY[dtype])  # lives as long as any tensor or array that uses it
         weakref.finalize(loan, self._give_back, block).atexit = False

@@ -72,7 +72,7 @@ def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult
             f"a state has the shape of one step of the current, {tuple(inputs[0].shape[1:])}, got "
             f"{[tuple(part.shape) for part in state]}"
         )
-    if dynamics.spiking and any(_is_mapped(current) for current in inputs):
+    if dynamics.spiking and any(_is_mapped(tensor) for tensor in (*inputs, *state)):
         raise ValueError("torch.vmap cannot map over spiking neurons: make the mapped axis part of the batch axis")
     wide = tuple(widened(current) for current in inputs)
     dynamics, state = dynamics.to(wide[0]), tuple(part.to(wide[0]) for part in state)
@@ -82,6 +82,8 @@ def integrate(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult
 
 def _in_order_of_memory(inputs: Tensors, dynamics: Dynamics, state: Tensors) -> LoopResult:
     """The loop with the axes of neurons, alike to it, as they lie in memory: the channels of maps may come last."""
+    if any(is_special(part) for part in state):
+        return REFERENCE.run(inputs, dynamics, state)
     first, axes, strides = inputs[0], range(inputs[0].ndim), inputs[0].stride()
     order = [0, 1, *sorted(axes[2:], key=lambda axis: -strides[axis])]
     if first.is_contiguous() or order == [*axes] or not first[0].permute([k - 1 for k in order[1:]]).is_contiguous():
@@ -109,13 +111,14 @@ def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tenso
         `integrate` gives for T steps, and has the same gradients. It spares the checks.
     """
     converted: Dynamics | None = None
+    made: tuple[torch.dtype, torch.device, bool] | None = None
 
     def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:
-        nonlocal converted
+        nonlocal converted, made
         wide = tuple(widened(current) for current in inputs)
-        like = (wide[0].dtype, wide[0].device)
-        if converted is None or (converted.constants[0].dtype, converted.constants[0].device) != like:
-            converted = dynamics.to(wide[0])
+        like = wide[0].dtype, wide[0].device, torch.is_grad_enabled()
+        if converted is None or made != like:
+            converted, made = dynamics.to(wide[0]), like
         output, state = contract.step_of(converted.step)(wide, state, converted.constants)
         return output.to(inputs[0].dtype), state
 

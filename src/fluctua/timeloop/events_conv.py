@@ -134,12 +134,12 @@ class _Convolution(Operation):
             if window.pool == (1, 1):
                 of_maps: Tensor = g[first:stop]
                 return of_maps
-            whole = torch.empty((stop - first, *window.shape), dtype=g.dtype, memory_format=order)
+            whole = torch.empty((stop - first, *window.shape), dtype=g.dtype, device="cpu", memory_format=order)
             kernels.unpool(window.shape, window.pool, flat(g), flat(where), first, stop, flat(whole), last)
             return whole
 
         def work(blocks: Blocks) -> list[Array]:
-            total: Array = torch.zeros(size, dtype=g.dtype).numpy()  # aligned to cache lines
+            total: Array = torch.zeros(size, dtype=g.dtype, device="cpu").numpy()  # aligned to cache lines
             for first, stop in blocks:
                 piece = before_pooling(first, stop)
                 if wanted[1]:

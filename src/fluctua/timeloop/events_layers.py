@@ -144,7 +144,7 @@ class _Layers(Operation):
         x, *others = tensors
         (steps, samples, _), dtype = x.shape, name_of(x.dtype)
         last, fire = self.kinds[-1], [kind for kind in self.kinds if kind.spiking]
-        words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64) for kind in fire]
+        words = [torch.empty(samples, steps, words_of(kind.size), dtype=torch.int64, device="cpu") for kind in fire]
         kept = [
             [pool.empty((steps * samples * kind.width(dtype),), x.dtype) for _ in values]
             for kind, values in zip(fire, self.records, strict=False)
@@ -179,7 +179,7 @@ class _Layers(Operation):
 
     def kept(self, tensors: Sequence[Any], results: Sequence[Tensor]) -> Sequence[Maybe]:
         x, *others = tensors
-        return x if self.spikes is None else None, *others, *results[1 + len(self.kinds) :]
+        return x if self.spikes is None else self.spikes.words, *others, *results[1 + len(self.kinds) :]
 
     def back(self, kept: Sequence[Any], grads: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Maybe]:
         left, g = iter(kept), grads[0]
@@ -187,9 +187,9 @@ class _Layers(Operation):
         layers, asked, steps = self._padded(others, g.dtype), self._split(wanted[1:]), self.shape[0]
         words = list(islice(left, sum(kind.spiking for kind in self.kinds)))
         records = [list(islice(left, len(values))) for values in self.records]
-        arriving = _all_arriving(self.spikes, g if current is None else current, words)
+        arriving = _all_arriving(self.spikes, current if self.spikes is None else g, words)
         leaving = [*arriving[1:], arriving[0]]  # for a readout, whose own do not matter, anything
-        g_input = torch.empty(self.shape, dtype=g.dtype) if wanted[0] else None
+        g_input = torch.empty(self.shape, dtype=g.dtype, device="cpu") if wanted[0] else None
         last = len(layers) - 1
 
         def work(blocks: Blocks) -> list[list[Array]]:

@@ -167,7 +167,7 @@ def grouped(rows: Array, width: int, group: int) -> Array:
 
 def nothing(dtype: torch.dtype) -> Array:
     """An array without elements."""
-    array: Array = torch.empty(0, dtype=dtype).numpy()
+    array: Array = torch.empty(0, dtype=dtype, device="cpu").numpy()
     return array
 
 

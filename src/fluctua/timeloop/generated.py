@@ -38,7 +38,7 @@ def loaded(source: str) -> ModuleType:
 def _written(source: str, path: Path) -> Path | None:
     """The file of this source; None if it cannot be written."""
     try:
-        if not path.exists() or path.read_text() != source:  # a full disk or a power cut may have left a part
+        if not path.exists() or path.read_bytes() != source.encode():  # a full disk or a power cut may have left a part
             with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as own:
                 own.write(source)
             Path(own.name).replace(path)
