@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fluctua.neurons import LI, LIF, ArcTan, SuperSpike
 from fluctua.neurons.current_based import CurrentBased
@@ -155,6 +156,44 @@ def test_other_time_constants_are_no_parameters_but_saved() -> None:
     assert not torch.equal(other(x), lif(x))
     other.load_state_dict(torch.load(saved))
     assert torch.equal(other(x), lif(x))
+
+
+def test_a_checkpoint_has_the_surrogate_that_was_saved() -> None:
+    built, sharper = LIF().state_dict(), LIF()
+    sharper.surrogate = SuperSpike(100.0)
+    saved = sharper.state_dict()
+    for state, beta in ((built, 20.0), (saved, 100.0)):
+        sharper.load_state_dict(state)
+        assert sharper.surrogate == SuperSpike(beta)
+
+
+def test_a_step_without_gradients_takes_none_from_those_after() -> None:
+    readout, x = LI(learn_tau=True), torch.randn(2, 3, dtype=torch.float64)
+    step, state = readout.stepper(), readout.initial_state(x[None])
+    with torch.no_grad():
+        step(x, state)
+    for _ in range(3):
+        y, state = step(x, state)
+    assert y.requires_grad
+
+
+def test_the_state_before_the_first_step_takes_part_in_forward_mode() -> None:
+    readout, x = LI(), torch.randn(12, 2, 17)
+    with forward_ad.dual_level():
+        state = readout.initial_state(x)
+        ones = torch.ones_like(state.potential)
+        state = state._replace(potential=forward_ad.make_dual(state.potential, ones))  # type: ignore[no-untyped-call]
+        output = readout.simulate(x, state).output
+        tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+        decay = torch.exp(torch.tensor(-readout.dt / float(readout.tau_mem)))
+        torch.testing.assert_close(tangent, (decay ** torch.arange(12.0))[:, None, None].expand(12, 2, 17))
+
+
+def test_a_default_device_elsewhere_does_not_matter() -> None:
+    lif, x = LIF(), torch.randn(50, 4, 17)
+    spikes = lif(x)
+    with torch.device("meta"):
+        assert torch.equal(lif(x), spikes)
 
 
 class Box(Surrogate):

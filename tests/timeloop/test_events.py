@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fluctua.layers import FusedSequential
 from fluctua.neurons import LI, LIF
 from fluctua.simd.threads import cache_size
 from fluctua.spikes.batch import SpikeBatch
@@ -82,9 +83,10 @@ def test_listed_spikes_are_ones_however_often_they_are_listed() -> None:
         (([0, 9], [0, 1], [1, 1]), r"a step must be in 0..3, got 0..9"),
         (([0], [-1], [1]), r"a sample must be in 0..1, got -1..-1"),
         (([0, 1], [0], [1]), "one step, sample and unit each"),
+        (([0.9, 1.7], [0, 0], [1, 1]), "are whole numbers"),
     ],
 )
-def test_spikes_that_lie_outside_are_refused(indices: tuple[list[int], list[int], list[int]], message: str) -> None:
+def test_spikes_that_lie_outside_are_refused(indices: tuple[list[float], list[int], list[int]], message: str) -> None:
     steps, samples, units = map(np.array, indices)
     with pytest.raises(ValueError, match=message):
         SpikeBatch.from_indices(steps, samples, units, (4, 2, 5))
@@ -335,6 +337,22 @@ def test_a_second_derivative_is_refused() -> None:
     (gradient,) = torch.autograd.grad(out.sum(), entry.weight, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated only once"):
         gradient.sum().backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16])
+def test_spikes_of_any_type_make_a_batch(dtype: torch.dtype) -> None:
+    x = torch.rand(9, 2, 70) < 0.2
+    batch = SpikeBatch.from_dense(x.to(dtype))
+    assert batch is not None
+    assert torch.equal(batch.dense(), x.float())
+
+
+def test_spikes_changed_between_forward_and_backward_are_noticed() -> None:
+    batch = SpikeBatch.from_indices([0, 3], [0, 1], [5, 6], (9, 2, 17))
+    y = FusedSequential(nn.Linear(17, 8), LI())(batch)
+    batch.words.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_weights_changed_between_forward_and_backward_are_noticed() -> None:
