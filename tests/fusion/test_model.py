@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import fluctua
 from fluctua.fusion import FuseError
@@ -338,6 +339,27 @@ def test_the_comparison_takes_one_thread_and_leaves_their_number_as_it_was() -> 
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compiled_parts_run_as_they_are_written(in_place: bool) -> None:
+    part: Any = nn.Sequential(nn.Linear(INPUTS, 16), nn.LayerNorm(16))
+    model: Any = woken(SnnLoop(), 3)
+    model.fc1 = part if in_place else torch.compile(part, backend="eager")
+    if in_place:
+        part.compile(backend="eager")
+    fast = fluctua.fuse(model, TIME_FIRST)
+    for samples in (SAMPLES, SAMPLES - 1):
+        x = TIME_FIRST[:, :samples]
+        torch.testing.assert_close(tensors(fast(x))[0], tensors(fast.plain(x))[0])
+    assert (part._compiled_call_impl is not None) == in_place
+
+
+def test_labels_and_loaders_are_taken_as_elsewhere() -> None:
+    model, labels = woken(SnnLoop(), 3), torch.zeros(SAMPLES)
+    loader: Any = DataLoader([(TIME_FIRST, labels)], batch_size=None)  # type: ignore[arg-type]
+    reports = [str(fluctua.fuse(model, batch).report) for batch in (TIME_FIRST, (TIME_FIRST, labels), loader)]
+    assert len({*reports}) == 1
+
+
 def test_threads_on_one_fused_model_get_what_each_would_alone() -> None:
     model = woken(SnnLoop(), 3)
     fast, inputs = fluctua.fuse(model, TIME_FIRST), [spikes(STEPS, SAMPLES, INPUTS) for _ in range(4)]
@@ -405,6 +427,34 @@ def test_neurons_beside_others_fuse_as_far_as_they_can(kind: str, fused: tuple[s
     assert fluctua.fuse(model, TIME_FIRST).report.fused == fused
     if kind == "KLIFNode":  # although no kernel of it is known
         assert fluctua.fuse(woken(nn.Sequential(*layers), 3), TIME_FIRST).report.fused == ("1",)
+
+
+def test_the_rate_that_sinabs_leaves_is_that_of_the_pass() -> None:
+    model: Any = woken(sinabs(), 20)
+    fast, found = fluctua.fuse(model, BATCH_FIRST, time=1), []
+    for x in (BATCH_FIRST, 0 * BATCH_FIRST):
+        for call in (fast, fast.plain):
+            rested(model)
+            call(x)
+            rate = next(m.firing_rate for m in model.modules() if hasattr(m, "firing_rate"))
+            found.append((rate.detach() + 0, torch.autograd.grad(rate, model[0].weight)[0]))
+    for mine, theirs in zip(found[::2], found[1::2], strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert found[0][0] > 0
+
+
+def test_what_rockpool_records_in_a_call_is_that_of_the_model() -> None:
+    model = woken(rockpool(), 3)
+    fast, found = fluctua.fuse(model, BATCH_FIRST, time=1), []
+    for call in (fast, model):
+        rested(model)
+        found.append(call(BATCH_FIRST, record=True)[2])
+    for name, theirs in found[1].items():
+        if isinstance(theirs, dict):
+            assert found[0][name].keys() == theirs.keys()
+            for part, value in theirs.items():
+                if isinstance(value, Tensor):
+                    torch.testing.assert_close(found[0][name][part], value, msg=f"{name} {part}")
 
 
 def test_state_goes_on_where_the_model_keeps_it() -> None:

@@ -56,6 +56,12 @@ def named(module: nn.Module, args: Any, output: Tensor, name: str = "layer") -> 
     KEPT[name] = output
 
 
+def by_place(module: nn.Module, args: Any, output: Tensor) -> None:
+    place, size = len(SEEN), 0
+    size += output.numel()
+    KEPT[f"{place}", size] = KEPT.get(place, [output])[0]
+
+
 def summed(module: nn.Module, args: Any, output: Tensor) -> None:
     TOTAL.add_(output.sum())
 
@@ -74,6 +80,7 @@ def summed(module: nn.Module, args: Any, output: Tensor) -> None:
         Monitor().by_name("layer"),
         counting(),
         named,
+        by_place,
         summed,
     ],
 )
@@ -99,6 +106,27 @@ def writes_on_its_input(module: Any, args: Any) -> None:
     args[0].mul_(2)
 
 
+def scales(module: Any, args: Any, output: Tensor) -> None:
+    output *= 5
+
+
+def replaces_all(module: Any, args: Any, output: Tensor) -> None:
+    output[...] = output * 5
+
+
+def replaces_some(module: Any, args: Any, output: Tensor) -> None:
+    first, factor = 1, 5
+    output[:, first : first + 2] = factor * output[:, first : first + 2]
+
+
+def scales_a_part(module: Any, args: Any) -> None:
+    args[0][0, 1:] *= 5
+
+
+def fills(module: Any, args: Any, output: Tensor) -> None:
+    torch.mul(output, 5, out=output)
+
+
 def sometimes(module: Any, args: Any, output: Tensor) -> Tensor | None:
     if output.ndim > 3:
         return 2 * output
@@ -116,6 +144,11 @@ def sometimes(module: Any, args: Any, output: Tensor) -> Tensor | None:
         halves,
         clamps,
         writes_on_its_input,
+        scales,
+        replaces_all,
+        replaces_some,
+        scales_a_part,
+        fills,
         sometimes,
     ],
 )

@@ -15,7 +15,8 @@ from fluctua.fusion.report import FuseReport
 from fluctua.fusion.session import Session
 from fluctua.network.adapters.registry import KnownNeurons, StepLoop, framework_of, over_time
 from fluctua.network.errors import Axis
-from fluctua.network.preserve import TURN
+from fluctua.network.intake import take
+from fluctua.network.preserve import TURN, as_written
 from fluctua.network.run import Forward, modules_of, named_modules_of
 
 
@@ -38,7 +39,7 @@ def fuse(
     Args:
         model: of fluctua, snnTorch, Norse, SpikingJelly, sinabs or Rockpool, or of several. It is not changed, and
             shares its parameters and buffers with the fused model.
-        batch: an input as in training; a few of its samples are compared.
+        batch: an input as in training, or a pair with labels or a `DataLoader` of them; a few samples are compared.
         forward: `(model, batch)` that runs all time steps, if the model itself does not.
         time: which axis of a batch is time, for a model written for a single step; None for a static input.
         steps: how many steps a static input is shown for, for a model written for a single step.
@@ -60,6 +61,7 @@ def fuse(
         >>> fast.report.fused
         ('1',)
     """
+    batch = take(model, batch, KnownNeurons(), forward is None).batch
     populations = [
         Population(name, module, framework)
         for name, module in named_modules_of(model)
@@ -131,7 +133,7 @@ class FusedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
-        with TURN:  # meanwhile its modules answer to this pass alone
+        with TURN, as_written(self.unfused):  # meanwhile its modules answer to this pass alone
             session = Session(self.unfused, self.populations, self._shown, self.hearing)
             answer = session.run(self.plain, *args, **kwargs)
             _settle(self.unfused)

@@ -103,7 +103,7 @@ class Session:
         plain = stepwise and not isinstance(x, Handle)
         if plain and member.spikes is not None:
             raise _changed(member)
-        if plain or isinstance(member.step, str):
+        if plain or isinstance(member.step, str) or (member.spikes is None and stepping.watched(module)):
             return as_it_is(module, x, *args, **kwargs)
         given = stepping.given(module, args, kwargs)
         if stepwise:
@@ -114,6 +114,10 @@ class Session:
         state = tuple(Whole.of(left_behind(spikes, k, each)) for k, each in enumerate(carried))
         if member.keeps:
             stepping.keep(module, state)
+        if stepping.mean is not None:
+            vars(module)[stepping.mean] = Whole.of(
+                Later((), spikes.like, spikes.depth + 1, lambda: spikes.value.mean())
+            )
         return stepping.answer(module, Whole.of(spikes), state)
 
     def _step(self, member: Member, x: Handle, given: States | None) -> Any:

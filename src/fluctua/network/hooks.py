@@ -45,13 +45,38 @@ def _writes(function: FunctionType, steps: list[dis.Instruction]) -> bool:
     for k, step in enumerate(steps):
         changing = step.opname in _ATTRIBUTES and re.search(r"[a-z0-9]_$", str(step.argval))
         if changing or step.opname == "STORE_ATTR":
-            before = reversed(steps[:k])
-            root = next((s for s in before if s.opname not in _PLACES and s.argrepr != "[]"), None)
-            if root is not None and given.intersection(
-                root.argval if isinstance(root.argval, tuple) else [root.argval]
-            ):
+            if given.intersection(_root(steps[:k])):
                 return True
+        elif step.opname in ("STORE_SUBSCR", "STORE_SLICE"):  # x[key] = value
+            places, before = 1 if step.opname == "STORE_SUBSCR" else 2, steps[:k]
+            if before[-1].opname == "SWAP":  # x[key] *= value, which keeps copies of x and key
+                before = before[: max(j for j, s in enumerate(before) if s.opname == "COPY") - places]
+            if given.intersection(_root(_without_last(before, places))):
+                return True
+        elif step.opname == "BINARY_OP" and step.argrepr.endswith("=") and given.intersection(_names(steps[k + 1])):
+            return True  # x *= value
+    if any(isinstance(constant, tuple) and "out" in constant for constant in code.co_consts):
+        return True  # f(..., out=x)
     return any(name == "setattr" or name.startswith("reset") for name in code.co_names)
+
+
+def _names(step: dis.Instruction) -> tuple[Any, ...]:
+    return step.argval if isinstance(step.argval, tuple) else (step.argval,)
+
+
+def _root(steps: list[dis.Instruction]) -> tuple[Any, ...]:
+    """The variable from which the attribute or item on top of the stack comes."""
+    root = next((s for s in reversed(steps) if s.opname not in _PLACES and s.argrepr != "[]"), None)
+    return () if root is None else _names(root)
+
+
+def _without_last(steps: list[dis.Instruction], values: int) -> list[dis.Instruction]:
+    """The steps up to those that put the last values on the stack."""
+    for k in range(len(steps) - 1, -1, -1):
+        values -= dis.stack_effect(steps[k].opcode, steps[k].arg)
+        if values <= 0:
+            return steps[: k + (values < 0)]  # one step may load two variables
+    return []
 
 
 def _returns(function: FunctionType, steps: list[dis.Instruction]) -> bool:

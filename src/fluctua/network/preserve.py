@@ -205,6 +205,22 @@ def _run_as_written(module: nn.Module) -> None:
         vars(module)["forward"] = module._orig_mod
 
 
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[None]:
+    """Inside the block compiled modules run uncompiled."""
+    compiled = [m for m in modules_of(model) if m._compiled_call_impl is not None or "_orig_mod" in m._modules]
+    names: list[str] = ["_compiled_call_impl", "forward"]
+    before = [{name: vars(m)[name] for name in names if name in vars(m)} for m in compiled]
+    try:
+        for module in compiled:
+            _run_as_written(module)
+        yield
+    finally:
+        for module, own in zip(compiled, before, strict=True):
+            vars(module).pop("forward", None)
+            vars(module).update(own)
+
+
 # -- hooks of the user's own -----------------------------------------------------------------------------------------
 
 _KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")

@@ -343,12 +343,6 @@ def _power(graph: Graph, a: Value, exponent: Value) -> Value:
     return out
 
 
-def _quotient(graph: Graph, a: Value, b: Value, rounding_mode: str | None = None) -> Value:
-    if rounding_mode == "floor":
-        return graph.unknown("the step divides and rounds down, which torch does not do in two steps")
-    return graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
-
-
 def _sign(graph: Graph, a: Value) -> Value:
     return graph("select", graph("gt", a, 0.0), 1.0, graph("select", graph("lt", a, 0.0), -1.0, 0.0))
 
@@ -363,7 +357,9 @@ _OPERATIONS: dict[str, Maker] = {
     **{op: _plain(op) for op in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
     **{op: _sum(op) for op in ("add", "sub")},
     "rsub": lambda graph, a, b, alpha=1.0: graph("sub", b, graph("mul", a, alpha)),
-    "div": _quotient,
+    "div": lambda graph, a, b, rounding_mode=None: (  # torch rounds down what it has not rounded to a float
+        graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
+    ),
     "reciprocal": lambda graph, a: graph("div", 1.0, a),
     "square": lambda graph, a: graph("mul", a, a),
     "pow": _power,

@@ -66,7 +66,12 @@ class Stepping:
     """How one step of a neuron module is taken, and where its state is; by default in attributes.
 
     A subclass overrides what differs in a framework.
+
+    Attributes:
+        mean: the name under which a call leaves the mean of its output, if it does.
     """
+
+    mean: str | None = None
 
     def names(self, module: Any) -> tuple[str, ...]:
         """The parts of its state, the potential first.

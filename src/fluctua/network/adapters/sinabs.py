@@ -22,6 +22,8 @@ def layout(module: Any) -> Layout:
 class Layers(Stepping):
     """State in buffers."""
 
+    mean = "firing_rate"
+
     def names(self, module: Any) -> tuple[str, ...]:
         names = [name for name, _ in module.named_buffers(recurse=False)]
         return ("v_mem", *(name for name in names if name != "v_mem"))
