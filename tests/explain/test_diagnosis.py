@@ -629,3 +629,15 @@ def test_how_far_large_values_drive_the_potential_is_told_by_the_mean_where_that
         f"drive the potential of {first.name} to {first.mu_u / (first.threshold or 1.0):.3g} times its threshold"
         in found.message
     )
+
+
+def test_neurons_that_differ_are_no_fluctuation() -> None:
+    torch.manual_seed(0)
+    model: Any = own(40, 32, 4)
+    x = (torch.rand(200, 8, 40) < 0.1).float()
+    fluctua.initialize(model, x, seed=0)
+    with torch.no_grad():
+        model[0].bias.copy_(torch.linspace(-6, 0, 32))
+    first = fluctua.inspect(model, x)[0]
+    assert first.sigma_u > 4 > 2 * first.sigma_temporal
+    assert not [f for f in diagnose(model, x) if f.kind == "exploding"]

@@ -627,3 +627,24 @@ def test_the_result_is_a_table() -> None:
     assert all(cell in drawn for cell in (*lines[2].split(), lines[3]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.rounds = 0  # type: ignore[misc]
+
+
+def test_priming_leaves_time_constants_and_thresholds_alone() -> None:
+    layers = nn.Linear(30, 20), Recurrent(LIF(learn_tau=True), nn.Linear(20, 20)), nn.Linear(20, 3), LI(learn_tau=True)
+    model, x = nn.Sequential(*layers), random_spikes(60, 8, 30)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    prime(model, x, paper_bounds("randman"), epochs=2, seed=0)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"0.weight", "0.bias", "1.weight.weight", "1.weight.bias"}
+
+
+def test_priming_leaves_the_neurons_of_rockpool_alone() -> None:
+    modules = pytest.importorskip("rockpool.nn.modules")
+    from rockpool.nn.combinators import Sequential
+
+    model = Sequential(modules.LinearTorch((30, 20)), modules.LIFTorch(20), modules.LinearTorch((20, 3)))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    prime(model, random_spikes(60, 8, 30).transpose(0, 1), paper_bounds("randman"), epochs=2, seed=0)
+    assert [name for name, p in model.named_parameters() if not torch.equal(p, before[name])] == [
+        "0_LinearTorch.weight"
+    ]

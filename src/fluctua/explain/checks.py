@@ -227,10 +227,10 @@ def late(e: Evidence) -> Iterator[Finding]:
 
 def growth(e: Evidence) -> Iterator[Finding]:
     """Fluctuations that grow with depth or are large throughout, or a population that drives itself."""
-    sizes = [(a, _in_thresholds(a.state, a.state.sigma_u)) for a in e.spiking]
+    sizes = [(a, _in_thresholds(a.state, a.state.sigma_temporal)) for a in e.spiking]
     for a, size in sizes:
         shares = {q.name: q.share or 0.0 for q in a.state.pathways}
-        loops = [q for q in a.population.pathways if q.recurrent]
+        loops = [q for q in a.population.pathways if q.recurrent and a.state.name in q.sources]
         own = sum(shares[q.name] for q in loops) if len(loops) < len(shares) else 1.0
         if loops and size > LARGE and own > 0.8 and a.per_step > 0.05:
             said = (

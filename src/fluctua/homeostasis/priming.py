@@ -19,7 +19,8 @@ from fluctua.network.errors import Axis, BatchError
 from fluctua.network.intake import alike
 from fluctua.network.network import Network
 from fluctua.network.preserve import all_or_nothing, gpus_of, seed_torch
-from fluctua.network.run import Forward, parameters_of, recorded, tensors_in
+from fluctua.network.run import Forward, modules_of, named_parameters_of, parameters_of, recorded, tensors_in
+from fluctua.neurons.leaky import Neuron
 from fluctua.state.inspection import inspect_network
 
 Penalties = dict[tuple[str, ActivityBound], float]  # by name of the population
@@ -43,8 +44,9 @@ def prime(
 ) -> Refinement:
     """Train on activity regularisers alone, in place, until every population stays within its bounds.
 
-    All trainable parameters that lead to a spiking population take part; weights with a sign (modules with
-    `constrain_`) keep it, and buffers such as batch-norm statistics stay as they are. Penalties are measured in units
+    All trainable weights, biases and gains that lead to a spiking population take part; weights with a sign (modules
+    with `constrain_`) keep it. Parameters of neurons, such as time constants and thresholds, and buffers such as
+    batch-norm statistics stay as they are. Penalties are measured in units
     of `strength * threshold^order`, so a silent population has the penalty 1 for a lower bound. Each batch with a
     penalty above `tolerance` causes a step; the first epoch without a step is the last.
 
@@ -100,7 +102,7 @@ def prime(
             raise ValueError("there are no batches: pass at least one")
         network = Network.of(model, first[0], forward=forward, time=time, steps=steps, dt=dt, active=True)
         before, gradients = rates(network.spiking, network.spikes()), [(p, p.grad) for p in parameters_of(model)]
-        priming = _Priming(network, tuple(regularizers), _optimizer(model, optimizer, lr), tolerance, draws, gpus)
+        priming = _Priming(network, tuple(regularizers), _optimizer(network, optimizer, lr), tolerance, draws, gpus)
         for rounds in range(epochs + 1):  # the last one only measures
             penalties = priming.epoch(rounds + 1, inputs, learn=rounds < epochs)
             missed = {key: value for key, value in penalties.items() if value > tolerance}
@@ -161,8 +163,15 @@ class _Priming:
                 _check_finite("gradient norm", parameter.grad.norm(), number)
 
 
-def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    trainable = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
+def _optimizer(network: Network, name: str, lr: float) -> torch.optim.Optimizer:
+    weights = {q.name for p in network.populations for q in p.pathways}
+    neurons: set[nn.Module] = {
+        module for p in network.populations for module in modules_of(p.module) if isinstance(module, Neuron)
+    }
+    neurons |= {p.module for p in network.populations}
+    own = {id(parameter) for module in neurons for parameter in parameters_of(module, recurse=False)}
+    every = named_parameters_of(network.model)
+    trainable = [p for name, p in every if p.requires_grad and (name in weights or id(p) not in own)]
     if not trainable:
         raise ValueError("the model has no trainable parameters, so none can be primed: unfreeze one")
     return make_optimizer(name, trainable, lr)
