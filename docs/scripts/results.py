@@ -149,6 +149,7 @@ BLOCKS: Mapping[str, Block] = {
     "digits unheard": Block("digits-small", "unheard speakers", "network"),
     "obstacles": Block("obstacles-small", "test", "method", rows="case"),
     "direct": Block("direct-small", "test", "network"),
+    "direct differences": Block("direct-small", "test", "network", differences=True),
     "direct-states sigma": Block("direct-states-small", "sigma_u", "depth", factor=1.0, digits=2, within=_POSITIVE),
     "direct-states rate": Block("direct-states-small", "rate", "depth", factor=1.0, digits=3, within=_POSITIVE),
     "direct-states silent": Block("direct-states-small", "silent", "depth", digits=0),

@@ -13,7 +13,7 @@ from fluctua.lab.networks import Architecture
 from fluctua.lab.networks.direct import DirectVGG, direct_chain
 from fluctua.lab.studies.conv import Conv
 from fluctua.lab.studies.methods import BASELINES, COMPARED, UNBALANCED, start
-from fluctua.lab.studies.plotting import line_per_method, mark_places, panels
+from fluctua.lab.studies.plotting import curves_per_method, line_per_method, mark_places, panels
 from fluctua.lab.studies.training import POSITIVE
 from fluctua.lab.sweeps.study import Measure, Outcome, Record, Setting, Study
 from fluctua.lab.sweeps.sweep import grid
@@ -46,6 +46,14 @@ class DirectVGGs(Conv):
 
     def network(self, setting: Setting) -> Architecture:
         return DirectVGG() if self.width is None else DirectVGG().with_width(self.width)
+
+    def _rates(self, name: str, records: Sequence[Record]) -> "Callable[[Axes], None]":
+        def draw(axis: "Axes") -> None:
+            curves_per_method(axis, records, self.methods, "rates")
+            axis.set_ylim(bottom=0)
+            axis.set(xlabel="hidden layer", ylabel="spikes per step before training")
+
+        return draw
 
 
 @dataclass(frozen=True, kw_only=True)
