@@ -91,6 +91,18 @@ def weights_of(out: Tensor) -> Tensor:
     return torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
 
 
+def test_backward_takes_the_engine_of_forward() -> None:
+    model, x = strong(MODELS["one neuron twice"]), trains(40)
+    with engine("reference"):
+        out = fluctua.layers.in_segments(model, x, 7)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    mine = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model(x).sum().backward()
+    for own, p in zip(mine, model.parameters(), strict=True):
+        torch.testing.assert_close(own, p.grad)
+
+
 def test_threads_on_one_model_get_what_each_would_alone() -> None:
     model, inputs = strong(MODELS["one neuron twice"]), [trains(40) for _ in range(4)]
     truth, before = [model(x).detach() for x in inputs], sys.getswitchinterval()

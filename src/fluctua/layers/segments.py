@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fluctua.layers.circuit import Circuit
 from fluctua.neurons.leaky import Neuron
+from fluctua.timeloop.engines import engine, wanted
 
 _TURN = RLock()  # of the thread in whose segment neurons answer; another may wait for a gradient through segments
 if hasattr(os, "register_at_fork"):
@@ -63,17 +64,17 @@ def in_segments(model: nn.Module, x: Tensor, length: int, *, truncate: bool = Fa
         if truncate:
             states = tree_map_only(Tensor, Tensor.detach, states)
         if torch.is_grad_enabled():
-            output, states = checkpoint(_run, model, piece, states, use_reentrant=False)
+            output, states = checkpoint(_run, model, piece, states, wanted(), use_reentrant=False)
         else:
-            output, states = _run(model, piece, states)
+            output, states = _run(model, piece, states, wanted())
         outputs.append(output)
     return torch.cat(outputs)
 
 
-def _run(model: nn.Module, piece: Tensor, before: States) -> tuple[Tensor, dict[tuple[str, int], Any]]:
-    """Output of a segment, and the states after it."""
+def _run(model: nn.Module, piece: Tensor, before: States, name: str) -> tuple[Tensor, dict[tuple[str, int], Any]]:
+    """Output of a segment, and the states after it, by the engine of this name, in backward too."""
     after: dict[tuple[str, int], Any] = {}
-    with _going_on(model, before, after):
+    with engine(name), _going_on(model, before, after):
         output: Tensor = model(piece)
     return output, after
 

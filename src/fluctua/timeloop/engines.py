@@ -140,8 +140,8 @@ def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = Non
 
     `neurons` is the shape of the population, by default that of the inputs.
     """
-    wanted = _wanted_name()
-    for name in _ENGINES if wanted == "auto" else (wanted, "reference"):
+    name = wanted()
+    for name in _ENGINES if name == "auto" else (name, "reference"):
         candidate = _ENGINES[name]
         reason = candidate.unsupported(inputs, dynamics, neurons)
         if reason is None:
@@ -152,7 +152,8 @@ def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = Non
 
 
 @constant_when_compiled
-def _wanted_name() -> str:
+def wanted() -> str:
+    """The name of the engine that `engine` chose here."""
     return _wanted.get()
 
 
