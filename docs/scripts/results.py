@@ -125,7 +125,6 @@ def _with_small(number: str, rest: Sequence[str]) -> str:
 _POSITIVE = (0.0, math.inf)
 _MOST_COLUMNS = 4  # behind the names; more do not fit on a phone
 _FEWEST = 3  # seeds of a mean whose interval is worth printing
-_DEPTHS = ("1", "10", "50", "100")
 BLOCKS: Mapping[str, Block] = {
     "depth": Block("depth-small", "test", "depth"),
     "depth differences": Block("depth-small", "test", "depth", differences=True),
@@ -161,8 +160,6 @@ BLOCKS: Mapping[str, Block] = {
     "conv-shd-wide differences": Block("conv-shd-wide-small", "test", "network", differences=True),
     "conv-shd-wide first": Block("conv-shd-wide-small", "first", "network"),
     "depth before": Block("depth-before", "test", "depth"),
-    "states rate before": Block("states-before", "rate", "depth", factor=1.0, within=_POSITIVE, only=_DEPTHS),
-    "states silent before": Block("states-before", "silent", "depth", digits=0, only=_DEPTHS),
     "conv-cifar10": Block("conv-cifar10-small", "test", "network"),
     "conv-dvs": Block("conv-dvs-small", "test", "network"),
     "conv-dvs-deep": Block("conv-dvs-deep-small", "test", "network"),

@@ -188,14 +188,6 @@ FIGURES: Mapping[str, tuple[str, tuple[Panel, ...]]] = {
         "Spoken digits with time to answer, against depth",
         (Panel(*TEST, **LAYERS), Panel(*RATE, **LAYERS)),
     ),
-    "states-before": (
-        "Before training, against depth",
-        (
-            Panel(*SIGMA, "depth", "layers", "symlog"),
-            Panel(*RATE, "depth", "layers", "symlog"),
-            Panel(*SILENT, "depth", "layers"),
-        ),
-    ),
     "targets-small": (
         "Six layers on Randman, against the target",
         tuple(

@@ -140,8 +140,8 @@ def choose(inputs: Tensors, dynamics: Dynamics, neurons: torch.Size | None = Non
 
     `neurons` is the shape of the population, by default that of the inputs.
     """
-    name = wanted()
-    for name in _ENGINES if name == "auto" else (name, "reference"):
+    chosen = wanted()
+    for name in _ENGINES if chosen == "auto" else (chosen, "reference"):
         candidate = _ENGINES[name]
         reason = candidate.unsupported(inputs, dynamics, neurons)
         if reason is None:

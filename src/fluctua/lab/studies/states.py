@@ -98,7 +98,9 @@ class States(Study):
                 axis.set_xscale("log")
                 line_per_method(axis, records, self.methods, "depth", measure, factor=factor)
                 mark_places(axis, records, "depth")
-                axis.set_yscale(scale)
+                axis.set_yscale(scale, **({"linthresh": 1.0} if scale == "symlog" else {}))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.set_ylim(bottom=0)
                 axis.set(xlabel="layers", ylabel=label)
 
             return draw
