@@ -416,7 +416,9 @@ def test_an_option_in_a_tuple_is_seen() -> None:
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4 * float(found[1].abs().max()))
 
 
-@pytest.mark.parametrize(("kind", "fused"), [("PSN", ("3",)), ("SlidingPSN", ("3",)), ("KLIFNode", ("1", "3"))])
+@pytest.mark.parametrize(
+    ("kind", "fused"), [("PSN", ("3",)), ("SlidingPSN", ("3",)), ("KLIFNode", ("1", "3")), ("SLTTLIFNode", ("3",))]
+)
 def test_neurons_beside_others_fuse_as_far_as_they_can(kind: str, fused: tuple[str, ...]) -> None:
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     functional = pytest.importorskip("spikingjelly.activation_based.functional")
@@ -486,6 +488,13 @@ def test_a_silent_layer_is_said_to_show_nothing() -> None:
     model, x, _ = made("spikingjelly m")
     report = fluctua.fuse(woken(model, 0), x).report
     assert any("1 is silent" in note for note in report.notes), report
+
+
+def test_neurons_that_are_not_called_are_told() -> None:
+    snn = pytest.importorskip("snntorch")
+    model: Any = woken(SnnLoop(), 3)
+    model.spare = snn.Leaky(beta=0.5)
+    assert fluctua.fuse(model, TIME_FIRST).report.notes == ("spare was not called",)
 
 
 def test_changed_options_are_followed_again() -> None:

@@ -67,11 +67,12 @@ def compared(
         differences += _differences([gradient], [fused_gradients[name]], f"the gradient of {name}", _NOTHING * largest)
     if differences and exact:
         raise FuseError(f"the fused model gives something else: {differences[0]} (exact=False accepts it)")
-    silent = [name for name, calls in spikes.items() if not any(bool((c != 0).any()) for c in calls)]
+    silent = [name for name, calls in spikes.items() if calls and not any(bool((c != 0).any()) for c in calls)]
     count = sum(int((c != 0).sum()) for calls in spikes.values() for c in calls)
     total = sum(c.numel() for calls in spikes.values() for c in calls)
     what = f"{count:,} of {total:,} outputs of neurons are spikes, all alike; outputs and gradients too"
-    notes = [f"{name} is silent on this batch, so the comparison does not cover what it feeds" for name in silent]
+    notes = [f"{name} was not called" for name, calls in spikes.items() if not calls]
+    notes += [f"{name} is silent on this batch, so the comparison does not cover what it feeds" for name in silent]
     return shown, "; ".join(differences) or what, (*notes, *differences)
 
 

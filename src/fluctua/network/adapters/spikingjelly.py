@@ -55,8 +55,8 @@ class Nodes(Stepping):
         return tuple((module._memories, name) for name in self.names(module))
 
     def rest(self, module: Any, x: Tensor) -> States:
-        base = _running_sequences(type(module))  # type: ignore[arg-type]
-        if base and layout(module).time == "first" and not self.watched(module):
+        base, theirs = _running_sequences(type(module))  # type: ignore[arg-type]
+        if base and not theirs and layout(module).time == "first" and not self.watched(module):
             raise UnsupportedNeuronError(
                 f"in step mode m SpikingJelly runs the sequences of {base} and never single_step_functional_forward: "
                 "override multi_step_functional_forward too, or set step_mode s"
@@ -64,7 +64,12 @@ class Nodes(Stepping):
         return tuple(float(module._memories_rv[name]) for name in self.names(module))
 
     def watched(self, module: Any) -> str | None:
-        return "it stores its potentials (store_v_seq)" if getattr(module, "store_v_seq", False) else None
+        if getattr(module, "store_v_seq", False):
+            return "it stores its potentials (store_v_seq)"
+        base, theirs = _running_sequences(type(module))  # type: ignore[arg-type]
+        if base and theirs and layout(module).time == "first":
+            return f"in step mode m it runs the sequences of {base}, which are not those of its step"
+        return None
 
 
 @lru_cache(maxsize=256)
@@ -76,12 +81,13 @@ def _names(kind: Any, memories: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
 
 
 @cache
-def _running_sequences(kind: Any) -> str | None:
-    """The base whose sequences run in place of the single step that a subclass overrides, if there is one."""
+def _running_sequences(kind: Any) -> tuple[str | None, bool]:
+    """The base whose sequences run in place of the single step that a subclass overrides, and if both are theirs."""
     names = "single_step_functional_forward", "multi_step_functional_forward", "multi_step_forward"
     single, whole, loop = (next((c for c in kind.__mro__ if name in vars(c)), object) for name in names)
-    own = not single.__module__.startswith("spikingjelly.")  # SpikingJelly's classes keep both alike
-    return whole.__name__ if own and whole.__module__.startswith(_HOME) and issubclass(whole, loop) else None
+    differ = single is not whole and issubclass(single, whole) and issubclass(whole, loop)
+    found = whole.__name__ if differ and whole.__module__.startswith(_HOME) else None
+    return found, single.__module__.startswith("spikingjelly.")
 
 
 @cache
