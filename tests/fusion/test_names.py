@@ -102,5 +102,5 @@ def test_equal_values_of_other_entries_are_not_the_same() -> None:
     ids=["spectral norm in training", "a mask that changes"],
 )
 def test_a_weight_that_is_another_at_every_step_is_refused(change: Callable[[nn.Linear], nn.Module]) -> None:
-    with pytest.raises(FuseError, match="with weights that change from step to step"):
+    with pytest.raises(FuseError, match="with weights or random numbers that change from step to step"):
         fluctua.fuse(changed(change), BATCH)
