@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fluctua.layers import FusedSequential, Recurrent
 from fluctua.neurons import LI, AdaptiveLIF
 from fluctua.neurons import LIF as LIFNeurons
 from fluctua.timeloop import cpu_loop, engine
@@ -50,6 +51,15 @@ def test_a_network_compiles_to_one_graph_and_computes_the_same() -> None:
     for ours, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, ours)
     assert results[0][0].abs().max() > 0
+
+
+def test_an_exported_network_has_none_but_torchs_operations() -> None:
+    layers = FusedSequential(nn.Linear(20, 16), Recurrent(LIFNeurons(threshold=0.05), nn.Linear(16, 16)))
+    network, x = nn.Sequential(*layers, AdaptiveLIF(threshold=0.05), LI()), 9 * torch.rand(10, 4, 20)
+    program = torch.export.export(network, (x,))
+    spaces = {getattr(node.target, "namespace", "aten") for node in program.graph.nodes if node.op == "call_function"}
+    assert spaces == {"aten"}
+    torch.testing.assert_close(program.module()(x), network(x))
 
 
 @pytest.mark.parametrize("p", [LIF, SPIKING[1], ADAPTIVE[0], ADAPTIVE[5]], ids=named)

@@ -283,6 +283,8 @@ def _unsupported_numbers(inputs: Tensors, dynamics: Dynamics, neurons: torch.Siz
     """
     if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "torch.jit traces the network, and sees only plain operations"
+    if torch.compiler.is_exporting():
+        return "torch.export writes plain operations, which any program can run"
     current = inputs[0]
     neurons = current.shape[2:] if neurons is None else neurons
     if any(is_special(tensor) for tensor in (*inputs, *dynamics.constants)):
