@@ -110,16 +110,15 @@ def step_by_step(dynamics: Dynamics) -> Callable[[Tensors, Tensors], tuple[Tenso
         A function `(inputs, each [B, *N], state) -> (output, next state)`. Called T times in turn it gives exactly what
         `integrate` gives for T steps, and has the same gradients. It spares the checks.
     """
-    converted: Dynamics | None = None
-    made: tuple[torch.dtype, torch.device, bool] | None = None
+    converted: tuple[object, Dynamics] | None = None
 
     def advance(inputs: Tensors, state: Tensors) -> tuple[Tensor, Tensors]:
-        nonlocal converted, made
+        nonlocal converted
         wide = tuple(widened(current) for current in inputs)
         like = wide[0].dtype, wide[0].device, torch.is_grad_enabled()
-        if converted is None or made != like:
-            converted, made = dynamics.to(wide[0]), like
-        output, state = contract.step_of(converted.step)(wide, state, converted.constants)
+        if converted is None or converted[0] != like:
+            converted = like, dynamics.to(wide[0])
+        output, state = contract.step_of(converted[1].step)(wide, state, converted[1].constants)
         return output.to(inputs[0].dtype), state
 
     return advance

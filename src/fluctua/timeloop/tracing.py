@@ -184,10 +184,8 @@ def _called(
 
 def _is_foreign(step: Step) -> bool:
     """Whether nobody but us can check a step, a function or with somebody's surrogate. `fuse` compares whole models."""
-    if hasattr(step, "neurons"):
-        return False
     parts = [part for part in (step, *vars(step).values()) if not isinstance(part, _PLAIN)]
-    return not all(type(part).__module__.startswith("fluctua.") for part in parts)
+    return not (hasattr(step, "neurons") or all(type(part).__module__.startswith("fluctua.") for part in parts))
 
 
 def _check(traced: Traced, step: Step) -> None:
