@@ -171,7 +171,7 @@ class Session:
 def _changed(member: Member) -> FuseError:
     error = FuseError(
         f"what {member} hears at step {member.calls} is not computed as at step 0: by what happened before (recurrence "
-        "or feedback), with weights or random numbers that change from step to step (encode the input beforehand), or on "
+        "or feedback), with weights or random numbers that change from step to step (encode inputs beforehand), or on "
         "another way through the model (a branch)"
     )
     error.changed = member.population.name
