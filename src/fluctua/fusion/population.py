@@ -11,6 +11,7 @@ from fluctua.network.adapters.registry import framework_named
 from fluctua.network.preserve import preserved
 from fluctua.network.run import Layout, modules_of
 from fluctua.network.stepping import NeuronStep, followed
+from fluctua.timeloop.tracing import said
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -80,8 +81,7 @@ class Population:
             except ValueError as error:
                 self._known = now, str(error)
             except Exception as error:  # of a stranger's code: any
-                said = str(error).partition("\n")[0]
-                self._known = now, f"the step cannot be followed ({type(error).__name__}: {said})"
+                self._known = now, f"the step cannot be followed ({said(error)})"
         return self.stepping.watched(self.module) or self._known[1]
 
     def types(self, x: Tensor, state: States) -> tuple[torch.dtype, ...]:

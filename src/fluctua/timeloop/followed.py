@@ -56,5 +56,5 @@ class _Evaluated(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         t, given = ctx.traced, ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            found = t.evaluations[1](t.leaves_of(given) | {("gradient", k): g for k, g in enumerate(grads)})
+            found = t.evaluations[1](t.leaves_of(given, grads))
             return None, *(g.expand_as(given[0]).sum_to_size(shape) for g, shape in zip(found, ctx.shapes, strict=True))

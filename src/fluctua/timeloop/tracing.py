@@ -82,10 +82,11 @@ class Traced:
         """All results of the step and its adjoint."""
         return [self.output, *self.state, *self.by_input, *self.by_state, *self.by_constant]
 
-    def leaves_of(self, given: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
-        """Inputs, state and constants of a step, by leaf."""
+    def leaves_of(self, given: Sequence[Tensor], incoming: Sequence[Tensor] = ()) -> dict[tuple[str, int], Tensor]:
+        """Inputs, state and constants of a step, and gradients of its results, by leaf."""
         kinds = {"input": self.inputs, "state": len(self.state), "constant": len(self.by_constant)}
-        return dict(zip(((kind, k) for kind, count in kinds.items() for k in range(count)), given, strict=True))
+        names = [(kind, k) for kind, count in kinds.items() for k in range(count)]
+        return dict(zip([*names, *(("gradient", k) for k in range(len(incoming)))], [*given, *incoming], strict=True))
 
     def roots(self, wanted: Sequence[int]) -> list[Value]:
         """The gradients; of constants only the wanted ones."""
@@ -121,9 +122,13 @@ def trace(step: Step | str, inputs: int, states: int, constants: int) -> Traced:
         except ValueError:
             raise
         except Exception as error:  # of a stranger's code: any
-            said = str(error).partition("\n")[0]
-            raise ValueError(f"the step cannot be followed ({type(error).__name__}: {said})") from error
+            raise ValueError(f"the step cannot be followed ({said(error)})") from error
     return found
+
+
+def said(error: Exception) -> str:
+    """What an error says in its first line; torch adds a list of everything that it would accept."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 traced = lru_cache(maxsize=256)(trace)
@@ -194,7 +199,7 @@ def _check(traced: Traced, step: Step) -> None:
     Raises:
         ValueError: they differ, as the step asks for shapes, types or signs.
     """
-    shape, numbers = (2, getattr(step, "neurons", _NEURONS + 2)), torch.Generator().manual_seed(1)
+    shape, numbers = (2, _NEURONS + 2), torch.Generator().manual_seed(1)
     counts = {shape: traced.inputs + len(traced.state), shape[1:]: len(traced.by_constant)}
     given = [
         torch.randn(s, generator=numbers, device="cpu").requires_grad_()
@@ -203,8 +208,7 @@ def _check(traced: Traced, step: Step) -> None:
     ]
     incoming = [torch.randn(shape, generator=numbers, device="cpu") for _ in range(1 + len(traced.state))]
     ends, gradients = _called(step, traced.inputs, len(traced.state), given, incoming)
-    leaves = traced.leaves_of([tensor.detach().expand(shape) for tensor in given])
-    leaves |= {("gradient", k): g for k, g in enumerate(incoming)}
+    leaves = traced.leaves_of([tensor.detach().expand(shape) for tensor in given], incoming)
     mine, by_trace = (evaluation(leaves) for evaluation in traced.evaluations)
     by_trace = [value.expand(shape).sum_to_size(t.shape) for value, t in zip(by_trace, given, strict=True)]
     truth = [*ends, *(ends[0].new_zeros(()) if g is None else g for g in gradients)]

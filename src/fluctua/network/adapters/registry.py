@@ -19,6 +19,7 @@ from fluctua.network.errors import AXES, Axis, BatchError, UnsupportedNeuronErro
 from fluctua.network.facts import Neuron, PopulationSpec
 from fluctua.network.preserve import preserved
 from fluctua.network.run import Copies, Forward, Layout, Shown, contents_of, hooked, modules_of, plain_call, stacked
+from fluctua.timeloop.tracing import said
 
 if TYPE_CHECKING:
     from fluctua.network.probe import ProbedNeuron
@@ -69,7 +70,7 @@ class KnownNeurons:
             return specs_of(module, timing)
         from fluctua.network.probe import probe
 
-        return {"": PopulationSpec(probe(module, description, timing), module, (0,), layout=Layout(description.time))}
+        return {"": PopulationSpec(probe(module, description, timing), module, (0,), layout=self.layout(module))}
 
     def description(self, module: nn.Module) -> "ProbedNeuron | None":
         """The user's description of a module, by its nearest base class; None without one."""
@@ -312,7 +313,7 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
     if time is None and steps is None:
         raise WiringError(
             "the model runs one time step per call, and the number of steps of its static input is not given"
-            f"{'' if failure is None else f' (called once it fails, {_said(failure)})'}: give steps="
+            f"{'' if failure is None else f' (called once it fails, {said(failure)})'}: give steps="
         )
     loop = StepLoop(known, time, steps)
     if not isinstance(batch, Tensor) or batch.ndim < 2:
@@ -325,7 +326,7 @@ def over_time(model: nn.Module, batch: Any, known: KnownNeurons, time: Axis, ste
     except BatchError:
         raise
     except Exception as error:
-        raise WiringError(_cannot_run(_said(error), failure)) from error
+        raise WiringError(_cannot_run(said(error), failure)) from error
     return loop
 
 
@@ -367,16 +368,11 @@ def _loops(model: nn.Module, batch: Any, whole: WholeCall, stepwise: list[nn.Mod
 
 
 def _cannot_run(step: str, whole: Exception | None) -> str:
-    first = "reaches its neurons once only" if whole is None else f"fails ({_said(whole)})"
+    first = "reaches its neurons once only" if whole is None else f"fails ({said(whole)})"
     return (
         f"the model cannot be run over time: called with the whole batch it {first}, and step by step it fails "
         f"({step}); give forward=, a function (model, batch) that runs all time steps"
     )
-
-
-def _said(error: Exception) -> str:
-    """What an error says in its first line; torch adds a list of everything that it would accept."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _framework(model: nn.Module, known: KnownNeurons) -> Framework:
