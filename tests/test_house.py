@@ -239,7 +239,7 @@ def test_the_library_does_not_grow() -> None:
     for file in LIBRARY:
         by_package[top(file)] = by_package.get(top(file), 0) + code_lines(file)
     assert sum(by_package.values()) <= 17140, f"lines of code outside the laboratory: {by_package}"
-    assert sum(map(lines, LIBRARY)) <= 27150
+    assert sum(map(lines, LIBRARY)) <= 27170
 
 
 WAY = """

@@ -113,7 +113,28 @@ class OfAll(SnnLoop):
         return torch.stack(out)
 
 
-@pytest.mark.parametrize("kind", [Shortcut, Alias, Rectified, Summed, SummedUp, Counted, Twice, OfAll])
+class Masked(Loop):
+    """Items that a mask chooses."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        current[current < 0.2] = 0.1
+        current[:, current[0] > 0.9] = 0.5  # another mask at every step
+        return current
+
+
+class Written(Loop):
+    """Items by slice and number, from the tensor itself, other steps and weights."""
+
+    def between(self, current: Tensor, before: Tensor) -> Tensor:
+        bias = self.fc1.bias
+        current = current.clone()
+        current[:, 0] = before.mean(1)
+        current[:, 5:7] = bias[:2]
+        current[..., -1] = 2 * current[..., -2]
+        return current
+
+
+@pytest.mark.parametrize("kind", [Shortcut, Alias, Rectified, Summed, SummedUp, Counted, Twice, OfAll, Masked, Written])
 def test_what_is_changed_in_place_is_that_everywhere(kind: type[nn.Module]) -> None:
     model: Any = woken(kind(), gain=4.0)
     fast = fluctua.fuse(model, BATCH)

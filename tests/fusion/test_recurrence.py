@@ -76,7 +76,7 @@ class OfNorse(nn.Module):
             z, s1 = self.cell(x[t], s1)
             v, s2 = self.li(self.fc(z), s2)
             out.append(v)
-        return torch.stack(out), s1.z
+        return torch.stack(out), getattr(s1, "lif", s1).z
 
 
 def norse_sequence() -> nn.Module:
@@ -164,6 +164,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, Any]]]
     "snntorch map": (MapOfSnnTorch, spikes(12, 5, 2, 8, 8), 3, {}),
     "norse LIF": (lambda: OfNorse("LIFRecurrentCell"), TIME_FIRST, 30, {}),
     "norse LSNN": (lambda: OfNorse("LSNNRecurrentCell"), TIME_FIRST, 60, {}),
+    "norse refractory": (lambda: OfNorse("LIFRefracRecurrentCell"), TIME_FIRST, 60, {}),
     "norse sequence": (norse_sequence, TIME_FIRST, 30, {}),
     "sinabs": (sinabs, BATCH_FIRST, 30, {"time": 1}),
     "spikingjelly": (spikingjelly, TIME_FIRST, 5, {}),

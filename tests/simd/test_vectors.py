@@ -127,6 +127,25 @@ def test_powers_of_two_of_the_nearest_whole_numbers(dtype: Any) -> None:
     np.testing.assert_array_equal(power, np.ldexp(dtype(1), np.rint(x).astype(int)))
 
 
+@njit
+def exponentials(x, out):  # type: ignore[no-untyped-def]
+    for j in range(0, x.size, 64 // x.itemsize):
+        memory.store(out, j, vectors.exp_of(memory.load(x, j)))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exponentials_reach_over_all_numbers_of_the_type(dtype: Any) -> None:
+    facts = np.finfo(dtype)
+    low, high = float(np.log(facts.smallest_subnormal)) - 2, float(np.log(facts.max)) + 2
+    x, out = aligned(4096, dtype), aligned(4096, dtype)
+    x[:] = np.linspace(low, high, x.size)
+    x[:4] = [-np.inf, np.inf, np.nan, 0.0]
+    exponentials(x, out)
+    with np.errstate(over="ignore"):
+        truth = np.exp(x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_allclose(out, truth, rtol=4 * facts.eps, atol=facts.smallest_subnormal)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(drawn(16, np.float32), np.zeros(16)), (drawn(16, np.float32)[::2], np.zeros(16, np.float32))],

@@ -12,7 +12,7 @@ from fluctua.neurons.surrogates import SuperSpike
 from fluctua.timeloop import engine
 from fluctua.timeloop.contract import Dynamics
 from fluctua.timeloop.engines import integrate
-from fluctua.timeloop.tracing import untraceable
+from fluctua.timeloop.tracing import trace, untraceable
 
 DTYPE = torch.float64
 
@@ -133,6 +133,7 @@ def test_in_single_precision_every_bit_of_the_way_forth_is_torchs(names: tuple[s
         (lambda x, c: torch.round(x, decimals=1), "round with decimals"),
         (lambda x, c: x.abs() ** c, "power whose exponent is a tensor"),
         (lambda x, c: x**100, "power of 100"),
+        (lambda x, c: torch.div(x, c, rounding_mode="floor"), "rounds a quotient down"),
     ],
 )
 def test_what_is_not_neuron_by_neuron_says_why(function: Callable[[Tensor, Tensor], Tensor], reason: str) -> None:
@@ -143,6 +144,20 @@ def test_what_is_not_neuron_by_neuron_says_why(function: Callable[[Tensor, Tenso
         return u, (u,)
 
     assert reason in (untraceable(step, 1, 1, 1) or "")
+
+
+def test_a_spike_that_a_truth_allows_is_one() -> None:
+    def step(
+        inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], constants: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        u, left = state
+        spike = (u > constants[0]).to(u.dtype)
+        resting = (left > 0).to(u.dtype)
+        return (1 - resting) * spike, (u + inputs[0], left + spike)
+
+    found = trace(step, 1, 2, 1)
+    assert found.fired is not None
+    assert found.distance is None
 
 
 def test_a_step_is_followed_whatever_torch_is_doing_around_it() -> None:

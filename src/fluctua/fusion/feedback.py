@@ -145,11 +145,10 @@ def _apart(spikes: Spikes, node: Node, lag: int) -> tuple[Tensor, Tensor]:
     name = spikes.name
     if len(spikes.shape) != 3:
         raise FuseError(f"{name} is recurrent, and its neurons lie on more than one axis: no loop takes such a weight")
-    steps, leaves = spikes.shape[0], list(dict.fromkeys(_leaves(node, lag, spikes, name)))
-    silent = spikes.like.new_zeros(spikes.shape[1:])
+    leaves = list(dict.fromkeys(_leaves(node, lag, spikes, name)))
     try:
-        outside = _over_time(node, leaves, 1, lag, spikes, silent, steps)
-        each = torch.eye(spikes.shape[-1], dtype=silent.dtype, device=silent.device)
+        outside = _over_time(node, leaves, 1, lag, spikes)
+        each = torch.eye(spikes.shape[-1], dtype=spikes.like.dtype, device=spikes.like.device)
         alone, none = (_weighed(node, leaves, lag, spikes, own) for own in (each, torch.zeros_like(each)))
         weight = (alone - none).t().contiguous()
     except (RuntimeError, ValueError, TypeError) as error:
@@ -186,34 +185,26 @@ def _sum(lag: Lag, more: Lag) -> Lag:
     return None if lag is None or more is None else lag + more
 
 
-def _value(node: Node, lag: Lag, known: Callable[[Node, Lag], Tensor | None], biased: bool = True) -> Tensor:
+def _value(node: Node, lag: Lag, known: Mapping[Lagged, Tensor], biased: bool = True) -> Tensor:
     """The value of a node `lag` steps ago, from known nodes."""
-    found = known(node, lag)
-    if found is not None:
-        return found
+    if (node, lag) in known:
+        return known[node, lag]
     if isinstance(node, Product):
         return F.linear(_value(node.source, lag, known, biased), node.weight, node.bias if biased else None)
     assert isinstance(node, Deferred)
     return node.of(lambda inner, before: _value(inner, before, known, biased), lag)
 
 
-def _over_time(
-    node: Node,
-    leaves: list[Lagged],
-    first: int,
-    lag: int = 0,
-    own: Node | None = None,
-    silent: Tensor | None = None,
-    steps: int | None = None,
-) -> Tensor:
-    """The node at all steps from `first` on, while its neurons are silent."""
-    count = steps or node.shape[0]
+def _over_time(node: Node, leaves: list[Lagged], first: int, lag: int = 0, own: Node | None = None) -> Tensor:
+    """The node at all steps from `first` on, while its own neurons, if it is an input, are silent."""
+    count = (own or node).shape[0]
     timed = [(n, k) for n, k in leaves if k is not None]
     still: dict[Lagged, Tensor] = {(n, None): n.value for n, k in leaves if k is None}
+    if own is not None:
+        still[own, 1] = own.like.new_zeros(own.shape[1:])
 
     def of_one_step(*values: Tensor) -> Tensor:
-        there = dict(zip(timed, values, strict=True)) | still
-        return _value(node, lag, lambda n, k: silent if n is own and own is not None else there.get((n, k)))
+        return _value(node, lag, dict(zip(timed, values, strict=True)) | still)
 
     if not timed:
         found = of_one_step()
@@ -226,7 +217,7 @@ def _over_time(
 def _weighed(node: Node, leaves: list[Lagged], lag: int, own: Node, spikes: Tensor) -> Tensor:
     """The current for spikes `[samples, N]` with everything else zero, also biases."""
     zero = {(n, k): spikes.new_zeros(len(spikes), *n.shape[1 if k is None else 2 :]) for n, k in leaves}
-    return _value(node, lag, lambda n, k: spikes if n is own else zero.get((n, k)), biased=False)
+    return _value(node, lag, {**zero, (own, 1): spikes}, biased=False)
 
 
 def deferred(

@@ -5,7 +5,6 @@ all steps at once, and looked up at the others; what it does to several steps to
 as it stands. So nothing but time is gained, whatever the model does.
 """
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from sys import getrefcount
@@ -20,7 +19,7 @@ from fluctua.fusion import operations
 from fluctua.fusion.errors import FuseError
 from fluctua.fusion.feedback import deferred
 from fluctua.fusion.folding import CONVOLUTIONS, Convolved, as_pooled, folded, pooled
-from fluctua.fusion.names import identity, key_of
+from fluctua.fusion.names import identity, key_of, named
 from fluctua.fusion.nodes import Given, Later, Node, Product, compute, copied
 from fluctua.network.run import mapped
 
@@ -77,8 +76,7 @@ class Handle(Tensor):
                 return func(*args, **kwargs)
         if name in operations.PLAIN_LIKE and isinstance(args[0], Handle) and not handles_in(args[1:]):
             with torch._C.DisableTorchFunctionSubclass():
-                like = args[0]
-                small = args[0].node.like.new_empty(()).expand(like.shape)
+                small = args[0].node.like.new_empty(()).expand(args[0].shape)
                 return func(small, *args[1:], **kwargs).contiguous()
         if func in operations.BACKWARD and any(isinstance(handle, Step) for handle in handles_in(args)):
             raise FuseError("the model runs backward within its forward pass, so its steps cannot be joined")
@@ -164,7 +162,7 @@ def reals(value: Any, but: Any = ()) -> Any:
 
 def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """A change in place. A handle then stands for the new numbers, wherever the model keeps it."""
-    handle, plain = args[0], name.rstrip("_")
+    handle, without = args[0], operations.IN_PLACE.get(name)
     if isinstance(handle, Handle) and name == "zero_" and isinstance(handle.node, Later):  # a reset
         handle.node.set(handle.node.like.new_zeros(handle.shape))
         return handle
@@ -172,25 +170,32 @@ def _changed(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
         with torch._C.DisableTorchFunctionSubclass():
             func(*reals(args), **reals(dict(kwargs)))
         return handle  # type: ignore[no-any-return]
-    made = _operation(getattr(Tensor, plain), plain, args, kwargs) if name in operations.IN_PLACE else None
-    return _replaced(handle, name, made)
+    return _replaced(handle, name, without and _operation(without, without.__name__, args, kwargs))
 
 
 def _replaced(handle: Handle, name: str, made: Any) -> Handle:
     """The handle, which from now on stands for other numbers, wherever the model keeps it."""
-    old, plain = handle.node, name.rstrip("_")
+    old, item = handle.node, name == "__setitem__"
+    advice = "copy it before, x = x.clone()" if item else f"write x = x.{name.rstrip('_')}(...) instead"
     if old.depth == 0 or not isinstance(made, Tensor) or made.shape != handle.shape:
-        raise FuseError(f"the model changes a step in place ({name}): write x = x.{plain}(...) instead")
-    if any((view := other()) is not None and view is not handle for other in handle.family or ()):
-        raise FuseError(
-            f"the model changes a step in place ({name}), and a view of it: write x = x.{plain}(...) instead"
-        )
-    old.spare = deque((step for step in old.spare if step is not handle), old.spare.maxlen)
+        raise FuseError(f"the model changes a step in place ({name}): {advice}")
+    if _seen_elsewhere(handle):
+        raise FuseError(f"the model changes a step in place ({name}), and a view of it: {advice}")
+    old.spare.clear()
     if isinstance(handle, Step):
         made = made if isinstance(made, Step) else Step.fresh(Given(made.unsqueeze(0), old.depth + 1), 0)
         handle.step = made.step
     handle.node = made.node if isinstance(made, Handle) else Given(made, old.depth + 1)
     return handle
+
+
+def _seen_elsewhere(handle: Handle) -> bool:
+    """Whether the model holds a view of it, or what it is a view of."""
+    for seen in (family := handle.family or []):
+        if isinstance(other := seen(), Handle):
+            other.node.spare.clear()  # which nobody asks
+        del other
+    return any((other := seen()) is not None and other is not handle for seen in family)
 
 
 def _related(source: Handle, views: Any) -> Any:
@@ -241,7 +246,7 @@ def _at_all_steps(
             )
         except (RuntimeError, ValueError):  # such as a function that gives no tensor: it is done step by step
             made = None
-        memo[key] = made, (args, kwargs)  # what a key names must live on
+        memo[key] = made, named(args, kwargs)
     return memo[key][0] if key in memo else None
 
 
@@ -261,7 +266,7 @@ def _after_a_step(
     if key not in memo:
         if number != 1 or not any(h.node.waits for h in steps):
             return None
-        memo[key] = deferred(func, args, kwargs, steps, number), (args, kwargs)
+        memo[key] = deferred(func, args, kwargs, steps, number), named(args, kwargs)
     made = memo[key][0]
     return None if made is None else _steps_of(made, number)
 
@@ -298,7 +303,7 @@ def _on_whole(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
             node = _on_whole_node(func, name, args, kwargs)
             if not isinstance(node, Node):
                 return node
-            memo[key] = node, (args, kwargs)
+            memo[key] = node, named(args, kwargs)
         return Whole.of(memo[key][0])
 
 
@@ -327,10 +332,8 @@ def _taken(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: M
         axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         node = _along(whole, axis)
         return tuple(Step.of(node, k) for k in range(node.shape[0]))
-    axis, index = None, None
-    if name == "__getitem__":
-        axis, index = operations.axis_of(args[1], whole.ndim)
-    elif name == "select" and len(args) == 3:
+    axis, index = operations.axis_of(args[1], whole.ndim) if name == "__getitem__" else (None, None)
+    if name == "select" and len(args) == 3:
         axis, index = args[1] % whole.ndim, args[2]
     if axis is None or isinstance(index, bool) or not isinstance(index, int):
         return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fluctua.network.run import PLAIN
+from fluctua.network.run import PLAIN, mapped
 
 _FEW = 8  # tensors that are looked at; a loop may have another one at every step
 _SMALL = 64  # nodes of a graph
@@ -30,6 +30,11 @@ def key_of(func: Callable[..., Any], value: Any, memo: dict[Hashable, Any]) -> H
     if isinstance(value, slice):
         return "slice", value.start, value.stop, value.step
     return (type(value), value) if isinstance(value, Hashable) else ("object", id(value))
+
+
+def named(*values: Any) -> Any:
+    """What keys name, and must live on: handles, which the model may change, by their nodes."""
+    return mapped(values, lambda x: getattr(x, "node", x))
 
 
 def identity(tensor: Tensor, memo: dict[Hashable, Any]) -> tuple[int, int]:

@@ -49,13 +49,25 @@ VIEWS = frozenset(
 )
 """Their results may share memory with what they are done to."""
 
-IN_PLACE = frozenset(
-    {"add_", "sub_", "mul_", "div_", "relu_", "clamp_", "clamp_min_", "clamp_max_", "sigmoid_", "tanh_"}
-)
-"""Changes in place by numbers that are no chance."""
-
 ADDS = frozenset({"add", "__add__", "__radd__"})
 """Names of the sum of two tensors."""
+
+
+def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
+    """The tensor after `x[index] = value`."""
+    if isinstance(index, Tensor) and index.dtype == torch.bool and not (isinstance(value, Tensor) and value.ndim):
+        mask = index.reshape(*index.shape, *[1] * (x.ndim - index.ndim))
+        return torch.where(mask, torch.as_tensor(value, dtype=x.dtype, device=x.device), x)
+    changed = x.clone()
+    changed[index] = value
+    return changed
+
+
+IN_PLACE = {"__setitem__": with_item} | {
+    f"{name}_": getattr(Tensor, name)
+    for name in ("add", "sub", "mul", "div", "relu", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh")
+}
+"""Changes in place by numbers that are no chance, and what gives the numbers after them."""
 
 
 def axis_of(index: Any, ndim: int) -> tuple[int | None, int | None]:

@@ -146,7 +146,10 @@ class Session:
             if hears:
                 self._hear(member, x)
         if number not in (None, member.calls - member.late):
-            raise FuseError(f"{member} hears step {number} of its input in its call {member.calls}")
+            raise FuseError(
+                f"{member} hears step {number} of its input in its call {member.calls}: take steps in their order, and "
+                "choose them before the loop, such as x = x[::2]"
+            )
         member.state = ()
         return member.next()
 

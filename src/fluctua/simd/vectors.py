@@ -248,45 +248,39 @@ _LOG2_HIGH = {32: float.fromhex("0x1.62e4p-1"), 64: float.fromhex("0x1.62e42feep
 _LOG2_LOW = {32: 1.4286068203094173e-06, 64: 1.9082149292705877e-10}
 # Coefficients of the exponential series, highest power first; within log(2) / 2 the rest is below rounding.
 _SERIES = {width: tuple(1 / math.factorial(k) for k in range(n, -1, -1)) for width, n in ((32, 7), (64, 13))}
-_LARGEST = {32: 87.0, 64: 708.0}  # larger exponents do not give a normal number
+# Beyond these ends the result is zero or infinite.
+_ENDS = {32: (-104.0, 89.0), 64: (-746.0, 710.0)}
 
 
-def exp_of_minus(z):  # type: ignore[no-untyped-def]
-    """`exp(-z)` of a vector with `z >= 0`, to a few units in the last place; zero where it is no normal number."""
+def exp_of(x):  # type: ignore[no-untyped-def]
+    """`exp(x)` of a vector, to a few units in the last place."""
     raise NotImplementedError("runs in kernels only")
 
 
-@overload(exp_of_minus)  # type: ignore[no-untyped-call,untyped-decorator]
-def _exp_of_minus(z):  # type: ignore[no-untyped-def]
-    if not isinstance(z, Vector):
+@overload(exp_of)  # type: ignore[no-untyped-call,untyped-decorator]
+def _exp_of(x):  # type: ignore[no-untyped-def]
+    if not isinstance(x, Vector):
         return None
-    width = z.element.bitwidth
-    high, low, largest, series = _LOG2_HIGH[width], _LOG2_LOW[width], _LARGEST[width], _SERIES[width]
+    width = x.element.bitwidth
+    high, low, (least, most), series = _LOG2_HIGH[width], _LOG2_LOW[width], _ENDS[width], _SERIES[width]
 
-    def build(z):  # type: ignore[no-untyped-def]
-        small = select(z > largest, broadcast(largest, z), z)
-        n = nearest(small * -_LOG2_E)
-        n = select(n > -largest * 2, n, broadcast(0, z))  # a NaN has no nearest integer
-        r = (-small - n * high) - n * low
-        total = broadcast(0, z)
+    def build(x):  # type: ignore[no-untyped-def]
+        z = select(x < least, broadcast(least, x), select(x > most, broadcast(most, x), x))
+        n = select(x == x, nearest(z * _LOG2_E), broadcast(0, x))  # a NaN has no nearest integer
+        r = (z - n * high) - n * low
+        total = broadcast(0, x)
         for coefficient in series:
-            total = mul_add(total, r, broadcast(coefficient, z))
-        return select(z > largest, broadcast(0, z), total * power_of_two(n))
+            total = mul_add(total, r, broadcast(coefficient, x))
+        half = nearest(n * 0.5)  # 2^n may be too large or small for the type where the result is not
+        return total * power_of_two(half) * power_of_two(n - half)
 
     return build
 
 
 @inlined
-def exp_of(x):  # type: ignore[no-untyped-def]
-    """`exp(x)`."""
-    e = exp_of_minus(absolute(x))  # type: ignore[no-untyped-call]
-    return select(x > 0.0, 1.0 / e, e)
-
-
-@inlined
 def sigmoid_of(x):  # type: ignore[no-untyped-def]
     """`1 / (1 + exp(-x))`."""
-    e = exp_of_minus(absolute(x))  # type: ignore[no-untyped-call]
+    e = exp_of(-absolute(x))  # type: ignore[no-untyped-call]
     upper = 1.0 / (1.0 + e)
     return select(x > 0.0, upper, e * upper)
 

@@ -60,6 +60,11 @@ class Graph:
             return 0.0  # such as noise of size zero
         if op in ("add", "sub", "mul", "div", "neg", "abs"):  # arithmetic treats truth as 1
             args = tuple(self("float", a) if isinstance(a, Expression) and a.is_mask else a for a in args)
+            masks = [a.args[0] for a in args if isinstance(a, Expression) and a.op == "float"]
+            if op == "mul" and len(masks) == 2:
+                return self("float", self("and", *masks))
+            if op == "sub" and masks and args[0] == 1.0:
+                return self("float", self("not", *masks))
         if not any(isinstance(a, Expression) for a in args) and op in _OF_NUMBERS:
             return float(_OF_NUMBERS[op](*args))
         neutral = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}.get(op)

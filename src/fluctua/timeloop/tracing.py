@@ -55,15 +55,15 @@ class Traced:
 
     @cached_property
     def fired(self) -> Expression | None:
-        """For spikes, the comparison that makes them, else None."""
+        """For spikes, the truth that makes them, else None."""
         out = self.output
-        is_spike = isinstance(out, Expression) and out.op == "float" and out.args[0].op in ("gt", "ge")
-        return out.args[0] if is_spike and isinstance(out, Expression) else None
+        return out.args[0] if isinstance(out, Expression) and out.op == "float" else None
 
     @cached_property
     def distance(self) -> Value | None:
-        """How far the greater side of that comparison is above the other."""
-        return None if self.fired is None else self.graph("sub", *self.fired.args)
+        """If one comparison makes them, how far its greater side is above the other."""
+        fired = self.fired
+        return self.graph("sub", *fired.args) if fired is not None and fired.op in ("gt", "ge") else None
 
     @cached_property
     def separate(self) -> bool:
@@ -345,6 +345,12 @@ def _power(graph: Graph, a: Value, exponent: Value) -> Value:
     return out
 
 
+def _quotient(graph: Graph, a: Value, b: Value, rounding_mode: str | None = None) -> Value:
+    if rounding_mode == "floor":  # torch rounds down what it has not rounded to a float
+        return graph.unknown("the step rounds a quotient down: write torch.floor(a / b)")
+    return graph("div", a, b) if rounding_mode is None else graph("trunc", graph("div", a, b))
+
+
 def _sign(graph: Graph, a: Value) -> Value:
     return graph("select", graph("gt", a, 0.0), 1.0, graph("select", graph("lt", a, 0.0), -1.0, 0.0))
 
@@ -359,9 +365,7 @@ _OPERATIONS: dict[str, Maker] = {
     **{op: _plain(op) for op in ("sigmoid", "tanh", "erf", "sin", "cos", "round", "floor", "trunc")},
     **{op: _sum(op) for op in ("add", "sub")},
     "rsub": lambda graph, a, b, alpha=1.0: graph("sub", b, graph("mul", a, alpha)),
-    "div": lambda graph, a, b, rounding_mode=None: (  # torch rounds down what it has not rounded to a float
-        graph("div", a, b) if rounding_mode is None else graph(rounding_mode, graph("div", a, b))
-    ),
+    "div": _quotient,
     "reciprocal": lambda graph, a: graph("div", 1.0, a),
     "square": lambda graph, a: graph("mul", a, a),
     "pow": _power,
