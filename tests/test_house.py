@@ -238,8 +238,8 @@ def test_the_library_does_not_grow() -> None:
     by_package: dict[str, int] = {}
     for file in LIBRARY:
         by_package[top(file)] = by_package.get(top(file), 0) + code_lines(file)
-    assert sum(by_package.values()) <= 17140, f"lines of code outside the laboratory: {by_package}"
-    assert sum(map(lines, LIBRARY)) <= 27170
+    assert sum(by_package.values()) <= 17165, f"lines of code outside the laboratory: {by_package}"
+    assert sum(map(lines, LIBRARY)) <= 27200
 
 
 WAY = """

@@ -1,5 +1,10 @@
-"""The threads of CPU kernels, and samples split over them: no barrier until all are done."""
+"""The threads of CPU kernels, and samples split over them: no barrier until all are done.
 
+They are those of torch, as OpenMP lets its threads wait for the next work in a loop of some milliseconds, in which they
+would take the cores from any others.
+"""
+
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +23,8 @@ GRAIN = 1 << 16
 """Elements that are worth waking a thread for."""
 
 _USUAL = 1 << 19  # bytes of a second cache of which nothing is known
+_BORN = os.getpid()
+_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def over_samples(work: Callable[[Blocks], Result], samples: int, block: int, most: int | None = None) -> list[Result]:
@@ -70,8 +77,34 @@ def over_blocks(work: Callable[[Blocks], Result], each: Sequence[Blocks]) -> lis
 
     if len(each) < 2:
         return [run(blocks) for blocks in each]
-    pool = _pool(os.getpid(), torch.get_num_threads())
-    return [job.result() for job in [pool.submit(run, blocks) for blocks in each]]
+    parallel = _parallel() if os.getpid() == _BORN else None  # of OpenMP's threads, none survives a fork
+    if parallel is None:
+        pool = _pool(os.getpid(), torch.get_num_threads())
+        return [job.result() for job in [pool.submit(run, blocks) for blocks in each]]
+    todo, results, errors = iter(enumerate(each)), dict[int, Result](), list[BaseException]()
+
+    def help_out(_: int | None) -> None:
+        try:
+            for k, blocks in todo:
+                results[k] = run(blocks)
+        except BaseException as error:  # which OpenMP could not hand on
+            errors.append(error)
+
+    parallel(_Body(help_out), None, len(each), 0)
+    for error in errors:
+        raise error
+    return [results[k] for k in range(len(each))]
+
+
+@cache
+def _parallel() -> Callable[..., None] | None:
+    """OpenMP's function that runs another in many threads, from the library that torch uses; None if it has none."""
+    try:
+        found = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):  # not on Linux, or without OpenMP
+        return None
+    found.argtypes, found.restype = [_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return found
 
 
 @cache
@@ -95,7 +128,7 @@ def _blocks(lo: int, hi: int, block: int) -> Blocks:
 
 @lru_cache(maxsize=1)
 def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one thread each: OpenMP's own threads would compete for the cores.
+    """Other threads, where OpenMP's cannot be had; in each of them torch uses one thread.
 
     A forked process gets its own, since threads do not survive a fork.
     """
