@@ -90,7 +90,7 @@ def over_blocks(work: Callable[[Blocks], Result], each: Sequence[Blocks]) -> lis
         except BaseException as error:  # which OpenMP could not hand on
             errors.append(error)
 
-    parallel(_Body(help_out), None, len(each), 0)
+    parallel(_Body(help_out), None, torch.get_num_threads(), 0)  # with fewer, the others would end
     for error in errors:
         raise error
     return [results[k] for k in range(len(each))]
