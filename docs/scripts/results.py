@@ -246,15 +246,15 @@ def _at_chosen(study: Study, finished: Sequence[Record]) -> list[Record]:
     return [record for record in finished if record.setting in settings]
 
 
-SHOWN: Mapping[str, str] = {
-    "fc": "digits\n3 x 128",
-    "adaptive": "digits\nadaptive",
-    "dale": "digits\nDale",
-    "shd-conv": "digits\nrecurrent\nconv.",
-    "dvs-conv": "N-MNIST\nconv.",
-    "cifar10-conv": "images\nconv.",
+SHOWN: Mapping[str, tuple[str, str]] = {
+    "fc": ("digits", "digits\n3 x 128"),
+    "adaptive": ("digits", "digits\nadaptive"),
+    "dale": ("digits", "digits\nDale"),
+    "shd-conv": ("conv-shd-wide", "digits\nrecurrent\nconv."),
+    "dvs-conv": ("conv-dvs", "N-MNIST\nconv."),
+    "cifar10-conv": ("conv-cifar10", "images\nconv."),
 }
-"""Networks on real data in the figure for talks, and what they are called there."""
+"""Networks on real data in the figure for talks: of which study, and what they are called there."""
 
 FOR_TALKS = 5
 """Seeds that a network needs to be in that figure."""
@@ -262,8 +262,8 @@ FOR_TALKS = 5
 
 def for_talks() -> None:
     """Accuracy against depth, and on real data, of all methods: one figure of what has been run."""
-    by_study = {name: _best_of(name) for name in ("depth", "digits", "conv-shd-wide", "conv-dvs", "conv-cifar10")}
-    depth, real = by_study.pop("depth"), [r for records in by_study.values() for r in records]
+    depth = _best_of("depth")
+    real = [r for name, (study, _) in SHOWN.items() for r in _best_of(study) if r.axis("network") == name]
     seeds = {name: {r.seed for r in real if r.axis("network") == name} for name in SHOWN}
     networks = [name for name, found in seeds.items() if len(found) >= FOR_TALKS]
     methods = [m for m in LABELS if any(r.axis("method") == m for r in (*depth, *real))]
@@ -271,7 +271,7 @@ def for_talks() -> None:
     def on_real_data(axis: "Axes") -> None:
         shown = [r for r in real if r.axis("network") in networks]
         dots_per_method(axis, shown, methods, "network", networks, "test", factor=100)
-        axis.set_xticks(axis.get_xticks(), [SHOWN[name] for name in networks], fontsize=8)
+        axis.set_xticks(axis.get_xticks(), [SHOWN[name][1] for name in networks], fontsize=8)
         axis.set(ylabel="test accuracy (%)", title="real recordings and images")
 
     def on_randman(axis: "Axes") -> None:

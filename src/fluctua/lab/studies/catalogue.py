@@ -176,7 +176,7 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
                 seconds_per_epoch=1.0,
             ),
         ),
-        "direct-states": Pair(DirectStates(), replace(DirectStates(), depths=(1, 10, 100))),
+        "direct-states": Pair(DirectStates(), DirectStates()),
         "rates": Pair(Rates(), Rates(task=_RANDMAN, recipe=Recipe(epochs=5), lrs=_LRS[:1], seconds_per_epoch=0.27)),
         "time-constants": Pair(TimeConstants(**_ON_SHD), TimeConstants(**_ON_DIGITS)),
         "modern": Pair(
