@@ -39,6 +39,8 @@ PLAN = (
     "conv-shd",
     "conv-cifar10",
     "conv-dvs",
+    "conv-dvs-wide",
+    "conv-cifar10-wide",
     "direct",
 )
 """The studies of the page, those first that say most for their time; each in its small version."""

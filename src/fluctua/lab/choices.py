@@ -92,6 +92,8 @@ class Experiment(StrEnum):
     conv_cifar10 = "conv-cifar10"
     conv_dvs = "conv-dvs"
     conv_dvs_deep = "conv-dvs-deep"
+    conv_cifar10_wide = "conv-cifar10-wide"
+    conv_dvs_wide = "conv-dvs-wide"
     states = "states"
     filters = "filters"
     ablation = "ablation"

@@ -16,7 +16,10 @@ from fluctua.lab.studies.conv import (
     SMALL_CONV_DVS,
     SMALL_CONV_DVS_DEEP,
     SMALL_CONV_SHD,
+    SMALL_WIDE_CONV_CIFAR10,
+    SMALL_WIDE_CONV_DVS,
     SMALL_WIDE_CONV_SHD,
+    WIDE_CONV_DVS,
     WIDE_CONV_SHD,
 )
 from fluctua.lab.studies.dale import DaleNets
@@ -151,6 +154,8 @@ STUDIES: Mapping[str, Pair] = MappingProxyType(
         "conv-cifar10": Pair(CONV_CIFAR10, SMALL_CONV_CIFAR10),
         "conv-dvs": Pair(CONV_DVS, SMALL_CONV_DVS),
         "conv-dvs-deep": Pair(replace(CONV_DVS, networks=("dvs-conv-deep",), beta=9.0), SMALL_CONV_DVS_DEEP),
+        "conv-cifar10-wide": Pair(replace(CONV_CIFAR10, networks=("cifar10-conv",)), SMALL_WIDE_CONV_CIFAR10),
+        "conv-dvs-wide": Pair(WIDE_CONV_DVS, SMALL_WIDE_CONV_DVS),
         "states": Pair(States(), replace(States(), depths=(1, 5, 20, 100))),
         "filters": Pair(Filters(), Filters()),
         "ablation": Pair(Ablation(), Ablation(task=_RANDMAN, recipe=Recipe(epochs=10), seconds_per_epoch=0.27)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fluctua.lab.networks import Architecture, AudioConv, ImageConv, network
 from fluctua.lab.studies.image_task import CIFAR10Task, GestureTask, NMNISTTask, SpokenTask
 from fluctua.lab.studies.learning import LearningStudy
-from fluctua.lab.studies.methods import COMPARED, FULL
+from fluctua.lab.studies.methods import COMPARED, FULL, SHARE
 from fluctua.lab.studies.plotting import across, curves_per_method, panels
 from fluctua.lab.studies.task import FSDD, SHD
 from fluctua.lab.studies.training import Recipe
@@ -54,9 +54,9 @@ class Conv(LearningStudy):
         "initialised by baselines, by the formula of the paper, and by measurement with and without balance. Of "
         "several learning rates one is chosen for each network and method by validation accuracy, the epoch of each "
         "run too; the test data are used once. The seed draws the samples (where not all are used), those kept "
-        "for validation, the weights and the order of training. Small studies have few filters, few samples, short "
-        "trials and one learning rate, found by trials with the measured method: they compare states, and reach no "
-        "records."
+        "for validation, the weights and the order of training. Small studies have fewer filters, few samples, short "
+        "trials, and some one learning rate, found by trials with the measured method: they compare states, and "
+        "reach no records."
     )
     references: ClassVar[tuple[Reference, ...]] = (
         *_published("shd", "shd-conv-deep", 0.045, 0.809, "300 epochs; given as 4.5 +- 0.0 and 80.9 +- 1.2 %"),
@@ -243,3 +243,20 @@ SMALL_CONV_DVS_DEEP = replace(
     SMALL_CONV_DVS, networks=("dvs-conv-deep",), methods=("kaiming", "poisson", "measured"), beta=5.0
 )
 """Eight layers need a surrogate that passes gradients on (docs/depth.md): none of these learns at the default, 20."""
+
+# --- five to ten minutes a run: half of the paper's filters, and images at their size ---
+
+_FEW = ("kaiming", "lsuv", "poisson", "measured", SHARE)
+
+SMALL_WIDE_CONV_CIFAR10 = replace(
+    SMALL_CONV_CIFAR10,
+    task=CIFAR10Task(dt=4e-3, duration=0.16, per_class=250, test_per_class=100, val_fraction=0.2),
+    width=16,
+    methods=_FEW,
+    lrs=(5e-4, 1e-3, 2e-3),
+    seconds_per_epoch=17.0,
+)
+WIDE_CONV_DVS = replace(
+    CONV_DVS, task=NMNISTTask(dt=2e-3), task_name="nmnist", networks=SMALL_CONV_DVS.networks, methods=_FEW, classes=10
+)
+SMALL_WIDE_CONV_DVS = replace(SMALL_CONV_DVS, width=16, methods=_FEW, lrs=(2e-3, 5e-3, 1e-2), seconds_per_epoch=4.5)
